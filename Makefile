@@ -1,0 +1,43 @@
+# On a fresh machine: `make demo`, `make test`. Another Python: PYTHON=python3.12 make test.
+# ARGS goes to the program behind a target: make test ARGS="tests/unit -k cron".
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab test check format bench constraints clean
+
+python := .venv/bin/python
+WORKERS ?= 2
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## virtual environment .venv with all that the other targets need
+	@tools/setup.sh
+
+demo: setup ## the whole story in one run: drift, retraining, replay, export
+	@$(python) tools/demo.py $(ARGS)
+
+lab: setup ## JupyterLab on the notebooks
+	@$(python) -m jupyterlab $(ARGS) notebooks
+
+test: setup ## all tests, with a real Redis server
+	@server=$$(tools/redis.sh) && echo "==> tests, with $$server" && \
+	REDIS_SERVER=$$server $(python) -m pytest -n $(WORKERS) $(ARGS)
+
+check: setup ## lint, formatting and types
+	@echo "==> ruff check" && $(python) -m ruff check
+	@echo "==> ruff format --check" && $(python) -m ruff format --check
+	@echo "==> mypy --strict sagaz_lab" && $(python) -m mypy
+
+format: setup ## put the code into the form that `make check` wants
+	@$(python) -m ruff check --fix
+	@$(python) -m ruff format
+
+bench: setup ## measure
+	@tools/setup.sh bench
+	@server=$$(tools/redis.sh) && REDIS_SERVER=$$server $(python) -m tests.benchmarks $(ARGS)
+
+constraints: ## write constraints.txt anew: the newest versions that go together
+	@tools/constraints.sh
+
+clean: ## remove .venv and everything else that was made here, but no store
+	rm -rf .venv .setup.lock build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,328 @@
+"""Every interface of the package and what it promises.
+
+A source hands over deliveries; a store keeps what must survive; an engine executes a run; a codec
+writes one kind of value to a file; a clock tells the time. The suites in `sagaz_lab.testing` hold
+an implementation to these promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from sagaz_lab.model.event import Delivery, Event
+from sagaz_lab.model.host import Host, current_host
+from sagaz_lab.model.run import Record, Run, RunStatus
+
+__all__ = [
+    "Acceptance", "Clock", "Codec", "DeadLetter", "Delivery", "Ending", "Engine", "Event", "Host", "Journal", "NewRun",
+    "Owner", "Positions", "Refusal", "RevisionRow", "Source", "SourceTraits", "Store", "StoredRun", "Surroundings",
+    "current_host",
+]  # fmt: skip
+
+
+class Clock(Protocol):
+    """Real or virtual time. Durations are measured with `monotonic`, never with `now`."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds of this clock."""
+
+
+# --- sources ---
+
+
+class SourceTraits(NamedTuple):
+    """How a source differs from its siblings, so that the suite can ask for what it promises."""
+
+    ordered: bool = True
+    redelivers: bool = True
+    delays_nack: bool = False
+    finite: bool = False
+
+
+class Positions(Protocol):
+    """Small durable values by name, where a source keeps what it must remember."""
+
+    async def get(self, name: str) -> str | None: ...
+
+    async def put(self, name: str, value: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a source is built with besides its settings. `group` is a name private to this store."""
+
+    clock: Clock
+    positions: Positions
+    group: str
+
+
+class Source(AbstractAsyncContextManager["Source"], Protocol):
+    """Hands over deliveries of events. Entering connects; leaving settles nothing and closes in bounded time.
+
+    `receive` waits for one delivery and returns at most `limit`; cancelling it loses nothing. It raises
+    `EndOfSource` when a finite source has given everything, `SourceUnavailable` when the connection is lost:
+    the runtime then leaves the source, backs off and enters it again. A redelivery keeps `event.id` and raises
+    `event.attempt`. Payloads come as bytes wherever the broker carries bytes.
+
+    Settling is idempotent; settling what the broker took back raises `StaleDelivery`, which is harmless. What is
+    neither acked nor nacked when the source is left is delivered again (if `traits.redelivers`).
+    """
+
+    name: str
+    traits: ClassVar[SourceTraits]
+
+    async def receive(self, limit: int) -> Sequence[Delivery]: ...
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle: recorded here. One call to the broker for all."""
+
+    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
+        """Give it back, to be delivered again after `delay_s` if the source can wait."""
+
+
+# --- store ---
+
+
+@dataclass(slots=True, kw_only=True)
+class NewRun:
+    """A run to be accepted. `claim` is its idempotency key (None: nothing to claim), valid until `claim_until`.
+
+    `started` names the actions whose start is journaled with it (the roots, where it starts at once).
+    """
+
+    run_id: str
+    saga: str
+    revision: int
+    trigger: str | None
+    event: Event | None
+    context: Mapping[str, Any]
+    at: float
+    status: RunStatus = RunStatus.RUNNING
+    claim: str | None = None
+    claim_until: float | None = None
+    started: Sequence[str] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class DeadLetter:
+    """An event that could not be decided, or whose run failed for good. `cause` groups like letters."""
+
+    id: str
+    event: Event
+    trigger: str
+    saga: str
+    cause: str
+    error: str
+    traceback: str
+    attempts: int
+    revision: int
+    at: float
+    run_id: str | None = None
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason)."""
+
+    runs: list[NewRun] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    filtered: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    kept: Sequence[tuple[Event, str, str, str]] = ()
+    """Events to persist: (event, trigger, outcome, reason)."""
+
+
+class Refusal(NamedTuple):
+    """Why a run was not accepted: its claim is taken by `first_run`, or its values cannot be stored (`error`)."""
+
+    first_run: str | None = None
+    first_status: RunStatus | None = None
+    error: Exception | None = None
+
+
+class Ending(NamedTuple):
+    """How an attempt of a run ended. `records` are journaled in the same transaction."""
+
+    status: RunStatus
+    error: BaseException | None = None
+    records: Sequence[Record] = ()
+
+
+class StoredRun(NamedTuple):
+    """A run as the store has it. `records` are oldest first, of all attempts.
+
+    `attempt` is 0 until a run that was accepted as `waiting` begins. Values that were written to files are
+    references, to be loaded when they are asked for.
+    """
+
+    run_id: str
+    saga: str
+    revision: int
+    trigger: str | None
+    event: Event | None
+    context: Mapping[str, Any]
+    status: RunStatus
+    attempt: int
+    started_at: float
+    retry_at: float | None
+    records: Sequence[Record]
+
+
+class RevisionRow(NamedTuple):
+    """One version of a saga's code, as kept."""
+
+    saga: str
+    number: int
+    digest: str
+    source_text: str
+    at: float
+
+
+class Owner(NamedTuple):
+    """A process that works on a store. Its lease ends `lease_s` after its last heartbeat, by the store's clock."""
+
+    id: str
+    name: str
+    epoch: int
+
+
+class Store(Protocol):
+    """Keeps runs, claims, dead letters, revisions and positions. All writes are fenced by the owner's lease.
+
+    Every method raises `StoreUnavailable` if the store cannot answer and `LeaseLost` once another owner has taken
+    over. What a method changes, it changes in one transaction. Times are seconds since the epoch.
+    """
+
+    url: str
+    group: str
+    """A name private to this store, for consumer groups."""
+    durable: ClassVar[bool]
+
+    async def open(self, owner_name: str) -> Owner:
+        """Create what is missing and take a lease. Raises `StoreTooNew`, `StoreUnavailable`."""
+
+    async def close(self) -> None:
+        """Write what is queued, give the lease back. Idempotent."""
+
+    async def heartbeat(self) -> None:
+        """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time."""
+
+    async def seen(
+        self, claims: Sequence[tuple[str, str]], *, at: float | None = None
+    ) -> Mapping[tuple[str, str], Refusal]:
+        """Which of these (trigger, claim) are taken: by a live or completed run, and not past their time.
+
+        `at` is the time to judge by, where that is not the store's own (a virtual clock).
+        """
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        """Take the batch in. Returns the runs that were refused, by run id; all else is stored.
+
+        The claim is taken in the same transaction: of two runs with one claim exactly one is accepted.
+        """
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Returns when the records are durable, in the order in which `append` was called.
+
+        Raises `UnstorableValue`; nothing of the call is kept then.
+        """
+
+    async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
+                    context: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+        """A waiting run starts (another attempt): it is counted before it runs."""
+
+    async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
+                  dead: DeadLetter | None = None) -> None:  # fmt: skip
+        """An attempt has ended. With `retry_at` the run waits until then."""
+
+    async def withdraw(self, run_id: str) -> None:
+        """Remove a waiting run that never started, and its claim."""
+
+    async def interrupted(self) -> Sequence[StoredRun]:
+        """Take over the live and the `needs_code` runs of owners whose lease has ended, fencing them off; oldest first."""
+
+    async def load(self, run_id: str) -> StoredRun | None:
+        """The run with its records."""
+
+    async def adopt(self, run_id: str) -> bool:
+        """Make an ended or held run this owner's and live again. False if another live owner has it."""
+
+    def forget(self, trigger: str, key: str | None = None) -> int:
+        """Free one claim, or all of the trigger; returns how many."""
+
+    async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        """The open dead letters of these ids, in their old order."""
+
+    async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
+        """Mark open letters as `redriven` or `discarded`; returns how many were open."""
+
+    async def save_revision(self, row: RevisionRow) -> None:
+        """Keep it. The same number twice is the same revision."""
+
+    async def own_triggers(self, names: Sequence[str]) -> None:
+        """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner."""
+
+    def positions(self) -> Positions: ...
+
+    def revisions(self, saga: str) -> Sequence[RevisionRow]:
+        """Oldest first. Reads through a connection of its own, from any thread, also while the store is closed."""
+
+    def rows(self, frame: str, limit: int | None) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Columns and rows of "runs", "steps", "outcomes", "dead_letters" or "events", newest first.
+
+        Reads as `revisions` does.
+        """
+
+
+class Codec(Protocol):
+    """Writes values of some types to files of one kind."""
+
+    name: str
+    suffix: str
+
+    def accepts(self, value: Any) -> bool: ...
+
+    def dump(self, value: Any, path: Path) -> None: ...
+
+    def load(self, path: Path) -> Any: ...
+
+
+# --- engine ---
+
+
+class Journal(Protocol):
+    """The append-only history of one run's attempt."""
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Returns when the records are durable. Raises `UnstorableValue`; nothing of the call is kept then."""
+
+    async def end(self, ending: Ending) -> None:
+        """The attempt has ended; raises as `append` does."""
+
+
+class Engine(Protocol):
+    """Executes runs.
+
+    A run's actions start in the order of their dependencies; each start and end is journaled before what follows
+    from it begins. No action starts once compensation began. An action that is journaled as finished is not run
+    again when the run is resumed from its history.
+    """
+
+    async def execute(self, run: Run, journal: Journal) -> None:
+        """One attempt, to its end, which it tells the journal.
+
+        `run.cancel()` ends it as `cancelled`, after compensating. Cancelling the task abandons the run as it
+        stands: its history tells whoever resumes it how to go on.
+        """
+
+    def close(self) -> None:
+        """The Lab is closed: give back threads and connections."""

@@ -1,0 +1,124 @@
+"""One action, tried until it succeeds or has failed for good."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sagaz_lab.abc import Clock, Journal
+from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
+from sagaz_lab.engines.streams import Channel
+from sagaz_lab.errors import ActionTimeout, Permanent, RunError, describe
+from sagaz_lab.model.listener import tell
+from sagaz_lab.model.run import Record, RecordKind, Run
+
+TRACEBACK_CHARACTERS = 20_000
+"""Of a traceback that are journaled: the last ones, which say most."""
+
+
+class Done(NamedTuple):
+    """An action has ended: with its value, or with its error after all retries."""
+
+    name: str
+    value: Any
+    error: BaseException | None
+
+
+class Attempts:
+    """Performs the actions of one run's attempt."""
+
+    __slots__ = ("_clock", "_journal", "_run", "_threads")
+
+    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads) -> None:
+        self._run = run
+        self._journal = journal
+        self._clock = clock
+        self._threads = threads
+
+    async def perform(self, name: str, step: ActiveStep) -> Done:
+        """Raises CancelledError when the run is stopped, and what the journal raises."""
+        run = self._run
+        action = run.definition.actions[name]
+        function = getattr(run.instance, action.method_name)
+        if hooks := run.definition.hooks.get("on_step_enter"):
+            await tell(hooks, run.definition.name, name, run.ctx)
+        # A trial beyond the allowed ones means that a held run was resumed: it gets its retries anew.
+        first = step.trial if step.trial > action.max_retries + 1 else 1
+        while True:
+            try:
+                return Done(name, await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads), None)
+            except BaseException as raised:
+                error = own_error(raised, name, step)
+            spent = step.trial >= first + action.max_retries
+            if spent or step.cancelled or step.reading or isinstance(error, Permanent):
+                return Done(name, None, error)
+            await self._journal.append([failure_record(run, self._clock, name, step.trial, error)])
+            await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
+            step.trial += 1
+            step.cancelled = False
+            started = Record(run.run_id, run.attempt, RecordKind.ACTION_STARTED, name, step.trial, self._clock.now())
+            await self._journal.append([started])
+
+    async def produce(self, name: str, step: ActiveStep, channel: Channel, first_record: Callable[[], None]) -> Done:
+        """Run an async generator into its channel; `first_record` is called once."""
+        run = self._run
+        action = run.definition.actions[name]
+        records = getattr(run.instance, action.method_name)(run.ctx)
+
+        async def pump() -> None:
+            waiting = True
+            async for record in records:
+                if waiting:
+                    waiting = False
+                    first_record()
+                await channel.publish(record)
+
+        if hooks := run.definition.hooks.get("on_step_enter"):
+            await tell(hooks, run.definition.name, name, run.ctx)
+        error: BaseException | None = None
+        try:
+            await invoke("coroutine", pump, (), step, action.timeout_s, self._threads)
+        except BaseException as raised:
+            error = raised
+        finally:
+            await records.aclose()
+            await channel.close(error)
+        return Done(name, None, own_error(error, name, step) if error else None)
+
+
+def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:
+    """The action's error. Raises it if it is the cancellation of the whole run."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if step.cancelled or (task is not None and task.cancelling()):
+            raise error
+        wrapped = RunError(f"action {name!r} raised CancelledError by itself")
+        wrapped.__cause__ = error
+        return wrapped
+    return error
+
+
+def failure_record(
+    run: Run, clock: Clock, name: str, trial: int, error: BaseException, *, cut_off: bool = False
+) -> Record:
+    """The record of a trial that failed. One that timed out or was cut off may have happened all the same."""
+    cut_off = cut_off or isinstance(error, ActionTimeout)
+    kind = RecordKind.ACTION_CUT_OFF if cut_off else RecordKind.ACTION_FAILED
+    return Record(
+        run.run_id, run.attempt, kind, name, trial, clock.now(), value=isinstance(error, Permanent) or None,
+        error=describe(error), traceback=traceback_of(error),
+    )  # fmt: skip
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback's text without the engine's own frames."""
+    try:
+        frames = traceback.TracebackException.from_exception(error)
+        while len(frames.stack) > 1 and "/sagaz_lab/engines/" in frames.stack[0].filename.replace("\\", "/"):
+            frames.stack.pop(0)
+        text = "".join(frames.format())
+    except Exception as broken:
+        text = f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
+    return text[-TRACEBACK_CHARACTERS:]

@@ -1,0 +1,159 @@
+"""Calling a user's function: on the loop or in a worker thread, with its time-out and its way to be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextvars import Context, copy_context
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+from sagaz_lab.engines.streams import Channel, read
+from sagaz_lab.errors import ActionTimeout
+from sagaz_lab.model.run import Progress, Run, current_step
+
+WORKERS = 64
+"""Plain `def` actions at one time; more wait. Enough for those that wait for something, few enough for memory."""
+
+
+class ActiveStep:
+    """An action or compensation that is running."""
+
+    __slots__ = ("_run", "_suffix", "cancelled", "channels", "name", "progress", "reading", "stopping_since", "trial")
+
+    def __init__(self, run: Run, name: str, trial: int = 1, suffix: str = "") -> None:
+        self._run = run
+        self._suffix = suffix
+        self.name = name
+        self.trial = trial
+        self.cancelled = False
+        self.progress: Progress | None = None
+        self.stopping_since: float | None = None
+        self.channels: dict[str, Channel] | None = None
+        self.reading: set[str] = set()
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"{self._run.run_id}/{self._run.attempt}/{self.name}{self._suffix}"
+
+    def stream(self, name: str) -> AsyncIterator[Any]:
+        return read(self, name, self._run)
+
+
+class _Call:
+    __slots__ = ("args", "context", "function", "future", "loop")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], context: Context) -> None:
+        self.function = function
+        self.args = args
+        self.context = context
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+    def run(self) -> None:
+        try:
+            value, error = self.context.run(self.function, *self.args), None
+        except StopIteration as stop:
+            value, error = None, RuntimeError(f"it raised {stop!r}")
+        except BaseException as raised:
+            value, error = None, raised
+        try:
+            self.loop.call_soon_threadsafe(self._settle, value, error)
+        except RuntimeError:  # the loop is closed: nobody waits for it any more
+            pass
+
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        if not self.future.done():
+            if error is None:
+                self.future.set_result(value)
+            else:
+                self.future.set_exception(error)
+
+
+class Threads:
+    """Worker threads that die with the process: an hour's training must not hold up its exit."""
+
+    def __init__(self, limit: int = WORKERS) -> None:
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._limit = limit
+        self._alive = 0
+        self._idle = 0
+        self._lock = Lock()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        call = _Call(function, args, copy_context())
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            elif self._alive < self._limit:
+                self._alive += 1
+                Thread(target=self._work, name=f"sagaz-lab-{self._alive}", daemon=True).start()
+        self._calls.put(call)
+        return call.future
+
+    def close(self) -> None:
+        with self._lock:
+            alive = self._alive
+        for _ in range(alive):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call.run()
+            with self._lock:
+                self._idle += 1
+
+
+async def invoke(
+    how: str, function: Callable[..., Any], args: tuple[Any, ...], step: ActiveStep, timeout_s: float | None,
+    threads: Threads,
+) -> Any:  # fmt: skip
+    """The function's value. Raises `ActionTimeout`; a thread is waited for, since it cannot be killed."""
+    token = current_step.set(step)
+    try:
+        if how == "thread":
+            return await _in_thread(threads.call(function, *args), step, timeout_s)
+        if timeout_s is None:
+            return await function(*args)
+        return await _on_loop(function(*args), step, timeout_s)
+    finally:
+        current_step.reset(token)
+
+
+async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float) -> Any:
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            value = await coroutine
+    except TimeoutError:
+        if limit.expired():
+            raise ActionTimeout(step.name, timeout_s) from None
+        raise
+    if limit.expired():  # it swallowed its cancellation and returned
+        raise ActionTimeout(step.name, timeout_s)
+    return value
+
+
+async def _in_thread(future: asyncio.Future[Any], step: ActiveStep, timeout_s: float | None) -> Any:
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await asyncio.shield(future)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        step.cancelled = True
+        await _returned(future, step)
+        raise ActionTimeout(step.name, timeout_s or 0.0) from None
+    except asyncio.CancelledError:
+        if step.cancelled:  # told to stop, so it is waited for; else the whole run is abandoned
+            await _returned(future, step)
+        raise
+
+
+async def _returned(future: asyncio.Future[Any], step: ActiveStep) -> None:
+    step.stopping_since = time.monotonic()
+    await asyncio.wait([future])
+    if not future.cancelled():
+        future.exception()  # taken note of: its time was over

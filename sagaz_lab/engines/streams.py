@@ -1,0 +1,87 @@
+"""Streams between the actions of a run: bounded, each reader sees every record, a slow one slows the producer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from sagaz_lab.errors import RunError, StreamBroken, describe
+from sagaz_lab.model.run import Run
+
+if TYPE_CHECKING:
+    from sagaz_lab.engines.calls import ActiveStep
+
+BUFFER = 100
+"""Records between a producer and its slowest reader."""
+
+
+class Channel:
+    """One producer, the readers known beforehand."""
+
+    def __init__(self, producer: str, readers: Iterable[str]) -> None:
+        self.producer = producer
+        self._buffers: dict[str, deque[Any]] = {reader: deque() for reader in readers}
+        self._changed = asyncio.Condition()
+        self._closed = False
+        self._error: BaseException | None = None
+
+    async def publish(self, record: Any) -> None:
+        """Waits while a reader has a full buffer."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: all(len(b) < BUFFER for b in self._buffers.values()))
+            for buffer in self._buffers.values():
+                buffer.append(record)
+            self._changed.notify_all()
+
+    async def close(self, error: BaseException | None = None) -> None:
+        async with self._changed:
+            self._closed, self._error = True, error
+            self._changed.notify_all()
+
+    async def leave(self, reader: str) -> None:
+        """This reader takes no more, so nobody waits for it."""
+        async with self._changed:
+            self._buffers.pop(reader, None)
+            self._changed.notify_all()
+
+    async def take(self, reader: str) -> Any:
+        """The next record. Raises `StopAsyncIteration` at the end and `StreamBroken` if the producer failed."""
+        buffer = self._buffers[reader]
+        async with self._changed:
+            await self._changed.wait_for(lambda: buffer or self._closed)
+            if buffer:
+                record = buffer.popleft()
+                self._changed.notify_all()
+                return record
+        if self._error is not None:
+            raise StreamBroken(f"the stream of {self.producer!r} broke: {describe(self._error)}") from self._error
+        raise StopAsyncIteration
+
+
+async def read(step: ActiveStep, name: str, run: Run) -> AsyncIterator[Any]:
+    """What `ctx.stream(name)` gives: an action's records, or an iterable of the context."""
+    if name in run.definition.actions:
+        channel = (step.channels or {}).get(name)
+        if channel is None:
+            raise RunError(
+                f"{step.name!r} reads the stream of {name!r}, which must be an async generator and stand in its depends_on"
+            )
+        if name in step.reading:
+            raise RunError(f"{step.name!r} reads the stream of {name!r} a second time; a stream cannot be rewound")
+        step.reading.add(name)
+        while True:
+            try:
+                record = await channel.take(step.name)
+            except StopAsyncIteration:
+                return
+            yield record
+    elif name not in run.ctx:
+        raise RunError(f"{step.name!r}: ctx.stream({name!r}) names no action and no key of the context")
+    elif isinstance(source := run.ctx[name], AsyncIterable):
+        async for record in source:
+            yield record
+    else:
+        for record in source:
+            yield record

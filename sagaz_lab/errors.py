@@ -1,0 +1,180 @@
+"""Every error of the package.
+
+    SagazLabError
+    ├── DefinitionError             a class or an option is wrong; raised where it is written
+    │   ├── UnknownName             a name that nothing defines, with the nearest that exists
+    │   └── SagaConflict            two modules define one saga name
+    ├── DecisionError               an event that cannot be decided; it becomes a dead letter
+    │   ├── DecodeError             the payload's bytes are not what `decode=` says
+    │   ├── PayloadMismatch         the payload does not fit the annotated type; names the field
+    │   ├── MissingKey              a declared key is not in the event
+    │   └── QueueFull               backpressure_strategy="reject", and the queue is full
+    ├── RunError
+    │   ├── ActionTimeout           an action took longer than its `timeout_s`
+    │   ├── StreamBroken            the producer of a stream failed; names it
+    │   ├── UnstorableValue         a value that cannot be journaled; names the key and the cure
+    │   └── CompensationFailed      a compensation failed for good; a person is needed
+    ├── SourceError
+    │   ├── SourceUnavailable       the connection is lost; the runtime opens it again
+    │   ├── EndOfSource             a finite source has given all it had
+    │   ├── StaleDelivery           settled too late: the broker has taken it back
+    │   └── SourceNotReady          its adapter or library is missing
+    ├── StoreError
+    │   ├── StoreUnavailable        the store does not answer, or cannot be written
+    │   ├── StoreTooNew             the file was written by a newer version
+    │   ├── LeaseLost               another process has taken over this one's runs
+    │   └── ArtifactDamaged         an artifact's checksum is not the recorded one
+    ├── TriggersOwned               a live process already runs these triggers
+    ├── NotBuilt                    an option that can be defined but not run yet
+    ├── LabClosed                   the Lab is not open
+    └── Permanent                   raise it in an action: a retry would not help
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SagazLabError(Exception):
+    """Base of all errors of this package."""
+
+
+class DefinitionError(SagazLabError):
+    """A saga, an action, a trigger or an option is wrong as written."""
+
+
+class UnknownName(DefinitionError):
+    """A name that nothing defines.
+
+    `owner` says where it was used, `noun` what it should have been.
+    """
+
+    def __init__(self, owner: str, noun: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        listed = ", ".join(names) if names else "none"
+        super().__init__(f"{owner}: no {noun} {name!r}{hint} (known: {listed})")
+        self.name = name
+        self.nearest = near[0] if near else None
+
+
+class SagaConflict(DefinitionError):
+    """Two modules define a saga of the same name."""
+
+
+class DecisionError(SagazLabError):
+    """An event that cannot be decided. It becomes a dead letter; no run starts."""
+
+
+class DecodeError(DecisionError):
+    """The payload's bytes are not what `decode=` says they are."""
+
+
+class PayloadMismatch(DecisionError):
+    """The payload does not fit the type that the trigger method asks for."""
+
+
+class MissingKey(DecisionError):
+    """A declared key is not in the event."""
+
+
+class QueueFull(DecisionError):
+    """The trigger's queue is full and its backpressure strategy is `reject`."""
+
+
+class RunError(SagazLabError):
+    """Something went wrong in a run, beyond the action's own error."""
+
+
+class ActionTimeout(RunError):
+    """An action took longer than its `timeout_s`. It may have happened, so it is compensated."""
+
+    def __init__(self, action: str, timeout_s: float) -> None:
+        super().__init__(f"action {action!r} took longer than {timeout_s:g} s")
+
+
+class StreamBroken(RunError):
+    """The producer of a stream failed; its error is the cause."""
+
+
+class UnstorableValue(RunError):
+    """A value that the journal cannot keep."""
+
+    def __init__(self, owner: str, key: str, value: object, why: str = "") -> None:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        super().__init__(
+            f"{owner}: the value of {key!r} is a {kind}, which cannot be stored{why and f' ({why})'}; return plain "
+            f"data, a table, an array, bytes or a dataclass, or give the action codec='joblib' or a codec of your own"
+        )
+        self.key = key
+
+
+class CompensationFailed(RunError):
+    """A compensation failed for good: what its action did still stands, and a person is needed."""
+
+
+class SourceError(SagazLabError):
+    """A source of events."""
+
+
+class SourceUnavailable(SourceError):
+    """The connection is lost or cannot be made. The runtime backs off and opens the source again."""
+
+
+class EndOfSource(SourceError):
+    """A finite source has given all it had."""
+
+
+class StaleDelivery(SourceError):
+    """The broker has taken the delivery back. Harmless: the store knows the event."""
+
+
+class SourceNotReady(SourceError):
+    """The source can be defined but not started: its adapter or library is missing."""
+
+
+class StoreError(SagazLabError):
+    """The store."""
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer or cannot be written. Intake stops until it can; nothing is lost."""
+
+
+class StoreTooNew(StoreError):
+    """The file was written by a newer version of this package."""
+
+
+class LeaseLost(StoreError):
+    """Another process has taken over this one's runs, because its heartbeat had stopped."""
+
+
+class ArtifactDamaged(StoreError):
+    """An artifact's file is missing, or its checksum is not the recorded one."""
+
+
+class TriggersOwned(SagazLabError):
+    """A live process already runs these triggers on this store."""
+
+
+class NotBuilt(SagazLabError):
+    """An option that can be defined, but that this version cannot run yet."""
+
+
+class LabClosed(SagazLabError):
+    """The Lab is not open."""
+
+
+class Permanent(SagazLabError):
+    """Raise it, or a subclass, in an action: the run is compensated and not tried again."""
+
+
+def describe(error: BaseException) -> str:
+    """`Type: message` in one line, also for an exception whose `__str__` raises."""
+    try:
+        message = str(error)
+    except Exception as failure:
+        message = f"<its message cannot be shown: {type(failure).__name__}>"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

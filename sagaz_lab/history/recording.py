@@ -1,0 +1,304 @@
+"""A recording as a source: rows of a file or of data in memory come as events, in their order.
+
+A row becomes the payload. A table that has the columns of `Lab.events()` (`RECORDED`) is read as the events it
+lists, each with its own payload. Numbers in the field `timestamp` are seconds since the epoch; texts are ISO 8601.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from itertools import count, islice, takewhile
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
+from sagaz_lab.errors import EndOfSource, SourceNotReady
+from sagaz_lab.history import lines, tables
+from sagaz_lab.model.event import NO_HEADERS, next_attempt
+
+logger = logging.getLogger(__name__)
+
+RECORDED = frozenset({"event_id", "source", "key", "timestamp", "payload"})
+_SOON_S = 1e-6  # a shorter wait is lost in the rounding of times
+AHEAD = 100  # rows converted ahead of their time, when `speed` paces them
+
+
+class RecordingSource:
+    """Gives each row once, then raises `EndOfSource`; a row that is nacked after that comes once more.
+
+    One object is one opening of the recording: entered again it goes on where it was. Ids are its own, unless
+    `keep_ids`: then they are those of the field `id`, else the file's path and the row's number.
+    """
+
+    traits: ClassVar[SourceTraits] = SourceTraits(finite=True)
+
+    def __init__(
+        self, *, surroundings: Surroundings, path: str | os.PathLike[str] | None = None, data: Any = None,
+        id: str | None = None, key: str | None = None, timestamp: str | None = None, keep_ids: bool = False,
+        speed: float | None = None,
+    ) -> None:  # fmt: skip
+        self.name = f"recording {Path(path).name if path is not None else 'data'}"
+        self._path = None if path is None else Path(path)
+        self._data = data
+        self._fields = _Fields(id, key, timestamp)
+        self._keep_ids = keep_ids
+        self._speed = speed
+        self._clock = surroundings.clock
+        self._opening = secrets.token_hex(4)
+        self._rows: Iterator[Any] | None = None
+        self._shape: Callable[[int, Any], _Shaped] | None = None
+        self._numbers = count(1)
+        self._tokens = count(1)
+        self._ahead: deque[Delivery] = deque()
+        self._again: deque[Delivery] = deque()
+        self._in_flight: dict[int, Delivery] = {}
+        self._nacked = asyncio.Event()
+        self._pace: tuple[float, float] | None = None
+        self._told: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        self._pace = None
+        if self._rows is None:
+            self._rows = self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for delivery in reversed(self._in_flight.values()):
+            self._give_back(delivery)
+        self._in_flight.clear()
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        deliveries: Sequence[Delivery]
+        if self._again:
+            deliveries = _take(self._again, limit)
+        elif self._speed is None:
+            deliveries = self._read(limit)
+        else:
+            deliveries = await self._read_paced(limit, self._speed)
+        if not deliveries:
+            raise EndOfSource(self.name)
+        self._in_flight.update([(delivery[1], delivery) for delivery in deliveries])
+        return deliveries
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        settle = self._in_flight.pop
+        for delivery in deliveries:
+            settle(delivery[1], None)
+
+    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
+        if self._in_flight.pop(delivery.token, None) is not None:
+            self._give_back(delivery)
+
+    def _give_back(self, delivery: Delivery) -> None:
+        # A new token, so that settling the old delivery once more changes nothing.
+        self._again.appendleft(Delivery(next_attempt(delivery.event), next(self._tokens), delivery.fresh))
+        self._nacked.set()
+
+    # --- pace ---
+
+    async def _read_paced(self, limit: int, speed: float) -> Sequence[Delivery]:
+        """The deliveries that are due, waiting for the first of them or for one that is nacked meanwhile."""
+        ahead = self._ahead
+        if not ahead:
+            ahead.extend(self._read(AHEAD))
+        while ahead:
+            recorded = ahead[0].event.timestamp.timestamp()
+            now = self._clock.monotonic()
+            if self._pace is None:
+                self._pace = now, recorded
+            started, first = self._pace
+            wait_s = started + (recorded - first) / speed - now
+            if wait_s <= _SOON_S:
+                return _take(ahead, _due(islice(ahead, limit), first + (now - started) * speed))
+            await self._sleep(wait_s)
+            if self._again:
+                return _take(self._again, limit)
+        return ()
+
+    async def _sleep(self, seconds: float) -> None:
+        self._nacked.clear()
+        waits = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self._nacked.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    # --- rows ---
+
+    def _open(self) -> Iterator[Any]:
+        if self._path is None:
+            rows = _listed(self._data)
+        elif not self._path.is_file():
+            raise SourceNotReady(f"{self.name}: there is no file {self._path}")
+        elif self._path.suffix == ".parquet":
+            reader = tables()
+            try:
+                rows = reader.parquet_rows(self._path)
+            except (OSError, ValueError) as error:
+                raise SourceNotReady(f"{self.name}: {self._path} cannot be read: {error}") from error
+        else:
+            rows = lines.read(self._path)
+        return iter(rows)
+
+    def _read(self, limit: int) -> list[Delivery]:
+        assert self._rows is not None, "enter the source before receiving"
+        try:
+            rows = list(islice(self._rows, limit))
+        except (OSError, ValueError) as error:
+            raise SourceNotReady(f"{self.name}: it cannot be read any further: {error}") from error
+        if not rows:
+            return []
+        shape = self._shape or self._shape_of(rows)
+        now = datetime.fromtimestamp(self._clock.now(), UTC)
+        opening, keep_ids = self._opening, self._keep_ids
+        numbered = zip(rows, self._numbers, self._tokens, strict=False)
+        if shape is _whole:
+            return [
+                Delivery(Event(row, f"r-{opening}-{number}", "recording", None, NO_HEADERS, now), token, True)
+                for row, number, token in numbered
+            ]
+        deliveries: list[Delivery] = []
+        add = deliveries.append
+        for row, number, token in numbered:
+            payload, given, source, key, headers, timestamp = shape(number, row)
+            id = f"r-{opening}-{number}" if given is None else given if keep_ids else f"{given}~{opening}"
+            add(Delivery(Event(payload, id, source, key, headers, timestamp or now), token, given is None))
+        return deliveries
+
+    def _shape_of(self, rows: Sequence[Any]) -> Callable[[int, Any], _Shaped]:
+        """How rows become events, as the first that could be read shows it."""
+        first = next((row for row in rows if isinstance(row, dict | Event)), None)
+        if first is None:
+            return self._row
+        fields = self._fields
+        listed = isinstance(first, Event) or (first.keys() >= RECORDED and fields == _Fields())
+        if self._speed is not None and not listed and fields.timestamp is None:
+            raise SourceNotReady(f"{self.name}: speed= needs timestamp=, the field with the events' time")
+        if self._keep_ids and not listed and fields.id is None and self._path is None:
+            raise SourceNotReady(f"{self.name}: keep_ids=True needs id=, the field with the events' ids")
+        if listed:
+            self._shape = self._event if isinstance(first, Event) else self._recorded
+        else:
+            self._shape = self._row if self._keep_ids or fields != _Fields() else _whole
+        return self._shape
+
+    def _event(self, number: int, row: Any) -> _Shaped:
+        if not isinstance(row, Event):
+            return self._row(number, row)
+        return row.payload, row.id, row.source, row.key, row.headers, row.timestamp
+
+    def _recorded(self, number: int, row: Any) -> _Shaped:
+        if not (isinstance(row, dict) and row.keys() >= RECORDED):
+            return _whole(number, row)
+        payload, headers = row["payload"], row.get("headers")
+        return (
+            # A text is what the source sent: it is decoded as it was then.
+            payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload,
+            _text(row["event_id"]), row["source"] or "recording", _text(row["key"]),
+            headers if isinstance(headers, Mapping) else NO_HEADERS, self._moment(row["timestamp"]),
+        )  # fmt: skip
+
+    def _row(self, number: int, row: Any) -> _Shaped:
+        fields = self._fields
+        found = row if isinstance(row, dict) else {}
+        id = None if fields.id is None else _text(found.get(fields.id))
+        if id is None and self._keep_ids and self._path is not None:
+            id = f"{self._path.resolve()}#{number}"
+        key = None if fields.key is None else _text(found.get(fields.key))
+        moment = None if fields.timestamp is None else self._moment(found.get(fields.timestamp))
+        return row, id, "recording", key, NO_HEADERS, moment
+
+    def _moment(self, value: Any) -> datetime | None:
+        moment = _datetime(value)
+        if moment is None:
+            self._tell("a row has no time in %r; it gets the present one", self._fields.timestamp or "timestamp")
+            return None
+        if moment.tzinfo is None:
+            self._tell("times without a zone, such as %s, are taken as UTC", moment)
+            return moment.replace(tzinfo=UTC)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+    def _tell(self, what: str, fact: object) -> None:
+        """Warn, once of each kind."""
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning("%s: %s", self.name, what % (fact,))
+
+
+class _Fields(NamedTuple):
+    id: str | None = None
+    key: str | None = None
+    timestamp: str | None = None
+
+
+# payload, id, source, key, headers, timestamp
+_Shaped = tuple[Any, str | None, str, str | None, Mapping[str, str], datetime | None]
+
+
+def _whole(_: int, row: Any) -> _Shaped:
+    return row, None, "recording", None, NO_HEADERS, None
+
+
+def _listed(data: Any) -> Iterable[Any]:
+    if not isinstance(data, list | tuple):
+        try:
+            rows: Iterable[Any] = tables().rows_of(data)
+        except (TypeError, ValueError) as error:
+            raise SourceNotReady(f"recording data: {error}") from error
+        return rows
+    for place, row in enumerate(data):
+        if not isinstance(row, Event | Mapping):
+            raise SourceNotReady(f"recording data: item {place} is a {type(row).__qualname__}, no mapping and no Event")
+    return (row if isinstance(row, Event) else _plain_row(row) for row in data)
+
+
+_PLAIN = frozenset({str, int, bool, bytes, type(None)})
+
+
+def _plain_row(row: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {name: value if type(value) in _PLAIN else _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _plain_row(value)
+    if type(value) in (list, tuple):
+        return [_plain(item) for item in value]
+    if type(value).__module__.partition(".")[0] in ("numpy", "pandas"):
+        return tables().plain(value)
+    return None if isinstance(value, float) and value != value else value
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _datetime(value: Any) -> datetime | None:
+    try:
+        if isinstance(value, datetime):
+            return value
+        if isinstance(value, str):
+            return datetime.fromisoformat(value)
+        if isinstance(value, date):
+            return datetime.combine(value, time(), UTC)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None
+
+
+def _due(ahead: Iterable[Delivery], reached: float) -> int:
+    """How many in front are due; the first one is."""
+    return max(1, sum(1 for _ in takewhile(lambda delivery: delivery.event.timestamp.timestamp() <= reached, ahead)))
+
+
+def _take(queue: deque[Delivery], limit: int) -> list[Delivery]:
+    return [queue.popleft() for _ in range(min(limit, len(queue)))]

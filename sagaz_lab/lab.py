@@ -1,0 +1,538 @@
+"""The Lab: registry, store, engine and sources put together, and the face that users see."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from sagaz_lab.abc import (
+    Acceptance,
+    Clock,
+    Delivery,
+    Engine,
+    Event,
+    NewRun,
+    RevisionRow,
+    Source,
+    Store,
+    Surroundings,
+    current_host,
+)
+from sagaz_lab.engines.local import LocalEngine
+from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName, describe
+from sagaz_lab.handle import Handle
+from sagaz_lab.model.host import set_default_host
+from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.model.run import Outcome, OutcomeKind, Run, RunStatus, SagaContext
+from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.model.trigger import SourceSpec, Trigger
+from sagaz_lab.runtime.admission import Ticket
+from sagaz_lab.runtime.clock import SystemClock
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.explain import Preview, Status, Why, preview
+from sagaz_lab.runtime.intake import Intake
+from sagaz_lab.runtime.recovery import Recovery
+from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.sources import open_source
+from sagaz_lab.stores import open_store
+from sagaz_lab.views import Views
+
+logger = logging.getLogger("sagaz_lab")
+
+DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
+HEARTBEAT_S = 5.0
+"""A third of the lease: two may fail before another process takes over."""
+
+KEPT_REPORTS = 100
+
+class Lab:
+    """Where sagas are registered, triggered, run and looked at.
+
+    `store` is an address ("memory", "sqlite:///lab.db") or a `Store`; `config` holds for triggers that have none;
+    `sources` maps further kinds of source to functions of (settings, surroundings); with `offline` no source is
+    opened, so that only `fire` brings events. Use it as an async context manager, or let the first awaited method
+    open it.
+    """
+
+    def __init__(
+        self, store: str | Store | None = None, config: TriggerConfig | None = None, clock: Clock | None = None,
+        sources: Mapping[str, Callable[..., Source]] | None = None, engine: Engine | None = None, offline: bool = False,
+    ) -> None:  # fmt: skip
+        self.config = config or TriggerConfig()
+        self.clock: Clock = clock or SystemClock()
+        self._store_address = store or DEFAULT_STORE
+        self._store: Store | None = None if isinstance(self._store_address, str) else self._store_address
+        self._sources = dict(sources or {})
+        self._given_engine = engine
+        self._offline = offline
+        self.registry = Registry(self._stored_revisions, self._changed)
+        self._listeners: list[Callable[[str, str], None]] = []
+        self._reports: deque[str] = deque(maxlen=KEPT_REPORTS)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._only: frozenset[str] | None = None
+        self._handle: Handle | None = None
+        self._tokens: list[Any] = []
+        self._build()
+
+    def _build(self) -> None:
+        engine = self._given_engine or LocalEngine(self.clock)
+        self._dispatcher = Dispatcher(self.store, engine, self.clock, self.config, lambda: self.sagas, self.report)
+        self._intake = Intake(self._dispatcher, self.clock, self._open_source)
+        self._recovery = Recovery(self._dispatcher)
+        self._reconcile_lock = asyncio.Lock()
+        self._views = Views(self.store, self._dispatcher)
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            assert isinstance(self._store_address, str)
+            self._store = open_store(self._store_address, retention_days=self.config.event_retention_days)
+        return self._store
+
+    # --- sagas ---
+
+    @property
+    def sagas(self) -> Mapping[str, SagaDefinition]:
+        """The current definitions by name."""
+        return self.registry.current
+
+    def register(self, saga: type[Saga]) -> None:
+        """Make the class the current revision of its name. Raises `SagaConflict`."""
+        self.registry.register(saga)
+
+    def unregister(self, name: str) -> None:
+        self.registry.unregister(name)
+
+    def revisions(self, saga: str) -> Any:
+        """A table of the saga's revisions, newest first: number, at, current, code."""
+        if saga not in self.sagas and not self._stored_revisions(saga):
+            raise UnknownName("revisions", "saga", saga, self.sagas)
+        return self._views.revisions(saga, self._stored_revisions(saga), self.registry)
+
+    def rollback(self, saga: str, number: int) -> Change:
+        """Make an earlier revision of this process current again."""
+        return self.registry.rollback(saga, number)
+
+    def _stored_revisions(self, saga: str) -> Sequence[RevisionRow]:
+        try:
+            return self.store.revisions(saga)
+        except StoreError:
+            return ()
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        if not self.is_open:
+            return
+        self._dispatcher.load(self.sagas)
+        self._dispatcher.tasks.start(self._follow(changes), "registry change")
+
+    async def _follow(self, changes: Sequence[Change]) -> None:
+        await self._save_revisions(change.name for change in changes if change.is_new)
+        if self._handle is not None:
+            await self._reconcile()
+            await self._recovery.resume_interrupted()
+
+    async def _save_revisions(self, names: Iterator[str]) -> None:
+        now = self.clock.now()
+        for name in names:
+            if definition := self.sagas.get(name):
+                row = RevisionRow(name, definition.revision, definition.digest, definition.source_text, now)
+                await self.store.save_revision(row)
+
+    # --- life ---
+
+    @contextmanager
+    def activate(self) -> Iterator[Self]:
+        """Within it this is the current Lab: classes register here."""
+        token = current_host.set(self)
+        try:
+            yield self
+        finally:
+            current_host.reset(token)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        self._tokens.append(current_host.set(self))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        token = self._tokens.pop()
+        try:
+            current_host.reset(token)
+        except ValueError:  # left in another context than entered: there it was never current
+            pass
+        await self.stop()
+
+    @property
+    def is_open(self) -> bool:
+        return self._loop is not None and not self._loop.is_closed()
+
+    async def open(self) -> None:
+        """Open the store and be ready for `fire`. Raises `StoreError`. Idempotent."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            if not self._loop.is_closed():
+                raise LabClosed("the Lab is open on another event loop; stop it there first")
+            self._forget_loop()
+        if self._opening is None:
+            self._opening = loop.create_task(self._open(), name="open Lab")
+        try:
+            await asyncio.shield(self._opening)
+        except BaseException:
+            if self._opening is not None and self._opening.done():
+                self._opening = None
+            raise
+
+    async def _open(self) -> None:
+        await self.store.open(f"{socket.gethostname()} process {os.getpid()}")
+        self._loop = asyncio.get_running_loop()
+        self._dispatcher.load(self.sagas)
+        await self._save_revisions(iter(list(self.sagas)))
+        self._dispatcher.tasks.start(self._beat(), "heartbeat")
+
+    def _forget_loop(self) -> None:
+        """The loop it was opened on is gone, with all its tasks; what was running is resumed from the store."""
+        self._loop = self._opening = self._handle = None
+        if isinstance(self._store_address, str) and self._store is not None and self._store.durable:
+            self._store = None
+        self._build()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await self.store.accept(Acceptance(filtered=self._dispatcher.take_filtered()))
+                await self.store.heartbeat()
+            except StoreError as error:
+                self.report("store", f"the store: {describe(error)}")
+
+    def start(self, only: str | Collection[str] | None = None) -> Handle:
+        """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
+
+        Await the handle until every source is connected. Runs that a dead process left are resumed.
+        """
+        names = {only} if isinstance(only, str) else set(only or ())
+        for name in names:
+            if name not in self.sagas and name not in self._trigger_names():
+                raise UnknownName("start", "saga or trigger", name, [*self.sagas, *self._trigger_names()])
+        if names or self._handle is None:
+            self._only = frozenset(names) or None
+        task = asyncio.get_running_loop().create_task(self._start(), name="start triggers")
+        self._handle = Handle(self, task)
+        return self._handle
+
+    async def _start(self) -> None:
+        await self.open()
+        wanted = list(self._started_states())
+        for state in wanted:
+            state.compiled.refuse_unbuilt()
+        await self.store.own_triggers([state.name for state in wanted])
+        await self._recovery.resume_interrupted()
+        await self._reconcile()
+        await self._intake.connected()
+
+    async def _reconcile(self) -> None:
+        async with self._reconcile_lock:
+            if self._handle is None or self._offline:
+                return
+            states = list(self._started_states())
+            try:
+                await self.store.own_triggers([state.name for state in states])
+            except StoreError as error:
+                self.report("store", f"the store: {describe(error)}")
+            await self._intake.read(states)
+
+    def _started_states(self) -> Iterator[TriggerState]:
+        for state in self._dispatcher.states.values():
+            saga = state.compiled.definition.name
+            if not state.removed and (self._only is None or self._only & {state.name, saga}):
+                yield state
+
+    def _trigger_names(self) -> list[str]:
+        return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
+
+    def _open_source(self, trigger: Trigger) -> Source:
+        if trigger.source is not None:
+            source: Source = trigger.source
+            return source
+        spec = trigger.spec
+        surroundings = Surroundings(clock=self.clock, positions=self.store.positions(), group=self.store.group)
+        if maker := self._sources.get(spec.kind):
+            return maker(dict(spec.settings), surroundings)
+        return open_source(spec, surroundings)
+
+    async def drain(self) -> None:
+        """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""
+        await self._intake.ended()
+        await self._dispatcher.drain()
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Stop the sources, let what runs finish within `grace_s` seconds, close the store.
+
+        What is not finished by then is resumed by the next start. Idempotent.
+        """
+        if not self.is_open:
+            return
+        handle, self._handle = self._handle, None
+        await self._intake.close()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._dispatcher.drain()
+        except TimeoutError:
+            self.report("stop", f"stopped with {len(self._dispatcher.live)} run(s) under way; the next start resumes them")
+        await self._dispatcher.close()
+        await self.store.accept(Acceptance(filtered=self._dispatcher.take_filtered()))
+        await self.store.close()
+        self._loop = self._opening = None
+        self._build()
+        if handle is not None:
+            handle.ended()
+
+    # --- events ---
+
+    async def fire(
+        self, target: str, payload: Any = None, id: str | None = None, wait: bool = True, **where: Any
+    ) -> list[Outcome]:
+        """Give an event to the trigger "saga.method", or to all that read the source `target` with these settings.
+
+        It goes through the same gates as a broker's delivery. Waits until each outcome is final; with `wait=False`
+        it may still be held. Raises `UnknownName` if no trigger would take it.
+        """
+        await self.open()
+        states = self._targets(target, where)
+        for state in states:
+            state.compiled.refuse_unbuilt()
+            while state.room() <= 0:
+                await state.changed()
+        spec = states[0].compiled.trigger.spec
+        delivery = Delivery(self._event(spec, payload, id), None, id is None)
+        outcomes = []
+        for decided in await self._dispatcher.take(states, [delivery]):
+            outcome = Outcome(*decided.entries[-1])
+            if wait and outcome.kind is OutcomeKind.HELD and decided.starts and (final := decided.starts[0][0].final):
+                outcome = await asyncio.shield(final)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _targets(self, target: str, where: Mapping[str, Any]) -> list[TriggerState]:
+        states = [state for state in self._dispatcher.states.values() if not state.removed]
+        if found := [state for state in states if state.name == target]:
+            return found
+        found = [s for s in states if _reads(s.compiled.trigger.spec, target, where)]
+        if not found:
+            asked = target + "".join(f", {name}={value!r}" for name, value in where.items())
+            known = [s.name for s in states] + sorted({s.compiled.trigger.spec.kind for s in states})
+            raise UnknownName("fire", "trigger or source", asked, known)
+        return found
+
+    def _event(self, spec: SourceSpec, payload: Any, id: str | None) -> Event:
+        if isinstance(payload, Event):
+            return payload
+        now = datetime.fromtimestamp(self.clock.now(), UTC)
+        if spec.kind == "cron" and payload is None:
+            payload = {"scheduled_for": now}
+        if id is not None and (not isinstance(id, str) or not id):
+            raise ValueError(f"fire: id={id!r} must be a text that is not empty")
+        return Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
+
+    async def preview(self, trigger: str, payload: Any, id: str | None = None) -> Preview:
+        """What would become of this event: every gate's verdict. Nothing is stored, nothing started."""
+        await self.open()
+        state = self._state(trigger)
+        event = self._event(state.compiled.trigger.spec, payload, id)
+        return await preview(self._dispatcher.decider, state, event, id is None, self.clock.now(), self.clock.monotonic())
+
+    def why(self, event_id: str) -> Why:
+        """What became of an event, for each trigger that saw it."""
+        return self._views.why(event_id)
+
+    def pause(self, trigger: str) -> None:
+        """Take no more events for this trigger. A source that it shares with others waits for all of them."""
+        self._state(trigger).paused = True
+
+    def resume(self, trigger: str) -> None:
+        """Take events for this trigger again."""
+        state = self._state(trigger)
+        state.paused = False
+        state.wake()
+
+    def forget(self, trigger: str, key: str | None = None) -> int:
+        """Free the claim of this key, or all of the trigger, so that it may start a run again; returns how many."""
+        return self.store.forget(self._state(trigger).name, key)
+
+    def _state(self, trigger: str) -> TriggerState:
+        if self.is_open and (state := self._dispatcher.states.get(trigger)):
+            return state
+        if trigger in self._trigger_names():
+            self._dispatcher.load(self.sagas)
+            return self._dispatcher.states[trigger]
+        raise UnknownName("trigger", "trigger", trigger, self._trigger_names())
+
+    # --- dead letters ---
+
+    async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None = None) -> list[Outcome]:
+        """Put dead letters back, in their old order, to be decided by the current revision.
+
+        `fix` gets the payload and returns the one to use. Returns the outcomes.
+        """
+        await self.open()
+        outcomes = []
+        for letter in await self.store.letters(_ids(ids)):
+            state = self._state(letter.trigger)
+            event = letter.event if fix is None else letter.event.with_payload(fix(letter.event.payload))
+            while state.room() <= 0:
+                await state.changed()
+            # Its claim is its dead run's, which lets it start again; a letter without a run has none.
+            decisions = await self._dispatcher.take([state], [Delivery(event, None, letter.run_id is None)])
+            await self.store.settle_letters([letter.id], "redriven", "")
+            outcomes.append(Outcome(*decisions[0].entries[-1]))
+        return outcomes
+
+    async def discard(self, ids: str | Sequence[str], reason: str) -> int:
+        """Mark dead letters as done with, for a reason; returns how many were open."""
+        await self.open()
+        return await self.store.settle_letters(_ids(ids), "discarded", reason)
+
+    # --- runs ---
+
+    async def run_saga(self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None) -> SagaContext:
+        """Run it once, without a trigger; raise the action's own error after compensating."""
+        definition = type(saga).__definition__
+        if definition is None:
+            raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
+        await self.open()
+        now = self.clock.now()
+        ticket = Ticket(run_id or next(self._dispatcher.run_ids), definition.name, "", definition.revision, None, context)
+        new = NewRun(run_id=ticket.run_id, saga=definition.name, revision=definition.revision, trigger=None, event=None,
+                     context=context, at=now, started=definition.plan.roots)  # fmt: skip
+        refused = await self.store.accept(Acceptance(runs=[new]))
+        if refusal := refused.get(ticket.run_id):
+            raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
+        run = self._dispatcher.launch(ticket, definition, now, saga)
+        await _to_its_end(run)
+        return run.ctx
+
+    async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
+        """Go on with a held run from its failed action (or `from_action`), with the current revision."""
+        await self.open()
+        run = await self._recovery.resume(run_id, from_action)
+        assert run.task is not None
+        await asyncio.shield(run.task)
+        return run.status
+
+    async def compensate_run(self, run_id: str) -> RunStatus:
+        """Undo a held or partially committed run; a live one is cancelled, which undoes it."""
+        await self.open()
+        run = await self._recovery.compensate(run_id)
+        assert run.task is not None
+        await asyncio.shield(run.task)
+        return run.status
+
+    # --- views ---
+
+    def status(self) -> Status:
+        """How things stand now."""
+        return self._views.status(self.sagas, self._intake.pumps.values(), self._started_names(), list(self._reports))
+
+    def _started_names(self) -> set[str]:
+        return {state.name for state in self._started_states()} if self._handle is not None else set()
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""
+        return {name: state.counters.as_dict() for name, state in self._dispatcher.states.items()}
+
+    def context(self, run_id: str) -> SagaContext:
+        """The context of a run that lives in this process."""
+        if run := self._dispatcher.live.get(run_id):
+            return run.ctx
+        raise RunError(f"run {run_id!r} does not live in this process")
+
+    def runs(self, limit: int | None = 10_000) -> Any:
+        """A DataFrame of the runs, newest first."""
+        return self._views.frame("runs", limit)
+
+    def steps(self, limit: int | None = 10_000) -> Any:
+        """A DataFrame with a row for each trial of an action or compensation, newest first."""
+        return self._views.frame("steps", limit)
+
+    def outcomes(self, limit: int | None = 10_000) -> Any:
+        """A DataFrame of what became of the events, newest first; filtered ones of this process only."""
+        return self._views.outcomes(limit)
+
+    def events(self, limit: int | None = 10_000) -> Any:
+        """A DataFrame of the events that are kept, newest first."""
+        return self._views.frame("events", limit)
+
+    def dead_letters(self, by: str | None = None, limit: int | None = 10_000) -> Any:
+        """A DataFrame of the open dead letters, newest first; with by="cause" a row for each cause."""
+        return self._views.dead_letters(by, limit)
+
+    def on_report(self, listener: Callable[[str, str], None]) -> None:
+        """Call it with the kind and the text of every problem that no caller hears of."""
+        self._listeners.append(listener)
+
+    def report(self, kind: str, text: str) -> None:
+        """Tell of a problem that no caller hears of: it is logged, kept for `status()` and given to the listeners."""
+        self._reports.append(text)
+        logger.warning("%s", text)
+        for listener in self._listeners:
+            listener(kind, text)
+
+
+async def _to_its_end(run: Run) -> None:
+    """Wait for a run; if the waiting is cancelled, cancel and compensate the run first. Raises the run's own error."""
+    assert run.task is not None
+    try:
+        await asyncio.shield(run.task)
+    except asyncio.CancelledError:
+        if not run.task.done():
+            run.cancel()
+            await asyncio.wait([run.task])
+        raise
+    if run.status is not RunStatus.COMPLETED:
+        raise run.error or RunError(f"run {run.run_id} ended as {run.status}")
+
+
+def _reads(spec: SourceSpec, kind: str, where: Mapping[str, Any]) -> bool:
+    return spec.kind == kind and all(name in spec.settings and spec.settings[name] == v for name, v in where.items())
+
+
+def _ids(ids: str | Sequence[str]) -> list[str]:
+    return [ids] if isinstance(ids, str) else list(ids)
+
+
+_default: Lab | None = None
+
+
+def default_lab() -> Lab:
+    """The Lab that the module-level functions and the magics use where no other is current."""
+    global _default
+    current = current_host.get(None)
+    if isinstance(current, Lab):
+        return current
+    if _default is None:
+        _default = Lab()
+    return _default
+
+
+async def start_triggers() -> Handle:
+    """Start all that the current Lab has registered; returns the handle once every source is connected."""
+    handle = default_lab().start()
+    await handle
+    return handle
+
+
+async def fire_event(target: str, payload: Any = None, id: str | None = None, wait: bool = True, **where: Any) -> list[Outcome]:
+    """`fire` of the current Lab."""
+    return await default_lab().fire(target, payload, id=id, wait=wait, **where)
+
+
+set_default_host(default_lab)

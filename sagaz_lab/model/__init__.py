@@ -1,0 +1,1 @@
+"""Values and definitions: the standard library only, no input or output."""

@@ -1,0 +1,35 @@
+"""Where a saga class reports itself, and who runs it: the current Lab, seen from below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from sagaz_lab.model.run import SagaContext
+    from sagaz_lab.model.saga import Saga
+
+
+class Host(Protocol):
+    """The part of a Lab that saga classes need."""
+
+    def register(self, saga: type[Saga]) -> None:
+        """Make this class the current revision of its name. Raises `SagaConflict`."""
+
+    async def run_saga(self, saga: Saga, context: Mapping[str, Any], run_id: str | None) -> SagaContext:
+        """Run it once, without a trigger; raise the action's own error after compensating."""
+
+
+current_host: ContextVar[Host] = ContextVar("current_host")
+_default: list[Callable[[], Host]] = []
+
+
+def set_default_host(make: Callable[[], Host]) -> None:
+    """Say who hosts sagas where no Lab has been activated."""
+    _default[:] = [make]
+
+
+def host() -> Host:
+    """The current Lab: the activated one, else the default one."""
+    return current_host.get(None) or _default[0]()

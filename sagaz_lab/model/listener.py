@@ -1,0 +1,67 @@
+"""Listeners: hooks that a saga's author may fill in."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from sagaz_lab.errors import UnknownName
+
+logger = logging.getLogger("sagaz_lab")
+failures: Counter[str] = Counter()
+"""Errors raised by listeners, by hook."""
+
+HOOKS = (
+    "on_trigger_received", "on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead",
+    "on_saga_start", "on_saga_complete", "on_saga_failed",
+    "on_step_enter", "on_step_success", "on_step_failure",
+    "on_compensation_start", "on_compensation_complete", "on_compensation_failed",
+)  # fmt: skip
+
+
+class SagaListener:
+    """Base class of listeners. Every hook is optional, and sync or async; its errors are logged and counted.
+
+    `on_trigger_received(saga_name, event_source, event)`, `on_trigger_filtered(saga_name, event, reason)`,
+    `on_trigger_dropped(saga_name, event, reason)`, `on_trigger_dead(saga_name, event, error)`,
+    `on_saga_start(saga_name, run_id, ctx)`, `on_saga_complete(saga_name, run_id, ctx)`,
+    `on_saga_failed(saga_name, run_id, ctx, error)`,
+    `on_step_enter(saga_name, step_name, ctx)`, `on_step_success(saga_name, step_name, ctx, result)`,
+    `on_step_failure(saga_name, step_name, ctx, error)`,
+    `on_compensation_start(saga_name, step_name, ctx)`, `on_compensation_complete(saga_name, step_name, ctx)`,
+    `on_compensation_failed(saga_name, step_name, ctx, error)`.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls):
+            if name.startswith("on_") and name not in HOOKS:
+                raise UnknownName(f"listener {cls.__qualname__}", "hook", name, HOOKS)
+
+
+Hooks = Mapping[str, tuple[Callable[..., Any], ...]]
+"""The hooks that a saga's listeners fill in, by name."""
+
+
+def hooks_of(listeners: Iterable[SagaListener]) -> Hooks:
+    found: dict[str, tuple[Callable[..., Any], ...]] = {}
+    for listener in listeners:
+        for name in HOOKS:
+            if callable(hook := getattr(listener, name, None)):
+                found[name] = (*found.get(name, ()), hook)
+    return found
+
+
+async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
+    """Call the hooks in turn. Their errors are logged and counted, never raised."""
+    for hook in hooks:
+        try:
+            answer = hook(*facts)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:
+            failures[hook.__name__] += 1
+            logger.exception("listener %s failed", hook.__qualname__)

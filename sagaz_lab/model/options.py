@@ -1,0 +1,238 @@
+"""What each kind of source takes, checked without its library."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from sagaz_lab.errors import DefinitionError, UnknownName
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a kind of source. `check` returns what is wrong with a value, or None."""
+
+    about: str
+    check: Callable[[Any], str | None]
+    required: bool = False
+    default: Any = None
+
+
+def text(value: Any) -> str | None:
+    return None if isinstance(value, str) and value.strip() else "must be a text that is not empty"
+
+
+def flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "must be True or False"
+
+
+def anything(_: Any) -> str | None:
+    return None
+
+
+def callable_value(value: Any) -> str | None:
+    return None if callable(value) else "must be callable"
+
+
+def at_least(low: int) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole and value >= low else f"must be a whole number, {low} or more"
+
+    return check
+
+
+def one_of(*values: str) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        return None if value in values else f"must be one of: {', '.join(values)}"
+
+    return check
+
+
+def matching(pattern: str, what: str) -> Callable[[Any], str | None]:
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> str | None:
+        return None if isinstance(value, str) and compiled.fullmatch(value) else f"must be {what}"
+
+    return check
+
+
+def speed(value: Any) -> str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if number and 0 < value < float("inf") else "must be a number more than 0"
+
+
+def keywords(value: Any) -> str | None:
+    names = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    return None if names else "must be a mapping with texts as keys"
+
+
+def recording_path(value: Any) -> str | None:
+    known = isinstance(value, str | os.PathLike) and os.fspath(value).endswith((".parquet", ".jsonl"))
+    return None if known else "must be a path that ends in .parquet or .jsonl"
+
+
+class Address(str):
+    """An address whose password `repr` does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(self.masked)
+
+    @property
+    def masked(self) -> str:
+        hidden = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", self)
+        return re.sub(r"(?<=password=)[^&]*", "***", hidden)
+
+
+def redis_address(value: Any) -> str | None:
+    known = isinstance(value, str) and re.match(r"(rediss?|unix)://.", value)
+    return None if known else "must be an address such as redis://host:6379/0"
+
+
+class Loaded:
+    """A check that needs a library, imported when the first trigger of its kind is defined."""
+
+    def __init__(self, target: str) -> None:
+        self._module, self._name = target.split(":")
+
+    def __call__(self, value: Any) -> str | None:
+        found: str | None = getattr(import_module(self._module), self._name)(value)
+        return found
+
+
+_NAME = "a name of letters, digits, '.', '_' and '-' (249 at most)"
+topic = matching(r"[A-Za-z0-9._-]{1,249}", _NAME)
+
+START_FROM = Option("where a group without a position starts", one_of("earliest", "latest"), default="earliest")
+
+KINDS: Mapping[str, Mapping[str, Option]] = {
+    "memory": {
+        "topic": Option("fed by lab.fire", text, default=""),
+    },
+    "recording": {
+        "path": Option("a .parquet or .jsonl file", recording_path),
+        "data": Option("a DataFrame, or a list of mappings or of events", anything),
+        "id": Option("the field with the event's id", text),
+        "key": Option("the field with the ordering key", text),
+        "timestamp": Option("the field with the event's time", text),
+        "keep_ids": Option("use the recorded ids, so that a second reading meets duplicates", flag, default=False),
+        "speed": Option("times real time; without it as fast as the sagas take it", speed),
+    },
+    "redis": {
+        "stream": Option("the stream's key", text, required=True),
+        "consumer_group": Option("default: private to this store", text),
+        "consumer": Option("this consumer's stable name", text),
+        "url": Option("redis://host:port/db; default: $REDIS_URL, else this machine", redis_address),
+        "field": Option("the entry's field with the payload; without it `payload`, else all fields", text),
+        "start_from": START_FROM,
+        "claim_idle_ms": Option("take over entries that others left unsettled so long", at_least(1000), default=60_000),
+    },
+    "cron": {
+        "schedule": Option("a cron expression or @daily and friends", Loaded("sagaz_lab.model.schedule:check"), True),
+        "timezone": Option("an IANA name", Loaded("sagaz_lab.model.schedule:check_zone"), default="UTC"),
+        "missed": Option("ticks missed while away", one_of("last", "all", "none"), default="last"),
+        "missed_cap": Option("at most so many missed ticks with missed='all'", at_least(1), default=100),
+        "overlap": Option("a tick while its last run still goes", one_of("skip", "queue", "allow"), default="skip"),
+    },
+    "kafka": {
+        "topic": Option("the topic", topic, required=True),
+        "group_id": Option("default: private to this store", text),
+        "bootstrap_servers": Option("host:port,...", text),
+        "start_from": START_FROM,
+    },
+    "rabbitmq": {
+        "queue": Option("the queue", text, required=True),
+        "exchange": Option("the exchange it is bound to", text),
+        "routing_key": Option("the binding", text),
+        "url": Option("amqp://...", text),
+    },
+    "pulsar": {
+        "topic": Option("the topic", text, required=True),
+        "subscription": Option("default: private to this store", text),
+        "url": Option("pulsar://...", text),
+    },
+    "sqs": {
+        "queue_url": Option("the queue's address", matching(r"https?://\S+", "an http(s) address"), required=True),
+        "visibility_timeout": Option("seconds", at_least(1)),
+    },
+    "webhook": {
+        "path": Option("the route, with {parameters}", matching(r"/\S*", "a path that starts with '/'"), required=True),
+        "method": Option("the HTTP method", one_of("GET", "POST", "PUT", "PATCH", "DELETE"), default="POST"),
+        "auth": Option("how a caller proves itself", one_of("bearer", "hmac", "standard-webhooks")),
+    },
+    "file": {
+        "path": Option("the folder to watch", text, required=True),
+        "pattern": Option("such as *.csv", text, default="*"),
+        "event_type": Option("what happened", one_of("created", "modified", "deleted"), default="created"),
+    },
+    "custom": {
+        "factory": Option("returns a Source", callable_value, required=True),
+        "settings": Option("handed to the factory as keywords", keywords),
+    },
+}
+
+
+def check_settings(owner: str, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with their defaults. Raises `DefinitionError` naming `owner`, the option and the nearest right."""
+    if kind not in KINDS:
+        if kind in (others := third_party_kinds()):
+            return dict(given)  # its class checks them when it is opened
+        raise UnknownName(owner, "source", kind, (*KINDS, *others))
+    options = KINDS[kind]
+    for name in given:
+        if name not in options:
+            raise UnknownName(owner, f"{kind} option", name, options)
+    settings = {name: given.get(name, option.default) for name, option in options.items()}
+    if isinstance(settings.get("url"), str):
+        settings["url"] = Address(settings["url"])
+    for name, option in options.items():
+        if settings[name] is None:
+            if option.required:
+                raise DefinitionError(f"{owner}: source={kind!r} needs {name}= ({option.about})")
+            continue
+        if wrong := option.check(settings[name]):
+            raise DefinitionError(f"{owner}: {name}={settings[name]!r} {wrong}")
+    if kind == "recording" and (settings["path"] is None) == (settings["data"] is None):
+        raise DefinitionError(f"{owner}: source='recording' needs either path= or data=")
+    return settings
+
+
+def third_party_kinds() -> Mapping[str, EntryPoint]:
+    """Kinds of source that other packages add."""
+    return {point.name: point for point in entry_points(group="sagaz_lab.sources") if point.name not in KINDS}
+
+
+def identity(kind: str, settings: Mapping[str, Any]) -> str:
+    """A text that is equal for settings which may share one consumer. It holds no password."""
+    data = settings.get("data") if kind == "recording" else None
+    if data is not None:  # perhaps large: it is the same if it is the same object
+        settings = {**settings, "data": _by_identity(data)}
+    return f"{kind}:{json.dumps(_comparable(settings))}"
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, Address):
+        return f"{value.masked} {sha256(value.encode()).hexdigest()[:12]}"
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(name): _comparable(value[name]) for name in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [_comparable(item) for item in value]
+    return _by_identity(value)
+
+
+def _by_identity(value: Any) -> str:
+    return f"{type(value).__qualname__}@{id(value):x}"

@@ -1,0 +1,133 @@
+"""Policies: what a trigger does about failure, load and repetition."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, get_args
+
+from sagaz_lab.errors import DefinitionError
+
+Key = str | Callable[[Any], Any]
+"""A payload field's name, or a function of what the trigger method gets."""
+
+Duration = float | int | str | timedelta
+"""Seconds, a `timedelta`, or a text such as "90s", "15m", "6h", "1d" or "1h30m"."""
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+
+
+def seconds(value: Duration, name: str) -> float:
+    """The duration in seconds. Raises `DefinitionError` naming the option `name`."""
+    if isinstance(value, timedelta):
+        result = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        result = float(value)
+    elif isinstance(value, str) and re.fullmatch(rf"(?:\s*{_PART.pattern})+\s*", value):
+        result = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
+    else:
+        raise DefinitionError(f"{name}={value!r} is no duration; write seconds, a timedelta or a text like '6h'")
+    if not 0 < result < float("inf"):
+        raise DefinitionError(f"{name}={value!r} must be longer than zero and finite")
+    return result
+
+
+Backpressure = Literal["block", "drop_oldest", "drop_newest", "reject"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerConfig:
+    """What holds for all events of a trigger; on the decorator, else on the class, else on the Lab.
+
+    A run that failed and was compensated is tried again after `retry_backoff_seconds` (the last one
+    repeats), up to `max_retries` times; then it leaves a dead letter. `queue_size` bounds the held
+    events of a trigger; `backpressure_strategy` says what happens to the next one. `persist_events`
+    keeps every event with its outcome; `event_retention_days` bounds how long ended runs, claims
+    and kept events stay.
+    """
+
+    dead_letter_topic: str | None = None
+    max_retries: int = 3
+    retry_backoff_seconds: Sequence[float] = (10.0, 60.0, 300.0)
+    backpressure_strategy: Backpressure = "block"
+    queue_size: int = 1000
+    persist_events: bool = False
+    event_retention_days: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.backpressure_strategy not in get_args(Backpressure):
+            raise DefinitionError(
+                f"backpressure_strategy={self.backpressure_strategy!r}; one of: {', '.join(get_args(Backpressure))}"
+            )
+        if type(self.max_retries) is not int or self.max_retries < 0:
+            raise DefinitionError(f"max_retries={self.max_retries!r} must be a whole number, 0 or more")
+        if type(self.queue_size) is not int or self.queue_size < 1:
+            raise DefinitionError(f"queue_size={self.queue_size!r} must be a whole number, 1 or more")
+        object.__setattr__(self, "retry_backoff_seconds", backoff(self.retry_backoff_seconds, "retry_backoff_seconds"))
+        if not self.event_retention_days > 0:
+            raise DefinitionError(f"event_retention_days={self.event_retention_days!r} must be more than 0")
+
+    def retry_delay_s(self, attempt: int) -> float:
+        """Seconds to wait after attempt number `attempt` (1 is the first) has failed."""
+        return delay_after(self.retry_backoff_seconds, attempt)
+
+
+def backoff(value: Sequence[float] | float, name: str) -> tuple[float, ...]:
+    """The delays as a tuple. Raises `DefinitionError` naming the option `name`."""
+    delays = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if not delays or not all(isinstance(d, int | float) and 0 <= d < float("inf") for d in delays):
+        raise DefinitionError(f"{name}={value!r} must be a list of seconds, each 0 or more")
+    return tuple(float(d) for d in delays)  # type: ignore[arg-type]
+
+
+def delay_after(delays: Sequence[float], attempt: int) -> float:
+    """The delay after attempt number `attempt`, 1 being the first; the last delay repeats."""
+    return delays[min(attempt, len(delays)) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """At most `limit` starts per `per`, evenly spaced (GCRA), and `burst` more at once; per key. The excess waits."""
+
+    limit: int
+    per: Duration
+    burst: int = 0
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        seconds(self.per, "Throttle per")
+        if self.limit < 1 or self.burst < 0:
+            raise DefinitionError(f"Throttle(limit={self.limit}, burst={self.burst}): limit is 1 or more, burst 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Debounce:
+    """Every event restarts the period; at most `max_wait` after the first one, the key's events are decided."""
+
+    period: Duration
+    max_wait: Duration
+    key: Key | None = None
+    mode: Literal["trailing", "leading", "all"] = "trailing"
+
+    def __post_init__(self) -> None:
+        if seconds(self.max_wait, "Debounce max_wait") <= seconds(self.period, "Debounce period"):
+            raise DefinitionError(f"Debounce: max_wait={self.max_wait!r} must be longer than period={self.period!r}")
+        if self.mode not in ("trailing", "leading", "all"):
+            raise DefinitionError(f"Debounce mode={self.mode!r}; one of: trailing, leading, all")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The trigger method gets a list of at most `max_size` events, or what came within `timeout`; per key."""
+
+    max_size: int
+    timeout: Duration
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        seconds(self.timeout, "Batch timeout")
+        if self.max_size < 1:
+            raise DefinitionError(f"Batch max_size={self.max_size} must be 1 or more")

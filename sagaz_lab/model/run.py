@@ -1,0 +1,324 @@
+"""Runs: one execution of a saga, the records of its history and the context its actions share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextvars import ContextVar
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from sagaz_lab.errors import RunError, describe
+from sagaz_lab.model.event import Event
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from sagaz_lab.model.saga import Saga, SagaDefinition
+
+LOG_LINES = 1000
+"""Lines of a run's log that are kept; older ones are dropped."""
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. `waiting` (for its turn or its retry) and `running` are live; the others are its ends."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    HELD = "held"
+    PARTIALLY_COMMITTED = "partially_committed"
+    COMPENSATION_FAILED = "compensation_failed"
+    NEEDS_CODE = "needs_code"
+    CANCELLED = "cancelled"
+
+
+LIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
+RESTARTABLE = frozenset({RunStatus.COMPENSATED, RunStatus.CANCELLED, RunStatus.COMPENSATION_FAILED})
+"""A run that ended so lets the same idempotency key start another."""
+
+
+class OutcomeKind(StrEnum):
+    """What became of an event for one trigger."""
+
+    STARTED = "started"
+    FILTERED = "filtered"
+    DUPLICATE = "duplicate"
+    DROPPED = "dropped"
+    DEAD = "dead"
+    HELD = "held"
+
+
+class Outcome(NamedTuple):
+    """What became of an event for one trigger. `facts` are the numbers behind `reason`."""
+
+    kind: OutcomeKind
+    reason: str
+    event_id: str
+    trigger: str
+    run_id: str | None
+    revision: int
+    at: float
+    facts: Mapping[str, Any] | None = None
+
+
+class RecordKind(StrEnum):
+    """What a record of the journal says."""
+
+    ACTION_STARTED = "action_started"
+    ACTION_FINISHED = "action_finished"
+    ACTION_FAILED = "action_failed"
+    ACTION_CUT_OFF = "action_cut_off"
+    COMPENSATION_STARTED = "compensation_started"
+    COMPENSATION_FINISHED = "compensation_finished"
+    COMPENSATION_FAILED = "compensation_failed"
+
+
+class Record(NamedTuple):
+    """One line of a run's history, append-only.
+
+    `attempt` is the run's, `trial` the action's own (1 at first). `value` is what an action
+    returned, `changes` what it set in the context besides; `error` is a description and
+    `traceback` its text; the `value` of a failure is True if it is permanent. `at` is in seconds since the epoch. `codec` (not stored) is the action's.
+    """
+
+    run_id: str
+    attempt: int
+    kind: RecordKind
+    action: str
+    trial: int
+    at: float
+    value: Any = None
+    changes: Mapping[str, Any] | None = None
+    error: str | None = None
+    traceback: str | None = None
+    codec: Any = None
+
+
+class Loadable:
+    """A value that still lies in an artifact."""
+
+    __slots__ = ()
+
+    def load(self) -> Any:
+        """Reads it. Raises `ArtifactDamaged`."""
+        raise NotImplementedError
+
+
+def loaded(value: Any) -> Any:
+    """The value itself, also where it or an item of it still lies in an artifact."""
+    if isinstance(value, Loadable):
+        return value.load()
+    if isinstance(value, Mapping) and any(isinstance(item, Loadable) for item in value.values()):
+        return {key: loaded(item) for key, item in value.items()}
+    return value
+
+
+def as_changes(action: str, value: Any) -> Mapping[str, Any]:
+    """What an action's result sets in the context: a mapping its keys, any other value the action's name."""
+    if isinstance(value, Mapping):
+        return value
+    return {} if value is None else {action: value}
+
+
+class Progress(NamedTuple):
+    """How far an action says it is."""
+
+    done: float
+    total: float | None
+    note: str
+
+
+class Step(Protocol):
+    """What the engine knows of the action that runs in this task or thread.
+
+    `stopping_since` is set (monotonic seconds) while a thread that was told to stop has not returned.
+    """
+
+    name: str
+    cancelled: bool
+    progress: Progress | None
+    stopping_since: float | None
+
+    @property
+    def idempotency_key(self) -> str: ...
+
+    def stream(self, name: str) -> AsyncIterator[Any]: ...
+
+
+current_step: ContextVar[Step] = ContextVar("current_step")
+
+
+class SagaContext(dict[str, Any]):
+    """What the actions of one run share: a `dict` of their results, with the run's own facts.
+
+    A mapping that an action returns is merged into it; any other value is stored under the action's
+    name. Values may be more than JSON: tables, arrays, models (see `codec=`).
+    """
+
+    __slots__ = ("_changed", "event", "log_lines", "run_id")
+
+    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), *, run_id: str = "",
+                 event: Event | None = None) -> None:  # fmt: skip
+        dict.__init__(self, values)
+        self.run_id = run_id
+        self.event = event
+        self.log_lines: deque[tuple[str, str]] | None = None
+        self._changed: set[str] | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """Stable for this run's attempt and the action that asks, also after a crash; give it to what you call."""
+        return self._step().idempotency_key
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the action that asks should return: it timed out, or the run is being cancelled."""
+        step = current_step.get(None)
+        return step is not None and step.cancelled
+
+    def set(self, key: str, value: Any) -> None:
+        """The same as `ctx[key] = value`."""
+        self[key] = value
+
+    def has(self, key: str) -> bool:
+        """The same as `key in ctx`."""
+        return key in self
+
+    def stream(self, name: str) -> AsyncIterator[Any]:
+        """The records of the action `name`, which this action names in `depends_on`; or of an iterable in the context."""
+        return self._step().stream(name)
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Say how far the action is: `done` of `total`, in any unit."""
+        self._step().progress = Progress(done, total, note)
+
+    def log(self, *values: object) -> None:
+        """Write a line to the run's log, which keeps the last 1,000."""
+        step = current_step.get(None)
+        if self.log_lines is None:
+            self.log_lines = deque(maxlen=LOG_LINES)
+        self.log_lines.append((step.name if step else "", " ".join(map(str, values))))
+
+    def take_changes(self) -> dict[str, Any] | None:
+        """What has been set since the last call; changes inside a value are not seen."""
+        changed, self._changed = self._changed, None
+        return {key: self[key] for key in changed if key in self} if changed else None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        dict.__setitem__(self, key, value)
+        if self._changed is None:
+            self._changed = set()
+        self._changed.add(key)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __ior__(self, other: Any) -> SagaContext:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
+    def _step(self) -> Step:
+        step = current_step.get(None)
+        if step is None:
+            raise RunError("only an action or a compensation that is running can ask for this; "
+                           "in a thread of your own, run it with contextvars.copy_context().run(...)")  # fmt: skip
+        return step
+
+
+class Run:
+    """One execution of a saga, while it lives in this process."""
+
+    __slots__ = ("attempt", "cancelling", "compensate_only", "ctx", "definition", "error", "event", "history", "instance",
+                 "run_id", "started_at", "status", "steps", "task", "trigger")  # fmt: skip
+
+    def __init__(self, run_id: str, definition: SagaDefinition, instance: Saga, ctx: SagaContext, *,
+                 trigger: str | None = None, attempt: int = 1, started_at: float = 0.0,
+                 history: History | None = None, compensate_only: bool = False) -> None:  # fmt: skip
+        self.run_id = run_id
+        self.definition = definition
+        self.instance = instance
+        self.ctx = ctx
+        self.event = ctx.event
+        self.trigger = trigger
+        self.attempt = attempt
+        self.started_at = started_at
+        self.history = history
+        self.compensate_only = compensate_only
+        self.status = RunStatus.RUNNING
+        self.error: BaseException | None = None
+        self.steps: dict[str, Step] = {}
+        self.task: Task[Any] | None = None
+        self.cancelling = False
+
+    def cancel(self) -> None:
+        """Ask for its end: what runs is stopped, what was done is compensated."""
+        if not self.cancelling:
+            self.cancelling = True
+            for step in self.steps.values():
+                step.cancelled = True
+            if self.task is not None:
+                self.task.cancel()
+
+    def __repr__(self) -> str:
+        error = f", {describe(self.error)}" if self.error else ""
+        return f"Run({self.run_id}, {self.definition.name} r{self.definition.revision}, {self.status}{error})"
+
+
+class History:
+    """What the records of a run's present attempt say: the state in which it is resumed."""
+
+    __slots__ = ("changes", "compensated", "compensating", "cut_off", "failed", "finished", "permanent", "started")
+
+    def __init__(self) -> None:
+        self.started: dict[str, int] = {}
+        self.finished: dict[str, Any] = {}
+        self.failed: dict[str, str] = {}
+        self.cut_off: set[str] = set()
+        self.compensated: set[str] = set()
+        self.compensating = False
+        self.permanent = False
+        self.changes: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, records: Iterable[Record], attempt: int) -> History:
+        """Fold the records of this attempt, oldest first."""
+        history = cls()
+        for record in records:
+            if record.attempt == attempt:
+                history.add(record)
+        return history
+
+    def add(self, record: Record) -> None:
+        name = record.action
+        match record.kind:
+            case RecordKind.ACTION_STARTED:
+                self.started[name] = record.trial
+                self.failed.pop(name, None)
+                self.cut_off.discard(name)
+            case RecordKind.ACTION_FINISHED:
+                self.finished[name] = record.value
+                self._merge(name, record)
+            case RecordKind.ACTION_FAILED:
+                self.failed[name] = record.error or ""
+                self.permanent = self.permanent or bool(record.value)
+            case RecordKind.ACTION_CUT_OFF:
+                self.failed[name] = record.error or ""
+                self.cut_off.add(name)
+            case RecordKind.COMPENSATION_STARTED:
+                self.compensating = True
+            case RecordKind.COMPENSATION_FINISHED:
+                self.compensated.add(name)
+            case RecordKind.COMPENSATION_FAILED:
+                pass
+
+    def _merge(self, name: str, record: Record) -> None:
+        self.changes.update(record.changes or {})
+        self.changes.update(as_changes(name, record.value))

@@ -1,0 +1,305 @@
+"""Sagas: actions with compensations, as a class defines them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeVar
+
+from sagaz_lab.errors import DefinitionError, UnknownName
+from sagaz_lab.model.host import host
+from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
+from sagaz_lab.model.policy import TriggerConfig, backoff, delay_after
+from sagaz_lab.model.run import SagaContext
+from sagaz_lab.model.trigger import MARK, Trigger, bind
+
+F = TypeVar("F", bound=Callable[..., Any])
+ROLE = "__sagaz_role__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One action as defined. `how` says what its function is."""
+
+    name: str
+    method_name: str
+    depends_on: tuple[str, ...]
+    timeout_s: float | None
+    max_retries: int
+    retry_backoff_s: tuple[float, ...]
+    pivot: bool
+    codec: Any
+    how: Literal["coroutine", "thread", "stream"]
+
+    def retry_delay_s(self, trial: int) -> float:
+        """Seconds to wait after trial number `trial` (1 is the first) has failed."""
+        return delay_after(self.retry_backoff_s, trial)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compensation:
+    """What undoes an action. `takes_result` says whether it gets the action's result as well."""
+
+    action: str
+    method_name: str
+    timeout_s: float
+    max_retries: int
+    takes_result: bool
+    how: Literal["coroutine", "thread", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What decides about a failure after the pivot."""
+
+    action: str
+    method_name: str
+    how: Literal["coroutine", "thread", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The order of the actions. Both maps hold all names; `order` is topological, as written where free."""
+
+    order: tuple[str, ...]
+    roots: tuple[str, ...]
+    dependents: Mapping[str, tuple[str, ...]]
+    is_chain: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaDefinition:
+    """A saga class, compiled: what the runtime reads. `revision` is numbered by the registry."""
+
+    name: str
+    cls: type[Saga]
+    actions: Mapping[str, Action]
+    compensations: Mapping[str, Compensation]
+    recoveries: Mapping[str, Recovery]
+    triggers: Mapping[str, Trigger]
+    plan: Plan
+    listeners: tuple[SagaListener, ...]
+    hooks: Hooks
+    config: TriggerConfig | None
+    on_failure: Literal["compensate", "hold"]
+    revision: int = 0
+    digest: str = field(default="", compare=False)
+    source_text: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        return f"SagaDefinition({self.name} r{self.revision}: {', '.join(self.plan.order) or 'no actions'})"
+
+
+def action(
+    name: str | None = None, *, depends_on: Sequence[str] | str = (), timeout_s: float | None = None, max_retries: int = 0,
+    retry_backoff_s: Sequence[float] | float = (0.1, 1.0, 10.0), pivot: bool = False, codec: Any = None,
+) -> Callable[[F], F]:  # fmt: skip
+    """Makes a method `(self, ctx)` an action; `name` defaults to the method's.
+
+    It starts when all in `depends_on` have finished; independent actions run at the same time. `async def` runs
+    on the loop, plain `def` in a worker thread, an async generator streams its records to the actions that depend
+    on it. A trial over `timeout_s` seconds counts as failed. A failed trial is repeated `max_retries` times after
+    `retry_backoff_s` (the last delay repeats). Once a `pivot` has finished nothing is undone. `codec` stores the
+    result where JSON and the typed codecs cannot: "joblib", or an object with `dump(value, path)` and `load(path)`.
+    """
+    if callable(name):
+        raise DefinitionError(f"@action on {name.__qualname__}: write @action(...) with parentheses")
+
+    def decorate(function: F) -> F:
+        label = name or function.__name__
+        owner = f"@action({label!r}) on {function.__qualname__}"
+        how = _how(function)
+        if type(max_retries) is not int or max_retries < 0:
+            raise DefinitionError(f"{owner}: max_retries={max_retries!r} must be a whole number, 0 or more")
+        if how == "stream" and max_retries:
+            raise DefinitionError(f"{owner}: max_retries= does not go with a stream, which cannot be rewound")
+        if timeout_s is not None and not timeout_s > 0:
+            raise DefinitionError(f"{owner}: timeout_s={timeout_s!r} must be more than 0")
+        if not (codec is None or codec == "joblib" or (hasattr(codec, "dump") and hasattr(codec, "load"))):
+            raise DefinitionError(f"{owner}: codec={codec!r} must be 'joblib' or have dump(value, path) and load(path)")
+        _take_role(owner, function, Action(
+            name=label, method_name=function.__name__, depends_on=_names(depends_on), timeout_s=timeout_s,
+            max_retries=max_retries, retry_backoff_s=backoff(retry_backoff_s, "retry_backoff_s"), pivot=pivot,
+            codec=codec, how=how,
+        ))  # fmt: skip
+        return function
+
+    return decorate
+
+
+def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 3) -> Callable[[F], F]:
+    """Makes a method `(self, ctx)` or `(self, ctx, result)` the compensation of an action: it undoes what that did.
+
+    A trial over `timeout_s` seconds counts as failed; a failed one is repeated `max_retries` times. It may be called
+    for an action that was cut off, whose result is then `None`.
+    """
+
+    def decorate(function: F) -> F:
+        owner = f"@compensate({action_name!r}) on {function.__qualname__}"
+        takes = len(inspect.signature(function).parameters)
+        if takes not in (2, 3):
+            raise DefinitionError(f"{owner}: a compensation takes (self, ctx) or (self, ctx, result)")
+        if not timeout_s > 0 or type(max_retries) is not int or max_retries < 0:
+            raise DefinitionError(f"{owner}: timeout_s must be more than 0 and max_retries a whole number, 0 or more")
+        _take_role(owner, function, Compensation(
+            action=action_name, method_name=function.__name__, timeout_s=timeout_s, max_retries=max_retries,
+            takes_result=takes == 3, how=_how(function, stream=False),
+        ))  # fmt: skip
+        return function
+
+    return decorate
+
+
+def forward_recovery(action_name: str) -> Callable[[F], F]:
+    """Makes a method `(self, ctx, error)` decide when this action has failed after the pivot.
+
+    It returns "retry" (once more), "skip" (go on without it) or `None` (leave the run partially committed).
+    """
+
+    def decorate(function: F) -> F:
+        owner = f"@forward_recovery({action_name!r}) on {function.__qualname__}"
+        if len(inspect.signature(function).parameters) != 3:
+            raise DefinitionError(f"{owner}: a forward recovery takes (self, ctx, error)")
+        how = _how(function, stream=False)
+        _take_role(owner, function, Recovery(action_name, function.__name__, how))
+        return function
+
+    return decorate
+
+
+def _names(depends_on: Sequence[str] | str) -> tuple[str, ...]:
+    return (depends_on,) if isinstance(depends_on, str) else tuple(depends_on)
+
+
+def _how(function: Callable[..., Any], *, stream: bool = True) -> Literal["coroutine", "thread", "stream"]:
+    if inspect.isasyncgenfunction(function) and stream:
+        return "stream"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"{function.__qualname__}: only an action may be a generator, and it must be `async def`")
+    return "coroutine" if inspect.iscoroutinefunction(function) else "thread"
+
+
+def _take_role(owner: str, function: Callable[..., Any], role: object) -> None:
+    if hasattr(function, ROLE):
+        raise DefinitionError(f"{owner}: the method is an action, a compensation or a recovery already")
+    setattr(function, ROLE, role)
+
+
+class Saga:
+    """Base class of sagas. Subclassing registers the class in the current Lab, under `saga_name`.
+
+    `class Base(Saga, abstract=True)` registers nothing; its triggers belong to its subclasses. `saga_name` defaults
+    to the class name. With `on_failure = "hold"` a run that failed is held, nothing undone. Instances hold no state
+    of a run, so two runs on one instance do not meet.
+    """
+
+    saga_name: ClassVar[str] = ""
+    listeners: ClassVar[Sequence[SagaListener]] = ()
+    trigger_config: ClassVar[TriggerConfig | None] = None
+    on_failure: ClassVar[Literal["compensate", "hold"]] = "compensate"
+    __definition__: ClassVar[SagaDefinition | None] = None
+    __abstract__: ClassVar[bool] = True
+
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__abstract__ = abstract
+        if abstract:
+            cls.__definition__ = None
+            return
+        cls.__definition__ = define(cls)
+        host().register(cls)
+
+    async def run(self, context: Mapping[str, Any] | None = None, run_id: str | None = None) -> SagaContext:
+        """Run it once, without a trigger. Returns the context; raises the action's own error after compensating."""
+        return await host().run_saga(self, context or {}, run_id)
+
+
+def define(cls: type[Saga]) -> SagaDefinition:
+    """The compiled class. Raises `DefinitionError` that names the culprit."""
+    name = cls.__dict__.get("saga_name") or cls.__name__
+    if not isinstance(name, str) or not name.strip() or "." in name:
+        raise DefinitionError(f"{cls.__qualname__}: saga_name={name!r} must be a text without '.'")
+    if cls.on_failure not in ("compensate", "hold"):
+        raise DefinitionError(f"{name}: on_failure={cls.on_failure!r} must be 'compensate' or 'hold'")
+    if not (cls.trigger_config is None or isinstance(cls.trigger_config, TriggerConfig)):
+        raise DefinitionError(f"{name}: trigger_config={cls.trigger_config!r} must be a TriggerConfig")
+    members = _members(cls)
+    actions = _by_name(name, "action", (r for r in _roles(members, Action)), lambda a: a.name)
+    compensations = _by_name(name, "compensation for action", _roles(members, Compensation), lambda c: c.action)
+    recoveries = _by_name(name, "forward recovery for action", _roles(members, Recovery), lambda r: r.action)
+    for role in (*compensations.values(), *recoveries.values()):
+        if role.action not in actions:
+            raise UnknownName(f"{name}.{role.method_name}", "action", role.action, actions)
+    triggers = {n: bind(name, n, m) for n, m in members.items() if hasattr(m, MARK) and _own_trigger(cls, n)}
+    return SagaDefinition(
+        name=name, cls=cls, actions=MappingProxyType(actions), compensations=MappingProxyType(compensations),
+        recoveries=MappingProxyType(recoveries), triggers=MappingProxyType(triggers), plan=_plan(name, actions),
+        listeners=_listeners(name, cls), hooks=hooks_of(cls.listeners), config=cls.trigger_config, on_failure=cls.on_failure,
+    )  # fmt: skip
+
+
+def _members(cls: type[Saga]) -> dict[str, Any]:
+    """The methods, base classes first and in the order written; an override stands in its base's place."""
+    members: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        members.update(vars(base))
+    return {n: m for n, m in members.items() if inspect.isfunction(m)}
+
+
+def _roles(members: Mapping[str, Any], kind: type[Any]) -> Iterable[Any]:
+    return (role for m in members.values() if isinstance(role := getattr(m, ROLE, None), kind))
+
+
+def _by_name(saga: str, noun: str, roles: Iterable[Any], key: Callable[[Any], str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for role in roles:
+        if key(role) in found:
+            first = found[key(role)].method_name
+            raise DefinitionError(f"{saga}: two of {noun} {key(role)!r}: {first}() and {role.method_name}()")
+        found[key(role)] = role
+    return found
+
+
+def _own_trigger(cls: type[Saga], name: str) -> bool:
+    """A trigger of a base class is inherited only if that base is abstract: else both would take each event."""
+    owner = next(base for base in cls.__mro__ if name in vars(base))
+    return owner is cls or not issubclass(owner, Saga) or owner.__abstract__
+
+
+def _listeners(name: str, cls: type[Saga]) -> tuple[SagaListener, ...]:
+    for listener in cls.listeners:
+        if not (isinstance(listener, SagaListener) or any(callable(getattr(listener, hook, None)) for hook in HOOKS)):
+            raise DefinitionError(f"{name}: listeners has {listener!r}, which is no SagaListener instance")
+    return tuple(cls.listeners)
+
+
+def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
+    dependents: dict[str, list[str]] = {name: [] for name in actions}
+    for one in actions.values():
+        for needed in one.depends_on:
+            if needed not in actions:
+                raise UnknownName(f"{saga}: action {one.name!r} depends_on", "action", needed, actions)
+            dependents[needed].append(one.name)
+    order: list[str] = []
+    waiting = {name: set(one.depends_on) for name, one in actions.items()}
+    while waiting:
+        free = [name for name, needs in waiting.items() if not needs]
+        if not free:
+            raise DefinitionError(f"{saga}: the actions depend on each other in a circle: {' -> '.join(_circle(waiting))}")
+        for name in free:
+            order.append(name)
+            del waiting[name]
+        for needs in waiting.values():
+            needs.difference_update(free)
+    roots = tuple(name for name, one in actions.items() if not one.depends_on)
+    chain = len(roots) == 1 and all(len(d) <= 1 for d in dependents.values())
+    return Plan(tuple(order), roots, MappingProxyType({n: tuple(d) for n, d in dependents.items()}), chain)
+
+
+def _circle(waiting: Mapping[str, set[str]]) -> list[str]:
+    path = [next(iter(waiting))]
+    while path[-1] not in path[:-1]:
+        path.append(min(waiting[path[-1]]))
+    return path[path.index(path[-1]) :]

@@ -1,0 +1,279 @@
+"""Triggers: methods that turn an event into the context of a run, or skip it."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+from sagaz_lab.errors import DefinitionError, UnknownName
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.options import KINDS, check_settings, identity
+from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
+
+F = TypeVar("F", bound=Callable[..., Any])
+MARK = "__sagaz_trigger__"
+
+
+class Skip:
+    """What `skip` returns: the event starts no run, for a countable reason."""
+
+    __slots__ = ("facts", "reason")
+
+    def __init__(self, reason: str, facts: Mapping[str, Any]) -> None:
+        self.reason = reason
+        self.facts = facts
+
+    def __repr__(self) -> str:
+        facts = "".join(f", {name}={value!r}" for name, value in self.facts.items())
+        return f"skip({self.reason!r}{facts})"
+
+
+def skip(reason: str, **facts: Any) -> Skip:
+    """Return it from a trigger method to filter the event.
+
+    Keep `reason` constant and put the numbers into `facts`, so that reasons can be counted.
+    """
+    if not isinstance(reason, str) or not reason:
+        raise TypeError(f"skip() takes the reason as a text, not {reason!r}")
+    return Skip(reason, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """Which events a trigger wants: a kind of source and its settings."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    identity: str = field(compare=False, default="")
+
+    def __str__(self) -> str:
+        shown = next((str(v) for n, v in self.settings.items() if v is not None and n in _SHOWN), "")
+        return f"{self.kind} {shown}".strip()
+
+
+_SHOWN = ("topic", "stream", "queue", "schedule", "path", "queue_url", "source")
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """Several sources watched together; made by `all_of`, `any_of`, `sequence` and `absent`."""
+
+    how: Literal["all_of", "any_of", "sequence", "absent"]
+    parts: tuple[SourceSpec, ...]
+    after: SourceSpec | None = None
+    within_s: float | None = None
+
+
+def all_of(*parts: Mapping[str, Any]) -> Composite:
+    """Fires when every part has had an event. Each part is a mapping such as `{"source": "kafka", "topic": "a"}`."""
+    return _composite("all_of", parts)
+
+
+def any_of(*parts: Mapping[str, Any]) -> Composite:
+    """Fires on an event of any part."""
+    return _composite("any_of", parts)
+
+
+def sequence(*parts: Mapping[str, Any]) -> Composite:
+    """Fires when the parts have had an event each, in this order."""
+    return _composite("sequence", parts)
+
+
+def absent(part: Mapping[str, Any], *, after: Mapping[str, Any], within: Duration) -> Composite:
+    """Fires when `part` has had no event `within` a time after an event of `after`."""
+    return Composite("absent", (_part("absent", part),), _part("absent", after), seconds(within, "absent within"))
+
+
+def _composite(how: Literal["all_of", "any_of", "sequence"], parts: tuple[Mapping[str, Any], ...]) -> Composite:
+    if len(parts) < 2:
+        raise DefinitionError(f"{how}() takes two sources or more")
+    return Composite(how, tuple(_part(how, part) for part in parts))
+
+
+def _part(owner: str, part: Mapping[str, Any]) -> SourceSpec:
+    where = dict(part)
+    return source_spec(owner, where.pop("source", None), where)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """The options that decide whether and when an event may start a run."""
+
+    idempotency_key: Key | None = None
+    idempotency_ttl: Duration | None = None
+    until: Literal["terminal"] | None = None
+    concurrency_key: Key | None = None
+    max_concurrent_sagas: int | None = None
+    rate_limit_per_second: float | None = None
+    throttle: Throttle | None = None
+    cooldown: Duration | None = None
+    debounce: Debounce | None = None
+    batch: Batch | None = None
+    singleton: Literal["skip", "cancel", "return_existing", "error"] | None = None
+    priority: int = 0
+    within: Duration | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("idempotency_ttl", "cooldown", "within"):
+            if (value := getattr(self, name)) is not None:
+                seconds(value, name)
+        for name in ("idempotency_key", "concurrency_key"):
+            value = getattr(self, name)
+            if not (value is None or callable(value) or (isinstance(value, str) and value)):
+                raise DefinitionError(f"{name}={value!r} must be a field's name or a function of the event")
+        limit = self.max_concurrent_sagas
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise DefinitionError(f"max_concurrent_sagas={limit!r} must be a whole number, 1 or more")
+        rate = self.rate_limit_per_second
+        if rate is not None and not (isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < 1e9):
+            raise DefinitionError(f"rate_limit_per_second={rate!r} must be a number more than 0")
+        if self.singleton not in (None, "skip", "cancel", "return_existing", "error"):
+            raise DefinitionError(f"singleton={self.singleton!r}; one of: skip, cancel, return_existing, error")
+        if self.until not in (None, "terminal"):
+            raise DefinitionError(f"until={self.until!r}; the only value is 'terminal'")
+        for name, kind in (("throttle", Throttle), ("debounce", Debounce), ("batch", Batch), ("priority", int)):
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, kind)):
+                raise DefinitionError(f"{name}={value!r} must be a {kind.__name__}")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        for one, other in (
+            ("debounce", "batch"),
+            ("rate_limit_per_second", "throttle"),
+            ("idempotency_ttl", "until"),
+        ):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise DefinitionError(f"{one}= and {other}= contradict each other; keep one of them")
+        if (self.idempotency_ttl or self.until) and self.idempotency_key is None:
+            raise DefinitionError("idempotency_ttl= and until= need idempotency_key=")
+
+
+GATE_NAMES = tuple(Gates.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """One trigger as defined. `name` is `saga_name.method`."""
+
+    name: str
+    method_name: str
+    method: Callable[..., Any]
+    spec: SourceSpec
+    gates: Gates
+    config: TriggerConfig | None
+    decode: str | Callable[[bytes], Any]
+    params: Mapping[str, Any]
+    payload_type: Any = None
+    wants_event: bool = False
+    is_async: bool = False
+    source: Any = None
+    composite: Composite | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the decorator leaves on the method, until the class names it."""
+
+    fields: Mapping[str, Any]
+
+
+DECODERS = ("json", "text", "bytes")
+
+
+def trigger(
+    *,
+    source: str | Composite | Any,
+    config: TriggerConfig | None = None,
+    decode: str | Callable[[bytes], Any] = "json",
+    params: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Callable[[F], F]:
+    """Makes a method of a `Saga` a trigger: it gets an event and returns a run's context, `None` or `skip(...)`.
+
+    `source` is a kind ("kafka", "redis", "cron", "memory", ...), a composite or a `Source`. The other options are
+    the source's own settings and the gates (`idempotency_key`, `concurrency_key`, `max_concurrent_sagas`,
+    `rate_limit_per_second`, ...). Raises `DefinitionError` that names the option and the nearest right one.
+    """
+
+    def decorate(method: F) -> F:
+        owner = f"@trigger on {method.__qualname__}"
+        if hasattr(method, MARK):
+            raise DefinitionError(f"{owner}: a method is one trigger; write a second method for a second source")
+        gates = {name: options[name] for name in options if name in GATE_NAMES}
+        where = {name: value for name, value in options.items() if name not in GATE_NAMES}
+        if config is not None and not isinstance(config, TriggerConfig):
+            raise DefinitionError(f"{owner}: config={config!r} must be a TriggerConfig")
+        if not (callable(decode) or decode in DECODERS):
+            raise DefinitionError(f"{owner}: decode={decode!r} must be a function or one of: {', '.join(DECODERS)}")
+        try:
+            checked = Gates(**gates)
+        except DefinitionError as error:
+            raise DefinitionError(f"{owner}: {error}") from None
+        spec, instance, composite = _source(owner, source, where, checked)
+        fields: dict[str, Any] = {
+            "spec": spec, "source": instance, "composite": composite, "gates": checked, "config": config,
+            "decode": decode, "params": MappingProxyType(dict(params or {})),
+        }  # fmt: skip
+        setattr(method, MARK, Mark(fields))
+        return method
+
+    return decorate
+
+
+def _source(
+    owner: str, source: Any, where: Mapping[str, Any], gates: Gates
+) -> tuple[SourceSpec, Any, Composite | None]:
+    if isinstance(source, Composite):
+        if where:
+            raise UnknownName(owner, "option", next(iter(where)), GATE_NAMES)
+        return SourceSpec(source.how, {"parts": source.parts}, f"{source.how}:{source.parts}"), None, source
+    if gates.within is not None:
+        raise DefinitionError(f"{owner}: within= goes with all_of, any_of or sequence only")
+    if not isinstance(source, str):
+        if not all(hasattr(source, verb) for verb in ("receive", "ack", "nack")):
+            raise DefinitionError(f"{owner}: source={source!r} is neither a kind of source nor a Source")
+        if where:
+            raise UnknownName(owner, "option", next(iter(where)), GATE_NAMES)
+        return SourceSpec("custom", {"source": source.name}, f"custom:@{id(source):x}"), source, None
+    return source_spec(owner, source, where), None, None
+
+
+def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
+    """The checked settings. Raises `DefinitionError` that names the nearest right option."""
+    if kind in KINDS:
+        for name in where:
+            if name not in KINDS[kind]:
+                raise UnknownName(owner, f"{kind} option", name, (*KINDS[kind], *GATE_NAMES, "config", "decode", "params"))
+    settings = check_settings(owner, kind, where)
+    return SourceSpec(kind, MappingProxyType(settings), identity(kind, settings))
+
+
+def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigger:
+    """The trigger that a marked method stands for in the saga of this name."""
+    mark: Mark = getattr(method, MARK)
+    payload_type, wants_event = _payload_type(saga_name, method)
+    return Trigger(
+        name=f"{saga_name}.{method_name}", method_name=method_name, method=method, payload_type=payload_type,
+        wants_event=wants_event, is_async=inspect.iscoroutinefunction(method), **mark.fields,
+    )  # fmt: skip
+
+
+def _payload_type(saga_name: str, method: Callable[..., Any]) -> tuple[Any, bool]:
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    owner = f"{saga_name}.{method.__name__}"
+    if not 1 <= len(parameters) <= 2:
+        raise DefinitionError(f"{owner}: a trigger method takes (self, event) or (self, payload, event: Event)")
+    try:
+        hints = typing.get_type_hints(method)
+    except NameError as error:
+        raise DefinitionError(
+            f"{owner}: the annotation names {error.name!r}, which is not defined here; define or import it first"
+        ) from None
+    annotation = hints.get(parameters[0].name)
+    plain = annotation in (None, Any, Event, dict, list, object) or typing.get_origin(annotation) in (dict, list)
+    return None if plain else annotation, len(parameters) == 2

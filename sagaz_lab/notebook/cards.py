@@ -1,0 +1,124 @@
+"""What the notebook shows of sagas, changes, outcomes and status: HTML and text from the same data."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sagaz_lab.model.run import Outcome
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.notebook import dag
+from sagaz_lab.notebook.html import Card, Markup, aligned, bullets, shortened, table, tag
+from sagaz_lab.runtime.explain import Preview, Status, Why
+from sagaz_lab.runtime.registry import Change
+
+DIFF_LINES = 60
+OUTCOMES = 50
+
+
+def saga_card(saga: SagaDefinition) -> Card:
+    head = tag("div", tag("b", saga.name), f" revision {saga.revision}")
+    return Card(tag("div", head, Markup(dag.svg(saga))), dag.text(saga))
+
+
+def change_card(change: Change, saga: SagaDefinition) -> Card:
+    """What registering a class did, with the saga as it is now."""
+    headline, diff = _headline(change), list(change.diff)
+    if len(diff) > DIFF_LINES:
+        diff[DIFF_LINES:] = [f"... {len(diff) - DIFF_LINES} more lines"]
+    parts = [tag("div", tag("b", saga.name), f": {headline}"), bullets(change.warnings), Markup(dag.svg(saga))]
+    if diff:
+        lines = [tag("span", f"{line}\n", style=_diff_look(line)) for line in diff]
+        parts.append(tag("details", tag("summary", "what changed"), tag("pre", *lines)))
+    described = dag.text(saga).splitlines()[1:]
+    text = [f"{saga.name}: {headline}", *(f"  ! {warning}" for warning in change.warnings), *described, *diff]
+    return Card(tag("div", *parts), "\n".join(text))
+
+
+def change_line(change: Change) -> str:
+    return "; ".join((f"saga {change.name}: {_headline(change)}", *change.warnings))
+
+
+def _headline(change: Change) -> str:
+    if change.previous is None:
+        return f"revision {change.revision}, the first"
+    if change.is_new:
+        return f"revision {change.revision} (was {change.previous})"
+    if change.previous != change.revision:
+        return f"revision {change.revision} again (was {change.previous})"
+    return f"no change: still revision {change.revision}"
+
+
+def _diff_look(line: str) -> str:
+    if line.startswith(("+++", "---")):
+        return "opacity:.6"
+    if line.startswith("+"):
+        return "color:var(--jp-success-color1,#388e3c)"
+    return "color:var(--jp-error-color1,#d32f2f)" if line.startswith("-") else "opacity:.6"
+
+
+_OUTCOME_COLUMNS = ("event", "trigger", "outcome", "reason", "run", "revision")
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """One line for one outcome."""
+    became = f"{outcome.kind} {outcome.run_id}" if outcome.run_id and outcome.kind == "started" else str(outcome.kind)
+    reason = _with_facts(outcome.reason, outcome.facts)
+    return f"{outcome.event_id} -> {outcome.trigger}: {became}{reason and f' ({reason})'}"
+
+
+def outcome_card(outcomes: Sequence[Outcome]) -> Card:
+    rows = [_outcome_row(outcome) for outcome in outcomes[:OUTCOMES]]
+    more = f"... and {len(outcomes) - OUTCOMES} more" if len(outcomes) > OUTCOMES else ""
+    text = [outcome_line(outcome) for outcome in outcomes[:OUTCOMES]]
+    html = tag("div", table(_OUTCOME_COLUMNS, rows), more)
+    return Card(html, "\n".join([*text, more] if more else text))
+
+
+def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
+    reason = _with_facts(outcome.reason, outcome.facts)
+    return (outcome.event_id, outcome.trigger, outcome.kind, reason, outcome.run_id or "", f"r{outcome.revision}")
+
+
+def _with_facts(reason: str, facts: Mapping[str, Any] | None) -> str:
+    told = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in (facts or {}).items())
+    return shortened(f"{reason} [{told}]" if told else reason, 300)
+
+
+_SOURCE_COLUMNS = ("source", "state", "since", "received", "read by")
+_COUNTS = ("received", "started", "filtered", "duplicate", "dropped", "dead", "held")
+_TRIGGER_COLUMNS = ("trigger", "source", "state", "revision", *_COUNTS)
+_RUN_COLUMNS = ("run", "saga", "revision", "actions")
+
+
+def status_card(status: Status) -> Card:
+    sources = [(s.name, f"{s.state}: {s.error}" if s.error else s.state, _clock(s.since), s.received, ", ".join(s.read_by))
+               for s in status.sources]  # fmt: skip
+    triggers = [(t.name, t.source, t.state, f"r{t.revision}", *(t.counts.get(name, 0) for name in _COUNTS))
+                for t in status.triggers]  # fmt: skip
+    runs = [(r.run_id, r.saga, f"r{r.revision}", ", ".join(f"{name}: {how}" for name, how in r.actions.items()))
+            for r in status.runs[:OUTCOMES]]  # fmt: skip
+    head = f"{'started' if status.started else 'not started'}, {status.runs_in_flight} runs in flight"
+    tables = ((_SOURCE_COLUMNS, sources), (_TRIGGER_COLUMNS, triggers), (_RUN_COLUMNS, runs))
+    html = tag("div", tag("div", head), *(table(*one) for one in tables), bullets(status.warnings))
+    text = [head, *(line for one in tables for line in aligned(*one)), *(f"  ! {warning}" for warning in status.warnings)]
+    return Card(html, "\n".join(text))
+
+
+def _clock(at: float) -> str:
+    return f"{datetime.fromtimestamp(at).astimezone():%H:%M:%S}" if at else ""
+
+
+def preview_card(preview: Preview) -> Card:
+    head = f"{preview.trigger}: would be {preview.outcome}"
+    columns, rows = ("gate", "verdict", "why"), [(v.gate, v.verdict, v.detail) for v in preview.verdicts]
+    html = tag("div", tag("div", tag("b", preview.trigger), f": would be {preview.outcome}"), table(columns, rows))
+    return Card(html, "\n".join((head, *aligned(columns, rows))))
+
+
+def why_card(why: Why) -> Card:
+    lines = why.lines() or ["not seen here, or filtered longer ago than outcomes are kept"]
+    html = tag("div", tag("div", "event ", tag("b", why.event_id)), bullets(lines))
+    return Card(html, "\n".join((f"event {why.event_id}", *(f"  {line}" for line in lines))))

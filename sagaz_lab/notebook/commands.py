@@ -1,0 +1,225 @@
+"""What can be written after `%triggers`: the sub-commands, their options, and how a line is read."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+from IPython.core.error import UsageError
+
+from sagaz_lab.errors import UnknownName
+
+Names = Literal["", "triggers", "targets", "fireable", "commands"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One sub-command. `options` says which take a value; `names` what its first word may be, for completion."""
+
+    name: str
+    usage: str
+    what: str
+    awaits: bool = False
+    options: Mapping[str, bool] = field(default_factory=dict)
+    names: Names = ""
+    words: tuple[str, ...] = ()
+    most: int | None = None
+
+    def help(self) -> str:
+        return f"%triggers {self.usage}\n    {self.what}"
+
+
+_ALL = (
+    Command("start", "start [SAGA or TRIGGER ...]",
+            "Connect the sources of all triggers, or of these, and return at once.", names="targets"),
+    Command("stop", "stop [--grace SECONDS]",
+            "Close the sources and wait, at most so long, until the runs have ended.",
+            awaits=True, options={"--grace": True}, most=0),
+    Command("pause", "pause TRIGGER", "Take no events of this trigger until `resume`.", names="triggers", most=1),
+    Command("resume", "resume TRIGGER", "Take its events again.", names="triggers", most=1),
+    Command("status", "status", "The sources, the triggers and what they have counted.", most=0),
+    Command("fire", "fire TRIGGER or SOURCE [KEY=VALUE ...] [PAYLOAD] [--id ID] [--no-wait]",
+            "Send an event through all gates and return its outcomes.\n"
+            "    The payload is JSON or a Python expression:\n"
+            '        %triggers fire model-retraining.on_drift {"score": 0.9} --id drift-7\n'
+            "        %triggers fire memory topic=model.drift make_event(3)",
+            awaits=True, options={"--id": True, "--no-wait": False}, names="fireable"),
+    Command("preview", "preview TRIGGER [PAYLOAD]",
+            "What every gate would say to this payload; nothing is stored and nothing started.",
+            awaits=True, names="triggers"),
+    Command("wait", "wait [N events | until idle] [--timeout SECONDS]",
+            "Show outcomes and failures here as they come; the sources go on.\n"
+            "    It ends when interrupted, when N events are decided or when nothing is left to do.",
+            awaits=True, options={"--timeout": True}, words=("until", "idle")),
+    Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
+    Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
+            options={"--status": True, "--limit": True}, most=0),
+    Command("dlq", "dlq [--by cause] | dlq redrive ID ... | dlq redrive all | dlq discard ID[,ID ...] REASON",
+            "The dead letters as a table; put them back; or drop them for good.",
+            options={"--by": True}, words=("redrive", "discard")),
+    Command("forget", "forget TRIGGER [KEY]",
+            "Free one idempotency key, or all claims, cooldowns and windows of the trigger.",
+            awaits=True, names="triggers", most=2),
+    Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
+)  # fmt: skip
+COMMANDS = {command.name: command for command in _ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line as read."""
+
+    command: Command
+    words: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def awaits(text: str) -> bool:
+    """Does this line of `%triggers` give something to await?"""
+    words = text.split(maxsplit=2)
+    if words[:1] == ["dlq"]:
+        return words[1:2] in (["redrive"], ["discard"])
+    return bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].awaits
+
+
+def mistake(command: str, message: str) -> NoReturn:
+    """End the cell with one line."""
+    raise UsageError(f"%triggers {command}: {message}")
+
+
+def one_of(command: str, noun: str, value: str, known: Iterable[str]) -> str:
+    """The value, if it is known; else a mistake that names the nearest."""
+    names = list(known)
+    if value not in names:
+        raise UsageError(str(UnknownName(f"%triggers {command}".strip(), noun, value, names)))
+    return value
+
+
+def split(text: str) -> tuple[Command, str]:
+    """The sub-command and the rest of the line. Raises `UsageError`."""
+    name, _, rest = text.strip().partition(" ")
+    return COMMANDS[one_of("", "sub-command", name or "help", COMMANDS)], rest.strip()
+
+
+def read(command: Command, rest: str) -> Line:
+    """Words and options, in any order; a word that begins with # ends the line."""
+    words: list[str] = []
+    options: dict[str, str] = {}
+    given = iter(_tokens(rest))
+    for token in given:
+        if not token.startswith("--"):
+            words.append(token)
+            continue
+        name, has_value, value = token.partition("=")
+        one_of(command.name, "option", name, command.options)
+        if command.options[name] and not has_value:
+            value = next(given, "")
+        if command.options[name] != bool(value):
+            mistake(command.name, f"{name} {'needs a' if command.options[name] else 'takes no'} value")
+        options[name] = value
+    if command.most is not None and len(words) > command.most:
+        mistake(command.name, f"too much: {words[command.most]!r}; it is: {command.usage}")
+    return Line(command, tuple(words), options)
+
+
+def _tokens(text: str) -> list[str]:
+    """The words; quotes keep spaces together."""
+    found = []
+    for match in re.finditer(r"""(?:[^\s"']|"[^"]*"|'[^']*')+|["']""", text):
+        if match[0].startswith("#"):
+            break
+        found.append(re.sub(r""""([^"]*)"|'([^']*)'""", lambda quoted: quoted[1] or quoted[2] or "", match[0]))
+    return found
+
+
+def number(command: str, name: str, value: str) -> float:
+    """A positive number. Raises `UsageError`."""
+    try:
+        result = float(value.removesuffix("s"))
+    except ValueError:
+        mistake(command, f"{name} takes a number, not {value!r}")
+    if not 0 < result < float("inf"):
+        mistake(command, f"{name} takes a number above 0, not {value!r}")
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A line of `fire` or `preview`, its payload evaluated."""
+
+    name: str
+    where: Mapping[str, str]
+    payload: Any
+    options: Mapping[str, str]
+
+
+_WHERE = re.compile(r"""([A-Za-z_]\w*)=(?!=)("[^"]*"|'[^']*'|\S*)(?:\s+|$)""")
+_AHEAD = re.compile(r"(--id(?:=|\s+)\S+|--[\w-]+)(?:\s+|$)")
+_BEHIND = re.compile(r"\s(--id(?:=|\s+)[^\s\"'(){}\[\]]+|--no-wait)\s*$")
+
+
+def read_firing(command: Command, rest: str, namespace: Mapping[str, Any]) -> Firing:
+    """`NAME [KEY=VALUE ...] [PAYLOAD] [options]`; options may stand on both sides of the payload."""
+    name, _, rest = rest.partition(" ")
+    if not name:
+        mistake(command.name, f"what? It is: {command.usage}")
+    where: dict[str, str] = {}
+    given: list[str] = []
+    rest = rest.strip()
+    while match := _WHERE.match(rest) or _AHEAD.match(rest):
+        if match.re is _WHERE:
+            where[match[1]] = match[2].strip("\"'")
+        else:
+            one_of(command.name, "option", re.split(r"[=\s]", match[1])[0], command.options)
+            given.append(match[1])
+        rest = rest[match.end() :]
+    payload, behind = _payload(command.name, rest, namespace)
+    line = read(command, " ".join((*given, behind)))
+    return Firing(name, where, payload, line.options)
+
+
+def _payload(command: str, text: str, namespace: Mapping[str, Any]) -> tuple[Any, str]:
+    """The payload and the options that follow it: JSON if it can be read as such, else Python."""
+    if not text or text.startswith("#"):
+        return None, ""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:
+        not_json = f"{error.msg}, at character {error.pos + 1} of {_shortened(text)}"
+    else:
+        if end == len(text) or re.match(r"\s+(--|#)", text[end:]):
+            return value, text[end:].strip()
+        not_json = f"{text[end:].strip()[:20]!r} follows it at character {end + 1} of {_shortened(text)}"
+    behind = ""
+    while match := _BEHIND.search(text):
+        text, behind = text[: match.start()], f"{match[1]} {behind}"
+    return _evaluated(command, text, namespace, not_json), behind
+
+
+def _evaluated(command: str, text: str, namespace: Mapping[str, Any], not_json: str) -> Any:
+    try:
+        code = compile(ast.parse(text.strip(), "<payload>", "eval"), "<payload>", "eval")
+    except (SyntaxError, ValueError):
+        mistake(command, f"the payload is neither JSON ({not_json}) nor a Python expression")
+    try:
+        return eval(code, dict(namespace))
+    except Exception as error:  # noqa: BLE001 (it is the user's expression: whatever it raises is told)
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        mistake(command, f"the payload {_shortened(text)} is not JSON, and as Python it raises {told}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def overview() -> str:
+    """The help of `%triggers`."""
+    listed = "\n".join(f"  %triggers {c.usage}\n      {c.what.splitlines()[0]}" for c in COMMANDS.values())
+    return (
+        f"Start, feed and watch the triggers of the sagas that are registered here.\n\n{listed}\n\n"
+        "What these return can be kept: `outcomes = %triggers fire ...`. More on one: `%triggers fire?`."
+    )

@@ -1,0 +1,64 @@
+"""Small pieces of HTML and of aligned text. Whatever goes into the HTML is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+
+class Markup(str):
+    """HTML that needs no escaping."""
+
+    __slots__ = ()
+
+
+class Card(NamedTuple):
+    """Something to show, in both forms."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def inline(value: object) -> Markup:
+    """The value as HTML, escaped unless it is markup already."""
+    return value if isinstance(value, Markup) else Markup(escape(str(value)))
+
+
+def tag(name: str, *content: object, style: str = "") -> Markup:
+    look = f' style="{style}"' if style else ""
+    return Markup(f"<{name}{look}>{''.join(map(inline, content))}</{name}>")
+
+
+def bullets(lines: Iterable[object]) -> Markup:
+    items = [tag("li", line) for line in lines]
+    return tag("ul", *items, style="margin:.3em 0") if items else Markup("")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    """Nothing where there are no rows."""
+    if not rows:
+        return Markup("")
+    head = tag("thead", tag("tr", *(tag("th", column, style="text-align:left") for column in columns)))
+    body = tag("tbody", *(tag("tr", *(tag("td", cell, style="text-align:left") for cell in row)) for row in rows))
+    return tag("table", head, body)
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "  ") -> list[str]:
+    """The same as lines of text."""
+    if not rows:
+        return []
+    texts = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[n]) for row in texts) for n in range(len(columns))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in texts)
+    return [f"{indent}{line}".rstrip() for line in lines]
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

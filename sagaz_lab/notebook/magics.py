@@ -1,0 +1,167 @@
+"""`%triggers` and `%%saga`: thin faces of the Lab. A mistake is one line, not a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import isawaitable
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import needs_local_scope, no_var_expand
+
+from sagaz_lab.errors import SagazLabError, UnknownName
+from sagaz_lab.lab import Lab
+from sagaz_lab.model.run import RunStatus
+from sagaz_lab.notebook.commands import COMMANDS, Line, mistake, number, one_of, overview, read, read_firing, split
+from sagaz_lab.notebook.registration import Registration
+from sagaz_lab.notebook.reports import Reports
+from sagaz_lab.notebook.waiting import Until, wait
+
+SAGA_OPTIONS = ("--quiet",)
+
+
+class Magics:
+    """The magics of one shell and its Lab."""
+
+    def __init__(self, shell: InteractiveShell, lab: Lab, registration: Registration, reports: Reports) -> None:
+        self._shell = shell
+        self._lab = lab
+        self._registration = registration
+        self._reports = reports
+
+    @no_var_expand
+    def saga(self, line: str, cell: str) -> None:
+        """Make this cell's sagas current once the cell has succeeded, and show what changed.
+
+            %%saga [--quiet]
+            class ModelRetraining(Saga):
+                ...
+
+        The cell is an ordinary one: it may import, define helpers, `await`. If it fails, nothing is registered.
+        `--quiet` shows one line instead of the card.
+        """
+        for word in line.split():
+            if word not in SAGA_OPTIONS:
+                raise UsageError(str(UnknownName("%%saga", "option", word, SAGA_OPTIONS)))
+        if cell.strip():  # not announced by the transformer: a script made of a notebook
+            self._shell.run_cell(f"%%saga {line}\n{cell}")
+        else:
+            self._registration.announce(quiet="--quiet" in line.split())
+
+    @no_var_expand
+    @needs_local_scope
+    def triggers(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
+        quiet = line.rstrip().endswith(";")
+        command, rest = split(line.rstrip().removesuffix(";"))
+        with self._in_one_line(command.name):
+            if command.name in ("fire", "preview"):
+                result = self._fire(command.name, rest, {**self._shell.user_ns, **(local_ns or {})})
+            else:
+                acts: Mapping[str, Callable[[Line], Any]] = {
+                    "start": self._start, "stop": self._stop, "pause": self._pause, "resume": self._resume,
+                    "status": self._status, "wait": self._wait, "why": self._why, "runs": self._runs,
+                    "dlq": self._dlq, "forget": self._forget, "help": self._help,
+                }  # fmt: skip
+                result = acts[command.name](read(command, rest))
+        if isawaitable(result):
+            return self._awaited(command.name, result, quiet)
+        return None if quiet else result
+
+    triggers.__doc__ = overview()
+
+    async def _awaited(self, command: str, result: Awaitable[Any], quiet: bool) -> Any:
+        with self._in_one_line(command):
+            value = await result
+        return None if quiet else value
+
+    @contextmanager
+    def _in_one_line(self, command: str) -> Iterator[None]:
+        try:
+            yield
+        except SagazLabError as error:
+            told = " ".join(str(error).split())
+            if isinstance(error, UnknownName) and self._registration.unfinished():
+                told += "; the sagas of this cell are registered when it has succeeded"
+            raise UsageError(f"%triggers {command}: {told}") from None
+
+    # --- the sub-commands ---
+
+    def _start(self, line: Line) -> Any:
+        self._reports.started_here()
+        return self._lab.start(line.words or None)
+
+    def _stop(self, line: Line) -> Awaitable[None]:
+        if "--grace" in line.options:
+            return self._lab.stop(grace_s=number("stop", "--grace", line.options["--grace"]))
+        return self._lab.stop()
+
+    def _pause(self, line: Line) -> None:
+        self._lab.pause(_first(line))
+
+    def _resume(self, line: Line) -> None:
+        self._lab.resume(_first(line))
+
+    def _status(self, line: Line) -> Any:
+        return self._lab.status()
+
+    def _fire(self, command: str, rest: str, namespace: Mapping[str, Any]) -> Awaitable[Any]:
+        firing = read_firing(COMMANDS[command], rest, namespace)
+        if command == "preview":
+            if firing.where:
+                mistake(command, f"it takes a trigger's name and a payload, not {next(iter(firing.where))}=")
+            return self._lab.preview(firing.name, firing.payload)
+        if taken := {"target", "payload", "id", "wait"} & firing.where.keys():
+            mistake(command, f"{taken.pop()}= is no setting of a source; an id is given as --id ID")
+        return self._lab.fire(firing.name, firing.payload, id=firing.options.get("--id"),
+                              wait="--no-wait" not in firing.options, **firing.where)  # fmt: skip
+
+    def _wait(self, line: Line) -> Awaitable[None]:
+        until = Until.of(line.words)
+        timeout_s = number("wait", "--timeout", line.options["--timeout"]) if "--timeout" in line.options else None
+        return wait(self._lab, self._reports, until, timeout_s)
+
+    def _why(self, line: Line) -> Any:
+        return self._lab.why(_first(line))
+
+    def _runs(self, line: Line) -> Any:
+        limit = int(number("runs", "--limit", line.options.get("--limit", "10000")))
+        if "--status" not in line.options:
+            return self._lab.runs(limit=limit)
+        status = one_of("runs", "status", line.options["--status"], map(str, RunStatus))
+        runs = self._lab.runs(limit=None)
+        return runs[runs["status"] == status].head(limit).reset_index(drop=True)
+
+    def _dlq(self, line: Line) -> Any:
+        if not line.words:
+            by = line.options.get("--by")
+            return self._lab.dead_letters(by=one_of("dlq", "--by", by, ["cause"]) if by else None)
+        what, *rest = line.words
+        one_of("dlq", "sub-command", what, COMMANDS["dlq"].words)
+        if not rest:
+            mistake("dlq", f"which letters? It is: {COMMANDS['dlq'].usage}")
+        if what == "redrive":
+            return self._lab.redrive(self._letters(rest))
+        if len(rest) < 2:
+            mistake("dlq", "discard takes the ids, with commas between, and then the reason")
+        return self._lab.discard(self._letters(rest[:1]), " ".join(rest[1:]))
+
+    def _letters(self, words: list[str]) -> list[str]:
+        open_ids = [str(name) for name in self._lab.dead_letters(limit=None)["id"]]
+        if words == ["all"]:
+            return open_ids
+        ids = [one for word in words for one in word.split(",") if one]
+        return [one_of("dlq", "open dead letter", one, open_ids) for one in ids]
+
+    def _forget(self, line: Line) -> Any:
+        trigger, *key = line.words or mistake("forget", f"what? It is: {line.command.usage}")
+        return self._lab.forget(trigger, key[0] if key else None)
+
+    def _help(self, line: Line) -> None:
+        name = line.words[0] if line.words else ""
+        print(COMMANDS[one_of("help", "sub-command", name, COMMANDS)].help() if name else overview())
+
+
+def _first(line: Line) -> str:
+    return line.words[0] if line.words else mistake(line.command.name, f"what? It is: {line.command.usage}")

@@ -1,0 +1,57 @@
+"""Failures of what runs in the background, shown in the cell that started it."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+KEPT = 100
+
+
+class Reports:
+    """Hears what the Lab reports: the first failure of each kind.
+
+    When a notebook is run without a front end, output for an earlier cell is dropped, so the reports are kept for
+    the next `%triggers wait` as well.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._parent: Any = None
+        self._waiting = 0
+        self._unseen: deque[str] = deque(maxlen=KEPT)
+
+    def started_here(self) -> None:
+        """From now on reports belong to the cell that runs."""
+        get_parent = getattr(self._shell, "get_parent", None)  # a terminal has none
+        self._parent = get_parent() if get_parent else None
+
+    def hear(self, kind: str, text: str) -> None:
+        """Called by the Lab, on any thread."""
+        self._unseen.append(text)
+        if not self._waiting:
+            self._show(text)
+
+    def take(self) -> list[str]:
+        """Those that no `wait` has shown, oldest first."""
+        return [self._unseen.popleft() for _ in range(len(self._unseen))]
+
+    def __enter__(self) -> Reports:
+        """Somebody waits, and shows them."""
+        self._waiting += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting -= 1
+
+    def _show(self, text: str) -> None:
+        publisher: Any = self._shell.display_pub
+        socket = getattr(publisher, "pub_socket", None)
+        if self._parent is None or socket is None:
+            print(text, file=sys.stderr)
+            return
+        content = {"name": "stderr", "text": f"{text}\n"}
+        publisher.session.send(socket, "stream", content, parent=self._parent, ident=b"stream.stderr")

@@ -1,0 +1,1 @@
+"""Behaviour: from a delivery to a run."""

@@ -1,0 +1,53 @@
+"""The context of a run that was loaded from the store: artifacts are read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sagaz_lab.model.run import Loadable, SagaContext
+from sagaz_lab.runtime.admission import Ticket
+
+
+def context_of(ticket: Ticket) -> SagaContext:
+    """A fresh context, or the one its history describes."""
+    history = ticket.history
+    if history is None:
+        values = ticket.context
+        if ticket.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
+            return SagaContext(values, run_id=ticket.run_id, event=ticket.event)
+        return LoadingContext(values, run_id=ticket.run_id, event=ticket.event)
+    return LoadingContext({**ticket.context, **history.changes}, run_id=ticket.run_id, event=ticket.event)
+
+
+class LoadingContext(SagaContext):
+    """A context whose values may still lie in artifacts. They load on first use and are kept then."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> Any:
+        value = dict.__getitem__(self, key)
+        if isinstance(value, Loadable):
+            value = value.load()
+            dict.__setitem__(self, key, value)
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def values(self) -> Any:
+        return [self[key] for key in self]
+
+    def items(self) -> Any:
+        return [(key, self[key]) for key in self]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self[key]  # noqa: B018  loads it
+        return dict.pop(self, key, *default)
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self.items())
+
+    def __iter__(self) -> Iterator[str]:
+        return dict.__iter__(self)

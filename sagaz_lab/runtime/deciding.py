@@ -1,0 +1,246 @@
+"""The decision loop: what one `receive` returned, for one trigger, in one pass."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sagaz_lab.abc import Acceptance, DeadLetter, NewRun, Store
+from sagaz_lab.errors import DecisionError, QueueFull, describe
+from sagaz_lab.model.event import OWN_FIELDS, Delivery, Event
+from sagaz_lab.model.listener import tell
+from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.model.trigger import Skip
+from sagaz_lab.runtime.admission import Ticket
+from sagaz_lab.runtime.compiled import TriggerState, claim_of
+from sagaz_lab.runtime.outcomes import Entry
+
+logger = logging.getLogger("sagaz_lab")
+
+SLOW_S = 0.05
+"""A decision that takes longer is reported: the loop stands still meanwhile."""
+
+_FILTERED, _DUPLICATE, _DEAD = OutcomeKind.FILTERED, OutcomeKind.DUPLICATE, OutcomeKind.DEAD
+RETURNED_NONE = "returned None"
+TAKEN = "its key is taken"
+OVERLAP = "the run of an earlier tick still goes"
+QUEUE_FULL = "the queue is full"
+
+
+class Decided:
+    """What the loop made of a batch; nothing of it holds until the store has taken it."""
+
+    __slots__ = ("entries", "filtered", "kept", "letters", "reasons", "starts", "state")
+
+    def __init__(self, state: TriggerState) -> None:
+        self.state = state
+        self.entries: list[Entry] = []
+        self.starts: list[tuple[Ticket, NewRun]] = []
+        self.letters: list[DeadLetter] = []
+        self.kept: list[tuple[Event, str, str, str]] = []
+        self.reasons: dict[tuple[str, str], int] = {}
+
+    def add(self, kind: OutcomeKind, reason: str, event: Event, at: float, facts: Mapping[str, Any] | None = None,
+            count_as: str | None = None) -> None:  # fmt: skip
+        compiled = self.state.compiled
+        self.entries.append((kind, reason, event.id, self.state.name, None, compiled.definition.revision, at, facts))
+        key = (kind.value, count_as or reason)
+        self.reasons[key] = self.reasons.get(key, 0) + 1
+        if compiled.config.persist_events:
+            self.kept.append((event, self.state.name, kind.value, reason))
+
+    def dead(self, event: Event, error: BaseException, at: float) -> None:
+        letter = dead_letter(self.state, event, error, at)
+        self.letters.append(letter)
+        self.add(_DEAD, letter.error, event, at, count_as=letter.cause)
+
+    def overflow(self, ticket: Ticket, at: float, *, rejected: bool) -> None:
+        """The queue is full: the newest event is dropped, or rejected to the dead letters."""
+        assert ticket.event is not None
+        if rejected:
+            self.dead(ticket.event, QueueFull(f"{self.state.name}: {QUEUE_FULL} ({self.state.admission.size} events wait)"), at)
+        else:
+            self.add(OutcomeKind.DROPPED, QUEUE_FULL, ticket.event, at)
+
+
+def dead_letter(state: TriggerState, event: Event, error: BaseException, at: float, *, attempts: int = 1,
+                run_id: str | None = None) -> DeadLetter:  # fmt: skip
+    definition = state.compiled.definition
+    return DeadLetter(
+        id=f"d-{secrets.token_hex(6)}", event=event, trigger=state.name, saga=definition.name, cause=cause_of(error),
+        error=describe(error), traceback=text_of(error), attempts=attempts, revision=definition.revision, at=at, run_id=run_id,
+    )  # fmt: skip
+
+
+def cause_of(error: BaseException) -> str:
+    """The error's class and the place in the user's code that raised it: like letters have one cause."""
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if "/sagaz_lab/" not in frame.filename.replace("\\", "/"):
+            place = f" in {frame.name}:{frame.lineno}"
+    return type(error).__name__ + place
+
+
+def text_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))[-20_000:]
+    except Exception as broken:
+        return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
+
+
+class Decider:
+    """Decides batches of deliveries."""
+
+    def __init__(self, store: Store, run_ids: Any, report: Any) -> None:
+        self._store = store
+        self._run_ids = run_ids
+        self._report = report
+
+    async def decide(self, state: TriggerState, deliveries: Sequence[Delivery], now: float) -> Decided:
+        decided = Decided(state)
+        compiled = state.compiled
+        if hooks := compiled.definition.hooks.get("on_trigger_received"):
+            for delivery in deliveries:
+                await tell(hooks, compiled.definition.name, delivery.event.source, delivery.event)
+        began = time.perf_counter()
+        prepared, claims = self._prepare(decided, deliveries, now)
+        taken: dict[str, str] = {}
+        if claims:
+            seen = await self._store.seen([(state.name, claim) for claim in claims])
+            taken = {claim: taken_by(refusal.first_run, refusal.first_status) for (_, claim), refusal in seen.items()}
+            began = time.perf_counter()
+        await self._run_methods(decided, prepared, taken, now)
+        elapsed = time.perf_counter() - began
+        if elapsed > SLOW_S and not compiled.is_async and elapsed > SLOW_S * len(deliveries):
+            self._report("slow", f"trigger {state.name} took {elapsed * 1000:.0f} ms for {len(deliveries)} event(s), "
+                         "and the loop stood still; let an action do the work")  # fmt: skip
+        if not state.told_hidden_fields and prepared:
+            self._tell_hidden(state, prepared[0][0])
+        return decided
+
+    def _prepare(
+        self, decided: Decided, deliveries: Sequence[Delivery], now: float
+    ) -> tuple[list[tuple[Event, Any, str | None]], list[str]]:
+        """Decode, validate and read the claims: (event, what the method gets, claim), and the claims."""
+        compiled = decided.state.compiled
+        decode, validate, claim_key = compiled.decode, compiled.validate, compiled.claim_key
+        prepared: list[tuple[Event, Any, str | None]] = []
+        claims: list[str] = []
+        for event, _, fresh in deliveries:
+            try:
+                if type(event.payload) is bytes:
+                    event = event.with_payload(decode(event.payload))
+                subject = event if validate is None else validate(event.payload)
+                if claim_key is not None:
+                    claim = claim_key(subject)
+                elif fresh:
+                    prepared.append((event, subject, None))
+                    continue
+                else:
+                    claim = claim_of(event.id)
+            except DecisionError as error:
+                decided.dead(event, error, now)
+                continue
+            claims.append(claim)
+            prepared.append((event, subject, claim))
+        return prepared, claims
+
+    async def _run_methods(
+        self, decided: Decided, prepared: list[tuple[Event, Any, str | None]], taken: dict[str, str], now: float
+    ) -> None:
+        state = decided.state
+        compiled = state.compiled
+        method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
+        name, revision, keep = state.name, compiled.definition.revision, compiled.config.persist_events
+        filtered_hooks = compiled.definition.hooks.get("on_trigger_filtered")
+        append = decided.entries.append
+        nones = 0
+        for event, subject, claim in prepared:
+            if claim is not None and claim in taken:
+                decided.add(_DUPLICATE, taken[claim], event, now, count_as=TAKEN)
+                continue
+            try:
+                result = method(subject, event) if wants_event else method(subject)
+                if is_async:
+                    result = await result
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                decided.dead(event, error, now)
+                continue
+            if result is None:
+                # The commonest case by far, so it is the shortest way.
+                append((_FILTERED, RETURNED_NONE, event.id, name, None, revision, now, None))
+                nones += 1
+                if keep:
+                    decided.kept.append((event, name, "filtered", RETURNED_NONE))
+            elif type(result) is Skip:
+                decided.add(_FILTERED, result.reason, event, now, result.facts)
+            else:
+                self._start(decided, event, subject, claim, result, taken, now)
+                continue
+            if filtered_hooks:
+                reason = RETURNED_NONE if result is None else result.reason
+                await tell(filtered_hooks, compiled.definition.name, event, reason)
+        if nones:
+            decided.reasons["filtered", RETURNED_NONE] = nones
+
+    def _start(self, decided: Decided, event: Event, subject: Any, claim: str | None, context: Any,
+               taken: dict[str, str], now: float) -> None:  # fmt: skip
+        compiled = decided.state.compiled
+        definition = compiled.definition
+        if not isinstance(context, Mapping):
+            decided.dead(event, TypeError(
+                f"{decided.state.name} returned a {type(context).__name__}; a trigger method returns a mapping, None or skip(...)"
+            ), now)  # fmt: skip
+            return
+        admission = decided.state.admission
+        if compiled.overlap == "skip" and (admission.in_flight or admission.waiting or decided.starts):
+            decided.add(_FILTERED, OVERLAP, event, now)
+            return
+        key = None
+        if compiled.concurrency_key is not None:
+            try:
+                key = compiled.concurrency_key(subject)
+            except DecisionError as error:
+                decided.dead(event, error, now)
+                return
+        run_id = next(self._run_ids)
+        ticket = Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, key)
+        run = NewRun(
+            run_id=run_id, saga=definition.name, revision=definition.revision, trigger=decided.state.name, event=event,
+            context=context, at=now, status=RunStatus.WAITING, claim=claim,
+        )  # fmt: skip
+        if claim is not None:
+            taken[claim] = taken_by(run_id, RunStatus.RUNNING)
+            run.claim_until = now + compiled.claim_ttl_s
+        decided.starts.append((ticket, run))
+
+    def _tell_hidden(self, state: TriggerState, event: Event) -> None:
+        if isinstance(event.payload, Mapping):
+            state.told_hidden_fields = True
+            if hidden := sorted(OWN_FIELDS.intersection(event.payload)):
+                names = ", ".join(hidden)
+                self._report("hidden", f"{state.name}: the payload has fields that the event has too ({names}); "
+                             f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's")  # fmt: skip
+
+
+def taken_by(first_run: str | None, status: RunStatus | None) -> str:
+    return f"its key is taken by run {first_run} ({status}); lab.forget(trigger, key) frees it"
+
+
+def acceptance(decisions: Sequence[Decided]) -> Acceptance:
+    """All that one transaction takes in."""
+    batch = Acceptance()
+    kept: list[tuple[Event, str, str, str]] = []
+    for decided in decisions:
+        batch.runs += [run for _, run in decided.starts]
+        batch.dead += decided.letters
+        kept += decided.kept
+    batch.kept = kept
+    return batch

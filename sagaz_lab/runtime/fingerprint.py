@@ -1,0 +1,145 @@
+"""What makes two versions of a saga the same: its code, its evaluated options, and what it reaches in its module."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import dis
+import functools
+import hashlib
+import linecache
+from collections.abc import Iterator, Mapping
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+from sagaz_lab.model.saga import Saga, SagaDefinition
+
+_CONSTANTS = (int, float, complex, str, bytes, tuple, frozenset, type(None))
+_STORING = ("STORE_GLOBAL", "DELETE_GLOBAL")
+
+
+class Fingerprint(NamedTuple):
+    """`digest` stands for all; `reached` has a digest for each function and constant outside the class, by name."""
+
+    digest: str
+    source_text: str
+    reached: Mapping[str, str]
+
+
+def fingerprint(cls: type[Saga], definition: SagaDefinition) -> Fingerprint:
+    tree, text = class_source(cls)
+    methods = [m for base in cls.__mro__ if issubclass(base, Saga) and base is not Saga for m in vars(base).values()]
+    functions = [m for m in methods if isinstance(m, FunctionType)]
+    code = ast.dump(tree) if tree is not None else "".join(_code_text(f.__code__) for f in functions)
+    reached = dict(_reached(functions, cls.__module__))
+    whole = "\n".join([code, _options(definition), *(f"{name}={digest}" for name, digest in sorted(reached.items()))])
+    return Fingerprint(_digest(whole), text, reached)
+
+
+def class_source(cls: type) -> tuple[ast.ClassDef | None, str]:
+    """The class statement, from the file or cell that its methods were compiled from; (None, "") if that is gone."""
+    for method in vars(cls).values():
+        if not isinstance(method, FunctionType):
+            continue
+        lines = linecache.getlines(method.__code__.co_filename, method.__globals__)
+        found = _class_around("".join(lines), cls.__name__, method.__code__.co_firstlineno)
+        if found is not None:
+            start = min([found.lineno, *(d.lineno for d in found.decorator_list)])
+            return found, "".join(lines[start - 1 : found.end_lineno])
+    return None, ""
+
+
+def _class_around(text: str, name: str, line: int) -> ast.ClassDef | None:
+    tree = _parse(text)
+    if tree is None:
+        return None
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name)
+    return next((node for node in classes if node.lineno <= line <= (node.end_lineno or 0)), None)
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(text: str) -> ast.AST | None:
+    try:
+        # A cell may use await at its top level.
+        return compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _reached(functions: list[FunctionType], module: str) -> Iterator[tuple[str, str]]:
+    """The module's own functions, classes and constants that these functions use, directly or not."""
+    seen: set[str] = set()
+    waiting = list(functions)
+    stored = {name for function in functions for name in _stored_globals(function.__code__)}
+    while waiting:
+        function = waiting.pop()
+        for name, value in _used(function):
+            if name in seen or name in stored:
+                continue
+            if isinstance(value, FunctionType) and value.__module__ == module:
+                seen.add(name)
+                waiting.append(value)
+                stored |= set(_stored_globals(value.__code__))
+                yield f"{name}()", _digest(_code_text(value.__code__) + repr(value.__defaults__))
+            elif isinstance(value, type) and value.__module__ == module and not issubclass(value, Saga):
+                seen.add(name)
+                methods = [m for m in vars(value).values() if isinstance(m, FunctionType)]
+                waiting.extend(methods)
+                fields = repr(getattr(value, "__annotations__", {}))
+                yield name, _digest(fields + "".join(_code_text(m.__code__) for m in methods))
+            elif isinstance(value, _CONSTANTS):
+                seen.add(name)
+                yield name, _digest(repr(value))
+
+
+def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name in _names(function.__code__):
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+
+
+def _names(code: CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _names(constant)
+    return names
+
+
+def _stored_globals(code: CodeType) -> Iterator[str]:
+    """Names that the code assigns with `global`: what changes while it runs is no constant."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _STORING:
+            yield instruction.argval
+
+
+def _code_text(code: CodeType) -> str:
+    constants = (_code_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
+    return f"{code.co_code.hex()}|{code.co_names}|{code.co_varnames}|{';'.join(constants)}"
+
+
+def _options(definition: SagaDefinition) -> str:
+    parts = [definition.name, definition.on_failure, _plain(definition.config)]
+    parts += [_plain(action) for action in definition.actions.values()]
+    parts += [_plain(compensation) for compensation in definition.compensations.values()]
+    for trigger in definition.triggers.values():
+        parts += [trigger.name, trigger.spec.identity, _plain(trigger.gates), _plain(trigger.config), _plain(trigger.decode),
+                  _plain(dict(trigger.params))]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, FunctionType):
+        return _code_text(value.__code__)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return f"{type(value).__name__}({', '.join(_plain(getattr(value, f.name)) for f in dataclasses.fields(value))})"
+    return repr(value)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,67 @@
+"""The intake: one pump for each distinct source settings, whatever the number of triggers that read it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from sagaz_lab.abc import Clock, Source
+from sagaz_lab.model.trigger import Trigger
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.pump import Pump
+
+OpenSource = Callable[[Trigger], Source]
+
+
+class Intake:
+    """Starts and stops pumps so that each started trigger's source is read, and no other."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: Clock, open_source: OpenSource) -> None:
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._open_source = open_source
+        self.pumps: dict[str, Pump] = {}
+
+    async def read(self, states: Iterable[TriggerState]) -> None:
+        """Read the sources of these triggers. A source whose settings are read already is not touched."""
+        wanted: dict[str, list[TriggerState]] = {}
+        for state in states:
+            wanted.setdefault(state.compiled.trigger.spec.identity, []).append(state)
+        gone = [identity for identity in self.pumps if identity not in wanted]
+        await self._stop(gone)
+        for identity, readers in wanted.items():
+            pump = self.pumps.get(identity)
+            if pump is not None and pump.state not in ("failed", "stopped"):
+                pump.states = tuple(readers)
+                continue
+            trigger = readers[0].compiled.trigger
+            pump = Pump(trigger.spec, self._opener(trigger), readers, self._dispatcher, self._clock)
+            self.pumps[identity] = pump
+            pump.start()
+
+    async def connected(self) -> None:
+        """Returns when every source is connected; raises the error of the first that cannot be."""
+        for pump in list(self.pumps.values()):
+            await asyncio.shield(pump.connected)
+
+    async def ended(self) -> None:
+        """Returns when the finite sources have given all they had."""
+        tasks = [pump.task for pump in self.pumps.values() if pump.finite and pump.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        await self._stop(list(self.pumps))
+
+    async def _stop(self, identities: Collection[str]) -> None:
+        pumps = [self.pumps.pop(identity) for identity in identities]
+        if pumps:
+            for pump in pumps:
+                for state in pump.states:
+                    state.wake()
+            await asyncio.gather(*(pump.stop() for pump in pumps))
+
+    def _opener(self, trigger: Trigger) -> Callable[[], Any]:
+        return lambda: self._open_source(trigger)

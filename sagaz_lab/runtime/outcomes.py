@@ -1,0 +1,61 @@
+"""What became of the events: counters that add up, and the last outcomes for `why`."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sagaz_lab.model.run import Outcome, OutcomeKind
+
+RING = 100_000
+"""Outcomes kept in memory, of all triggers together: about 30 MB at the most."""
+
+REASONS = 50
+"""Distinct reasons counted for a trigger; further ones count as `other`."""
+
+OTHER = "other"
+
+
+class Counters:
+    """Of one trigger. received = started + filtered + duplicate + dropped + dead + held + deciding, at any moment."""
+
+    __slots__ = ("dead", "deciding", "dropped", "duplicate", "filtered", "held", "reasons", "received", "started", "stored")
+
+    def __init__(self) -> None:
+        self.received = self.started = self.filtered = self.duplicate = 0
+        self.dropped = self.dead = self.held = self.deciding = 0
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        self.stored: Counter[tuple[str, str]] = Counter()
+
+    def count_reason(self, kind: str, reason: str, times: int = 1) -> None:
+        key = (kind, reason)
+        if key not in self.reasons and len(self.reasons) >= REASONS:
+            key = (kind, OTHER)
+        self.reasons[key] += times
+
+    def take_reasons(self) -> Counter[tuple[str, str]]:
+        """What has been counted since the last call."""
+        new = self.reasons - self.stored
+        self.stored = self.reasons.copy()
+        return new
+
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("reasons", "stored")}
+
+
+# In the ring an outcome is a plain tuple of Outcome's fields: making an Outcome of each would cost more than deciding.
+Entry = tuple[OutcomeKind, str, str, str, str | None, int, float, Mapping[str, Any] | None]
+
+
+class Ring:
+    """The last outcomes, oldest first."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque(maxlen=RING)
+
+    def newest(self) -> Iterator[Outcome]:
+        return (Outcome(*entry) for entry in list(self.entries)[::-1])
+
+    def of(self, event_id: str) -> list[Outcome]:
+        return [Outcome(*entry) for entry in list(self.entries) if entry[2] == event_id]

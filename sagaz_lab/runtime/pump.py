@@ -1,0 +1,141 @@
+"""A pump moves deliveries from one source to the triggers that read it, and settles them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sagaz_lab.abc import Clock, Delivery, Source
+from sagaz_lab.errors import EndOfSource, SourceError, SourceUnavailable, StaleDelivery, StoreError, describe
+from sagaz_lab.model.trigger import SourceSpec
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.dispatcher import Dispatcher
+
+logger = logging.getLogger("sagaz_lab")
+
+BATCH = 1000
+"""Deliveries taken at one time at the most: a few milliseconds of decisions, then the loop is free for others."""
+
+FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+
+
+class Pump:
+    """One source, while it is started. `state` is connecting, connected, reconnecting, paused, ended, stopped or failed."""
+
+    def __init__(self, spec: SourceSpec, open_source: Callable[[], Source], states: Sequence[TriggerState],
+                 dispatcher: Dispatcher, clock: Clock) -> None:  # fmt: skip
+        self.spec = spec
+        self.states = tuple(states)
+        self.state = "connecting"
+        self.since = clock.now()
+        self.error = ""
+        self.received = 0
+        self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.connected.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.task: asyncio.Task[Any] | None = None
+        self._open = open_source
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._stopping = False
+        self._interruptible = True
+
+    @property
+    def finite(self) -> bool:
+        """Whether it will end by itself."""
+        return self.spec.kind == "recording"
+
+    def start(self) -> None:
+        self.task = self._dispatcher.tasks.start(self._run(), f"source {self.spec}")
+
+    async def stop(self) -> None:
+        """Returns when the source is closed; what has been received is settled before."""
+        self._stopping = True
+        if self.task is not None:
+            if self._interruptible:
+                self.task.cancel()
+            await asyncio.wait([self.task])
+        self._enter("stopped")
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._stopping:
+            try:
+                async with self._open() as source:
+                    self._enter("connected")
+                    if not self.connected.done():
+                        self.connected.set_result(None)
+                    failures = 0
+                    await self._receive(source)
+            except EndOfSource:
+                self._enter("ended")
+                return
+            except SourceUnavailable as error:
+                failures += 1
+                await self._wait_to_reconnect(error, failures)
+            except (SourceError, StoreError) as error:
+                self._fail(error)
+                return
+            except Exception as error:
+                self._fail(error)
+                raise
+
+    async def _receive(self, source: Source) -> None:
+        while not self._stopping:
+            self._interruptible = True
+            limit = await self._room()
+            deliveries = await source.receive(limit)
+            self._interruptible = False
+            if deliveries:
+                self.received += len(deliveries)
+                await self._take(source, deliveries)
+            await asyncio.sleep(0)
+
+    async def _room(self) -> int:
+        """How many deliveries may come: as many as the fullest trigger has room for."""
+        while True:
+            tightest = min(self.states, key=TriggerState.room)
+            if (room := tightest.room()) > 0:
+                if self.state == "paused":
+                    self._enter("connected")
+                return min(room, BATCH)
+            if tightest.paused and self.state != "paused":
+                self._enter("paused")
+            await tightest.changed()
+
+    async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self._dispatcher.take(self.states, deliveries)
+        except StoreError as error:
+            # Intake stops while the store cannot answer: what was received goes back.
+            self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
+            for delivery in deliveries:
+                await source.nack(delivery, delay_s=1.0)
+            await self._clock.sleep(1.0)
+            return
+        try:
+            await source.ack(deliveries)
+        except StaleDelivery as error:
+            logger.info("source %s: %s; the store has the events", self.spec, error)
+
+    async def _wait_to_reconnect(self, error: SourceUnavailable, failures: int) -> None:
+        self._enter("reconnecting", describe(error))
+        self._interruptible = True
+        if failures == 1:
+            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} is not connected: {describe(error)}")
+        longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures, 20))
+        await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))
+
+    def _fail(self, error: Exception) -> None:
+        self._enter("failed", describe(error))
+        if self.connected.done():
+            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} failed: {describe(error)}")
+        else:
+            self.connected.set_exception(error)
+
+    def _enter(self, state: str, error: str = "") -> None:
+        if state != self.state:
+            self.state, self.since = state, self._clock.now()
+        self.error = error

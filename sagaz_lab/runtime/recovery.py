@@ -1,0 +1,145 @@
+"""Going on with runs that a process left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sagaz_lab.abc import Ending, StoredRun
+from sagaz_lab.errors import RunError, describe
+from sagaz_lab.model.run import History, Run, RunStatus
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.admission import Ticket
+from sagaz_lab.runtime.decode import key_reader
+from sagaz_lab.runtime.dispatcher import Dispatcher
+
+
+class Recovery:
+    """Resumes runs from their history: finished actions are not run again."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def resume_interrupted(self) -> int:
+        """Take over the runs of processes that are gone, and those whose code has come back; returns how many."""
+        dispatcher = self._dispatcher
+        runs = list(await dispatcher.store.interrupted())
+        runs += await self._with_code_again()
+        for stored in runs:
+            await self._go_on(stored, dispatcher.sagas())
+        return len(runs)
+
+    async def _with_code_again(self) -> list[StoredRun]:
+        dispatcher, found = self._dispatcher, []
+        columns, rows = dispatcher.store.rows("runs", None)
+        run_id, saga, status = (columns.index(name) for name in ("run_id", "saga", "status"))
+        for row in rows:
+            if row[status] == RunStatus.NEEDS_CODE and row[saga] in dispatcher.sagas() and await dispatcher.store.adopt(row[run_id]):
+                stored = await dispatcher.store.load(row[run_id])
+                if stored is not None:
+                    found.append(stored)
+        return found
+
+    async def _go_on(self, stored: StoredRun, sagas: Mapping[str, SagaDefinition]) -> None:
+        dispatcher = self._dispatcher
+        now = dispatcher.clock.now()
+        definition = sagas.get(stored.saga)
+        if definition is None:
+            await dispatcher.store.end(stored.run_id, Ending(RunStatus.NEEDS_CODE), attempt=stored.attempt, at=now)
+            dispatcher.report(f"needs_code:{stored.saga}", f"run {stored.run_id} waits for the code of saga {stored.saga!r}")
+            return
+        ticket = ticket_of(stored)
+        if ticket.started or not stored.trigger:
+            ticket.revision = definition.revision
+            ticket.history = History.of(stored.records, stored.attempt)
+            state = dispatcher.states.get(ticket.trigger)
+            if state is not None:
+                state.admission.in_flight += 1
+            dispatcher.launch(ticket, definition, now)
+            return
+        state = dispatcher.states.get(ticket.trigger)
+        if state is None:
+            await dispatcher.store.end(stored.run_id, Ending(RunStatus.NEEDS_CODE), attempt=stored.attempt, at=now)
+            return
+        ticket.key = self._key(definition, ticket)
+        if stored.retry_at is not None:
+            ticket.attempt = stored.attempt + 1
+            dispatcher.retry_later(ticket, max(0.0, stored.retry_at - now))
+        else:
+            state.admission.wait(ticket)
+            state.counters.received += 1
+            state.counters.held += 1
+            dispatcher.release(state)
+
+    def _key(self, definition: SagaDefinition, ticket: Ticket) -> str | None:
+        trigger = definition.triggers.get(ticket.trigger.partition(".")[2])
+        if trigger is None or trigger.gates.concurrency_key is None or ticket.event is None:
+            return None
+        compiled = self._dispatcher.states[ticket.trigger].compiled
+        try:
+            subject = ticket.event if compiled.validate is None else compiled.validate(ticket.event.payload)
+            return key_reader(trigger.name, "concurrency_key", trigger.gates.concurrency_key)(subject)
+        except Exception as error:
+            self._dispatcher.report("key", f"run {ticket.run_id} goes without its concurrency key: {describe(error)}")
+            return None
+
+    async def resume(self, run_id: str, from_action: str | None = None) -> Run:
+        """Go on with a run that was held, from the failed action, with the current revision."""
+        ticket, definition, stored = await self._adopt(run_id, (RunStatus.HELD,), "resumed")
+        ticket.history = History.of(stored.records, stored.attempt)
+        if from_action is not None:
+            rewind(ticket.history, definition, from_action)
+        ticket.started = True
+        return self._dispatcher.launch(ticket, definition, self._dispatcher.clock.now())
+
+    async def compensate(self, run_id: str) -> Run:
+        """Undo a held or partially committed run; a live one is cancelled first."""
+        live = self._dispatcher.live.get(run_id)
+        if live is not None:
+            live.cancel()
+            return live
+        allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
+        ticket, definition, stored = await self._adopt(run_id, allowed, "compensated")
+        ticket.history = History.of(stored.records, stored.attempt)
+        ticket.compensate_only = True
+        return self._dispatcher.launch(ticket, definition, self._dispatcher.clock.now())
+
+    async def _adopt(
+        self, run_id: str, allowed: tuple[RunStatus, ...], verb: str
+    ) -> tuple[Ticket, SagaDefinition, StoredRun]:
+        dispatcher = self._dispatcher
+        stored = await dispatcher.store.load(run_id)
+        if stored is None:
+            raise RunError(f"no run {run_id!r}")
+        if stored.status not in allowed:
+            known = ", ".join(allowed)
+            raise RunError(f"run {run_id} is {stored.status}; only a run that is {known} can be {verb}")
+        definition = dispatcher.sagas().get(stored.saga)
+        if definition is None:
+            raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")
+        if not await dispatcher.store.adopt(run_id):
+            raise RunError(f"run {run_id} is in the hands of another live process")
+        ticket = ticket_of(stored)
+        ticket.revision = definition.revision
+        state = dispatcher.states.get(ticket.trigger)
+        if state is not None:
+            state.admission.in_flight += 1
+        return ticket, definition, stored
+
+
+def ticket_of(stored: StoredRun) -> Ticket:
+    ticket = Ticket(stored.run_id, stored.saga, stored.trigger or "", stored.revision, stored.event, stored.context,
+                    attempt=stored.attempt)  # fmt: skip
+    ticket.started = stored.status is not RunStatus.WAITING
+    return ticket
+
+
+def rewind(history: History, definition: SagaDefinition, action: str) -> None:
+    """Forget that this action and all that depends on it were done."""
+    again = [action]
+    for name in again:
+        again += [d for d in definition.plan.dependents[name] if d not in again]
+        history.finished.pop(name, None)
+        history.failed.pop(name, None)
+        history.cut_off.discard(name)
+
+

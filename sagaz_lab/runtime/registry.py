@@ -1,0 +1,208 @@
+"""Which sagas there are, in which revision: an immutable mapping that is swapped in one assignment."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from sagaz_lab.abc import RevisionRow
+from sagaz_lab.errors import SagaConflict, UnknownName
+from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.fingerprint import Fingerprint, fingerprint
+
+KEPT_REVISIONS = 50
+"""Revisions of a saga whose class stays in memory, so that it can be made current again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What registering a class did. `previous` is the revision before, if any; `is_new` says that there is a new one."""
+
+    name: str
+    revision: int
+    previous: int | None
+    is_new: bool
+    diff: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Staged:
+    """Classes that were defined while staging, in order."""
+
+    classes: list[type[Saga]] = field(default_factory=list)
+
+
+class Registry:
+    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it."""
+
+    def __init__(
+        self, history: Callable[[str], Sequence[RevisionRow]], on_change: Callable[[Sequence[Change]], None]
+    ) -> None:
+        self._history = history
+        self._on_change = on_change
+        self._staged: Staged | None = None
+        self._past: dict[str, dict[int, SagaDefinition]] = {}
+        self._prints: dict[str, Fingerprint] = {}
+        self.current: Mapping[str, SagaDefinition] = MappingProxyType({})
+
+    def register(self, cls: type[Saga]) -> None:
+        """Make the class current, or stage it. Raises `SagaConflict`."""
+        if self._staged is not None:
+            self._refuse_conflict(cls)
+            self._staged.classes.append(cls)
+        else:
+            self.commit(Staged([cls]))
+
+    def unregister(self, name: str) -> None:
+        if name not in self.current:
+            raise UnknownName("unregister", "saga", name, self.current)
+        change = Change(name, self.current[name].revision, self.current[name].revision, False, warnings=["unregistered"])
+        self._swap({n: d for n, d in self.current.items() if n != name})
+        self._on_change([change])
+
+    @contextmanager
+    def staging(self) -> Iterator[Staged]:
+        """Within it, classes are collected and nothing becomes current; `commit` does that."""
+        staged = self.begin_staging()
+        try:
+            yield staged
+        finally:
+            self.end_staging(staged)
+
+    def begin_staging(self) -> Staged:
+        self._staged = Staged()
+        return self._staged
+
+    def end_staging(self, staged: Staged) -> None:
+        if self._staged is staged:
+            self._staged = None
+
+    def commit(self, staged: Staged) -> list[Change]:
+        """Make the staged classes current, all at once. Raises `SagaConflict`, and then none is."""
+        latest = {_definition(cls).name: cls for cls in staged.classes}
+        for cls in latest.values():
+            self._refuse_conflict(cls)
+        changes, news = [], {}
+        for cls in latest.values():
+            change, definition = self._next(_definition(cls), fingerprint(cls, _definition(cls)))
+            changes.append(change)
+            if definition is not None:
+                news[definition.name] = definition
+        self._make_current(news, changes)
+        return changes
+
+    def refresh(self) -> list[Change]:
+        """Notice changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
+        changes, news = [], {}
+        for name, definition in self.current.items():
+            if definition.cls.__module__ != "__main__":
+                continue
+            before, now = self._prints[name], fingerprint(definition.cls, definition)
+            if before.digest == now.digest:
+                continue
+            helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
+            if not helpers:
+                continue
+            change, changed = self._next(definition, now._replace(source_text=before.source_text))
+            changes.append(replace(change, warnings=[*change.warnings, f"helper changed: {', '.join(helpers)}"]))
+            if changed is not None:
+                news[name] = changed
+        if news:
+            self._make_current(news, changes)
+        return changes
+
+    def rollback(self, name: str, number: int) -> Change:
+        """Make an earlier revision current again, under its number."""
+        if name not in self.current:
+            raise UnknownName("rollback", "saga", name, self.current)
+        past = self._past[name]
+        if number not in past:
+            stored = "; it is stored: run the code that lab.revisions() shows" if number in self._numbers(name) else ""
+            raise UnknownName(f"rollback of {name}{stored}", "revision in this process", str(number), map(str, past))
+        before, definition = self.current[name], past[number]
+        self._prints[name] = fingerprint(definition.cls, definition)._replace(digest=definition.digest)
+        change = Change(name, number, before.revision, False, _diff(before, definition), _warnings(before, definition))
+        self._make_current({name: definition}, [change])
+        return change
+
+    def past(self, name: str) -> Mapping[int, SagaDefinition]:
+        """The revisions of this process, by number."""
+        return self._past.get(name, {})
+
+    def _make_current(self, news: Mapping[str, SagaDefinition], changes: Sequence[Change]) -> None:
+        if news:
+            self._swap({**self.current, **news})
+        self._on_change(changes)
+
+    def _swap(self, sagas: Mapping[str, SagaDefinition]) -> None:
+        self.current = MappingProxyType(dict(sagas))
+
+    def _next(self, definition: SagaDefinition, now: Fingerprint) -> tuple[Change, SagaDefinition | None]:
+        name = definition.name
+        before = self.current.get(name)
+        if before is not None and before.digest == now.digest:
+            return Change(name, before.revision, before.revision, False), None
+        stored = self._history(name)
+        last = max([row.number for row in stored] + list(self._past.get(name, ())), default=0)
+        known = before is None and bool(stored) and stored[-1].digest == now.digest
+        number = stored[-1].number if known else last + 1
+        after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text)
+        definition.cls.__definition__ = after
+        self._prints[name] = now
+        past = self._past.setdefault(name, {})
+        past[number] = after
+        while len(past) > KEPT_REVISIONS:
+            del past[min(past)]
+        previous = before.revision if before else (last or None)
+        old_text = before.source_text if before else (stored[-1].source_text if stored else "")
+        diff = [] if known or previous is None else _text_diff(old_text, after.source_text, previous, number)
+        return Change(name, number, previous, not known, diff, _warnings(before, after) if before else ()), after
+
+    def _numbers(self, name: str) -> set[int]:
+        return {row.number for row in self._history(name)}
+
+    def _refuse_conflict(self, cls: type[Saga]) -> None:
+        definition = _definition(cls)
+        other = self.current.get(definition.name)
+        if other is None:
+            return
+        here, there = (cls.__module__, cls.__qualname__), (other.cls.__module__, other.cls.__qualname__)
+        if here[0] != there[0] or (here[1] != there[1] and here[0] != "__main__"):
+            raise SagaConflict(
+                f"{'.'.join(here)}: saga_name {definition.name!r} is taken by {'.'.join(there)}; "
+                f"give it another saga_name, or call lab.unregister({definition.name!r}) first"
+            )
+
+
+def _definition(cls: type[Saga]) -> SagaDefinition:
+    assert cls.__definition__ is not None
+    return cls.__definition__
+
+
+def _diff(before: SagaDefinition, after: SagaDefinition) -> list[str]:
+    return _text_diff(before.source_text, after.source_text, before.revision, after.revision)
+
+
+def _text_diff(before: str, after: str, old: int, new: int) -> list[str]:
+    lines = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), f"revision {old}", f"revision {new}", lineterm="", n=2
+    )
+    return list(lines)
+
+
+def _warnings(before: SagaDefinition, after: SagaDefinition) -> list[str]:
+    """What a reader of the diff might miss: what now flows elsewhere, or no longer."""
+    found = []
+    for name, old in before.triggers.items():
+        new = after.triggers.get(name)
+        if new is None:
+            found.append(f"trigger {name} removed: its source {old.spec} is no longer read for it")
+        elif new.spec.identity != old.spec.identity:
+            found.append(f"trigger {name}: source changed from {old.spec} to {new.spec}")
+    found += [f"trigger {name} added: {new.spec}" for name, new in after.triggers.items() if name not in before.triggers]
+    found += [f"action {name} removed" for name in before.actions if name not in after.actions]
+    return found

@@ -1,0 +1,90 @@
+"""Sources of events: the table that finds the one for a kind.
+
+A third party adds a kind with a class and an entry point in the group `sagaz_lab.sources`. Every class is
+called with its settings as keywords and `surroundings=`. No library is imported before its source is opened.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from sagaz_lab.abc import Source, Surroundings
+from sagaz_lab.errors import DefinitionError, SagazLabError, SourceNotReady, describe
+from sagaz_lab.model.options import KINDS, third_party_kinds
+from sagaz_lab.model.trigger import SourceSpec
+
+__all__ = ["ADAPTERS", "EXTRAS", "open_source"]
+
+ADAPTERS = {
+    "memory": "sagaz_lab.sources.memory:MemorySource",
+    "redis": "sagaz_lab.sources.redis:RedisSource",
+    "cron": "sagaz_lab.sources.cron:CronSource",
+    "recording": "sagaz_lab.history.recording:RecordingSource",
+}
+
+# The extra that installs a library, by the library's module.
+EXTRAS = {"redis": "redis", "pandas": "frames", "pyarrow": "frames"}
+
+
+def open_source(spec: SourceSpec, surroundings: Surroundings) -> Source:
+    """The source that the settings describe, not yet entered.
+
+    Raises `SourceNotReady` if its adapter or library is missing, `DefinitionError` if what should make it does not.
+    """
+    settings = dict(spec.settings)
+    if spec.kind == "custom":
+        maker, given = settings["factory"], dict(settings.get("settings") or {})
+        return _made(f"source='custom': factory {_name_of(maker)}", maker, given)
+    given = {**settings, "surroundings": surroundings}
+    if target := ADAPTERS.get(spec.kind):
+        source: Source = _load(target)(**given)
+        return source
+    if spec.kind in KINDS:
+        raise SourceNotReady(f"source={spec.kind!r} can be defined, but this version has no adapter to start it")
+    if point := third_party_kinds().get(spec.kind):
+        return _made(f"source={spec.kind!r}: {point.value}", _load(point.value), given)
+    raise SourceNotReady(f"source={spec.kind!r}: no entry point of the group 'sagaz_lab.sources' has this name")
+
+
+def _load(target: str) -> Callable[..., Any]:
+    module, name = target.split(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except ImportError as error:
+        library = (error.name or "").partition(".")[0]
+        if not library or library == __package__.partition(".")[0]:
+            raise
+        extra = EXTRAS.get(library)
+        cure = f"'sagaz-lab[{extra}]'" if extra else library
+        raise SourceNotReady(f"{name} needs {library}: pip install {cure}") from error
+    return found
+
+
+def _made(owner: str, maker: Callable[..., Any], given: dict[str, Any]) -> Source:
+    """What a maker that is not ours returns, checked to be a source."""
+    try:
+        source = maker(**given)
+    except SagazLabError:
+        raise
+    except Exception as error:
+        raise SourceNotReady(f"{owner} failed: {describe(error)}") from error
+    if inspect.iscoroutine(source):
+        source.close()
+        raise DefinitionError(f"{owner} is async; a plain function must return the Source, which connects when entered")
+    verbs = ("receive", "ack", "nack", "__aenter__", "__aexit__")
+    missing = [verb for verb in verbs if not callable(getattr(source, verb, None))]
+    if not isinstance(getattr(source, "name", None), str):
+        missing.append("name (a text)")
+    if missing:
+        raise DefinitionError(
+            f"{owner} returned a {type(source).__qualname__}, which is no Source: it has no {', '.join(missing)}"
+        )
+    made: Source = source
+    return made
+
+
+def _name_of(maker: Any) -> str:
+    return getattr(maker, "__qualname__", None) or repr(maker)

@@ -1,0 +1,165 @@
+"""One consumer of a Redis stream's group: the commands, with raw replies and our own errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+
+from sagaz_lab.errors import SourceError, SourceNotReady, SourceUnavailable, describe
+from sagaz_lab.model.options import Address
+
+Entry = tuple[bytes, list[bytes] | None]
+"""An entry's id and its fields and values in turn; no fields where it was trimmed while pending."""
+
+BLOCK_S = 2.0
+ANSWER_S = 5.0
+START = b"0-0"
+_LAST_SEQUENCE = 2**64 - 1
+
+
+class GroupLost(SourceError):
+    """The stream or the group is gone."""
+
+
+class ConsumerGroup:
+    """Raises `GroupLost`, `SourceUnavailable` for a server that does not answer, `SourceNotReady` for one that refuses."""
+
+    def __init__(self, url: str, stream: str, group: str, consumer: str) -> None:
+        self._at = Address(url).masked
+        self._stream, self._group, self._consumer = stream, group, consumer
+        try:
+            # A command is never sent twice behind our back: what the lost answer of a read held is pending, and the
+            # next opening reads it. The socket must outlast BLOCK. Replies stay raw: parsing them into dicts costs
+            # more than all else that is done for an entry.
+            self._client = Redis.from_url(
+                url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0),
+                socket_timeout=BLOCK_S + ANSWER_S, socket_connect_timeout=ANSWER_S, socket_keepalive=True,
+            )  # fmt: skip
+        except ValueError as error:
+            raise SourceNotReady(f"{self._at} is no address of a Redis server") from error
+        for command in ("XREADGROUP", "XAUTOCLAIM", "XPENDING", "XCLAIM"):
+            self._client.set_response_callback(command, _raw)
+        self._reading = ("XREADGROUP", "GROUP", group, consumer)
+
+    @property
+    def server(self) -> str:
+        """The address without a password."""
+        return self._at
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def read(self, after: bytes, count: int, block_ms: int | None = None) -> list[Entry]:
+        """Entries that no consumer has had (`after` is `>`), or pending ones of this consumer after an id."""
+        block = () if block_ms is None else ("BLOCK", block_ms)
+        reply = await self._do(*self._reading, "COUNT", count, *block, "STREAMS", self._stream, after)
+        entries: list[Entry] = reply[0][1] if reply else []
+        return entries
+
+    async def ack(self, ids: Sequence[bytes]) -> int:
+        """How many were still pending."""
+        return int(await self._do("XACK", self._stream, self._group, *ids))
+
+    async def claim(self, idle_ms: int, cursor: bytes, count: int) -> tuple[bytes, list[Entry], list[bytes]]:
+        """Take over what anyone left unsettled so long: the next cursor, entries, and ids that were trimmed."""
+        reply = await self._do(
+            "XAUTOCLAIM", self._stream, self._group, self._consumer, idle_ms, cursor, "COUNT", count
+        )  # fmt: skip
+        return reply[0], [entry for entry in reply[1] if entry], reply[2] if len(reply) > 2 else []
+
+    async def deliveries(self, first: bytes, last: bytes, count: int) -> dict[bytes, int]:
+        """How often each pending entry of this consumer between two ids was delivered."""
+        rows = await self._do("XPENDING", self._stream, self._group, first, last, count, self._consumer)
+        return {row[0]: int(row[3]) for row in rows}
+
+    async def keep(self, id: bytes, deliveries: int) -> bool:
+        """Note the count and start the idle time anew; False if the entry is pending no more."""
+        return bool(
+            await self._do(
+                "XCLAIM", self._stream, self._group, self._consumer, 0, id, "RETRYCOUNT", deliveries, "JUSTID"
+            )
+        )
+
+    async def ensure(self, position: str | None, start_from: str) -> str | None:
+        """Make the group if there is none, starting after `position`; returns where it starts, if it was made."""
+        try:
+            last: bytes | None = (await self._do("XINFO STREAM", self._stream))["last-generated-id"]
+        except GroupLost:
+            last = None
+        start = position.encode() if position else START
+        if position is None and start_from == "latest" and last is not None:
+            start = last
+        if last is None or _numbers(start) > _numbers(last):
+            start = START  # the position is of a stream that was deleted: all of the new one is unread
+        try:
+            await self._do("XGROUP CREATE", self._stream, self._group, start, "MKSTREAM")
+        except _GroupExists:
+            return None
+        return start.decode()
+
+    async def settled(self) -> str | None:
+        """The last id up to which all that the group had is acked, None if there is no group."""
+        try:
+            groups = await self._do("XINFO GROUPS", self._stream)
+            mine = next((group for group in groups if group["name"] == self._group.encode()), None)
+            if mine is None:
+                return None
+            delivered = _numbers(mine["last-delivered-id"])
+            # Asked for second: what was delivered in between is pending, or lies behind `delivered`.
+            pending, lowest, *_ = await self._do("XPENDING", self._stream, self._group)
+        except GroupLost:
+            return None
+        if pending:
+            delivered = min(delivered, _before(_numbers(lowest)))
+        return "{}-{}".format(*delivered)
+
+    async def _do(self, *command: Any) -> Any:
+        with self._answering():
+            return await self._client.execute_command(*command)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+            raise SourceNotReady(f"Redis at {self._at} refuses: {error}") from error
+        except ResponseError as error:
+            raise self._refused(error) from error
+        except (RedisError, OSError) as error:
+            raise SourceUnavailable(f"Redis at {self._at}: {describe(error)}") from error
+
+    def _refused(self, error: ResponseError) -> SourceError:
+        text = str(error)
+        if text.startswith(("NOGROUP", "UNBLOCKED", "no such key")):
+            return GroupLost(f"group {self._group!r} of stream {self._stream!r} at {self._at}: {text}")
+        if text.startswith("BUSYGROUP"):
+            return _GroupExists(text)
+        if text.startswith(("WRONGTYPE", "ERR", "unknown command")):
+            return SourceNotReady(f"stream {self._stream!r} of Redis at {self._at}: {text}")
+        return SourceUnavailable(f"Redis at {self._at}: {text}")
+
+
+class _GroupExists(SourceError):
+    pass
+
+
+def _raw(reply: Any, **_: Any) -> Any:
+    return reply
+
+
+def _numbers(id: bytes) -> tuple[int, int]:
+    milliseconds, _, sequence = id.partition(b"-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _before(id: tuple[int, int]) -> tuple[int, int]:
+    milliseconds, sequence = id
+    if sequence:
+        return milliseconds, sequence - 1
+    return (milliseconds - 1, _LAST_SEQUENCE) if milliseconds else (0, 0)

@@ -1,0 +1,169 @@
+"""Values that are too large, or of the wrong kind, for the journal: one file each, beside the store.
+
+A file is written under a temporary name, synced and renamed before the record that refers to it is committed, so
+a record never names a file that is not there. What a crash leaves behind is in the run's folder and goes with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+from uuid import uuid4
+
+from sagaz_lab.errors import ArtifactDamaged, DefinitionError
+from sagaz_lab.stores.classes import address_of, find_class
+
+LIBRARIES = {root: f"sagaz_lab.stores.codecs_{root}" for root in ("numpy", "pandas", "pyarrow")}
+"""Where values of a library's classes are handled; imported for the first such value."""
+
+CODECS = {
+    "npy": LIBRARIES["numpy"],
+    "parquet": LIBRARIES["pandas"],
+    "series": LIBRARIES["pandas"],
+    "arrow": LIBRARIES["pyarrow"],
+    "joblib": "sagaz_lab.stores.codecs_joblib",
+}
+_CHUNK = 1 << 20
+
+
+class Library(Protocol):
+    """What a module of `LIBRARIES` has. `inline` gives a small value as JSON can carry it, or None."""
+
+    codecs: tuple[Any, ...]
+
+    def inline(self, value: Any) -> dict[str, Any] | None: ...
+
+    def restore(self, packed: dict[str, Any]) -> Any: ...
+
+
+def library_of(kind: type) -> str | None:
+    """The root of the library that defines the class or one of its bases, if we know it."""
+    for base in kind.__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in LIBRARIES:
+            return root
+    return None
+
+
+def library(root: str) -> Library:
+    module: Any = import_module(LIBRARIES[root])
+    return module  # type: ignore[no-any-return]
+
+
+class Raw:
+    """Bytes as they are."""
+
+    name = "raw"
+    suffix = ".bin"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, bytes)
+
+    def dump(self, value: Any, path: Path) -> None:
+        path.write_bytes(value)
+
+    def load(self, path: Path) -> Any:
+        return path.read_bytes()
+
+
+RAW = Raw()
+
+
+def codec_named(name: str) -> Any:
+    """A built-in codec, or one of the user's by its class's address. Raises `DefinitionError`."""
+    if name == RAW.name:
+        return RAW
+    if name not in CODECS:
+        return find_class(name)()
+    try:
+        codecs = import_module(CODECS[name]).codecs
+    except ImportError as error:
+        raise DefinitionError(f"the codec {name!r} needs {error.name}: pip install {error.name}") from error
+    return next(codec for codec in codecs if codec.name == name)
+
+
+class Artifacts:
+    """The files of a store's values, in a folder for each run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, run_id: str) -> Path:
+        """Where the files of a run are; safe for any id."""
+        name = quote(run_id, safe="", errors="backslashreplace").replace(".", "%2E")
+        return self.root / (name if len(name) <= 150 else hashlib.sha256(name.encode()).hexdigest())
+
+    def write(self, run_id: str, key: str, codec: Any, value: Any) -> dict[str, Any]:
+        """Write the value durably. Returns what `read` needs; raises `OSError` and what the codec raises."""
+        folder = self.folder(run_id)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        label = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:60]
+        final = folder / f"{label}-{uuid4().hex[:12]}{getattr(codec, 'suffix', '.bin')}"
+        draft = final.with_name(f".{final.name}")
+        try:
+            codec.dump(value, draft)
+            size, digest = _sync(draft)
+            draft.rename(final)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync_folder(folder)
+        name = getattr(codec, "name", None)
+        return {
+            "codec": name if name in (*CODECS, RAW.name) else address_of(type(codec)),
+            "path": f"{folder.name}/{final.name}",
+            "size": size,
+            "sha256": digest,
+        }
+
+    def read(self, packed: dict[str, Any], codec: Any = None) -> Any:
+        """The value again, its file verified. Raises `ArtifactDamaged`."""
+        path = self.root / packed["path"]
+        try:
+            size, digest = _measure(path)
+        except OSError as error:
+            raise ArtifactDamaged(f"the artifact {path} cannot be read: {error.strerror}") from error
+        if (size, digest) != (packed["size"], packed["sha256"]):
+            raise ArtifactDamaged(
+                f"the artifact {path} is not what was written: {size} bytes, {packed['size']} expected"
+            )
+        known = packed["codec"] in (*CODECS, RAW.name)
+        chosen = codec if codec is not None and not known else codec_named(packed["codec"])
+        return chosen.load(path)
+
+    def remove(self, run_id: str) -> None:
+        """Delete what a run has written."""
+        shutil.rmtree(self.folder(run_id), ignore_errors=True)
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    size, digest = 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            size += len(chunk)
+            digest.update(chunk)
+    return size, digest.hexdigest()
+
+
+def _sync(path: Path) -> tuple[int, str]:
+    path.chmod(0o600)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return _measure(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    for path in (folder, folder.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,137 @@
+"""Opening a SQLite file, and what to say when that or a write fails."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from sagaz_lab.errors import StoreTooNew, StoreUnavailable
+from sagaz_lab.stores.statements import schema
+
+VERSION = 1
+"""Of the tables; kept as `PRAGMA user_version`."""
+
+APPLICATION = 0x5361676C
+"""Marks the file as ours, so that another program's database is not mistaken for a store."""
+
+BUSY_MS = 5000
+"""How long to wait for another process that writes."""
+
+# 3.42 has a clock of its own with fractions; Debian 12 has 3.40.
+NOW = "unixepoch('subsec')" if sqlite3.sqlite_version_info >= (3, 42) else "((julianday('now') - 2440587.5) * 86400.0)"
+
+_CURES = {
+    "SQLITE_FULL": "the disk is full; make room and go on",
+    "SQLITE_READONLY": "the file or its folder is read-only; make it writable",
+    "SQLITE_BUSY": f"another process has been writing for {BUSY_MS // 1000} s; try again",
+    "SQLITE_LOCKED": "it is locked by another process; try again",
+    "SQLITE_NOTADB": "it is no SQLite database; move it away or name another file",
+    "SQLITE_CORRUPT": "the file is damaged; move it away, or recover it with: sqlite3 FILE .recover",
+    "SQLITE_CANTOPEN": "it cannot be opened or made; see that the folder exists and is writable",
+    "SQLITE_IOERR": "it cannot be read or written; see the disk, its quota and its limits",
+}
+_WORTH_TRYING = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_TOOBIG")
+
+
+def unavailable(path: str | Path, error: Exception) -> StoreUnavailable:
+    """The error in the user's words, with its cure."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    cure = next((text for code, text in _CURES.items() if name.startswith(code)), "")
+    return StoreUnavailable(f"the store {path}: {cure} ({error})" if cure else f"the store {path}: {error}")
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Whether the same would happen to any other write."""
+    if not isinstance(error, sqlite3.Error):
+        return True
+    return not (getattr(error, "sqlite_errorname", "") or "").startswith(_WORTH_TRYING)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that writes, its tables made where missing. Raises `StoreTooNew`, `StoreUnavailable`."""
+    try:
+        _make_file(path)
+        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise unavailable(path, error) from error
+    try:
+        _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _make_tables(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise unavailable(path, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, for any thread. Raises `StoreTooNew`, `StoreUnavailable`."""
+    try:
+        uri = f"file:{quote(os.fspath(path), errors='surrogateescape')}?mode=ro"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _check(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise unavailable(path, error) from error
+    return connection
+
+
+def _make_file(path: Path) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, parents=True)
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if application != APPLICATION and not is_empty:
+        raise StoreUnavailable(f"the store {path}: it is another program's SQLite database; name another file")
+    if version > VERSION:
+        raise StoreTooNew(
+            f"the store {path} has version {version} and this sagaz_lab knows version {VERSION}: it was written by a "
+            f"newer one; upgrade with pip install -U sagaz-lab, or name another file"
+        )
+
+
+def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        return
+    script = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN IMMEDIATE")
+        if cursor.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+            cursor.execute("COMMIT")  # another process was quicker
+            return
+        try:
+            for statement in _statements(f"{script}\n{schema('sqlite')}"):
+                cursor.execute(statement)
+            cursor.execute("COMMIT")
+        except BaseException:
+            cursor.execute("ROLLBACK")
+            raise
+
+
+def _statements(script: str) -> list[str]:
+    # `executescript` would commit first.
+    found, lines = [], []
+    for line in script.replace("; ", ";\n").splitlines():
+        lines.append(line)
+        if sqlite3.complete_statement(text := "\n".join(lines)):
+            found.append(text)
+            lines = []
+    return found

@@ -1,0 +1,174 @@
+"""Values as the journal keeps them: JSON, with a tagged object for what JSON has no word for.
+
+`{"$": "date", "v": "2026-01-31"}` is a date. A user's own mapping that has the key "$", or keys that are no
+strings, is kept as `{"$": "dict", "v": [[key, value], ...]}`. Plain values are written as they are, without a copy.
+Tables, arrays and long bytes go to files, for which the tagged object names the file, its size and its sha256.
+A subclass of `dict`, `list`, `str`, `int` or `float` that has no tag of its own comes back as the plain type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.model.event import NO_HEADERS, Event
+from sagaz_lab.stores.artifacts import Artifacts
+from sagaz_lab.stores.tags import LATE, TAG, NeedsFiles, Packing, unpack
+
+__all__ = [
+    "ArtifactRef",
+    "NeedsFiles",
+    "decode",
+    "decode_event",
+    "encode",
+    "encode_event",
+    "encode_event_or_text",
+    "is_ref",
+]
+
+DEEPEST = 100
+"""Levels of nesting that are stored; far below where the parsers give up."""
+
+_to_json = msgspec.json.Encoder().encode
+_from_json = msgspec.json.Decoder().decode
+_TAG_JSON = b'"$"'
+_SAFE = frozenset({str, int, bool, type(None)})
+
+
+class ArtifactRef:
+    """A stored value that is loaded when it is asked for: files are read, classes looked up.
+
+    `load` gives the value anew each time. It raises `ArtifactDamaged` when a file is missing or is not what was
+    written, and `DefinitionError` when a class of the notebook is not defined (yet).
+    """
+
+    __slots__ = ("_artifacts", "_packed")
+
+    def __init__(self, packed: Any, artifacts: Artifacts | None) -> None:
+        self._packed = packed
+        self._artifacts = artifacts
+
+    def load(self, codec: Any = None) -> Any:
+        """The value. `codec` reads what a codec of the user's wrote, where its class cannot be found by name."""
+        return unpack(self._packed, self._artifacts, codec)
+
+    @property
+    def size(self) -> int:
+        """Bytes in files."""
+        return sum(found["size"] for found in _tagged(self._packed) if found[TAG] == "artifact")
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(sorted({found.get("codec") or found.get("class", "") for found in _tagged(self._packed)}))
+        return f"ArtifactRef({kinds}, {self.size} bytes in files)"
+
+
+def is_ref(value: object) -> bool:
+    """Whether it stands for a value that is still to be loaded."""
+    return type(value) is ArtifactRef
+
+
+def encode(
+    value: Any, owner: str, key: str, artifacts: Artifacts | None = None, run_id: str = "", codec: Any = None
+) -> bytes:
+    """The value as JSON. `owner` and `key` name it in errors.
+
+    Without `artifacts` it raises `NeedsFiles` for a value that must go to a file: call it again with them, in a
+    thread. Raises `UnstorableValue`.
+    """
+    if _is_plain(value, DEEPEST):
+        try:
+            return _to_json(value)
+        except (ValueError, OverflowError):
+            pass  # a lone surrogate, or an int that is too large
+    packing = Packing(owner, key, artifacts, run_id, codec, DEEPEST)
+    try:
+        if isinstance(value, Mapping):
+            return _to_json(packing.pack_all(value))
+        return _to_json(packing.pack(value, DEEPEST))
+    except RecursionError:
+        raise UnstorableValue(owner, key, value, f"nested more than {DEEPEST} deep") from None
+
+
+def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
+    """The value; parts of a mapping, or the whole, are `ArtifactRef` where they need files or the user's classes."""
+    if text is None:
+        return None
+    value = _from_json(text)
+    if _TAG_JSON not in text:
+        return value
+    if type(value) is dict:
+        if TAG not in value:
+            return {key: _part(item, artifacts) for key, item in value.items()}
+        if value[TAG] == "dict":
+            return {unpack(key, artifacts): _part(item, artifacts) for key, item in value["v"]}
+    return _part(value, artifacts)
+
+
+def encode_event(event: Event, owner: str, artifacts: Artifacts | None = None, run_id: str = "") -> bytes:
+    """The event as JSON. Raises as `encode` does."""
+    headers = dict(event.headers) if event.headers else None
+    facts = [event.id, event.source, event.key, headers, event.timestamp.isoformat(), event.attempt, event.payload]
+    return encode(facts, owner, "payload", artifacts, run_id)
+
+
+def encode_event_or_text(event: Event, artifacts: Artifacts, folder: str) -> bytes:
+    """As `encode_event`, but a payload that cannot be stored becomes its `repr`: the fact that it came is kept."""
+    try:
+        return encode_event(event, "event", artifacts, folder)
+    except UnstorableValue:
+        return encode_event(event.with_payload(repr(event.payload)[:10_000]), "event", artifacts, folder)
+
+
+def decode_event(text: bytes | None, artifacts: Artifacts | None) -> Event | None:
+    """The event, its payload loaded."""
+    if text is None:
+        return None
+    facts = _from_json(text)
+    if _TAG_JSON in text:
+        facts = unpack(facts, artifacts)
+    id, source, key, headers, timestamp, attempt, payload = facts
+    return Event(payload, id, source, key, headers or NO_HEADERS, datetime.fromisoformat(timestamp), attempt)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether JSON has a word for all of it. Strings and ints are left to the encoder, which refuses what it must."""
+    kind = type(value)
+    if kind in _SAFE:
+        return True
+    if kind is float:
+        return bool(value - value == 0.0)
+    if depth == 0:
+        return False
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or key == TAG:
+                return False
+            if type(item) not in _SAFE and not _is_plain(item, depth - 1):
+                return False
+        return True
+    if kind is list:
+        return all(type(item) in _SAFE or _is_plain(item, depth - 1) for item in value)
+    return False
+
+
+def _part(packed: Any, artifacts: Artifacts | None) -> Any:
+    if any(found[TAG] in LATE for found in _tagged(packed)):
+        return ArtifactRef(packed, artifacts)
+    return unpack(packed, artifacts)
+
+
+def _tagged(packed: Any) -> Iterator[dict[str, Any]]:
+    """All tagged objects in it."""
+    waiting = [packed]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is dict:
+            if TAG in item:
+                yield item
+            waiting += item.values()
+        elif type(item) is list:
+            waiting += item

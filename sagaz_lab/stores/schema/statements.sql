@@ -1,0 +1,199 @@
+-- What the SQL store says to its database. {now} is the database's own clock.
+-- A statement that ends in VALUES (...) is also used with many rows.
+
+-- name: fence
+-- Whether this owner may still write, and the newest run's number.
+SELECT fenced, (SELECT max(seq) FROM runs) FROM owners WHERE epoch = ?
+
+-- name: insert_runs
+INSERT INTO runs (seq, run_id, saga, revision, trigger, status, attempt, owner, claim, event_id, event, context, started_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_records
+INSERT INTO records (seq, attempt, kind, action, trial, at, value, changes, error, traceback)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_claims
+INSERT INTO claims (trigger, claim, run_id, until) VALUES (?, ?, ?, ?)
+
+-- name: end_run
+UPDATE runs SET status = ?, attempt = ?, ended_at = ?, retry_at = ?, error = ? WHERE seq = ?
+
+-- name: begin_run
+UPDATE runs SET status = 'running', revision = ?, attempt = ?, retry_at = NULL, ended_at = NULL, error = NULL,
+    context = coalesce(?, context)
+WHERE seq = ?
+
+-- name: find_run
+SELECT seq, status FROM runs WHERE run_id = ?
+
+-- name: last_record
+SELECT max(seq) FROM records WHERE seq >= ? AND seq < ?
+
+-- name: holder
+SELECT claims.run_id, runs.status, claims.until FROM claims LEFT JOIN runs ON runs.run_id = claims.run_id
+WHERE claims.trigger = ? AND claims.claim = ?
+
+-- name: retake_claim
+REPLACE INTO claims (trigger, claim, run_id, until) VALUES (?, ?, ?, ?)
+
+-- name: insert_letter
+INSERT INTO dead_letters (id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+
+-- name: insert_kept
+INSERT INTO kept_events (event_id, event, trigger, outcome, reason, at, folder) VALUES (?, ?, ?, ?, ?, {now}, ?)
+
+-- name: add_count
+INSERT INTO counts (trigger, outcome, reason, count) VALUES (?, ?, ?, ?)
+ON CONFLICT (trigger, outcome, reason) DO UPDATE SET count = count + excluded.count
+
+-- name: waiting_run
+SELECT seq, trigger, claim FROM runs WHERE run_id = ? AND status = 'waiting' AND attempt = 0
+
+-- name: delete_run
+DELETE FROM runs WHERE seq = ?
+
+-- name: delete_records
+DELETE FROM records WHERE seq >= ? AND seq < ?
+
+-- name: delete_claim_of
+DELETE FROM claims WHERE trigger = ? AND claim = ? AND run_id = ?
+
+-- name: forget_claim
+DELETE FROM claims WHERE trigger = ? AND claim = ?
+
+-- name: forget_claims
+DELETE FROM claims WHERE trigger = ?
+
+-- name: select_run
+SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at FROM runs
+WHERE run_id = ?
+
+-- name: select_records
+SELECT attempt, kind, action, trial, at, value, changes, error, traceback FROM records
+WHERE seq >= ? AND seq < ? ORDER BY seq
+
+-- name: lapsed_owners
+-- Those whose lease has ended or whose process may be dead; the store looks at the process.
+SELECT epoch, host, pid, pid_started, closed OR heartbeat_at + ? <= {now} FROM owners WHERE NOT fenced AND epoch <> ?
+
+-- name: fence_owner
+UPDATE owners SET fenced = 1 WHERE epoch = ?
+
+-- name: live_runs_of_others
+SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at FROM runs
+WHERE ended_at IS NULL AND owner IN (SELECT epoch FROM owners WHERE fenced) ORDER BY seq
+
+-- name: take_run
+UPDATE runs SET owner = ? WHERE seq = ?
+
+-- name: run_owner
+SELECT seq, status, owner, ended_at FROM runs WHERE run_id = ?
+
+-- name: adopt_run
+UPDATE runs SET owner = ?, status = 'running', ended_at = NULL WHERE seq = ?
+
+-- name: insert_owner
+INSERT INTO owners (id, name, host, pid, pid_started, heartbeat_at) VALUES (?, ?, ?, ?, ?, {now}) RETURNING epoch
+
+-- name: heartbeat
+UPDATE owners SET heartbeat_at = {now} WHERE epoch = ?
+
+-- name: close_owner
+UPDATE owners SET closed = 1 WHERE epoch = ?
+
+-- name: forget_owners
+-- Owners that were fenced off long ago and have nothing left.
+DELETE FROM owners WHERE fenced AND heartbeat_at < {now} - 86400
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.ended_at IS NULL AND runs.owner = owners.epoch)
+
+-- name: owner
+SELECT name, host, pid, pid_started, closed OR fenced OR heartbeat_at + ? <= {now} FROM owners WHERE epoch = ?
+
+-- name: trigger_owners
+SELECT name, owner FROM triggers WHERE owner <> ?
+
+-- name: disown_triggers
+DELETE FROM triggers WHERE owner = ?
+
+-- name: own_trigger
+REPLACE INTO triggers (name, owner) VALUES (?, ?)
+
+-- name: open_letter
+SELECT event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id FROM dead_letters
+WHERE id = ? AND state = 'open'
+
+-- name: settle_letter
+UPDATE dead_letters SET state = ?, reason = ?, settled_at = {now} WHERE id = ? AND state = 'open'
+
+-- name: insert_revision
+INSERT INTO revisions (saga, number, digest, source_text, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+
+-- name: select_revisions
+SELECT saga, number, digest, source_text, at FROM revisions WHERE saga = ? ORDER BY number
+
+-- name: position
+SELECT value FROM positions WHERE name = ?
+
+-- name: put_position
+REPLACE INTO positions (name, value) VALUES (?, ?)
+
+-- name: expired_runs
+SELECT seq, run_id, trigger, claim, status FROM runs WHERE ended_at < {now} - ? ORDER BY ended_at LIMIT ?
+
+-- name: orphan_claim
+UPDATE claims SET orphan = 1 WHERE trigger = ? AND claim = ? AND run_id = ? AND until > {now}
+
+-- name: expired_orphans
+DELETE FROM claims WHERE (trigger, claim) IN (SELECT trigger, claim FROM claims WHERE orphan = 1 AND until <= {now} LIMIT ?)
+
+-- name: expired_events
+DELETE FROM kept_events WHERE seq IN (SELECT seq FROM kept_events WHERE at < {now} - ? ORDER BY at LIMIT ?)
+RETURNING folder
+
+-- name: expired_letters
+DELETE FROM dead_letters WHERE seq IN (SELECT seq FROM dead_letters WHERE settled_at < {now} - ? LIMIT ?) RETURNING id
+
+-- name: runs_frame
+SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at, error FROM runs
+ORDER BY seq DESC LIMIT ?
+
+-- name: steps_frame
+SELECT runs.run_id, started.action, iif(started.kind = 'action_started', 'action', 'compensation'),
+    CASE WHEN ended.seq IS NULL THEN 'running' WHEN ended.kind LIKE '%_finished' THEN 'completed' ELSE 'failed' END,
+    started.attempt, started.trial, started.at, ended.at - started.at, ended.error
+FROM records AS started
+JOIN runs ON runs.seq = started.seq >> 20
+LEFT JOIN records AS ended
+    ON ended.seq > started.seq AND ended.seq < ((started.seq >> 20) + 1) << 20
+    AND ended.attempt = started.attempt AND ended.action = started.action AND ended.trial = started.trial
+    AND ended.kind IN (replace(started.kind, '_started', '_finished'), replace(started.kind, '_started', '_failed'))
+WHERE started.kind IN ('action_started', 'compensation_started')
+ORDER BY started.seq DESC LIMIT ?
+
+-- name: started_outcomes
+SELECT event_id, trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs
+WHERE event IS NOT NULL ORDER BY seq DESC LIMIT ?
+
+-- name: dead_outcomes
+SELECT event_id, trigger, 'dead', cause, NULL, revision, at FROM dead_letters
+WHERE run_id IS NULL ORDER BY seq DESC LIMIT ?
+
+-- name: kept_outcomes
+SELECT event_id, trigger, outcome, reason, NULL, NULL, at FROM kept_events
+WHERE outcome NOT IN ('started', 'dead') ORDER BY seq DESC LIMIT ?
+
+-- name: dead_letters_frame
+SELECT id, event_id, trigger, cause, error, attempts, revision, at, run_id, state FROM dead_letters
+ORDER BY seq DESC LIMIT ?
+
+-- name: events_of_runs
+SELECT started_at, event FROM runs WHERE event IS NOT NULL ORDER BY seq DESC
+
+-- name: events_kept
+SELECT at, event FROM kept_events ORDER BY seq DESC
+
+-- name: counts_frame
+SELECT trigger, outcome, reason, count FROM counts ORDER BY count DESC LIMIT ?

@@ -1,0 +1,34 @@
+"""The SQL texts, read from `schema/` once."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+_SCHEMA = files("sagaz_lab.stores") / "schema"
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_ROW = re.compile(r"\([?, ]+\)$")
+
+
+@cache
+def schema(dialect: str) -> str:
+    """The tables, as one script."""
+    return (_SCHEMA / f"{dialect}.sql").read_text(encoding="utf-8")
+
+
+@cache
+def statements(now: str) -> dict[str, str]:
+    """The statements by name. `now` is the SQL for the database's clock, in seconds since the epoch."""
+    _, *parts = _NAME.split((_SCHEMA / "statements.sql").read_text(encoding="utf-8"))
+    texts = (re.sub(r"^--.*\n", "", text, flags=re.MULTILINE) for text in parts[1::2])
+    return {name: text.strip().replace("{now}", now) for name, text in zip(parts[::2], texts, strict=True)}
+
+
+@cache
+def with_rows(statement: str, count: int) -> str:
+    """The same INSERT for `count` rows."""
+    row = _ROW.search(statement)
+    if row is None:
+        raise ValueError(f"no VALUES (?, ...) at the end of: {statement}")
+    return statement + f", {row[0]}" * (count - 1)

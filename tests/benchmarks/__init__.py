@@ -1,0 +1,1 @@
+"""`make bench`: ours beside the baselines, as ratios."""

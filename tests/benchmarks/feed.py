@@ -1,0 +1,42 @@
+"""A source of made-up events, so that what is measured is the way from a source to a run and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sagaz_lab.abc import Delivery, Event, SourceTraits
+from sagaz_lab.errors import EndOfSource
+
+
+class Feed:
+    """Gives `n` events, each made by `make(i)` when it is asked for, with ids of its own."""
+
+    traits: ClassVar[SourceTraits] = SourceTraits(redelivers=False, finite=True)
+
+    def __init__(self, n: int, make: Callable[[int], dict[str, Any]]) -> None:
+        self.name = "feed"
+        self._n = n
+        self._make = make
+        self._given = 0
+
+    async def __aenter__(self) -> Feed:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        begin, end = self._given, min(self._given + limit, self._n)
+        if begin == end:
+            raise EndOfSource(self.name)
+        self._given = end
+        now = datetime.now(UTC)
+        return [Delivery(Event(self._make(i), str(i), self.name, timestamp=now)) for i in range(begin, end)]
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        return None
+
+    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
+        raise RuntimeError(f"event {delivery.event.id} was given back: the measurement is void")

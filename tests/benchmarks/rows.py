@@ -1,0 +1,160 @@
+"""What is measured, against what, and the goal. A capability adds its rows here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One measurement: `measure(n, **options)` of a module here. `needs` are options the harness fills in:
+    "path" is a file on the repository's disk, "url" the benchmark's own Redis server."""
+
+    module: str
+    n: int
+    small: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """The ratio to reach, or not to pass; `plus` allows so much over it, in the row's unit."""
+
+    bound: Literal["at least", "at most"]
+    ratio: float
+    plus: float = 0.0
+
+    def limit(self, baseline: float) -> float:
+        return self.ratio + self.plus / baseline
+
+    def met(self, ratio: float, baseline: float) -> bool:
+        limit = self.limit(baseline)
+        return ratio >= limit if self.bound == "at least" else ratio <= limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    name: str
+    call: Call
+    goal: Goal | None
+    """None: told for comparison only, and not written to the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    name: str
+    unit: str
+    ours: Call
+    against: Sequence[Against]
+
+
+def at_least(ratio: float) -> Goal:
+    return Goal(bound="at least", ratio=ratio)
+
+
+ALL_KEPT = {"keep_every": 1}
+
+COMPARISONS: Sequence[Comparison] = (
+    Comparison(
+        name="dispatch, 10 % kept",
+        unit="events/s",
+        ours=Call(module="ours_dispatch", n=100_000, small=2_000),
+        against=(
+            Against(
+                name="hand-written loop",
+                call=Call(module="baselines.hand_loop", n=100_000, small=2_000),
+                goal=at_least(0.5),
+            ),
+            Against(
+                # Fewer events: sagaz takes as many a second at 100,000, which only takes longer.
+                name="sagaz 1.5.0",
+                call=Call(module="baselines.sagaz_150", n=10_000, small=500),
+                goal=at_least(40),
+            ),
+        ),
+    ),
+    Comparison(
+        name="dispatch, all kept",
+        unit="events/s",
+        ours=Call(module="ours_dispatch", n=100_000, small=2_000, options=ALL_KEPT),
+        against=(
+            Against(
+                name="hand-written loop",
+                call=Call(module="baselines.hand_loop", n=100_000, small=2_000, options=ALL_KEPT),
+                goal=at_least(0.5),
+            ),
+        ),
+    ),
+    Comparison(
+        name="durable, 100 runs at a time",
+        unit="sagas/s",
+        ours=Call(module="ours_durable", n=20_000, small=500, needs=("path",)),
+        against=(
+            Against(
+                name="sqlite3 group commit",
+                call=Call(module="baselines.raw_sqlite", n=20_000, small=500, needs=("path",)),
+                goal=at_least(0.5),
+            ),
+            Against(
+                name="sqlite3, four records singly",
+                call=Call(
+                    module="baselines.raw_sqlite",
+                    n=20_000,
+                    small=500,
+                    options={"groups": (1, 1, 1, 1)},
+                    needs=("path",),
+                ),
+                goal=None,
+            ),
+            Against(
+                name="DBOS on SQLite",
+                call=Call(module="baselines.dbos_sqlite", n=500, small=100, needs=("path",)),
+                goal=at_least(100),
+            ),
+            Against(
+                name="DBOS, one executor thread",
+                call=Call(module="baselines.dbos_sqlite", n=500, small=100, options={"threads": 1}, needs=("path",)),
+                goal=None,
+            ),
+        ),
+    ),
+    Comparison(
+        name="Redis Streams, 10 % kept",
+        unit="entries/s",
+        ours=Call(module="ours_redis", n=100_000, small=2_000, needs=("url",)),
+        against=(
+            Against(
+                name="redis-py + hiredis loop",
+                call=Call(module="baselines.raw_redis", n=100_000, small=2_000, needs=("url",)),
+                goal=at_least(0.5),
+            ),
+        ),
+    ),
+    Comparison(
+        name="memory after 2,000,000 events",
+        unit="MB",
+        ours=Call(module="ours_memory", n=2_000_000, small=20_000),
+        against=(
+            Against(
+                name="after 200,000 events",
+                call=Call(module="ours_memory", n=200_000, small=2_000),
+                goal=Goal(bound="at most", ratio=1.0, plus=20.0),
+            ),
+        ),
+    ),
+    Comparison(
+        name="import sagaz_lab",
+        unit="ms",
+        ours=Call(module="import_time", n=5, small=2, options={"modules": "sagaz_lab"}),
+        against=(
+            Against(
+                name="import asyncio, sqlite3, dataclasses",
+                call=Call(module="import_time", n=5, small=2, options={"modules": "asyncio, sqlite3, dataclasses"}),
+                goal=Goal(bound="at most", ratio=2.0),
+            ),
+        ),
+    ),
+)
