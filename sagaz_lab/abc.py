@@ -93,24 +93,31 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
 # --- store ---
 
 
-@dataclass(slots=True, kw_only=True)
 class NewRun:
     """A run to be accepted. `claim` is its idempotency key (None: nothing to claim), valid until `claim_until`.
 
     `started` names the actions whose start is journaled with it (the roots, where it starts at once).
     """
 
-    run_id: str
-    saga: str
-    revision: int
-    trigger: str | None
-    event: Event | None
-    context: Mapping[str, Any]
-    at: float
-    status: RunStatus = RunStatus.RUNNING
-    claim: str | None = None
-    claim_until: float | None = None
-    started: Sequence[str] = ()
+    __slots__ = ("at", "claim", "claim_until", "context", "event", "revision", "run_id", "saga", "started", "status",
+                 "trigger")  # fmt: skip
+
+    def __init__(
+        self, *, run_id: str, saga: str, revision: int, trigger: str | None, event: Event | None,
+        context: Mapping[str, Any], at: float, status: RunStatus = RunStatus.RUNNING, claim: str | None = None,
+        claim_until: float | None = None, started: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.run_id = run_id
+        self.saga = saga
+        self.revision = revision
+        self.trigger = trigger
+        self.event = event
+        self.context = context
+        self.at = at
+        self.status = status
+        self.claim = claim
+        self.claim_until = claim_until
+        self.started = started
 
 
 @dataclass(slots=True, kw_only=True)

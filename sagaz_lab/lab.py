@@ -18,7 +18,6 @@ from sagaz_lab.abc import (
     Delivery,
     Engine,
     Event,
-    NewRun,
     RevisionRow,
     Source,
     Store,
@@ -39,6 +38,7 @@ from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Preview, Status, Why, preview
 from sagaz_lab.runtime.intake import Intake
+from sagaz_lab.runtime.outcomes import outcome as outcome_of
 from sagaz_lab.runtime.recovery import Recovery
 from sagaz_lab.runtime.registry import Change, Registry
 from sagaz_lab.sources import open_source
@@ -316,8 +316,8 @@ class Lab:
         delivery = Delivery(self._event(spec, payload, id), None, id is None)
         outcomes = []
         for decided in await self._dispatcher.take(states, [delivery]):
-            outcome = Outcome(*decided.entries[-1])
-            if wait and outcome.kind is OutcomeKind.HELD and decided.starts and (final := decided.starts[0][0].final):
+            outcome = outcome_of(decided.entries[-1])
+            if wait and outcome.kind is OutcomeKind.HELD and decided.starts and (final := decided.starts[0].final):
                 outcome = await asyncio.shield(final)
             outcomes.append(outcome)
         return outcomes
@@ -393,7 +393,7 @@ class Lab:
             # Its claim is its dead run's, which lets it start again; a letter without a run has none.
             decisions = await self._dispatcher.take([state], [Delivery(event, None, letter.run_id is None)])
             await self.store.settle_letters([letter.id], "redriven", "")
-            outcomes.append(Outcome(*decisions[0].entries[-1]))
+            outcomes.append(outcome_of(decisions[0].entries[-1]))
         return outcomes
 
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
@@ -410,10 +410,10 @@ class Lab:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
         await self.open()
         now = self.clock.now()
-        ticket = Ticket(run_id or next(self._dispatcher.run_ids), definition.name, "", definition.revision, None, context)
-        new = NewRun(run_id=ticket.run_id, saga=definition.name, revision=definition.revision, trigger=None, event=None,
-                     context=context, at=now, started=definition.plan.roots)  # fmt: skip
-        refused = await self.store.accept(Acceptance(runs=[new]))
+        ticket = Ticket(run_id or next(self._dispatcher.run_ids), definition.name, None, definition.revision, None, context, now)
+        ticket.status = RunStatus.RUNNING
+        ticket.started = definition.plan.roots
+        refused = await self.store.accept(Acceptance(runs=[ticket]))
         if refusal := refused.get(ticket.run_id):
             raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
         run = self._dispatcher.launch(ticket, definition, now, saga)

@@ -37,20 +37,25 @@ class Attempts:
         self._clock = clock
         self._threads = threads
 
-    async def perform(self, name: str, step: ActiveStep) -> Done:
-        """Raises CancelledError when the run is stopped, and what the journal raises."""
+    async def perform(self, name: str, step: ActiveStep, failed: BaseException | None = None) -> Done:
+        """Try until it succeeds or has failed for good; `failed` is how a first trial has ended already.
+
+        Raises CancelledError when the run is stopped, and what the journal raises.
+        """
         run = self._run
         action = run.definition.actions[name]
         function = getattr(run.instance, action.method_name)
-        if hooks := run.definition.hooks.get("on_step_enter"):
+        if failed is None and (hooks := run.definition.hooks.get("on_step_enter")):
             await tell(hooks, run.definition.name, name, run.ctx)
         # A trial beyond the allowed ones means that a held run was resumed: it gets its retries anew.
         first = step.trial if step.trial > action.max_retries + 1 else 1
         while True:
             try:
+                if failed is not None:
+                    raise failed
                 return Done(name, await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads), None)
             except BaseException as raised:
-                error = own_error(raised, name, step)
+                error, failed = own_error(raised, name, step), None
             spent = step.trial >= first + action.max_retries
             if spent or step.cancelled or step.reading or isinstance(error, Permanent):
                 return Done(name, None, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Set
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -21,18 +21,26 @@ WORKERS = 64
 class ActiveStep:
     """An action or compensation that is running."""
 
-    __slots__ = ("_run", "_suffix", "cancelled", "channels", "name", "progress", "reading", "stopping_since", "trial")
+    # Defaults of the class, so that making a step costs as little as may be.
+    trial = 1
+    cancelled = False
+    progress: Progress | None = None
+    stopping_since: float | None = None
+    channels: Mapping[str, Channel] | None = None
+    reading: Set[str] = frozenset()
+    _suffix = ""
 
-    def __init__(self, run: Run, name: str, trial: int = 1, suffix: str = "") -> None:
+    def __init__(self, run: Run, name: str) -> None:
         self._run = run
-        self._suffix = suffix
         self.name = name
-        self.trial = trial
-        self.cancelled = False
-        self.progress: Progress | None = None
-        self.stopping_since: float | None = None
-        self.channels: dict[str, Channel] | None = None
-        self.reading: set[str] = set()
+
+    @classmethod
+    def of(cls, run: Run, name: str, trial: int = 1, suffix: str = "") -> ActiveStep:
+        """A step whose trial is not the first, or that is not the action itself."""
+        step = cls(run, name)
+        step.trial = trial
+        step._suffix = suffix
+        return step
 
     @property
     def idempotency_key(self) -> str:

@@ -11,6 +11,7 @@ from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.attempts import Attempts, Done, failure_record
 from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
 from sagaz_lab.engines.compensation import compensate
+from sagaz_lab.engines.straight import Stopped, straight
 from sagaz_lab.engines.streams import Channel
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError, UnstorableValue, describe
 from sagaz_lab.model.listener import tell
@@ -25,8 +26,14 @@ class LocalEngine:
         self._threads = Threads()
 
     async def execute(self, run: Run, journal: Journal) -> None:
-        run.task = asyncio.current_task()
-        await _Execution(run, journal, self._clock, self._threads).execute()
+        definition = run.definition
+        finished: dict[str, Any] = {}
+        stopped = None
+        if definition.plan.straight and run.history is None and not definition.hooks:
+            stopped = await straight(run, journal, self._clock, finished)
+            if stopped is None:
+                return
+        await _Execution(run, journal, self._clock, self._threads, finished).execute(stopped)
 
     def close(self) -> None:
         self._threads.close()
@@ -46,20 +53,23 @@ class _Failure(NamedTuple):
 class _Execution:
     """One attempt of a run: forward through the plan, and back if that fails."""
 
-    __slots__ = ("_attempts", "_channels", "_clock", "_cut_off", "_failure", "_finished", "_journal", "_notes", "_plan",
+    __slots__ = ("_attempts", "_channels", "_clock", "_complete", "_cut_off", "_failure", "_finished", "_journal", "_notes", "_plan",
                  "_run", "_started", "_streaming", "_tasks", "_threads", "_wake")  # fmt: skip
 
-    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads) -> None:
+    def __init__(
+        self, run: Run, journal: Journal, clock: Clock, threads: Threads, finished: dict[str, Any]
+    ) -> None:
         self._run = run
         self._journal = journal
         self._clock = clock
         self._threads = threads
         self._attempts = Attempts(run, journal, clock, threads)
         self._plan = run.definition.plan
-        self._finished: dict[str, Any] = {}
-        self._started: dict[str, int] = dict.fromkeys(self._plan.roots, 1)
+        self._finished = finished
+        self._started: dict[str, int] = dict.fromkeys((*self._plan.roots, *finished), 1)
         self._cut_off: set[str] = set()
         self._failure: _Failure | None = None
+        self._complete = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._channels: dict[str, Channel] = {}
         self._streaming: set[str] = set()
@@ -69,14 +79,16 @@ class _Execution:
             self._finished.update(history.finished)
             self._started = dict(history.started)
 
-    async def execute(self) -> None:
+    async def execute(self, stopped: Stopped | None) -> None:
+        """Go the whole way, or on from where the straight way has stopped."""
         history = self._run.history
         records: list[Record] = []
         if history is not None and (history.compensating or self._run.compensate_only):
             self._recall(history)
         else:
             try:
-                if await self._forward():
+                starting = self._ready(self._plan.order) if stopped is None else await self._after(stopped)
+                if await self._forward(starting):
                     return
                 records = await self._wind_down()
             except asyncio.CancelledError:
@@ -89,11 +101,21 @@ class _Execution:
 
     # --- forward ---
 
-    async def _forward(self) -> bool:
+    async def _after(self, stopped: Stopped) -> list[str]:
+        name = stopped.step.name
+        if stopped.unstorable is not None:
+            await self._find_unstorable(stopped.unstorable)
+            return []
+        self._started[name] = stopped.step.trial
+        return await self._settle([await self._attempts.perform(name, stopped.step, stopped.error)])
+
+    async def _forward(self, starting: list[str]) -> bool:
         """True when the run has completed, False when an action has failed for good."""
-        starting = self._ready(self._plan.order)
+        if self._failure is not None:
+            return False
         if not starting:
-            await self._journal.end(Ending(RunStatus.COMPLETED))
+            if not self._complete:
+                await self._journal.end(Ending(RunStatus.COMPLETED))
             return True
         if unknown := [name for name in starting if name not in self._started]:
             await self._journal.append([self._record(RecordKind.ACTION_STARTED, name) for name in unknown])
@@ -128,7 +150,7 @@ class _Execution:
         if run.history is not None and name in run.history.failed:
             trial += 1
         self._started[name] = trial
-        step = ActiveStep(run, name, trial)
+        step = ActiveStep.of(run, name, trial)
         if self._channels:
             needed = run.definition.actions[name].depends_on
             step.channels = {one: self._channels[one] for one in needed if one in self._channels}
@@ -199,13 +221,14 @@ class _Execution:
             near = dict.fromkeys(d for name in touched for d in dependents[name])
             starting = self._ready(near)
             records += [self._record(RecordKind.ACTION_STARTED, name) for name in starting]
-        complete = self._failure is None and len(self._finished) == len(actions)
+        self._complete = self._failure is None and len(self._finished) == len(actions)
         try:
-            if complete:
+            if self._complete:
                 await self._journal.end(Ending(RunStatus.COMPLETED, None, records))
             elif records:
                 await self._journal.append(records)
         except UnstorableValue:
+            self._complete = False
             await self._find_unstorable(records)
             return []
         if hooks := self._run.definition.hooks.get("on_step_success"):
@@ -270,7 +293,7 @@ class _Execution:
         recovery = run.definition.recoveries.get(failed.name)
         error = failed.error
         while recovery and self._past_pivot() and error is not None and not isinstance(error, asyncio.CancelledError):
-            step = ActiveStep(run, failed.name, self._started[failed.name], "/recovery")
+            step = ActiveStep.of(run, failed.name, self._started[failed.name], "/recovery")
             function = getattr(run.instance, recovery.method_name)
             try:
                 answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)

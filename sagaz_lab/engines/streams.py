@@ -70,7 +70,7 @@ async def read(step: ActiveStep, name: str, run: Run) -> AsyncIterator[Any]:
             )
         if name in step.reading:
             raise RunError(f"{step.name!r} reads the stream of {name!r} a second time; a stream cannot be rewound")
-        step.reading.add(name)
+        step.reading |= {name}
         while True:
             try:
                 record = await channel.take(step.name)

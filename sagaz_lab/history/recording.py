@@ -43,11 +43,12 @@ class RecordingSource:
         id: str | None = None, key: str | None = None, timestamp: str | None = None, keep_ids: bool = False,
         speed: float | None = None,
     ) -> None:  # fmt: skip
-        self.name = f"recording {Path(path).name if path is not None else 'data'}"
+        self.name = f"recording {'' if path is None else path}".strip()
         self._path = None if path is None else Path(path)
         self._data = data
         self._fields = _Fields(id, key, timestamp)
         self._keep_ids = keep_ids
+        self._whole = False  # nothing but the payload is taken from a row
         self._speed = speed
         self._clock = surroundings.clock
         self._opening = secrets.token_hex(4)
@@ -69,9 +70,12 @@ class RecordingSource:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for delivery in reversed(self._in_flight.values()):
+        later = list(self._again)
+        self._again.clear()
+        for delivery in self._in_flight.values():
             self._give_back(delivery)
         self._in_flight.clear()
+        self._again.extend(later)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         deliveries: Sequence[Delivery]
@@ -97,7 +101,7 @@ class RecordingSource:
 
     def _give_back(self, delivery: Delivery) -> None:
         # A new token, so that settling the old delivery once more changes nothing.
-        self._again.appendleft(Delivery(next_attempt(delivery.event), next(self._tokens), delivery.fresh))
+        self._again.append(Delivery(next_attempt(delivery.event), next(self._tokens), delivery.fresh))
         self._nacked.set()
 
     # --- pace ---
@@ -159,9 +163,9 @@ class RecordingSource:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         opening, keep_ids = self._opening, self._keep_ids
         numbered = zip(rows, self._numbers, self._tokens, strict=False)
-        if shape is _whole:
+        if self._whole:
             return [
-                Delivery(Event(row, f"r-{opening}-{number}", "recording", None, NO_HEADERS, now), token, True)
+                Delivery(Event(row, f"r-{opening}-{number}", self.name, None, NO_HEADERS, now), token, True)
                 for row, number, token in numbered
             ]
         deliveries: list[Delivery] = []
@@ -183,10 +187,11 @@ class RecordingSource:
             raise SourceNotReady(f"{self.name}: speed= needs timestamp=, the field with the events' time")
         if self._keep_ids and not listed and fields.id is None and self._path is None:
             raise SourceNotReady(f"{self.name}: keep_ids=True needs id=, the field with the events' ids")
+        self._whole = not (listed or self._keep_ids) and fields == _Fields()
         if listed:
             self._shape = self._event if isinstance(first, Event) else self._recorded
         else:
-            self._shape = self._row if self._keep_ids or fields != _Fields() else _whole
+            self._shape = self._row
         return self._shape
 
     def _event(self, number: int, row: Any) -> _Shaped:
@@ -196,12 +201,12 @@ class RecordingSource:
 
     def _recorded(self, number: int, row: Any) -> _Shaped:
         if not (isinstance(row, dict) and row.keys() >= RECORDED):
-            return _whole(number, row)
+            return self._row(number, row)
         payload, headers = row["payload"], row.get("headers")
+        if isinstance(payload, str) and self._path is not None and self._path.suffix == ".parquet":
+            payload = payload.encode()  # a column has one type, so that this text is what is to be decoded
         return (
-            # A text is what the source sent: it is decoded as it was then.
-            payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload,
-            _text(row["event_id"]), row["source"] or "recording", _text(row["key"]),
+            payload, _text(row["event_id"]), row["source"] or self.name, _text(row["key"]),
             headers if isinstance(headers, Mapping) else NO_HEADERS, self._moment(row["timestamp"]),
         )  # fmt: skip
 
@@ -213,7 +218,7 @@ class RecordingSource:
             id = f"{self._path.resolve()}#{number}"
         key = None if fields.key is None else _text(found.get(fields.key))
         moment = None if fields.timestamp is None else self._moment(found.get(fields.timestamp))
-        return row, id, "recording", key, NO_HEADERS, moment
+        return row, id, self.name, key, NO_HEADERS, moment
 
     def _moment(self, value: Any) -> datetime | None:
         moment = _datetime(value)
@@ -240,10 +245,6 @@ class _Fields(NamedTuple):
 
 # payload, id, source, key, headers, timestamp
 _Shaped = tuple[Any, str | None, str, str | None, Mapping[str, str], datetime | None]
-
-
-def _whole(_: int, row: Any) -> _Shaped:
-    return row, None, "recording", None, NO_HEADERS, None
 
 
 def _listed(data: Any) -> Iterable[Any]:

@@ -117,7 +117,7 @@ START_FROM = Option("where a group without a position starts", one_of("earliest"
 
 KINDS: Mapping[str, Mapping[str, Option]] = {
     "memory": {
-        "topic": Option("fed by lab.fire", text, default=""),
+        "topic": Option("fed by lab.fire", text),
     },
     "recording": {
         "path": Option("a .parquet or .jsonl file", recording_path),

@@ -154,10 +154,11 @@ class SagaContext(dict[str, Any]):
     """What the actions of one run share: a `dict` of their results, with the run's own facts.
 
     A mapping that an action returns is merged into it; any other value is stored under the action's
-    name. Values may be more than JSON: tables, arrays, models (see `codec=`).
+    name. Values may be more than JSON: tables, arrays, models (see `codec=`). `changed` names what was set since
+    the journal last asked.
     """
 
-    __slots__ = ("_changed", "event", "log_lines", "run_id")
+    __slots__ = ("changed", "event", "log_lines", "run_id")
 
     def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), *, run_id: str = "",
                  event: Event | None = None) -> None:  # fmt: skip
@@ -165,7 +166,7 @@ class SagaContext(dict[str, Any]):
         self.run_id = run_id
         self.event = event
         self.log_lines: deque[tuple[str, str]] | None = None
-        self._changed: set[str] | None = None
+        self.changed: set[str] | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -203,14 +204,14 @@ class SagaContext(dict[str, Any]):
 
     def take_changes(self) -> dict[str, Any] | None:
         """What has been set since the last call; changes inside a value are not seen."""
-        changed, self._changed = self._changed, None
+        changed, self.changed = self.changed, None
         return {key: self[key] for key in changed if key in self} if changed else None
 
     def __setitem__(self, key: str, value: Any) -> None:
         dict.__setitem__(self, key, value)
-        if self._changed is None:
-            self._changed = set()
-        self._changed.add(key)
+        if self.changed is None:
+            self.changed = set()
+        self.changed.add(key)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for key, value in dict(*args, **kwargs).items():

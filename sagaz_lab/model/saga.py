@@ -61,12 +61,15 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The order of the actions. Both maps hold all names; `order` is topological, as written where free."""
+    """The order of the actions: `order` is topological, as written where free; `dependents` has all names.
+
+    `straight` has the actions if they are a chain of coroutines without time-outs, which can run one after the other.
+    """
 
     order: tuple[str, ...]
     roots: tuple[str, ...]
     dependents: Mapping[str, tuple[str, ...]]
-    is_chain: bool
+    straight: tuple[Action, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +298,11 @@ def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
             needs.difference_update(free)
     roots = tuple(name for name, one in actions.items() if not one.depends_on)
     chain = len(roots) == 1 and all(len(d) <= 1 for d in dependents.values())
-    return Plan(tuple(order), roots, MappingProxyType({n: tuple(d) for n, d in dependents.items()}), chain)
+    straight = chain and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
+    return Plan(
+        tuple(order), roots, MappingProxyType({n: tuple(d) for n, d in dependents.items()}),
+        tuple(actions[name] for name in order) if straight else (),
+    )  # fmt: skip
 
 
 def _circle(waiting: Mapping[str, set[str]]) -> list[str]:

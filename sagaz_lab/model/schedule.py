@@ -1,7 +1,9 @@
-"""Cron schedules: which wall-clock times a schedule means, in any time zone.
+"""Cron schedules: which moments a schedule means, in any time zone.
 
-croniter walks expressions; what a changing clock does to them is decided here. A time that the clock
-skips in spring fires once, right after the gap; one that it shows twice in autumn fires at the first.
+croniter walks expressions; what a changing clock does to them is decided here. Where the hour field is a wildcard
+(`*` or `*/n`) a tick is every moment at which the clock shows a matching time, so that an hour shown twice has its
+ticks twice and a skipped hour has none: they go on in real time. Elsewhere a time that the clock skips in spring
+fires once, right after the gap, and one that it shows twice in autumn fires at the first.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def check(expression: Any) -> str | None:
         return "must have 5 fields (minute hour day month weekday) or 6 (then seconds)"
     try:
         # `strict` refuses dates that never come, such as 31 February.
-        croniter(expression, datetime(2024, 1, 1, tzinfo=UTC), strict=True, max_years_between_matches=_SPAN_YEARS)
+        start, span = datetime(2024, 1, 1, tzinfo=UTC), _SPAN_YEARS
+        croniter(expression, start, strict=True, max_years_between_matches=span)  # type: ignore[call-arg]
     except (CroniterError, KeyError, ValueError) as error:
         return f"is no cron schedule: {error}"
     return None
@@ -37,39 +40,76 @@ def check_zone(name: Any) -> str | None:
     """What is wrong with a time zone's name, or None."""
     try:
         ZoneInfo(name)
-    except Exception:
+    except (KeyError, OSError, TypeError, ValueError):
         return "must be an IANA time zone such as 'Europe/Berlin'"
     return None
 
 
 def ticks(expression: str, zone: str, after: datetime) -> Iterator[datetime]:
-    """The schedule's times after `after`, ascending, aware, in UTC."""
-    place = ZoneInfo(zone)
-    last = after.astimezone(UTC)
-    # croniter walks naive wall-clock time, which knows no gaps; one day back finds a tick that a gap moved.
-    start = last.astimezone(place).replace(tzinfo=None) - timedelta(days=1)
-    walk = croniter(expression, start, ret_type=datetime, max_years_between_matches=_SPAN_YEARS)
-    while True:
-        tick = _in_utc(walk.get_next(datetime), place)
+    """The schedule's moments after `after`, ascending, aware, in UTC."""
+    fields = expression.split()
+    wild = fields == ["@hourly"] or (len(fields) > 1 and fields[1].startswith("*"))
+    walk = _by_real_time if wild else _by_wall_clock
+    return walk(expression, ZoneInfo(zone), after.astimezone(UTC))
+
+
+def _by_wall_clock(expression: str, place: ZoneInfo, last: datetime) -> Iterator[datetime]:
+    # croniter walks naive wall-clock times, which know no gaps; one day back finds a tick that a gap moved.
+    back = timedelta(days=1) if _change(place, last - timedelta(days=1), last) else timedelta(0)
+    for wall in _wall_times(expression, _shown(last, place) - back):
+        tick = _in_utc(wall, place)
         if tick > last:
             last = tick
             yield tick
 
 
+def _by_real_time(expression: str, place: ZoneInfo, last: datetime) -> Iterator[datetime]:
+    since = looked = last
+    while True:
+        offset = _offset(looked, place)
+        for wall in _wall_times(expression, (since + offset).replace(tzinfo=None)):
+            tick = (wall - offset).replace(tzinfo=UTC)
+            if change := _change(place, looked, tick):
+                # From here on another offset: a tick may fall on the very moment of the change.
+                since, looked = change - timedelta(seconds=1), change
+                break
+            looked = tick
+            yield tick
+
+
+def _wall_times(expression: str, after: datetime) -> Iterator[datetime]:
+    walk = croniter(expression, after, ret_type=datetime, max_years_between_matches=_SPAN_YEARS)
+    while True:
+        yield walk.get_next(datetime)
+
+
+def _offset(moment: datetime, place: ZoneInfo) -> timedelta:
+    return moment.astimezone(place).utcoffset() or timedelta(0)
+
+
+def _shown(moment: datetime, place: ZoneInfo) -> datetime:
+    return moment.astimezone(place).replace(tzinfo=None)
+
+
+def _change(place: ZoneInfo, start: datetime, end: datetime) -> datetime | None:
+    """The first moment after `start`, up to `end`, at which the offset is another."""
+    offset = _offset(start, place)
+    low = start
+    while low < end:
+        high = min(low + timedelta(days=1), end)
+        if _offset(high, place) != offset:
+            while high - low > timedelta(seconds=1):
+                middle = low + (high - low) / 2
+                low, high = (middle, high) if _offset(middle, place) == offset else (low, middle)
+            return high.replace(microsecond=0)
+        low = high
+    return None
+
+
 def _in_utc(wall: datetime, place: ZoneInfo) -> datetime:
     """The first moment at which the clock shows `wall`, or the end of the gap that swallows it."""
     moment = wall.replace(tzinfo=place, fold=0).astimezone(UTC)
-    shown = moment.astimezone(place).replace(tzinfo=None)
-    if shown == wall:
+    if _shown(moment, place) == wall:
         return moment
-    # In a gap fold=0 reads `wall` with the offset before it, which lands as far behind the gap as
-    # `wall` is into it; the gap's end is found by halving.
-    before, behind = moment - timedelta(days=1), moment
-    offset = before.astimezone(place).utcoffset()
-    while behind - before > timedelta(seconds=1):
-        middle = before + (behind - before) / 2
-        if middle.astimezone(place).utcoffset() == offset:
-            before = middle
-        else:
-            behind = middle
-    return behind.replace(microsecond=0)
+    # In a gap fold=0 reads `wall` with the offset before it, which lands as far behind the gap as `wall` is into it.
+    return _change(place, moment - timedelta(days=1), moment) or moment

@@ -94,7 +94,7 @@ _RUN_COLUMNS = ("run", "saga", "revision", "actions")
 
 
 def status_card(status: Status) -> Card:
-    sources = [(s.name, f"{s.state}: {s.error}" if s.error else s.state, _clock(s.since), s.received, ", ".join(s.read_by))
+    sources = [(s.name, s.state + (s.error and f": {s.error}"), _clock(s.since), s.received, ", ".join(s.read_by))
                for s in status.sources]  # fmt: skip
     triggers = [(t.name, t.source, t.state, f"r{t.revision}", *(t.counts.get(name, 0) for name in _COUNTS))
                 for t in status.triggers]  # fmt: skip
@@ -103,7 +103,7 @@ def status_card(status: Status) -> Card:
     head = f"{'started' if status.started else 'not started'}, {status.runs_in_flight} runs in flight"
     tables = ((_SOURCE_COLUMNS, sources), (_TRIGGER_COLUMNS, triggers), (_RUN_COLUMNS, runs))
     html = tag("div", tag("div", head), *(table(*one) for one in tables), bullets(status.warnings))
-    text = [head, *(line for one in tables for line in aligned(*one)), *(f"  ! {warning}" for warning in status.warnings)]
+    text = [head, *(line for one in tables for line in aligned(*one)), *(f"  ! {told}" for told in status.warnings)]
     return Card(html, "\n".join(text))
 
 

@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from IPython.core.error import UsageError
 
-from sagaz_lab.errors import UnknownName
+from sagaz_lab.errors import UnknownName, describe
 
 Names = Literal["", "triggers", "targets", "fireable", "commands"]
 
@@ -63,7 +63,7 @@ _ALL = (
             options={"--by": True}, words=("redrive", "discard")),
     Command("forget", "forget TRIGGER [KEY]",
             "Free one idempotency key, or all claims, cooldowns and windows of the trigger.",
-            awaits=True, names="triggers", most=2),
+            names="triggers", most=2),
     Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
 )  # fmt: skip
 COMMANDS = {command.name: command for command in _ALL}
@@ -86,9 +86,9 @@ def awaits(text: str) -> bool:
     return bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].awaits
 
 
-def mistake(command: str, message: str) -> NoReturn:
-    """End the cell with one line."""
-    raise UsageError(f"%triggers {command}: {message}")
+def mistake(command: str, message: str) -> UsageError:
+    """The shell shows it as one line."""
+    return UsageError(f"%triggers {command}: {message}")
 
 
 def one_of(command: str, noun: str, value: str, known: Iterable[str]) -> str:
@@ -119,10 +119,10 @@ def read(command: Command, rest: str) -> Line:
         if command.options[name] and not has_value:
             value = next(given, "")
         if command.options[name] != bool(value):
-            mistake(command.name, f"{name} {'needs a' if command.options[name] else 'takes no'} value")
+            raise mistake(command.name, f"{name} {'needs a' if command.options[name] else 'takes no'} value")
         options[name] = value
     if command.most is not None and len(words) > command.most:
-        mistake(command.name, f"too much: {words[command.most]!r}; it is: {command.usage}")
+        raise mistake(command.name, f"too much: {words[command.most]!r}; it is: {command.usage}")
     return Line(command, tuple(words), options)
 
 
@@ -141,9 +141,9 @@ def number(command: str, name: str, value: str) -> float:
     try:
         result = float(value.removesuffix("s"))
     except ValueError:
-        mistake(command, f"{name} takes a number, not {value!r}")
+        raise mistake(command, f"{name} takes a number, not {value!r}") from None
     if not 0 < result < float("inf"):
-        mistake(command, f"{name} takes a number above 0, not {value!r}")
+        raise mistake(command, f"{name} takes a number above 0, not {value!r}")
     return result
 
 
@@ -166,7 +166,7 @@ def read_firing(command: Command, rest: str, namespace: Mapping[str, Any]) -> Fi
     """`NAME [KEY=VALUE ...] [PAYLOAD] [options]`; options may stand on both sides of the payload."""
     name, _, rest = rest.partition(" ")
     if not name:
-        mistake(command.name, f"what? It is: {command.usage}")
+        raise mistake(command.name, f"what? It is: {command.usage}")
     where: dict[str, str] = {}
     given: list[str] = []
     rest = rest.strip()
@@ -204,12 +204,12 @@ def _evaluated(command: str, text: str, namespace: Mapping[str, Any], not_json: 
     try:
         code = compile(ast.parse(text.strip(), "<payload>", "eval"), "<payload>", "eval")
     except (SyntaxError, ValueError):
-        mistake(command, f"the payload is neither JSON ({not_json}) nor a Python expression")
+        raise mistake(command, f"the payload is neither JSON ({not_json}) nor a Python expression") from None
     try:
         return eval(code, dict(namespace))
     except Exception as error:  # noqa: BLE001 (it is the user's expression: whatever it raises is told)
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        mistake(command, f"the payload {_shortened(text)} is not JSON, and as Python it raises {told}")
+        told = " ".join(describe(error).split())
+        raise mistake(command, f"the payload {_shortened(text)} is not JSON, and as Python it raises {told}") from None
 
 
 def _shortened(text: str) -> str:

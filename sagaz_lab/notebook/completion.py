@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
-from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult
 
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
@@ -16,29 +17,29 @@ _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
 _SAGA = re.compile(r"%%saga\s+\S*")
 
 
-def matcher(lab: Lab) -> Callable[[CompletionContext], SimpleMatcherResult]:
+class Matcher:
     """What `IPCompleter.custom_matchers` takes."""
 
-    @context_matcher()
-    def sagaz_lab_matcher(context: CompletionContext) -> SimpleMatcherResult:
-        before = context.text_until_cursor
-        if context.cursor_line == 0 and _SAGA.fullmatch(before):
-            found: Sequence[str] = SAGA_OPTIONS
-        elif match := _LINE.fullmatch(before):
-            found = candidates(lab, match["rest"])
-        else:
-            found = ()
-        # IPython's token may begin later than ours, behind a character at which it splits.
-        typed = re.split(r"\s", before)[-1]
-        cut = len(typed) - len(context.token)
-        texts = [text[cut:] for text in found if text.startswith(typed)] if cut >= 0 else []
-        return {
-            "completions": [SimpleCompletion(text, type="magic") for text in texts],
-            "suppress": bool(texts),
-            "ordered": True,
-        }
+    matcher_api_version: Literal[2] = 2
+    matcher_identifier = "sagaz_lab"
 
-    return sagaz_lab_matcher
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def __call__(self, context: CompletionContext) -> SimpleMatcherResult:
+        before = context.text_until_cursor
+        # IPython's token may begin later than our word, behind a character at which it splits.
+        word = re.split(r"\s", before)[-1]
+        cut = len(word) - len(context.token)
+        texts = [text[cut:] for text in self._candidates(context, before) if text.startswith(word)] if cut >= 0 else []
+        completions = [SimpleCompletion(text, type="magic") for text in texts]
+        return {"completions": completions, "suppress": bool(texts), "ordered": True}
+
+    def _candidates(self, context: CompletionContext, before: str) -> Sequence[str]:
+        if context.cursor_line == 0 and _SAGA.fullmatch(before):
+            return SAGA_OPTIONS
+        match = _LINE.fullmatch(before)
+        return candidates(self._lab, match["rest"]) if match else ()
 
 
 def candidates(lab: Lab, rest: str) -> Sequence[str]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from inspect import isawaitable
-from typing import Any
+from inspect import iscoroutine
+from typing import Any, cast
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import needs_local_scope, no_var_expand
 
 from sagaz_lab.errors import SagazLabError, UnknownName
+from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import COMMANDS, Line, mistake, number, one_of, overview, read, read_firing, split
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
-from sagaz_lab.notebook.waiting import Until, wait
+from sagaz_lab.notebook.waiting import Until, Watch, wait
 
 SAGA_OPTIONS = ("--quiet",)
 
@@ -30,6 +31,8 @@ class Magics:
         self._lab = lab
         self._registration = registration
         self._reports = reports
+        self._watch = Watch(lab)
+        self._handle: Handle | None = None
 
     @no_var_expand
     def saga(self, line: str, cell: str) -> None:
@@ -46,7 +49,7 @@ class Magics:
             if word not in SAGA_OPTIONS:
                 raise UsageError(str(UnknownName("%%saga", "option", word, SAGA_OPTIONS)))
         if cell.strip():  # not announced by the transformer: a script made of a notebook
-            self._shell.run_cell(f"%%saga {line}\n{cell}")
+            cast(Any, self._shell).run_cell(f"%%saga {line}\n{cell}")
         else:
             self._registration.announce(quiet="--quiet" in line.split())
 
@@ -57,7 +60,7 @@ class Magics:
         command, rest = split(line.rstrip().removesuffix(";"))
         with self._in_one_line(command.name):
             if command.name in ("fire", "preview"):
-                result = self._fire(command.name, rest, {**self._shell.user_ns, **(local_ns or {})})
+                result: Any = self._fire(command.name, rest, {**self._shell.user_ns, **(local_ns or {})})
             else:
                 acts: Mapping[str, Callable[[Line], Any]] = {
                     "start": self._start, "stop": self._stop, "pause": self._pause, "resume": self._resume,
@@ -65,7 +68,7 @@ class Magics:
                     "dlq": self._dlq, "forget": self._forget, "help": self._help,
                 }  # fmt: skip
                 result = acts[command.name](read(command, rest))
-        if isawaitable(result):
+        if iscoroutine(result):
             return self._awaited(command.name, result, quiet)
         return None if quiet else result
 
@@ -81,7 +84,7 @@ class Magics:
         try:
             yield
         except SagazLabError as error:
-            told = " ".join(str(error).split())
+            told = " ".join(str(error).split()).removeprefix(f"{command}: ")
             if isinstance(error, UnknownName) and self._registration.unfinished():
                 told += "; the sagas of this cell are registered when it has succeeded"
             raise UsageError(f"%triggers {command}: {told}") from None
@@ -89,8 +92,9 @@ class Magics:
     # --- the sub-commands ---
 
     def _start(self, line: Line) -> Any:
-        self._reports.started_here()
-        return self._lab.start(line.words or None)
+        self._reports.belong_here()
+        self._handle = self._lab.start(line.words or None)
+        return self._handle
 
     def _stop(self, line: Line) -> Awaitable[None]:
         if "--grace" in line.options:
@@ -110,17 +114,17 @@ class Magics:
         firing = read_firing(COMMANDS[command], rest, namespace)
         if command == "preview":
             if firing.where:
-                mistake(command, f"it takes a trigger's name and a payload, not {next(iter(firing.where))}=")
+                raise mistake(command, f"it takes a trigger's name and a payload, not {next(iter(firing.where))}=")
             return self._lab.preview(firing.name, firing.payload)
         if taken := {"target", "payload", "id", "wait"} & firing.where.keys():
-            mistake(command, f"{taken.pop()}= is no setting of a source; an id is given as --id ID")
+            raise mistake(command, f"{taken.pop()}= is no setting of a source; an id is given as --id ID")
         return self._lab.fire(firing.name, firing.payload, id=firing.options.get("--id"),
                               wait="--no-wait" not in firing.options, **firing.where)  # fmt: skip
 
     def _wait(self, line: Line) -> Awaitable[None]:
         until = Until.of(line.words)
         timeout_s = number("wait", "--timeout", line.options["--timeout"]) if "--timeout" in line.options else None
-        return wait(self._lab, self._reports, until, timeout_s)
+        return wait(self._lab, self._handle, self._watch, self._reports, until, timeout_s)
 
     def _why(self, line: Line) -> Any:
         return self._lab.why(_first(line))
@@ -140,11 +144,11 @@ class Magics:
         what, *rest = line.words
         one_of("dlq", "sub-command", what, COMMANDS["dlq"].words)
         if not rest:
-            mistake("dlq", f"which letters? It is: {COMMANDS['dlq'].usage}")
+            raise mistake("dlq", f"which letters? It is: {COMMANDS['dlq'].usage}")
         if what == "redrive":
             return self._lab.redrive(self._letters(rest))
         if len(rest) < 2:
-            mistake("dlq", "discard takes the ids, with commas between, and then the reason")
+            raise mistake("dlq", "discard takes the ids, with commas between, and then the reason")
         return self._lab.discard(self._letters(rest[:1]), " ".join(rest[1:]))
 
     def _letters(self, words: list[str]) -> list[str]:
@@ -155,8 +159,7 @@ class Magics:
         return [one_of("dlq", "open dead letter", one, open_ids) for one in ids]
 
     def _forget(self, line: Line) -> Any:
-        trigger, *key = line.words or mistake("forget", f"what? It is: {line.command.usage}")
-        return self._lab.forget(trigger, key[0] if key else None)
+        return self._lab.forget(_first(line), line.words[1] if len(line.words) > 1 else None)
 
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""
@@ -164,4 +167,6 @@ class Magics:
 
 
 def _first(line: Line) -> str:
-    return line.words[0] if line.words else mistake(line.command.name, f"what? It is: {line.command.usage}")
+    if not line.words:
+        raise mistake(line.command.name, f"what? It is: {line.command.usage}")
+    return line.words[0]

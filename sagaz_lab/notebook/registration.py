@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from IPython.display import display
+from IPython.core.interactiveshell import InteractiveShell
 
 from sagaz_lab.errors import SagazLabError
 from sagaz_lab.lab import Lab
@@ -29,7 +29,8 @@ class Cell:
 class Registration:
     """The hooks of the shell around each cell."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, shell: InteractiveShell, lab: Lab) -> None:
+        self._shell = shell
         self._lab = lab
         self._staged: Staged | None = None
         self._cells: list[Cell] = []
@@ -81,23 +82,23 @@ class Registration:
             return
         if cell.announced and not staged.classes:
             tell("%%saga: this cell defines no saga")
-        show(self._lab, changes, as_cards=bool(cell.announced) and not any(cell.announced))
-        show(self._lab, noticed, as_cards=False)
+        self._show(changes, as_cards=bool(cell.announced) and not any(cell.announced))
+        self._show(noticed, as_cards=False)
+
+    def _show(self, changes: Sequence[Change], *, as_cards: bool) -> None:
+        """A card for each saga of a `%%saga` cell; elsewhere one line for each that changed."""
+        for change in changes:
+            if as_cards:
+                card = change_card(change, self._lab.sagas[change.name])
+                self._shell.display_pub.publish({"text/html": card.html, "text/plain": card.text})
+            elif change.is_new or change.previous != change.revision:
+                print(change_line(change))
 
     def _nothing_registered(self, classes: Sequence[type[Saga]]) -> str:
         names = dict.fromkeys(cls.__definition__.name for cls in classes if cls.__definition__)
         current = self._lab.sagas
         stays = [f"{name} stays at revision {current[name].revision}" for name in names if name in current]
         return "; ".join(["nothing registered", *stays])
-
-
-def show(lab: Lab, changes: Sequence[Change], *, as_cards: bool) -> None:
-    """A card for each saga of a `%%saga` cell; elsewhere one line for each that changed."""
-    for change in changes:
-        if as_cards:
-            display(change_card(change, lab.sagas[change.name]))
-        elif change.is_new or change.previous != change.revision:
-            print(change_line(change))
 
 
 def tell(line: str) -> None:

@@ -12,7 +12,7 @@ KEPT = 100
 
 
 class Reports:
-    """Hears what the Lab reports: the first failure of each kind.
+    """Hears what the Lab reports, and shows the first of each kind.
 
     When a notebook is run without a front end, output for an earlier cell is dropped, so the reports are kept for
     the next `%triggers wait` as well.
@@ -22,18 +22,28 @@ class Reports:
         self._shell = shell
         self._parent: Any = None
         self._waiting = 0
+        self._closed = False
+        self._known: set[str] = set()
         self._unseen: deque[str] = deque(maxlen=KEPT)
 
-    def started_here(self) -> None:
-        """From now on reports belong to the cell that runs."""
+    def belong_here(self) -> None:
+        """From now on reports belong to the cell that runs, and each kind is new again."""
         get_parent = getattr(self._shell, "get_parent", None)  # a terminal has none
         self._parent = get_parent() if get_parent else None
+        self._known.clear()
 
     def hear(self, kind: str, text: str) -> None:
         """Called by the Lab, on any thread."""
+        if self._closed or kind in self._known:
+            return
+        self._known.add(kind)
         self._unseen.append(text)
         if not self._waiting:
             self._show(text)
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        self._closed = True
 
     def take(self) -> list[str]:
         """Those that no `wait` has shown, oldest first."""

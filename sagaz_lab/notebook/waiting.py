@@ -1,4 +1,4 @@
-"""`%triggers wait`: shows, in the cell that waits, what happens in the background.
+"""`%triggers wait`: tells, in the cell that waits, what happens in the background.
 
 A notebook that is run without a front end loses what the tasks of earlier cells print, so it is told here again.
 """
@@ -7,16 +7,170 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from IPython.core.error import UsageError
-
+from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
-from sagaz_lab.notebook.cards import outcome_line
+from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.notebook.commands import COMMANDS, mistake
+from sagaz_lab.notebook.html import shortened
 from sagaz_lab.notebook.reports import Reports
 
 LOOK_EVERY_S = 0.25
-LINES_AT_ONCE = 5
+TELL_EVERY_S, LATER_EVERY_S = 0.5, 5.0
+LINES_AT_ONCE = 3
+MANY_LINES = 200
+"""After so many lines it is told less often: the output of a cell is kept in the notebook."""
+
+ROWS_AT_ONCE = 10_000
+FINAL = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.HELD)
+_DULL = {"filtered", "duplicate", "completed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """What ends the waiting; neither: an interrupt, or that the triggers are stopped."""
+
+    events: int | None = None
+    idle: bool = False
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> Self:
+        """Raises `UsageError`."""
+        match words:
+            case ():
+                return cls()
+            case ("until", "idle"):
+                return cls(idle=True)
+            case (number,) | (number, "event" | "events") if number.isdigit() and int(number) > 0:
+                return cls(events=int(number))
+        raise mistake("wait", f"not {' '.join(words)!r}; it is: {COMMANDS['wait'].usage}")
+
+
+class Watch:
+    """What has happened since the last look. It outlives a wait, so that the next one misses nothing in between."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._decided = 0
+        self._runs: set[str] = set()
+        self.events: set[str] = set()
+        self.kinds: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        self.news: list[tuple[bool, str]] = []
+        """What is to be told: whether it is dull, and the line."""
+
+    def begin(self) -> None:
+        """A wait begins: it counts from the end of the one before."""
+        self.events.clear()
+        self.kinds.clear()
+        self.ends.clear()
+
+    def look(self) -> None:
+        decided = sum(counts[kind] for counts in self._lab.counters().values() for kind in FINAL)
+        fresh = decided - self._decided if decided >= self._decided else decided  # a stopped Lab counts anew
+        self._decided = decided
+        if fresh:
+            self._read_outcomes(fresh)
+        live = {run.run_id for run in self._lab.status().runs}
+        if gone := self._runs - live:
+            self._read_runs(gone)
+        self._runs = live
+
+    def _read_outcomes(self, fresh: int) -> None:
+        rows = self._lab.outcomes(limit=min(2 * fresh + 100, ROWS_AT_ONCE))
+        for row in rows[rows["outcome"] != "held"].head(fresh)[::-1].itertuples():
+            self.events.add(row.event_id)
+            self.kinds[row.outcome] += 1
+            if row.outcome == "started":
+                self._runs.add(row.run_id)
+            about = row.run_id if row.outcome == "started" else row.reason
+            line = f"{row.event_id} -> {row.trigger}: {row.outcome}{f' ({about})' if about else ''}"
+            self.news.append((row.outcome in _DULL, line))
+
+    def _read_runs(self, gone: set[str]) -> None:
+        rows = self._lab.runs(limit=ROWS_AT_ONCE)
+        for row in rows[rows["run_id"].isin(gone)][::-1].itertuples():
+            self.ends[row.status] += 1
+            error = f": {row.error}" if isinstance(row.error, str) and row.error else ""
+            self.news.append((row.status in _DULL, f"run {row.run_id} of {row.saga}: {row.status}{error}"))
+
+    def summary(self) -> str:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in self.kinds.items())
+        ends = ", ".join(f"{n} {status}" for status, n in self.ends.items())
+        n = len(self.events)
+        return f"{n} event{'s' if n != 1 else ''}{kinds and f': {kinds}'}{ends and f'; runs: {ends}'}"
+
+
+class Teller:
+    """Prints a few lines at a time and counts the rest: what failed goes first."""
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._next = 0.0
+
+    def tell(self, watch: Watch, reports: Reports, *, last: bool = False) -> None:
+        for report in reports.take():
+            print(report, file=sys.stderr)
+        if not watch.news or (time.monotonic() < self._next and not last):
+            return
+        news, watch.news = sorted(watch.news, key=lambda one: one[0]), []
+        for _, line in news[:LINES_AT_ONCE]:
+            print(shortened(line, 300))
+        if more := len(news) - LINES_AT_ONCE:
+            print(f"... and {more} more") if more > 0 else None
+        self._told += min(len(news), LINES_AT_ONCE + 1)
+        self._next = time.monotonic() + (TELL_EVERY_S if self._told < MANY_LINES else LATER_EVERY_S)
+
+
+async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: Reports, until: Until,
+               timeout_s: float | None) -> None:  # fmt: skip
+    """Returns when `until` is met, or when the triggers are stopped.
+
+    Raises the error of triggers that could not be started, and `UsageError` if time is up before `until` is met.
+    """
+    if not lab.is_open and handle is None:
+        raise mistake("wait", "nothing is started; %triggers start comes first")
+    deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
+    teller, was_started = Teller(), lab.status().started
+    watched = [asyncio.ensure_future(_connected(handle))]
+    if until.idle:
+        watched.append(asyncio.ensure_future(lab.drain()))
+    watch.begin()
+    try:
+        with reports:
+            while not _met(watch, until, watched) and (lab.status().started or not was_started):
+                teller.tell(watch, reports)
+                if time.monotonic() >= deadline:
+                    return _time_is_up(watch, until, timeout_s)
+                await asyncio.sleep(LOOK_EVERY_S)
+    finally:
+        for one in watched:
+            one.cancel()
+        teller.tell(watch, reports, last=True)
+        print(watch.summary())
+
+
+async def _connected(handle: Handle | None) -> None:
+    if handle is not None:
+        await handle
+
+
+def _met(watch: Watch, until: Until, watched: Sequence[asyncio.Future[None]]) -> bool:
+    done = [one.done() for one in watched]
+    watch.look()
+    for one in watched:
+        if one.done():
+            one.result()  # raises what went wrong
+    return (until.idle and all(done)) or (until.events is not None and len(watch.events) >= until.events)
+
+
+def _time_is_up(watch: Watch, until: Until, timeout_s: float | None) -> None:
+    if until.events is not None:
+        raise mistake("wait", f"{len(watch.events)} of {until.events} events within {timeout_s:g} s")
+    if until.idle:
+        raise mistake("wait", f"not idle within {timeout_s:g} s")

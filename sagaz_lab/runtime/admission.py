@@ -4,39 +4,47 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sagaz_lab.abc import NewRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import History, Outcome
+from sagaz_lab.model.run import History, Outcome, RunStatus
 from sagaz_lab.model.trigger import Gates
 
 CONCURRENCY = 100
 """Runs of a trigger at one time unless `max_concurrent_sagas` says otherwise: a flood must not exhaust the process."""
 
 
-class Ticket:
+_WAITING = RunStatus.WAITING
+
+
+class Ticket(NewRun):
     """A run on its way in: accepted by the store, started when it is its turn.
 
-    `started` says that the store has it as running already; `final` is resolved when it has started or never will.
+    `final` is resolved when it has started or never will. A ticket of attempt 1 that waits has not started yet.
     """
 
-    __slots__ = ("attempt", "compensate_only", "context", "event", "final", "history", "key", "revision", "run_id", "saga", "started",
-                 "trigger")  # fmt: skip
+    __slots__ = ("attempt", "compensate_only", "final", "history", "key")
 
-    def __init__(self, run_id: str, saga: str, trigger: str, revision: int, event: Event | None, context: Mapping[str, Any],
-                 key: str | None = None, attempt: int = 1) -> None:  # fmt: skip
+    def __init__(self, run_id: str, saga: str, trigger: str | None, revision: int, event: Event | None,
+                 context: Mapping[str, Any], at: float, key: str | None = None, claim: str | None = None,
+                 claim_until: float | None = None) -> None:  # fmt: skip
         self.run_id = run_id
         self.saga = saga
         self.trigger = trigger
         self.revision = revision
         self.event = event
         self.context = context
+        self.at = at
+        self.status = _WAITING
+        self.claim = claim
+        self.claim_until = claim_until
+        self.started: Sequence[str] = ()
         self.key = key
-        self.attempt = attempt
+        self.attempt = 1
         self.history: History | None = None
         self.compensate_only = False
-        self.started = False
         self.final: Future[Outcome] | None = None
 
 

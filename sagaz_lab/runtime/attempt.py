@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import DeadLetter, Ending
@@ -22,15 +22,17 @@ STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 class Attempt:
     """The journal of one attempt. `retry_in_s` is set when the run is to be tried again."""
 
-    __slots__ = ("_dispatcher", "_run", "_ticket", "retry_in_s")
+    __slots__ = ("_dispatcher", "_run", "_ticket", "append", "retry_in_s")
 
     def __init__(self, dispatcher: Dispatcher, run: Run, ticket: Ticket) -> None:
         self._dispatcher = dispatcher
         self._run = run
         self._ticket = ticket
         self.retry_in_s: float | None = None
+        # A store in memory is never away.
+        self.append = self._append if dispatcher.store.durable else dispatcher.store.append
 
-    async def append(self, records: Sequence[Record]) -> None:
+    async def _append(self, records: Sequence[Record]) -> None:
         try:
             await self._dispatcher.store.append(records)
         except StoreUnavailable as error:
@@ -39,30 +41,37 @@ class Attempt:
     async def end(self, ending: Ending) -> None:
         dispatcher, run = self._dispatcher, self._run
         now = dispatcher.clock.now()
+        if ending.status is RunStatus.COMPLETED:
+            await self._write(ending, now, None, None)
+            run.status = ending.status
+            if told := run.definition.hooks.get("on_saga_complete"):
+                await tell(told, run.definition.name, run.run_id, run.ctx)
+            return
         letter = retry_at = None
         if ending.status is RunStatus.COMPENSATED and run.trigger is not None:
             letter, retry_at = self._after_failure(ending.error, now)
 
-        async def write() -> None:
-            await dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now, retry_at=retry_at, dead=letter)
-
-        try:
-            await write()
-        except StoreUnavailable as error:
-            await self._insist(error, write)
+        await self._write(ending, now, retry_at, letter)
         run.status = RunStatus.WAITING if retry_at is not None else ending.status
         run.error = ending.error
         if retry_at is not None:
             self.retry_in_s = retry_at - now
             self._ticket.attempt = run.attempt + 1
             self._ticket.history = None
-        if ending.status is not RunStatus.COMPLETED:
-            self._report(ending, letter)
-        await self._tell(ending)
+        self._report(ending, letter)
+        if told := run.definition.hooks.get("on_saga_failed"):
+            await tell(told, run.definition.name, run.run_id, run.ctx, ending.error)
+
+    async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
+        end, run_id, attempt = self._dispatcher.store.end, self._run.run_id, self._run.attempt
+        try:
+            await end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
+        except StoreUnavailable as error:
+            await self._insist(error, lambda: end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter))
 
     def _after_failure(self, error: BaseException | None, now: float) -> tuple[DeadLetter | None, float | None]:
         run = self._run
-        state = self._dispatcher.states.get(self._ticket.trigger)
+        state = self._dispatcher.states.get(self._ticket.trigger or "")
         if state is None or run.event is None:
             return None, None
         config = state.compiled.config
@@ -79,22 +88,13 @@ class Attempt:
         kind = f"{run.definition.name}:{ending.status}:{type(ending.error).__name__}"
         self._dispatcher.report(kind, f"run {run.run_id} of {run.definition.name} {ending.status}: {error}{then}")
 
-    async def _tell(self, ending: Ending) -> None:
-        run = self._run
-        hooks = run.definition.hooks
-        if ending.status is RunStatus.COMPLETED:
-            if told := hooks.get("on_saga_complete"):
-                await tell(told, run.definition.name, run.run_id, run.ctx)
-        elif told := hooks.get("on_saga_failed"):
-            await tell(told, run.definition.name, run.run_id, run.ctx, ending.error)
-
-    async def _insist(self, error: StoreUnavailable, write: object) -> None:
+    async def _insist(self, error: StoreUnavailable, write: Callable[[], Awaitable[None]]) -> None:
         """The store is away: what has happened must be written before anything follows from it."""
         for n in range(1_000_000):
             self._dispatcher.report("store", f"run {self._run.run_id} waits for the store: {describe(error)}")
             await self._dispatcher.clock.sleep(STORE_RETRY_S[min(n, len(STORE_RETRY_S) - 1)])
             try:
-                await write()  # type: ignore[operator]
+                await write()
                 return
             except StoreUnavailable as again:
                 error = again

@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sagaz_lab.abc import Acceptance, DeadLetter, NewRun, Store
+from sagaz_lab.abc import Acceptance, DeadLetter, Refusal, Store
 from sagaz_lab.errors import DecisionError, QueueFull, describe
 from sagaz_lab.model.event import OWN_FIELDS, Delivery, Event
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.compiled import TriggerState, claim_of
@@ -40,7 +40,7 @@ class Decided:
     def __init__(self, state: TriggerState) -> None:
         self.state = state
         self.entries: list[Entry] = []
-        self.starts: list[tuple[Ticket, NewRun]] = []
+        self.starts: list[Ticket] = []
         self.letters: list[DeadLetter] = []
         self.kept: list[tuple[Event, str, str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
@@ -48,7 +48,7 @@ class Decided:
     def add(self, kind: OutcomeKind, reason: str, event: Event, at: float, facts: Mapping[str, Any] | None = None,
             count_as: str | None = None) -> None:  # fmt: skip
         compiled = self.state.compiled
-        self.entries.append((kind, reason, event.id, self.state.name, None, compiled.definition.revision, at, facts))
+        self.entries.append((kind.value, reason, event.id, self.state.name, None, compiled.definition.revision, at, facts))
         key = (kind.value, count_as or reason)
         self.reasons[key] = self.reasons.get(key, 0) + 1
         if compiled.config.persist_events:
@@ -109,10 +109,10 @@ class Decider:
                 await tell(hooks, compiled.definition.name, delivery.event.source, delivery.event)
         began = time.perf_counter()
         prepared, claims = self._prepare(decided, deliveries, now)
-        taken: dict[str, str] = {}
+        taken: dict[str, Refusal | str] = {}
         if claims:
             seen = await self._store.seen([(state.name, claim) for claim in claims])
-            taken = {claim: taken_by(refusal.first_run, refusal.first_status) for (_, claim), refusal in seen.items()}
+            taken = {claim: refusal for (_, claim), refusal in seen.items()}
             began = time.perf_counter()
         await self._run_methods(decided, prepared, taken, now)
         elapsed = time.perf_counter() - began
@@ -151,7 +151,7 @@ class Decider:
         return prepared, claims
 
     async def _run_methods(
-        self, decided: Decided, prepared: list[tuple[Event, Any, str | None]], taken: dict[str, str], now: float
+        self, decided: Decided, prepared: list[tuple[Event, Any, str | None]], taken: dict[str, Refusal | str], now: float
     ) -> None:
         state = decided.state
         compiled = state.compiled
@@ -162,7 +162,7 @@ class Decider:
         nones = 0
         for event, subject, claim in prepared:
             if claim is not None and claim in taken:
-                decided.add(_DUPLICATE, taken[claim], event, now, count_as=TAKEN)
+                decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
                 continue
             try:
                 result = method(subject, event) if wants_event else method(subject)
@@ -175,7 +175,7 @@ class Decider:
                 continue
             if result is None:
                 # The commonest case by far, so it is the shortest way.
-                append((_FILTERED, RETURNED_NONE, event.id, name, None, revision, now, None))
+                append(("filtered", RETURNED_NONE, event.id, name, None, revision, now, None))
                 nones += 1
                 if keep:
                     decided.kept.append((event, name, "filtered", RETURNED_NONE))
@@ -191,7 +191,7 @@ class Decider:
             decided.reasons["filtered", RETURNED_NONE] = nones
 
     def _start(self, decided: Decided, event: Event, subject: Any, claim: str | None, context: Any,
-               taken: dict[str, str], now: float) -> None:  # fmt: skip
+               taken: dict[str, Refusal | str], now: float) -> None:  # fmt: skip
         compiled = decided.state.compiled
         definition = compiled.definition
         if not isinstance(context, Mapping):
@@ -210,16 +210,12 @@ class Decider:
             except DecisionError as error:
                 decided.dead(event, error, now)
                 return
-        run_id = next(self._run_ids)
-        ticket = Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, key)
-        run = NewRun(
-            run_id=run_id, saga=definition.name, revision=definition.revision, trigger=decided.state.name, event=event,
-            context=context, at=now, status=RunStatus.WAITING, claim=claim,
-        )  # fmt: skip
+        until = None if claim is None else now + compiled.claim_ttl_s
+        ticket = Ticket(next(self._run_ids), definition.name, decided.state.name, definition.revision, event, context, now,
+                        key, claim, until)  # fmt: skip
         if claim is not None:
-            taken[claim] = taken_by(run_id, RunStatus.RUNNING)
-            run.claim_until = now + compiled.claim_ttl_s
-        decided.starts.append((ticket, run))
+            taken[claim] = ticket.run_id
+        decided.starts.append(ticket)
 
     def _tell_hidden(self, state: TriggerState, event: Event) -> None:
         if isinstance(event.payload, Mapping):
@@ -230,8 +226,10 @@ class Decider:
                              f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's")  # fmt: skip
 
 
-def taken_by(first_run: str | None, status: RunStatus | None) -> str:
-    return f"its key is taken by run {first_run} ({status}); lab.forget(trigger, key) frees it"
+def taken_by(first: Refusal | str) -> str:
+    """The reason of a duplicate, which names the first run and the cure."""
+    run = f"{first.first_run} ({first.first_status})" if isinstance(first, Refusal) else first
+    return f"its key is taken by run {run}; lab.forget(trigger, key) frees it"
 
 
 def acceptance(decisions: Sequence[Decided]) -> Acceptance:
@@ -239,7 +237,7 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
     batch = Acceptance()
     kept: list[tuple[Event, str, str, str]] = []
     for decided in decisions:
-        batch.runs += [run for _, run in decided.starts]
+        batch.runs += decided.starts
         batch.dead += decided.letters
         kept += decided.kept
     batch.kept = kept

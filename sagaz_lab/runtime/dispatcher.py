@@ -18,9 +18,10 @@ from sagaz_lab.runtime.attempt import Attempt
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.context import context_of
 from sagaz_lab.runtime.deciding import QUEUE_FULL, TAKEN, Decided, Decider, acceptance, taken_by
-from sagaz_lab.runtime.outcomes import Entry, Ring
+from sagaz_lab.runtime.outcomes import Entry, Ring, outcome
 from sagaz_lab.runtime.tasks import Report, Tasks
 
+_RUNNING = RunStatus.RUNNING
 logger = logging.getLogger("sagaz_lab")
 
 
@@ -130,8 +131,8 @@ class Dispatcher:
             return await self.store.accept(batch)
         except BaseException:
             for decided in decisions:
-                for ticket, _ in decided.starts:
-                    if ticket.started:
+                for ticket in decided.starts:
+                    if ticket.status is _RUNNING:
                         decided.state.admission.leave(ticket.key)
             raise
 
@@ -139,26 +140,25 @@ class Dispatcher:
         admission, strategy = decided.state.admission, decided.state.compiled.config.backpressure_strategy
         roots = decided.state.compiled.definition.plan.roots
         admitted, waiting = [], admission.waiting
-        for ticket, run in decided.starts:
+        for ticket in decided.starts:
             if admission.enter(ticket.key, moment):
-                ticket.started = True
-                run.status = RunStatus.RUNNING
-                run.started = roots
+                ticket.status = _RUNNING
+                ticket.started = roots
             elif waiting >= admission.size and strategy in ("drop_newest", "reject"):
-                decided.overflow(ticket, run.at, rejected=strategy == "reject")
+                decided.overflow(ticket, ticket.at, rejected=strategy == "reject")
                 continue
             else:
                 waiting += 1
-            admitted.append((ticket, run))
+            admitted.append(ticket)
         decided.starts = admitted
 
     async def _apply(self, decided: Decided, refused: Mapping[str, Refusal], n: int, now: float) -> None:
         """The store has taken the batch: count, remember, start."""
         state = decided.state
-        for ticket, _ in decided.starts:
+        for ticket in decided.starts:
             if refused and (refusal := refused.get(ticket.run_id)) is not None:
                 await self._refused(decided, ticket, refusal, now)
-            elif ticket.started:
+            elif ticket.status is _RUNNING:
                 decided.entries.append(_entry(OutcomeKind.STARTED, "", ticket, now))
                 state.counters.started += 1
                 self.launch(ticket, state.compiled.definition, now)
@@ -183,10 +183,10 @@ class Dispatcher:
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:
         """Another process took the claim meanwhile, or the run's context cannot be stored."""
         assert ticket.event is not None
-        if ticket.started:
+        if ticket.status is _RUNNING:
             decided.state.admission.leave(ticket.key)
         if refusal.error is None:
-            reason = taken_by(refusal.first_run, refusal.first_status)
+            reason = taken_by(refusal)
             decided.add(OutcomeKind.DUPLICATE, reason, ticket.event, now, count_as=TAKEN)
             return
         known = len(decided.letters)
@@ -216,7 +216,7 @@ class Dispatcher:
         entry = _entry(kind, reason, ticket, now)
         self.ring.entries.append(entry)
         if ticket.final is not None and not ticket.final.done():
-            ticket.final.set_result(Outcome(*entry))
+            ticket.final.set_result(outcome(entry))
 
     def release(self, state: TriggerState) -> None:
         """Start what may start now, and come back when the rate lets the next one through."""
@@ -241,7 +241,7 @@ class Dispatcher:
     async def _leave_queue(self, state: TriggerState, ticket: Ticket) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now."""
         now = self.clock.now()
-        first = ticket.attempt == 1 and not ticket.started
+        first = ticket.attempt == 1
         definition = self.sagas().get(ticket.saga)
         try:
             if definition is None:
@@ -260,7 +260,7 @@ class Dispatcher:
                 state.counters.held -= 1
                 state.counters.started += 1
                 self._finally(ticket, OutcomeKind.STARTED, "", now)
-            ticket.started = True
+            ticket.status = _RUNNING
             self.launch(ticket, definition, now)
         except StoreError as error:
             state.admission.leave(ticket.key)
@@ -277,15 +277,15 @@ class Dispatcher:
             return True
         again = await self.decider.decide(state, [Delivery(ticket.event, None, True)], now)
         if again.starts:
-            ticket.context = again.starts[0][0].context
+            ticket.context = again.starts[0].context
             return True
         state.admission.leave(ticket.key)
         await self.store.withdraw(ticket.run_id)
         if again.letters:
             await self.store.accept(Acceptance(dead=again.letters))
-        kind, reason = again.entries[0][:2]
+        kind, reason = OutcomeKind(again.entries[0][0]), again.entries[0][1]
         state.counters.held -= 1
-        setattr(state.counters, kind.value, getattr(state.counters, kind.value) + 1)
+        setattr(state.counters, kind, getattr(state.counters, kind) + 1)
         self._finally(ticket, kind, reason, now)
         self.release(state)
         return False
@@ -295,7 +295,7 @@ class Dispatcher:
     def launch(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
         """Start an attempt that the store has as running."""
         run = Run(ticket.run_id, definition, instance or self.instance(definition), context_of(ticket),
-                  trigger=ticket.trigger or None, attempt=ticket.attempt, started_at=now, history=ticket.history,
+                  trigger=ticket.trigger, attempt=ticket.attempt, started_at=now, history=ticket.history,
                   compensate_only=ticket.compensate_only)  # fmt: skip
         self.live[ticket.run_id] = run
         run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
@@ -321,7 +321,7 @@ class Dispatcher:
 
     def _ended(self, run: Run, ticket: Ticket, retry_in_s: float | None) -> None:
         del self.live[run.run_id]
-        state = self.states.get(ticket.trigger)
+        state = self.states.get(ticket.trigger or "")
         if state is not None:
             state.admission.leave(ticket.key, keep_turn=retry_in_s is not None)
             if state.admission.waiting:
@@ -340,7 +340,7 @@ class Dispatcher:
     async def _retry(self, ticket: Ticket, delay_s: float) -> None:
         await self.clock.sleep(delay_s)
         self.retrying.pop(ticket.run_id, None)
-        state = self.states[ticket.trigger]
+        state = self.states[ticket.trigger or ""]
         state.admission.reenter(ticket)
         self.release(state)
 
@@ -380,4 +380,4 @@ class Dispatcher:
 
 def _entry(kind: OutcomeKind, reason: str, ticket: Ticket, now: float) -> Entry:
     event_id = ticket.event.id if ticket.event is not None else ""
-    return (kind, reason, event_id, ticket.trigger, ticket.run_id, ticket.revision, now, None)
+    return (kind.value, reason, event_id, ticket.trigger, ticket.run_id, ticket.revision, now, None)

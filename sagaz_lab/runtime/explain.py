@@ -124,17 +124,17 @@ async def preview(decider: Decider, state: TriggerState, event: Event, fresh: bo
     verdicts: list[Verdict] = []
     context: Mapping[str, Any] | None = None
     if decided.starts:
-        ticket, run = decided.starts[0]
+        ticket = decided.starts[0]
         context, outcome = ticket.context, OutcomeKind.STARTED
-        verdicts.append(Verdict("idempotency", "pass", f"key {run.claim!r} is free" if run.claim else "the id is new"))
+        verdicts.append(Verdict("idempotency", "pass", f"key {ticket.claim!r} is free" if ticket.claim else "the id is new"))
         verdicts.append(Verdict("trigger method", "pass", f"returned {dict(context)!r}"[:500]))
         waiting = [Verdict(*facts) for facts in state.admission.verdicts(ticket.key, moment)]
         verdicts += waiting
         if any(verdict.verdict != "pass" for verdict in waiting):
             outcome = OutcomeKind.HELD
     else:
-        kind, reason, *_, facts = decided.entries[0]
-        outcome = kind
+        text, reason, *_, facts = decided.entries[0]
+        outcome = kind = OutcomeKind(text)
         gate = {OutcomeKind.DUPLICATE: "idempotency", OutcomeKind.DEAD: "decode, validate or method"}.get(kind, "trigger method")
         numbers = "".join(f", {name}={value!r}" for name, value in (facts or {}).items())
         verdicts.append(Verdict(gate, "stop", reason + numbers))

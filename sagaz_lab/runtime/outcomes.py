@@ -45,7 +45,8 @@ class Counters:
 
 
 # In the ring an outcome is a plain tuple of Outcome's fields: making an Outcome of each would cost more than deciding.
-Entry = tuple[OutcomeKind, str, str, str, str | None, int, float, Mapping[str, Any] | None]
+# Its kind is a plain text, since a tuple of nothing but plain values is no work for the garbage collector.
+Entry = tuple[str, str, str, str, str | None, int, float, Mapping[str, Any] | None]
 
 
 class Ring:
@@ -55,7 +56,11 @@ class Ring:
         self.entries: deque[Entry] = deque(maxlen=RING)
 
     def newest(self) -> Iterator[Outcome]:
-        return (Outcome(*entry) for entry in list(self.entries)[::-1])
+        return (outcome(entry) for entry in list(self.entries)[::-1])
 
     def of(self, event_id: str) -> list[Outcome]:
-        return [Outcome(*entry) for entry in list(self.entries) if entry[2] == event_id]
+        return [outcome(entry) for entry in list(self.entries) if entry[2] == event_id]
+
+
+def outcome(entry: Entry) -> Outcome:
+    return Outcome(OutcomeKind(entry[0]), *entry[1:])

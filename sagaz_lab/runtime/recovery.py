@@ -48,15 +48,15 @@ class Recovery:
             dispatcher.report(f"needs_code:{stored.saga}", f"run {stored.run_id} waits for the code of saga {stored.saga!r}")
             return
         ticket = ticket_of(stored)
-        if ticket.started or not stored.trigger:
+        if ticket.status is not RunStatus.WAITING or stored.trigger is None:
             ticket.revision = definition.revision
             ticket.history = History.of(stored.records, stored.attempt)
-            state = dispatcher.states.get(ticket.trigger)
+            state = dispatcher.states.get(ticket.trigger or "")
             if state is not None:
                 state.admission.in_flight += 1
             dispatcher.launch(ticket, definition, now)
             return
-        state = dispatcher.states.get(ticket.trigger)
+        state = dispatcher.states.get(ticket.trigger or "")
         if state is None:
             await dispatcher.store.end(stored.run_id, Ending(RunStatus.NEEDS_CODE), attempt=stored.attempt, at=now)
             return
@@ -71,10 +71,10 @@ class Recovery:
             dispatcher.release(state)
 
     def _key(self, definition: SagaDefinition, ticket: Ticket) -> str | None:
-        trigger = definition.triggers.get(ticket.trigger.partition(".")[2])
+        trigger = definition.triggers.get((ticket.trigger or "").partition(".")[2])
         if trigger is None or trigger.gates.concurrency_key is None or ticket.event is None:
             return None
-        compiled = self._dispatcher.states[ticket.trigger].compiled
+        compiled = self._dispatcher.states[trigger.name].compiled
         try:
             subject = ticket.event if compiled.validate is None else compiled.validate(ticket.event.payload)
             return key_reader(trigger.name, "concurrency_key", trigger.gates.concurrency_key)(subject)
@@ -88,7 +88,6 @@ class Recovery:
         ticket.history = History.of(stored.records, stored.attempt)
         if from_action is not None:
             rewind(ticket.history, definition, from_action)
-        ticket.started = True
         return self._dispatcher.launch(ticket, definition, self._dispatcher.clock.now())
 
     async def compensate(self, run_id: str) -> Run:
@@ -120,16 +119,17 @@ class Recovery:
             raise RunError(f"run {run_id} is in the hands of another live process")
         ticket = ticket_of(stored)
         ticket.revision = definition.revision
-        state = dispatcher.states.get(ticket.trigger)
+        state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
             state.admission.in_flight += 1
         return ticket, definition, stored
 
 
 def ticket_of(stored: StoredRun) -> Ticket:
-    ticket = Ticket(stored.run_id, stored.saga, stored.trigger or "", stored.revision, stored.event, stored.context,
-                    attempt=stored.attempt)  # fmt: skip
-    ticket.started = stored.status is not RunStatus.WAITING
+    ticket = Ticket(stored.run_id, stored.saga, stored.trigger, stored.revision, stored.event, stored.context,
+                    stored.started_at)  # fmt: skip
+    ticket.attempt = stored.attempt
+    ticket.status = stored.status
     return ticket
 
 

@@ -55,3 +55,13 @@ class Delayed(Generic[T]):
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+
+async def sleep_unless(clock: Clock, seconds: float, event: asyncio.Event) -> None:
+    """Return after so many seconds of the clock, or as soon as the event is set."""
+    waits = [asyncio.create_task(clock.sleep(seconds)), asyncio.create_task(event.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -21,15 +21,16 @@ class MemorySource:
 
     traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
 
-    def __init__(self, *, surroundings: Surroundings, topic: str = "", capacity: int = CAPACITY) -> None:
-        self.name = f"memory {topic}".strip()
+    def __init__(self, *, surroundings: Surroundings, topic: str | None = None, capacity: int = CAPACITY) -> None:
+        self.name = f"memory {topic or ''}".strip()
         self._capacity = capacity
         self._clock = surroundings.clock
         self._prefix = f"m-{secrets.token_hex(4)}-"
         self._number = 0
         self._buffer: deque[Delivery] = deque()
+        self._again: deque[Delivery] = deque()
         self._in_flight: dict[int, Delivery] = {}
-        self._delayed: Delayed[Delivery] = Delayed(self._clock, self._again)
+        self._delayed: Delayed[Delivery] = Delayed(self._clock, self._give_back)
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -37,9 +38,12 @@ class MemorySource:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for delivery in reversed([*self._in_flight.values(), *self._delayed.clear()]):
-            self._again(delivery)
+        later = [*self._again, *self._delayed.clear()]
+        self._again.clear()
+        for delivery in self._in_flight.values():
+            self._give_back(delivery)
         self._in_flight.clear()
+        self._again.extend(later)
 
     async def put(
         self,
@@ -71,7 +75,7 @@ class MemorySource:
         event = Event(
             payload,
             id or f"{self._prefix}{number}",
-            "memory",
+            self.name,
             key,
             NO_HEADERS if headers is None else headers,
             timestamp or datetime.fromtimestamp(self._clock.now(), UTC),
@@ -81,10 +85,10 @@ class MemorySource:
             self._filled.set()
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        buffer = self._buffer
-        while not buffer:
+        while not (self._buffer or self._again):
             self._filled.clear()
             await self._filled.wait()
+        buffer = self._again or self._buffer
         if len(buffer) <= limit:
             deliveries = list(buffer)
             buffer.clear()
@@ -104,8 +108,8 @@ class MemorySource:
         if self._in_flight.pop(delivery.token, None) is not None:
             self._delayed.put(delivery, delay_s)
 
-    def _again(self, delivery: Delivery) -> None:
+    def _give_back(self, delivery: Delivery) -> None:
         # A new token, so that settling the old delivery once more changes nothing.
         self._number += 1
-        self._buffer.appendleft(Delivery(next_attempt(delivery.event), self._number, delivery.fresh))
+        self._again.append(Delivery(next_attempt(delivery.event), self._number, delivery.fresh))
         self._filled.set()

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
@@ -29,8 +29,8 @@ class RedisSource:
 
     The payload is the field `field`, or `payload` if none is named and the entry has it, as bytes; the other fields
     are headers. An entry without that field has an empty payload if `field` was named, else all its fields as texts.
-    A task reads one batch ahead, of the size asked for last. Entries that were trimmed while pending are lost: they
-    are counted in `lost_by_trimming`. Redis has no redelivery delay, so a nacked entry waits here, still pending.
+    A task reads ahead, up to two batches of the size asked for last. Entries that were trimmed while pending are lost:
+    they are counted in `lost_by_trimming`. Redis has no redelivery delay, so a nacked entry waits here, still pending.
     """
 
     traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
@@ -99,7 +99,7 @@ class RedisSource:
                 await self._drop_claimed()
             if self._ready:
                 deliveries = _take(self._ready, limit)
-                if not self._ready:
+                if len(self._ready) <= limit:
                     self._wanted.set()
                 return deliveries
             if self._failure is not None:
@@ -155,7 +155,7 @@ class RedisSource:
                 except GroupLost as error:
                     await self._renew_group(error)
                 else:
-                    await self._hand_over(entries, {})
+                    await self._hand_over(entries)
         except SourceError as error:
             self._failure = error
         except Exception as error:
@@ -194,7 +194,7 @@ class RedisSource:
             attempts = await self._group.deliveries(whole[0][0], whole[-1][0], len(whole) + len(self._held))
             await self._hand_over(whole, attempts)
 
-    async def _hand_over(self, entries: Sequence[Entry], attempts: dict[bytes, int]) -> None:
+    async def _hand_over(self, entries: Sequence[Entry], attempts: Mapping[bytes, int] | None = None) -> None:
         if not entries:
             return
         deliveries = self._entries.deliveries(entries, attempts)
@@ -202,13 +202,17 @@ class RedisSource:
         self._ready.extend(deliveries)
         self._ready_since = self._clock.monotonic()
         self._arrived.set()
-        self._wanted.clear()
-        await self._wanted.wait()
+        if len(self._ready) > self._limit:
+            self._wanted.clear()
+            await self._wanted.wait()
 
     async def _drop_claimed(self) -> None:
         """Others take over what has waited here for too long, as when the runtime was held up."""
         ready = self._ready
-        mine = await self._group.deliveries(ready[0].token, ready[-1].token, len(self._held) + 1)
+        try:
+            mine = await self._group.deliveries(ready[0].token, ready[-1].token, len(self._held) + 1)
+        except GroupLost:
+            return  # the reader will notice; the payloads are here
         for delivery in ready:
             if delivery.token not in mine:
                 self._held.pop(delivery.token, None)
@@ -252,27 +256,26 @@ class _Entries:
     """Turns raw entries into deliveries."""
 
     def __init__(self, stream: str, field: str | None) -> None:
-        self._prefix = stream + "/"
+        self._prefix, self._source = f"{stream}/", f"redis {stream}"
         self._named = field is not None
         self._field = (field or "payload").encode()
 
-    def deliveries(self, entries: Sequence[Entry], attempts: dict[bytes, int]) -> list[Delivery]:
-        """`attempts` has the entries that were delivered before; without it this is the first time for all."""
+    def deliveries(self, entries: Sequence[Entry], attempts: Mapping[bytes, int] | None) -> list[Delivery]:
+        """`attempts` says how often each was delivered; without it this is the first time for all."""
         deliveries = []
-        prefix, field = self._prefix, self._field
+        prefix, field, source = self._prefix, self._field, self._source
         last_ms, moment = b"", None
         for id, fields in entries:
             ms = id.partition(b"-")[0]
             if ms != last_ms:
                 last_ms, moment = ms, _moment(ms)
-            payload: Any
-            if len(fields or ()) == 2 and fields[0] == field:  # type: ignore[index]
-                payload, headers = fields[1], NO_HEADERS  # type: ignore[index]
+            if len(fields) == 2 and fields[0] == field:
+                payload, headers = fields[1], NO_HEADERS
             else:
-                payload, headers = self._split(fields or [])
-            attempt = attempts.get(id, 2) if attempts else 1
+                payload, headers = self._split(fields)
+            attempt = 1 if attempts is None else attempts.get(id, 2)
             deliveries.append(
-                Delivery(Event(payload, prefix + id.decode(), "redis", None, headers, moment, attempt), id)
+                Delivery(Event(payload, prefix + id.decode(), source, None, headers, moment, attempt), id)
             )
         return deliveries
 

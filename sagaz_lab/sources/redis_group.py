@@ -14,8 +14,8 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 from sagaz_lab.errors import SourceError, SourceNotReady, SourceUnavailable, describe
 from sagaz_lab.model.options import Address
 
-Entry = tuple[bytes, list[bytes] | None]
-"""An entry's id and its fields and values in turn; no fields where it was trimmed while pending."""
+Entry = tuple[bytes, Any]
+"""An entry's id and its fields and values in turn, as bytes; None where it was trimmed while pending."""
 
 BLOCK_S = 2.0
 ANSWER_S = 5.0
@@ -28,7 +28,7 @@ class GroupLost(SourceError):
 
 
 class ConsumerGroup:
-    """Raises `GroupLost`, `SourceUnavailable` for a server that does not answer, `SourceNotReady` for one that refuses."""
+    """Raises `GroupLost`, `SourceUnavailable` where the server does not answer, `SourceNotReady` where it refuses."""
 
     def __init__(self, url: str, stream: str, group: str, consumer: str) -> None:
         self._at = Address(url).masked
@@ -41,8 +41,8 @@ class ConsumerGroup:
                 url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0),
                 socket_timeout=BLOCK_S + ANSWER_S, socket_connect_timeout=ANSWER_S, socket_keepalive=True,
             )  # fmt: skip
-        except ValueError as error:
-            raise SourceNotReady(f"{self._at} is no address of a Redis server") from error
+        except ValueError:
+            raise SourceNotReady(f"{self._at} is no address of a Redis server") from None
         for command in ("XREADGROUP", "XAUTOCLAIM", "XPENDING", "XCLAIM"):
             self._client.set_response_callback(command, _raw)
         self._reading = ("XREADGROUP", "GROUP", group, consumer)
@@ -121,7 +121,7 @@ class ConsumerGroup:
 
     async def _do(self, *command: Any) -> Any:
         with self._answering():
-            return await self._client.execute_command(*command)
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -140,7 +140,7 @@ class ConsumerGroup:
             return GroupLost(f"group {self._group!r} of stream {self._stream!r} at {self._at}: {text}")
         if text.startswith("BUSYGROUP"):
             return _GroupExists(text)
-        if text.startswith(("WRONGTYPE", "ERR", "unknown command")):
+        if text.startswith(("WRONGTYPE", "unknown command", "syntax error")):
             return SourceNotReady(f"stream {self._stream!r} of Redis at {self._at}: {text}")
         return SourceUnavailable(f"Redis at {self._at}: {text}")
 
@@ -149,8 +149,8 @@ class _GroupExists(SourceError):
     pass
 
 
-def _raw(reply: Any, **_: Any) -> Any:
-    return reply
+def _raw(response: Any, **kwargs: Any) -> Any:
+    return response
 
 
 def _numbers(id: bytes) -> tuple[int, int]:

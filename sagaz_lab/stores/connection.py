@@ -54,7 +54,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that writes, its tables made where missing. Raises `StoreTooNew`, `StoreUnavailable`."""
     try:
         _make_file(path)
-        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False,cached_statements=1000)
     except (OSError, sqlite3.Error) as error:
         raise unavailable(path, error) from error
     try:
@@ -111,14 +111,14 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
         return
-    script = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
+    marks = [f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {VERSION}"]
     with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN IMMEDIATE")
         if cursor.execute("PRAGMA user_version").fetchone()[0] == VERSION:
             cursor.execute("COMMIT")  # another process was quicker
             return
         try:
-            for statement in _statements(f"{script}\n{schema('sqlite')}"):
+            for statement in [*_statements(schema("sqlite")), *marks]:
                 cursor.execute(statement)
             cursor.execute("COMMIT")
         except BaseException:
@@ -129,7 +129,7 @@ def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
 def _statements(script: str) -> list[str]:
     # `executescript` would commit first.
     found, lines = [], []
-    for line in script.replace("; ", ";\n").splitlines():
+    for line in script.splitlines():
         lines.append(line)
         if sqlite3.complete_statement(text := "\n".join(lines)):
             found.append(text)

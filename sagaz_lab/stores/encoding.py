@@ -9,12 +9,13 @@ A subclass of `dict`, `list`, `str`, `int` or `float` that has no tag of its own
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.errors import SagazLabError, UnstorableValue
 from sagaz_lab.model.event import NO_HEADERS, Event
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.tags import LATE, TAG, NeedsFiles, Packing, unpack
@@ -115,7 +116,7 @@ def encode_event(event: Event, owner: str, artifacts: Artifacts | None = None, r
     return encode(facts, owner, "payload", artifacts, run_id)
 
 
-def encode_event_or_text(event: Event, artifacts: Artifacts, folder: str) -> bytes:
+def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str) -> bytes:
     """As `encode_event`, but a payload that cannot be stored becomes its `repr`: the fact that it came is kept."""
     try:
         return encode_event(event, "event", artifacts, folder)
@@ -123,13 +124,17 @@ def encode_event_or_text(event: Event, artifacts: Artifacts, folder: str) -> byt
         return encode_event(event.with_payload(repr(event.payload)[:10_000]), "event", artifacts, folder)
 
 
-def decode_event(text: bytes | None, artifacts: Artifacts | None) -> Event | None:
-    """The event, its payload loaded."""
+def decode_event(text: bytes | None, artifacts: Artifacts | None, *, load: bool = True) -> Event | None:
+    """The event. Its payload stays an `ArtifactRef` without `load`, or where its class or file is not there now."""
     if text is None:
         return None
     facts = _from_json(text)
     if _TAG_JSON in text:
-        facts = unpack(facts, artifacts)
+        payload = _part(facts.pop(), artifacts)
+        if load and is_ref(payload):
+            with suppress(SagazLabError):
+                payload = payload.load()
+        facts = [*unpack(facts, artifacts), payload]
     id, source, key, headers, timestamp, attempt, payload = facts
     return Event(payload, id, source, key, headers or NO_HEADERS, datetime.fromisoformat(timestamp), attempt)
 

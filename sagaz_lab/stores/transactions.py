@@ -24,7 +24,7 @@ RECORDS_PER_RUN = 1 << 20
 
 _MOST_ROWS = 64
 # Rows of one statement: few sizes, so that the compiled statements are used again.
-_ROWS = (_MOST_ROWS, 16, 4, 1)
+_ROWS = tuple(range(300,0,-1))
 
 RecordRow = tuple[Any, ...]
 
@@ -81,12 +81,12 @@ class Transactions:
                 self._transaction(writes, self._write_together)
             except (StoreUnavailable, LeaseLost):
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001  whatever it was, the second way names the write that it was
                 self._transaction(writes, self._write_one_by_one)
         except LeaseLost as error:
             for write in writes:
                 write.error = error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  each caller gets it
             self._commit_alone(writes, error)
 
     def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
@@ -96,7 +96,7 @@ class Transactions:
             if alone:
                 try:
                     self._transaction([write], self._write_one_by_one)
-                except Exception as failure:
+                except Exception as failure:  # noqa: BLE001  its caller gets it
                     write.error = self._described(failure)
                     alone = not is_hopeless(failure)
 
@@ -185,8 +185,8 @@ class Transactions:
     def _insert(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         # Many rows a statement, because between statements another thread may take the interpreter.
         done, sql = 0, self.sql[name]
-        for size in _ROWS:
-            while len(rows) - done >= size:
+        while done < len(rows):
+                size=min(300,len(rows)-done)
                 values = [value for row in rows[done : done + size] for value in row]
                 self.connection.execute(with_rows(sql, size), values)
                 done += size
@@ -207,12 +207,18 @@ class Transactions:
             key = self._next_record[run_id] = self._find_next_record(run_id)
         return key // RECORDS_PER_RUN
 
+    def forget_run(self, run_id: str) -> None:
+        """Its row is deleted."""
+        self._next_record.pop(run_id, None)
+
     def _find_next_record(self, run_id: str) -> int:
         found = self.connection.execute(self.sql["find_run"], (run_id,)).fetchone()
         if found is None:
             raise StoreError(f"no run {run_id!r} in {self._path}")
-        first = found[0] * RECORDS_PER_RUN
-        last = self.connection.execute(self.sql["last_record"], (first, first + RECORDS_PER_RUN)).fetchone()[0]
+        first: int = found[0] * RECORDS_PER_RUN
+        last: int | None = self.connection.execute(
+            self.sql["last_record"], (first, first + RECORDS_PER_RUN)
+        ).fetchone()[0]
         return first if last is None else last + 1
 
     # --- one by one ---
@@ -225,7 +231,7 @@ class Transactions:
                 self._write_exactly(write)
             except sqlite3.OperationalError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  its caller gets it
                 self.connection.execute("ROLLBACK TO one")
                 self._next_record.clear()
                 known = isinstance(error, SagazLabError)

@@ -90,7 +90,7 @@ WHERE ended_at IS NULL AND owner IN (SELECT epoch FROM owners WHERE fenced) ORDE
 UPDATE runs SET owner = ? WHERE seq = ?
 
 -- name: run_owner
-SELECT seq, status, owner, ended_at FROM runs WHERE run_id = ?
+SELECT seq, owner, ended_at FROM runs WHERE run_id = ?
 
 -- name: adopt_run
 UPDATE runs SET owner = ?, status = 'running', ended_at = NULL WHERE seq = ?
@@ -106,7 +106,7 @@ UPDATE owners SET closed = 1 WHERE epoch = ?
 
 -- name: forget_owners
 -- Owners that were fenced off long ago and have nothing left.
-DELETE FROM owners WHERE fenced AND heartbeat_at < {now} - 86400
+DELETE FROM owners WHERE fenced AND heartbeat_at < {now} - ?
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.ended_at IS NULL AND runs.owner = owners.epoch)
 
 -- name: owner
@@ -122,7 +122,7 @@ DELETE FROM triggers WHERE owner = ?
 REPLACE INTO triggers (name, owner) VALUES (?, ?)
 
 -- name: open_letter
-SELECT event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id FROM dead_letters
+SELECT seq, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id FROM dead_letters
 WHERE id = ? AND state = 'open'
 
 -- name: settle_letter
@@ -160,18 +160,9 @@ DELETE FROM dead_letters WHERE seq IN (SELECT seq FROM dead_letters WHERE settle
 SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at, error FROM runs
 ORDER BY seq DESC LIMIT ?
 
--- name: steps_frame
-SELECT runs.run_id, started.action, iif(started.kind = 'action_started', 'action', 'compensation'),
-    CASE WHEN ended.seq IS NULL THEN 'running' WHEN ended.kind LIKE '%_finished' THEN 'completed' ELSE 'failed' END,
-    started.attempt, started.trial, started.at, ended.at - started.at, ended.error
-FROM records AS started
-JOIN runs ON runs.seq = started.seq >> 20
-LEFT JOIN records AS ended
-    ON ended.seq > started.seq AND ended.seq < ((started.seq >> 20) + 1) << 20
-    AND ended.attempt = started.attempt AND ended.action = started.action AND ended.trial = started.trial
-    AND ended.kind IN (replace(started.kind, '_started', '_finished'), replace(started.kind, '_started', '_failed'))
-WHERE started.kind IN ('action_started', 'compensation_started')
-ORDER BY started.seq DESC LIMIT ?
+-- name: records_newest_first
+SELECT runs.run_id, records.attempt, kind, action, trial, at, records.error
+FROM records JOIN runs ON runs.seq = records.seq >> 20 ORDER BY records.seq DESC
 
 -- name: started_outcomes
 SELECT event_id, trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs

@@ -1,0 +1,159 @@
+"""What `%load_ext sagaz_lab` adds to the shell, and how it is taken away again."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from sagaz_lab.errors import SagazLabError
+from sagaz_lab.lab import Lab, default_lab
+from sagaz_lab.model.run import Outcome
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.notebook.cards import outcome_card, preview_card, saga_card, status_card, why_card
+from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
+from sagaz_lab.notebook.completion import Matcher
+from sagaz_lab.notebook.html import Card
+from sagaz_lab.notebook.magics import Magics
+from sagaz_lab.notebook.registration import Registration
+from sagaz_lab.notebook.reports import Reports
+from sagaz_lab.runtime.explain import Preview, Status, Why
+
+CLOSING_S = 5.0
+"""Jupyter kills a kernel that has not ended a few seconds after it was asked to."""
+
+_ATTRIBUTE = "_sagaz_lab_undo"
+
+Undo = list[Callable[[], object]]
+
+
+def load(shell: InteractiveShell) -> None:
+    """Add everything. Where it is there already, nothing happens."""
+    if getattr(shell, _ATTRIBUTE, None):
+        return
+    lab, undo = default_lab(), Undo()
+    registration, reports = Registration(shell, lab), Reports(shell)
+    magics = Magics(shell, lab, registration, reports)
+    _add_to(shell.input_transformers_cleanup, undo, announce_saga, ask_for_help)
+    _add_to(shell.input_transformers_post, undo, await_commands)
+    _add_to(shell.Completer.custom_matchers, undo, Matcher(lab))
+    _add_hook(shell, undo, "pre_run_cell", registration.before_cell)
+    _add_hook(shell, undo, "post_run_cell", registration.after_cell)
+    _add_magic(shell, undo, "line", "triggers", magics.triggers)
+    _add_magic(shell, undo, "cell", "saga", magics.saga)
+    _add_cards(shell, undo)
+    lab.on_report(reports.hear)
+    undo.append(reports.close)
+    _add_log(undo)
+    _close_at_exit(lab, undo)
+    setattr(shell, _ATTRIBUTE, undo)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Take everything away. What runs goes on: `%triggers stop` stops it."""
+    undo: Undo = getattr(shell, _ATTRIBUTE, None) or []
+    while undo:
+        undo.pop()()
+
+
+def _add_to(place: list[Any], undo: Undo, *additions: object) -> None:
+    for addition in additions:
+        place.append(addition)
+        undo.append(partial(place.remove, addition))
+
+
+def _add_hook(shell: InteractiveShell, undo: Undo, event: str, hook: Callable[[Any], None]) -> None:
+    shell.events.register(event, hook)
+    undo.append(partial(shell.events.unregister, event, hook))
+
+
+def _add_magic(shell: InteractiveShell, undo: Undo, kind: str, name: str, magic: Callable[..., Any]) -> None:
+    shell.magics_manager.register_function(magic, kind, name)
+    undo.append(partial(shell.magics_manager.magics[kind].pop, name, None))
+
+
+def _add_log(undo: Undo) -> None:
+    """Without a handler Python prints warnings into whichever cell runs; `Reports` shows them in the right one."""
+    logger, nowhere = logging.getLogger("sagaz_lab"), logging.NullHandler()
+    logger.addHandler(nowhere)
+    undo.append(partial(logger.removeHandler, nowhere))
+
+
+# --- cards ---
+
+
+def _outcomes(values: list[Any]) -> Card | None:
+    return outcome_card(values) if values and all(isinstance(value, Outcome) for value in values) else None
+
+
+_CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
+    SagaDefinition: saga_card,
+    Status: status_card,
+    Preview: preview_card,
+    Why: why_card,
+    Outcome: lambda outcome: outcome_card([outcome]),
+    list: _outcomes,
+}
+
+
+def _add_cards(shell: InteractiveShell, undo: Undo) -> None:
+    """Told to the shell, so that the objects themselves need to know nothing of it."""
+    assert shell.display_formatter is not None
+    formatters = shell.display_formatter.formatters
+    for kind, card in _CARDS.items():
+        _add_formatter(formatters["text/html"], undo, kind, partial(_as_html, card))
+        plain = formatters["text/plain"]
+        _add_formatter(plain, undo, kind, partial(_as_text, card, plain.type_printers.get(kind)))
+
+
+def _add_formatter(formatter: Any, undo: Undo, kind: type[Any], show: Callable[..., Any]) -> None:
+    before = formatter.type_printers.get(kind)
+    formatter.for_type(kind, show)
+    undo.append(partial(formatter.for_type, kind, before) if before else partial(formatter.pop, kind, None))
+
+
+def _as_html(card: Callable[[Any], Card | None], value: Any) -> str | None:
+    shown = card(value)
+    return None if shown is None else shown.html
+
+
+def _as_text(card: Callable[[Any], Card | None], before: Callable[..., None] | None, value: Any, printer: Any,
+             cycle: bool) -> None:  # fmt: skip
+    if (shown := card(value)) is not None:
+        printer.text(shown.text)
+    elif before is not None:
+        before(value, printer, cycle)
+    else:
+        printer.text(repr(value))
+
+
+# --- the end of the kernel ---
+
+
+def _close_at_exit(lab: Lab, undo: Undo) -> None:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # a terminal: its loop runs only while a cell does
+        return
+    close = partial(_close, lab, loop)
+    atexit.register(close)
+    undo.append(partial(atexit.unregister, close))
+
+
+def _close(lab: Lab, loop: asyncio.AbstractEventLoop) -> None:
+    """Stop the Lab in bounded time. A kernel that ends cancels no task and runs no `finally` of one."""
+    if loop.is_closed() or not lab.is_open:
+        return
+    closing = loop.create_task(lab.stop(grace_s=CLOSING_S - 1.0))
+    loop.call_later(CLOSING_S, closing.cancel)
+    # The kernel has asked its loop to stop, which ends the first call at once.
+    for _ in range(3):
+        with suppress(RuntimeError, asyncio.CancelledError, SagazLabError):
+            if not closing.done():
+                loop.run_until_complete(closing)

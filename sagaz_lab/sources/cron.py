@@ -1,0 +1,141 @@
+"""Ticks of a schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice, takewhile
+from typing import ClassVar, Self
+
+from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
+from sagaz_lab.model.event import NO_HEADERS, next_attempt
+from sagaz_lab.model.schedule import ticks
+from sagaz_lab.sources.delayed import Delayed, sleep_unless
+
+logger = logging.getLogger(__name__)
+
+NAP_S = 60.0  # a laptop's sleep and a clock that was set are noticed this soon
+ON_TIME_S = 60.0  # with missed="none" a tick may be this late, as when a cell held the loop
+_ROUNDING_S = 1e-6
+
+
+class CronSource:
+    """A delivery for each tick, with the payload `{"scheduled_for": datetime}` and the scheduled time as its time.
+
+    Ticks follow from the last one that was settled, in this process or an earlier one; a first start begins at its
+    own time. Ticks that are due together were missed: `missed` says whether the last one comes, all (the last
+    `missed_cap` of them), or none. The id is the same in all processes. The runtime honours `overlap`.
+    """
+
+    traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
+
+    def __init__(
+        self, *, surroundings: Surroundings, schedule: str, timezone: str = "UTC", missed: str = "last",
+        missed_cap: int = 100, overlap: str = "skip",
+    ) -> None:  # fmt: skip
+        self.name = f"cron {schedule}"
+        self.overlap = overlap
+        self._schedule, self._timezone = " ".join(schedule.split()), timezone
+        self._missed = missed
+        self._cap = missed_cap if missed == "all" else 1
+        self._clock, self._positions = surroundings.clock, surroundings.positions
+        self._position_name = f"cron {self._schedule}|{timezone}"
+        self._again: deque[Delivery] = deque()
+        self._unsettled: dict[datetime, Delivery] = {}
+        self._settled: datetime | None = None
+        self._delayed: Delayed[Delivery] = Delayed(self._clock, self._give_back)
+        self._nacked = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        stored = await self._positions.get(self._position_name)
+        if stored is None:
+            stored = self._now().isoformat()
+            await self._positions.put(self._position_name, stored)
+        # What this object gave out and was not settled comes again, whatever `missed` says.
+        left = [self._unsettled[tick] for tick in sorted(self._unsettled)]
+        self._again = deque(Delivery(next_attempt(event), token) for event, token, _ in left)
+        self._unsettled = {delivery.token: delivery for delivery in self._again}
+        known = [*self._unsettled, *([self._settled] if self._settled else ())]
+        self._walk_from(max(datetime.fromisoformat(stored), *known, key=datetime.timestamp))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._delayed.clear()
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        while True:
+            if self._again:
+                return [self._again.popleft() for _ in range(min(limit, len(self._again)))]
+            wait_s = (self._next - self._now()).total_seconds()
+            if wait_s > _ROUNDING_S:
+                self._nacked.clear()
+                await sleep_unless(self._clock, min(wait_s, NAP_S), self._nacked)
+            else:
+                self._again.extend(self._due())
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        settled = [delivery.token for delivery in deliveries if self._unsettled.pop(delivery.token, None) is not None]
+        if not settled:
+            return
+        self._settled = max(settled) if self._settled is None else max(self._settled, *settled)
+        # A process that starts here again begins with the first tick that is not settled.
+        reached = min(self._unsettled) - timedelta(seconds=1) if self._unsettled else self._settled
+        await self._positions.put(self._position_name, reached.isoformat())
+
+    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
+        held = self._unsettled.get(delivery.token)
+        if held is None or held.event.attempt != delivery.event.attempt:
+            return
+        again = Delivery(next_attempt(delivery.event), delivery.token)
+        self._unsettled[delivery.token] = again
+        self._delayed.put(again, delay_s)
+
+    def _give_back(self, delivery: Delivery) -> None:
+        self._again.append(delivery)
+        self._nacked.set()
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now(), UTC)
+
+    def _walk_from(self, last: datetime) -> None:
+        self._last = last
+        self._ticks: Iterator[datetime] = ticks(self._schedule, self._timezone, last)
+        self._next = next(self._ticks)
+
+    def _due(self) -> list[Delivery]:
+        """The deliveries for the ticks up to now that `missed` lets through."""
+        now = self._now() + timedelta(seconds=_ROUNDING_S)
+        first, walked = self._next, self._ticks
+        following = next(walked)
+        if following > now:
+            due, self._last, self._next = [first], first, following
+        else:
+            due = self._latest(now)
+            logger.info("%s: more than one tick was due; %s is the last of them", self.name, due[-1])
+            self._walk_from(due[-1])
+        if self._missed == "none" and (now - due[-1]).total_seconds() > ON_TIME_S:
+            logger.warning("%s: the tick of %s was missed", self.name, due[-1])
+            return []
+        deliveries = [self._delivery(tick) for tick in due]
+        self._unsettled.update((delivery.token, delivery) for delivery in deliveries)
+        return deliveries
+
+    def _latest(self, now: datetime) -> list[datetime]:
+        """The last ticks up to now, `missed_cap` at most, without walking through all since the last start."""
+        span = timedelta(minutes=1)
+        while True:
+            after = max(self._last, now - span)
+            found = list(takewhile(lambda tick: tick <= now, ticks(self._schedule, self._timezone, after)))
+            if len(found) >= self._cap or after == self._last:
+                break
+            span *= 8
+        if self._missed == "all" and (after > self._last or len(found) > self._cap):
+            logger.warning("%s: of the missed ticks only the last %d come", self.name, self._cap)
+        return list(islice(found, max(0, len(found) - self._cap), None))
+
+    def _delivery(self, tick: datetime) -> Delivery:
+        id = f"{self._schedule}|{self._timezone}/{tick:%Y-%m-%dT%H:%M:%SZ}"
+        return Delivery(Event({"scheduled_for": tick}, id, self.name, None, NO_HEADERS, tick), tick)

@@ -1,0 +1,124 @@
+"""Owners: which process works on which runs, and when another may take them over."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sagaz_lab.abc import Owner
+from sagaz_lab.errors import TriggersOwned
+from sagaz_lab.stores.transactions import RECORDS_PER_RUN, Transactions
+
+LEASE_S = 15.0
+"""How long after its last heartbeat an owner is believed to live, by the database's clock."""
+
+
+@cache
+def this_host() -> str:
+    """Where a process id means the same process: machine, boot and container."""
+    parts = [socket.gethostname()]
+    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", os.readlink)):
+        try:
+            parts.append(str(read(Path(path))).strip())
+        except OSError:
+            continue
+    return "/".join(parts)
+
+
+def started(pid: int) -> str:
+    """When the process started, in ticks since boot, so that a process id used again is told apart; "" if unknown."""
+    state, ticks = _stat(pid)
+    return "" if state == "Z" else ticks
+
+
+def is_dead(host: str, pid: int, pid_started: str) -> bool:
+    """Whether that process is certainly gone. A lease of such a one need not be waited for."""
+    if os.name != "posix" or host != this_host():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    state, ticks = _stat(pid)
+    return state == "Z" or (ticks != "" and pid_started not in ("", ticks))
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    try:
+        # The name before may hold blanks and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    return fields[0], fields[19]
+
+
+def enter(connection: Any, sql: dict[str, str], name: str) -> Owner:
+    """Become an owner."""
+    id, pid = uuid4().hex, os.getpid()
+    row = (id, name, this_host(), pid, started(pid))
+    return Owner(id, name, connection.execute(sql["insert_owner"], row).fetchone()[0])
+
+
+def take_over(transactions: Transactions) -> list[tuple[Sequence[Any], list[Sequence[Any]]]]:
+    """Fence off all owners that are gone. Returns the rows of their unfinished runs, each with its records' rows."""
+    connection, sql = transactions.connection, transactions.sql
+    for epoch, host, pid, pid_started, lapsed in connection.execute(
+        sql["lapsed_owners"], (LEASE_S, transactions.epoch)
+    ).fetchall():
+        if lapsed or is_dead(host, pid, pid_started):
+            connection.execute(sql["fence_owner"], (epoch,))
+    runs = connection.execute(sql["live_runs_of_others"]).fetchall()
+    connection.executemany(sql["take_run"], [(transactions.epoch, run[0]) for run in runs])
+    return [(run, records_of(connection, sql, run[0])) for run in runs]
+
+
+def records_of(connection: Any, sql: dict[str, str] | Any, number: int) -> list[Sequence[Any]]:
+    """The rows of a run's records."""
+    first = number * RECORDS_PER_RUN
+    rows: list[Sequence[Any]] = connection.execute(sql["select_records"], (first, first + RECORDS_PER_RUN)).fetchall()
+    return rows
+
+
+def adopt(transactions: Transactions, run_id: str) -> bool:
+    """Make the run this owner's, unless a live owner is at work on it."""
+    connection, sql = transactions.connection, transactions.sql
+    row = connection.execute(sql["run_owner"], (run_id,)).fetchone()
+    if row is None:
+        return False
+    number, owner, ended_at = row
+    if ended_at is None and owner != transactions.epoch:
+        if _living(transactions, owner) is not None:
+            return False
+        connection.execute(sql["fence_owner"], (owner,))
+    connection.execute(sql["adopt_run"], (transactions.epoch, number))
+    return True
+
+
+def own_triggers(transactions: Transactions, names: Sequence[str]) -> None:
+    """Say that this owner runs these triggers and no others. Raises `TriggersOwned`."""
+    connection, sql = transactions.connection, transactions.sql
+    others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
+    for name in names:
+        living = _living(transactions, others[name]) if name in others else None
+        if living is not None:
+            raise TriggersOwned(f"{name} is already run by {living}; stop it there first")
+    connection.execute(sql["disown_triggers"], (transactions.epoch,))
+    connection.executemany(sql["own_trigger"], [(name, transactions.epoch) for name in names])
+
+
+def _living(transactions: Transactions, epoch: int) -> str | None:
+    """The owner's name if it lives."""
+    row = transactions.connection.execute(transactions.sql["owner"], (LEASE_S, epoch)).fetchone()
+    if row is None:
+        return None
+    name, host, pid, pid_started, lapsed = row
+    if lapsed or is_dead(host, pid, pid_started):
+        return None
+    return f"{name} (process {pid} on {host.partition('/')[0]})"

@@ -1,0 +1,78 @@
+"""Reads of a store's file that need neither an open store nor its loop: through a connection of their own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from heapq import merge
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from sagaz_lab.abc import RevisionRow
+from sagaz_lab.model.run import Record, RecordKind
+from sagaz_lab.stores.artifacts import Artifacts
+from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
+from sagaz_lab.stores.encoding import decode_event
+from sagaz_lab.stores.frames import Rows, columns, steps
+from sagaz_lab.stores.statements import statements
+
+_FRAMES = {"runs": "runs_frame", "dead_letters": "dead_letters_frame", "counts": "counts_frame"}
+
+
+def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None) -> Rows:
+    """The rows of a frame, newest first; none if there is no file yet."""
+    names = columns(frame)
+    if not path.exists():
+        return names, []
+    try:
+        with closing(connect_to_read(path)) as connection:
+            if frame == "events":
+                return names, list(islice(_events(connection, artifacts), limit))
+            if frame == "outcomes":
+                return names, list(islice(_outcomes(connection, limit), limit))
+            if frame == "steps":
+                return names, list(islice(_steps(connection), limit))
+            return names, _select(connection, _FRAMES[frame], limit).fetchall()
+    except sqlite3.Error as error:
+        raise unavailable(path, error) from error
+
+
+def read_revisions(path: Path, saga: str) -> Sequence[RevisionRow]:
+    """The revisions of a saga, oldest first."""
+    if not path.exists():
+        return []
+    try:
+        with closing(connect_to_read(path)) as connection:
+            return [RevisionRow(*row) for row in connection.execute(statements(NOW)["select_revisions"], (saga,))]
+    except sqlite3.Error as error:
+        raise unavailable(path, error) from error
+
+
+def _select(connection: sqlite3.Connection, name: str, limit: int | None) -> sqlite3.Cursor:
+    return connection.execute(statements(NOW)[name], (-1 if limit is None else limit,))
+
+
+def _outcomes(connection: sqlite3.Connection, limit: int | None) -> Iterable[tuple[Any, ...]]:
+    parts = (_select(connection, name, limit) for name in ("started_outcomes", "dead_outcomes", "kept_outcomes"))
+    return merge(*parts, key=lambda row: row[-1], reverse=True)
+
+
+def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    rows = connection.execute(statements(NOW)["records_newest_first"])
+    for run_id, of_run in groupby(rows, key=itemgetter(0)):
+        records = [Record(run_id, attempt, RecordKind(kind), action, trial, at, error=error)
+                   for _, attempt, kind, action, trial, at, error in of_run]  # fmt: skip
+        yield from steps(reversed(records))
+
+
+def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:
+    parts = (connection.execute(statements(NOW)[name]) for name in ("events_of_runs", "events_kept"))
+    shown = set()
+    for _, text in merge(*parts, key=lambda row: row[0], reverse=True):
+        event = decode_event(text, artifacts, load=False)
+        if event is not None and (event.source, event.id) not in shown:
+            shown.add((event.source, event.id))
+            yield event.id, event.source, event.key, event.timestamp, event.payload

@@ -1,0 +1,325 @@
+"""The store in one SQLite file, with artifacts beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from sqlite3 import Connection, Error
+from typing import Any, ClassVar, TypeVar
+from uuid import uuid4
+
+from sagaz_lab.abc import Acceptance, DeadLetter, Ending, Owner, Positions, Refusal, RevisionRow, StoredRun
+from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
+from sagaz_lab.model.run import Record
+from sagaz_lab.stores import leases
+from sagaz_lab.stores.artifacts import Artifacts
+from sagaz_lab.stores.connection import NOW, connect, connect_to_read, unavailable
+from sagaz_lab.stores.encoding import NeedsFiles, encode
+from sagaz_lab.stores.frames import Rows
+from sagaz_lab.stores.reading import read_frame, read_revisions
+from sagaz_lab.stores.retention import drop_expired
+from sagaz_lab.stores.statements import statements
+from sagaz_lab.stores.transactions import Transactions, holding
+from sagaz_lab.stores.translation import (
+    kept_row,
+    letter_from,
+    letter_row,
+    record_row,
+    run_row,
+    started_rows,
+    stored_run,
+    text,
+)  # fmt: skip
+from sagaz_lab.stores.turns import Turns
+from sagaz_lab.stores.writer import Writer
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class SqliteStore:
+    """Keeps all in one file, readable by its user only, that many processes may open at once.
+
+    Writes of all runs share transactions. Values that go to files are written in a thread before the record that
+    refers to them; meanwhile other runs go on. `retention_days` is how long ended runs, kept events and settled
+    dead letters stay.
+    """
+
+    durable: ClassVar[bool] = True
+
+    def __init__(self, path: str | Path, *, artifacts: str | Path | None = None, retention_days: float = 30.0) -> None:
+        # A notebook may change its working directory; the store stays where it was.
+        self.path = Path(path).absolute()
+        self.url = f"sqlite:///{self.path}"
+        self.retention_days = retention_days
+        self._artifacts = Artifacts(Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts")
+        self._turns = Turns()
+        self._sql = statements(NOW)
+        self._open: _Opened | None = None
+
+    async def open(self, owner_name: str) -> Owner:
+        if self._open is not None:
+            raise StoreError(f"the store {self.path} is open already")
+        opened = await asyncio.to_thread(_Opened, self.path, self._sql, owner_name)
+        self._open = opened
+        return opened.owner
+
+    async def close(self) -> None:
+        opened = self._open
+        if opened is None:
+            return
+        try:
+            await opened.writer.put(call=lambda it: it.connection.execute(it.sql["close_owner"], (it.epoch,)).rowcount)
+        except StoreError as error:
+            logger.warning("closing %s: %s", self.path, describe(error))
+        finally:
+            self._open = None
+            await asyncio.shield(asyncio.to_thread(opened.close))
+
+    async def heartbeat(self) -> None:
+        def beat(it: Transactions) -> None:
+            it.connection.execute(it.sql["heartbeat"], (it.epoch,))
+            drop_expired(it, self._artifacts, self.retention_days * 86400.0)
+
+        await self._put(call=beat)
+
+    # --- intake ---
+
+    async def seen(
+        self, claims: Sequence[tuple[str, str]], *, at: float | None = None
+    ) -> Mapping[tuple[str, str], Refusal]:
+        def look(connection: Connection) -> dict[tuple[str, str], Refusal]:
+            now = connection.execute(f"SELECT {NOW}").fetchone()[0] if at is None else at
+            taken = {}
+            for trigger, claim in claims:
+                row = connection.execute(self._sql["holder"], (trigger or "", text(claim))).fetchone()
+                refusal = None if row is None else holding(row, now)
+                if refusal is not None:
+                    taken[trigger, claim] = refusal
+            return taken
+
+        return await self._read(look)
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        rows, refused = [], {}
+        epoch = self._opened().owner.epoch
+        for new in batch.runs:
+            try:
+                try:
+                    rows.append(run_row(new, epoch, None))
+                except NeedsFiles:
+                    rows.append(await self._with_files(run_row, new, epoch, self._artifacts))
+            except UnstorableValue as error:
+                refused[new.run_id] = Refusal(error=error)
+        notes = await self._notes(batch) if batch.dead or batch.filtered or batch.kept else None
+        if rows or notes:
+            refused.update(await self._put(runs=rows, call=notes) or {})
+        return refused
+
+    async def _notes(self, batch: Acceptance) -> Callable[[Transactions], None]:
+        def rows(artifacts: Artifacts | None) -> tuple[list[Any], list[Any]]:
+            letters = [letter_row(letter, artifacts) for letter in batch.dead]
+            return letters, [kept_row(kept, artifacts, f"event-{uuid4().hex}") for kept in batch.kept]
+
+        try:
+            letters, kept = rows(None)
+        except NeedsFiles:
+            letters, kept = await self._with_files(rows, self._artifacts)
+        counts = [(*map(text, names), count) for names, count in batch.filtered.items()]
+
+        def note(it: Transactions) -> None:
+            for name, values in (("insert_letter", letters), ("insert_kept", kept), ("add_count", counts)):
+                it.connection.executemany(it.sql[name], values)
+
+        return note
+
+    async def withdraw(self, run_id: str) -> None:
+        def remove(it: Transactions) -> None:
+            row = it.connection.execute(it.sql["waiting_run"], (run_id,)).fetchone()
+            if row is not None:
+                number, trigger, claim = row
+                it.connection.execute(it.sql["delete_run"], (number,))
+                it.connection.execute(it.sql["delete_claim_of"], (trigger or "", claim, run_id))
+                it.forget_run(run_id)
+
+        await self._put(call=remove)
+
+    async def forget(self, trigger: str, key: str | None = None) -> int:
+        name, values = ("forget_claims", (trigger,)) if key is None else ("forget_claim", (trigger, text(key)))
+        freed: int = await self._put(call=lambda it: it.connection.execute(it.sql[name], values).rowcount)
+        return freed
+
+    # --- the journal ---
+
+    async def append(self, records: Sequence[Record]) -> None:
+        if records:
+            await self._journal(
+                records[0].run_id, lambda files: {"records": [record_row(record, files) for record in records]}
+            )
+
+    async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
+                    context: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+        def parts(files: Artifacts | None) -> dict[str, Any]:
+            encoded = None if context is None else encode(context, f"run {run_id}", "context", files, run_id)
+            records = [(run_id, row) for row in started_rows(started, attempt, at)]
+            return {"run_id": run_id, "records": records, "begin": (revision, attempt, encoded)}
+
+        await self._journal(run_id, parts)
+
+    async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
+                  dead: DeadLetter | None = None) -> None:  # fmt: skip
+        status = str.__str__(ending.status) if retry_at is None else "waiting"
+        ended_at = None if status in ("waiting", "needs_code") else at
+        error = None if ending.error is None else text(describe(ending.error))
+
+        def parts(files: Artifacts | None) -> dict[str, Any]:
+            written: dict[str, Any] = {"run_id": run_id, "end": (status, attempt, ended_at, retry_at, error)}
+            if ending.records:
+                written["records"] = [record_row(record, files) for record in ending.records]
+            if dead is not None:
+                letter = letter_row(dead, files)
+                written["call"] = lambda it: it.connection.execute(it.sql["insert_letter"], letter).rowcount
+            return written
+
+        await self._journal(run_id, parts)
+
+    async def _journal(self, run_id: str, parts: Callable[[Artifacts | None], dict[str, Any]]) -> None:
+        if run_id not in self._turns:
+            try:
+                future = self._opened().writer.put(**parts(None))
+            except NeedsFiles:
+                pass
+            else:
+                await future
+                return
+        async with self._turns.of(run_id):
+            written = await self._with_files(parts, self._artifacts)
+            future = self._opened().writer.put(**written)
+        await future
+
+    # --- resuming ---
+
+    async def interrupted(self) -> Sequence[StoredRun]:
+        found = await self._put(call=leases.take_over)
+        return await asyncio.to_thread(lambda: [stored_run(run, records, self._artifacts) for run, records in found])
+
+    async def load(self, run_id: str) -> StoredRun | None:
+        def look(connection: Connection) -> StoredRun | None:
+            row = connection.execute(self._sql["select_run"], (run_id,)).fetchone()
+            if row is None:
+                return None
+            return stored_run(row, leases.records_of(connection, self._sql, row[0]), self._artifacts)
+
+        return await self._read(look)
+
+    async def adopt(self, run_id: str) -> bool:
+        adopted: bool = await self._put(call=lambda it: leases.adopt(it, run_id))
+        return adopted
+
+    async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        def look(connection: Connection) -> list[DeadLetter]:
+            rows = ((id, connection.execute(self._sql["open_letter"], (id,)).fetchone()) for id in dict.fromkeys(ids))
+            found = sorted((row[0], id, row[1:]) for id, row in rows if row is not None)
+            return [letter_from(id, row, self._artifacts) for _, id, row in found]
+
+        return await self._read(look)
+
+    async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
+        values = [(state, text(reason), id) for id in ids]
+        settled: int = await self._put(
+            call=lambda it: it.connection.executemany(it.sql["settle_letter"], values).rowcount
+        )
+        return settled
+
+    # --- names ---
+
+    async def save_revision(self, row: RevisionRow) -> None:
+        values = (row.saga, row.number, row.digest, text(row.source_text), row.at)
+        await self._put(call=lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
+
+    async def own_triggers(self, names: Sequence[str]) -> None:
+        await self._put(call=lambda it: leases.own_triggers(it, names))
+
+    def positions(self) -> Positions:
+        return _Positions(self)
+
+    def revisions(self, saga: str) -> Sequence[RevisionRow]:
+        return read_revisions(self.path, saga)
+
+    def rows(self, frame: str, limit: int | None) -> Rows:
+        return read_frame(self.path, self._artifacts, frame, limit)
+
+    # --- threads ---
+
+    def _opened(self) -> _Opened:
+        if self._open is None:
+            raise StoreUnavailable(f"the store {self.path} is closed")
+        return self._open
+
+    def _put(self, **parts: Any) -> asyncio.Future[Any]:
+        return self._opened().writer.put(**parts)
+
+    async def _read(self, look: Callable[[Connection], T]) -> T:
+        opened = self._opened()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(opened.reader, look, opened.reading)
+        except Error as error:
+            raise unavailable(self.path, error) from error
+
+    async def _with_files(self, make: Callable[..., T], *values: Any) -> T:
+        try:
+            return await asyncio.to_thread(make, *values)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self._artifacts.root}: {error.strerror or error}; make room or make it writable"
+            ) from error
+
+
+class _Opened:
+    """What an open store holds: an owner, a connection that writes with its thread, one that reads with its own."""
+
+    def __init__(self, path: Path, sql: dict[str, str], owner_name: str) -> None:
+        self._writing = connect(path)
+        try:
+            self.reading = connect_to_read(path)
+            self.owner = leases.enter(self._writing, sql, owner_name)
+        except Error as error:
+            self._writing.close()
+            raise unavailable(path, error) from error
+        self.writer = Writer(Transactions(os.fspath(path), self._writing, sql, self.owner.epoch))
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
+
+    def close(self) -> None:
+        self.writer.stop()
+        self.reader.shutdown()
+        self.reading.close()
+        self._writing.close()
+
+
+class _Positions:
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    async def get(self, name: str) -> str | None:
+        def look(connection: Connection) -> str | None:
+            row = connection.execute(statements(NOW)["position"], (name,)).fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._store._read(look)
+
+    async def put(self, name: str, value: str) -> None:
+        await self._store._put(call=lambda it: it.connection.execute(it.sql["put_position"], (name, value)).rowcount)
+
+
+def open_sqlite(address: str, artifacts: str | Path | None, retention_days: float) -> SqliteStore:
+    """For the table of stores. Three slashes and a path: `sqlite:///lab.db` is relative, `sqlite:////lab.db` is not."""
+    path = address.removeprefix("sqlite:///")
+    if path == address or not path:
+        raise StoreError(
+            f"store {address!r}: write 'sqlite:///lab.db', or 'sqlite:////data/lab.db' for an absolute path"
+        )
+    return SqliteStore(path, artifacts=artifacts, retention_days=retention_days)

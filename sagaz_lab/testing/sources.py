@@ -1,0 +1,256 @@
+"""The promises of the `Source` protocol as tests, for every source and for those who write one.
+
+Subclass `SourceSuite` in a test module and define two fixtures: `source`, a source that is not entered yet and has
+nothing to give, and `feed`. Where an event's payload is not `{"n": number}`, in JSON or as it is, override `number_of`;
+where the source's clock is virtual, override `pass_time`. Needs pytest and pytest-asyncio with asyncio_mode=auto.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sagaz_lab.abc import Delivery, Event, Positions, Source, SourceTraits
+from sagaz_lab.errors import EndOfSource, StaleDelivery
+
+Feed = Callable[[int], Awaitable[None]]
+
+DELAY_S = 0.4
+QUIET_S = 0.15
+CLOSE_S = 5.0
+
+
+class MemoryPositions(Positions):
+    """Positions that last as long as the object."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    async def get(self, name: str) -> str | None:
+        return self.values.get(name)
+
+    async def put(self, name: str, value: str) -> None:
+        self.values[name] = value
+
+
+async def take(source: Source, count: int, limit: int = 100) -> list[Delivery]:
+    """So many deliveries, however many calls it needs."""
+    found: list[Delivery] = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            found += await source.receive(min(limit, count - len(found)))
+    return found
+
+
+async def nothing_comes(source: Source) -> bool:
+    """Whether the source has nothing to give for a moment."""
+    try:
+        await asyncio.wait_for(source.receive(1), QUIET_S)
+    except (TimeoutError, EndOfSource):
+        return True
+    return False
+
+
+class SourceSuite:
+    """`feed(n)` makes the next n events exist; they are numbered from 0, and fed in this order."""
+
+    @pytest.fixture
+    def source(self) -> Source:
+        raise NotImplementedError("define a fixture `source`")
+
+    @pytest.fixture
+    def feed(self, source: Source) -> Feed:
+        raise NotImplementedError("define a fixture `feed`")
+
+    @pytest.fixture
+    def traits(self, source: Source) -> SourceTraits:
+        return source.traits
+
+    def number_of(self, event: Event) -> int:
+        payload = json.loads(event.payload) if isinstance(event.payload, bytes) else event.payload
+        number: int = payload["n"]
+        return number
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def numbers(self, deliveries: list[Delivery]) -> list[int]:
+        return [self.number_of(delivery.event) for delivery in deliveries]
+
+    async def test_all_that_is_fed_arrives_in_order(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        async with source:
+            await feed(25)
+            numbers = self.numbers(await take(source, 25))
+        assert (numbers if traits.ordered else sorted(numbers)) == list(range(25))
+
+    async def test_receive_returns_at_most_the_limit(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(10)
+            sizes = []
+            while sum(sizes) < 10:
+                sizes.append(len(await source.receive(3)))
+        assert all(1 <= size <= 3 for size in sizes)
+
+    async def test_a_smaller_limit_holds_at_once(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(30)
+            first = await source.receive(10)
+            assert len(await source.receive(1)) == 1
+            assert len(await take(source, 30 - len(first) - 1, limit=4)) == 30 - len(first) - 1
+
+    async def test_an_event_is_complete(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(3)
+            events = [delivery.event for delivery in await take(source, 3)]
+        assert len({event.id for event in events}) == 3
+        for event in events:
+            assert event.id
+            assert event.source
+            assert event.attempt == 1
+            assert event.timestamp.utcoffset() == timedelta(0)
+            assert isinstance(event.headers, Mapping)
+
+    async def test_receive_waits_for_an_event(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        if traits.finite:
+            pytest.skip("finite: it ends where others wait")
+        async with source:
+            waiting = asyncio.create_task(take(source, 1))
+            await asyncio.sleep(QUIET_S)
+            assert not waiting.done()
+            await feed(1)
+            assert self.numbers(await waiting) == [0]
+
+    async def test_a_cancelled_receive_loses_nothing(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        async with source:
+            got: list[Delivery] = []
+            for turn in range(20):
+                receiving = asyncio.create_task(_receive(source))
+                await asyncio.sleep(0 if turn % 2 else 0.001)
+                await feed(1)
+                await asyncio.sleep(0.0005 * (turn % 4))
+                receiving.cancel()
+                got += (await asyncio.gather(receiving, return_exceptions=True))[0] if _gave(receiving) else []
+            got += await take(source, 20 - len(got)) if len(got) < 20 else []
+        assert sorted(self.numbers(got)) == list(range(20))
+
+    async def test_a_nacked_delivery_comes_back_with_its_id(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(3)
+            one, *others = await take(source, 3)
+            await source.ack(others)
+            await source.nack(one)
+            (again,) = await take(source, 1)
+            assert again.event.id == one.event.id
+            assert self.number_of(again.event) == self.number_of(one.event)
+            assert again.event.attempt == one.event.attempt + 1
+            await source.ack([again])
+            assert await nothing_comes(source)
+
+    async def test_nacked_deliveries_keep_their_order(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        if not traits.ordered:
+            pytest.skip("unordered")
+        async with source:
+            await feed(5)
+            for delivery in await take(source, 5):
+                await source.nack(delivery)
+            assert self.numbers(await take(source, 5)) == list(range(5))
+
+    async def test_a_delayed_nack_waits(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        if not traits.delays_nack:
+            pytest.skip("it cannot wait")
+        async with source:
+            await feed(1)
+            (delivery,) = await take(source, 1)
+            await source.nack(delivery, delay_s=DELAY_S)
+            assert await nothing_comes(source)
+            waiting = asyncio.create_task(take(source, 1))
+            await self.pass_time(DELAY_S + 0.1)
+            assert (await waiting)[0].event.id == delivery.event.id
+
+    async def test_settling_twice_changes_nothing(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(2)
+            one, two = await take(source, 2)
+            await source.ack([one, two])
+            await source.ack([one, two])
+            await source.nack(one)
+            assert await nothing_comes(source)
+
+    async def test_a_nack_counts_once(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(1)
+            (delivery,) = await take(source, 1)
+            await source.nack(delivery)
+            await source.nack(delivery)
+            (again,) = await take(source, 1)
+            await source.nack(delivery)
+            assert again.event.attempt == 2
+            assert await nothing_comes(source)
+
+    async def test_leaving_settles_nothing(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        if not traits.redelivers:
+            pytest.skip("it does not redeliver")
+        async with source:
+            await feed(6)
+            first = await take(source, 4)
+            await source.ack(first[:2])
+        async with source:
+            again = await take(source, 4)
+            ids = {delivery.event.id: delivery.event.attempt for delivery in again}
+            assert {delivery.event.id for delivery in first[2:]} <= ids.keys()
+            assert not {delivery.event.id for delivery in first[:2]} & ids.keys()
+            assert all(ids[delivery.event.id] > 1 for delivery in first[2:])
+            await source.ack(again)
+            assert await nothing_comes(source)
+
+    async def test_what_is_settled_after_leaving_is_stale_at_worst(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(2)
+            old = await take(source, 2)
+        async with source:
+            try:
+                await source.ack(old)
+            except StaleDelivery:
+                pass
+            assert sorted(self.numbers(await take(source, 2))) == [0, 1] if not await nothing_comes(source) else True
+
+    async def test_leaving_takes_bounded_time_and_leaves_no_task(self, source: Source, feed: Feed) -> None:
+        before = asyncio.all_tasks()
+        async with asyncio.timeout(CLOSE_S):
+            async with source:
+                await feed(3)
+                one, *_ = await take(source, 2)
+                await source.nack(one, delay_s=3600)
+        await asyncio.sleep(QUIET_S)
+        assert asyncio.all_tasks() == before
+
+    async def test_a_finite_source_says_that_it_ended(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        if not traits.finite:
+            pytest.skip("endless")
+        async with source:
+            await feed(3)
+            one, *others = await take(source, 3)
+            await source.ack(others)
+            with pytest.raises(EndOfSource):
+                await source.receive(1)
+            await source.nack(one)
+            assert self.numbers(await take(source, 1)) == [0]
+            with pytest.raises(EndOfSource):
+                await source.receive(1)
+
+    async def test_it_says_what_it_is(self, source: Source) -> None:
+        assert source.name
+        assert isinstance(source.traits, SourceTraits)
+
+
+async def _receive(source: Source) -> list[Delivery]:
+    return list(await source.receive(1))
+
+
+def _gave(receiving: asyncio.Task[Any]) -> bool:
+    return receiving.done() and not receiving.cancelled() and receiving.exception() is None

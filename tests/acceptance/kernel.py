@@ -1,0 +1,122 @@
+"""A real Jupyter kernel, to run cells in as a front end does."""
+
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+ROOT = Path(__file__).parents[2]
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Result:
+    """What a cell gave. `data` is its value by type of content, `shown` is what it displayed besides."""
+
+    stdout: str = ""
+    stderr: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    paged: str = ""
+    ok: bool = True
+
+    @property
+    def text(self) -> str:
+        """The value as text."""
+        return str(self.data.get("text/plain", ""))
+
+
+class Kernel:
+    """`with Kernel(folder) as kernel: kernel.run("1 + 1").text`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._manager = KernelManager(kernel_name="python3")
+        self._client: BlockingKernelClient | None = None
+        self._results: dict[str, Result] = {}
+
+    def __enter__(self) -> Self:
+        settings = self._folder / ".ipython"
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(settings), "PYTHONWARNINGS": "default"}
+        self._manager.start_kernel(cwd=str(self._folder), env=env)
+        self._client = self._manager.blocking_client()
+        self._client.start_channels()
+        self._client.wait_for_ready(timeout=60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.stop_channels()
+        if self._manager.has_kernel:
+            self._manager.shutdown_kernel(now=True)
+
+    @property
+    def client(self) -> BlockingKernelClient:
+        assert self._client is not None
+        return self._client
+
+    def send(self, cell: str) -> str:
+        """Have it run, without waiting. Returns the name of the request."""
+        request: str = self.client.execute(cell)
+        return request
+
+    def run(self, cell: str, timeout_s: float = 30.0) -> Result:
+        return self.result(self.send(cell), timeout_s)
+
+    def result(self, request: str, timeout_s: float = 30.0) -> Result:
+        """What the cell gave, once the kernel is idle again. What comes for it later is added to the same object."""
+        deadline = time.monotonic() + timeout_s
+        while not self._receive(deadline, request):
+            pass
+        result = self._results[request]
+        while True:
+            reply = self.client.get_shell_msg(timeout=max(deadline - time.monotonic(), 0.01))
+            if reply["parent_header"].get("msg_id") == request:
+                content = reply["content"]
+                result.ok = content["status"] == "ok"
+                result.paged = "".join(page["data"]["text/plain"] for page in content.get("payload", ()) if "data" in page)
+                return result
+
+    def _receive(self, deadline: float, request: str) -> bool:
+        """Takes one message; true if it says that the request is done."""
+        message = self.client.get_iopub_msg(timeout=max(deadline - time.monotonic(), 0.01))
+        parent, kind, content = message["parent_header"].get("msg_id"), message["msg_type"], message["content"]
+        _add(self._results.setdefault(parent, Result()), kind, content)
+        return bool(parent == request and kind == "status" and content["execution_state"] == "idle")
+
+    def completions(self, cell: str) -> list[str]:
+        """What is offered with the cursor at the end of the cell, each as the whole cell would read."""
+        reply = self.client.complete(cell, reply=True, timeout=30)["content"]
+        return [cell[: reply["cursor_start"]] + text for text in reply["matches"]]
+
+    def interrupt(self) -> None:
+        self._manager.interrupt_kernel()
+
+    def shut_down(self, timeout_s: float = 15.0) -> None:
+        """Ask it to end, as Jupyter does, and wait until it has."""
+        self.client.shutdown()
+        deadline = time.monotonic() + timeout_s
+        while self._manager.is_alive():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the kernel did not end")
+            time.sleep(0.05)
+
+
+def _add(result: Result, kind: str, content: dict[str, Any]) -> None:
+    match kind:
+        case "stream" if content["name"] == "stdout":
+            result.stdout += content["text"]
+        case "stream":
+            result.stderr += content["text"]
+        case "execute_result":
+            result.data = content["data"]
+        case "display_data":
+            result.shown.append(content["data"])
+        case "error":
+            result.error = _COLOURS.sub("", "\n".join(content["traceback"]))
