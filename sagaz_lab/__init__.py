@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sagaz_lab.current import default_lab, fire_event, start_triggers
 from sagaz_lab.errors import Permanent, SagazLabError
-from sagaz_lab.lab import Lab, default_lab, fire_event, start_triggers
+from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.listener import SagaListener
 from sagaz_lab.model.policy import Batch, Debounce, Throttle, TriggerConfig

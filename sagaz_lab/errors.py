@@ -1,33 +1,33 @@
 """Every error of the package.
 
-    SagazLabError
-    ├── DefinitionError             a class or an option is wrong; raised where it is written
-    │   ├── UnknownName             a name that nothing defines, with the nearest that exists
-    │   └── SagaConflict            two modules define one saga name
-    ├── DecisionError               an event that cannot be decided; it becomes a dead letter
-    │   ├── DecodeError             the payload's bytes are not what `decode=` says
-    │   ├── PayloadMismatch         the payload does not fit the annotated type; names the field
-    │   ├── MissingKey              a declared key is not in the event
-    │   └── QueueFull               backpressure_strategy="reject", and the queue is full
-    ├── RunError
-    │   ├── ActionTimeout           an action took longer than its `timeout_s`
-    │   ├── StreamBroken            the producer of a stream failed; names it
-    │   ├── UnstorableValue         a value that cannot be journaled; names the key and the cure
-    │   └── CompensationFailed      a compensation failed for good; a person is needed
-    ├── SourceError
-    │   ├── SourceUnavailable       the connection is lost; the runtime opens it again
-    │   ├── EndOfSource             a finite source has given all it had
-    │   ├── StaleDelivery           settled too late: the broker has taken it back
-    │   └── SourceNotReady          its adapter or library is missing
-    ├── StoreError
-    │   ├── StoreUnavailable        the store does not answer, or cannot be written
-    │   ├── StoreTooNew             the file was written by a newer version
-    │   ├── LeaseLost               another process has taken over this one's runs
-    │   └── ArtifactDamaged         an artifact's checksum is not the recorded one
-    ├── TriggersOwned               a live process already runs these triggers
-    ├── NotBuilt                    an option that can be defined but not run yet
-    ├── LabClosed                   the Lab is not open
-    └── Permanent                   raise it in an action: a retry would not help
+SagazLabError
+├── DefinitionError             a class or an option is wrong; raised where it is written
+│   ├── UnknownName             a name that nothing defines, with the nearest that exists
+│   └── SagaConflict            two modules define one saga name
+├── DecisionError               an event that cannot be decided; it becomes a dead letter
+│   ├── DecodeError             the payload's bytes are not what `decode=` says
+│   ├── PayloadMismatch         the payload does not fit the annotated type; names the field
+│   ├── MissingKey              a declared key is not in the event
+│   └── QueueFull               backpressure_strategy="reject", and the queue is full
+├── RunError
+│   ├── ActionTimeout           an action took longer than its `timeout_s`
+│   ├── StreamBroken            the producer of a stream failed; names it
+│   ├── UnstorableValue         a value that cannot be journaled; names the key and the cure
+│   └── CompensationFailed      a compensation failed for good; a person is needed
+├── SourceError
+│   ├── SourceUnavailable       the connection is lost; the runtime opens it again
+│   ├── EndOfSource             a finite source has given all it had
+│   ├── StaleDelivery           settled too late: the broker has taken it back
+│   └── SourceNotReady          its adapter or library is missing
+├── StoreError
+│   ├── StoreUnavailable        the store does not answer, or cannot be written
+│   ├── StoreTooNew             the file was written by a newer version
+│   ├── LeaseLost               another process has taken over this one's runs
+│   └── ArtifactDamaged         an artifact's checksum is not the recorded one
+├── TriggersOwned               a live process already runs these triggers
+├── NotBuilt                    an option that can be defined but not run yet
+├── LabClosed                   the Lab is not open
+└── Permanent                   raise it in an action: a retry would not help
 """
 
 from __future__ import annotations

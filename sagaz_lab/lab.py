@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-from sagaz_lab.abc import (
-    Acceptance,
-    Clock,
-    Delivery,
-    Engine,
-    Event,
-    RevisionRow,
-    Source,
-    Store,
-    Surroundings,
-    current_host,
-)
+from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Source, Store, Surroundings, current_host
 from sagaz_lab.engines.local import LocalEngine
-from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName, describe
+from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName
 from sagaz_lab.handle import Handle
 from sagaz_lab.model.host import set_default_host
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import Outcome, OutcomeKind, Run, RunStatus, SagaContext
+from sagaz_lab.model.run import Outcome, Run, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.model.trigger import SourceSpec, Trigger
+from sagaz_lab.model.trigger import Trigger
 from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.clock import SystemClock
-from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.dispatcher import Dispatcher
-from sagaz_lab.runtime.explain import Preview, Status, Why, preview
-from sagaz_lab.runtime.intake import Intake
-from sagaz_lab.runtime.outcomes import outcome as outcome_of
-from sagaz_lab.runtime.recovery import Recovery
+from sagaz_lab.runtime.explain import Preview, Status, Why
+from sagaz_lab.runtime.firing import Firing
+from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.service import Service
 from sagaz_lab.sources import open_source
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views
@@ -48,10 +32,8 @@ from sagaz_lab.views import Views
 logger = logging.getLogger("sagaz_lab")
 
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
-HEARTBEAT_S = 5.0
-"""A third of the lease: two may fail before another process takes over."""
-
 KEPT_REPORTS = 100
+
 
 class Lab:
     """Where sagas are registered, triggered, run and looked at.
@@ -63,9 +45,14 @@ class Lab:
     """
 
     def __init__(
-        self, store: str | Store | None = None, config: TriggerConfig | None = None, clock: Clock | None = None,
-        sources: Mapping[str, Callable[..., Source]] | None = None, engine: Engine | None = None, offline: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        store: str | Store | None = None,
+        config: TriggerConfig | None = None,
+        clock: Clock | None = None,
+        sources: Mapping[str, Callable[..., Source]] | None = None,
+        engine: Engine | None = None,
+        offline: bool = False,
+    ) -> None:
         self.config = config or TriggerConfig()
         self.clock: Clock = clock or SystemClock()
         self._store_address = store or DEFAULT_STORE
@@ -76,20 +63,22 @@ class Lab:
         self.registry = Registry(self._stored_revisions, self._changed)
         self._listeners: list[Callable[[str, str], None]] = []
         self._reports: deque[str] = deque(maxlen=KEPT_REPORTS)
+        self._tally = Tally()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._only: frozenset[str] | None = None
         self._handle: Handle | None = None
         self._tokens: list[Any] = []
         self._build()
 
     def _build(self) -> None:
+        """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
         engine = self._given_engine or LocalEngine(self.clock)
-        self._dispatcher = Dispatcher(self.store, engine, self.clock, self.config, lambda: self.sagas, self.report)
-        self._intake = Intake(self._dispatcher, self.clock, self._open_source)
-        self._recovery = Recovery(self._dispatcher)
-        self._reconcile_lock = asyncio.Lock()
-        self._views = Views(self.store, self._dispatcher)
+        opener = self._open_source
+        self._service = Service(
+            self.store, engine, self.clock, self.config, self.registry, opener, self._tally, self.report
+        )
+        self._firing = Firing(self._service.dispatcher)
+        self._views = Views(self.store, self._service.dispatcher)
 
     @property
     def store(self) -> Store:
@@ -129,23 +118,8 @@ class Lab:
             return ()
 
     def _changed(self, changes: Sequence[Change]) -> None:
-        if not self.is_open:
-            return
-        self._dispatcher.load(self.sagas)
-        self._dispatcher.tasks.start(self._follow(changes), "registry change")
-
-    async def _follow(self, changes: Sequence[Change]) -> None:
-        await self._save_revisions(change.name for change in changes if change.is_new)
-        if self._handle is not None:
-            await self._reconcile()
-            await self._recovery.resume_interrupted()
-
-    async def _save_revisions(self, names: Iterator[str]) -> None:
-        now = self.clock.now()
-        for name in names:
-            if definition := self.sagas.get(name):
-                row = RevisionRow(name, definition.revision, definition.digest, definition.source_text, now)
-                await self.store.save_revision(row)
+        if self.is_open:
+            self._service.changed(changes)
 
     # --- life ---
 
@@ -164,11 +138,8 @@ class Lab:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        token = self._tokens.pop()
-        try:
-            current_host.reset(token)
-        except ValueError:  # left in another context than entered: there it was never current
-            pass
+        with suppress(ValueError):  # left in another context than entered: there it was never current
+            current_host.reset(self._tokens.pop())
         await self.stop()
 
     @property
@@ -178,88 +149,57 @@ class Lab:
     async def open(self) -> None:
         """Open the store and be ready for `fire`. Raises `StoreError`. Idempotent."""
         loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop:
-            if not self._loop.is_closed():
-                raise LabClosed("the Lab is open on another event loop; stop it there first")
+        if self._loop is loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise LabClosed("the Lab is open on another event loop; stop it there first")
+        if self._loop is not None:
             self._forget_loop()
-        if self._opening is None:
+        if self._opening is None or self._opening.get_loop() is not loop:
             self._opening = loop.create_task(self._open(), name="open Lab")
         try:
             await asyncio.shield(self._opening)
-        except BaseException:
+        finally:
             if self._opening is not None and self._opening.done():
                 self._opening = None
-            raise
 
     async def _open(self) -> None:
-        await self.store.open(f"{socket.gethostname()} process {os.getpid()}")
+        if self._service.dispatcher.closing:
+            self._build()
+        await self._service.open()
         self._loop = asyncio.get_running_loop()
-        self._dispatcher.load(self.sagas)
-        await self._save_revisions(iter(list(self.sagas)))
-        self._dispatcher.tasks.start(self._beat(), "heartbeat")
 
     def _forget_loop(self) -> None:
         """The loop it was opened on is gone, with all its tasks; what was running is resumed from the store."""
-        self._loop = self._opening = self._handle = None
-        if isinstance(self._store_address, str) and self._store is not None and self._store.durable:
+        self._loop = self._handle = None
+        if isinstance(self._store_address, str) and self.store.durable:
             self._store = None
         self._build()
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            try:
-                await self.store.accept(Acceptance(filtered=self._dispatcher.take_filtered()))
-                await self.store.heartbeat()
-            except StoreError as error:
-                self.report("store", f"the store: {describe(error)}")
 
     def start(self, only: str | Collection[str] | None = None) -> Handle:
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
         Await the handle until every source is connected. Runs that a dead process left are resumed.
         """
-        names = {only} if isinstance(only, str) else set(only or ())
+        names = [only] if isinstance(only, str) else list(only or ())
+        known = [*self.sagas, *self._trigger_names()]
         for name in names:
-            if name not in self.sagas and name not in self._trigger_names():
-                raise UnknownName("start", "saga or trigger", name, [*self.sagas, *self._trigger_names()])
-        if names or self._handle is None:
-            self._only = frozenset(names) or None
-        task = asyncio.get_running_loop().create_task(self._start(), name="start triggers")
+            if name not in known:
+                raise UnknownName("start", "saga or trigger", name, known)
+        task = asyncio.get_running_loop().create_task(self._start(names), name="start triggers")
         self._handle = Handle(self, task)
         return self._handle
 
-    async def _start(self) -> None:
+    async def _start(self, names: Collection[str]) -> None:
         await self.open()
-        wanted = list(self._started_states())
-        for state in wanted:
-            state.compiled.refuse_unbuilt()
-        await self.store.own_triggers([state.name for state in wanted])
-        await self._recovery.resume_interrupted()
-        await self._reconcile()
-        await self._intake.connected()
-
-    async def _reconcile(self) -> None:
-        async with self._reconcile_lock:
-            if self._handle is None or self._offline:
-                return
-            states = list(self._started_states())
-            try:
-                await self.store.own_triggers([state.name for state in states])
-            except StoreError as error:
-                self.report("store", f"the store: {describe(error)}")
-            await self._intake.read(states)
-
-    def _started_states(self) -> Iterator[TriggerState]:
-        for state in self._dispatcher.states.values():
-            saga = state.compiled.definition.name
-            if not state.removed and (self._only is None or self._only & {state.name, saga}):
-                yield state
+        await self._service.start(names)
 
     def _trigger_names(self) -> list[str]:
         return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
 
-    def _open_source(self, trigger: Trigger) -> Source:
+    def _open_source(self, trigger: Trigger) -> Source | None:
+        if self._offline:
+            return None
         if trigger.source is not None:
             source: Source = trigger.source
             return source
@@ -271,8 +211,8 @@ class Lab:
 
     async def drain(self) -> None:
         """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""
-        await self._intake.ended()
-        await self._dispatcher.drain()
+        if self.is_open:
+            await self._service.drain()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Stop the sources, let what runs finish within `grace_s` seconds, close the store.
@@ -281,18 +221,8 @@ class Lab:
         """
         if not self.is_open:
             return
-        handle, self._handle = self._handle, None
-        await self._intake.close()
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._dispatcher.drain()
-        except TimeoutError:
-            self.report("stop", f"stopped with {len(self._dispatcher.live)} run(s) under way; the next start resumes them")
-        await self._dispatcher.close()
-        await self.store.accept(Acceptance(filtered=self._dispatcher.take_filtered()))
-        await self.store.close()
-        self._loop = self._opening = None
-        self._build()
+        handle, self._handle, self._loop = self._handle, None, None
+        await self._service.stop(grace_s)
         if handle is not None:
             handle.ended()
 
@@ -307,48 +237,12 @@ class Lab:
         it may still be held. Raises `UnknownName` if no trigger would take it.
         """
         await self.open()
-        states = self._targets(target, where)
-        for state in states:
-            state.compiled.refuse_unbuilt()
-            while state.room() <= 0:
-                await state.changed()
-        spec = states[0].compiled.trigger.spec
-        delivery = Delivery(self._event(spec, payload, id), None, id is None)
-        outcomes = []
-        for decided in await self._dispatcher.take(states, [delivery]):
-            outcome = outcome_of(decided.entries[-1])
-            if wait and outcome.kind is OutcomeKind.HELD and decided.starts and (final := decided.starts[0].final):
-                outcome = await asyncio.shield(final)
-            outcomes.append(outcome)
-        return outcomes
-
-    def _targets(self, target: str, where: Mapping[str, Any]) -> list[TriggerState]:
-        states = [state for state in self._dispatcher.states.values() if not state.removed]
-        if found := [state for state in states if state.name == target]:
-            return found
-        found = [s for s in states if _reads(s.compiled.trigger.spec, target, where)]
-        if not found:
-            asked = target + "".join(f", {name}={value!r}" for name, value in where.items())
-            known = [s.name for s in states] + sorted({s.compiled.trigger.spec.kind for s in states})
-            raise UnknownName("fire", "trigger or source", asked, known)
-        return found
-
-    def _event(self, spec: SourceSpec, payload: Any, id: str | None) -> Event:
-        if isinstance(payload, Event):
-            return payload
-        now = datetime.fromtimestamp(self.clock.now(), UTC)
-        if spec.kind == "cron" and payload is None:
-            payload = {"scheduled_for": now}
-        if id is not None and (not isinstance(id, str) or not id):
-            raise ValueError(f"fire: id={id!r} must be a text that is not empty")
-        return Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
+        return await self._firing.fire(target, payload, id, wait, where)
 
     async def preview(self, trigger: str, payload: Any, id: str | None = None) -> Preview:
         """What would become of this event: every gate's verdict. Nothing is stored, nothing started."""
         await self.open()
-        state = self._state(trigger)
-        event = self._event(state.compiled.trigger.spec, payload, id)
-        return await preview(self._dispatcher.decider, state, event, id is None, self.clock.now(), self.clock.monotonic())
+        return await self._firing.preview(trigger, payload, id)
 
     def why(self, event_id: str) -> Why:
         """What became of an event, for each trigger that saw it."""
@@ -356,25 +250,17 @@ class Lab:
 
     def pause(self, trigger: str) -> None:
         """Take no more events for this trigger. A source that it shares with others waits for all of them."""
-        self._state(trigger).paused = True
+        self._service.dispatcher.load(self.sagas)
+        self._firing.state(trigger).pause()
 
     def resume(self, trigger: str) -> None:
         """Take events for this trigger again."""
-        state = self._state(trigger)
-        state.paused = False
-        state.wake()
+        self._firing.state(trigger).resume()
 
     def forget(self, trigger: str, key: str | None = None) -> int:
         """Free the claim of this key, or all of the trigger, so that it may start a run again; returns how many."""
-        return self.store.forget(self._state(trigger).name, key)
-
-    def _state(self, trigger: str) -> TriggerState:
-        if self.is_open and (state := self._dispatcher.states.get(trigger)):
-            return state
-        if trigger in self._trigger_names():
-            self._dispatcher.load(self.sagas)
-            return self._dispatcher.states[trigger]
-        raise UnknownName("trigger", "trigger", trigger, self._trigger_names())
+        self._service.dispatcher.load(self.sagas)
+        return self.store.forget(self._firing.state(trigger).name, key)
 
     # --- dead letters ---
 
@@ -384,17 +270,7 @@ class Lab:
         `fix` gets the payload and returns the one to use. Returns the outcomes.
         """
         await self.open()
-        outcomes = []
-        for letter in await self.store.letters(_ids(ids)):
-            state = self._state(letter.trigger)
-            event = letter.event if fix is None else letter.event.with_payload(fix(letter.event.payload))
-            while state.room() <= 0:
-                await state.changed()
-            # Its claim is its dead run's, which lets it start again; a letter without a run has none.
-            decisions = await self._dispatcher.take([state], [Delivery(event, None, letter.run_id is None)])
-            await self.store.settle_letters([letter.id], "redriven", "")
-            outcomes.append(outcome_of(decisions[0].entries[-1]))
-        return outcomes
+        return await self._firing.redrive(_ids(ids), fix)
 
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
         """Mark dead letters as done with, for a reason; returns how many were open."""
@@ -409,21 +285,22 @@ class Lab:
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
         await self.open()
-        now = self.clock.now()
-        ticket = Ticket(run_id or next(self._dispatcher.run_ids), definition.name, None, definition.revision, None, context, now)
+        dispatcher, now = self._service.dispatcher, self.clock.now()
+        name, revision = definition.name, definition.revision
+        ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, None, context, now)
         ticket.status = RunStatus.RUNNING
         ticket.started = definition.plan.roots
         refused = await self.store.accept(Acceptance(runs=[ticket]))
         if refusal := refused.get(ticket.run_id):
             raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
-        run = self._dispatcher.launch(ticket, definition, now, saga)
+        run = dispatcher.launch(ticket, definition, now, saga)
         await _to_its_end(run)
         return run.ctx
 
     async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision."""
         await self.open()
-        run = await self._recovery.resume(run_id, from_action)
+        run = await self._service.recovery.resume(run_id, from_action)
         assert run.task is not None
         await asyncio.shield(run.task)
         return run.status
@@ -431,7 +308,7 @@ class Lab:
     async def compensate_run(self, run_id: str) -> RunStatus:
         """Undo a held or partially committed run; a live one is cancelled, which undoes it."""
         await self.open()
-        run = await self._recovery.compensate(run_id)
+        run = await self._service.recovery.compensate(run_id)
         assert run.task is not None
         await asyncio.shield(run.task)
         return run.status
@@ -440,18 +317,17 @@ class Lab:
 
     def status(self) -> Status:
         """How things stand now."""
-        return self._views.status(self.sagas, self._intake.pumps.values(), self._started_names(), list(self._reports))
-
-    def _started_names(self) -> set[str]:
-        return {state.name for state in self._started_states()} if self._handle is not None else set()
+        service = self._service
+        started = service.started_names()
+        return self._views.status(self.sagas, service.intake.pumps.values(), started, list(self._reports))
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""
-        return {name: state.counters.as_dict() for name, state in self._dispatcher.states.items()}
+        return {name: counters.as_dict() for name, counters in self._tally.counters.items()}
 
     def context(self, run_id: str) -> SagaContext:
         """The context of a run that lives in this process."""
-        if run := self._dispatcher.live.get(run_id):
+        if run := self._service.dispatcher.live.get(run_id):
             return run.ctx
         raise RunError(f"run {run_id!r} does not live in this process")
 
@@ -501,38 +377,5 @@ async def _to_its_end(run: Run) -> None:
         raise run.error or RunError(f"run {run.run_id} ended as {run.status}")
 
 
-def _reads(spec: SourceSpec, kind: str, where: Mapping[str, Any]) -> bool:
-    return spec.kind == kind and all(name in spec.settings and spec.settings[name] == v for name, v in where.items())
-
-
 def _ids(ids: str | Sequence[str]) -> list[str]:
     return [ids] if isinstance(ids, str) else list(ids)
-
-
-_default: Lab | None = None
-
-
-def default_lab() -> Lab:
-    """The Lab that the module-level functions and the magics use where no other is current."""
-    global _default
-    current = current_host.get(None)
-    if isinstance(current, Lab):
-        return current
-    if _default is None:
-        _default = Lab()
-    return _default
-
-
-async def start_triggers() -> Handle:
-    """Start all that the current Lab has registered; returns the handle once every source is connected."""
-    handle = default_lab().start()
-    await handle
-    return handle
-
-
-async def fire_event(target: str, payload: Any = None, id: str | None = None, wait: bool = True, **where: Any) -> list[Outcome]:
-    """`fire` of the current Lab."""
-    return await default_lab().fire(target, payload, id=id, wait=wait, **where)
-
-
-set_default_host(default_lab)

@@ -53,7 +53,7 @@ class Views:
         columns = tuple(DTYPES["outcomes"])
         rows: list[tuple[Any, ...]] = []
         seen: set[tuple[str, str, str | None]] = set()
-        for o in self._dispatcher.ring.newest():
+        for o in self._dispatcher.tally.newest():
             key = (o.event_id, o.trigger, o.run_id)
             if o.run_id is None or key not in seen:
                 seen.add(key)
@@ -79,7 +79,9 @@ class Views:
             (cause, len(like), like[-1]["at"], like[0]["at"], like[0]["error"], [letter["id"] for letter in like])
             for cause, like in sorted(groups.items(), key=lambda item: -len(item[1]))
         ]
-        return tables().to_frame(tuple(DTYPES["causes"]), grouped, {k: v for k, v in DTYPES["causes"].items() if k != "ids"})
+        return tables().to_frame(
+            tuple(DTYPES["causes"]), grouped, {k: v for k, v in DTYPES["causes"].items() if k != "ids"}
+        )
 
     def revisions(self, saga: str, stored: Sequence[RevisionRow], registry: Registry) -> Any:
         current = registry.current[saga].revision if saga in registry.current else None
@@ -90,13 +92,21 @@ class Views:
         return tables().to_frame(tuple(DTYPES["revisions"]), ordered, DTYPES["revisions"])
 
     def why(self, event_id: str) -> Why:
-        found = {(o.trigger, o.kind): o for o in self._dispatcher.ring.of(event_id)}
+        found = {(o.trigger, o.kind): o for o in self._dispatcher.tally.about(event_id)}
         columns, rows = self._store.rows("outcomes", None)
         for row in rows:
             facts = dict(zip(columns, row, strict=True))
             if facts["event_id"] == event_id:
                 kind = OutcomeKind(facts["outcome"])
-                outcome = Outcome(kind, facts["reason"] or "", event_id, facts["trigger"], facts["run_id"], facts["revision"], facts["at"])
+                outcome = Outcome(
+                    kind,
+                    facts["reason"] or "",
+                    event_id,
+                    facts["trigger"],
+                    facts["run_id"],
+                    facts["revision"],
+                    facts["at"],
+                )
                 found.setdefault((facts["trigger"], kind), outcome)
         outcomes = sorted(found.values(), key=lambda outcome: outcome.at)
         names, runs = self._store.rows("runs", None)
@@ -105,7 +115,11 @@ class Views:
         return Why(event_id, outcomes, [run for run in told if run["run_id"] in ids])
 
     def status(
-        self, sagas: Mapping[str, SagaDefinition], pumps: Iterable[Pump], started: Collection[str], reports: Sequence[str]
+        self,
+        sagas: Mapping[str, SagaDefinition],
+        pumps: Iterable[Pump],
+        started: Collection[str],
+        reports: Sequence[str],
     ) -> Status:
         dispatcher = self._dispatcher
         dispatcher.load(sagas)

@@ -53,7 +53,9 @@ class Attempts:
             try:
                 if failed is not None:
                     raise failed
-                return Done(name, await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads), None)
+                return Done(
+                    name, await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads), None
+                )
             except BaseException as raised:
                 error, failed = own_error(raised, name, step), None
             spent = step.trial >= first + action.max_retries

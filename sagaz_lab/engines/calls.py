@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Set
+from contextlib import suppress
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -61,16 +62,16 @@ class _Call:
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
     def run(self) -> None:
+        value: Any = None
+        error: BaseException | None = None
         try:
-            value, error = self.context.run(self.function, *self.args), None
+            value = self.context.run(self.function, *self.args)
         except StopIteration as stop:
-            value, error = None, RuntimeError(f"it raised {stop!r}")
+            error = RuntimeError(f"it raised {stop!r}")
         except BaseException as raised:
-            value, error = None, raised
-        try:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
             self.loop.call_soon_threadsafe(self._settle, value, error)
-        except RuntimeError:  # the loop is closed: nobody waits for it any more
-            pass
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
         if not self.future.done():

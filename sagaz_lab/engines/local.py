@@ -56,9 +56,7 @@ class _Execution:
     __slots__ = ("_attempts", "_channels", "_clock", "_complete", "_cut_off", "_failure", "_finished", "_journal", "_notes", "_plan",
                  "_run", "_started", "_streaming", "_tasks", "_threads", "_wake")  # fmt: skip
 
-    def __init__(
-        self, run: Run, journal: Journal, clock: Clock, threads: Threads, finished: dict[str, Any]
-    ) -> None:
+    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, finished: dict[str, Any]) -> None:
         self._run = run
         self._journal = journal
         self._clock = clock
@@ -298,7 +296,9 @@ class _Execution:
             try:
                 answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)
                 if answer not in ("retry", "skip", None):
-                    raise RunError(f"forward recovery of {failed.name!r} returned {answer!r}, not 'retry', 'skip' or None")
+                    raise RunError(
+                        f"forward recovery of {failed.name!r} returned {answer!r}, not 'retry', 'skip' or None"
+                    )
             except Exception as broken:
                 broken.__cause__ = error
                 self._failure = self._failure or _Failure(failed.name, broken)
@@ -307,7 +307,9 @@ class _Execution:
                 return None
             if answer == "skip":
                 return Done(failed.name, None, None)
-            await self._journal.append([failure_record(run, self._clock, failed.name, self._started[failed.name], error)])
+            await self._journal.append(
+                [failure_record(run, self._clock, failed.name, self._started[failed.name], error)]
+            )
             self._started[failed.name] += 1
             await self._journal.append([self._record(RecordKind.ACTION_STARTED, failed.name)])
             done = await self._attempts.perform(failed.name, self._step(failed.name))
@@ -350,7 +352,9 @@ class _Execution:
     def _failed_record(self, name: str) -> Record:
         failure = self._failure
         error: BaseException = failure.error if failure and failure.name == name else asyncio.CancelledError("cut off")
-        return failure_record(self._run, self._clock, name, self._started.get(name, 1), error, cut_off=name in self._cut_off)
+        return failure_record(
+            self._run, self._clock, name, self._started.get(name, 1), error, cut_off=name in self._cut_off
+        )
 
     def _recall(self, history: History) -> None:
         """The state that a run had when its compensation was to begin."""

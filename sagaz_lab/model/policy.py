@@ -75,12 +75,12 @@ class TriggerConfig:
         return delay_after(self.retry_backoff_seconds, attempt)
 
 
-def backoff(value: Sequence[float] | float, name: str) -> tuple[float, ...]:
-    """The delays as a tuple. Raises `DefinitionError` naming the option `name`."""
-    delays = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+def backoff(value: Any, name: str) -> tuple[float, ...]:
+    """The delays (a number or several) as a tuple. Raises `DefinitionError` naming the option `name`."""
+    delays = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not delays or not all(isinstance(d, int | float) and 0 <= d < float("inf") for d in delays):
         raise DefinitionError(f"{name}={value!r} must be a list of seconds, each 0 or more")
-    return tuple(float(d) for d in delays)  # type: ignore[arg-type]
+    return tuple(float(d) for d in delays)
 
 
 def delay_after(delays: Sequence[float], attempt: int) -> float:
@@ -100,7 +100,9 @@ class Throttle:
     def __post_init__(self) -> None:
         seconds(self.per, "Throttle per")
         if self.limit < 1 or self.burst < 0:
-            raise DefinitionError(f"Throttle(limit={self.limit}, burst={self.burst}): limit is 1 or more, burst 0 or more")
+            raise DefinitionError(
+                f"Throttle(limit={self.limit}, burst={self.burst}): limit is 1 or more, burst 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,7 +290,9 @@ def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
     while waiting:
         free = [name for name, needs in waiting.items() if not needs]
         if not free:
-            raise DefinitionError(f"{saga}: the actions depend on each other in a circle: {' -> '.join(_circle(waiting))}")
+            raise DefinitionError(
+                f"{saga}: the actions depend on each other in a circle: {' -> '.join(_circle(waiting))}"
+            )
         for name in free:
             order.append(name)
             del waiting[name]

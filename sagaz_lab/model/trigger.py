@@ -37,7 +37,7 @@ def skip(reason: str, **facts: Any) -> Skip:
 
     Keep `reason` constant and put the numbers into `facts`, so that reasons can be counted.
     """
-    if not isinstance(reason, str) or not reason:
+    if not reason or not isinstance(reason, str):
         raise TypeError(f"skip() takes the reason as a text, not {reason!r}")
     return Skip(reason, facts)
 
@@ -248,7 +248,9 @@ def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
     if kind in KINDS:
         for name in where:
             if name not in KINDS[kind]:
-                raise UnknownName(owner, f"{kind} option", name, (*KINDS[kind], *GATE_NAMES, "config", "decode", "params"))
+                raise UnknownName(
+                    owner, f"{kind} option", name, (*KINDS[kind], *GATE_NAMES, "config", "decode", "params")
+                )
     settings = check_settings(owner, kind, where)
     return SourceSpec(kind, MappingProxyType(settings), identity(kind, settings))
 

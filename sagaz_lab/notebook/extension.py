@@ -13,7 +13,8 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from sagaz_lab.errors import SagazLabError
-from sagaz_lab.lab import Lab, default_lab
+from sagaz_lab.current import default_lab
+from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook.cards import outcome_card, preview_card, saga_card, status_card, why_card

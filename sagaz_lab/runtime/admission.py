@@ -165,7 +165,13 @@ class Admission:
         if key is not None:
             busy = key in self._busy
             queued = len(self.queues.get(key, ()))
-            found.append(("concurrency key", "wait" if busy or queued else "pass", f"{key!r}: {int(busy)} running, {queued} waiting"))
+            found.append(
+                (
+                    "concurrency key",
+                    "wait" if busy or queued else "pass",
+                    f"{key!r}: {int(busy)} running, {queued} waiting",
+                )
+            )
         if self._interval_s:
             wait_s = self._opens_at - now
             numbers = f"opens in {wait_s:.3f} s" if wait_s > 0 else "open"

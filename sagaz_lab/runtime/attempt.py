@@ -67,7 +67,9 @@ class Attempt:
         try:
             await end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
         except StoreUnavailable as error:
-            await self._insist(error, lambda: end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter))
+            await self._insist(
+                error, lambda: end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
+            )
 
     def _after_failure(self, error: BaseException | None, now: float) -> tuple[DeadLetter | None, float | None]:
         run = self._run

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sagaz_lab.errors import DefinitionError, NotBuilt
+from sagaz_lab.errors import NotBuilt
 from sagaz_lab.model.policy import TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger
@@ -58,7 +58,9 @@ class CompiledTrigger:
         if self.config.dead_letter_topic is not None:
             used.append("dead_letter_topic")
         if used:
-            raise NotBuilt(f"{trigger.name} uses {', '.join(used)}, which can be defined but which this version cannot run yet")
+            raise NotBuilt(
+                f"{trigger.name} uses {', '.join(used)}, which can be defined but which this version cannot run yet"
+            )
 
     def _reader(self, option: str, key: Any) -> Callable[[Any], str] | None:
         return None if key is None else key_reader(self.trigger.name, option, key)
@@ -67,11 +69,13 @@ class CompiledTrigger:
 class TriggerState:
     """What a trigger carries from one revision to the next: counters, queue, whether it is paused."""
 
-    def __init__(self, compiled: CompiledTrigger) -> None:
+    def __init__(self, compiled: CompiledTrigger, counters: Counters) -> None:
         self.name = compiled.trigger.name
         self.compiled = compiled
-        self.counters = Counters()
-        self.admission = Admission(compiled.trigger.gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue")
+        self.counters = counters
+        self.admission = Admission(
+            compiled.trigger.gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue"
+        )
         self.paused = False
         self.removed = False
         self.told_hidden_fields = False
@@ -80,7 +84,9 @@ class TriggerState:
     def use(self, compiled: CompiledTrigger) -> None:
         self.compiled = compiled
         self.removed = False
-        self.admission.configure(compiled.trigger.gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue")
+        self.admission.configure(
+            compiled.trigger.gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue"
+        )
         self.wake()
 
     def room(self) -> int:
@@ -90,6 +96,13 @@ class TriggerState:
         if self.compiled.config.backpressure_strategy == "block":
             return max(0, self.admission.free())
         return max(1, self.admission.size)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        self.wake()
 
     async def changed(self) -> None:
         """Returns when `room` may have changed."""

@@ -48,7 +48,9 @@ class Decided:
     def add(self, kind: OutcomeKind, reason: str, event: Event, at: float, facts: Mapping[str, Any] | None = None,
             count_as: str | None = None) -> None:  # fmt: skip
         compiled = self.state.compiled
-        self.entries.append((kind.value, reason, event.id, self.state.name, None, compiled.definition.revision, at, facts))
+        self.entries.append(
+            (kind.value, reason, event.id, self.state.name, None, compiled.definition.revision, at, facts)
+        )
         key = (kind.value, count_as or reason)
         self.reasons[key] = self.reasons.get(key, 0) + 1
         if compiled.config.persist_events:
@@ -63,7 +65,11 @@ class Decided:
         """The queue is full: the newest event is dropped, or rejected to the dead letters."""
         assert ticket.event is not None
         if rejected:
-            self.dead(ticket.event, QueueFull(f"{self.state.name}: {QUEUE_FULL} ({self.state.admission.size} events wait)"), at)
+            self.dead(
+                ticket.event,
+                QueueFull(f"{self.state.name}: {QUEUE_FULL} ({self.state.admission.size} events wait)"),
+                at,
+            )
         else:
             self.add(OutcomeKind.DROPPED, QUEUE_FULL, ticket.event, at)
 
@@ -151,7 +157,11 @@ class Decider:
         return prepared, claims
 
     async def _run_methods(
-        self, decided: Decided, prepared: list[tuple[Event, Any, str | None]], taken: dict[str, Refusal | str], now: float
+        self,
+        decided: Decided,
+        prepared: list[tuple[Event, Any, str | None]],
+        taken: dict[str, Refusal | str],
+        now: float,
     ) -> None:
         state = decided.state
         compiled = state.compiled

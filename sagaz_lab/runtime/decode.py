@@ -20,14 +20,14 @@ def decoder(decode: str | Decode) -> Decode:
     """The function for a trigger's `decode=`; it raises `DecodeError`."""
     if callable(decode):
         return _guarded(decode)
-    return {"json": _json, "text": _text, "bytes": bytes}[decode]
+    return DECODERS[decode]
 
 
 def _json(raw: bytes) -> Any:
     try:
         return _decode_json(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise DecodeError(f"the payload is no JSON: {error or type(error).__name__}; it starts {_start(raw)}") from None
+        raise DecodeError(f"the payload is no JSON: {str(error) or type(error).__name__}; it starts {_start(raw)}") from None
 
 
 _decode_json = msgspec.json.Decoder().decode
@@ -53,6 +53,8 @@ def _guarded(decode: Decode) -> Decode:
 def _start(raw: bytes) -> str:
     return repr(raw[:_SHOWN]) if raw else "nowhere: it is empty"
 
+
+DECODERS: Mapping[str, Decode] = {"json": _json, "text": _text, "bytes": bytes}
 
 Validate = Callable[[Any], Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sagaz_lab.abc import Acceptance, Clock, Delivery, Ending, Engine, Refusal, Store
 from sagaz_lab.errors import DefinitionError, LabClosed, LeaseLost, StoreError, describe
@@ -18,7 +18,8 @@ from sagaz_lab.runtime.attempt import Attempt
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.context import context_of
 from sagaz_lab.runtime.deciding import QUEUE_FULL, TAKEN, Decided, Decider, acceptance, taken_by
-from sagaz_lab.runtime.outcomes import Entry, Ring, outcome
+from sagaz_lab.runtime.outcomes import Entry, Tally, outcome
+from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.tasks import Report, Tasks
 
 _RUNNING = RunStatus.RUNNING
@@ -37,16 +38,22 @@ class Dispatcher:
     """Owns the triggers' states and the runs that live in this process."""
 
     def __init__(
-        self, store: Store, engine: Engine, clock: Clock, default: TriggerConfig, sagas: Callable[[], Mapping[str, SagaDefinition]],
+        self,
+        store: Store,
+        engine: Engine,
+        clock: Clock,
+        default: TriggerConfig,
+        registry: Registry,
+        tally: Tally,
         report: Report,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.store = store
         self.engine = engine
         self.clock = clock
-        self.sagas = sagas
         self.report = report
         self.tasks = Tasks(report)
-        self.ring = Ring()
+        self.tally = tally
+        self.registry = registry
         self.states: dict[str, TriggerState] = {}
         self.live: dict[str, Run] = {}
         self.retrying: dict[str, Ticket] = {}
@@ -73,7 +80,7 @@ class Dispatcher:
                     continue
                 compiled = CompiledTrigger(definition, trigger, instance, self._default)
                 if state is None:
-                    self.states[trigger.name] = TriggerState(compiled)
+                    self.states[trigger.name] = TriggerState(compiled, self.tally.of(trigger.name))
                 else:
                     state.use(compiled)
                     self.release(state)
@@ -88,7 +95,9 @@ class Dispatcher:
             try:
                 known = (definition, definition.cls())
             except TypeError as error:
-                raise DefinitionError(f"{definition.name}: the class must be made without arguments: {error}") from error
+                raise DefinitionError(
+                    f"{definition.name}: the class must be made without arguments: {error}"
+                ) from error
             self._instances[definition.name] = known
         return known[1]
 
@@ -168,7 +177,7 @@ class Dispatcher:
         for (kind, reason), times in decided.reasons.items():
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
-        self.ring.entries.extend(decided.entries)
+        self.tally.ring.extend(decided.entries)
         if decided.letters:
             await self._tell_dead(decided)
         if state.admission.waiting:
@@ -178,7 +187,10 @@ class Dispatcher:
         hooks = decided.state.compiled.definition.hooks.get("on_trigger_dead", ())
         for letter in decided.letters:
             await tell(hooks, letter.saga, letter.event, letter.error)
-            self.report(f"dead:{letter.trigger}:{letter.cause}", f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}")
+            self.report(
+                f"dead:{letter.trigger}:{letter.cause}",
+                f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
+            )
 
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:
         """Another process took the claim meanwhile, or the run's context cannot be stored."""
@@ -214,7 +226,7 @@ class Dispatcher:
     def _finally(self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
         """A held event has its outcome."""
         entry = _entry(kind, reason, ticket, now)
-        self.ring.entries.append(entry)
+        self.tally.ring.append(entry)
         if ticket.final is not None and not ticket.final.done():
             ticket.final.set_result(outcome(entry))
 
@@ -242,14 +254,20 @@ class Dispatcher:
         """It is this run's turn. Its event is decided by the revision that is current now."""
         now = self.clock.now()
         first = ticket.attempt == 1
-        definition = self.sagas().get(ticket.saga)
+        definition = self.registry.current.get(ticket.saga)
         try:
             if definition is None:
                 state.admission.leave(ticket.key)
                 await self.store.end(ticket.run_id, Ending(RunStatus.NEEDS_CODE), attempt=ticket.attempt, at=now)
-                self.report(f"needs_code:{ticket.saga}", f"run {ticket.run_id} waits for the code of saga {ticket.saga!r}")
+                self.report(
+                    f"needs_code:{ticket.saga}", f"run {ticket.run_id} waits for the code of saga {ticket.saga!r}"
+                )
                 return
-            if first and definition.revision != ticket.revision and not await self._decide_again(state, ticket, definition, now):
+            if (
+                first
+                and definition.revision != ticket.revision
+                and not await self._decide_again(state, ticket, definition, now)
+            ):
                 return
             ticket.revision = definition.revision
             roots = definition.plan.roots
@@ -347,7 +365,9 @@ class Dispatcher:
     def busy(self) -> bool:
         """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""
         states = self.states.values()
-        return bool(self.live) or any(s.admission.waiting or s.admission.in_flight or s.counters.deciding for s in states)
+        return bool(self.live) or any(
+            s.admission.waiting or s.admission.in_flight or s.counters.deciding for s in states
+        )
 
     def take_filtered(self) -> dict[tuple[str, str, str], int]:
         """Counts of refused events by (trigger, outcome, reason) since the last call."""
@@ -366,6 +386,10 @@ class Dispatcher:
         if tasks:
             await asyncio.wait(tasks)
         await self.tasks.close()
+        for state in self.states.values():
+            # They stay stored, and count anew when they are taken up again.
+            state.counters.received -= state.counters.held
+            state.counters.held = 0
         self.engine.close()
 
     async def drain(self) -> None:
@@ -380,4 +404,4 @@ class Dispatcher:
 
 def _entry(kind: OutcomeKind, reason: str, ticket: Ticket, now: float) -> Entry:
     event_id = ticket.event.id if ticket.event is not None else ""
-    return (kind.value, reason, event_id, ticket.trigger, ticket.run_id, ticket.revision, now, None)
+    return (kind.value, reason, event_id, ticket.trigger or "", ticket.run_id, ticket.revision, now, None)

@@ -72,7 +72,9 @@ def source_status(pump: Pump) -> SourceStatus:
     blocking = [s.name for s in pump.states if s.room() == 0 and not s.paused]
     if state == "connected" and blocking:
         state = f"blocked by {', '.join(blocking)}"
-    return SourceStatus(str(pump.spec), state, pump.since, pump.error, pump.received, tuple(s.name for s in pump.states))
+    return SourceStatus(
+        str(pump.spec), state, pump.since, pump.error, pump.received, tuple(s.name for s in pump.states)
+    )
 
 
 def trigger_status(state: TriggerState, started: bool) -> TriggerStatus:
@@ -118,7 +120,9 @@ class Preview:
         return f"Preview({self.trigger} -> {self.outcome}: {gates})"
 
 
-async def preview(decider: Decider, state: TriggerState, event: Event, fresh: bool, now: float, moment: float) -> Preview:
+async def preview(
+    decider: Decider, state: TriggerState, event: Event, fresh: bool, now: float, moment: float
+) -> Preview:
     """Runs the trigger method on the event, and asks the gates behind it."""
     decided = await decider.decide(state, [Delivery(event, None, fresh)], now)
     verdicts: list[Verdict] = []
@@ -126,7 +130,9 @@ async def preview(decider: Decider, state: TriggerState, event: Event, fresh: bo
     if decided.starts:
         ticket = decided.starts[0]
         context, outcome = ticket.context, OutcomeKind.STARTED
-        verdicts.append(Verdict("idempotency", "pass", f"key {ticket.claim!r} is free" if ticket.claim else "the id is new"))
+        verdicts.append(
+            Verdict("idempotency", "pass", f"key {ticket.claim!r} is free" if ticket.claim else "the id is new")
+        )
         verdicts.append(Verdict("trigger method", "pass", f"returned {dict(context)!r}"[:500]))
         waiting = [Verdict(*facts) for facts in state.admission.verdicts(ticket.key, moment)]
         verdicts += waiting
@@ -135,7 +141,9 @@ async def preview(decider: Decider, state: TriggerState, event: Event, fresh: bo
     else:
         text, reason, *_, facts = decided.entries[0]
         outcome = kind = OutcomeKind(text)
-        gate = {OutcomeKind.DUPLICATE: "idempotency", OutcomeKind.DEAD: "decode, validate or method"}.get(kind, "trigger method")
+        gate = {OutcomeKind.DUPLICATE: "idempotency", OutcomeKind.DEAD: "decode, validate or method"}.get(
+            kind, "trigger method"
+        )
         numbers = "".join(f", {name}={value!r}" for name, value in (facts or {}).items())
         verdicts.append(Verdict(gate, "stop", reason + numbers))
     return Preview(state.name, outcome, tuple(verdicts), context)

@@ -61,7 +61,8 @@ def _class_around(text: str, name: str, line: int) -> ast.ClassDef | None:
 def _parse(text: str) -> ast.AST | None:
     try:
         # A cell may use await at its top level.
-        return compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        tree: ast.AST = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        return tree
     except (SyntaxError, ValueError):
         return None
 

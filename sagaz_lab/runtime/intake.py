@@ -12,7 +12,8 @@ from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.pump import Pump
 
-OpenSource = Callable[[Trigger], Source]
+OpenSource = Callable[[Trigger], Source | None]
+"""None where the Lab is offline: then only `fire` brings events."""
 
 
 class Intake:

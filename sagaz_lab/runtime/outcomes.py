@@ -20,7 +20,18 @@ OTHER = "other"
 class Counters:
     """Of one trigger. received = started + filtered + duplicate + dropped + dead + held + deciding, at any moment."""
 
-    __slots__ = ("dead", "deciding", "dropped", "duplicate", "filtered", "held", "reasons", "received", "started", "stored")
+    __slots__ = (
+        "dead",
+        "deciding",
+        "dropped",
+        "duplicate",
+        "filtered",
+        "held",
+        "reasons",
+        "received",
+        "started",
+        "stored",
+    )
 
     def __init__(self) -> None:
         self.received = self.started = self.filtered = self.duplicate = 0
@@ -49,17 +60,21 @@ class Counters:
 Entry = tuple[str, str, str, str, str | None, int, float, Mapping[str, Any] | None]
 
 
-class Ring:
-    """The last outcomes, oldest first."""
+class Tally:
+    """The counters of all triggers and the last outcomes, oldest first. It outlives an opening of the Lab."""
 
     def __init__(self) -> None:
-        self.entries: deque[Entry] = deque(maxlen=RING)
+        self.counters: dict[str, Counters] = {}
+        self.ring: deque[Entry] = deque(maxlen=RING)
+
+    def of(self, trigger: str) -> Counters:
+        return self.counters.setdefault(trigger, Counters())
 
     def newest(self) -> Iterator[Outcome]:
-        return (outcome(entry) for entry in list(self.entries)[::-1])
+        return (outcome(entry) for entry in list(self.ring)[::-1])
 
-    def of(self, event_id: str) -> list[Outcome]:
-        return [outcome(entry) for entry in list(self.entries) if entry[2] == event_id]
+    def about(self, event_id: str) -> list[Outcome]:
+        return [outcome(entry) for entry in list(self.ring) if entry[2] == event_id]
 
 
 def outcome(entry: Entry) -> Outcome:

@@ -25,7 +25,7 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 class Pump:
     """One source, while it is started. `state` is connecting, connected, reconnecting, paused, ended, stopped or failed."""
 
-    def __init__(self, spec: SourceSpec, open_source: Callable[[], Source], states: Sequence[TriggerState],
+    def __init__(self, spec: SourceSpec, open_source: Callable[[], Source | None], states: Sequence[TriggerState],
                  dispatcher: Dispatcher, clock: Clock) -> None:  # fmt: skip
         self.spec = spec
         self.states = tuple(states)
@@ -63,10 +63,12 @@ class Pump:
         failures = 0
         while not self._stopping:
             try:
-                async with self._open() as source:
-                    self._enter("connected")
-                    if not self.connected.done():
-                        self.connected.set_result(None)
+                opened = self._open()
+                if opened is None:
+                    self._connected("offline")
+                    return
+                async with opened as source:
+                    self._connected("connected")
                     failures = 0
                     await self._receive(source)
             except EndOfSource:
@@ -81,6 +83,11 @@ class Pump:
             except Exception as error:
                 self._fail(error)
                 raise
+
+    def _connected(self, state: str) -> None:
+        self._enter(state)
+        if not self.connected.done():
+            self.connected.set_result(None)
 
     async def _receive(self, source: Source) -> None:
         while not self._stopping:

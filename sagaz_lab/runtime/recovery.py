@@ -25,7 +25,7 @@ class Recovery:
         runs = list(await dispatcher.store.interrupted())
         runs += await self._with_code_again()
         for stored in runs:
-            await self._go_on(stored, dispatcher.sagas())
+            await self._go_on(stored, dispatcher.registry.current)
         return len(runs)
 
     async def _with_code_again(self) -> list[StoredRun]:
@@ -33,7 +33,11 @@ class Recovery:
         columns, rows = dispatcher.store.rows("runs", None)
         run_id, saga, status = (columns.index(name) for name in ("run_id", "saga", "status"))
         for row in rows:
-            if row[status] == RunStatus.NEEDS_CODE and row[saga] in dispatcher.sagas() and await dispatcher.store.adopt(row[run_id]):
+            if (
+                row[status] == RunStatus.NEEDS_CODE
+                and row[saga] in dispatcher.registry.current
+                and await dispatcher.store.adopt(row[run_id])
+            ):
                 stored = await dispatcher.store.load(row[run_id])
                 if stored is not None:
                     found.append(stored)
@@ -45,7 +49,9 @@ class Recovery:
         definition = sagas.get(stored.saga)
         if definition is None:
             await dispatcher.store.end(stored.run_id, Ending(RunStatus.NEEDS_CODE), attempt=stored.attempt, at=now)
-            dispatcher.report(f"needs_code:{stored.saga}", f"run {stored.run_id} waits for the code of saga {stored.saga!r}")
+            dispatcher.report(
+                f"needs_code:{stored.saga}", f"run {stored.run_id} waits for the code of saga {stored.saga!r}"
+            )
             return
         ticket = ticket_of(stored)
         if ticket.status is not RunStatus.WAITING or stored.trigger is None:
@@ -112,7 +118,7 @@ class Recovery:
         if stored.status not in allowed:
             known = ", ".join(allowed)
             raise RunError(f"run {run_id} is {stored.status}; only a run that is {known} can be {verb}")
-        definition = dispatcher.sagas().get(stored.saga)
+        definition = dispatcher.registry.current.get(stored.saga)
         if definition is None:
             raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")
         if not await dispatcher.store.adopt(run_id):
@@ -141,5 +147,3 @@ def rewind(history: History, definition: SagaDefinition, action: str) -> None:
         history.finished.pop(name, None)
         history.failed.pop(name, None)
         history.cut_off.discard(name)
-
-

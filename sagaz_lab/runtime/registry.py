@@ -60,7 +60,9 @@ class Registry:
     def unregister(self, name: str) -> None:
         if name not in self.current:
             raise UnknownName("unregister", "saga", name, self.current)
-        change = Change(name, self.current[name].revision, self.current[name].revision, False, warnings=["unregistered"])
+        change = Change(
+            name, self.current[name].revision, self.current[name].revision, False, warnings=["unregistered"]
+        )
         self._swap({n: d for n, d in self.current.items() if n != name})
         self._on_change([change])
 
@@ -203,6 +205,8 @@ def _warnings(before: SagaDefinition, after: SagaDefinition) -> list[str]:
             found.append(f"trigger {name} removed: its source {old.spec} is no longer read for it")
         elif new.spec.identity != old.spec.identity:
             found.append(f"trigger {name}: source changed from {old.spec} to {new.spec}")
-    found += [f"trigger {name} added: {new.spec}" for name, new in after.triggers.items() if name not in before.triggers]
+    found += [
+        f"trigger {name} added: {new.spec}" for name, new in after.triggers.items() if name not in before.triggers
+    ]
     found += [f"action {name} removed" for name in before.actions if name not in after.actions]
     return found

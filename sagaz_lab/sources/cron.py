@@ -58,8 +58,8 @@ class CronSource:
         left = [self._unsettled[tick] for tick in sorted(self._unsettled)]
         self._again = deque(Delivery(next_attempt(event), token) for event, token, _ in left)
         self._unsettled = {delivery.token: delivery for delivery in self._again}
-        known = [*self._unsettled, *([self._settled] if self._settled else ())]
-        self._walk_from(max(datetime.fromisoformat(stored), *known, key=datetime.timestamp))
+        known = [datetime.fromisoformat(stored), *self._unsettled]
+        self._walk_from(max(known if self._settled is None else [*known, self._settled]))
         return self
 
     async def __aexit__(self, *_: object) -> None:

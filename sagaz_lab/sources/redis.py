@@ -74,19 +74,22 @@ class RedisSource:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._reader.cancel()
         self._delayed.clear()
         for kept in (self._ready, self._again, self._held):
             kept.clear()
-        with suppress(asyncio.CancelledError, TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(self._reader, return_exceptions=True)
-                if self._failure is None:
+        for _ in range(20):
+            # Once may not do: Python 3.11's `wait_for`, which redis-py awaits, can swallow a cancellation.
+            self._reader.cancel()
+            if (await asyncio.wait([self._reader], timeout=CLOSE_S / 20))[0]:
+                break
+        if self._failure is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
                     await self._remember()
         await self._close()
 
     async def _close(self) -> None:
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, SourceError):
             async with asyncio.timeout(CLOSE_S):
                 await self._group.close()
 

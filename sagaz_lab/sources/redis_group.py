@@ -53,7 +53,8 @@ class ConsumerGroup:
         return self._at
 
     async def close(self) -> None:
-        await self._client.aclose()
+        with self._answering():
+            await self._client.aclose()
 
     async def read(self, after: bytes, count: int, block_ms: int | None = None) -> list[Entry]:
         """Entries that no consumer has had (`after` is `>`), or pending ones of this consumer after an id."""

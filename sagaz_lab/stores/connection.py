@@ -54,7 +54,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that writes, its tables made where missing. Raises `StoreTooNew`, `StoreUnavailable`."""
     try:
         _make_file(path)
-        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False,cached_statements=1000)
+        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise unavailable(path, error) from error
     try:

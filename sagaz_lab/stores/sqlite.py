@@ -64,7 +64,7 @@ class SqliteStore:
     async def open(self, owner_name: str) -> Owner:
         if self._open is not None:
             raise StoreError(f"the store {self.path} is open already")
-        opened = await asyncio.to_thread(_Opened, self.path, self._sql, owner_name)
+        opened = await asyncio.to_thread(_Opened, self.path, self._sql, owner_name, asyncio.get_running_loop())
         self._open = opened
         return opened.owner
 
@@ -282,7 +282,7 @@ class SqliteStore:
 class _Opened:
     """What an open store holds: an owner, a connection that writes with its thread, one that reads with its own."""
 
-    def __init__(self, path: Path, sql: dict[str, str], owner_name: str) -> None:
+    def __init__(self, path: Path, sql: dict[str, str], owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
         self._writing = connect(path)
         try:
             self.reading = connect_to_read(path)
@@ -290,7 +290,7 @@ class _Opened:
         except Error as error:
             self._writing.close()
             raise unavailable(path, error) from error
-        self.writer = Writer(Transactions(os.fspath(path), self._writing, sql, self.owner.epoch))
+        self.writer = Writer(Transactions(os.fspath(path), self._writing, sql, self.owner.epoch), loop)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
 
     def close(self) -> None:

@@ -22,9 +22,8 @@ from sagaz_lab.stores.statements import with_rows
 RECORDS_PER_RUN = 1 << 20
 """A record's key is its run's number times this, plus its own number."""
 
-_MOST_ROWS = 64
 # Rows of one statement: few sizes, so that the compiled statements are used again.
-_ROWS = tuple(range(300,0,-1))
+_ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 RecordRow = tuple[Any, ...]
 
@@ -185,8 +184,8 @@ class Transactions:
     def _insert(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         # Many rows a statement, because between statements another thread may take the interpreter.
         done, sql = 0, self.sql[name]
-        while done < len(rows):
-                size=min(300,len(rows)-done)
+        for size in _ROWS:
+            while len(rows) - done >= size:
                 values = [value for row in rows[done : done + size] for value in row]
                 self.connection.execute(with_rows(sql, size), values)
                 done += size

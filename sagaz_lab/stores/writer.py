@@ -18,9 +18,13 @@ MOST_WRITES = 2000
 class Writer:
     """Settles writes in the order in which they were put."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, loop: asyncio.AbstractEventLoop) -> None:
         self._transactions = transactions
-        self._queue: SimpleQueue[Write | None] = SimpleQueue()
+        self._loop = loop
+        # What was put in this round of the loop; it is handed over at the round's end, all at once, so that the
+        # runs that one commit has woken share the next one, and the thread is woken once.
+        self._round: list[Write] = []
+        self._queue: SimpleQueue[list[Write] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="sagaz-store-writer", daemon=True)
         self._closed = False
         self._thread.start()
@@ -29,34 +33,48 @@ class Writer:
         """Queue a `Write` of these parts; the future has its result. To be called on a loop."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.put(Write(future, **parts))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        write = Write(future, **parts)
+        if loop is not self._loop:
+            self._queue.put([write])
+            return future
+        if not self._round:
+            loop.call_soon(self._end_round)
+        self._round.append(write)
         return future
 
     def stop(self) -> None:
         """Write what is queued and end the thread. Blocks."""
         self._closed = True
+        self._end_round()
         self._queue.put(None)
         self._thread.join()
+
+    def _end_round(self) -> None:
+        if self._round:
+            writes, self._round = self._round, []
+            self._queue.put(writes)
 
     def _work(self) -> None:
         stopping = False
         while not stopping:
-            group = self._next_group()
-            stopping = group[-1] is None
-            writes = [write for write in group if write is not None]
+            writes, stopping = self._next_group()
             if writes:
                 self._transactions.commit(writes)
                 _report(writes)
 
-    def _next_group(self) -> list[Write | None]:
-        group = [self._queue.get()]
+    def _next_group(self) -> tuple[list[Write], bool]:
+        group: list[Write] = []
         try:
-            while group[-1] is not None and len(group) < MOST_WRITES:
-                group.append(self._queue.get_nowait())
+            while len(group) < MOST_WRITES:
+                writes = self._queue.get(block=not group)
+                if writes is None:
+                    return group, True
+                group += writes
         except Empty:
             pass
-        return group
+        return group, False
 
 
 def _report(writes: Sequence[Write]) -> None:

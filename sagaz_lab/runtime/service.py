@@ -1,0 +1,131 @@
+"""What lives while a Lab is open: the dispatcher, the intake, the heartbeat and what a dead process left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store
+from sagaz_lab.errors import StoreError, TriggersOwned, describe
+from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.intake import Intake, OpenSource
+from sagaz_lab.runtime.outcomes import Tally
+from sagaz_lab.runtime.recovery import Recovery
+from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.tasks import Report
+
+HEARTBEAT_S = 5.0
+"""A third of the lease: two may fail before another process takes over."""
+
+
+class Service:
+    """One opening of a Lab, on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        clock: Clock,
+        default: TriggerConfig,
+        registry: Registry,
+        open_source: OpenSource,
+        tally: Tally,
+        report: Report,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._registry = registry
+        self._report = report
+        self._only: frozenset[str] | None = None
+        self._lock = asyncio.Lock()
+        self.started = False
+        self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report)
+        self.intake = Intake(self.dispatcher, clock, open_source)
+        self.recovery = Recovery(self.dispatcher)
+
+    async def open(self) -> None:
+        await self._store.open(f"{socket.gethostname()} process {os.getpid()}")
+        self.dispatcher.load(self._registry.current)
+        await self._save_revisions(list(self._registry.current))
+        self.dispatcher.tasks.start(self._beat(), "heartbeat")
+
+    async def start(self, only: Collection[str]) -> None:
+        """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""
+        self._only = frozenset(only) or None
+        wanted = list(self._wanted())
+        for state in wanted:
+            state.compiled.refuse_unbuilt()
+        await self._store.own_triggers([state.name for state in wanted])
+        self.started = True
+        await self.recovery.resume_interrupted()
+        await self._reconcile()
+        await self.intake.connected()
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        """The registry has other definitions: the next batch is decided by them."""
+        self.dispatcher.load(self._registry.current)
+        self.dispatcher.tasks.start(self._follow(changes), "registry change")
+
+    def started_names(self) -> set[str]:
+        return {state.name for state in self._wanted()} if self.started else set()
+
+    async def drain(self) -> None:
+        await self.intake.ended()
+        await self.dispatcher.drain()
+
+    async def stop(self, grace_s: float) -> None:
+        """In this order: no new events, let what runs finish, abandon the rest, tell the store."""
+        self.started = False
+        await self.intake.close()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.dispatcher.drain()
+        except TimeoutError:
+            left = len(self.dispatcher.live)
+            self._report("stop", f"stopped with {left} run(s) under way; the next start resumes them")
+        await self.dispatcher.close()
+        await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
+        await self._store.close()
+
+    async def _follow(self, changes: Sequence[Change]) -> None:
+        await self._save_revisions(change.name for change in changes if change.is_new)
+        if self.started:
+            await self._reconcile()
+            await self.recovery.resume_interrupted()
+
+    async def _save_revisions(self, names: Iterable[str]) -> None:
+        now = self._clock.now()
+        for name in names:
+            if definition := self._registry.current.get(name):
+                row = RevisionRow(name, definition.revision, definition.digest, definition.source_text, now)
+                await self._store.save_revision(row)
+
+    async def _reconcile(self) -> None:
+        async with self._lock:
+            if not self.started:
+                return
+            states = list(self._wanted())
+            try:
+                await self._store.own_triggers([state.name for state in states])
+            except (StoreError, TriggersOwned) as error:
+                self._report("store", describe(error))
+            await self.intake.read(states)
+
+    def _wanted(self) -> Iterator[TriggerState]:
+        for state in self.dispatcher.states.values():
+            saga = state.compiled.definition.name
+            if not state.removed and (self._only is None or self._only & {state.name, saga}):
+                yield state
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
+                await self._store.heartbeat()
+            except StoreError as error:
+                self._report("store", f"the store: {describe(error)}")
