@@ -210,8 +210,6 @@ class Store(Protocol):
     """
 
     url: str
-    group: str
-    """A name private to this store, for consumer groups."""
     durable: ClassVar[bool]
 
     async def open(self, owner_name: str) -> Owner:
@@ -263,7 +261,7 @@ class Store(Protocol):
     async def adopt(self, run_id: str) -> bool:
         """Make an ended or held run this owner's and live again. False if another live owner has it."""
 
-    def forget(self, trigger: str, key: str | None = None) -> int:
+    async def forget(self, trigger: str, key: str | None = None) -> int:
         """Free one claim, or all of the trigger; returns how many."""
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:

@@ -67,6 +67,7 @@ class Lab:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[None] | None = None
         self._handle: Handle | None = None
+        self._forgetting: asyncio.Task[int] | None = None
         self._tokens: list[Any] = []
         self._build()
 
@@ -204,7 +205,7 @@ class Lab:
             source: Source = trigger.source
             return source
         spec = trigger.spec
-        surroundings = Surroundings(clock=self.clock, positions=self.store.positions(), group=self.store.group)
+        surroundings = Surroundings(clock=self.clock, positions=self.store.positions(), group=self._service.group)
         if maker := self._sources.get(spec.kind):
             return maker(dict(spec.settings), surroundings)
         return open_source(spec, surroundings)
@@ -237,6 +238,9 @@ class Lab:
         it may still be held. Raises `UnknownName` if no trigger would take it.
         """
         await self.open()
+        if self._forgetting is not None:
+            await self._forgetting
+            self._forgetting = None
         return await self._firing.fire(target, payload, id, wait, where)
 
     async def preview(self, trigger: str, payload: Any, id: str | None = None) -> Preview:
@@ -257,10 +261,19 @@ class Lab:
         """Take events for this trigger again."""
         self._firing.state(trigger).resume()
 
-    def forget(self, trigger: str, key: str | None = None) -> int:
-        """Free the claim of this key, or all of the trigger, so that it may start a run again; returns how many."""
+    def forget(self, trigger: str, key: str | None = None) -> asyncio.Task[int]:
+        """Free the claim of this key, or all of the trigger, so that it may start a run again.
+
+        Holds for whatever is fired from now on; await it for the number of claims.
+        """
         self._service.dispatcher.load(self.sagas)
-        return self.store.forget(self._firing.state(trigger).name, key)
+        name = self._firing.state(trigger).name
+        self._forgetting = self._service.dispatcher.tasks.start(self._forget(name, key), f"forget {name}")
+        return self._forgetting
+
+    async def _forget(self, trigger: str, key: str | None) -> int:
+        await self.open()
+        return await self.store.forget(trigger, key)
 
     # --- dead letters ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -18,6 +19,7 @@ from sagaz_lab.runtime.recovery import Recovery
 from sagaz_lab.runtime.registry import Change, Registry
 from sagaz_lab.runtime.tasks import Report
 
+_GROUP = "consumer group"
 HEARTBEAT_S = 5.0
 """A third of the lease: two may fail before another process takes over."""
 
@@ -43,15 +45,26 @@ class Service:
         self._only: frozenset[str] | None = None
         self._lock = asyncio.Lock()
         self.started = False
+        self.group = ""
         self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report)
         self.intake = Intake(self.dispatcher, clock, open_source)
         self.recovery = Recovery(self.dispatcher)
 
     async def open(self) -> None:
         await self._store.open(f"{socket.gethostname()} process {os.getpid()}")
+        self.group = await self._private_group()
         self.dispatcher.load(self._registry.current)
         await self._save_revisions(list(self._registry.current))
         self.dispatcher.tasks.start(self._beat(), "heartbeat")
+
+    async def _private_group(self) -> str:
+        """The name of this store's consumer groups: no other store reads by it."""
+        positions = self._store.positions()
+        group = await positions.get(_GROUP)
+        if group is None:
+            group = f"sagaz-lab-{secrets.token_hex(4)}"
+            await positions.put(_GROUP, group)
+        return group
 
     async def start(self, only: Collection[str]) -> None:
         """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""

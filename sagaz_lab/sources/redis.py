@@ -73,15 +73,15 @@ class RedisSource:
         self._reader = asyncio.create_task(self._read_ahead(), name=self.name)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._delayed.clear()
-        for kept in (self._ready, self._again, self._held):
-            kept.clear()
+    async def __aexit__(self, *_exception: object) -> None:
         for _ in range(20):
             # Once may not do: Python 3.11's `wait_for`, which redis-py awaits, can swallow a cancellation.
             self._reader.cancel()
             if (await asyncio.wait([self._reader], timeout=CLOSE_S / 20))[0]:
                 break
+        self._delayed.clear()
+        for kept in (self._ready, self._again, self._held):
+            kept.clear()
         if self._failure is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):

@@ -80,7 +80,8 @@ class Kernel:
             if reply["parent_header"].get("msg_id") == request:
                 content = reply["content"]
                 result.ok = content["status"] == "ok"
-                result.paged = "".join(page["data"]["text/plain"] for page in content.get("payload", ()) if "data" in page)
+                pages = [page["data"]["text/plain"] for page in content.get("payload", ()) if "data" in page]
+                result.paged = "".join(pages)
                 return result
 
     def _receive(self, deadline: float, request: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
+
 from tests.acceptance.kernel import ROOT, Kernel
 
 LOAD = "%load_ext sagaz_lab\nfrom sagaz_lab import *"
@@ -77,7 +78,7 @@ def test_a_cell_that_fails_registers_nothing_and_says_so(kernel):
     result = kernel.run("%%saga\n" + saga("fails", trigger="return {'new': 1}", after="1 / 0"))
     assert "ZeroDivisionError" in result.error
     assert result.stderr.strip() == "nothing registered; fails stays at revision 1"
-    assert kernel.run("default_lab().sagas['fails'].revision, len(default_lab().registry.past('fails'))").text == "(1, 1)"
+    assert kernel.run("default_lab().sagas['fails'].revision, len(default_lab().revisions('fails'))").text == "(1, 1)"
 
 
 def test_neither_does_a_cell_with_a_wrong_definition_or_syntax(kernel):

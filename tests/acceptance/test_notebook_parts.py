@@ -105,7 +105,7 @@ def test_settings_of_a_source_stand_before_the_payload():
     ],
 )
 def test_a_mistake_names_what_would_be_right(line, told):
-    with pytest.raises(UsageError, match="^%triggers") as caught:
+    with pytest.raises(UsageError, match=r"^%triggers") as caught:
         read(*split(line))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -175,7 +175,9 @@ def test_an_action_stands_right_of_all_it_depends_on_and_no_box_covers_another(s
         apart_x = one.x + one.width <= other.x or other.x + other.width <= one.x
         apart_y = one.y + one.node.height <= other.y or other.y + other.node.height <= one.y
         assert apart_x or apart_y
-    assert all(box.x + box.width <= plan.width and box.y + box.node.height <= plan.height for box in plan.boxes.values())
+    for box in plan.boxes.values():
+        assert box.x + box.width <= plan.width
+        assert box.y + box.node.height <= plan.height
 
 
 def test_the_picture_is_well_formed_has_a_title_and_marks_compensations(saga):

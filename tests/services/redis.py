@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
-PASSWORD = "correct horse"
 CURE = "no redis-server for the tests: apt-get install -y redis-server, or name one in REDIS_SERVER"
 
 
@@ -40,7 +40,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        login = f":{self._password.replace(' ', '%20')}@" if self._password else ""
+        login = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{login}127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
