@@ -10,7 +10,7 @@ from typing import Any
 from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook import dag
-from sagaz_lab.notebook.html import Card, Markup, aligned, bullets, shortened, table, tag
+from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
 from sagaz_lab.runtime.explain import Preview, Status, Why
 from sagaz_lab.runtime.registry import Change
 
@@ -91,6 +91,14 @@ _SOURCE_COLUMNS = ("source", "state", "since", "received", "read by")
 _COUNTS = ("received", "started", "filtered", "duplicate", "dropped", "dead", "held")
 _TRIGGER_COLUMNS = ("trigger", "source", "state", "revision", *_COUNTS)
 _RUN_COLUMNS = ("run", "saga", "revision", "actions")
+
+
+def handle_card(status: Status) -> Card:
+    """Of a handle: `%triggers start` returns before anything is connected."""
+    if status.started:
+        return status_card(status)
+    line = "starting; %triggers status tells how it goes"
+    return Card(tag("div", line), line)
 
 
 def status_card(status: Status) -> Card:

@@ -12,16 +12,17 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from sagaz_lab.errors import SagazLabError
 from sagaz_lab.current import default_lab
+from sagaz_lab.errors import SagazLabError
+from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.notebook.cards import outcome_card, preview_card, saga_card, status_card, why_card
+from sagaz_lab.notebook.cards import handle_card, outcome_card, preview_card, saga_card, status_card, why_card
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
 from sagaz_lab.notebook.completion import Matcher
-from sagaz_lab.notebook.html import Card
 from sagaz_lab.notebook.magics import Magics
+from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.runtime.explain import Preview, Status, Why
@@ -41,6 +42,7 @@ def load(shell: InteractiveShell) -> None:
     lab, undo = default_lab(), Undo()
     registration, reports = Registration(shell, lab), Reports(shell)
     magics = Magics(shell, lab, registration, reports)
+    undo.append(registration.close)
     _add_to(shell.input_transformers_cleanup, undo, announce_saga, ask_for_help)
     _add_to(shell.input_transformers_post, undo, await_commands)
     _add_to(shell.Completer.custom_matchers, undo, Matcher(lab))
@@ -98,6 +100,7 @@ _CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
     Status: status_card,
     Preview: preview_card,
     Why: why_card,
+    Handle: lambda handle: handle_card(handle.status()),
     Outcome: lambda outcome: outcome_card([outcome]),
     list: _outcomes,
 }

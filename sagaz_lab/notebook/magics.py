@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import Any, cast
@@ -74,9 +75,9 @@ class Magics:
 
     triggers.__doc__ = overview()
 
-    async def _awaited(self, command: str, result: Awaitable[Any], quiet: bool) -> Any:
+    async def _awaited(self, command: str, result: Coroutine[Any, Any, Any], quiet: bool) -> Any:
         with self._in_one_line(command):
-            value = await result
+            value = await (result if command == "wait" else _to_its_end(result))
         return None if quiet else value
 
     @contextmanager
@@ -164,6 +165,13 @@ class Magics:
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""
         print(COMMANDS[one_of("help", "sub-command", name, COMMANDS)].help() if name else overview())
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
+    """Interrupting the cell ends the waiting, not the work: an event is not left half decided."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 def _first(line: Line) -> str:

@@ -62,6 +62,14 @@ class Registration:
         if succeeded:
             self._commit(staged, cell, result)
 
+    def close(self) -> None:
+        """No hook will be called any more: what the cell that runs has defined so far becomes current."""
+        self._cells.clear()
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            self._lab.registry.end_staging(staged)
+            self._lab.registry.commit(staged)
+
     def unfinished(self) -> bool:
         """Has the cell that runs defined sagas, which are not registered yet?"""
         return self._staged is not None and bool(self._staged.classes)

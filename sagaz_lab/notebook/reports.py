@@ -24,7 +24,7 @@ class Reports:
         self._waiting = 0
         self._closed = False
         self._known: set[str] = set()
-        self._unseen: deque[str] = deque(maxlen=KEPT)
+        self._unseen: deque[tuple[str, str]] = deque(maxlen=KEPT)
 
     def belong_here(self) -> None:
         """From now on reports belong to the cell that runs, and each kind is new again."""
@@ -37,7 +37,7 @@ class Reports:
         if self._closed or kind in self._known:
             return
         self._known.add(kind)
-        self._unseen.append(text)
+        self._unseen.append((kind, text))
         if not self._waiting:
             self._show(text)
 
@@ -46,8 +46,9 @@ class Reports:
         self._closed = True
 
     def take(self) -> list[str]:
-        """Those that no `wait` has shown, oldest first."""
-        return [self._unseen.popleft() for _ in range(len(self._unseen))]
+        """Those that no `wait` has taken, oldest first, but for dead letters: those it tells as outcomes."""
+        taken = [self._unseen.popleft() for _ in range(len(self._unseen))]
+        return [text for kind, text in taken if not kind.startswith("dead:")]
 
     def __enter__(self) -> Reports:
         """Somebody waits, and shows them."""

@@ -17,7 +17,7 @@ from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.notebook.commands import COMMANDS, mistake
-from sagaz_lab.notebook.html import shortened
+from sagaz_lab.notebook.markup import shortened
 from sagaz_lab.notebook.reports import Reports
 
 LOOK_EVERY_S = 0.25
@@ -120,9 +120,9 @@ class Teller:
             return
         news, watch.news = sorted(watch.news, key=lambda one: one[0]), []
         for _, line in news[:LINES_AT_ONCE]:
-            print(shortened(line, 300))
-        if more := len(news) - LINES_AT_ONCE:
-            print(f"... and {more} more") if more > 0 else None
+            print(shortened(" ".join(line.split()), 300))
+        if len(news) > LINES_AT_ONCE:
+            print(f"... and {len(news) - LINES_AT_ONCE} more")
         self._told += min(len(news), LINES_AT_ONCE + 1)
         self._next = time.monotonic() + (TELL_EVERY_S if self._told < MANY_LINES else LATER_EVERY_S)
 
@@ -136,15 +136,19 @@ async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: Reports, 
     if not lab.is_open and handle is None:
         raise mistake("wait", "nothing is started; %triggers start comes first")
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
-    teller, was_started = Teller(), lab.status().started
+    teller, was_started = Teller(), False
     watched = [asyncio.ensure_future(_connected(handle))]
     if until.idle:
         watched.append(asyncio.ensure_future(lab.drain()))
     watch.begin()
     try:
         with reports:
-            while not _met(watch, until, watched) and (lab.status().started or not was_started):
+            while not _met(watch, until, watched):
                 teller.tell(watch, reports)
+                is_started = lab.status().started
+                if was_started and not is_started:
+                    return None
+                was_started = is_started
                 if time.monotonic() >= deadline:
                     return _time_is_up(watch, until, timeout_s)
                 await asyncio.sleep(LOOK_EVERY_S)

@@ -53,6 +53,7 @@ class RedisSource:
         self._ready_since = 0.0
         self._again: deque[Delivery] = deque()
         self._held: dict[bytes, Delivery] = {}  # all that is here and not settled, by entry id
+        self._orphans: set[bytes] = set()  # held, but the group that they were pending in is lost
         self._delayed: Delayed[Delivery] = Delayed(self._clock, self._give_back)
         self._arrived = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -80,7 +81,7 @@ class RedisSource:
             if (await asyncio.wait([self._reader], timeout=CLOSE_S / 20))[0]:
                 break
         self._delayed.clear()
-        for kept in (self._ready, self._again, self._held):
+        for kept in (self._ready, self._again, self._held, self._orphans):
             kept.clear()
         if self._failure is None:
             with suppress(TimeoutError):
@@ -129,7 +130,8 @@ class RedisSource:
         again = Delivery(next_attempt(delivery.event), delivery.token)
         # With no group there is nothing to settle, but the payload is here, so nothing is lost.
         with suppress(GroupLost):
-            if not await self._group.keep(delivery.token, again.event.attempt):
+            kept = await self._group.keep(delivery.token, again.event.attempt)
+            if not kept and delivery.token not in self._orphans:
                 self._held.pop(delivery.token, None)
                 raise StaleDelivery(f"{self.name}: {delivery.event.id} is pending no more")
         self._held[delivery.token] = again
@@ -158,7 +160,7 @@ class RedisSource:
                 except GroupLost as error:
                     await self._renew_group(error)
                 else:
-                    await self._hand_over(entries)
+                    await self._hand_over(self._without_orphans(entries) if self._orphans else entries)
         except SourceError as error:
             self._failure = error
         except Exception as error:
@@ -244,7 +246,14 @@ class RedisSource:
 
     async def _renew_group(self, error: GroupLost) -> None:
         logger.warning("%s: %s; it is made again from the last settled entry", self.name, error)
+        self._orphans |= self._held.keys()
         await self._ensure_group()
+
+    def _without_orphans(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """The new group gives anew what is held here of the old one: it is pending again, and not handed out twice."""
+        known = {id for id, _ in entries} & self._orphans
+        self._orphans -= known
+        return [entry for entry in entries if entry[0] not in known or entry[0] not in self._held]
 
     async def _remember(self) -> None:
         self._remembered_at = self._clock.monotonic()

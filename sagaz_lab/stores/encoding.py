@@ -17,6 +17,7 @@ import msgspec
 
 from sagaz_lab.errors import SagazLabError, UnstorableValue
 from sagaz_lab.model.event import NO_HEADERS, Event
+from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.tags import LATE, TAG, NeedsFiles, Packing, unpack
 
@@ -28,6 +29,7 @@ __all__ = [
     "encode",
     "encode_event",
     "encode_event_or_text",
+    "encode_plain",
     "is_ref",
 ]
 
@@ -40,7 +42,7 @@ _TAG_JSON = b'"$"'
 _SAFE = frozenset({str, int, bool, type(None)})
 
 
-class ArtifactRef:
+class ArtifactRef(Loadable):
     """A stored value that is loaded when it is asked for: files are read, classes looked up.
 
     `load` gives the value anew each time. It raises `ArtifactDamaged` when a file is missing or is not what was
@@ -72,6 +74,16 @@ def is_ref(value: object) -> bool:
     return type(value) is ArtifactRef
 
 
+def encode_plain(value: Any) -> bytes | None:
+    """The value as JSON if JSON has words for all of it."""
+    if not _is_plain(value, DEEPEST):
+        return None
+    try:
+        return _to_json(value)
+    except (ValueError, OverflowError):  # a lone surrogate, or an int that is too large
+        return None
+
+
 def encode(
     value: Any, owner: str, key: str, artifacts: Artifacts | None = None, run_id: str = "", codec: Any = None
 ) -> bytes:
@@ -80,11 +92,8 @@ def encode(
     Without `artifacts` it raises `NeedsFiles` for a value that must go to a file: call it again with them, in a
     thread. Raises `UnstorableValue`.
     """
-    if _is_plain(value, DEEPEST):
-        try:
-            return _to_json(value)
-        except (ValueError, OverflowError):
-            pass  # a lone surrogate, or an int that is too large
+    if (plain := encode_plain(value)) is not None:
+        return plain
     packing = Packing(owner, key, artifacts, run_id, codec, DEEPEST)
     try:
         if isinstance(value, Mapping):

@@ -23,12 +23,12 @@ from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.reading import read_frame, read_revisions
 from sagaz_lab.stores.retention import drop_expired
 from sagaz_lab.stores.statements import statements
-from sagaz_lab.stores.transactions import Transactions, holding
+from sagaz_lab.stores.transactions import Transactions, Write, holding
 from sagaz_lab.stores.translation import (
     kept_row,
     letter_from,
     letter_row,
-    record_row,
+    record_rows,
     run_row,
     started_rows,
     stored_run,
@@ -73,7 +73,9 @@ class SqliteStore:
         if opened is None:
             return
         try:
-            await opened.writer.put(call=lambda it: it.connection.execute(it.sql["close_owner"], (it.epoch,)).rowcount)
+            await opened.writer.put(
+                Write(call=lambda it: it.connection.execute(it.sql["close_owner"], (it.epoch,)).rowcount)
+            )
         except StoreError as error:
             logger.warning("closing %s: %s", self.path, describe(error))
         finally:
@@ -85,7 +87,7 @@ class SqliteStore:
             it.connection.execute(it.sql["heartbeat"], (it.epoch,))
             drop_expired(it, self._artifacts, self.retention_days * 86400.0)
 
-        await self._put(call=beat)
+        await self._call(beat)
 
     # --- intake ---
 
@@ -117,7 +119,7 @@ class SqliteStore:
                 refused[new.run_id] = Refusal(error=error)
         notes = await self._notes(batch) if batch.dead or batch.filtered or batch.kept else None
         if rows or notes:
-            refused.update(await self._put(runs=rows, call=notes) or {})
+            refused.update(await self._put(Write(runs=rows, call=notes)) or {})
         return refused
 
     async def _notes(self, batch: Acceptance) -> Callable[[Transactions], None]:
@@ -146,29 +148,27 @@ class SqliteStore:
                 it.connection.execute(it.sql["delete_claim_of"], (trigger or "", claim, run_id))
                 it.forget_run(run_id)
 
-        await self._put(call=remove)
+        await self._call(remove)
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
         name, values = ("forget_claims", (trigger,)) if key is None else ("forget_claim", (trigger, text(key)))
-        freed: int = await self._put(call=lambda it: it.connection.execute(it.sql[name], values).rowcount)
+        freed: int = await self._call(lambda it: it.connection.execute(it.sql[name], values).rowcount)
         return freed
 
     # --- the journal ---
 
     async def append(self, records: Sequence[Record]) -> None:
         if records:
-            await self._journal(
-                records[0].run_id, lambda files: {"records": [record_row(record, files) for record in records]}
-            )
+            await self._journal(records[0].run_id, lambda files: Write(records=record_rows(records, files)))
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-        def parts(files: Artifacts | None) -> dict[str, Any]:
+        def make(files: Artifacts | None) -> Write:
             encoded = None if context is None else encode(context, f"run {run_id}", "context", files, run_id)
-            records = [(run_id, row) for row in started_rows(started, attempt, at)]
-            return {"run_id": run_id, "records": records, "begin": (revision, attempt, encoded)}
+            rows = [(run_id, started_rows(started, attempt, at))]
+            return Write(run_id, records=rows, begin=(revision, attempt, encoded))
 
-        await self._journal(run_id, parts)
+        await self._journal(run_id, make)
 
     async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
                   dead: DeadLetter | None = None) -> None:  # fmt: skip
@@ -176,35 +176,33 @@ class SqliteStore:
         ended_at = None if status in ("waiting", "needs_code") else at
         error = None if ending.error is None else text(describe(ending.error))
 
-        def parts(files: Artifacts | None) -> dict[str, Any]:
-            written: dict[str, Any] = {"run_id": run_id, "end": (status, attempt, ended_at, retry_at, error)}
-            if ending.records:
-                written["records"] = [record_row(record, files) for record in ending.records]
+        def make(files: Artifacts | None) -> Write:
+            write = Write(run_id, records=record_rows(ending.records, files),
+                          end=(status, attempt, ended_at, retry_at, error))  # fmt: skip
             if dead is not None:
                 letter = letter_row(dead, files)
-                written["call"] = lambda it: it.connection.execute(it.sql["insert_letter"], letter).rowcount
-            return written
+                write.call = lambda it: it.connection.execute(it.sql["insert_letter"], letter).rowcount
+            return write
 
-        await self._journal(run_id, parts)
+        await self._journal(run_id, make)
 
-    async def _journal(self, run_id: str, parts: Callable[[Artifacts | None], dict[str, Any]]) -> None:
+    async def _journal(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> None:
         if run_id not in self._turns:
             try:
-                future = self._opened().writer.put(**parts(None))
+                write = make(None)
             except NeedsFiles:
                 pass
             else:
-                await future
+                await self._put(write)
                 return
         async with self._turns.of(run_id):
-            written = await self._with_files(parts, self._artifacts)
-            future = self._opened().writer.put(**written)
+            future = self._put(await self._with_files(make, self._artifacts))
         await future
 
     # --- resuming ---
 
     async def interrupted(self) -> Sequence[StoredRun]:
-        found = await self._put(call=leases.take_over)
+        found = await self._call(leases.take_over)
         return await asyncio.to_thread(lambda: [stored_run(run, records, self._artifacts) for run, records in found])
 
     async def load(self, run_id: str) -> StoredRun | None:
@@ -217,7 +215,7 @@ class SqliteStore:
         return await self._read(look)
 
     async def adopt(self, run_id: str) -> bool:
-        adopted: bool = await self._put(call=lambda it: leases.adopt(it, run_id))
+        adopted: bool = await self._call(lambda it: leases.adopt(it, run_id))
         return adopted
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
@@ -230,19 +228,17 @@ class SqliteStore:
 
     async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
         values = [(state, text(reason), id) for id in ids]
-        settled: int = await self._put(
-            call=lambda it: it.connection.executemany(it.sql["settle_letter"], values).rowcount
-        )
+        settled: int = await self._call(lambda it: it.connection.executemany(it.sql["settle_letter"], values).rowcount)
         return settled
 
     # --- names ---
 
     async def save_revision(self, row: RevisionRow) -> None:
         values = (row.saga, row.number, row.digest, text(row.source_text), row.at)
-        await self._put(call=lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
+        await self._call(lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
 
     async def own_triggers(self, names: Sequence[str]) -> None:
-        await self._put(call=lambda it: leases.own_triggers(it, names))
+        await self._call(lambda it: leases.own_triggers(it, names))
 
     def positions(self) -> Positions:
         return _Positions(self)
@@ -260,8 +256,11 @@ class SqliteStore:
             raise StoreUnavailable(f"the store {self.path} is closed")
         return self._open
 
-    def _put(self, **parts: Any) -> asyncio.Future[Any]:
-        return self._opened().writer.put(**parts)
+    def _put(self, write: Write) -> asyncio.Future[Any]:
+        return self._opened().writer.put(write)
+
+    def _call(self, change: Callable[[Transactions], Any]) -> asyncio.Future[Any]:
+        return self._put(Write(call=change))
 
     async def _read(self, look: Callable[[Connection], T]) -> T:
         opened = self._opened()
@@ -312,7 +311,7 @@ class _Positions:
         return await self._store._read(look)
 
     async def put(self, name: str, value: str) -> None:
-        await self._store._put(call=lambda it: it.connection.execute(it.sql["put_position"], (name, value)).rowcount)
+        await self._store._call(lambda it: it.connection.execute(it.sql["put_position"], (name, value)).rowcount)
 
 
 def open_sqlite(address: str, artifacts: str | Path | None, retention_days: float) -> SqliteStore:

@@ -26,6 +26,8 @@ RECORDS_PER_RUN = 1 << 20
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 RecordRow = tuple[Any, ...]
+RecordsOf = tuple[str, Sequence[RecordRow]]
+"""A run's id and rows to add to its records."""
 
 
 class RunRow(NamedTuple):
@@ -41,21 +43,25 @@ class RunRow(NamedTuple):
 
 
 class Write:
-    """What one call changes. `result` or `error` is set when it has been settled."""
+    """What one call changes: inserts `runs`, adds `records`, then begins or ends the run `run_id`, then `call`s.
 
-    __slots__ = ("begin", "call", "end", "error", "future", "records", "result", "run_id", "runs")
+    `begin` and `end` are the values of their statements but for the run's number. `future` and `loop` are the
+    caller's; `result` or `error` is set when it has been settled.
+    """
 
-    def __init__(self, future: Any = None, *, run_id: str = "", runs: Sequence[RunRow] = (),
-                 records: Sequence[tuple[str, RecordRow]] = (), begin: tuple[Any, ...] | None = None,
-                 end: tuple[Any, ...] | None = None,
+    __slots__ = ("begin", "call", "end", "error", "future", "loop", "records", "result", "run_id", "runs")
+
+    def __init__(self, run_id: str = "", *, runs: Sequence[RunRow] = (), records: Sequence[RecordsOf] = (),
+                 begin: tuple[Any, ...] | None = None, end: tuple[Any, ...] | None = None,
                  call: Callable[[Transactions], Any] | None = None) -> None:  # fmt: skip
-        self.future = future
         self.run_id = run_id
         self.runs = runs
         self.records = records
         self.begin = begin
         self.end = end
         self.call = call
+        self.future: Any = None
+        self.loop: Any = None
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -150,21 +156,19 @@ class Transactions:
         for run in write.runs:
             self._add_run(run, group)
             if run.claim is not None:
-                group.claims.append((run.trigger, run.claim, run.run_id, run.until))
+                group.claims += (run.trigger, run.claim, run.run_id, run.until)
         self._add_changes(write, group)
 
     def _add_run(self, run: RunRow, group: _Group) -> None:
         self._newest_run += 1
-        key = self._newest_run * RECORDS_PER_RUN
-        group.runs.append((self._newest_run, *run.values))
-        for values in run.records:
-            group.records.append((key, *values))
-            key += 1
-        self._next_record[run.run_id] = key
+        group.runs.append(self._newest_run)
+        group.runs += run.values
+        self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
+        self._add_records(run.run_id, run.records, group.records)
 
     def _add_changes(self, write: Write, group: _Group) -> None:
-        for run_id, values in write.records:
-            group.records.append((self._record_key(run_id), *values))
+        for run_id, rows in write.records:
+            self._add_records(run_id, rows, group.records)
         if write.begin is not None:
             group.changed.add(write.run_id)
             group.begins.append((*write.begin, self.run_number(write.run_id)))
@@ -172,39 +176,37 @@ class Transactions:
             group.changed.add(write.run_id)
             group.ends.append((*write.end, self.run_number(write.run_id)))
 
+    def _add_records(self, run_id: str, rows: Sequence[RecordRow], values: list[Any]) -> None:
+        key = first = self._next_record.get(run_id) or self._find_next_record(run_id)
+        for row in rows:
+            values.append(key)
+            values += row
+            key += 1
+        if key // RECORDS_PER_RUN != first // RECORDS_PER_RUN:
+            raise StoreError(f"run {run_id!r} has more than a million records")
+        self._next_record[run_id] = key
+
     def _flush(self, group: _Group) -> None:
-        self._insert("insert_claims", group.claims)
-        self._insert("insert_runs", group.runs)
-        self._insert("insert_records", group.records)
+        self._insert("insert_claims", 4, group.claims)
+        self._insert("insert_runs", 13, group.runs)
+        self._insert("insert_records", 10, group.records)
         if group.begins:
             self.connection.executemany(self.sql["begin_run"], group.begins)
         if group.ends:
             self.connection.executemany(self.sql["end_run"], group.ends)
 
-    def _insert(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _insert(self, name: str, width: int, values: list[Any]) -> None:
         # Many rows a statement, because between statements another thread may take the interpreter.
         done, sql = 0, self.sql[name]
-        for size in _ROWS:
-            while len(rows) - done >= size:
-                values = [value for row in rows[done : done + size] for value in row]
-                self.connection.execute(with_rows(sql, size), values)
-                done += size
-
-    def _record_key(self, run_id: str) -> int:
-        key = self._next_record.get(run_id)
-        if key is None:
-            key = self._find_next_record(run_id)
-        self._next_record[run_id] = key + 1
-        if (key + 1) % RECORDS_PER_RUN == 0:
-            raise StoreError(f"run {run_id!r} has more than a million records")
-        return key
+        for rows in _ROWS:
+            while len(values) - done >= rows * width:
+                upto = done + rows * width
+                self.connection.execute(with_rows(sql, rows), values[done:upto])
+                done = upto
 
     def run_number(self, run_id: str) -> int:
         """The number of the run's row. Raises `StoreError` if there is none."""
-        key = self._next_record.get(run_id)
-        if key is None:
-            key = self._next_record[run_id] = self._find_next_record(run_id)
-        return key // RECORDS_PER_RUN
+        return (self._next_record.get(run_id) or self._find_next_record(run_id)) // RECORDS_PER_RUN
 
     def forget_run(self, run_id: str) -> None:
         """Its row is deleted."""
@@ -277,14 +279,14 @@ def holding(holder: tuple[Any, ...], at: float) -> Refusal | None:
 
 
 class _Group:
-    """Rows to be written together."""
+    """What is to be written together; of inserts the rows' values, one row after the other."""
 
     __slots__ = ("begins", "changed", "claims", "ends", "records", "runs")
 
     def __init__(self) -> None:
-        self.claims: list[tuple[Any, ...]] = []
-        self.runs: list[tuple[Any, ...]] = []
-        self.records: list[tuple[Any, ...]] = []
+        self.claims: list[Any] = []
+        self.runs: list[Any] = []
+        self.records: list[Any] = []
         self.begins: list[tuple[Any, ...]] = []
         self.ends: list[tuple[Any, ...]] = []
         # Runs whose row this group changes: a second change of one needs a new group.

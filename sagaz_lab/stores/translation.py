@@ -9,8 +9,8 @@ from sagaz_lab.abc import DeadLetter, NewRun, StoredRun
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores.artifacts import Artifacts
-from sagaz_lab.stores.encoding import decode, decode_event, encode, encode_event, encode_event_or_text
-from sagaz_lab.stores.transactions import RecordRow, RunRow
+from sagaz_lab.stores.encoding import decode, decode_event, encode, encode_event, encode_event_or_text, encode_plain
+from sagaz_lab.stores.transactions import RecordRow, RecordsOf, RunRow
 
 _KINDS = {str(kind): kind for kind in RecordKind}
 
@@ -36,7 +36,6 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
         event_id, event_text = text(event.id), encode_event(event, owner, artifacts, run_id)
     context = encode(new.context, owner, "context", artifacts, run_id) if new.context else b"{}"
     claim = text(new.claim)
-    # Exact types: SQLite would ask for an adapter for the enum each time.
     status = str.__str__(new.status)
     attempt = 0 if status == "waiting" else 1
     values = (
@@ -56,16 +55,25 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
     return RunRow(run_id, new.trigger or "", claim, new.claim_until, at, values, started_rows(new.started, 1, at))
 
 
-def record_row(record: Record, artifacts: Artifacts | None) -> tuple[str, RecordRow]:
-    """The run's id and the record's row. Raises `NeedsFiles`, `UnstorableValue`."""
-    run_id, attempt, kind, action, trial, at, value, changes, error, trace, codec = record
-    value_text = changes_text = None
-    if value is not None:
-        value_text = encode(value, f"run {run_id}, action {action!r}", action, artifacts, run_id, codec)
-    if changes:
-        changes_text = encode(changes, f"run {run_id}, action {action!r}", action, artifacts, run_id, codec)
-    kind_text = str.__str__(kind)
-    return run_id, (attempt, kind_text, action, trial, at, value_text, changes_text, text(error), text(trace))
+def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[RecordsOf]:
+    """The rows of records, by run. Raises `NeedsFiles`, `UnstorableValue`."""
+    found: list[RecordsOf] = []
+    rows: list[RecordRow] = []
+    for record in records:
+        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _ = record
+        encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
+        changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
+        if not found or found[-1][0] != run_id:
+            rows = []
+            found.append((run_id, rows))
+        # Exact types: for an enum SQLite would look for an adapter each time.
+        rows.append((attempt, str.__str__(kind), action, trial, at, encoded, changed, text(error), text(trace)))
+    return found
+
+
+def _encoded(value: Any, record: Record, artifacts: Artifacts | None) -> bytes:
+    owner = f"run {record.run_id}, action {record.action!r}"
+    return encode(value, owner, record.action, artifacts, record.run_id, record.codec)
 
 
 def letter_row(letter: DeadLetter, artifacts: Artifacts | None) -> tuple[Any, ...]:

@@ -29,13 +29,13 @@ class Writer:
         self._closed = False
         self._thread.start()
 
-    def put(self, **parts: Any) -> asyncio.Future[Any]:
-        """Queue a `Write` of these parts; the future has its result. To be called on a loop."""
+    def put(self, write: Write) -> asyncio.Future[Any]:
+        """Queue it; the future has its result. To be called on a loop."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        loop = asyncio.get_running_loop()
+        loop = write.loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        write = Write(future, **parts)
+        write.future = future
         if loop is not self._loop:
             self._queue.put([write])
             return future
@@ -78,12 +78,9 @@ class Writer:
 
 
 def _report(writes: Sequence[Write]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[Write]] = {}
-    for write in writes:
-        by_loop.setdefault(write.future.get_loop(), []).append(write)
-    for loop, settled in by_loop.items():
+    for loop in {write.loop for write in writes}:
         try:
-            loop.call_soon_threadsafe(_settle, settled)
+            loop.call_soon_threadsafe(_settle, [write for write in writes if write.loop is loop])
         except RuntimeError:  # the loop is closed, so nobody waits
             continue
 

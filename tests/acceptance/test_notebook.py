@@ -226,7 +226,7 @@ def test_dead_letters_are_listed_redriven_and_discarded(own_kernel):
     kernel.run(broken)
     for name in ("a", "b", "c"):
         kernel.run(f"%triggers fire letters.on_event {{}} --id {name}")
-    assert kernel.run("x = %triggers dlq --by cause\nlist(x['count'])").text == "[3]"
+    assert kernel.run("x = %triggers dlq --by cause\nx['count'].tolist()").text == "[3]"
     kernel.run("x = %triggers dlq\nids = dict(zip(x.event_id, x.id))")
     letter = kernel.run("print(ids['a'])").stdout.strip()
     assert kernel.run(f"%triggers dlq discard {letter} not worth it").text == "1"
@@ -397,6 +397,8 @@ def test_loading_twice_doubles_nothing_and_unloading_takes_all_away(tmp_path):
         kernel.run("%unload_ext sagaz_lab")
         assert kernel.run(COUNTS).stdout == before
         assert kernel.run("[1]").data == {"text/plain": "[1]"}
+        kernel.run(saga("bare"))
+        assert kernel.run("'bare' in default_lab().sagas").text == "True"
 
 
 # --- the end of the kernel ---

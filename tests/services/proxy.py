@@ -14,6 +14,7 @@ class Proxy:
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
         self.connections = 0
@@ -27,6 +28,8 @@ class Proxy:
         self._listener.close()
         self._flows.set()
         self.reset()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
         await self._listener.wait_closed()
 
     def reset(self) -> None:
@@ -45,6 +48,10 @@ class Proxy:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:

@@ -19,12 +19,6 @@ class Card(NamedTuple):
     html: str
     text: str
 
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __repr__(self) -> str:
-        return self.text
-
 
 def inline(value: object) -> Markup:
     """The value as HTML, escaped unless it is markup already."""
