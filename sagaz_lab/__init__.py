@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.current import default_lab, fire_event, start_triggers
-from sagaz_lab.errors import Permanent, SagazLabError
-from sagaz_lab.lab import Lab
-from sagaz_lab.model.event import Event
-from sagaz_lab.model.listener import SagaListener
-from sagaz_lab.model.policy import Batch, Debounce, Throttle, TriggerConfig
-from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
-from sagaz_lab.model.saga import Saga, action, compensate, forward_recovery
-from sagaz_lab.model.trigger import absent, all_of, any_of, sequence, skip, trigger
+if TYPE_CHECKING:
+    from sagaz_lab.current import default_lab, fire_event, start_triggers
+    from sagaz_lab.errors import Permanent, SagazLabError
+    from sagaz_lab.lab import Lab
+    from sagaz_lab.model.event import Event
+    from sagaz_lab.model.listener import SagaListener
+    from sagaz_lab.model.policy import Batch, Debounce, Throttle, TriggerConfig
+    from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
+    from sagaz_lab.model.saga import Saga, action, compensate, forward_recovery
+    from sagaz_lab.model.trigger import absent, all_of, any_of, sequence, skip, trigger
 
 __all__ = [
     "Batch",
@@ -44,6 +46,32 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Importing the package does no work: a name is loaded when it is first asked for, as in numpy's and scipy's packages.
+_HOMES = {
+    "current": ("default_lab", "fire_event", "start_triggers"),
+    "errors": ("Permanent", "SagazLabError"),
+    "lab": ("Lab",),
+    "model.event": ("Event",),
+    "model.listener": ("SagaListener",),
+    "model.policy": ("Batch", "Debounce", "Throttle", "TriggerConfig"),
+    "model.run": ("Outcome", "OutcomeKind", "RunStatus", "SagaContext"),
+    "model.saga": ("Saga", "action", "compensate", "forward_recovery"),
+    "model.trigger": ("absent", "all_of", "any_of", "sequence", "skip", "trigger"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'sagaz_lab' has no attribute {name!r}")
+    value = getattr(import_module(f"sagaz_lab.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load_ipython_extension(ipython: Any) -> None:

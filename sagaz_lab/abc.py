@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from sagaz_lab.model.event import Delivery, Event
 from sagaz_lab.model.host import Host, current_host
 from sagaz_lab.model.run import Record, Run, RunStatus
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "Acceptance", "Clock", "Codec", "DeadLetter", "Delivery", "Ending", "Engine", "Event", "Host", "Journal", "NewRun",

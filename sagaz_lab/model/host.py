@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -31,5 +32,9 @@ def set_default_host(make: Callable[[], Host]) -> None:
 
 
 def host() -> Host:
-    """The current Lab: the activated one, else the default one."""
-    return current_host.get(None) or _default[0]()
+    """The current Lab: the activated one, else the default one, which is loaded when it is first needed."""
+    if (current := current_host.get(None)) is not None:
+        return current
+    if not _default:
+        import_module("sagaz_lab.current")
+    return _default[0]()

@@ -35,6 +35,16 @@ def seconds(value: Duration, name: str) -> float:
     return result
 
 
+def positive(value: Any) -> bool:
+    """Whether it is a finite number over 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def at_least(low: int, value: Any) -> bool:
+    """Whether it is a whole number, `low` or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
 Backpressure = Literal["block", "drop_oldest", "drop_newest", "reject"]
 
 
@@ -62,13 +72,18 @@ class TriggerConfig:
             raise DefinitionError(
                 f"backpressure_strategy={self.backpressure_strategy!r}; one of: {', '.join(get_args(Backpressure))}"
             )
-        if type(self.max_retries) is not int or self.max_retries < 0:
+        if not at_least(0, self.max_retries):
             raise DefinitionError(f"max_retries={self.max_retries!r} must be a whole number, 0 or more")
-        if type(self.queue_size) is not int or self.queue_size < 1:
+        if not at_least(1, self.queue_size):
             raise DefinitionError(f"queue_size={self.queue_size!r} must be a whole number, 1 or more")
         object.__setattr__(self, "retry_backoff_seconds", backoff(self.retry_backoff_seconds, "retry_backoff_seconds"))
-        if not self.event_retention_days > 0:
+        if not positive(self.event_retention_days):
             raise DefinitionError(f"event_retention_days={self.event_retention_days!r} must be more than 0")
+        if not isinstance(self.persist_events, bool):
+            raise DefinitionError(f"persist_events={self.persist_events!r} must be True or False")
+        topic = self.dead_letter_topic
+        if not (topic is None or (isinstance(topic, str) and topic)):
+            raise DefinitionError(f"dead_letter_topic={topic!r} must be a name")
 
     def retry_delay_s(self, attempt: int) -> float:
         """Seconds to wait after attempt number `attempt` (1 is the first) has failed."""
@@ -99,9 +114,9 @@ class Throttle:
 
     def __post_init__(self) -> None:
         seconds(self.per, "Throttle per")
-        if self.limit < 1 or self.burst < 0:
+        if not (at_least(1, self.limit) and at_least(0, self.burst)):
             raise DefinitionError(
-                f"Throttle(limit={self.limit}, burst={self.burst}): limit is 1 or more, burst 0 or more"
+                f"Throttle(limit={self.limit!r}, burst={self.burst!r}): limit is 1 or more, burst 0 or more"
             )
 
 
@@ -131,5 +146,5 @@ class Batch:
 
     def __post_init__(self) -> None:
         seconds(self.timeout, "Batch timeout")
-        if self.max_size < 1:
-            raise DefinitionError(f"Batch max_size={self.max_size} must be 1 or more")
+        if not at_least(1, self.max_size):
+            raise DefinitionError(f"Batch max_size={self.max_size!r} must be 1 or more")

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.host import host
 from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
-from sagaz_lab.model.policy import TriggerConfig, backoff, delay_after
+from sagaz_lab.model.policy import TriggerConfig, at_least, backoff, delay_after, positive
 from sagaz_lab.model.run import SagaContext
+from sagaz_lab.model.signatures import positional, takes
 from sagaz_lab.model.trigger import MARK, Trigger, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,24 +108,27 @@ def action(
     `retry_backoff_s` (the last delay repeats). Once a `pivot` has finished nothing is undone. `codec` stores the
     result where JSON and the typed codecs cannot: "joblib", or an object with `dump(value, path)` and `load(path)`.
     """
-    if callable(name):
-        raise DefinitionError(f"@action on {name.__qualname__}: write @action(...) with parentheses")
+    _refuse_bare("action", name)
 
     def decorate(function: F) -> F:
         label = name or function.__name__
         owner = f"@action({label!r}) on {function.__qualname__}"
+        if not (name is None or (isinstance(name, str) and name.strip())):
+            raise DefinitionError(f"{owner}: name={name!r} must be a text that is not empty")
         how = _how(function)
-        if type(max_retries) is not int or max_retries < 0:
+        if not takes(function, 2):
+            raise DefinitionError(f"{owner}: an action takes (self, ctx)")
+        if not at_least(0, max_retries):
             raise DefinitionError(f"{owner}: max_retries={max_retries!r} must be a whole number, 0 or more")
         if how == "stream" and max_retries:
             raise DefinitionError(f"{owner}: max_retries= does not go with a stream, which cannot be rewound")
-        if timeout_s is not None and not timeout_s > 0:
-            raise DefinitionError(f"{owner}: timeout_s={timeout_s!r} must be more than 0")
+        if not (timeout_s is None or positive(timeout_s)):
+            raise DefinitionError(f"{owner}: timeout_s={timeout_s!r} must be a number of seconds, more than 0")
         if not (codec is None or codec == "joblib" or (hasattr(codec, "dump") and hasattr(codec, "load"))):
             raise DefinitionError(f"{owner}: codec={codec!r} must be 'joblib' or have dump(value, path) and load(path)")
         _take_role(owner, function, Action(
-            name=label, method_name=function.__name__, depends_on=_names(depends_on), timeout_s=timeout_s,
-            max_retries=max_retries, retry_backoff_s=backoff(retry_backoff_s, "retry_backoff_s"), pivot=pivot,
+            name=label, method_name=function.__name__, depends_on=_names(owner, depends_on), timeout_s=timeout_s,
+            max_retries=max_retries, retry_backoff_s=backoff(retry_backoff_s, f"{owner}: retry_backoff_s"), pivot=pivot,
             codec=codec, how=how,
         ))  # fmt: skip
         return function
@@ -139,16 +143,18 @@ def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 
     for an action that was cut off, whose result is then `None`.
     """
 
+    _refuse_bare("compensate", action_name)
+
     def decorate(function: F) -> F:
         owner = f"@compensate({action_name!r}) on {function.__qualname__}"
-        takes = len(inspect.signature(function).parameters)
-        if takes not in (2, 3):
+        takes_result = len(positional(function)) == 3
+        if not takes(function, 2 + takes_result):
             raise DefinitionError(f"{owner}: a compensation takes (self, ctx) or (self, ctx, result)")
-        if not timeout_s > 0 or type(max_retries) is not int or max_retries < 0:
+        if not positive(timeout_s) or not at_least(0, max_retries):
             raise DefinitionError(f"{owner}: timeout_s must be more than 0 and max_retries a whole number, 0 or more")
         _take_role(owner, function, Compensation(
             action=action_name, method_name=function.__name__, timeout_s=timeout_s, max_retries=max_retries,
-            takes_result=takes == 3, how=_how(function, stream=False),
+            takes_result=takes_result, how=_how(function, stream=False),
         ))  # fmt: skip
         return function
 
@@ -161,9 +167,11 @@ def forward_recovery(action_name: str) -> Callable[[F], F]:
     It returns "retry" (once more), "skip" (go on without it) or `None` (leave the run partially committed).
     """
 
+    _refuse_bare("forward_recovery", action_name)
+
     def decorate(function: F) -> F:
         owner = f"@forward_recovery({action_name!r}) on {function.__qualname__}"
-        if len(inspect.signature(function).parameters) != 3:
+        if not takes(function, 3):
             raise DefinitionError(f"{owner}: a forward recovery takes (self, ctx, error)")
         how = _how(function, stream=False)
         _take_role(owner, function, Recovery(action_name, function.__name__, how))
@@ -172,8 +180,16 @@ def forward_recovery(action_name: str) -> Callable[[F], F]:
     return decorate
 
 
-def _names(depends_on: Sequence[str] | str) -> tuple[str, ...]:
-    return (depends_on,) if isinstance(depends_on, str) else tuple(depends_on)
+def _refuse_bare(decorator: str, given: Any) -> None:
+    if callable(given):
+        raise DefinitionError(f"@{decorator} on {given.__qualname__}: write @{decorator}(...) with parentheses")
+
+
+def _names(owner: str, depends_on: Any) -> tuple[str, ...]:
+    names = (depends_on,) if isinstance(depends_on, str) else depends_on
+    if not (isinstance(names, Iterable) and all(isinstance(name, str) for name in names)):
+        raise DefinitionError(f"{owner}: depends_on={depends_on!r} must be names of actions")
+    return tuple(names)
 
 
 def _how(function: Callable[..., Any], *, stream: bool = True) -> Literal["coroutine", "thread", "stream"]:
@@ -248,6 +264,10 @@ def _members(cls: type[Saga]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         members.update(vars(base))
+    for name, member in members.items():
+        function = getattr(member, "__func__", member)
+        if not inspect.isfunction(member) and (hasattr(function, MARK) or hasattr(function, ROLE)):
+            raise DefinitionError(f"{cls.__qualname__}.{name}: a trigger, action or compensation is a plain method")
     return {n: m for n, m in members.items() if inspect.isfunction(m)}
 
 
@@ -272,6 +292,8 @@ def _own_trigger(cls: type[Saga], name: str) -> bool:
 
 
 def _listeners(name: str, cls: type[Saga]) -> tuple[SagaListener, ...]:
+    if not isinstance(cls.listeners, list | tuple):
+        raise DefinitionError(f"{name}: listeners={cls.listeners!r} must be a list of SagaListener instances")
     for listener in cls.listeners:
         if not (isinstance(listener, SagaListener) or any(callable(getattr(listener, hook, None)) for hook in HOOKS)):
             raise DefinitionError(f"{name}: listeners has {listener!r}, which is no SagaListener instance")

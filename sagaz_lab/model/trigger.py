@@ -13,6 +13,7 @@ from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.options import KINDS, check_settings, identity
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
+from sagaz_lab.model.signatures import positional, takes
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__sagaz_trigger__"
@@ -266,16 +267,17 @@ def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigge
 
 
 def _payload_type(saga_name: str, method: Callable[..., Any]) -> tuple[Any, bool]:
-    parameters = list(inspect.signature(method).parameters.values())[1:]
     owner = f"{saga_name}.{method.__name__}"
-    if not 1 <= len(parameters) <= 2:
-        raise DefinitionError(f"{owner}: a trigger method takes (self, event) or (self, payload, event: Event)")
     try:
         hints = typing.get_type_hints(method)
     except NameError as error:
         raise DefinitionError(
             f"{owner}: the annotation names {error.name!r}, which is not defined here; define or import it first"
         ) from None
-    annotation = hints.get(parameters[0].name)
+    names = positional(method)[1:]
+    wants_event = len(names) == 2 and hints.get(names[1]) is Event
+    if len(names) > 1 + wants_event or not takes(method, 2 + wants_event):
+        raise DefinitionError(f"{owner}: a trigger method takes (self, event) or (self, payload, event: Event)")
+    annotation = hints.get(names[0]) if names else None
     plain = annotation in (None, Any, Event, dict, list, object) or typing.get_origin(annotation) in (dict, list)
-    return None if plain else annotation, len(parameters) == 2
+    return None if plain else annotation, wants_event

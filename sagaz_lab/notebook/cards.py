@@ -16,6 +16,7 @@ from sagaz_lab.runtime.registry import Change
 
 DIFF_LINES = 60
 OUTCOMES = 50
+WARNINGS = 5
 
 
 def saga_card(saga: SagaDefinition) -> Card:
@@ -110,8 +111,11 @@ def status_card(status: Status) -> Card:
             for r in status.runs[:OUTCOMES]]  # fmt: skip
     head = f"{'started' if status.started else 'not started'}, {status.runs_in_flight} runs in flight"
     tables = ((_SOURCE_COLUMNS, sources), (_TRIGGER_COLUMNS, triggers), (_RUN_COLUMNS, runs))
-    html = tag("div", tag("div", head), *(table(*one) for one in tables), bullets(status.warnings))
-    text = [head, *(line for one in tables for line in aligned(*one)), *(f"  ! {told}" for told in status.warnings)]
+    warnings = [" ".join(warning.split()) for warning in status.warnings[-WARNINGS:]]
+    if (more := len(status.warnings) - WARNINGS) > 0:
+        warnings.insert(0, f"{more} earlier warnings")
+    html = tag("div", tag("div", head), *(table(*one) for one in tables), bullets(warnings))
+    text = [head, *(line for one in tables for line in aligned(*one)), *(f"  ! {warning}" for warning in warnings)]
     return Card(html, "\n".join(text))
 
 

@@ -63,7 +63,7 @@ _ALL = (
             options={"--by": True}, words=("redrive", "discard")),
     Command("forget", "forget TRIGGER [KEY]",
             "Free one idempotency key, or all claims, cooldowns and windows of the trigger.",
-            names="triggers", most=2),
+            awaits=True, names="triggers", most=2),
     Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
 )  # fmt: skip
 COMMANDS = {command.name: command for command in _ALL}

@@ -93,6 +93,11 @@ class Magics:
     # --- the sub-commands ---
 
     def _start(self, line: Line) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            told = "a terminal's event loop runs only while a cell does; use Jupyter, or await default_lab().start() there"
+            raise mistake("start", told) from None
         self._reports.belong_here()
         self._handle = self._lab.start(line.words or None)
         return self._handle
@@ -159,8 +164,8 @@ class Magics:
         ids = [one for word in words for one in word.split(",") if one]
         return [one_of("dlq", "open dead letter", one, open_ids) for one in ids]
 
-    def _forget(self, line: Line) -> Any:
-        return self._lab.forget(_first(line), line.words[1] if len(line.words) > 1 else None)
+    async def _forget(self, line: Line) -> int:
+        return await self._lab.forget(_first(line), line.words[1] if len(line.words) > 1 else None)
 
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""

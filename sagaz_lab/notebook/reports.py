@@ -37,6 +37,7 @@ class Reports:
         if self._closed or kind in self._known:
             return
         self._known.add(kind)
+        text = " ".join(text.split())
         self._unseen.append((kind, text))
         if not self._waiting:
             self._show(text)

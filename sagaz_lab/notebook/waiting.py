@@ -28,7 +28,8 @@ MANY_LINES = 200
 
 ROWS_AT_ONCE = 10_000
 FINAL = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.HELD)
-_DULL = {"filtered", "duplicate", "completed"}
+_RANK = {"started": 1, "completed": 2, "filtered": 2, "duplicate": 2}
+"""What is told first if there is more than can be told: failures, which have none of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ class Watch:
         self.events: set[str] = set()
         self.kinds: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
-        self.news: list[tuple[bool, str]] = []
-        """What is to be told: whether it is dull, and the line."""
+        self.news: list[tuple[int, str]] = []
+        """What is to be told: a rank and the line."""
 
     def begin(self) -> None:
         """A wait begins: it counts from the end of the one before."""
@@ -78,8 +79,8 @@ class Watch:
             self._read_outcomes(fresh)
         live = {run.run_id for run in self._lab.status().runs}
         if gone := self._runs - live:
-            self._read_runs(gone)
-        self._runs = live
+            live |= self._read_runs(gone)
+        self._runs = live if self._lab.is_open else set()
 
     def _read_outcomes(self, fresh: int) -> None:
         rows = self._lab.outcomes(limit=min(2 * fresh + 100, ROWS_AT_ONCE))
@@ -90,14 +91,17 @@ class Watch:
                 self._runs.add(row.run_id)
             about = row.run_id if row.outcome == "started" else row.reason
             line = f"{row.event_id} -> {row.trigger}: {row.outcome}{f' ({about})' if about else ''}"
-            self.news.append((row.outcome in _DULL, line))
+            self.news.append((_RANK.get(row.outcome, 0), line))
 
-    def _read_runs(self, gone: set[str]) -> None:
+    def _read_runs(self, gone: set[str]) -> set[str]:
+        """Returns those whose end is not in the store yet."""
         rows = self._lab.runs(limit=ROWS_AT_ONCE)
-        for row in rows[rows["run_id"].isin(gone)][::-1].itertuples():
+        found = rows[rows["run_id"].isin(gone)][::-1]
+        for row in found[found["status"] != "running"].itertuples():
             self.ends[row.status] += 1
             error = f": {row.error}" if isinstance(row.error, str) and row.error else ""
-            self.news.append((row.status in _DULL, f"run {row.run_id} of {row.saga}: {row.status}{error}"))
+            self.news.append((_RANK.get(row.status, 0), f"run {row.run_id} of {row.saga}: {row.status}{error}"))
+        return set(found["run_id"][found["status"] == "running"])
 
     def summary(self) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.kinds.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def dead_letter(state: TriggerState, event: Event, error: BaseException, at: flo
                 run_id: str | None = None) -> DeadLetter:  # fmt: skip
     definition = state.compiled.definition
     return DeadLetter(
-        id=f"d-{secrets.token_hex(6)}", event=event, trigger=state.name, saga=definition.name, cause=cause_of(error),
+        id=f"d-{os.urandom(6).hex()}", event=event, trigger=state.name, saga=definition.name, cause=cause_of(error),
         error=describe(error), traceback=text_of(error), attempts=attempts, revision=definition.revision, at=at, run_id=run_id,
     )  # fmt: skip
 

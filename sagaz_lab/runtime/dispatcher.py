@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from sagaz_lab.abc import Acceptance, Clock, Delivery, Ending, Engine, Refusal, Store
@@ -28,7 +28,7 @@ logger = logging.getLogger("sagaz_lab")
 
 def fresh_ids(kind: str) -> Iterator[str]:
     """Short, ordered within a process, unlike those of any other."""
-    prefix, n = secrets.token_hex(4), 0
+    prefix, n = os.urandom(4).hex(), 0
     while True:
         n += 1
         yield f"{kind}-{prefix}-{n}"

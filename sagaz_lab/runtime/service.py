@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -62,7 +61,7 @@ class Service:
         positions = self._store.positions()
         group = await positions.get(_GROUP)
         if group is None:
-            group = f"sagaz-lab-{secrets.token_hex(4)}"
+            group = f"sagaz-lab-{os.urandom(4).hex()}"
             await positions.put(_GROUP, group)
         return group
 

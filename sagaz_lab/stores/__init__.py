@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Store
 from sagaz_lab.errors import StoreError, UnknownName
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STORES = {
     "memory": "sagaz_lab.stores.memory:open_memory",

@@ -61,12 +61,9 @@ class _Run:
         return started + self.log
 
 
-class _Past(NamedTuple):
-    """What a claim remembers of a run that is no longer kept."""
-
-    run_id: str
-    status: RunStatus
-    until: float | None
+# What a claim remembers of a run that is no longer kept: (run id, status, until). There may be a million of them, so
+# each is a plain tuple of plain values, which the garbage collector passes over.
+_Past = tuple[str, str, float | None]
 
 
 class _Kept(NamedTuple):
@@ -134,7 +131,7 @@ class MemoryStore:
         for key in claims:
             holder = self._claims.get(key)
             if holder is not None and _holds(holder, now):
-                taken[key] = Refusal(holder.run_id, holder.status)
+                taken[key] = _refusal(holder)
         return taken
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
@@ -151,7 +148,7 @@ class MemoryStore:
                 holder = claims.setdefault(key, run)
                 if holder is not run:
                     if _holds(holder, new.at):
-                        refused[run_id] = Refusal(holder.run_id, holder.status)
+                        refused[run_id] = _refusal(holder)
                         continue
                     del claims[key]  # so that it counts as the youngest
                     claims[key] = run
@@ -246,7 +243,7 @@ class MemoryStore:
             if run.status in _RESTARTABLE:
                 del self._claims[key]
             else:
-                self._claims[key] = _Past(run_id, run.status, run.until)
+                self._claims[key] = (run_id, run.status.value, run.until)
 
     def _run(self, run_id: str) -> _Run:
         run = self._runs.get(run_id)
@@ -354,8 +351,16 @@ def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retentio
 
 
 def _holds(holder: _Run | _Past, at: float) -> bool:
-    until = holder.until
+    if isinstance(holder, tuple):
+        return holder[2] is None or holder[2] > at  # a restartable one is forgotten with its run
+    until = holder.new.claim_until
     return (until is None or until > at) and holder.status not in _RESTARTABLE
+
+
+def _refusal(holder: _Run | _Past) -> Refusal:
+    if isinstance(holder, tuple):
+        return Refusal(holder[0], RunStatus(holder[1]))
+    return Refusal(holder.new.run_id, holder.status)
 
 
 def _stored(run: _Run) -> StoredRun:

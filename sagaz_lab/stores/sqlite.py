@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,27 +61,22 @@ class SqliteStore:
         self._turns = Turns()
         self._sql = statements(NOW)
         self._open: _Opened | None = None
+        self._abandon: Callable[[], Any] = lambda: None
 
     async def open(self, owner_name: str) -> Owner:
         if self._open is not None:
             raise StoreError(f"the store {self.path} is open already")
-        opened = await asyncio.to_thread(_Opened, self.path, self._sql, owner_name, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        opened = await asyncio.to_thread(_Opened, self.path, self._sql, owner_name, loop)
         self._open = opened
+        # A store that is left behind open, with its loop or at the end of the process, gives its lease back too.
+        self._abandon = weakref.finalize(self, opened.close)
         return opened.owner
 
     async def close(self) -> None:
-        opened = self._open
-        if opened is None:
-            return
-        try:
-            await opened.writer.put(
-                Write(call=lambda it: it.connection.execute(it.sql["close_owner"], (it.epoch,)).rowcount)
-            )
-        except StoreError as error:
-            logger.warning("closing %s: %s", self.path, describe(error))
-        finally:
-            self._open = None
-            await asyncio.shield(asyncio.to_thread(opened.close))
+        opened, self._open = self._open, None
+        if opened is not None:
+            await asyncio.shield(asyncio.to_thread(self._abandon))
 
     async def heartbeat(self) -> None:
         def beat(it: Transactions) -> None:
@@ -282,6 +278,7 @@ class _Opened:
     """What an open store holds: an owner, a connection that writes with its thread, one that reads with its own."""
 
     def __init__(self, path: Path, sql: dict[str, str], owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._path, self._sql, self._pid = path, sql, os.getpid()
         self._writing = connect(path)
         try:
             self.reading = connect_to_read(path)
@@ -293,8 +290,15 @@ class _Opened:
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
 
     def close(self) -> None:
+        """Write what is queued, give the lease back. Blocks; raises nothing."""
+        if os.getpid() != self._pid:
+            return
         self.writer.stop()
         self.reader.shutdown()
+        try:
+            self._writing.execute(self._sql["close_owner"], (self.owner.epoch,))
+        except Error as error:
+            logger.warning("closing the store %s: %s", self._path, describe(error))
         self.reading.close()
         self._writing.close()
 

@@ -215,6 +215,15 @@ def test_status_preview_and_why_have_cards(kernel):
     assert "<svg" in kernel.run("default_lab().sagas['cards']").data["text/html"]
 
 
+def test_a_forgotten_key_may_start_a_run_again(kernel):
+    kernel.run(saga("forgets"))
+    cell = "%triggers fire forgets.on_event {} --id same"
+    assert "started" in kernel.run(cell).text
+    assert "duplicate" in kernel.run(cell).text
+    assert kernel.run("%triggers forget forgets.on_event same").text == "1"
+    assert "started" in kernel.run(cell).text
+
+
 def test_other_lists_look_as_before(kernel):
     assert kernel.run("[1, 'two', []]").data == {"text/plain": "[1, 'two', []]"}
     assert kernel.run("[]").data == {"text/plain": "[]"}

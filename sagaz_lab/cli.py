@@ -1,0 +1,264 @@
+"""The command line: sagaz-lab run | runs | dead | why.
+
+Exit status: 0 done; 1 it failed; 2 the command is wrong; 3 `run` stopped while runs were under way, which the next
+start resumes. Whatever goes wrong is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import importlib.util
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sagaz_lab import __version__
+from sagaz_lab.errors import SagazLabError, describe
+from sagaz_lab.handle import Handle
+from sagaz_lab.lab import DEFAULT_STORE, Lab
+from sagaz_lab.model.run import RunStatus
+
+OK, FAILED, LEFT = 0, 1, 3
+GRACE_S = 10.0
+LONGEST_CELL = 60
+
+_RUNS = ("run_id", "saga", "revision", "status", "attempt", "event_id", "started_at", "ended_at", "error")
+_LETTERS = ("id", "trigger", "event_id", "cause", "attempts", "revision", "at", "error")
+_CAUSES = ("cause", "count", "first_at", "last_at", "error")
+
+
+class CommandFailed(Exception):
+    """What is told in one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (SagazLabError, CommandFailed) as error:
+        print(f"sagaz-lab: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # the reader of a table, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="sagaz-lab", description="Sagas that events start.")
+    root.add_argument("--version", action="version", version=f"sagaz-lab {__version__}")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "start the triggers of a module; SIGINT or SIGTERM drains and ends it")
+    run.add_argument("module", metavar="MODULE", help="a module such as app.sagas, or a file such as sagas.py")
+    run.add_argument("--grace", type=float, default=GRACE_S, metavar="SECONDS",
+                     help="how long running sagas may take to finish after the signal (default: %(default)g)")  # fmt: skip
+
+    runs = _command(commands, "runs", _runs, "the runs of a store, newest first")
+    runs.add_argument("--status", choices=[status.value for status in RunStatus], help="only those that stand so")
+    runs.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: %(default)s)")
+
+    dead = _command(commands, "dead", _dead, "the open dead letters of a store, newest first")
+    dead.add_argument("--by", choices=["cause"], help="a row for each cause")
+    dead.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: %(default)s)")
+
+    why = _command(commands, "why", _why, "what became of an event, for each trigger that took it")
+    why.add_argument("event_id", metavar="EVENT_ID")
+    return root
+
+
+def _command(
+    commands: Any, name: str, command: Callable[[argparse.Namespace], int], about: str
+) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    added.add_argument("--store", default=DEFAULT_STORE, metavar="ADDRESS", help="default: %(default)s")
+    added.set_defaults(command=command)
+    return added
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    return int(text)
+
+
+# --- run ---
+
+
+def _run(options: argparse.Namespace) -> int:
+    lab = Lab(store=options.store)
+    with lab.activate():
+        load(options.module)
+    if not any(definition.triggers for definition in lab.sagas.values()):
+        raise CommandFailed(f"{options.module} defines no saga with a trigger")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_serve(lab, options.grace))
+
+
+def load(name: str) -> None:
+    """Import a module by its name, or run a file as one. Raises `CommandFailed` in the words of what went wrong."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        if name.endswith(".py"):
+            _load_file(Path(name))
+        else:
+            importlib.import_module(name)
+    except SagazLabError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever the user's module raises is told)
+        raise CommandFailed(f"{name} cannot be imported: {describe(error)}{_place(error)}") from error
+
+
+def _load_file(path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.path.insert(0, str(path.resolve().parent))
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def _place(error: BaseException) -> str:
+    """The last line outside of the import system and of this file."""
+    place, step = "", error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if file != __file__ and not file.startswith("<frozen"):
+            place = f" ({file}:{step.tb_lineno})"
+        step = step.tb_next
+    return place
+
+
+async def _serve(lab: Lab, grace_s: float) -> int:
+    """Run until a signal. A second one ends the process at once; the next start resumes what it was doing."""
+    left: list[str] = []
+    lab.on_report(lambda kind, _: left.append(kind) if kind == "stop" else None)
+    signalled = asyncio.Event()
+    _on_signals(signalled.set)
+    async with lab:
+        handle = lab.start()
+        asked = asyncio.create_task(signalled.wait(), name="signal")
+        starting = asyncio.ensure_future(_connected(handle))
+        await asyncio.wait([asked, starting], return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            starting.result()  # raises what is missing
+            print(f"sagaz-lab: running {_started(lab)}; SIGINT or SIGTERM ends it", file=sys.stderr, flush=True)
+            await asked
+        starting.cancel()
+        print("sagaz-lab: draining", file=sys.stderr, flush=True)
+        await lab.stop(grace_s)
+    return LEFT if left else OK
+
+
+async def _connected(handle: Handle) -> None:
+    await handle
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def once() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows: SIGINT ends the process by itself
+            loop.add_signal_handler(number, once)
+
+
+def _started(lab: Lab) -> str:
+    triggers = lab.status().triggers
+    return ", ".join(f"{trigger.name} ({trigger.source})" for trigger in triggers)
+
+
+# --- tables ---
+
+
+def _runs(options: argparse.Namespace) -> int:
+    rows = _rows(options.store, "runs")
+    if options.status:
+        rows = [row for row in rows if row["status"] == options.status]
+    return _show(rows[: options.limit], _RUNS, "no runs")
+
+
+def _dead(options: argparse.Namespace) -> int:
+    letters = [row for row in _rows(options.store, "dead_letters") if row["state"] == "open"]
+    if options.by is None:
+        return _show(letters[: options.limit], _LETTERS, "no open dead letters")
+    causes: dict[str, list[Mapping[str, Any]]] = {}
+    for letter in letters:
+        causes.setdefault(letter["cause"], []).append(letter)
+    rows = [
+        {
+            "cause": cause,
+            "count": len(like),
+            "first_at": like[-1]["at"],
+            "last_at": like[0]["at"],
+            "error": like[0]["error"],
+        }
+        for cause, like in sorted(causes.items(), key=lambda item: -len(item[1]))
+    ]
+    return _show(rows[: options.limit], _CAUSES, "no open dead letters")
+
+
+def _why(options: argparse.Namespace) -> int:
+    answer = _lab(options.store).why(options.event_id)
+    if not answer.outcomes:
+        raise CommandFailed(f"event {options.event_id}: the store does not know it (filtered ones are known only to "
+                            "the process that filtered them, unless persist_events=True)")  # fmt: skip
+    print("\n".join(answer.lines()))
+    return OK
+
+
+def _rows(address: str, frame: str) -> list[Mapping[str, Any]]:
+    names, rows = _lab(address).store.rows(frame, None)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _lab(address: str) -> Lab:
+    """A Lab to read with: it is not opened, so that it takes no lease."""
+    if address == "memory":
+        raise CommandFailed("the memory store lives in its own process only; name a file: --store sqlite:///lab.db")
+    lab = Lab(store=address, offline=True)
+    path = getattr(lab.store, "path", None)
+    if path is not None and not path.exists():
+        raise CommandFailed(f"no store at {path}")
+    return lab
+
+
+def _show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> int:
+    table = [[_cell(name, row[name]) for name in columns] for row in rows]
+    if not table:
+        print(nothing)
+        return OK
+    widths = [max(map(len, column)) for column in zip(columns, *table, strict=True)]
+    for line in (columns, *table):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return OK
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if column.endswith("at"):
+        return datetime.fromtimestamp(value, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00") + "Z"
+    told = "".join(letter if letter.isprintable() else " " for letter in " ".join(str(value).split()))
+    return (
+        told
+        if len(told) <= LONGEST_CELL or column in ("id", "run_id", "event_id")
+        else told[: LONGEST_CELL - 3] + "..."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""What goes wrong with a store's file is one clear error, loses nothing, and ends when its cause does."""
+
+import asyncio
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sagaz_lab.abc import Acceptance, Ending, NewRun
+from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import Record, RecordKind, RunStatus
+from sagaz_lab.stores import open_store
+from sagaz_lab.stores.sqlite import SqliteStore
+
+AT = 1_700_000_000.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lab.db"
+
+
+@pytest.fixture
+async def store(path):
+    store = SqliteStore(path)
+    await store.open("this notebook")
+    yield store
+    await store.close()
+
+
+async def start(store, run_id: str, **fields) -> None:
+    run = NewRun(run_id=run_id, saga="orders", revision=1, trigger="orders.on_order", event=Event({}, f"e-{run_id}"),
+                 context={}, at=AT, **fields)  # fmt: skip
+    assert await store.accept(Acceptance(runs=[run])) == {}
+
+
+def finished(run_id: str, value=None) -> Record:
+    return Record(run_id, 1, RecordKind.ACTION_FINISHED, "reserve", 1, AT, value)
+
+
+def change(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql)
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """A disk that is full: no file can grow beyond this."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_the_file_and_its_folder_are_the_users_own(tmp_path):
+    async def open_and_close():
+        store = open_store(f"sqlite:///{tmp_path}/.sagaz_lab/lab.db")
+        await store.open("this notebook")
+        await store.close()
+
+    asyncio.run(open_and_close())
+    folder = tmp_path / ".sagaz_lab"
+    assert (folder.stat().st_mode & 0o777, (folder / "lab.db").stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+async def test_after_a_full_disk_the_store_goes_on(store, path):
+    await start(store, "r1")
+    big = [finished("r1", "x" * 3_000_000), finished("r1", "small")]
+    with files_of_at_most(path.stat().st_size + 1_000_000):
+        results = await asyncio.gather(*(store.append([record]) for record in big), return_exceptions=True)
+    assert isinstance(results[0], StoreUnavailable)
+    assert results[1] is None, "what still fits is not spoiled"
+    await store.append([finished("r1", "later")])
+    assert [record.value for record in (await store.load("r1")).records] == ["small", "later"]
+
+
+async def test_after_a_full_disk_artifacts_are_written_again(store):
+    await start(store, "r1")
+    with files_of_at_most(100_000), pytest.raises(StoreUnavailable, match="artifacts"):
+        await store.append([finished("r1", b"x" * 1_000_000)])
+    await store.append([finished("r1", b"y" * 1_000_000)])
+    (record,) = (await store.load("r1")).records
+    assert record.value.load() == b"y" * 1_000_000
+
+
+async def test_a_full_database_is_told_as_one(store, path):
+    await start(store, "r1")
+    await store._call(lambda it: it.connection.execute("PRAGMA max_page_count = 40").fetchone())
+    with pytest.raises(StoreUnavailable, match="disk is full; make room"):
+        await store.append([finished("r1", "x" * 1_000_000)])
+    await store.append([finished("r1")])
+
+
+async def test_a_file_of_a_newer_version_is_left_alone(path):
+    change(path, "PRAGMA user_version = 7")
+    change(path, "PRAGMA application_id = 0x5361676C")
+    before = path.read_bytes()
+    with pytest.raises(StoreTooNew, match="version 7 .* knows version 1.*upgrade"):
+        await SqliteStore(path).open("this notebook")
+    with pytest.raises(StoreTooNew):
+        SqliteStore(path).rows("runs", None)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"a letter to my aunt" * 1000, b"SQLite format 3\x00" + b"\xff" * 9000])
+async def test_a_file_that_is_no_database_is_left_alone(path, content):
+    path.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match=r"lab.db: .*(no SQLite database|damaged)"):
+        await SqliteStore(path).open("this notebook")
+    assert path.read_bytes() == content
+
+
+async def test_another_programs_database_is_left_alone(path):
+    change(path, "CREATE TABLE photos (name)")
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable, match="another program's"):
+        await SqliteStore(path).open("this notebook")
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_gone_is_told_until_it_is_back(store, path):
+    await start(store, "r1")
+    path.rename(path.with_suffix(".away"))
+    with pytest.raises(StoreUnavailable, match="is gone"):
+        await store.append([finished("r1")])
+    path.with_suffix(".away").rename(path)
+    await store.append([finished("r1")])
+    assert len((await store.load("r1")).records) == 1
+
+
+async def test_a_missing_store_has_empty_frames(path):
+    assert SqliteStore(path).rows("steps", None)[1] == []
+    assert not path.exists()
+
+
+async def test_another_process_that_writes_for_long_is_told(store, path, monkeypatch):
+    await store._call(lambda it: it.connection.execute("PRAGMA busy_timeout = 100").fetchone())
+    with closing(sqlite3.connect(path, isolation_level=None)) as another:
+        another.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="another process has been writing"):
+            await start(store, "r1")
+        another.execute("ROLLBACK")
+    await start(store, "r1")
+
+
+READ_ONLY = """
+import asyncio, os, sys
+from sagaz_lab.errors import StoreUnavailable
+from sagaz_lab.stores.sqlite import SqliteStore
+if os.getuid() == 0:
+    os.setuid(65534)
+store = SqliteStore(sys.argv[1])
+try:
+    asyncio.run(store.open("a reader"))
+except StoreUnavailable as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_read_only_file_or_folder_is_told_with_the_cure(what, path):
+    asyncio.run(_make(path) if what == "file" else asyncio.sleep(0))
+    for folder in (path.parent, *list(path.parents)[:3]):
+        folder.chmod(0o755)
+    if what == "file":
+        path.chmod(0o444)
+    shown = subprocess.run([sys.executable, "-c", READ_ONLY, path], capture_output=True, text=True, cwd=os.getcwd())
+    assert str(path) in shown.stdout, shown.stderr
+    assert "writable" in shown.stdout
+
+
+async def _make(path: Path) -> None:
+    store = SqliteStore(path)
+    await store.open("the writer")
+    await store.close()
+
+
+async def test_an_owner_that_was_silent_too_long_goes_on_if_nobody_took_over(store, path):
+    await start(store, "r1")
+    change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 60")
+    await store.append([finished("r1")])
+    await store.heartbeat()
+
+
+async def test_an_owner_whose_runs_were_taken_over_writes_nothing_more(store, path):
+    await start(store, "r1")
+    change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 60")
+    other = SqliteStore(path)
+    await other.open("another notebook")
+    assert [run.run_id for run in await other.interrupted()] == ["r1"]
+    with pytest.raises(LeaseLost, match="taken over"):
+        await store.append([finished("r1", "mine")])
+    with pytest.raises(LeaseLost):
+        await store.heartbeat()
+    await other.append([finished("r1", "theirs")])
+    assert [record.value for record in (await other.load("r1")).records] == ["theirs"]
+    await other.close()
+
+
+async def test_what_has_outlived_its_retention_goes_with_all_that_is_its(path):
+    store = SqliteStore(path, retention_days=1)
+    await store.open("this notebook")
+    for run_id, until in (("old", None), ("claimed", AT + 1e10), ("live", None)):
+        await start(store, run_id, claim=run_id, claim_until=until)
+        await store.append([finished(run_id, b"x" * 10_000)])
+        if run_id != "live":
+            await store.end(run_id, Ending(RunStatus.COMPLETED), attempt=1, at=AT)
+    await store.heartbeat()
+    assert [await store.load(run_id) is None for run_id in ("old", "claimed", "live")] == [True, True, False]
+    assert [folder.name for folder in (path.parent / "artifacts").iterdir()] == ["live"]
+    taken = await store.seen([("orders.on_order", run_id) for run_id in ("old", "claimed", "live")])
+    assert [claim for _, claim in taken] == ["claimed", "live"]
+    await store.close()
+
+
+async def test_a_large_value_of_one_run_holds_up_no_other(store):
+    await start(store, "r1")
+    await start(store, "r2")
+    done = []
+
+    async def append(run_id, value):
+        await store.append([finished(run_id, value)])
+        done.append((run_id, len(value)))
+
+    await asyncio.gather(append("r1", b"x" * 20_000_000), append("r1", b"small"), append("r2", b"small"))
+    assert done[0] == ("r2", 5)
+    assert [record.value if type(record.value) is bytes else "a file" for record in (await store.load("r1")).records] == [
+        "a file", b"small",
+    ]  # fmt: skip

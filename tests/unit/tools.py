@@ -1,0 +1,71 @@
+"""What several tests need: waiting for something, a source fed by hand, the sum of the counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from sagaz_lab import Lab
+from sagaz_lab.abc import Surroundings
+from sagaz_lab.sources.memory import MemorySource
+
+PARTS = ("started", "filtered", "duplicate", "dropped", "dead", "held", "deciding")
+
+
+async def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
+    """Returns as soon as the condition holds; the time is only a bound."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110  the condition may be of another thread
+            await asyncio.sleep(0.001)
+
+
+def assert_adds_up(lab: Lab) -> None:
+    for name, counts in lab.counters().items():
+        assert counts["received"] == sum(counts[part] for part in PARTS), (name, counts)
+
+
+def counted(lab: Lab, trigger: str) -> dict[str, int]:
+    """The counters of a trigger that are not zero."""
+    assert_adds_up(lab)
+    return {name: count for name, count in lab.counters()[trigger].items() if count}
+
+
+def statuses(lab: Lab) -> list[str]:
+    """Of all runs, oldest first."""
+    return list(lab.runs()["status"])[::-1]
+
+
+class Taps:
+    """Makes memory sources, by topic; each counts how often it was entered and left."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Tap] = {}
+
+    def __call__(self, settings: Mapping[str, Any], surroundings: Surroundings) -> Tap:
+        topic = settings["topic"]
+        if topic not in self.made:
+            self.made[topic] = Tap(surroundings=surroundings, topic=topic)
+        return self.made[topic]
+
+    def __getitem__(self, topic: str) -> Tap:
+        return self.made[topic]
+
+
+class Tap(MemorySource):
+    """A source fed by `put`."""
+
+    entered = 0
+    left = 0
+
+    async def __aenter__(self) -> Self:
+        self.entered += 1
+        return await super().__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        self.left += 1
+        await super().__aexit__(*error)
+
+    @property
+    def unsettled(self) -> int:
+        return len(self._in_flight)
