@@ -72,6 +72,7 @@ def run(notebook: nbformat.NotebookNode) -> float:
     bar = Bar(len(notebook.cells))
     where = {"metadata": {"path": str(BUILD)}}
     client = Client(notebook, bar, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources=where)
+    client.extra_arguments = ["--log-level=ERROR"]  # not the kernel's warning about its local sockets
     try:
         client.execute()
     finally:

@@ -77,7 +77,11 @@ class Magics:
 
     async def _awaited(self, command: str, result: Coroutine[Any, Any, Any], quiet: bool) -> Any:
         with self._in_one_line(command):
-            value = await (result if command == "wait" else _to_its_end(result))
+            try:
+                value = await (result if command == "wait" else _to_its_end(result))
+            except asyncio.CancelledError:  # a new one: its traceback says nothing of our insides
+                goes_on = "the triggers go on" if command == "wait" else f"{command} goes on"
+                raise asyncio.CancelledError(f"interrupted; {goes_on}") from None
         return None if quiet else value
 
     @contextmanager
@@ -96,7 +100,9 @@ class Magics:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            told = "a terminal's event loop runs only while a cell does; use Jupyter, or await default_lab().start() there"
+            told = (
+                "a terminal's event loop runs only while a cell does; use Jupyter, or await default_lab().start() there"
+            )
             raise mistake("start", told) from None
         self._reports.belong_here()
         self._handle = self._lab.start(line.words or None)

@@ -52,7 +52,8 @@ def library_of(kind: type) -> str | None:
 
 
 def library(root: str) -> Library:
-    module: Any = import_module(LIBRARIES[root])
+    """What handles the library's values. Raises `DefinitionError` if it is not installed."""
+    module: Any = _import(root, LIBRARIES[root])
     return module  # type: ignore[no-any-return]
 
 
@@ -81,11 +82,14 @@ def codec_named(name: str) -> Any:
         return RAW
     if name not in CODECS:
         return find_class(name)()
+    return next(codec for codec in _import(name, CODECS[name]).codecs if codec.name == name)
+
+
+def _import(name: str, module: str) -> Any:
     try:
-        codecs = import_module(CODECS[name]).codecs
+        return import_module(module)
     except ImportError as error:
-        raise DefinitionError(f"the codec {name!r} needs {error.name}: pip install {error.name}") from error
-    return next(codec for codec in codecs if codec.name == name)
+        raise DefinitionError(f"a value stored as {name!r} needs {error.name}: pip install {error.name}") from error
 
 
 class Artifacts:

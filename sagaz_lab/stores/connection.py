@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import closing
@@ -23,9 +24,11 @@ BUSY_MS = 5000
 # 3.42 has a clock of its own with fractions; Debian 12 has 3.40.
 NOW = "unixepoch('subsec')" if sqlite3.sqlite_version_info >= (3, 42) else "((julianday('now') - 2440587.5) * 86400.0)"
 
+_FULL = "the disk is full; make room and go on"
+_READ_ONLY = "the file or its folder is read-only; make it writable"
 _CURES = {
-    "SQLITE_FULL": "the disk is full; make room and go on",
-    "SQLITE_READONLY": "the file or its folder is read-only; make it writable",
+    "SQLITE_FULL": _FULL,
+    "SQLITE_READONLY": _READ_ONLY,
     "SQLITE_BUSY": f"another process has been writing for {BUSY_MS // 1000} s; try again",
     "SQLITE_LOCKED": "it is locked by another process; try again",
     "SQLITE_NOTADB": "it is no SQLite database; move it away or name another file",
@@ -33,13 +36,20 @@ _CURES = {
     "SQLITE_CANTOPEN": "it cannot be opened or made; see that the folder exists and is writable",
     "SQLITE_IOERR": "it cannot be read or written; see the disk, its quota and its limits",
 }
+_CURES_BY_NUMBER = {
+    errno.EACCES: _READ_ONLY, errno.EPERM: _READ_ONLY, errno.EROFS: _READ_ONLY,
+    errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EFBIG: _FULL,
+}  # fmt: skip
 _WORTH_TRYING = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_TOOBIG")
 
 
 def unavailable(path: str | Path, error: Exception) -> StoreUnavailable:
     """The error in the user's words, with its cure."""
-    name = getattr(error, "sqlite_errorname", "") or ""
-    cure = next((text for code, text in _CURES.items() if name.startswith(code)), "")
+    if isinstance(error, OSError):
+        cure = _CURES_BY_NUMBER.get(error.errno or 0, "")
+    else:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        cure = next((text for code, text in _CURES.items() if name.startswith(code)), "")
     return StoreUnavailable(f"the store {path}: {cure} ({error})" if cure else f"the store {path}: {error}")
 
 

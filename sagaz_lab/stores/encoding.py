@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from sagaz_lab.errors import SagazLabError, UnstorableValue
+from sagaz_lab.errors import DefinitionError, SagazLabError, UnstorableValue
 from sagaz_lab.model.event import NO_HEADERS, Event
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import Artifacts
-from sagaz_lab.stores.tags import LATE, TAG, NeedsFiles, Packing, unpack
+from sagaz_lab.stores.tags import LATE, MANY, TAG, NeedsFiles, Packing, unpack
 
 __all__ = [
     "ArtifactRef",
@@ -89,8 +89,8 @@ def encode(
 ) -> bytes:
     """The value as JSON. `owner` and `key` name it in errors.
 
-    Without `artifacts` it raises `NeedsFiles` for a value that must go to a file: call it again with them, in a
-    thread. Raises `UnstorableValue`.
+    Without `artifacts` it raises `NeedsFiles` for a value that must go to a file, or is long: call it again with
+    them, in a thread. Raises `UnstorableValue`.
     """
     if (plain := encode_plain(value)) is not None:
         return plain
@@ -155,7 +155,7 @@ def _is_plain(value: Any, depth: int) -> bool:
         return True
     if kind is float:
         return bool(value - value == 0.0)
-    if depth == 0:
+    if depth == 0 or ((kind is dict or kind is list) and len(value) > MANY):
         return False
     if kind is dict:
         for key, item in value.items():
@@ -172,7 +172,10 @@ def _is_plain(value: Any, depth: int) -> bool:
 def _part(packed: Any, artifacts: Artifacts | None) -> Any:
     if any(found[TAG] in LATE for found in _tagged(packed)):
         return ArtifactRef(packed, artifacts)
-    return unpack(packed, artifacts)
+    try:
+        return unpack(packed, artifacts)
+    except DefinitionError:  # its library is not installed here; who asks for the value is told
+        return ArtifactRef(packed, artifacts)
 
 
 def _tagged(packed: Any) -> Iterator[dict[str, Any]]:

@@ -76,6 +76,7 @@ class SqliteStore:
     async def close(self) -> None:
         opened, self._open = self._open, None
         if opened is not None:
+            opened.writer.finish()
             await asyncio.shield(asyncio.to_thread(self._abandon))
 
     async def heartbeat(self) -> None:
@@ -269,9 +270,7 @@ class SqliteStore:
         try:
             return await asyncio.to_thread(make, *values)
         except OSError as error:
-            raise StoreUnavailable(
-                f"{self._artifacts.root}: {error.strerror or error}; make room or make it writable"
-            ) from error
+            raise unavailable(self._artifacts.root, error) from error
 
 
 class _Opened:

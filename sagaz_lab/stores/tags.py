@@ -25,8 +25,12 @@ INLINE_BYTES = 4096
 """Longer bytes go to a file."""
 
 
+MANY = 20_000
+"""Items of a container that is packed in a thread, not on the loop: about ten milliseconds."""
+
+
 class NeedsFiles(Exception):
-    """The value cannot be packed without writing files. Never leaves the stores."""
+    """The value cannot be packed here: it goes to a file, or takes too long. Never leaves the stores."""
 
 
 class Packing:
@@ -56,6 +60,8 @@ class Packing:
         kind = type(value)
         if kind in _PACKERS:
             return _PACKERS[kind](value)
+        if self._artifacts is None and (kind is list or kind is dict) and len(value) > MANY:
+            raise NeedsFiles
         if kind is list:
             return [self.pack(item, depth - 1) for item in value]
         if kind in _MAPPINGS:

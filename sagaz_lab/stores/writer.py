@@ -44,10 +44,14 @@ class Writer:
         self._round.append(write)
         return future
 
-    def stop(self) -> None:
-        """Write what is queued and end the thread. Blocks."""
+    def finish(self) -> None:
+        """Take nothing more; hand over what was put. To be called on the loop, or when that is gone."""
         self._closed = True
         self._end_round()
+
+    def stop(self) -> None:
+        """Write what is queued and end the thread. Blocks."""
+        self.finish()
         self._queue.put(None)
         self._thread.join()
 

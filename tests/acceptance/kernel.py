@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 ROOT = Path(__file__).parents[2]
+LOAD = "%load_ext sagaz_lab\nfrom sagaz_lab import *"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -121,3 +123,26 @@ def _add(result: Result, kind: str, content: dict[str, Any]) -> None:
             result.shown.append(content["data"])
         case "error":
             result.error = _COLOURS.sub("", "\n".join(content["traceback"]))
+
+
+def saga(name, topic=None, trigger="return {}", action="return {}", after=""):
+    """The text of a saga with one trigger and one action; `after` follows the class."""
+    return textwrap.dedent(f'''\
+        class S(Saga):
+            saga_name = "{name}"
+            @trigger(source="memory", topic="{topic or name}")
+            def on_event(self, event):
+                {trigger}
+            @action("act")
+            async def act(self, ctx):
+                {action}
+            @compensate("act")
+            def undo(self, ctx): ...
+        {after}''')
+
+
+def told(result):
+    """The one line on stderr, of a cell that failed without a traceback."""
+    assert (result.ok, result.error) == (False, None)
+    (line,) = result.stderr.splitlines()
+    return line

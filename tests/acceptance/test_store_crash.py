@@ -1,7 +1,6 @@
 """A process that is killed loses nothing that was acknowledged, and what it was at is resumed at once."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -53,8 +52,8 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def start_writer(path: Path, prefix: str) -> subprocess.Popen[bytes]:
-    log = (path.parent / f"{prefix}.log").open("wb")
-    return subprocess.Popen([sys.executable, "-c", WRITER, path, prefix], stdout=log, cwd=os.getcwd())
+    with (path.parent / f"{prefix}.log").open("wb") as log:
+        return subprocess.Popen([sys.executable, "-c", WRITER, path, prefix], stdout=log)
 
 
 def acknowledged(path: Path, prefix: str) -> dict[str, set[str]]:
@@ -110,7 +109,7 @@ async def test_a_killed_process_is_followed_at_once_but_a_live_one_is_left_alone
     await store.open("the next notebook")
     try:
         assert await store.interrupted() == []
-        with pytest.raises(TriggersOwned, match="first.t is already run by first"):
+        with pytest.raises(TriggersOwned, match=r"first\.t is already run by first"):
             await store.own_triggers(["first.t"])
         writers["first"].kill()
         writers["first"].wait()

@@ -1,7 +1,6 @@
 """What goes wrong with a store's file is one clear error, loses nothing, and ends when its cause does."""
 
 import asyncio
-import os
 import resource
 import sqlite3
 import subprocess
@@ -16,6 +15,7 @@ from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores import open_store
+from sagaz_lab.stores.encoding import is_ref
 from sagaz_lab.stores.sqlite import SqliteStore
 
 AT = 1_700_000_000.0
@@ -103,7 +103,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
     change(path, "PRAGMA user_version = 7")
     change(path, "PRAGMA application_id = 0x5361676C")
     before = path.read_bytes()
-    with pytest.raises(StoreTooNew, match="version 7 .* knows version 1.*upgrade"):
+    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 1.*upgrade"):
         await SqliteStore(path).open("this notebook")
     with pytest.raises(StoreTooNew):
         SqliteStore(path).rows("runs", None)
@@ -172,7 +172,7 @@ def test_a_read_only_file_or_folder_is_told_with_the_cure(what, path):
         folder.chmod(0o755)
     if what == "file":
         path.chmod(0o444)
-    shown = subprocess.run([sys.executable, "-c", READ_ONLY, path], capture_output=True, text=True, cwd=os.getcwd())
+    shown = subprocess.run([sys.executable, "-c", READ_ONLY, path], check=False, capture_output=True, text=True)
     assert str(path) in shown.stdout, shown.stderr
     assert "writable" in shown.stdout
 
@@ -232,6 +232,4 @@ async def test_a_large_value_of_one_run_holds_up_no_other(store):
 
     await asyncio.gather(append("r1", b"x" * 20_000_000), append("r1", b"small"), append("r2", b"small"))
     assert done[0] == ("r2", 5)
-    assert [record.value if type(record.value) is bytes else "a file" for record in (await store.load("r1")).records] == [
-        "a file", b"small",
-    ]  # fmt: skip
+    assert [is_ref(record.value) for record in (await store.load("r1")).records] == [True, False]

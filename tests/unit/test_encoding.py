@@ -111,7 +111,8 @@ def test_every_event_comes_back(payload, id):
     [
         float("-inf"), -0.0, 1 + 2j, {1, 2}, frozenset("ab"), bytearray(b"x" * 5000), Path("a/\udcff"),
         PureWindowsPath("c:/x"), Decimal("1.10"), UUID(int=7), time(1, 2, tzinfo=UTC), timedelta(-1, 5, 3),
-        datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1), datetime.max, date.min,
+        datetime.max.replace(tzinfo=UTC),
+        datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1), date.min,
         Level.LOW, Point(1.5, Point(2)), Pair(1, "b"), Model(name="m", since=date(2026, 1, 1)), Packet(3),
         np.float64(0.5), np.int8(3), np.datetime64("2026-01-01T00:00", "ns"), np.str_("ab"),
         pd.Timestamp("2026-01-01 01:02:03.123456789", tz="Europe/Berlin"), pd.Timedelta("1ns"), pd.NaT, pd.NA,
@@ -136,6 +137,12 @@ def test_arrays_and_tables_come_back(size, artifacts):
 
 def test_an_int_of_ten_thousand_digits_comes_back(artifacts):
     assert stored({"n": 10**9999}, artifacts) == {"n": 10**9999}
+
+
+def test_a_long_list_is_left_to_a_thread(artifacts):
+    with pytest.raises(NeedsFiles):
+        encode({"scores": [0.5] * 20_001}, "run r1", "result")
+    assert stored({"scores": [0.5] * 20_001}, artifacts) == {"scores": [0.5] * 20_001}
 
 
 def test_a_subclass_of_a_plain_container_comes_back_as_the_plain_one(artifacts):
