@@ -20,10 +20,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "Acceptance", "Clock", "Codec", "DeadLetter", "Delivery", "Ending", "Engine", "Event", "Host", "Journal", "NewRun",
-    "Owner", "Positions", "Refusal", "RevisionRow", "Source", "SourceTraits", "Store", "StoredRun", "Surroundings",
+    "Acceptance",
+    "Clock",
+    "Codec",
+    "DeadLetter",
+    "Delivery",
+    "Ending",
+    "Engine",
+    "Event",
+    "Host",
+    "Journal",
+    "NewRun",
+    "Owner",
+    "Positions",
+    "Refusal",
+    "RevisionRow",
+    "Source",
+    "SourceTraits",
+    "Store",
+    "StoredRun",
+    "Surroundings",
     "current_host",
-]  # fmt: skip
+]
 
 
 class Clock(Protocol):
@@ -101,14 +119,35 @@ class NewRun:
     `started` names the actions whose start is journaled with it (the roots, where it starts at once).
     """
 
-    __slots__ = ("at", "claim", "claim_until", "context", "event", "revision", "run_id", "saga", "started", "status",
-                 "trigger")  # fmt: skip
+    __slots__ = (
+        "at",
+        "claim",
+        "claim_until",
+        "context",
+        "event",
+        "revision",
+        "run_id",
+        "saga",
+        "started",
+        "status",
+        "trigger",
+    )
 
     def __init__(
-        self, *, run_id: str, saga: str, revision: int, trigger: str | None, event: Event | None,
-        context: Mapping[str, Any], at: float, status: RunStatus = RunStatus.RUNNING, claim: str | None = None,
-        claim_until: float | None = None, started: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        run_id: str,
+        saga: str,
+        revision: int,
+        trigger: str | None,
+        event: Event | None,
+        context: Mapping[str, Any],
+        at: float,
+        status: RunStatus = RunStatus.RUNNING,
+        claim: str | None = None,
+        claim_until: float | None = None,
+        started: Sequence[str] = (),
+    ) -> None:
         self.run_id = run_id
         self.saga = saga
         self.revision = revision
@@ -243,12 +282,28 @@ class Store(Protocol):
         Raises `UnstorableValue`; nothing of the call is kept then.
         """
 
-    async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
-                    context: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    async def begin(
+        self,
+        run_id: str,
+        *,
+        revision: int,
+        attempt: int,
+        started: Sequence[str],
+        at: float,
+        context: Mapping[str, Any] | None = None,
+    ) -> None:
         """A waiting run starts (another attempt): it is counted before it runs."""
 
-    async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
-                  dead: DeadLetter | None = None) -> None:  # fmt: skip
+    async def end(
+        self,
+        run_id: str,
+        ending: Ending,
+        *,
+        attempt: int,
+        at: float,
+        retry_at: float | None = None,
+        dead: DeadLetter | None = None,
+    ) -> None:
         """An attempt has ended. With `retry_at` the run waits until then."""
 
     async def withdraw(self, run_id: str) -> None:

@@ -113,7 +113,7 @@ def load(name: str) -> None:
             importlib.import_module(name)
     except SagazLabError:
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever the user's module raises is told)
+    except (Exception, SystemExit) as error:
         raise CommandFailed(f"{name} cannot be imported: {describe(error)}{_place(error)}") from error
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Source, Store, Surroundings, current_host
 from sagaz_lab.engines.local import LocalEngine
 from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName
 from sagaz_lab.handle import Handle
-from sagaz_lab.model.host import set_default_host
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, Run, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -33,6 +32,7 @@ logger = logging.getLogger("sagaz_lab")
 
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 KEPT_REPORTS = 100
+"""Kinds of problem that `status()` tells of, each with its last text; the oldest go first."""
 
 
 class Lab:
@@ -62,7 +62,7 @@ class Lab:
         self._offline = offline
         self.registry = Registry(self._stored_revisions, self._changed)
         self._listeners: list[Callable[[str, str], None]] = []
-        self._reports: deque[str] = deque(maxlen=KEPT_REPORTS)
+        self._reports: dict[str, tuple[str, int]] = {}
         self._tally = Tally()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -332,7 +332,10 @@ class Lab:
         """How things stand now."""
         service = self._service
         started = service.started_names()
-        return self._views.status(self.sagas, service.intake.pumps.values(), started, list(self._reports))
+        reports = [
+            text if count == 1 else f"{text} (and {count - 1} like it)" for text, count in self._reports.values()
+        ]
+        return self._views.status(self.sagas, service.intake.pumps.values(), started, reports)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""
@@ -364,13 +367,17 @@ class Lab:
         """A DataFrame of the open dead letters, newest first; with by="cause" a row for each cause."""
         return self._views.dead_letters(by, limit)
 
-    def on_report(self, listener: Callable[[str, str], None]) -> None:
-        """Call it with the kind and the text of every problem that no caller hears of."""
+    def on_report(self, listener: Callable[[str, str], None]) -> Callable[[], None]:
+        """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""
         self._listeners.append(listener)
+        return partial(self._listeners.remove, listener)
 
     def report(self, kind: str, text: str) -> None:
         """Tell of a problem that no caller hears of: it is logged, kept for `status()` and given to the listeners."""
-        self._reports.append(text)
+        count = self._reports.pop(kind, ("", 0))[1] + 1
+        self._reports[kind] = (text, count)
+        if len(self._reports) > KEPT_REPORTS:
+            del self._reports[next(iter(self._reports))]
         logger.warning("%s", text)
         for listener in self._listeners:
             listener(kind, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sagaz_lab.abc import RevisionRow, Store
@@ -17,25 +18,60 @@ from sagaz_lab.runtime.registry import Registry
 
 DTYPES: Mapping[str, Mapping[str, str]] = {
     "runs": {
-        "run_id": "text", "saga": "category", "revision": "int", "trigger": "category", "status": "category",
-        "event_id": "text", "attempt": "int", "started_at": "time", "ended_at": "time", "error": "text",
+        "run_id": "text",
+        "saga": "category",
+        "revision": "int",
+        "trigger": "category",
+        "status": "category",
+        "event_id": "text",
+        "attempt": "int",
+        "started_at": "time",
+        "ended_at": "time",
+        "error": "text",
     },
     "steps": {
-        "run_id": "text", "action": "category", "kind": "category", "status": "category", "attempt": "int", "trial": "int",
-        "started_at": "time", "duration_s": "float", "error": "text",
+        "run_id": "text",
+        "action": "category",
+        "kind": "category",
+        "status": "category",
+        "attempt": "int",
+        "trial": "int",
+        "started_at": "time",
+        "duration_s": "float",
+        "error": "text",
     },
     "outcomes": {
-        "event_id": "text", "trigger": "category", "outcome": "category", "reason": "text", "run_id": "text",
-        "revision": "int", "at": "time",
+        "event_id": "text",
+        "trigger": "category",
+        "outcome": "category",
+        "reason": "text",
+        "run_id": "text",
+        "revision": "int",
+        "at": "time",
     },
     "dead_letters": {
-        "id": "text", "event_id": "text", "trigger": "category", "cause": "text", "error": "text", "attempts": "int",
-        "revision": "int", "at": "time", "run_id": "text", "state": "category",
+        "id": "text",
+        "event_id": "text",
+        "trigger": "category",
+        "cause": "text",
+        "error": "text",
+        "attempts": "int",
+        "revision": "int",
+        "at": "time",
+        "run_id": "text",
+        "state": "category",
     },
     "events": {"event_id": "text", "source": "category", "key": "text", "timestamp": "time"},
-    "causes": {"cause": "text", "count": "int", "first_at": "time", "last_at": "time", "error": "text", "ids": "object"},
+    "causes": {
+        "cause": "text",
+        "count": "int",
+        "first_at": "time",
+        "last_at": "time",
+        "error": "text",
+        "ids": "object",
+    },
     "revisions": {"number": "int", "at": "time", "current": "flag", "code": "text"},
-}  # fmt: skip
+}
 
 
 class Views:
@@ -54,6 +90,8 @@ class Views:
         rows: list[tuple[Any, ...]] = []
         seen: set[tuple[str, str, str | None]] = set()
         for o in self._dispatcher.tally.newest():
+            if limit is not None and len(rows) >= limit:
+                break
             key = (o.event_id, o.trigger, o.run_id)
             if o.run_id is None or key not in seen:
                 seen.add(key)
@@ -67,9 +105,9 @@ class Views:
     def dead_letters(self, by: str | None, limit: int | None) -> Any:
         if by not in (None, "cause"):
             raise UnknownName("dead_letters", "grouping", str(by), ["cause"])
-        columns, rows = self._store.rows("dead_letters", limit)
-        facts = [dict(zip(columns, row, strict=True)) for row in rows]
-        still = [letter for letter in facts if letter["state"] == "open"]
+        columns, rows = self._store.rows("dead_letters", None)
+        facts = (dict(zip(columns, row, strict=True)) for row in rows)
+        still = list(islice((letter for letter in facts if letter["state"] == "open"), limit))
         if by is None:
             return tables().to_frame(columns, [tuple(letter.values()) for letter in still], DTYPES["dead_letters"])
         groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -108,7 +146,9 @@ class Views:
                     facts["at"],
                 )
                 found.setdefault((facts["trigger"], kind), outcome)
-        outcomes = sorted(found.values(), key=lambda outcome: outcome.at)
+        ended = {o.run_id for o in found.values() if o.kind is not OutcomeKind.HELD}
+        last = (o for o in found.values() if o.kind is not OutcomeKind.HELD or o.run_id not in ended)
+        outcomes = sorted(last, key=lambda outcome: outcome.at)
         names, runs = self._store.rows("runs", None)
         ids = {outcome.run_id for outcome in outcomes}
         told = [dict(zip(names, row, strict=True)) for row in runs]

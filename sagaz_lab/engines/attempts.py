@@ -27,15 +27,16 @@ class Done(NamedTuple):
 
 
 class Attempts:
-    """Performs the actions of one run's attempt."""
+    """Performs the actions of one run's attempt. `trials` has the number of each action's last trial."""
 
-    __slots__ = ("_clock", "_journal", "_run", "_threads")
+    __slots__ = ("_clock", "_journal", "_run", "_threads", "_trials")
 
-    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads) -> None:
+    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, trials: dict[str, int]) -> None:
         self._run = run
         self._journal = journal
         self._clock = clock
         self._threads = threads
+        self._trials = trials
 
     async def perform(self, name: str, step: ActiveStep, failed: BaseException | None = None) -> Done:
         """Try until it succeeds or has failed for good; `failed` is how a first trial has ended already.
@@ -59,11 +60,12 @@ class Attempts:
             except BaseException as raised:
                 error, failed = own_error(raised, name, step), None
             spent = step.trial >= first + action.max_retries
-            if spent or step.cancelled or step.reading or isinstance(error, Permanent):
+            if spent or step.told or step.reading or isinstance(error, Permanent):
                 return Done(name, None, error)
             await self._journal.append([failure_record(run, self._clock, name, step.trial, error)])
             await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
             step.trial += 1
+            self._trials[name] = step.trial
             step.cancelled = False
             started = Record(run.run_id, run.attempt, RecordKind.ACTION_STARTED, name, step.trial, self._clock.now())
             await self._journal.append([started])
@@ -77,6 +79,8 @@ class Attempts:
         async def pump() -> None:
             waiting = True
             async for record in records:
+                if step.told:  # it has swallowed its cancelling
+                    return
                 if waiting:
                     waiting = False
                     first_record()
@@ -92,14 +96,14 @@ class Attempts:
         finally:
             await records.aclose()
             await channel.close(error)
-        return Done(name, None, own_error(error, name, step) if error else None)
+        return Done(name, None, None if error is None else own_error(error, name, step))
 
 
 def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:
     """The action's error. Raises it if it is the cancellation of the whole run."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
-        if step.cancelled or (task is not None and task.cancelling()):
+        if step.told or (task is not None and task.cancelling()):
             raise error
         wrapped = RunError(f"action {name!r} raised CancelledError by itself")
         wrapped.__cause__ = error
@@ -114,9 +118,16 @@ def failure_record(
     cut_off = cut_off or isinstance(error, ActionTimeout)
     kind = RecordKind.ACTION_CUT_OFF if cut_off else RecordKind.ACTION_FAILED
     return Record(
-        run.run_id, run.attempt, kind, name, trial, clock.now(), value=isinstance(error, Permanent) or None,
-        error=describe(error), traceback=traceback_of(error),
-    )  # fmt: skip
+        run.run_id,
+        run.attempt,
+        kind,
+        name,
+        trial,
+        clock.now(),
+        value=isinstance(error, Permanent) or None,
+        error=describe(error),
+        traceback=traceback_of(error),
+    )
 
 
 def traceback_of(error: BaseException) -> str:

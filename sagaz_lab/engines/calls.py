@@ -25,6 +25,7 @@ class ActiveStep:
     # Defaults of the class, so that making a step costs as little as may be.
     trial = 1
     cancelled = False
+    told = False
     progress: Progress | None = None
     stopping_since: float | None = None
     channels: Mapping[str, Channel] | None = None
@@ -49,6 +50,9 @@ class ActiveStep:
 
     def stream(self, name: str) -> AsyncIterator[Any]:
         return read(self, name, self._run)
+
+    def stop(self) -> None:
+        self.cancelled = self.told = True
 
 
 class _Call:
@@ -136,10 +140,12 @@ async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float) -> Any:
     try:
         async with limit:
             value = await coroutine
-    except TimeoutError:
-        if limit.expired():
-            raise ActionTimeout(step.name, timeout_s) from None
+    except asyncio.CancelledError:
         raise
+    except BaseException as error:
+        if not limit.expired():
+            raise
+        raise ActionTimeout(step.name, timeout_s) from (None if type(error) is TimeoutError else error)
     if limit.expired():  # it swallowed its cancellation and returned
         raise ActionTimeout(step.name, timeout_s)
     return value
@@ -153,16 +159,27 @@ async def _in_thread(future: asyncio.Future[Any], step: ActiveStep, timeout_s: f
         if not limit.expired():
             raise
         step.cancelled = True
-        await _returned(future, step)
+        await _returned(future, step, told=False)
         raise ActionTimeout(step.name, timeout_s or 0.0) from None
     except asyncio.CancelledError:
-        if step.cancelled:  # told to stop, so it is waited for; else the whole run is abandoned
-            await _returned(future, step)
+        if step.told:
+            await _returned(future, step, told=True)
         raise
 
 
-async def _returned(future: asyncio.Future[Any], step: ActiveStep) -> None:
+async def _returned(future: asyncio.Future[Any], step: ActiveStep, *, told: bool) -> None:
+    """Wait until the thread has returned. Being told to stop changes nothing; being cancelled once more abandons it."""
     step.stopping_since = time.monotonic()
-    await asyncio.wait([future])
+    stopped: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            if told or not step.told:
+                raise
+            told, stopped = True, error
+    step.stopping_since = None
     if not future.cancelled():
         future.exception()  # taken note of: its time was over
+    if stopped is not None:
+        raise stopped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -18,9 +17,15 @@ RETRY_DELAYS_S = (0.1, 1.0, 10.0)
 
 
 async def compensate(
-    run: Run, journal: Journal, clock: Clock, threads: Threads, undo: Set[str], results: Mapping[str, Any],
-    records: list[Record], error: BaseException | None,
-) -> None:  # fmt: skip
+    run: Run,
+    journal: Journal,
+    clock: Clock,
+    threads: Threads,
+    undo: Set[str],
+    results: Mapping[str, Any],
+    records: list[Record],
+    error: BaseException | None,
+) -> None:
     """Undo the actions `undo` and end the run.
 
     One at a time, later actions first: an action is undone only when all that depends on it, directly or not, has
@@ -65,9 +70,15 @@ class _Undo:
     def record(self, kind: RecordKind, trial: int, error: BaseException | None = None) -> Record:
         run = self._run
         return Record(
-            run.run_id, run.attempt, kind, self._compensation.action, trial, self._clock.now(),
-            error=describe(error) if error else None, traceback=traceback_of(error) if error else None,
-        )  # fmt: skip
+            run.run_id,
+            run.attempt,
+            kind,
+            self._compensation.action,
+            trial,
+            self._clock.now(),
+            error=None if error is None else describe(error),
+            traceback=None if error is None else traceback_of(error),
+        )
 
     async def perform(self, result: Any) -> BaseException | None:
         """None when it is undone, else the last error."""
@@ -102,7 +113,5 @@ class _Undo:
         try:
             await invoke(undo.how, function, args, self.step, undo.timeout_s, self._threads)
         except BaseException as raised:
-            if isinstance(raised, asyncio.CancelledError) and not self.step.cancelled:
-                return own_error(raised, undo.action, self.step)
-            return raised
+            return own_error(raised, undo.action, self.step)
         return None

@@ -13,9 +13,13 @@ from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
 from sagaz_lab.engines.compensation import compensate
 from sagaz_lab.engines.straight import Stopped, straight
 from sagaz_lab.engines.streams import Channel
-from sagaz_lab.errors import ActionTimeout, Permanent, RunError, UnstorableValue, describe
+from sagaz_lab.errors import ActionTimeout, Permanent, RunError, UnstorableValue
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import History, Record, RecordKind, Run, RunStatus, as_changes
+
+
+ABANDON_S = 1.0
+"""How long an abandoned action may take to end."""
 
 
 class LocalEngine:
@@ -29,7 +33,8 @@ class LocalEngine:
         definition = run.definition
         finished: dict[str, Any] = {}
         stopped = None
-        if definition.plan.straight and run.history is None and not definition.hooks:
+        run.begun = True
+        if definition.plan.straight and run.history is None and not definition.hooks and not run.cancelling:
             stopped = await straight(run, journal, self._clock, finished)
             if stopped is None:
                 return
@@ -37,6 +42,7 @@ class LocalEngine:
 
     def close(self) -> None:
         self._threads.close()
+        self._threads = Threads()
 
 
 class _Streaming(NamedTuple):
@@ -53,19 +59,36 @@ class _Failure(NamedTuple):
 class _Execution:
     """One attempt of a run: forward through the plan, and back if that fails."""
 
-    __slots__ = ("_attempts", "_channels", "_clock", "_complete", "_cut_off", "_failure", "_finished", "_journal", "_notes", "_plan",
-                 "_run", "_started", "_streaming", "_tasks", "_threads", "_wake")  # fmt: skip
+    __slots__ = (
+        "_attempts",
+        "_channels",
+        "_clock",
+        "_complete",
+        "_cut_off",
+        "_errors",
+        "_failure",
+        "_finished",
+        "_journal",
+        "_notes",
+        "_plan",
+        "_run",
+        "_started",
+        "_streaming",
+        "_tasks",
+        "_threads",
+        "_wake",
+    )
 
     def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, finished: dict[str, Any]) -> None:
         self._run = run
         self._journal = journal
         self._clock = clock
         self._threads = threads
-        self._attempts = Attempts(run, journal, clock, threads)
         self._plan = run.definition.plan
         self._finished = finished
         self._started: dict[str, int] = dict.fromkeys((*self._plan.roots, *finished), 1)
         self._cut_off: set[str] = set()
+        self._errors: dict[str, BaseException] = {}
         self._failure: _Failure | None = None
         self._complete = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -75,29 +98,40 @@ class _Execution:
         self._wake: asyncio.Event | None = None
         if history := run.history:
             self._finished.update(history.finished)
-            self._started = dict(history.started)
+            # What has failed before gets another trial.
+            self._started = {name: trial + (name in history.failed) for name, trial in history.started.items()}
+        self._attempts = Attempts(run, journal, clock, threads, self._started)
 
     async def execute(self, stopped: Stopped | None) -> None:
         """Go the whole way, or on from where the straight way has stopped."""
-        history = self._run.history
+        run, history = self._run, self._run.history
         records: list[Record] = []
-        if history is not None and (history.compensating or self._run.compensate_only):
-            self._recall(history)
-        else:
-            try:
-                starting = self._ready(self._plan.order) if stopped is None else await self._after(stopped)
-                if await self._forward(starting):
-                    return
+        try:
+            if history is not None and (history.compensating or run.compensate_only or run.cancelling):
+                self._recall(history)
+            elif run.cancelling and stopped is None:
+                pass  # before its first action
+            elif await self._forward(stopped):
+                return
+            else:
                 records = await self._wind_down()
-            except asyncio.CancelledError:
-                if not self._run.cancelling:
-                    self._abandon()
-                    raise
-                _uncancel()
-                records = await self._wind_down()
-        await self._end_badly(records)
+            run.stopping = True
+            await self._end_badly(records)
+        except BaseException:
+            await self._abandon()
+            raise
 
     # --- forward ---
+
+    async def _forward(self, stopped: Stopped | None) -> bool:
+        """True when the run has completed, False when an action has failed for good or the run was cancelled."""
+        try:
+            return await self._advance(self._ready(self._plan.order) if stopped is None else await self._after(stopped))
+        except asyncio.CancelledError:
+            if not self._run.cancelling:
+                raise
+            _uncancel()
+            return False
 
     async def _after(self, stopped: Stopped) -> list[str]:
         name = stopped.step.name
@@ -107,15 +141,15 @@ class _Execution:
         self._started[name] = stopped.step.trial
         return await self._settle([await self._attempts.perform(name, stopped.step, stopped.error)])
 
-    async def _forward(self, starting: list[str]) -> bool:
-        """True when the run has completed, False when an action has failed for good."""
+    async def _advance(self, starting: list[str]) -> bool:
         if self._failure is not None:
             return False
         if not starting:
             if not self._complete:
                 await self._journal.end(Ending(RunStatus.COMPLETED))
             return True
-        if unknown := [name for name in starting if name not in self._started]:
+        failed = self._run.history.failed if self._run.history else ()
+        if unknown := [name for name in starting if name not in self._started or name in failed]:
             await self._journal.append([self._record(RecordKind.ACTION_STARTED, name) for name in unknown])
         actions = self._run.definition.actions
         while True:
@@ -127,7 +161,7 @@ class _Execution:
                     self._spawn(name)
                 notes = await self._next_notes()
             starting = await self._settle(notes)
-            if self._failure is not None:
+            if self._failure is not None or self._run.cancelling:
                 return False
             if not starting and not self._tasks:
                 return True
@@ -138,17 +172,15 @@ class _Execution:
         return [
             name
             for name in names
-            if name not in finished and name not in streaming and name not in self._tasks
+            if name not in finished
+            and name not in streaming
+            and name not in self._tasks
             and all(needed in finished or needed in streaming for needed in actions[name].depends_on)
-        ]  # fmt: skip
+        ]
 
     def _step(self, name: str) -> ActiveStep:
         run = self._run
-        trial = self._started.get(name, 1)
-        if run.history is not None and name in run.history.failed:
-            trial += 1
-        self._started[name] = trial
-        step = ActiveStep.of(run, name, trial)
+        step = ActiveStep.of(run, name, self._started.setdefault(name, 1))
         if self._channels:
             needed = run.definition.actions[name].depends_on
             step.channels = {one: self._channels[one] for one in needed if one in self._channels}
@@ -205,8 +237,8 @@ class _Execution:
                 finished.append(note)
             elif (recovered := await self._recover(note)) is not None:
                 finished.append(recovered)
-            elif self._failure is None:
-                self._failure = _Failure(note.name, note.error)
+            else:
+                self._fail(note.name, note.error)
         for done in finished:
             touched.append(done.name)
         return await self._keep(finished, touched)
@@ -215,11 +247,12 @@ class _Execution:
         actions, dependents = self._run.definition.actions, self._plan.dependents
         records = [record for done in finished for record in self._finish(done)]
         starting: list[str] = []
-        if self._failure is None:
+        forward = self._failure is None and not self._run.cancelling
+        if forward:
             near = dict.fromkeys(d for name in touched for d in dependents[name])
             starting = self._ready(near)
             records += [self._record(RecordKind.ACTION_STARTED, name) for name in starting]
-        self._complete = self._failure is None and len(self._finished) == len(actions)
+        self._complete = forward and len(self._finished) == len(actions)
         try:
             if self._complete:
                 await self._journal.end(Ending(RunStatus.COMPLETED, None, records))
@@ -268,18 +301,24 @@ class _Execution:
                 except UnstorableValue as error:
                     self._finished.pop(record.action, None)
                     self._cut_off.add(record.action)
-                    self._failure = self._failure or _Failure(record.action, error)
+                    self._fail(record.action, error)
 
-    def _record(self, kind: RecordKind, name: str, value: Any = None) -> Record:
+    def _record(self, kind: RecordKind, name: str, value: Any = None, *, bare: bool = False) -> Record:
         run = self._run
         changes = codec = None
-        if kind is RecordKind.ACTION_FINISHED:
+        if kind is RecordKind.ACTION_FINISHED and not bare:
             changes = run.ctx.take_changes()
             codec = run.definition.actions[name].codec
         trial = self._started.setdefault(name, 1)
         return Record(run.run_id, run.attempt, kind, name, trial, self._clock.now(), value, changes, codec=codec)
 
     # --- failure ---
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        self._errors[name] = error
+        self._failure = self._failure or _Failure(name, error)
+        if isinstance(error, ActionTimeout):
+            self._cut_off.add(name)
 
     def _past_pivot(self) -> bool:
         actions = self._run.definition.actions
@@ -322,22 +361,24 @@ class _Execution:
         """Stop what still runs (after a pivot: let it finish); returns the records of all that came of it."""
         run = self._run
         if run.cancelling or not self._past_pivot():
+            run.stopping = True
             for name, task in self._tasks.items():
-                run.steps[name].cancelled = True
-                task.cancel()
+                if not task.done():
+                    run.steps[name].stop()
+                    task.cancel()
         while self._tasks:
             for note in await self._next_notes():
                 if isinstance(note, Done):
                     self._tasks.pop(note.name, None)
                     self._take(note)
-        inline = [name for name in run.steps if name not in self._finished and name not in self._cut_off]
-        if run.cancelling:
-            self._cut_off.update(name for name in inline if not self._failure or name != self._failure.name)
-        records = [self._failed_record(name) for name in sorted(self._cut_off)]
-        if self._failure is not None and self._failure.name not in self._cut_off:
-            records.append(self._failed_record(self._failure.name))
-            if isinstance(self._failure.error, ActionTimeout):
-                self._cut_off.add(self._failure.name)
+        for name in run.steps:
+            if name not in self._finished and name not in self._errors:
+                self._cut_off.add(name)
+        records = [self._failed_record(name) for name in sorted({*self._cut_off, *self._errors})]
+        # Without its value: that it cannot be stored must not keep it from being undone.
+        records += [
+            self._record(RecordKind.ACTION_FINISHED, name, bare=True) for name in run.steps if name in self._finished
+        ]
         run.steps.clear()
         return records
 
@@ -346,15 +387,15 @@ class _Execution:
         if done.error is None:
             self._finished[done.name] = done.value
             dict.update(self._run.ctx, as_changes(done.name, done.value))
-        elif isinstance(done.error, asyncio.CancelledError | ActionTimeout):
+        elif self._run.steps[done.name].told:
             self._cut_off.add(done.name)
+        else:
+            self._fail(done.name, done.error)
 
     def _failed_record(self, name: str) -> Record:
-        failure = self._failure
-        error: BaseException = failure.error if failure and failure.name == name else asyncio.CancelledError("cut off")
-        return failure_record(
-            self._run, self._clock, name, self._started.get(name, 1), error, cut_off=name in self._cut_off
-        )
+        error = self._errors.get(name) or asyncio.CancelledError("cut off")
+        trial = self._started.get(name, 1)
+        return failure_record(self._run, self._clock, name, trial, error, cut_off=name in self._cut_off)
 
     def _recall(self, history: History) -> None:
         """The state that a run had when its compensation was to begin."""
@@ -376,13 +417,17 @@ class _Execution:
             if run.definition.on_failure == "hold":
                 await self._journal.end(Ending(RunStatus.HELD, error, records))
                 return
-        undo = self._cut_off.union(self._finished)
+        undo = self._cut_off.union(self._finished, self._streaming - self._errors.keys())
         await compensate(run, self._journal, self._clock, self._threads, undo, self._finished, records, error)
 
-    def _abandon(self) -> None:
-        for name, task in self._tasks.items():
-            self._run.steps[name].cancelled = True
+    async def _abandon(self) -> None:
+        """Leave everything as it stands. A thread goes on, but learns from `ctx.cancelled` that it should not."""
+        for step in self._run.steps.values():
+            step.cancelled = True
+        for task in self._tasks.values():
             task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=ABANDON_S)
 
 
 def _uncancel() -> None:

@@ -5,6 +5,7 @@ Most sagas are such chains, and most of their runs go well. What goes wrong is h
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
@@ -40,6 +41,8 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
         except BaseException as error:
             return Stopped(step, error, None)
         finished[name] = value
+        if run.cancelling:  # it has swallowed that
+            return Stopped(step, CancelledError(), None)
         if value is not None:
             dict.update(ctx, as_changes(name, value))
         at = clock.now()
@@ -55,5 +58,8 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
                 await journal.append(records)
         except UnstorableValue:
             return Stopped(step, None, records)
+        except CancelledError as error:
+            del run.steps[name]
+            return Stopped(step, error, None)
         del run.steps[name]
     return None

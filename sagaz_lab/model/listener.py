@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import Counter
@@ -15,11 +16,20 @@ failures: Counter[str] = Counter()
 """Errors raised by listeners, by hook."""
 
 HOOKS = (
-    "on_trigger_received", "on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead",
-    "on_saga_start", "on_saga_complete", "on_saga_failed",
-    "on_step_enter", "on_step_success", "on_step_failure",
-    "on_compensation_start", "on_compensation_complete", "on_compensation_failed",
-)  # fmt: skip
+    "on_trigger_received",
+    "on_trigger_filtered",
+    "on_trigger_dropped",
+    "on_trigger_dead",
+    "on_saga_start",
+    "on_saga_complete",
+    "on_saga_failed",
+    "on_step_enter",
+    "on_step_success",
+    "on_step_failure",
+    "on_compensation_start",
+    "on_compensation_complete",
+    "on_compensation_failed",
+)
 
 
 class SagaListener:
@@ -62,6 +72,9 @@ async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
             answer = hook(*facts)
             if inspect.isawaitable(answer):
                 await answer
-        except Exception:
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             failures[hook.__name__] += 1
             logger.exception("listener %s failed", hook.__qualname__)

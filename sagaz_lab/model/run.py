@@ -133,11 +133,13 @@ class Progress(NamedTuple):
 class Step(Protocol):
     """What the engine knows of the action that runs in this task or thread.
 
-    `stopping_since` is set (monotonic seconds) while a thread that was told to stop has not returned.
+    `cancelled` says that it should return, `told` that the engine has stopped it and waits for its end;
+    `stopping_since` is set (monotonic seconds) while a thread that should return has not.
     """
 
     name: str
     cancelled: bool
+    told: bool
     progress: Progress | None
     stopping_since: float | None
 
@@ -145,6 +147,9 @@ class Step(Protocol):
     def idempotency_key(self) -> str: ...
 
     def stream(self, name: str) -> AsyncIterator[Any]: ...
+
+    def stop(self) -> None:
+        """Tell it to return."""
 
 
 current_step: ContextVar[Step] = ContextVar("current_step")
@@ -160,8 +165,13 @@ class SagaContext(dict[str, Any]):
 
     __slots__ = ("changed", "event", "log_lines", "run_id")
 
-    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), *, run_id: str = "",
-                 event: Event | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+        *,
+        run_id: str = "",
+        event: Event | None = None,
+    ) -> None:
         dict.__init__(self, values)
         self.run_id = run_id
         self.event = event
@@ -229,20 +239,49 @@ class SagaContext(dict[str, Any]):
     def _step(self) -> Step:
         step = current_step.get(None)
         if step is None:
-            raise RunError("only an action or a compensation that is running can ask for this; "
-                           "in a thread of your own, run it with contextvars.copy_context().run(...)")  # fmt: skip
+            raise RunError(
+                "only an action or a compensation that is running can ask for this; "
+                "in a thread of your own, run it with contextvars.copy_context().run(...)"
+            )
         return step
 
 
 class Run:
     """One execution of a saga, while it lives in this process."""
 
-    __slots__ = ("attempt", "cancelling", "compensate_only", "ctx", "definition", "error", "event", "history", "instance",
-                 "run_id", "started_at", "status", "steps", "task", "trigger")  # fmt: skip
+    __slots__ = (
+        "attempt",
+        "begun",
+        "cancelling",
+        "compensate_only",
+        "ctx",
+        "definition",
+        "error",
+        "event",
+        "history",
+        "instance",
+        "run_id",
+        "started_at",
+        "status",
+        "steps",
+        "stopping",
+        "task",
+        "trigger",
+    )
 
-    def __init__(self, run_id: str, definition: SagaDefinition, instance: Saga, ctx: SagaContext, *,
-                 trigger: str | None = None, attempt: int = 1, started_at: float = 0.0,
-                 history: History | None = None, compensate_only: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        run_id: str,
+        definition: SagaDefinition,
+        instance: Saga,
+        ctx: SagaContext,
+        *,
+        trigger: str | None = None,
+        attempt: int = 1,
+        started_at: float = 0.0,
+        history: History | None = None,
+        compensate_only: bool = False,
+    ) -> None:
         self.run_id = run_id
         self.definition = definition
         self.instance = instance
@@ -257,19 +296,27 @@ class Run:
         self.error: BaseException | None = None
         self.steps: dict[str, Step] = {}
         self.task: Task[Any] | None = None
+        self.begun = False
+        self.stopping = False
         self.cancelling = False
 
     def cancel(self) -> None:
-        """Ask for its end: what runs is stopped, what was done is compensated."""
-        if not self.cancelling:
-            self.cancelling = True
+        """Ask for its end: what runs is stopped, what was done is compensated.
+
+        The engine sets `begun` when it takes the run, before which there is nothing to stop, and `stopping` when the
+        way forward has ended: then it is on its way already.
+        """
+        if self.cancelling:
+            return
+        self.cancelling = True
+        if self.begun and not self.stopping:
             for step in self.steps.values():
-                step.cancelled = True
+                step.stop()
             if self.task is not None:
                 self.task.cancel()
 
     def __repr__(self) -> str:
-        error = f", {describe(self.error)}" if self.error else ""
+        error = f", {describe(self.error)}" if self.error is not None else ""
         return f"Run({self.run_id}, {self.definition.name} r{self.definition.revision}, {self.status}{error})"
 
 

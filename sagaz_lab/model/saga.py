@@ -97,9 +97,15 @@ class SagaDefinition:
 
 
 def action(
-    name: str | None = None, *, depends_on: Sequence[str] | str = (), timeout_s: float | None = None, max_retries: int = 0,
-    retry_backoff_s: Sequence[float] | float = (0.1, 1.0, 10.0), pivot: bool = False, codec: Any = None,
-) -> Callable[[F], F]:  # fmt: skip
+    name: str | None = None,
+    *,
+    depends_on: Sequence[str] | str = (),
+    timeout_s: float | None = None,
+    max_retries: int = 0,
+    retry_backoff_s: Sequence[float] | float = (0.1, 1.0, 10.0),
+    pivot: bool = False,
+    codec: Any = None,
+) -> Callable[[F], F]:
     """Makes a method `(self, ctx)` an action; `name` defaults to the method's.
 
     It starts when all in `depends_on` have finished; independent actions run at the same time. `async def` runs
@@ -126,11 +132,21 @@ def action(
             raise DefinitionError(f"{owner}: timeout_s={timeout_s!r} must be a number of seconds, more than 0")
         if not (codec is None or codec == "joblib" or (hasattr(codec, "dump") and hasattr(codec, "load"))):
             raise DefinitionError(f"{owner}: codec={codec!r} must be 'joblib' or have dump(value, path) and load(path)")
-        _take_role(owner, function, Action(
-            name=label, method_name=function.__name__, depends_on=_names(owner, depends_on), timeout_s=timeout_s,
-            max_retries=max_retries, retry_backoff_s=backoff(retry_backoff_s, f"{owner}: retry_backoff_s"), pivot=pivot,
-            codec=codec, how=how,
-        ))  # fmt: skip
+        _take_role(
+            owner,
+            function,
+            Action(
+                name=label,
+                method_name=function.__name__,
+                depends_on=_names(owner, depends_on),
+                timeout_s=timeout_s,
+                max_retries=max_retries,
+                retry_backoff_s=backoff(retry_backoff_s, f"{owner}: retry_backoff_s"),
+                pivot=pivot,
+                codec=codec,
+                how=how,
+            ),
+        )
         return function
 
     return decorate
@@ -152,10 +168,18 @@ def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 
             raise DefinitionError(f"{owner}: a compensation takes (self, ctx) or (self, ctx, result)")
         if not positive(timeout_s) or not at_least(0, max_retries):
             raise DefinitionError(f"{owner}: timeout_s must be more than 0 and max_retries a whole number, 0 or more")
-        _take_role(owner, function, Compensation(
-            action=action_name, method_name=function.__name__, timeout_s=timeout_s, max_retries=max_retries,
-            takes_result=takes_result, how=_how(function, stream=False),
-        ))  # fmt: skip
+        _take_role(
+            owner,
+            function,
+            Compensation(
+                action=action_name,
+                method_name=function.__name__,
+                timeout_s=timeout_s,
+                max_retries=max_retries,
+                takes_result=takes_result,
+                how=_how(function, stream=False),
+            ),
+        )
         return function
 
     return decorate
@@ -253,10 +277,18 @@ def define(cls: type[Saga]) -> SagaDefinition:
             raise UnknownName(f"{name}.{role.method_name}", "action", role.action, actions)
     triggers = {n: bind(name, n, m) for n, m in members.items() if hasattr(m, MARK) and _own_trigger(cls, n)}
     return SagaDefinition(
-        name=name, cls=cls, actions=MappingProxyType(actions), compensations=MappingProxyType(compensations),
-        recoveries=MappingProxyType(recoveries), triggers=MappingProxyType(triggers), plan=_plan(name, actions),
-        listeners=_listeners(name, cls), hooks=hooks_of(cls.listeners), config=cls.trigger_config, on_failure=cls.on_failure,
-    )  # fmt: skip
+        name=name,
+        cls=cls,
+        actions=MappingProxyType(actions),
+        compensations=MappingProxyType(compensations),
+        recoveries=MappingProxyType(recoveries),
+        triggers=MappingProxyType(triggers),
+        plan=_plan(name, actions),
+        listeners=_listeners(name, cls),
+        hooks=hooks_of(cls.listeners),
+        config=cls.trigger_config,
+        on_failure=cls.on_failure,
+    )
 
 
 def _members(cls: type[Saga]) -> dict[str, Any]:
@@ -324,9 +356,11 @@ def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
     chain = len(roots) == 1 and all(len(d) <= 1 for d in dependents.values())
     straight = chain and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
     return Plan(
-        tuple(order), roots, MappingProxyType({n: tuple(d) for n, d in dependents.items()}),
+        tuple(order),
+        roots,
+        MappingProxyType({n: tuple(d) for n, d in dependents.items()}),
         tuple(actions[name] for name in order) if straight else (),
-    )  # fmt: skip
+    )
 
 
 def _circle(waiting: Mapping[str, set[str]]) -> list[str]:

@@ -217,9 +217,14 @@ def trigger(
             raise DefinitionError(f"{owner}: {error}") from None
         spec, instance, composite = _source(owner, source, where, checked)
         fields: dict[str, Any] = {
-            "spec": spec, "source": instance, "composite": composite, "gates": checked, "config": config,
-            "decode": decode, "params": MappingProxyType(dict(params or {})),
-        }  # fmt: skip
+            "spec": spec,
+            "source": instance,
+            "composite": composite,
+            "gates": checked,
+            "config": config,
+            "decode": decode,
+            "params": MappingProxyType(dict(params or {})),
+        }
         setattr(method, MARK, Mark(fields))
         return method
 
@@ -261,9 +266,14 @@ def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigge
     mark: Mark = getattr(method, MARK)
     payload_type, wants_event = _payload_type(saga_name, method)
     return Trigger(
-        name=f"{saga_name}.{method_name}", method_name=method_name, method=method, payload_type=payload_type,
-        wants_event=wants_event, is_async=inspect.iscoroutinefunction(method), **mark.fields,
-    )  # fmt: skip
+        name=f"{saga_name}.{method_name}",
+        method_name=method_name,
+        method=method,
+        payload_type=payload_type,
+        wants_event=wants_event,
+        is_async=inspect.iscoroutinefunction(method),
+        **mark.fields,
+    )
 
 
 def _payload_type(saga_name: str, method: Callable[..., Any]) -> tuple[Any, bool]:

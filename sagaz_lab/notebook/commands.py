@@ -207,7 +207,7 @@ def _evaluated(command: str, text: str, namespace: Mapping[str, Any], not_json: 
         raise mistake(command, f"the payload is neither JSON ({not_json}) nor a Python expression") from None
     try:
         return eval(code, dict(namespace))
-    except Exception as error:  # noqa: BLE001 (it is the user's expression: whatever it raises is told)
+    except Exception as error:
         told = " ".join(describe(error).split())
         raise mistake(command, f"the payload {_shortened(text)} is not JSON, and as Python it raises {told}") from None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+import sagaz_lab
 from sagaz_lab.current import default_lab
 from sagaz_lab.errors import SagazLabError
 from sagaz_lab.handle import Handle
@@ -51,9 +52,10 @@ def load(shell: InteractiveShell) -> None:
     _add_magic(shell, undo, "line", "triggers", magics.triggers)
     _add_magic(shell, undo, "cell", "saga", magics.saga)
     _add_cards(shell, undo)
-    lab.on_report(reports.hear)
+    undo.append(lab.on_report(reports.hear))
     undo.append(reports.close)
     _add_log(undo)
+    _add_names(shell)
     _close_at_exit(lab, undo)
     setattr(shell, _ATTRIBUTE, undo)
 
@@ -79,6 +81,13 @@ def _add_hook(shell: InteractiveShell, undo: Undo, event: str, hook: Callable[[A
 def _add_magic(shell: InteractiveShell, undo: Undo, kind: str, name: str, magic: Callable[..., Any]) -> None:
     shell.magics_manager.register_function(magic, kind, name)
     undo.append(partial(shell.magics_manager.magics[kind].pop, name, None))
+
+
+def _add_names(shell: InteractiveShell) -> None:
+    """The package's public names, so that the first cell can be the saga. What the user has defined stays; as with
+    any import, what was added stays too when the extension is unloaded."""
+    names = {name: getattr(sagaz_lab, name) for name in sagaz_lab.__all__ if name not in shell.user_ns}
+    shell.user_ns.update(names)
 
 
 def _add_log(undo: Undo) -> None:

@@ -27,9 +27,19 @@ class Ticket(NewRun):
 
     __slots__ = ("attempt", "compensate_only", "final", "history", "key")
 
-    def __init__(self, run_id: str, saga: str, trigger: str | None, revision: int, event: Event | None,
-                 context: Mapping[str, Any], at: float, key: str | None = None, claim: str | None = None,
-                 claim_until: float | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        run_id: str,
+        saga: str,
+        trigger: str | None,
+        revision: int,
+        event: Event | None,
+        context: Mapping[str, Any],
+        at: float,
+        key: str | None = None,
+        claim: str | None = None,
+        claim_until: float | None = None,
+    ) -> None:
         self.run_id = run_id
         self.saga = saga
         self.trigger = trigger

@@ -24,8 +24,21 @@ ID_LENGTH = 512
 class CompiledTrigger:
     """One trigger of one revision: everything that the loop would otherwise look up for each event."""
 
-    __slots__ = ("claim_key", "claim_ttl_s", "concurrency_key", "config", "decode", "definition", "instance", "is_async",
-                 "method", "overlap", "trigger", "validate", "wants_event")  # fmt: skip
+    __slots__ = (
+        "claim_key",
+        "claim_ttl_s",
+        "concurrency_key",
+        "config",
+        "decode",
+        "definition",
+        "instance",
+        "is_async",
+        "method",
+        "overlap",
+        "trigger",
+        "validate",
+        "wants_event",
+    )
 
     def __init__(self, definition: SagaDefinition, trigger: Trigger, instance: Saga, default: TriggerConfig) -> None:
         gates = trigger.gates

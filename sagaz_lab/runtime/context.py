@@ -43,7 +43,7 @@ class LoadingContext(SagaContext):
 
     def pop(self, key: str, *default: Any) -> Any:
         if key in self:
-            self[key]  # noqa: B018  loads it
+            self[key] = self[key]
         return dict.pop(self, key, *default)
 
     def copy(self) -> dict[str, Any]:

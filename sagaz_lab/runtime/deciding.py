@@ -45,8 +45,15 @@ class Decided:
         self.kept: list[tuple[Event, str, str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
 
-    def add(self, kind: OutcomeKind, reason: str, event: Event, at: float, facts: Mapping[str, Any] | None = None,
-            count_as: str | None = None) -> None:  # fmt: skip
+    def add(
+        self,
+        kind: OutcomeKind,
+        reason: str,
+        event: Event,
+        at: float,
+        facts: Mapping[str, Any] | None = None,
+        count_as: str | None = None,
+    ) -> None:
         compiled = self.state.compiled
         self.entries.append(
             (kind.value, reason, event.id, self.state.name, None, compiled.definition.revision, at, facts)
@@ -74,13 +81,23 @@ class Decided:
             self.add(OutcomeKind.DROPPED, QUEUE_FULL, ticket.event, at)
 
 
-def dead_letter(state: TriggerState, event: Event, error: BaseException, at: float, *, attempts: int = 1,
-                run_id: str | None = None) -> DeadLetter:  # fmt: skip
+def dead_letter(
+    state: TriggerState, event: Event, error: BaseException, at: float, *, attempts: int = 1, run_id: str | None = None
+) -> DeadLetter:
     definition = state.compiled.definition
     return DeadLetter(
-        id=f"d-{os.urandom(6).hex()}", event=event, trigger=state.name, saga=definition.name, cause=cause_of(error),
-        error=describe(error), traceback=text_of(error), attempts=attempts, revision=definition.revision, at=at, run_id=run_id,
-    )  # fmt: skip
+        id=f"d-{os.urandom(6).hex()}",
+        event=event,
+        trigger=state.name,
+        saga=definition.name,
+        cause=cause_of(error),
+        error=describe(error),
+        traceback=text_of(error),
+        attempts=attempts,
+        revision=definition.revision,
+        at=at,
+        run_id=run_id,
+    )
 
 
 def cause_of(error: BaseException) -> str:
@@ -123,8 +140,11 @@ class Decider:
         await self._run_methods(decided, prepared, taken, now)
         elapsed = time.perf_counter() - began
         if elapsed > SLOW_S and not compiled.is_async and elapsed > SLOW_S * len(deliveries):
-            self._report("slow", f"trigger {state.name} took {elapsed * 1000:.0f} ms for {len(deliveries)} event(s), "
-                         "and the loop stood still; let an action do the work")  # fmt: skip
+            self._report(
+                "slow",
+                f"trigger {state.name} took {elapsed * 1000:.0f} ms for {len(deliveries)} event(s), "
+                "and the loop stood still; let an action do the work",
+            )
         if not state.told_hidden_fields and prepared:
             self._tell_hidden(state, prepared[0][0])
         return decided
@@ -200,14 +220,26 @@ class Decider:
         if nones:
             decided.reasons["filtered", RETURNED_NONE] = nones
 
-    def _start(self, decided: Decided, event: Event, subject: Any, claim: str | None, context: Any,
-               taken: dict[str, Refusal | str], now: float) -> None:  # fmt: skip
+    def _start(
+        self,
+        decided: Decided,
+        event: Event,
+        subject: Any,
+        claim: str | None,
+        context: Any,
+        taken: dict[str, Refusal | str],
+        now: float,
+    ) -> None:
         compiled = decided.state.compiled
         definition = compiled.definition
         if not isinstance(context, Mapping):
-            decided.dead(event, TypeError(
-                f"{decided.state.name} returned a {type(context).__name__}; a trigger method returns a mapping, None or skip(...)"
-            ), now)  # fmt: skip
+            decided.dead(
+                event,
+                TypeError(
+                    f"{decided.state.name} returned a {type(context).__name__}; a trigger method returns a mapping, None or skip(...)"
+                ),
+                now,
+            )
             return
         admission = decided.state.admission
         if compiled.overlap == "skip" and (admission.in_flight or admission.waiting or decided.starts):
@@ -221,8 +253,18 @@ class Decider:
                 decided.dead(event, error, now)
                 return
         until = None if claim is None else now + compiled.claim_ttl_s
-        ticket = Ticket(next(self._run_ids), definition.name, decided.state.name, definition.revision, event, context, now,
-                        key, claim, until)  # fmt: skip
+        ticket = Ticket(
+            next(self._run_ids),
+            definition.name,
+            decided.state.name,
+            definition.revision,
+            event,
+            context,
+            now,
+            key,
+            claim,
+            until,
+        )
         if claim is not None:
             taken[claim] = ticket.run_id
         decided.starts.append(ticket)
@@ -232,8 +274,11 @@ class Decider:
             state.told_hidden_fields = True
             if hidden := sorted(OWN_FIELDS.intersection(event.payload)):
                 names = ", ".join(hidden)
-                self._report("hidden", f"{state.name}: the payload has fields that the event has too ({names}); "
-                             f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's")  # fmt: skip
+                self._report(
+                    "hidden",
+                    f"{state.name}: the payload has fields that the event has too ({names}); "
+                    f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's",
+                )
 
 
 def taken_by(first: Refusal | str) -> str:

@@ -27,7 +27,9 @@ def _json(raw: bytes) -> Any:
     try:
         return _decode_json(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise DecodeError(f"the payload is no JSON: {str(error) or type(error).__name__}; it starts {_start(raw)}") from None
+        raise DecodeError(
+            f"the payload is no JSON: {str(error) or type(error).__name__}; it starts {_start(raw)}"
+        ) from None
 
 
 _decode_json = msgspec.json.Decoder().decode

@@ -11,7 +11,7 @@ from sagaz_lab.abc import Acceptance, Clock, Delivery, Ending, Engine, Refusal, 
 from sagaz_lab.errors import DefinitionError, LabClosed, LeaseLost, StoreError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import Outcome, OutcomeKind, Run, RunStatus
+from sagaz_lab.model.run import OutcomeKind, Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.attempt import Attempt
@@ -103,8 +103,12 @@ class Dispatcher:
 
     # --- deliveries ---
 
-    async def take(self, states: Sequence[TriggerState], deliveries: Sequence[Delivery]) -> list[Decided]:
+    async def take(
+        self, states: Sequence[TriggerState], deliveries: Sequence[Delivery], *, answered: bool = False
+    ) -> list[Decided]:
         """Decide the deliveries for each trigger and accept the result.
+
+        `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report.
 
         When it returns, all is in the store and the deliveries may be acked. Raises `StoreUnavailable`: then nothing
         has been taken and nothing is counted.
@@ -125,6 +129,8 @@ class Dispatcher:
             raise
         for decided in decisions:
             await self._apply(decided, refused, n, now)
+            if decided.letters and not answered:
+                self._report_dead(decided)
         return decisions
 
     async def _accept(self, decisions: Sequence[Decided]) -> Mapping[str, Refusal]:
@@ -187,6 +193,9 @@ class Dispatcher:
         hooks = decided.state.compiled.definition.hooks.get("on_trigger_dead", ())
         for letter in decided.letters:
             await tell(hooks, letter.saga, letter.event, letter.error)
+
+    def _report_dead(self, decided: Decided) -> None:
+        for letter in decided.letters:
             self.report(
                 f"dead:{letter.trigger}:{letter.cause}",
                 f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
@@ -272,8 +281,14 @@ class Dispatcher:
             ticket.revision = definition.revision
             roots = definition.plan.roots
             if ticket.history is None:
-                await self.store.begin(ticket.run_id, revision=ticket.revision, attempt=ticket.attempt, started=roots, at=now,
-                                       context=ticket.context)  # fmt: skip
+                await self.store.begin(
+                    ticket.run_id,
+                    revision=ticket.revision,
+                    attempt=ticket.attempt,
+                    started=roots,
+                    at=now,
+                    context=ticket.context,
+                )
             if first:
                 state.counters.held -= 1
                 state.counters.started += 1
@@ -312,9 +327,17 @@ class Dispatcher:
 
     def launch(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
         """Start an attempt that the store has as running."""
-        run = Run(ticket.run_id, definition, instance or self.instance(definition), context_of(ticket),
-                  trigger=ticket.trigger, attempt=ticket.attempt, started_at=now, history=ticket.history,
-                  compensate_only=ticket.compensate_only)  # fmt: skip
+        run = Run(
+            ticket.run_id,
+            definition,
+            instance or self.instance(definition),
+            context_of(ticket),
+            trigger=ticket.trigger,
+            attempt=ticket.attempt,
+            started_at=now,
+            history=ticket.history,
+            compensate_only=ticket.compensate_only,
+        )
         self.live[ticket.run_id] = run
         run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
         return run

@@ -80,8 +80,14 @@ def source_status(pump: Pump) -> SourceStatus:
 def trigger_status(state: TriggerState, started: bool) -> TriggerStatus:
     stands = "removed" if state.removed else "paused" if state.paused else "running" if started else "stopped"
     trigger = state.compiled.trigger
-    return TriggerStatus(state.name, str(trigger.spec), stands, state.compiled.definition.revision,
-                         state.counters.as_dict(), state.admission.in_flight)  # fmt: skip
+    return TriggerStatus(
+        state.name,
+        str(trigger.spec),
+        stands,
+        state.compiled.definition.revision,
+        state.counters.as_dict(),
+        state.admission.in_flight,
+    )
 
 
 def run_progress(run: Run, now: float) -> RunProgress:

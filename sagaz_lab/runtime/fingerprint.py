@@ -129,8 +129,14 @@ def _options(definition: SagaDefinition) -> str:
     parts += [_plain(action) for action in definition.actions.values()]
     parts += [_plain(compensation) for compensation in definition.compensations.values()]
     for trigger in definition.triggers.values():
-        parts += [trigger.name, trigger.spec.identity, _plain(trigger.gates), _plain(trigger.config), _plain(trigger.decode),
-                  _plain(dict(trigger.params))]  # fmt: skip
+        parts += [
+            trigger.name,
+            trigger.spec.identity,
+            _plain(trigger.gates),
+            _plain(trigger.config),
+            _plain(trigger.decode),
+            _plain(dict(trigger.params)),
+        ]
     return "\n".join(parts)
 
 

@@ -30,7 +30,7 @@ class Firing:
         for state in states:
             await self._room(state)
         event = self._event(states[0].compiled.trigger.spec, payload, id)
-        decisions = await self._dispatcher.take(states, [Delivery(event, None, id is None)])
+        decisions = await self._dispatcher.take(states, [Delivery(event, None, id is None)], answered=True)
         outcomes = []
         for decided in decisions:
             outcome = outcome_of(decided.entries[-1])
@@ -46,7 +46,9 @@ class Firing:
             await self._room(state)
             event = letter.event if fix is None else letter.event.with_payload(fix(letter.event.payload))
             # A letter's claim is its dead run's, which lets it start again; a letter without a run has none.
-            decisions = await self._dispatcher.take([state], [Delivery(event, None, letter.run_id is None)])
+            decisions = await self._dispatcher.take(
+                [state], [Delivery(event, None, letter.run_id is None)], answered=True
+            )
             await store.settle_letters([letter.id], "redriven", "")
             outcomes.append(outcome_of(decisions[0].entries[-1]))
         return outcomes

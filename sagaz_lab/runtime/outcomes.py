@@ -71,7 +71,7 @@ class Tally:
         return self.counters.setdefault(trigger, Counters())
 
     def newest(self) -> Iterator[Outcome]:
-        return (outcome(entry) for entry in list(self.ring)[::-1])
+        return (outcome(entry) for entry in reversed(self.ring))
 
     def about(self, event_id: str) -> list[Outcome]:
         return [outcome(entry) for entry in list(self.ring) if entry[2] == event_id]

@@ -25,8 +25,14 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 class Pump:
     """One source, while it is started. `state` is connecting, connected, reconnecting, paused, ended, stopped or failed."""
 
-    def __init__(self, spec: SourceSpec, open_source: Callable[[], Source | None], states: Sequence[TriggerState],
-                 dispatcher: Dispatcher, clock: Clock) -> None:  # fmt: skip
+    def __init__(
+        self,
+        spec: SourceSpec,
+        open_source: Callable[[], Source | None],
+        states: Sequence[TriggerState],
+        dispatcher: Dispatcher,
+        clock: Clock,
+    ) -> None:
         self.spec = spec
         self.states = tuple(states)
         self.state = "connecting"

@@ -132,8 +132,9 @@ class Recovery:
 
 
 def ticket_of(stored: StoredRun) -> Ticket:
-    ticket = Ticket(stored.run_id, stored.saga, stored.trigger, stored.revision, stored.event, stored.context,
-                    stored.started_at)  # fmt: skip
+    ticket = Ticket(
+        stored.run_id, stored.saga, stored.trigger, stored.revision, stored.event, stored.context, stored.started_at
+    )
     ticket.attempt = stored.attempt
     ticket.status = stored.status
     return ticket

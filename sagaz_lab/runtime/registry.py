@@ -31,9 +31,10 @@ class Change:
 
 @dataclass(slots=True)
 class Staged:
-    """Classes that were defined while staging, in order."""
+    """Classes that were defined while staging, in order. `around` is the staging that this one is within."""
 
     classes: list[type[Saga]] = field(default_factory=list)
+    around: Staged | None = None
 
 
 class Registry:
@@ -76,12 +77,12 @@ class Registry:
             self.end_staging(staged)
 
     def begin_staging(self) -> Staged:
-        self._staged = Staged()
+        self._staged = Staged(around=self._staged)
         return self._staged
 
     def end_staging(self, staged: Staged) -> None:
         if self._staged is staged:
-            self._staged = None
+            self._staged = staged.around
 
     def commit(self, staged: Staged) -> list[Change]:
         """Make the staged classes current, all at once. Raises `SagaConflict`, and then none is."""

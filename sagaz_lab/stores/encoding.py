@@ -30,6 +30,7 @@ __all__ = [
     "encode_event",
     "encode_event_or_text",
     "encode_plain",
+    "event_facts",
     "is_ref",
 ]
 
@@ -120,9 +121,13 @@ def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
 
 def encode_event(event: Event, owner: str, artifacts: Artifacts | None = None, run_id: str = "") -> bytes:
     """The event as JSON. Raises as `encode` does."""
+    return encode(event_facts(event), owner, "payload", artifacts, run_id)
+
+
+def event_facts(event: Event) -> list[Any]:
+    """What is kept of an event, the payload last."""
     headers = dict(event.headers) if event.headers else None
-    facts = [event.id, event.source, event.key, headers, event.timestamp.isoformat(), event.attempt, event.payload]
-    return encode(facts, owner, "payload", artifacts, run_id)
+    return [event.id, event.source, event.key, headers, event.timestamp.isoformat(), event.attempt, event.payload]
 
 
 def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str) -> bytes:

@@ -9,7 +9,15 @@ from sagaz_lab.abc import DeadLetter, NewRun, StoredRun
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores.artifacts import Artifacts
-from sagaz_lab.stores.encoding import decode, decode_event, encode, encode_event, encode_event_or_text, encode_plain
+from sagaz_lab.stores.encoding import (
+    decode,
+    decode_event,
+    encode,
+    encode_event,
+    encode_event_or_text,
+    encode_plain,
+    event_facts,
+)
 from sagaz_lab.stores.transactions import RecordRow, RecordsOf, RunRow
 
 _KINDS = {str(kind): kind for kind in RecordKind}
@@ -30,11 +38,11 @@ def started_rows(names: Iterable[str], attempt: int, at: float) -> list[RecordRo
 def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
     """Raises `NeedsFiles`, `UnstorableValue`."""
     run_id, event, at = new.run_id, new.event, new.at
-    owner = f"run {run_id} of {new.saga}"
-    event_id, event_text = None, None
+    event_id = event_text = None
     if event is not None:
-        event_id, event_text = text(event.id), encode_event(event, owner, artifacts, run_id)
-    context = encode(new.context, owner, "context", artifacts, run_id) if new.context else b"{}"
+        event_id = text(event.id)
+        event_text = encode_plain(event_facts(event)) or encode_event(event, f"run {run_id}", artifacts, run_id)
+    context = encode_plain(new.context) or encode(new.context, f"run {run_id}", "context", artifacts, run_id)
     claim = text(new.claim)
     status = str.__str__(new.status)
     attempt = 0 if status == "waiting" else 1
@@ -67,7 +75,8 @@ def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[
             rows = []
             found.append((run_id, rows))
         # Exact types: for an enum SQLite would look for an adapter each time.
-        rows.append((attempt, str.__str__(kind), action, trial, at, encoded, changed, text(error), text(trace)))
+        rows.append((attempt, str.__str__(kind), action, trial, at, encoded, changed,
+                     error and text(error), trace and text(trace)))  # fmt: skip
     return found
 
 

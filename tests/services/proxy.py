@@ -36,7 +36,8 @@ class Proxy:
         """Every connection ends with a TCP reset, as when a NAT entry is lost."""
         for writer in list(self._writers):
             raw = writer.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if raw.fileno() >= 0:  # else the other end has closed it already
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     def black_hole(self) -> None:
