@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "start the triggers of a module; SIGINT or SIGTERM drains and ends it")
     run.add_argument("module", metavar="MODULE", help="a module such as app.sagas, or a file such as sagas.py")
     run.add_argument("--grace", type=float, default=GRACE_S, metavar="SECONDS",
-                     help="how long running sagas may take to finish after the signal (default: %(default)g)")  # fmt: skip
+                     help="how long runs may take to finish after the signal (default: %(default)g)")  # fmt: skip
 
     runs = _command(commands, "runs", _runs, "the runs of a store, newest first")
     runs.add_argument("--status", choices=[status.value for status in RunStatus], help="only those that stand so")
@@ -127,11 +127,11 @@ def _load_file(path: Path) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """The last line outside of the import system and of this file."""
+    """The line of the user's code that raised it."""
     place, step = "", error.__traceback__
     while step is not None:
         file = step.tb_frame.f_code.co_filename
-        if file != __file__ and not file.startswith("<frozen"):
+        if file not in (__file__, importlib.__file__) and not file.startswith("<frozen"):
             place = f" ({file}:{step.tb_lineno})"
         step = step.tb_next
     return place

@@ -306,7 +306,7 @@ class Lab:
         refused = await self.store.accept(Acceptance(runs=[ticket]))
         if refusal := refused.get(ticket.run_id):
             raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
-        run = dispatcher.launch(ticket, definition, now, saga)
+        run = dispatcher.runner.launch(ticket, definition, now, saga)
         await _to_its_end(run)
         return run.ctx
 
@@ -343,7 +343,7 @@ class Lab:
 
     def context(self, run_id: str) -> SagaContext:
         """The context of a run that lives in this process."""
-        if run := self._service.dispatcher.live.get(run_id):
+        if run := self._service.dispatcher.runner.live.get(run_id):
             return run.ctx
         raise RunError(f"run {run_id!r} does not live in this process")
 

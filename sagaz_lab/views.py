@@ -169,7 +169,7 @@ class Views:
             started=bool(started),
             sources=[source_status(pump) for pump in pumps],
             triggers=[trigger_status(state, state.name in started) for state in states],
-            runs=[run_progress(run, now) for run in dispatcher.live.values()],
+            runs=[run_progress(run, now) for run in dispatcher.runner.live.values()],
             warnings=reports,
         )
 

@@ -63,7 +63,7 @@ def _microseconds(value: Any) -> int | None:
         return round(value * 1e6)
     moment = pd.Timestamp(value)
     utc = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
-    return int(utc.as_unit("us").value)
+    return int(utc.as_unit("us").asm8.astype("int64"))  # `value` is in nanoseconds, whatever the unit
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -33,7 +33,9 @@ class LoadingContext(SagaContext):
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        if key not in self:
+            return default
+        return self[key]
 
     def values(self) -> Any:
         return [self[key] for key in self]

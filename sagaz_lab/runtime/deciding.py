@@ -157,10 +157,11 @@ class Decider:
         decode, validate, claim_key = compiled.decode, compiled.validate, compiled.claim_key
         prepared: list[tuple[Event, Any, str | None]] = []
         claims: list[str] = []
-        for event, _, fresh in deliveries:
+        for raw, _, fresh in deliveries:
+            event = raw
             try:
-                if type(event.payload) is bytes:
-                    event = event.with_payload(decode(event.payload))
+                if type(raw.payload) is bytes:
+                    event = raw.with_payload(decode(raw.payload))
                 subject = event if validate is None else validate(event.payload)
                 if claim_key is not None:
                     claim = claim_key(subject)
@@ -236,7 +237,8 @@ class Decider:
             decided.dead(
                 event,
                 TypeError(
-                    f"{decided.state.name} returned a {type(context).__name__}; a trigger method returns a mapping, None or skip(...)"
+                    f"{decided.state.name} returned a {type(context).__name__}; "
+                    "a trigger method returns a mapping, None or skip(...)"
                 ),
                 now,
             )

@@ -23,7 +23,10 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 
 
 class Pump:
-    """One source, while it is started. `state` is connecting, connected, reconnecting, paused, ended, stopped or failed."""
+    """One source, while it is started.
+
+    `state` is connecting, connected, reconnecting, paused, ended, stopped, offline or failed.
+    """
 
     def __init__(
         self,

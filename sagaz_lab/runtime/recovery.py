@@ -60,7 +60,7 @@ class Recovery:
             state = dispatcher.states.get(ticket.trigger or "")
             if state is not None:
                 state.admission.in_flight += 1
-            dispatcher.launch(ticket, definition, now)
+            dispatcher.runner.launch(ticket, definition, now)
             return
         state = dispatcher.states.get(ticket.trigger or "")
         if state is None:
@@ -69,12 +69,12 @@ class Recovery:
         ticket.key = self._key(definition, ticket)
         if stored.retry_at is not None:
             ticket.attempt = stored.attempt + 1
-            dispatcher.retry_later(ticket, max(0.0, stored.retry_at - now))
+            dispatcher.turns.retry_later(ticket, max(0.0, stored.retry_at - now))
         else:
             state.admission.wait(ticket)
             state.counters.received += 1
             state.counters.held += 1
-            dispatcher.release(state)
+            dispatcher.turns.release(state)
 
     def _key(self, definition: SagaDefinition, ticket: Ticket) -> str | None:
         trigger = definition.triggers.get((ticket.trigger or "").partition(".")[2])
@@ -94,11 +94,11 @@ class Recovery:
         ticket.history = History.of(stored.records, stored.attempt)
         if from_action is not None:
             rewind(ticket.history, definition, from_action)
-        return self._dispatcher.launch(ticket, definition, self._dispatcher.clock.now())
+        return self._dispatcher.runner.launch(ticket, definition, self._dispatcher.clock.now())
 
     async def compensate(self, run_id: str) -> Run:
         """Undo a held or partially committed run; a live one is cancelled first."""
-        live = self._dispatcher.live.get(run_id)
+        live = self._dispatcher.runner.live.get(run_id)
         if live is not None:
             live.cancel()
             return live
@@ -106,7 +106,7 @@ class Recovery:
         ticket, definition, stored = await self._adopt(run_id, allowed, "compensated")
         ticket.history = History.of(stored.records, stored.attempt)
         ticket.compensate_only = True
-        return self._dispatcher.launch(ticket, definition, self._dispatcher.clock.now())
+        return self._dispatcher.runner.launch(ticket, definition, self._dispatcher.clock.now())
 
     async def _adopt(
         self, run_id: str, allowed: tuple[RunStatus, ...], verb: str

@@ -19,7 +19,7 @@ KEPT_REVISIONS = 50
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What registering a class did. `previous` is the revision before, if any; `is_new` says that there is a new one."""
+    """What registering a class did. `previous` is the revision before, if any; `is_new`: there is a new one."""
 
     name: str
     revision: int

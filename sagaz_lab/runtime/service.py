@@ -97,7 +97,7 @@ class Service:
             async with asyncio.timeout(grace_s):
                 await self.dispatcher.drain()
         except TimeoutError:
-            left = len(self.dispatcher.live)
+            left = len(self.dispatcher.runner.live)
             self._report("stop", f"stopped with {left} run(s) under way; the next start resumes them")
         await self.dispatcher.close()
         await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))

@@ -27,13 +27,13 @@ async def produce(server: RedisServer, up: asyncio.Event) -> None:
         await up.wait()
         try:
             with server.client() as client:
-                for number in range(number, min(number + 50, EVENTS)):  # noqa: B020, PLW2901
+                for _ in range(min(50, EVENTS - number)):
                     client.xadd("s", {"payload": json.dumps({"n": number})}, id=f"{number + 1}-0")
+                    number += 1
         except redis.ResponseError:
-            pass  # it was added before the answer was lost
+            number += 1  # it was added before the answer was lost
         except redis.ConnectionError:
             continue  # the same number once more
-        number += 1
         await asyncio.sleep(0.03)
 
 
@@ -52,7 +52,7 @@ async def break_things(server: RedisServer, proxy: Proxy, up: asyncio.Event) -> 
 
 
 async def consume(port: int, ledger: Counter[int]) -> None:
-    """As the runtime does: what came is recorded first and acked then, so that a lost answer to an ack loses nothing."""
+    """Record and then ack, as the runtime does: an ack may be applied although its answer is lost."""
     here = Surroundings(clock=SystemClock(), positions=MemoryPositions(), group="lab-1")
     while len(ledger) < EVENTS:
         try:

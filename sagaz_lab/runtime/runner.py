@@ -1,0 +1,106 @@
+"""The runs that live in this process, each in a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from sagaz_lab.abc import Engine
+from sagaz_lab.errors import DefinitionError, LeaseLost, describe
+from sagaz_lab.model.listener import tell
+from sagaz_lab.model.run import Run
+from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.admission import Ticket
+from sagaz_lab.runtime.attempt import Attempt
+from sagaz_lab.runtime.context import context_of
+
+if TYPE_CHECKING:
+    from sagaz_lab.runtime.dispatcher import Dispatcher
+
+logger = logging.getLogger("sagaz_lab")
+
+
+class Runner:
+    """Launches attempts and gives their slots back."""
+
+    def __init__(self, dispatcher: Dispatcher, engine: Engine) -> None:
+        self._dispatcher = dispatcher
+        self._engine = engine
+        self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
+        self.live: dict[str, Run] = {}
+        self.idle = asyncio.Event()
+
+    def instance(self, definition: SagaDefinition) -> Saga:
+        """One object of each revision's class; runs keep no state in it."""
+        known = self._instances.get(definition.name)
+        if known is None or known[0] is not definition:
+            try:
+                known = (definition, definition.cls())
+            except TypeError as error:
+                raise DefinitionError(
+                    f"{definition.name}: the class must be made without arguments: {error}"
+                ) from error
+            self._instances[definition.name] = known
+        return known[1]
+
+    def launch(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
+        """Start an attempt that the store has as running."""
+        run = Run(
+            ticket.run_id,
+            definition,
+            instance or self.instance(definition),
+            context_of(ticket),
+            trigger=ticket.trigger,
+            attempt=ticket.attempt,
+            started_at=now,
+            history=ticket.history,
+            compensate_only=ticket.compensate_only,
+        )
+        self.live[ticket.run_id] = run
+        run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
+        return run
+
+    async def _execute(self, run: Run, ticket: Ticket) -> None:
+        """Runs the attempt. It owns its errors: whatever is not the saga's own is reported."""
+        hooks = run.definition.hooks
+        attempt = Attempt(self._dispatcher, run, ticket)
+        try:
+            if "on_saga_start" in hooks:
+                await tell(hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
+            await self._engine.execute(run, attempt)
+        except asyncio.CancelledError:
+            pass  # abandoned: the store says how to go on
+        except LeaseLost as error:
+            self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
+        except BaseException as error:
+            logger.exception("run %s", run.run_id)
+            self._dispatcher.report(
+                "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
+            )
+        finally:
+            self._ended(run, ticket, attempt.retry_in_s)
+
+    def _ended(self, run: Run, ticket: Ticket, retry_in_s: float | None) -> None:
+        del self.live[run.run_id]
+        dispatcher = self._dispatcher
+        state = dispatcher.states.get(ticket.trigger or "")
+        if state is not None:
+            state.admission.leave(ticket.key, keep_turn=retry_in_s is not None)
+            if state.admission.waiting:
+                dispatcher.turns.release(state)
+            else:
+                state.wake()
+        if retry_in_s is not None and not dispatcher.closing:
+            dispatcher.turns.retry_later(ticket, retry_in_s)
+        if not self.live:
+            self.idle.set()
+
+    async def close(self) -> None:
+        """Abandon what still runs: the store says how to go on."""
+        tasks = [run.task for run in self.live.values() if run.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._engine.close()
