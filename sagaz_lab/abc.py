@@ -310,7 +310,7 @@ class Store(Protocol):
         """Remove a waiting run that never started, and its claim."""
 
     async def interrupted(self) -> Sequence[StoredRun]:
-        """Take over the live and the `needs_code` runs of owners whose lease has ended, fencing them off; oldest first."""
+        """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first."""
 
     async def load(self, run_id: str) -> StoredRun | None:
         """The run with its records."""

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ LONGEST_CELL = 60
 
 _RUNS = ("run_id", "saga", "revision", "status", "attempt", "event_id", "started_at", "ended_at", "error")
 _LETTERS = ("id", "trigger", "event_id", "cause", "attempts", "revision", "at", "error")
+_IDS = ("id", "run_id", "event_id")
 _CAUSES = ("cause", "count", "first_at", "last_at", "error")
 
 
@@ -236,7 +237,7 @@ def _lab(address: str) -> Lab:
     return lab
 
 
-def _show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> int:
+def _show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> int:
     table = [[_cell(name, row[name]) for name in columns] for row in rows]
     if not table:
         print(nothing)
@@ -253,11 +254,8 @@ def _cell(column: str, value: Any) -> str:
     if column.endswith("at"):
         return datetime.fromtimestamp(value, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00") + "Z"
     told = "".join(letter if letter.isprintable() else " " for letter in " ".join(str(value).split()))
-    return (
-        told
-        if len(told) <= LONGEST_CELL or column in ("id", "run_id", "event_id")
-        else told[: LONGEST_CELL - 3] + "..."
-    )
+    long = len(told) > LONGEST_CELL and column not in _IDS
+    return told[: LONGEST_CELL - 3] + "..." if long else told
 
 
 if __name__ == "__main__":

@@ -394,7 +394,7 @@ async def _to_its_end(run: Run) -> None:
             await asyncio.wait([run.task])
         raise
     if run.status is not RunStatus.COMPLETED:
-        raise run.error or RunError(f"run {run.run_id} ended as {run.status}")
+        raise RunError(f"run {run.run_id} ended as {run.status}") if run.error is None else run.error
 
 
 def _ids(ids: str | Sequence[str]) -> list[str]:

@@ -48,6 +48,7 @@ DTYPES: Mapping[str, Mapping[str, str]] = {
         "run_id": "text",
         "revision": "int",
         "at": "time",
+        "facts": "object",
     },
     "dead_letters": {
         "id": "text",
@@ -95,12 +96,12 @@ class Views:
             key = (o.event_id, o.trigger, o.run_id)
             if o.run_id is None or key not in seen:
                 seen.add(key)
-                rows.append((o.event_id, o.trigger, o.kind.value, _with_facts(o), o.run_id, o.revision, o.at))
+                rows.append((o.event_id, o.trigger, o.kind.value, o.reason, o.run_id, o.revision, o.at, o.facts))
                 seen.add((o.event_id, o.trigger, None))
         _, stored = self._store.rows("outcomes", limit)
-        rows += [tuple(row) for row in stored if (row[0], row[1], row[4]) not in seen]
-        rows.sort(key=lambda row: row[-1], reverse=True)
-        return tables().to_frame(columns, rows[:limit], DTYPES["outcomes"])
+        rows += [(*row, None) for row in stored if (row[0], row[1], row[4]) not in seen]
+        rows.sort(key=lambda row: row[-2], reverse=True)
+        return _frame("outcomes", columns, rows[:limit])
 
     def dead_letters(self, by: str | None, limit: int | None) -> Any:
         if by not in (None, "cause"):
@@ -174,6 +175,5 @@ class Views:
         )
 
 
-def _with_facts(outcome: Outcome) -> str:
-    facts = ", ".join(f"{name}={value!r}" for name, value in (outcome.facts or {}).items())
-    return f"{outcome.reason} ({facts})" if facts else outcome.reason
+def _frame(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    return tables().to_frame(columns, rows, {column: kind for column, kind in DTYPES[name].items() if kind != "object"})

@@ -70,7 +70,7 @@ class _Call:
         error: BaseException | None = None
         try:
             value = self.context.run(self.function, *self.args)
-        except StopIteration as stop:
+        except (StopIteration, GeneratorExit) as stop:  # these mean something else to whoever awaits the future
             error = RuntimeError(f"it raised {stop!r}")
         except BaseException as raised:
             error = raised

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
@@ -16,7 +16,7 @@ from sagaz_lab.engines.streams import Channel
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError, UnstorableValue
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import History, Record, RecordKind, Run, RunStatus, as_changes
-
+from sagaz_lab.model.saga import Action
 
 ABANDON_S = 1.0
 """How long an abandoned action may take to end."""
@@ -110,12 +110,12 @@ class _Execution:
             if history is not None and (history.compensating or run.compensate_only or run.cancelling):
                 self._recall(history)
             elif run.cancelling and stopped is None:
-                pass  # before its first action
+                self._errors = dict.fromkeys(self._started, asyncio.CancelledError("it never began"))
+                records = await self._wind_down()
             elif await self._forward(stopped):
                 return
             else:
-                records = await self._wind_down()
-            run.stopping = True
+                records = await self._stop()
             await self._end_badly(records)
         except BaseException:
             await self._abandon()
@@ -192,7 +192,8 @@ class _Execution:
             self._wake = asyncio.Event()
         step = self._step(name)
         if self._run.definition.actions[name].how == "stream":
-            channel = self._channels[name] = Channel(name, self._plan.dependents[name])
+            actions = self._run.definition.actions
+            channel = self._channels[name] = Channel(name, {d: needs(actions, d) for d in self._plan.dependents[name]})
             work = self._attempts.produce(name, step, channel, lambda: self._note(_Streaming(name)))
         else:
             work = self._attempts.perform(name, step)
@@ -233,14 +234,12 @@ class _Execution:
                 touched.append(note.name)
                 continue
             self._tasks.pop(note.name, None)
-            if note.error is None:
-                finished.append(note)
-            elif (recovered := await self._recover(note)) is not None:
-                finished.append(recovered)
+            done = note if note.error is None else await self._recover(note, note.error)
+            if done.error is None:
+                finished.append(done)
             else:
-                self._fail(note.name, note.error)
-        for done in finished:
-            touched.append(done.name)
+                self._fail(done.name, done.error)
+        touched += [done.name for done in finished]
         return await self._keep(finished, touched)
 
     async def _keep(self, finished: list[Done], touched: list[str]) -> list[str]:
@@ -268,7 +267,7 @@ class _Execution:
         return starting
 
     def _finish(self, done: Done) -> list[Record]:
-        """The records of a finished action. A stream is finished when its readers are: only then it need not run again."""
+        """The records of a finished action. A stream is finished when its readers are: then it need not run again."""
         run = self._run
         run.steps.pop(done.name, None)
         actions = run.definition.actions
@@ -303,10 +302,10 @@ class _Execution:
                     self._cut_off.add(record.action)
                     self._fail(record.action, error)
 
-    def _record(self, kind: RecordKind, name: str, value: Any = None, *, bare: bool = False) -> Record:
+    def _record(self, kind: RecordKind, name: str, value: Any = None) -> Record:
         run = self._run
         changes = codec = None
-        if kind is RecordKind.ACTION_FINISHED and not bare:
+        if kind is RecordKind.ACTION_FINISHED:
             changes = run.ctx.take_changes()
             codec = run.definition.actions[name].codec
         trial = self._started.setdefault(name, 1)
@@ -324,38 +323,41 @@ class _Execution:
         actions = self._run.definition.actions
         return any(actions[name].pivot for name in self._finished)
 
-    async def _recover(self, failed: Done) -> Done | None:
-        """What the saga's forward recovery made of a failure after the pivot: the action's end, or None."""
-        run = self._run
-        recovery = run.definition.recoveries.get(failed.name)
-        error = failed.error
-        while recovery and self._past_pivot() and error is not None and not isinstance(error, asyncio.CancelledError):
-            step = ActiveStep.of(run, failed.name, self._started[failed.name], "/recovery")
+    async def _recover(self, failed: Done, error: BaseException) -> Done:
+        """The action's end, after what forward recovery has made of its failure if that is past the pivot."""
+        run, name = self._run, failed.name
+        recovery = run.definition.recoveries.get(name)
+        while recovery and self._past_pivot() and not isinstance(error, asyncio.CancelledError):
+            step = ActiveStep.of(run, name, self._started[name], "/recovery")
             function = getattr(run.instance, recovery.method_name)
             try:
                 answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)
                 if answer not in ("retry", "skip", None):
-                    raise RunError(
-                        f"forward recovery of {failed.name!r} returned {answer!r}, not 'retry', 'skip' or None"
-                    )
+                    raise RunError(f"forward recovery of {name!r} returned {answer!r}, not 'retry', 'skip' or None")
             except Exception as broken:
                 broken.__cause__ = error
-                self._failure = self._failure or _Failure(failed.name, broken)
-                return None
+                return Done(name, None, broken)
             if answer is None:
-                return None
+                break
             if answer == "skip":
-                return Done(failed.name, None, None)
-            await self._journal.append(
-                [failure_record(run, self._clock, failed.name, self._started[failed.name], error)]
-            )
-            self._started[failed.name] += 1
-            await self._journal.append([self._record(RecordKind.ACTION_STARTED, failed.name)])
-            done = await self._attempts.perform(failed.name, self._step(failed.name))
+                return Done(name, None, None)
+            await self._journal.append([failure_record(run, self._clock, name, self._started[name], error)])
+            self._started[name] += 1
+            await self._journal.append([self._record(RecordKind.ACTION_STARTED, name)])
+            done = await self._attempts.perform(name, self._step(name))
             if done.error is None:
                 return done
             error = done.error
-        return None
+        return Done(name, None, error)
+
+    async def _stop(self) -> list[Record]:
+        try:
+            return await self._wind_down()
+        except asyncio.CancelledError:
+            if self._run.stopping or not self._run.cancelling:
+                raise
+            _uncancel()  # past the pivot what runs may finish, unless the run is cancelled meanwhile
+            return await self._wind_down()
 
     async def _wind_down(self) -> list[Record]:
         """Stop what still runs (after a pivot: let it finish); returns the records of all that came of it."""
@@ -374,13 +376,18 @@ class _Execution:
         for name in run.steps:
             if name not in self._finished and name not in self._errors:
                 self._cut_off.add(name)
-        records = [self._failed_record(name) for name in sorted({*self._cut_off, *self._errors})]
-        # Without its value: that it cannot be stored must not keep it from being undone.
-        records += [
-            self._record(RecordKind.ACTION_FINISHED, name, bare=True) for name in run.steps if name in self._finished
-        ]
+        run.stopping = True
+        for name in [name for name in run.steps if name in self._finished]:
+            await self._keep_late(name)
         run.steps.clear()
-        return records
+        return [self._failed_record(name) for name in sorted({*self._cut_off, *self._errors})]
+
+    async def _keep_late(self, name: str) -> None:
+        """It finished while the run was being stopped. That its value cannot be stored does not matter any more."""
+        try:
+            await self._journal.append([self._record(RecordKind.ACTION_FINISHED, name, self._finished[name])])
+        except UnstorableValue:
+            await self._journal.append([self._record(RecordKind.ACTION_FINISHED, name)])
 
     def _take(self, done: Done) -> None:
         """An action ended while the run was being stopped: what it did is to be undone all the same."""
@@ -428,6 +435,17 @@ class _Execution:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=ABANDON_S)
+
+
+def needs(actions: Mapping[str, Action], name: str) -> set[str]:
+    """The actions that this one depends on, directly or not."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = [needed for needed in actions[waiting.pop()].depends_on if needed not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def _uncancel() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import RunError, StreamBroken, describe
@@ -18,10 +18,16 @@ BUFFER = 100
 
 
 class Channel:
-    """One producer, the readers known beforehand."""
+    """One producer, the readers known beforehand, each with what it depends on.
 
-    def __init__(self, producer: str, readers: Iterable[str]) -> None:
+    A reader that depends on another one which reads the stream to its end can start only then. It would hold the
+    stream up for ever, so it is left behind when its buffer is full, and told so if it reads after all.
+    """
+
+    def __init__(self, producer: str, readers: Mapping[str, Set[str]]) -> None:
         self.producer = producer
+        self._needs = readers
+        self._reading: set[str] = set()
         self._buffers: dict[str, deque[Any]] = {reader: deque() for reader in readers}
         self._changed = asyncio.Condition()
         self._closed = False
@@ -30,10 +36,17 @@ class Channel:
     async def publish(self, record: Any) -> None:
         """Waits while a reader has a full buffer."""
         async with self._changed:
-            await self._changed.wait_for(lambda: all(len(b) < BUFFER for b in self._buffers.values()))
+            await self._changed.wait_for(self._has_room)
             for buffer in self._buffers.values():
                 buffer.append(record)
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        full = [reader for reader, buffer in self._buffers.items() if len(buffer) >= BUFFER]
+        for reader in [reader for reader in full if not self._reading.isdisjoint(self._needs[reader])]:
+            full.remove(reader)
+            del self._buffers[reader]
+        return not full
 
     async def close(self, error: BaseException | None = None) -> None:
         async with self._changed:
@@ -48,7 +61,13 @@ class Channel:
 
     async def take(self, reader: str) -> Any:
         """The next record. Raises `StopAsyncIteration` at the end and `StreamBroken` if the producer failed."""
-        buffer = self._buffers[reader]
+        buffer = self._buffers.get(reader)
+        if buffer is None:
+            raise RunError(
+                f"{reader!r} cannot read the stream of {self.producer!r}: it depends on an action that reads it, and "
+                f"more than {BUFFER} records have passed before it could start"
+            )
+        self._reading.add(reader)
         async with self._changed:
             await self._changed.wait_for(lambda: buffer or self._closed)
             if buffer:
@@ -66,17 +85,20 @@ async def read(step: ActiveStep, name: str, run: Run) -> AsyncIterator[Any]:
         channel = (step.channels or {}).get(name)
         if channel is None:
             raise RunError(
-                f"{step.name!r} reads the stream of {name!r}, which must be an async generator and stand in its depends_on"
+                f"{step.name!r} reads the stream of {name!r}, which must be an async generator and in its depends_on"
             )
         if name in step.reading:
             raise RunError(f"{step.name!r} reads the stream of {name!r} a second time; a stream cannot be rewound")
         step.reading |= {name}
-        while True:
-            try:
-                record = await channel.take(step.name)
-            except StopAsyncIteration:
-                return
-            yield record
+        try:
+            while True:
+                try:
+                    record = await channel.take(step.name)
+                except StopAsyncIteration:
+                    return
+                yield record
+        finally:
+            await channel.leave(step.name)
     elif name not in run.ctx:
         raise RunError(f"{step.name!r}: ctx.stream({name!r}) names no action and no key of the context")
     elif isinstance(source := run.ctx[name], AsyncIterable):

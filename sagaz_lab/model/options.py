@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +210,9 @@ def check_settings(owner: str, kind: str, given: Mapping[str, Any]) -> dict[str,
 
 
 def third_party_kinds() -> Mapping[str, EntryPoint]:
-    """Kinds of source that other packages add."""
-    return {point.name: point for point in entry_points(group="sagaz_lab.sources") if point.name not in KINDS}
+    """Kinds of source that other packages add. The entry points are read when a kind is asked for that is not ours."""
+    points = import_module("importlib.metadata").entry_points(group="sagaz_lab.sources")
+    return {point.name: point for point in points if point.name not in KINDS}
 
 
 def identity(kind: str, settings: Mapping[str, Any]) -> str:

@@ -80,7 +80,8 @@ class Record(NamedTuple):
 
     `attempt` is the run's, `trial` the action's own (1 at first). `value` is what an action
     returned, `changes` what it set in the context besides; `error` is a description and
-    `traceback` its text; the `value` of a failure is True if it is permanent. `at` is in seconds since the epoch. `codec` (not stored) is the action's.
+    `traceback` its text; the `value` of a failure is True if it is permanent. `at` is in seconds
+    since the epoch. `codec` (not stored) is the action's.
     """
 
     run_id: str
@@ -198,7 +199,7 @@ class SagaContext(dict[str, Any]):
         return key in self
 
     def stream(self, name: str) -> AsyncIterator[Any]:
-        """The records of the action `name`, which this action names in `depends_on`; or of an iterable in the context."""
+        """The records of the action `name`, which is in this one's `depends_on`, or of an iterable in the context."""
         return self._step().stream(name)
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:

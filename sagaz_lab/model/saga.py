@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -304,7 +304,10 @@ def _members(cls: type[Saga]) -> dict[str, Any]:
 
 
 def _roles(members: Mapping[str, Any], kind: type[Any]) -> Iterable[Any]:
-    return (role for m in members.values() if isinstance(role := getattr(m, ROLE, None), kind))
+    """The methods' roles, under the names that the class has for the methods."""
+    for name, member in members.items():
+        if isinstance(role := getattr(member, ROLE, None), kind):
+            yield replace(role, method_name=name)
 
 
 def _by_name(saga: str, noun: str, roles: Iterable[Any], key: Callable[[Any], str]) -> dict[str, Any]:

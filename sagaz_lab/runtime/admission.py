@@ -102,6 +102,12 @@ class Admission:
             self._opens_at = max(now, self._opens_at) + self._interval_s
         return True
 
+    def occupy(self, key: str | None) -> None:
+        """A run that was started elsewhere goes on here."""
+        self.in_flight += 1
+        if key is not None:
+            self._busy.add(key)
+
     def wait(self, ticket: Ticket, *, first: bool = False) -> None:
         """Queue it; `first` puts it before all others of its key."""
         queue = self.queues.get(ticket.key)

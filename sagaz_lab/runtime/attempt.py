@@ -79,12 +79,12 @@ class Attempt:
         config = state.compiled.config
         if run.attempt <= config.max_retries and not isinstance(error, Permanent):
             return None, now + config.retry_delay_s(run.attempt)
-        failure = error or RuntimeError("the run failed")
+        failure = RuntimeError("the run failed") if error is None else error
         return dead_letter(state, run.event, failure, now, attempts=run.attempt, run_id=run.run_id), None
 
     def _report(self, ending: Ending, letter: DeadLetter | None) -> None:
         run = self._run
-        error = describe(ending.error) if ending.error else "no error"
+        error = "no error" if ending.error is None else describe(ending.error)
         then = f"; tried again in {self.retry_in_s:g} s" if self.retry_in_s is not None else ""
         then = "; it left a dead letter" if letter is not None else then
         kind = f"{run.definition.name}:{ending.status}:{type(ending.error).__name__}"

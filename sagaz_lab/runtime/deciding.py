@@ -134,7 +134,7 @@ class Decider:
         prepared, claims = self._prepare(decided, deliveries, now)
         taken: dict[str, Refusal | str] = {}
         if claims:
-            seen = await self._store.seen([(state.name, claim) for claim in claims])
+            seen = await self._store.seen([(state.name, claim) for claim in claims], at=now)
             taken = {claim: refusal for (_, claim), refusal in seen.items()}
             began = time.perf_counter()
         await self._run_methods(decided, prepared, taken, now)

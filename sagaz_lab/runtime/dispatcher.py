@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from sagaz_lab.abc import Acceptance, Clock, Delivery, Engine, Refusal, Store
+from sagaz_lab.abc import Acceptance, Clock, Delivery, Ending, Engine, Refusal, Store
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -52,6 +52,7 @@ class Dispatcher:
         self.tally = tally
         self.registry = registry
         self.states: dict[str, TriggerState] = {}
+        self.without_code: dict[str, list[str]] = {}
         self.run_ids = fresh_ids("r")
         self.event_ids = fresh_ids("e")
         self._default = default
@@ -194,6 +195,12 @@ class Dispatcher:
         known = len(decided.letters)
         decided.dead(ticket.event, refusal.error, now)
         await self.store.accept(Acceptance(dead=decided.letters[known:]))
+
+    async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
+        """The run's saga is not registered: it goes on when it is."""
+        await self.store.end(run_id, Ending(RunStatus.NEEDS_CODE), attempt=attempt, at=self.clock.now())
+        self.without_code.setdefault(saga, []).append(run_id)
+        self.report(f"needs_code:{saga}", f"run {run_id} waits for the code of saga {saga!r}: define it")
 
     def busy(self) -> bool:
         """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""

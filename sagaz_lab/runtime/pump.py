@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sagaz_lab.abc import Clock, Delivery, Source
@@ -128,7 +129,8 @@ class Pump:
             # Intake stops while the store cannot answer: what was received goes back.
             self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
             for delivery in deliveries:
-                await source.nack(delivery, delay_s=1.0)
+                with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
+                    await source.nack(delivery, delay_s=1.0)
             await self._clock.sleep(1.0)
             return
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sagaz_lab.abc import Ending, StoredRun
-from sagaz_lab.errors import RunError, describe
+from sagaz_lab.abc import StoredRun
+from sagaz_lab.errors import RunError, UnknownName, describe
 from sagaz_lab.model.run import History, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Ticket
@@ -22,24 +22,17 @@ class Recovery:
     async def resume_interrupted(self) -> int:
         """Take over the runs of processes that are gone, and those whose code has come back; returns how many."""
         dispatcher = self._dispatcher
-        runs = list(await dispatcher.store.interrupted())
-        runs += await self._with_code_again()
+        runs = [*await dispatcher.store.interrupted(), *await self._with_code_again()]
         for stored in runs:
             await self._go_on(stored, dispatcher.registry.current)
         return len(runs)
 
     async def _with_code_again(self) -> list[StoredRun]:
+        """The runs that this process could not go on with, and now can."""
         dispatcher, found = self._dispatcher, []
-        columns, rows = dispatcher.store.rows("runs", None)
-        run_id, saga, status = (columns.index(name) for name in ("run_id", "saga", "status"))
-        for row in rows:
-            if (
-                row[status] == RunStatus.NEEDS_CODE
-                and row[saga] in dispatcher.registry.current
-                and await dispatcher.store.adopt(row[run_id])
-            ):
-                stored = await dispatcher.store.load(row[run_id])
-                if stored is not None:
+        for saga in dispatcher.without_code.keys() & dispatcher.registry.current.keys():
+            for run_id in dispatcher.without_code.pop(saga):
+                if await dispatcher.store.adopt(run_id) and (stored := await dispatcher.store.load(run_id)):
                     found.append(stored)
         return found
 
@@ -48,25 +41,22 @@ class Recovery:
         now = dispatcher.clock.now()
         definition = sagas.get(stored.saga)
         if definition is None:
-            await dispatcher.store.end(stored.run_id, Ending(RunStatus.NEEDS_CODE), attempt=stored.attempt, at=now)
-            dispatcher.report(
-                f"needs_code:{stored.saga}", f"run {stored.run_id} waits for the code of saga {stored.saga!r}"
-            )
+            await dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
             return
         ticket = ticket_of(stored)
+        ticket.key = self._key(definition, ticket)
         if ticket.status is not RunStatus.WAITING or stored.trigger is None:
             ticket.revision = definition.revision
             ticket.history = History.of(stored.records, stored.attempt)
             state = dispatcher.states.get(ticket.trigger or "")
             if state is not None:
-                state.admission.in_flight += 1
+                state.admission.occupy(ticket.key)
             dispatcher.runner.launch(ticket, definition, now)
             return
         state = dispatcher.states.get(ticket.trigger or "")
         if state is None:
-            await dispatcher.store.end(stored.run_id, Ending(RunStatus.NEEDS_CODE), attempt=stored.attempt, at=now)
+            await dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
             return
-        ticket.key = self._key(definition, ticket)
         if stored.retry_at is not None:
             ticket.attempt = stored.attempt + 1
             dispatcher.turns.retry_later(ticket, max(0.0, stored.retry_at - now))
@@ -90,7 +80,7 @@ class Recovery:
 
     async def resume(self, run_id: str, from_action: str | None = None) -> Run:
         """Go on with a run that was held, from the failed action, with the current revision."""
-        ticket, definition, stored = await self._adopt(run_id, (RunStatus.HELD,), "resumed")
+        ticket, definition, stored = await self._adopt(run_id, (RunStatus.HELD,), "resumed", from_action)
         ticket.history = History.of(stored.records, stored.attempt)
         if from_action is not None:
             rewind(ticket.history, definition, from_action)
@@ -109,7 +99,7 @@ class Recovery:
         return self._dispatcher.runner.launch(ticket, definition, self._dispatcher.clock.now())
 
     async def _adopt(
-        self, run_id: str, allowed: tuple[RunStatus, ...], verb: str
+        self, run_id: str, allowed: tuple[RunStatus, ...], verb: str, action: str | None = None
     ) -> tuple[Ticket, SagaDefinition, StoredRun]:
         dispatcher = self._dispatcher
         stored = await dispatcher.store.load(run_id)
@@ -121,13 +111,18 @@ class Recovery:
         definition = dispatcher.registry.current.get(stored.saga)
         if definition is None:
             raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")
+        if action is not None and action not in definition.actions:
+            raise UnknownName(f"resume {run_id}", "action", action, definition.actions)
         if not await dispatcher.store.adopt(run_id):
             raise RunError(f"run {run_id} is in the hands of another live process")
+        await dispatcher.store.begin(
+            run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=dispatcher.clock.now()
+        )
         ticket = ticket_of(stored)
         ticket.revision = definition.revision
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
-            state.admission.in_flight += 1
+            state.admission.occupy(ticket.key)
         return ticket, definition, stored
 
 
@@ -135,7 +130,7 @@ def ticket_of(stored: StoredRun) -> Ticket:
     ticket = Ticket(
         stored.run_id, stored.saga, stored.trigger, stored.revision, stored.event, stored.context, stored.started_at
     )
-    ticket.attempt = stored.attempt
+    ticket.attempt = max(1, stored.attempt)
     ticket.status = stored.status
     return ticket
 

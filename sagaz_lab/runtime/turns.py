@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import Acceptance, Delivery, Ending
+from sagaz_lab.abc import Acceptance, Delivery
 from sagaz_lab.errors import LeaseLost, StoreError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
@@ -81,10 +81,7 @@ class Turns:
         try:
             if definition is None:
                 state.admission.leave(ticket.key)
-                await self._store.end(ticket.run_id, Ending(RunStatus.NEEDS_CODE), attempt=ticket.attempt, at=now)
-                self._dispatcher.report(
-                    f"needs_code:{ticket.saga}", f"run {ticket.run_id} waits for the code of saga {ticket.saga!r}"
-                )
+                await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, ticket.attempt)
                 return
             if (
                 first

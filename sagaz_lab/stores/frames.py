@@ -26,6 +26,7 @@ _STARTS = {RecordKind.ACTION_STARTED: "action", RecordKind.COMPENSATION_STARTED:
 _ENDS = {
     RecordKind.ACTION_FINISHED: ("action", "completed"),
     RecordKind.ACTION_FAILED: ("action", "failed"),
+    RecordKind.ACTION_CUT_OFF: ("action", "cut_off"),
     RecordKind.COMPENSATION_FINISHED: ("compensation", "completed"),
     RecordKind.COMPENSATION_FAILED: ("compensation", "failed"),
 }

@@ -86,12 +86,12 @@ class Transactions:
                 self._transaction(writes, self._write_together)
             except (StoreUnavailable, LeaseLost):
                 raise
-            except Exception:  # noqa: BLE001 - whatever it was, the second way names the write that it was
+            except Exception:
                 self._transaction(writes, self._write_one_by_one)
         except LeaseLost as error:
             for write in writes:
                 write.error = error
-        except Exception as error:  # noqa: BLE001 - each caller gets it
+        except Exception as error:
             self._commit_alone(writes, error)
 
     def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
@@ -101,7 +101,7 @@ class Transactions:
             if alone:
                 try:
                     self._transaction([write], self._write_one_by_one)
-                except Exception as failure:  # noqa: BLE001 - its caller gets it
+                except Exception as failure:
                     write.error = self._described(failure)
                     alone = not is_hopeless(failure)
 
@@ -232,7 +232,7 @@ class Transactions:
                 self._write_exactly(write)
             except sqlite3.OperationalError:
                 raise
-            except Exception as error:  # noqa: BLE001 - its caller gets it
+            except Exception as error:
                 self.connection.execute("ROLLBACK TO one")
                 self._next_record.clear()
                 known = isinstance(error, SagazLabError)
