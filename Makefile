@@ -1,7 +1,7 @@
 # On a fresh machine: `make demo`, `make test`. Another Python: PYTHON=python3.12 make test.
 # ARGS goes to the program behind a target: make test ARGS="tests/unit -k cron".
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check format bench constraints clean
+.PHONY: help setup demo lab test check format docs bench constraints clean
 
 python := .venv/bin/python
 WORKERS ?= 2
@@ -30,6 +30,9 @@ check: setup ## lint, formatting and types
 format: setup ## put the code into the form that `make check` wants
 	@$(python) -m ruff check --fix
 	@$(python) -m ruff format
+
+docs: setup ## write the parts of docs/ that are made from the code
+	@$(python) tools/docs.py $(ARGS)
 
 bench: setup ## measure
 	@tools/setup.sh bench

@@ -32,6 +32,9 @@ KEPT_EVENTS = 100_000
 # An enum's member costs a look-up through its class each time, and a set of them a hash in Python.
 _WAITING, _NEEDS_CODE, _RESTARTABLE = RunStatus.WAITING, RunStatus.NEEDS_CODE, tuple(RESTARTABLE)
 
+# Somebody is still to see to these, so they are kept however many there are.
+_UNSETTLED = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
+
 
 class _Run:
     __slots__ = ("attempt", "context", "ended_at", "error", "log", "new", "retry_at", "revision", "status")
@@ -229,6 +232,8 @@ class MemoryStore:
         if ending.status is _NEEDS_CODE:
             return
         run.ended_at = at
+        if ending.status in _UNSETTLED:
+            return
         self._ended.append(run_id)
         if len(self._ended) > ENDED_RUNS:
             self._drop(self._ended.popleft())

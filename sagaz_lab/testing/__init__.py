@@ -1,1 +1,5 @@
 """For those who test sagas and plug-ins."""
+
+from sagaz_lab.testing.harness import TriggerTestHarness
+
+__all__ = ["TriggerTestHarness"]

@@ -1,0 +1,102 @@
+"""tools/docs.py [--check]: writes the parts of docs/ that are made from the code, or says which are out of date.
+
+Such a part stands between the lines `<!-- from the code: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "sagaz_lab"
+_PART = re.compile(r"(?<=<!-- from the code: )(?P<name>[\w ]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
+
+
+def files() -> str:
+    """Each file with the first line of its docstring, a table for each folder."""
+    folders: dict[Path, list[str]] = {PACKAGE: []}
+    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: (path.parent, path.name)):
+        about = first_line(path)
+        if about and (path.name != "__init__.py" or path.parent in (PACKAGE, PACKAGE / "sources", PACKAGE / "stores")):
+            name = path.relative_to(ROOT).as_posix()
+            folders.setdefault(path.parent, []).append(f"| [{path.name}](../{name}) | {about} |")
+    return "\n".join(_folders(folders))
+
+
+def _folders(folders: dict[Path, list[str]]) -> Iterator[str]:
+    for folder, rows in folders.items():
+        yield f"### {folder.relative_to(ROOT).as_posix()}\n"
+        if folder != PACKAGE and (about := first_line(folder / "__init__.py")):
+            yield f"{about}\n"
+        yield from ("| file | what |", "|---|---|", *rows, "")
+
+
+def first_line(path: Path) -> str:
+    told = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0]
+    return " ".join(told.split()).replace("|", "\\|")
+
+
+def options() -> str:
+    """What each kind of source takes."""
+    from sagaz_lab.model.options import KINDS
+    from sagaz_lab.sources import ADAPTERS
+
+    lines = []
+    for kind, takes in KINDS.items():
+        lines.append(f"### `{kind}`\n")
+        if kind not in ADAPTERS and kind != "custom":
+            lines.append("It can be defined and fed with `fire`; there is no adapter to start it yet.\n")
+        lines += ["| option | default | what |", "|---|---|---|"]
+        for name, option in takes.items():
+            default = "required" if option.required else "" if option.default is None else f"`{option.default!r}`"
+            lines.append(f"| `{name}` | {default} | {option.about} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def commands() -> str:
+    """The sub-commands of `%triggers`."""
+    from sagaz_lab.notebook.commands import COMMANDS
+
+    rows = []
+    for command in COMMANDS.values():
+        what = " ".join(line for line in command.what.splitlines() if "%triggers" not in line).replace("|", "\\|")
+        usage = f"%triggers {command.usage}".replace("|", "\\|")
+        rows.append(f"| `{usage}` | {' '.join(what.split())} |")
+    return "\n".join(["| line | what |", "|---|---|", *rows, ""])
+
+
+def errors() -> str:
+    from sagaz_lab import errors
+
+    tree = (errors.__doc__ or "").partition("\n\n")[2].strip()
+    return f"```text\n{tree}\n```\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {"files": files, "options": options, "commands": commands, "errors": errors}
+
+
+def renewed(text: str) -> str:
+    return _PART.sub(lambda part: f"{part['name']} -->\n\n{PARTS[part['name']]()}\n", text)
+
+
+def main() -> int:
+    stale = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        before = page.read_text()
+        after = renewed(before)
+        if after != before:
+            stale.append(page.relative_to(ROOT).as_posix())
+            if "--check" not in sys.argv:
+                page.write_text(after)
+    if stale:
+        print("out of date:" if "--check" in sys.argv else "written:", *stale)
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
