@@ -33,7 +33,6 @@ class Handle:
 
     async def wait(self) -> None:
         """Run until SIGINT, SIGTERM or `lab.stop()`; on a signal the Lab is stopped first."""
-        await self
         loop = asyncio.get_running_loop()
         installed = []
         for name in _STOPPING:
@@ -43,11 +42,22 @@ class Handle:
             except (NotImplementedError, ValueError, RuntimeError):  # not the main thread, or no such signals here
                 continue
         try:
-            await self._ended.wait()
+            await self._until_ended()
         finally:
             for number in installed:
                 loop.remove_signal_handler(number)
         await self._lab.stop()
+
+    async def _until_ended(self) -> None:
+        """A signal counts while the sources are still connecting, too."""
+        ended = asyncio.ensure_future(self._ended.wait())
+        self._awaited = True
+        await asyncio.wait([self._starting, ended], return_when=asyncio.FIRST_COMPLETED)
+        if self._starting.done():
+            self._starting.result()
+            await ended
+        else:
+            self._starting.cancel()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """The same as `lab.stop()`."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self
 
-from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Source, Store, Surroundings, current_host
+from sagaz_lab.abc import Clock, Engine, Event, RevisionRow, Source, Store, Surroundings, current_host
 from sagaz_lab.engines.local import LocalEngine
 from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName
 from sagaz_lab.handle import Handle
@@ -17,7 +17,6 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, Run, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger
-from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.explain import Preview, Status, Why
 from sagaz_lab.runtime.firing import Firing
@@ -292,21 +291,15 @@ class Lab:
 
     # --- runs ---
 
-    async def run_saga(self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None) -> SagaContext:
+    async def run_saga(
+        self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None, event: Event | None = None
+    ) -> SagaContext:
         """Run it once, without a trigger; raise the action's own error after compensating."""
         definition = type(saga).__definition__
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
         await self.open()
-        dispatcher, now = self._service.dispatcher, self.clock.now()
-        name, revision = definition.name, definition.revision
-        ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, None, context, now)
-        ticket.status = RunStatus.RUNNING
-        ticket.started = definition.plan.roots
-        refused = await self.store.accept(Acceptance(runs=[ticket]))
-        if refusal := refused.get(ticket.run_id):
-            raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
-        run = dispatcher.runner.launch(ticket, definition, now, saga)
+        run = await self._service.dispatcher.runner.run_alone(saga, definition, context, run_id, event)
         await _to_its_end(run)
         return run.ctx
 

@@ -11,12 +11,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sagaz_lab import errors
+from sagaz_lab.model.options import KINDS
+from sagaz_lab.notebook.commands import COMMANDS
+from sagaz_lab.sources import ADAPTERS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sagaz_lab"
 _PART = re.compile(r"(?<=<!-- from the code: )(?P<name>[\w ]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 
 
-def files() -> str:
+def map_of_files() -> str:
     """Each file with the first line of its docstring, a table for each folder."""
     folders: dict[Path, list[str]] = {PACKAGE: []}
     for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: (path.parent, path.name)):
@@ -40,11 +45,8 @@ def first_line(path: Path) -> str:
     return " ".join(told.split()).replace("|", "\\|")
 
 
-def options() -> str:
+def tables_of_options() -> str:
     """What each kind of source takes."""
-    from sagaz_lab.model.options import KINDS
-    from sagaz_lab.sources import ADAPTERS
-
     lines = []
     for kind, takes in KINDS.items():
         lines.append(f"### `{kind}`\n")
@@ -58,10 +60,8 @@ def options() -> str:
     return "\n".join(lines)
 
 
-def commands() -> str:
+def table_of_commands() -> str:
     """The sub-commands of `%triggers`."""
-    from sagaz_lab.notebook.commands import COMMANDS
-
     rows = []
     for command in COMMANDS.values():
         what = " ".join(line for line in command.what.splitlines() if "%triggers" not in line).replace("|", "\\|")
@@ -70,14 +70,18 @@ def commands() -> str:
     return "\n".join(["| line | what |", "|---|---|", *rows, ""])
 
 
-def errors() -> str:
-    from sagaz_lab import errors
-
+def tree_of_errors() -> str:
+    """As their module draws it."""
     tree = (errors.__doc__ or "").partition("\n\n")[2].strip()
     return f"```text\n{tree}\n```\n"
 
 
-PARTS: dict[str, Callable[[], str]] = {"files": files, "options": options, "commands": commands, "errors": errors}
+PARTS: dict[str, Callable[[], str]] = {
+    "files": map_of_files,
+    "options": tables_of_options,
+    "commands": table_of_commands,
+    "errors": tree_of_errors,
+}
 
 
 def renewed(text: str) -> str:

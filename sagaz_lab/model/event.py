@@ -63,6 +63,10 @@ class Event(_Fields):
         """The same event with another payload: the decoded one."""
         return Event(payload, self.id, self.source, self.key, self.headers, self.timestamp, self.attempt)
 
+    def with_id(self, id: str) -> Event:
+        """The same event under another id."""
+        return Event(self.payload, id, self.source, self.key, self.headers, self.timestamp, self.attempt)
+
     def __getitem__(self, name: Any) -> Any:
         return self.payload[name]
 

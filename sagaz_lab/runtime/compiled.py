@@ -107,7 +107,7 @@ class TriggerState:
         if self.paused:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
-            return max(0, self.admission.free())
+            return max(0, self.admission.free() - self.counters.deciding)
         return max(1, self.admission.size)
 
     def pause(self) -> None:

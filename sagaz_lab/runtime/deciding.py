@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Refusal, Store
@@ -35,13 +35,14 @@ QUEUE_FULL = "the queue is full"
 class Decided:
     """What the loop made of a batch; nothing of it holds until the store has taken it."""
 
-    __slots__ = ("entries", "filtered", "kept", "letters", "reasons", "starts", "state")
+    __slots__ = ("dropped", "entries", "filtered", "kept", "letters", "reasons", "starts", "state")
 
     def __init__(self, state: TriggerState) -> None:
         self.state = state
         self.entries: list[Entry] = []
         self.starts: list[Ticket] = []
         self.letters: list[DeadLetter] = []
+        self.dropped: list[Event] = []
         self.kept: list[tuple[Event, str, str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
 
@@ -78,6 +79,7 @@ class Decided:
                 at,
             )
         else:
+            self.dropped.append(ticket.event)
             self.add(OutcomeKind.DROPPED, QUEUE_FULL, ticket.event, at)
 
 
@@ -124,12 +126,16 @@ class Decider:
         self._run_ids = run_ids
         self._report = report
 
-    async def decide(self, state: TriggerState, deliveries: Sequence[Delivery], now: float) -> Decided:
+    async def decide(
+        self, state: TriggerState, deliveries: Sequence[Delivery], now: float, *, quiet: bool = False
+    ) -> Decided:
+        """Runs the trigger method on each; `quiet`: nobody is told."""
         decided = Decided(state)
         compiled = state.compiled
-        if hooks := compiled.definition.hooks.get("on_trigger_received"):
+        hooks = {} if quiet else compiled.definition.hooks
+        if received := hooks.get("on_trigger_received"):
             for delivery in deliveries:
-                await tell(hooks, compiled.definition.name, delivery.event.source, delivery.event)
+                await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
         began = time.perf_counter()
         prepared, claims = self._prepare(decided, deliveries, now)
         taken: dict[str, Refusal | str] = {}
@@ -137,8 +143,10 @@ class Decider:
             seen = await self._store.seen([(state.name, claim) for claim in claims], at=now)
             taken = {claim: refusal for (_, claim), refusal in seen.items()}
             began = time.perf_counter()
-        await self._run_methods(decided, prepared, taken, now)
+        await self._run_methods(decided, prepared, taken, now, hooks.get("on_trigger_filtered", ()))
         elapsed = time.perf_counter() - began
+        if quiet:
+            return decided
         if elapsed > SLOW_S and not compiled.is_async and elapsed > SLOW_S * len(deliveries):
             self._report(
                 "slow",
@@ -170,7 +178,7 @@ class Decider:
                     continue
                 else:
                     claim = claim_of(event.id)
-            except DecisionError as error:
+            except Exception as error:
                 decided.dead(event, error, now)
                 continue
             claims.append(claim)
@@ -183,12 +191,12 @@ class Decider:
         prepared: list[tuple[Event, Any, str | None]],
         taken: dict[str, Refusal | str],
         now: float,
+        filtered_hooks: Sequence[Callable[..., Any]],
     ) -> None:
         state = decided.state
         compiled = state.compiled
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
         name, revision, keep = state.name, compiled.definition.revision, compiled.config.persist_events
-        filtered_hooks = compiled.definition.hooks.get("on_trigger_filtered")
         append = decided.entries.append
         nones = 0
         for event, subject, claim in prepared:

@@ -14,7 +14,7 @@ from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
-from sagaz_lab.runtime.deciding import TAKEN, Decided, Decider, acceptance, taken_by
+from sagaz_lab.runtime.deciding import QUEUE_FULL, TAKEN, Decided, Decider, acceptance, taken_by
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
@@ -110,7 +110,7 @@ class Dispatcher:
                 state.counters.deciding -= n
             raise
         for decided in decisions:
-            await self._apply(decided, refused, n, now)
+            await self._apply(decided, refused, now)
             if decided.letters and not answered:
                 self._report_dead(decided)
         return decisions
@@ -149,7 +149,7 @@ class Dispatcher:
             admitted.append(ticket)
         decided.starts = admitted
 
-    async def _apply(self, decided: Decided, refused: Mapping[str, Refusal], n: int, now: float) -> None:
+    async def _apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has taken the batch: count, remember, start."""
         state = decided.state
         for ticket in decided.starts:
@@ -157,24 +157,29 @@ class Dispatcher:
                 await self._refused(decided, ticket, refusal, now)
             elif ticket.status is _RUNNING:
                 decided.entries.append(entry_of(OutcomeKind.STARTED, "", ticket, now))
+                state.counters.deciding -= 1
                 state.counters.started += 1
                 self.runner.launch(ticket, state.compiled.definition, now)
             else:
                 await self.turns.hold(decided, ticket, now)
-        state.counters.deciding -= n
         for (kind, reason), times in decided.reasons.items():
+            state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
         self.tally.ring.extend(decided.entries)
-        if decided.letters:
-            await self._tell_dead(decided)
+        if decided.letters or decided.dropped:
+            await self._tell_refused(decided)
         if state.admission.waiting:
             self.turns.release(state)
+        else:
+            state.wake()
 
-    async def _tell_dead(self, decided: Decided) -> None:
-        hooks = decided.state.compiled.definition.hooks.get("on_trigger_dead", ())
+    async def _tell_refused(self, decided: Decided) -> None:
+        definition = decided.state.compiled.definition
         for letter in decided.letters:
-            await tell(hooks, letter.saga, letter.event, letter.error)
+            await tell(definition.hooks.get("on_trigger_dead", ()), letter.saga, letter.event, letter.error)
+        for event in decided.dropped:
+            await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
 
     def _report_dead(self, decided: Decided) -> None:
         for letter in decided.letters:
@@ -222,7 +227,9 @@ class Dispatcher:
         self.closing = True
         await self.runner.close()
         await self.tasks.close()
+        self.turns.close()
         for state in self.states.values():
+            state.wake()
             # They stay stored, and count anew when they are taken up again.
             state.counters.received -= state.counters.held
             state.counters.held = 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagaz_lab.abc import Delivery
-from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome, OutcomeKind, Run
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.deciding import Decider
@@ -127,10 +126,10 @@ class Preview:
 
 
 async def preview(
-    decider: Decider, state: TriggerState, event: Event, fresh: bool, now: float, moment: float
+    decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float
 ) -> Preview:
     """Runs the trigger method on the event, and asks the gates behind it."""
-    decided = await decider.decide(state, [Delivery(event, None, fresh)], now)
+    decided = await decider.decide(state, [delivery], now, quiet=True)
     verdicts: list[Verdict] = []
     context: Mapping[str, Any] | None = None
     if decided.starts:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sagaz_lab.abc import Delivery, Event
-from sagaz_lab.errors import UnknownName
+from sagaz_lab.errors import LabClosed, UnknownName
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.compiled import TriggerState
@@ -29,8 +29,8 @@ class Firing:
         states = self._targets(target, where)
         for state in states:
             await self._room(state)
-        event = self._event(states[0].compiled.trigger.spec, payload, id)
-        decisions = await self._dispatcher.take(states, [Delivery(event, None, id is None)], answered=True)
+        delivery = self._delivery(states[0].compiled.trigger.spec, payload, id)
+        decisions = await self._dispatcher.take(states, [delivery], answered=True)
         outcomes = []
         for decided in decisions:
             outcome = outcome_of(decided.entries[-1])
@@ -55,9 +55,9 @@ class Firing:
 
     async def preview(self, trigger: str, payload: Any, id: str | None) -> Preview:
         dispatcher, state = self._dispatcher, self.state(trigger)
-        event = self._event(state.compiled.trigger.spec, payload, id)
+        delivery = self._delivery(state.compiled.trigger.spec, payload, id)
         now, moment = dispatcher.clock.now(), dispatcher.clock.monotonic()
-        return await preview(dispatcher.decider, state, event, id is None, now, moment)
+        return await preview(dispatcher.decider, state, delivery, now, moment)
 
     def state(self, trigger: str) -> TriggerState:
         """The trigger's state. Raises `UnknownName` with the nearest one."""
@@ -69,6 +69,8 @@ class Firing:
     async def _room(self, state: TriggerState) -> None:
         state.compiled.refuse_unbuilt()
         while state.room() <= 0:
+            if self._dispatcher.closing:
+                raise LabClosed("the Lab is closing; the event was not taken")
             await state.changed()
 
     def _targets(self, target: str, where: Mapping[str, Any]) -> list[TriggerState]:
@@ -81,15 +83,18 @@ class Firing:
         known = [state.name for state in states] + sorted({state.compiled.trigger.spec.kind for state in states})
         raise UnknownName("fire", "trigger or source", asked, known)
 
-    def _event(self, spec: SourceSpec, payload: Any, id: str | None) -> Event:
+    def _delivery(self, spec: SourceSpec, payload: Any, id: str | None) -> Delivery:
+        """Of an event as it is, or of a new one; without an id it gets one that no other has."""
+        if not (id is None or (isinstance(id, str) and id)):
+            raise ValueError(f"fire: id={id!r} must be a text that is not empty")
         if isinstance(payload, Event):
-            return payload
+            given = id or payload.id
+            return Delivery(payload.with_id(given or next(self._dispatcher.event_ids)), None, not given)
         now = datetime.fromtimestamp(self._dispatcher.clock.now(), UTC)
         if spec.kind == "cron" and payload is None:
             payload = {"scheduled_for": now}
-        if not (id is None or (isinstance(id, str) and id)):
-            raise ValueError(f"fire: id={id!r} must be a text that is not empty")
-        return Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
+        event = Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
+        return Delivery(event, None, id is None)
 
 
 def _reads(spec: SourceSpec, kind: str, where: Mapping[str, Any]) -> bool:

@@ -105,7 +105,10 @@ class Pump:
             limit = await self._room()
             deliveries = await source.receive(limit)
             self._interruptible = False
-            if deliveries:
+            if any(state.paused for state in self.states):
+                for delivery in deliveries:  # asked for before the pause
+                    await source.nack(delivery)
+            elif deliveries:
                 self.received += len(deliveries)
                 await self._take(source, deliveries)
             await asyncio.sleep(0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.abc import Engine
-from sagaz_lab.errors import DefinitionError, LeaseLost, describe
+from sagaz_lab.abc import Acceptance, Engine, Event
+from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Run
+from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.attempt import Attempt
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
 
 logger = logging.getLogger("sagaz_lab")
+
+
+CLOSE_S = 3.0
+"""How long runs that are abandoned may take to end."""
 
 
 class Runner:
@@ -61,6 +66,25 @@ class Runner:
         run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
         return run
 
+    async def run_alone(
+        self,
+        saga: Saga,
+        definition: SagaDefinition,
+        context: Mapping[str, Any],
+        run_id: str | None,
+        event: Event | None,
+    ) -> Run:
+        """Accept and launch a run that no trigger asked for."""
+        dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
+        name, revision = definition.name, definition.revision
+        ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, event, context, now)
+        ticket.status = RunStatus.RUNNING
+        ticket.started = definition.plan.roots
+        refused = await dispatcher.store.accept(Acceptance(runs=[ticket]))
+        if refusal := refused.get(ticket.run_id):
+            raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
+        return self.launch(ticket, definition, now, saga)
+
     async def _execute(self, run: Run, ticket: Ticket) -> None:
         """Runs the attempt. It owns its errors: whatever is not the saga's own is reported."""
         hooks = run.definition.hooks
@@ -102,5 +126,7 @@ class Runner:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
+            if left:
+                self._dispatcher.report("stop", f"{len(left)} run(s) did not let themselves be stopped")
         self._engine.close()

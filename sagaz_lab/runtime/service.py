@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store
@@ -50,7 +50,7 @@ class Service:
         self.recovery = Recovery(self.dispatcher)
 
     async def open(self) -> None:
-        await self._store.open(f"{socket.gethostname()} process {os.getpid()}")
+        await self._store.open(os.path.basename(sys.argv[0]) or "python")
         self.group = await self._private_group()
         self.dispatcher.load(self._registry.current)
         await self._save_revisions(list(self._registry.current))

@@ -29,6 +29,7 @@ class Turns:
         self._clock = dispatcher.clock
         self._store = dispatcher.store
         self._timers: set[str] = set()
+        self._held: set[Ticket] = set()
 
     async def hold(self, decided: Decided, ticket: Ticket, now: float) -> None:
         state = decided.state
@@ -38,20 +39,32 @@ class Turns:
             state.counters.held -= 1
             state.counters.dropped += 1
             state.counters.count_reason("dropped", QUEUE_FULL)
-            self._finally(oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
+            self._finally(oldest, OutcomeKind.DROPPED, QUEUE_FULL, now, decided.entries)
             if hooks := state.compiled.definition.hooks.get("on_trigger_dropped"):
                 await tell(hooks, oldest.saga, oldest.event, QUEUE_FULL)
         ticket.final = asyncio.get_running_loop().create_future()
         state.admission.wait(ticket)
+        self._held.add(ticket)
+        state.counters.deciding -= 1
         state.counters.held += 1
         decided.entries.append(entry_of(OutcomeKind.HELD, WAITS, ticket, now))
 
-    def _finally(self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
-        """A held event has its outcome."""
+    def _finally(
+        self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float, entries: list[Entry] | None = None
+    ) -> None:
+        """A held event has its outcome, which goes to `entries` where the batch that brought it is not told of yet."""
         entry = entry_of(kind, reason, ticket, now)
-        self._dispatcher.tally.ring.append(entry)
+        (self._dispatcher.tally.ring if entries is None else entries).append(entry)
+        self._held.discard(ticket)
         if ticket.final is not None and not ticket.final.done():
             ticket.final.set_result(outcome(entry))
+
+    def close(self) -> None:
+        """Who waits for the outcome of a held event is told that it stays held; it goes on with the next opening."""
+        for ticket in self._held:
+            if ticket.final is not None and not ticket.final.done():
+                ticket.final.set_result(outcome(entry_of(OutcomeKind.HELD, WAITS, ticket, self._clock.now())))
+        self._held.clear()
 
     def release(self, state: TriggerState) -> None:
         """Start what may start now, and come back when the rate lets the next one through."""

@@ -324,7 +324,7 @@ class MemoryStore:
         started = ((run.new.event.id, run.new.trigger, "held" if run.attempt == 0 else "started", "", run.new.run_id,
                     run.revision, run.new.at) for run in self._newest_runs() if run.new.event)  # fmt: skip
         letters = [entry.letter for entry in reversed(list(self._letters.values())) if entry.letter.run_id is None]
-        dead = ((it.event.id, it.trigger, "dead", it.cause, None, it.revision, it.at) for it in letters)
+        dead = ((it.event.id, it.trigger, "dead", it.error, None, it.revision, it.at) for it in letters)
         kept = ((it.event.id, it.trigger, it.outcome, it.reason, None, None, it.at) for it in reversed(list(self._kept))
                 if it.outcome not in ("started", "dead"))  # fmt: skip
         return merge(started, dead, kept, key=lambda row: row[-1], reverse=True)

@@ -15,6 +15,8 @@ _OWNERS_S = 86400.0
 def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> None:
     """Drop ended runs with all that is theirs, kept events and settled letters older than this.
 
+    Runs that wait for a person (held, partially committed, failed compensations) stay.
+
     Files go first: what a crash leaves is then found again by the rows that name it.
     """
     connection, sql = transactions.connection, transactions.sql

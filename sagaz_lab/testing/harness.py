@@ -1,4 +1,4 @@
-"""Asks a saga's trigger what it would make of an event, with no store, no source and no run."""
+"""Tries a saga by itself: what its trigger makes of an event, and how the run goes that the event starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
+from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import SagaContext
 from sagaz_lab.model.saga import Saga
 from sagaz_lab.model.trigger import Skip, Trigger
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
@@ -32,12 +34,8 @@ class TriggerTestHarness:
         `event` is an `Event`, a payload (bytes are decoded) or an object of the annotated type. Raises what would make
         a dead letter of it: `DecodeError`, `PayloadMismatch`, `MissingKey` or the method's own error.
         """
-        if method not in self._definition.triggers:
-            raise UnknownName(self._definition.name, "trigger", method, self._definition.triggers)
-        trigger = self._definition.triggers[method]
-        given = event if isinstance(event, Event) else Event(event, "test", trigger.spec.kind)
-        if isinstance(given.payload, bytes):
-            given = given.with_payload(decoder(trigger.decode)(given.payload))
+        trigger = self._trigger(method)
+        given = _event(trigger, event)
         validate = validator(trigger)
         subject = given if validate is None else validate(given.payload)
         _read_keys(trigger, subject)
@@ -51,6 +49,30 @@ class TriggerTestHarness:
         if not isinstance(result, Mapping):
             raise TypeError(f"{trigger.name} returned a {type(result).__name__}, not a mapping, None or skip(...)")
         return dict(result)
+
+    async def run(self, method: str, event: Any) -> SagaContext | None:
+        """The context at the end of the run that the event starts, or None if it is filtered.
+
+        The run is tried once, in a Lab of its own that forgets it. Raises what `trigger` raises, and the action's own
+        error after compensating.
+        """
+        context = await self.trigger(method, event)
+        if context is None:
+            return None
+        async with Lab("memory", offline=True) as lab:
+            return await lab.run_saga(self._saga, context, event=_event(self._trigger(method), event))
+
+    def _trigger(self, method: str) -> Trigger:
+        if method not in self._definition.triggers:
+            raise UnknownName(self._definition.name, "trigger", method, self._definition.triggers)
+        return self._definition.triggers[method]
+
+
+def _event(trigger: Trigger, event: Any) -> Event:
+    given = event if isinstance(event, Event) else Event(event, "test", str(trigger.spec))
+    if isinstance(given.payload, bytes):
+        given = given.with_payload(decoder(trigger.decode)(given.payload))
+    return given
 
 
 def _read_keys(trigger: Trigger, subject: Any) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -83,7 +84,9 @@ async def test_a_skip_gives_its_reason_and_its_facts(lab: Lab) -> None:
     assert (outcome.reason, outcome.facts) == ("score too low", {"score": 3})
     (outcome,) = await lab.fire("Scores.on_score", {"score": 0})
     assert outcome.reason == "returned None"
-    assert list(lab.outcomes()["reason"]) == ["returned None", "score too low (score=3)"]
+    outcomes = lab.outcomes()
+    assert list(outcomes["reason"]) == ["returned None", "score too low"]
+    assert outcomes["facts"][1] == {"score": 3}
 
 
 async def test_a_trigger_that_raises_makes_a_dead_letter_and_no_run(each_lab: Lab) -> None:
@@ -748,7 +751,7 @@ async def test_dropped_events_say_so_to_whoever_waits_asks_or_listens(lab: Lab) 
     await lab.fire("Full.on_event", {"n": 2}, wait=False)
     (outcome,) = await waiting
     assert (outcome.kind, outcome.reason) == (OutcomeKind.DROPPED, "the queue is full")
-    assert [str(o.kind) for o in lab.why("e1").outcomes] == ["held", "dropped"]
+    assert [str(o.kind) for o in lab.why("e1").outcomes] == ["dropped"]
     await fire_all(lab, "Newest.on_event", [{"n": 10}, {"n": 11}, {"n": 12}])
     assert heard == [(1, "the queue is full"), (12, "the queue is full")]
     Full.gate.set()
@@ -860,11 +863,10 @@ async def test_a_paused_trigger_takes_nothing_until_it_is_resumed(lab: Lab) -> N
         taps["scores"].put_nowait({"score": 9})
     await asyncio.sleep(0.02)
     assert not fired.done()
-    # What the source had asked for before the pause may still come.
     assert lab.counters()["Scores.on_score"]["received"] == received
     assert lab.status().triggers[0].state == "paused"
     lab.resume("Scores.on_score")
-    await until(lambda: counted(lab, "Scores.on_score")["received"] == 6)
+    await until(lambda: lab.counters()["Scores.on_score"]["received"] == 6)
     assert (await fired)[0].kind is OutcomeKind.STARTED
 
 
@@ -1231,7 +1233,7 @@ async def test_what_a_stopped_lab_left_behind_goes_on_with_the_next_start(tmp_pa
     await second.drain()
     assert done == ["one 1", "two 1", "one 2", "two 2"]
     assert statuses(second) == ["completed", "completed"]
-    assert_adds_up(second)
+    assert counted(second, "Steps.on_event") == {"received": 1, "started": 1}
     await second.stop()
 
 
@@ -1261,10 +1263,8 @@ async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:
             @action()
             async def work(self, ctx):
                 while not end.is_set():
-                    try:
+                    with suppress(asyncio.CancelledError):
                         await asyncio.wait_for(end.wait(), 60)
-                    except asyncio.CancelledError:
-                        pass
 
     await lab.fire("Deaf.on_event")
     await asyncio.sleep(0.01)

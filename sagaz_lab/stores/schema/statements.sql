@@ -141,7 +141,9 @@ SELECT value FROM positions WHERE name = ?
 REPLACE INTO positions (name, value) VALUES (?, ?)
 
 -- name: expired_runs
-SELECT seq, run_id, trigger, claim, status FROM runs WHERE ended_at < {now} - ? ORDER BY ended_at LIMIT ?
+SELECT seq, run_id, trigger, claim, status FROM runs
+WHERE ended_at < {now} - ? AND status NOT IN ('held', 'partially_committed', 'compensation_failed')
+ORDER BY ended_at LIMIT ?
 
 -- name: orphan_claim
 UPDATE claims SET orphan = 1 WHERE trigger = ? AND claim = ? AND run_id = ? AND until > {now}
@@ -169,7 +171,7 @@ SELECT event_id, trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revis
 WHERE event IS NOT NULL ORDER BY seq DESC LIMIT ?
 
 -- name: dead_outcomes
-SELECT event_id, trigger, 'dead', cause, NULL, revision, at FROM dead_letters
+SELECT event_id, trigger, 'dead', error, NULL, revision, at FROM dead_letters
 WHERE run_id IS NULL ORDER BY seq DESC LIMIT ?
 
 -- name: kept_outcomes
