@@ -12,7 +12,7 @@ help: ## print this list
 setup: ## virtual environment .venv with all that the other targets need
 	@tools/setup.sh
 
-demo: setup ## the whole story in one run: drift, retraining, replay, export
+demo: setup ## the notebook from first to last cell: a year of flights, drift, retraining
 	@$(python) tools/demo.py $(ARGS)
 
 lab: setup ## JupyterLab on the notebooks

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sagaz_lab.errors import Permanent, SagazLabError
     from sagaz_lab.lab import Lab
     from sagaz_lab.model.event import Event
-    from sagaz_lab.model.listener import SagaListener
+    from sagaz_lab.model.listener import OutboxSagaListener, SagaListener
     from sagaz_lab.model.policy import Batch, Debounce, Throttle, TriggerConfig
     from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
     from sagaz_lab.model.saga import Saga, action, compensate, forward_recovery
@@ -21,6 +21,7 @@ __all__ = [
     "Debounce",
     "Event",
     "Lab",
+    "OutboxSagaListener",
     "Outcome",
     "OutcomeKind",
     "Permanent",
@@ -53,7 +54,7 @@ _HOMES = {
     "errors": ("Permanent", "SagazLabError"),
     "lab": ("Lab",),
     "model.event": ("Event",),
-    "model.listener": ("SagaListener",),
+    "model.listener": ("OutboxSagaListener", "SagaListener"),
     "model.policy": ("Batch", "Debounce", "Throttle", "TriggerConfig"),
     "model.run": ("Outcome", "OutcomeKind", "RunStatus", "SagaContext"),
     "model.saga": ("Saga", "action", "compensate", "forward_recovery"),

@@ -53,7 +53,11 @@ def _series(values: Sequence[Any], kind: str | None) -> pd.Series[Any]:
         return pd.Series(filled).dt.tz_localize("UTC")
     if kind == "category":
         return pd.Series(pd.Categorical(values, categories=list(dict.fromkeys(v for v in values if v is not None))))
-    return pd.Series(list(values), dtype=DTYPES[kind])
+    try:
+        return pd.Series(list(values), dtype=DTYPES[kind])
+    except UnicodeEncodeError:  # a lone surrogate, which no table can hold, becomes its escape
+        plain = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values]
+        return pd.Series(plain, dtype=DTYPES[kind])
 
 
 def _microseconds(value: Any) -> int | None:

@@ -52,6 +52,18 @@ class SagaListener:
                 raise UnknownName(f"listener {cls.__qualname__}", "hook", name, HOOKS)
 
 
+class OutboxSagaListener(SagaListener):
+    """A marker: the runtime publishes the saga's steps through the store's outbox.
+
+    `store` is the Lab's own or None; `publish_step_events` asks for an event of every step. It can be defined; this
+    version has no outbox, so that starting or running such a saga raises `NotBuilt`.
+    """
+
+    def __init__(self, store: Any = None, *, publish_step_events: bool = False) -> None:
+        self.store = store
+        self.publish_step_events = publish_step_events
+
+
 Hooks = Mapping[str, tuple[Callable[..., Any], ...]]
 """The hooks that a saga's listeners fill in, by name."""
 

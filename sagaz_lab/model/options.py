@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
+from sagaz_lab.model.code import function_text
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -234,6 +236,9 @@ def _comparable(value: Any) -> Any:
         return {str(name): _comparable(value[name]) for name in sorted(value, key=str)}
     if isinstance(value, list | tuple):
         return [_comparable(item) for item in value]
+    if isinstance(value, FunctionType):  # made anew whenever its cell is run, and the same as long as its code is
+        text = function_text(value, _by_identity)
+        return f"{value.__qualname__} {sha256(text.encode(errors='surrogatepass')).hexdigest()[:12]}"
     return _by_identity(value)
 
 

@@ -264,6 +264,8 @@ def define(cls: type[Saga]) -> SagaDefinition:
     name = cls.__dict__.get("saga_name") or cls.__name__
     if not isinstance(name, str) or not name.strip() or "." in name:
         raise DefinitionError(f"{cls.__qualname__}: saga_name={name!r} must be a text without '.'")
+    if not takes(cls.__init__, 1):
+        raise DefinitionError(f"{name}: the class must be made without arguments")
     if cls.on_failure not in ("compensate", "hold"):
         raise DefinitionError(f"{name}: on_failure={cls.on_failure!r} must be 'compensate' or 'hold'")
     if not (cls.trigger_config is None or isinstance(cls.trigger_config, TriggerConfig)):

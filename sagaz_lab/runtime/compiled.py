@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sagaz_lab.errors import NotBuilt
+from sagaz_lab.errors import MissingKey, NotBuilt
+from sagaz_lab.model.listener import OutboxSagaListener
 from sagaz_lab.model.policy import TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger
@@ -70,6 +71,8 @@ class CompiledTrigger:
             used.append("params")
         if self.config.dead_letter_topic is not None:
             used.append("dead_letter_topic")
+        if has_outbox(self.definition):
+            used.append("OutboxSagaListener")
         if used:
             raise NotBuilt(
                 f"{trigger.name} uses {', '.join(used)}, which can be defined but which this version cannot run yet"
@@ -131,8 +134,14 @@ class TriggerState:
                     waiter.set_result(None)
 
 
+def has_outbox(definition: SagaDefinition) -> bool:
+    return any(isinstance(listener, OutboxSagaListener) for listener in definition.listeners)
+
+
 def claim_of(event_id: str) -> str:
-    """The claim of an event without a key of its own."""
+    """The claim of an event without a key of its own. Raises `MissingKey`."""
+    if not (event_id and isinstance(event_id, str)):
+        raise MissingKey(f"the source gave the event no id but {event_id!r}; name a field of it with idempotency_key=")
     if len(event_id) <= ID_LENGTH:
         return event_id
     return "sha256:" + hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).hexdigest()

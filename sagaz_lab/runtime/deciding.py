@@ -127,9 +127,9 @@ class Decider:
         self._report = report
 
     async def decide(
-        self, state: TriggerState, deliveries: Sequence[Delivery], now: float, *, quiet: bool = False
+        self, state: TriggerState, deliveries: Sequence[Delivery], now: float, *, quiet: bool = False, own: str = ""
     ) -> Decided:
-        """Runs the trigger method on each; `quiet`: nobody is told."""
+        """Runs the trigger method on each; `quiet`: nobody is told. A claim of the run `own` counts as free."""
         decided = Decided(state)
         compiled = state.compiled
         hooks = {} if quiet else compiled.definition.hooks
@@ -141,7 +141,7 @@ class Decider:
         taken: dict[str, Refusal | str] = {}
         if claims:
             seen = await self._store.seen([(state.name, claim) for claim in claims], at=now)
-            taken = {claim: refusal for (_, claim), refusal in seen.items()}
+            taken = {claim: refusal for (_, claim), refusal in seen.items() if refusal.first_run != own}
             began = time.perf_counter()
         await self._run_methods(decided, prepared, taken, now, hooks.get("on_trigger_filtered", ()))
         elapsed = time.perf_counter() - began
@@ -166,10 +166,10 @@ class Decider:
         prepared: list[tuple[Event, Any, str | None]] = []
         claims: list[str] = []
         for raw, _, fresh in deliveries:
-            event = raw
+            event = raw if type(raw.id) is str else raw.with_id("" if raw.id is None else str(raw.id))
             try:
                 if type(raw.payload) is bytes:
-                    event = raw.with_payload(decode(raw.payload))
+                    event = event.with_payload(decode(raw.payload))
                 subject = event if validate is None else validate(event.payload)
                 if claim_key is not None:
                     claim = claim_key(subject)

@@ -66,19 +66,22 @@ class Dispatcher:
     def load(self, sagas: Mapping[str, SagaDefinition]) -> None:
         """Take over the current definitions: between two batches, so that each event has one revision."""
         seen = set()
+        changed: list[CompiledTrigger] = []  # all of them, before any is used: whatever fails changes nothing
         for definition in sagas.values():
             instance = self.runner.instance(definition)
             for trigger in definition.triggers.values():
                 seen.add(trigger.name)
                 state = self.states.get(trigger.name)
-                if state is not None and state.compiled.definition is definition and not state.removed:
-                    continue
-                compiled = CompiledTrigger(definition, trigger, instance, self._default)
-                if state is None:
-                    self.states[trigger.name] = TriggerState(compiled, self.tally.of(trigger.name))
-                else:
-                    state.use(compiled)
-                    self.turns.release(state)
+                if state is None or state.compiled.definition is not definition or state.removed:
+                    changed.append(CompiledTrigger(definition, trigger, instance, self._default))
+        for compiled in changed:
+            name = compiled.trigger.name
+            state = self.states.get(name)
+            if state is None:
+                self.states[name] = TriggerState(compiled, self.tally.of(name))
+            else:
+                state.use(compiled)
+                self.turns.release(state)
         for name, state in self.states.items():
             if name not in seen:
                 state.removed = True
@@ -151,12 +154,16 @@ class Dispatcher:
 
     async def _apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has taken the batch: count, remember, start."""
-        state = decided.state
+        state, ring = decided.state, self.tally.ring
+        ring.extend(decided.entries)
         for ticket in decided.starts:
             if refused and (refusal := refused.get(ticket.run_id)) is not None:
                 await self._refused(decided, ticket, refusal, now)
+                ring.append(decided.entries[-1])
             elif ticket.status is _RUNNING:
-                decided.entries.append(entry_of(OutcomeKind.STARTED, "", ticket, now))
+                entry = entry_of(OutcomeKind.STARTED, "", ticket, now)
+                decided.entries.append(entry)
+                ring.append(entry)
                 state.counters.deciding -= 1
                 state.counters.started += 1
                 self.runner.launch(ticket, state.compiled.definition, now)
@@ -166,7 +173,6 @@ class Dispatcher:
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
-        self.tally.ring.extend(decided.entries)
         if decided.letters or decided.dropped:
             await self._tell_refused(decided)
         if state.admission.waiting:
@@ -230,9 +236,6 @@ class Dispatcher:
         self.turns.close()
         for state in self.states.values():
             state.wake()
-            # They stay stored, and count anew when they are taken up again.
-            state.counters.received -= state.counters.held
-            state.counters.held = 0
 
     async def drain(self) -> None:
         """Returns when nothing is under way."""

@@ -7,14 +7,16 @@ import dataclasses
 import dis
 import functools
 import hashlib
+import inspect
 import linecache
+import re
 from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
+from sagaz_lab.model.code import PLAIN, code_text, constant_text, function_text
 from sagaz_lab.model.saga import Saga, SagaDefinition
 
-_CONSTANTS = (int, float, complex, str, bytes, tuple, frozenset, type(None))
 _STORING = ("STORE_GLOBAL", "DELETE_GLOBAL")
 
 
@@ -30,8 +32,9 @@ def fingerprint(cls: type[Saga], definition: SagaDefinition) -> Fingerprint:
     tree, text = class_source(cls)
     methods = [m for base in cls.__mro__ if issubclass(base, Saga) and base is not Saga for m in vars(base).values()]
     functions = [m for m in methods if isinstance(m, FunctionType)]
-    code = ast.dump(tree) if tree is not None else "".join(_code_text(f.__code__) for f in functions)
-    reached = dict(_reached(functions, cls.__module__))
+    code = ast.dump(tree) if tree is not None else "".join(code_text(f.__code__) for f in functions)
+    payloads = [t.payload_type for t in definition.triggers.values() if isinstance(t.payload_type, type)]
+    reached = dict(_reached(functions, payloads, cls.__module__))
     whole = "\n".join([code, _options(definition), *(f"{name}={digest}" for name, digest in sorted(reached.items()))])
     return Fingerprint(_digest(whole), text, reached)
 
@@ -67,30 +70,34 @@ def _parse(text: str) -> ast.AST | None:
         return None
 
 
-def _reached(functions: list[FunctionType], module: str) -> Iterator[tuple[str, str]]:
+def _reached(functions: list[FunctionType], payloads: list[type], module: str) -> Iterator[tuple[str, str]]:
     """The module's own functions, classes and constants that these functions use, directly or not."""
     seen: set[str] = set()
-    waiting = list(functions)
     stored = {name for function in functions for name in _stored_globals(function.__code__)}
+    waiting = [(kind.__name__, kind) for kind in payloads] + [used for f in functions for used in _used(f)]
     while waiting:
-        function = waiting.pop()
-        for name, value in _used(function):
-            if name in seen or name in stored:
-                continue
-            if isinstance(value, FunctionType) and value.__module__ == module:
-                seen.add(name)
-                waiting.append(value)
-                stored |= set(_stored_globals(value.__code__))
-                yield f"{name}()", _digest(_code_text(value.__code__) + repr(value.__defaults__))
-            elif isinstance(value, type) and value.__module__ == module and not issubclass(value, Saga):
-                seen.add(name)
-                methods = [m for m in vars(value).values() if isinstance(m, FunctionType)]
-                waiting.extend(methods)
-                fields = repr(getattr(value, "__annotations__", {}))
-                yield name, _digest(fields + "".join(_code_text(m.__code__) for m in methods))
-            elif isinstance(value, _CONSTANTS):
-                seen.add(name)
-                yield name, _digest(repr(value))
+        name, value = waiting.pop()
+        value = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
+        if name in seen or name in stored:
+            continue
+        if isinstance(value, FunctionType) and value.__module__ == module:
+            seen.add(name)
+            waiting += _used(value)
+            stored |= set(_stored_globals(value.__code__))
+            yield f"{name}()", _digest(_plain(value))
+        elif isinstance(value, type) and value.__module__ == module and not issubclass(value, Saga):
+            seen.add(name)
+            methods = [m for m in vars(value).values() if isinstance(m, FunctionType)]
+            waiting += [used for method in methods for used in _used(method)]
+            yield name, _digest(_class_text(value, methods))
+        elif isinstance(value, PLAIN):
+            seen.add(name)
+            yield name, _digest(constant_text(value))
+
+
+def _class_text(cls: type, methods: list[FunctionType]) -> str:
+    fields = {n: v for n, v in vars(cls).items() if not n.startswith("__") and isinstance(v, PLAIN)}
+    return _plain([getattr(cls, "__annotations__", {}), fields, methods])
 
 
 def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -119,11 +126,6 @@ def _stored_globals(code: CodeType) -> Iterator[str]:
             yield instruction.argval
 
 
-def _code_text(code: CodeType) -> str:
-    constants = (_code_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
-    return f"{code.co_code.hex()}|{code.co_names}|{code.co_varnames}|{';'.join(constants)}"
-
-
 def _options(definition: SagaDefinition) -> str:
     parts = [definition.name, definition.on_failure, _plain(definition.config)]
     parts += [_plain(action) for action in definition.actions.values()]
@@ -141,11 +143,22 @@ def _options(definition: SagaDefinition) -> str:
 
 
 def _plain(value: Any) -> str:
+    """A text that is the same for an object that is made anew in the same way."""
     if isinstance(value, FunctionType):
-        return _code_text(value.__code__)
+        return function_text(value, _without_place)
+    if isinstance(value, functools.partial):
+        return f"partial({_plain([value.func, value.args, value.keywords])})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_plain(key)}: {_plain(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return f"{type(value).__name__}({', '.join(_plain(getattr(value, f.name)) for f in dataclasses.fields(value))})"
-    return repr(value)
+    return constant_text(value) if isinstance(value, PLAIN) else _without_place(value)
+
+
+def _without_place(value: Any) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _digest(text: str) -> str:

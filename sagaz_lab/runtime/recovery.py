@@ -30,10 +30,10 @@ class Recovery:
     async def _with_code_again(self) -> list[StoredRun]:
         """The runs that this process could not go on with, and now can."""
         dispatcher, found = self._dispatcher, []
+        store = dispatcher.store
         for saga in dispatcher.without_code.keys() & dispatcher.registry.current.keys():
-            for run_id in dispatcher.without_code.pop(saga):
-                if await dispatcher.store.adopt(run_id) and (stored := await dispatcher.store.load(run_id)):
-                    found.append(stored)
+            ids = dispatcher.without_code.pop(saga)
+            found += [run for id in ids if await store.adopt(id) and (run := await store.load(id))]
         return found
 
     async def _go_on(self, stored: StoredRun, sagas: Mapping[str, SagaDefinition]) -> None:
@@ -45,7 +45,8 @@ class Recovery:
             return
         ticket = ticket_of(stored)
         ticket.key = self._key(definition, ticket)
-        if ticket.status is not RunStatus.WAITING or stored.trigger is None:
+        begun = stored.attempt > 0 and ticket.status is not RunStatus.WAITING
+        if begun or stored.trigger is None:
             ticket.revision = definition.revision
             ticket.history = History.of(stored.records, stored.attempt)
             state = dispatcher.states.get(ticket.trigger or "")
@@ -61,10 +62,7 @@ class Recovery:
             ticket.attempt = stored.attempt + 1
             dispatcher.turns.retry_later(ticket, max(0.0, stored.retry_at - now))
         else:
-            state.admission.wait(ticket)
-            state.counters.received += 1
-            state.counters.held += 1
-            dispatcher.turns.release(state)
+            dispatcher.turns.hold_again(state, ticket)
 
     def _key(self, definition: SagaDefinition, ticket: Ticket) -> str | None:
         trigger = definition.triggers.get((ticket.trigger or "").partition(".")[2])

@@ -137,9 +137,14 @@ class Registry:
         return self._past.get(name, {})
 
     def _make_current(self, news: Mapping[str, SagaDefinition], changes: Sequence[Change]) -> None:
+        before = self.current
         if news:
-            self._swap({**self.current, **news})
-        self._on_change(changes)
+            self._swap({**before, **news})
+        try:
+            self._on_change(changes)
+        except BaseException:
+            self.current = before
+            raise
 
     def _swap(self, sagas: Mapping[str, SagaDefinition]) -> None:
         self.current = MappingProxyType(dict(sagas))
@@ -148,6 +153,9 @@ class Registry:
         name = definition.name
         before = self.current.get(name)
         if before is not None and before.digest == now.digest:
+            definition.cls.__definition__ = replace(
+                definition, revision=before.revision, digest=before.digest, source_text=before.source_text
+            )
             return Change(name, before.revision, before.revision, False), None
         stored = self._history(name)
         last = max([row.number for row in stored] + list(self._past.get(name, ())), default=0)
@@ -200,14 +208,16 @@ def _text_diff(before: str, after: str, old: int, new: int) -> list[str]:
 def _warnings(before: SagaDefinition, after: SagaDefinition) -> list[str]:
     """What a reader of the diff might miss: what now flows elsewhere, or no longer."""
     found = []
-    for name, old in before.triggers.items():
-        new = after.triggers.get(name)
+    for method, old in before.triggers.items():
+        name, new = old.name, after.triggers.get(method)
         if new is None:
             found.append(f"trigger {name} removed: its source {old.spec} is no longer read for it")
         elif new.spec.identity != old.spec.identity:
             found.append(f"trigger {name}: source changed from {old.spec} to {new.spec}")
     found += [
-        f"trigger {name} added: {new.spec}" for name, new in after.triggers.items() if name not in before.triggers
+        f"trigger {new.name} added: {new.spec}"
+        for method, new in after.triggers.items()
+        if method not in before.triggers
     ]
     found += [f"action {name} removed" for name in before.actions if name not in after.actions]
     return found

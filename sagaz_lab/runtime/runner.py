@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Engine, Event
-from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
+from sagaz_lab.errors import DefinitionError, LeaseLost, NotBuilt, RunError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.attempt import Attempt
+from sagaz_lab.runtime.compiled import has_outbox
 from sagaz_lab.runtime.context import context_of
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Runner:
         event: Event | None,
     ) -> Run:
         """Accept and launch a run that no trigger asked for."""
+        if has_outbox(definition):
+            raise NotBuilt(f"{definition.name} has an OutboxSagaListener, but this version has no outbox")
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
         name, revision = definition.name, definition.revision
         ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, event, context, now)

@@ -53,7 +53,9 @@ class Service:
         await self._store.open(os.path.basename(sys.argv[0]) or "python")
         self.group = await self._private_group()
         self.dispatcher.load(self._registry.current)
-        await self._save_revisions(list(self._registry.current))
+        await self._save_revisions(
+            [(name, number) for name in self._registry.current for number in self._registry.past(name)]
+        )
         self.dispatcher.tasks.start(self._beat(), "heartbeat")
 
     async def _private_group(self) -> str:
@@ -104,15 +106,15 @@ class Service:
         await self._store.close()
 
     async def _follow(self, changes: Sequence[Change]) -> None:
-        await self._save_revisions(change.name for change in changes if change.is_new)
+        await self._save_revisions((change.name, change.revision) for change in changes if change.is_new)
         if self.started:
             await self._reconcile()
             await self.recovery.resume_interrupted()
 
-    async def _save_revisions(self, names: Iterable[str]) -> None:
+    async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:
         now = self._clock.now()
-        for name in names:
-            if definition := self._registry.current.get(name):
+        for name, number in revisions:
+            if definition := self._registry.past(name).get(number):
                 row = RevisionRow(name, definition.revision, definition.digest, definition.source_text, now)
                 await self._store.save_revision(row)
 

@@ -39,7 +39,7 @@ class Turns:
             state.counters.held -= 1
             state.counters.dropped += 1
             state.counters.count_reason("dropped", QUEUE_FULL)
-            self._finally(oldest, OutcomeKind.DROPPED, QUEUE_FULL, now, decided.entries)
+            self._finally(oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
             if hooks := state.compiled.definition.hooks.get("on_trigger_dropped"):
                 await tell(hooks, oldest.saga, oldest.event, QUEUE_FULL)
         ticket.final = asyncio.get_running_loop().create_future()
@@ -47,24 +47,38 @@ class Turns:
         self._held.add(ticket)
         state.counters.deciding -= 1
         state.counters.held += 1
-        decided.entries.append(entry_of(OutcomeKind.HELD, WAITS, ticket, now))
+        entry = entry_of(OutcomeKind.HELD, WAITS, ticket, now)
+        decided.entries.append(entry)
+        self._dispatcher.tally.ring.append(entry)
 
-    def _finally(
-        self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float, entries: list[Entry] | None = None
-    ) -> None:
-        """A held event has its outcome, which goes to `entries` where the batch that brought it is not told of yet."""
+    def _finally(self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
+        """A held event has its outcome."""
         entry = entry_of(kind, reason, ticket, now)
-        (self._dispatcher.tally.ring if entries is None else entries).append(entry)
+        self._dispatcher.tally.ring.append(entry)
         self._held.discard(ticket)
         if ticket.final is not None and not ticket.final.done():
             ticket.final.set_result(outcome(entry))
 
     def close(self) -> None:
-        """Who waits for the outcome of a held event is told that it stays held; it goes on with the next opening."""
-        for ticket in self._held:
-            if ticket.final is not None and not ticket.final.done():
-                ticket.final.set_result(outcome(entry_of(OutcomeKind.HELD, WAITS, ticket, self._clock.now())))
-        self._held.clear()
+        """What is held goes on with the next opening."""
+        for ticket in list(self._held):
+            self._put_off(self._dispatcher.states[ticket.trigger or ""], ticket, WAITS)
+
+    def _put_off(self, state: TriggerState, ticket: Ticket, reason: str) -> None:
+        """A held event stays stored, and counts anew when it is taken up again; who waits for its outcome is told."""
+        state.counters.received -= 1
+        state.counters.held -= 1
+        self._held.discard(ticket)
+        if ticket.final is not None and not ticket.final.done():
+            ticket.final.set_result(outcome(entry_of(OutcomeKind.HELD, reason, ticket, self._clock.now())))
+
+    def hold_again(self, state: TriggerState, ticket: Ticket) -> None:
+        """An event that was held before, here or in another process, waits for its turn."""
+        state.admission.wait(ticket)
+        self._held.add(ticket)
+        state.counters.received += 1
+        state.counters.held += 1
+        self.release(state)
 
     def release(self, state: TriggerState) -> None:
         """Start what may start now, and come back when the rate lets the next one through."""
@@ -94,7 +108,9 @@ class Turns:
         try:
             if definition is None:
                 state.admission.leave(ticket.key)
-                await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, ticket.attempt)
+                await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, 0 if first else ticket.attempt)
+                if first:
+                    self._put_off(state, ticket, f"waits for the code of saga {ticket.saga!r}")
                 return
             if (
                 first
@@ -132,7 +148,9 @@ class Turns:
         assert ticket.event is not None
         if state.removed:
             return True
-        again = await self._dispatcher.decider.decide(state, [Delivery(ticket.event, None, True)], now)
+        delivery = Delivery(ticket.event, None, True)
+        again = await self._dispatcher.decider.decide(state, [delivery], now, own=ticket.run_id)
+        ticket.revision = definition.revision
         if again.starts:
             ticket.context = again.starts[0].context
             return True

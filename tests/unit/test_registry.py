@@ -219,7 +219,7 @@ def test_a_fingerprint_is_the_same_in_every_process(tmp_path: Path) -> None:
                     @action()
                     def work(self, ctx):
                         return helper(ctx["word"])
-            print(shut.sagas["Same"].digest)
+            print(lab.sagas["Same"].digest)
         """)
     )
     digests = {
@@ -239,7 +239,7 @@ def test_a_saga_of_the_same_name_from_another_module_is_a_conflict(shut: Lab) ->
 
     with pytest.raises(SagaConflict, match=r"saga_name 'Scores' is taken by .*test_registry"):
         type("Scores", (Saga,), {"__module__": "elsewhere"})
-    with pytest.raises(SagaConflict, match=r"shut.unregister\('Scores'\)"):
+    with pytest.raises(SagaConflict, match=r"lab.unregister\('Scores'\)"):
         type("Other", (Saga,), {"saga_name": "Scores", "__module__": __name__})
     shut.unregister("Scores")
     type("Scores", (Saga,), {"__module__": "elsewhere"})
@@ -249,8 +249,9 @@ def test_a_saga_of_the_same_name_from_another_module_is_a_conflict(shut: Lab) ->
 
 
 def test_in_a_notebook_a_class_may_be_renamed_and_keep_its_saga_name(shut: Lab, notebook: Notebook) -> None:
-    notebook.run("class A(Saga):\n    saga_name = 'same'")
-    notebook.run("class B(Saga):\n    saga_name = 'same'")
+    cell = "class A(Saga):\n    saga_name = 'same'\n    @action()\n    def work(self, ctx): ..."
+    notebook.run(cell)
+    notebook.run(cell.replace("class A", "class B"))
     assert revision(shut, "same") == 2
 
 

@@ -1,0 +1,164 @@
+"""Who may import whom, and how long things may get: read from the syntax trees."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sagaz_lab
+
+PACKAGE = Path(sagaz_lab.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+MIDDLE = {"runtime", "engines", "sources", "stores", "history", "export"}
+BELOW_ALL = {"errors"}
+MAY_IMPORT = {
+    "errors": set(),
+    "model": set(),
+    "abc": {"model"},
+    **{layer: {"abc", "model"} for layer in MIDDLE},
+    "history": {"abc", "model", "runtime"},
+    "export": {"abc", "model", "runtime"},
+    "lab": {"abc", "model", *MIDDLE},
+    "testing": {"abc", "model", "lab", *MIDDLE},
+    "notebook": {"abc", "model", "lab", "testing", *MIDDLE},
+    "cli": {"abc", "model", "lab", "testing", "notebook", *MIDDLE},
+}
+# What the Lab consists of, and the package itself, which offers its names.
+LAB_FILES = {"lab", "handle", "views", "current", "__init__"}
+
+HOMES = {
+    "IPython": "notebook/*",
+    "ipykernel": "notebook/*",
+    "ipywidgets": "notebook/*",
+    "anywidget": "notebook/*",
+    "traitlets": "notebook/*",
+    "pandas": "history/frames.py stores/codecs_*.py",
+    "pyarrow": "history/frames.py stores/codecs_*.py",
+    "redis": "sources/redis*.py",
+    "joblib": "stores/codecs_joblib.py",
+    "pydantic": "runtime/pydantic_payloads.py stores/classes.py",
+}
+
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 50
+
+
+def named(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def layer(module: str) -> str:
+    """Of a module inside the package, by its path: "runtime", "lab"."""
+    top = module.split(".")[0] or "__init__"
+    return "lab" if top in LAB_FILES else top
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(), str(file))
+
+
+@pytest.fixture(params=FILES, ids=named)
+def file(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_each_layer_imports_only_what_is_below_it(file: Path) -> None:
+    here = layer(named(file).removesuffix(".py").replace("/", "."))
+    allowed = MAY_IMPORT[here] | BELOW_ALL | {here}
+    for name, line in imports(parsed(file)):
+        if name.startswith("sagaz_lab."):
+            there = layer(name.removeprefix("sagaz_lab."))
+            assert there in allowed, f"{named(file)}:{line} ({here}) imports {name} ({there})"
+
+
+def test_only_the_lab_names_concrete_stores_engines_and_sources(file: Path) -> None:
+    here = named(file)
+    for name, line in imports(parsed(file)):
+        target = name.removeprefix("sagaz_lab.").split(".")[0]
+        if name.startswith("sagaz_lab.") and target in ("stores", "engines", "sources"):
+            assert here == "lab.py" or here.startswith(f"{target}/"), f"{here}:{line} imports {name}"
+
+
+def test_each_library_has_its_home(file: Path) -> None:
+    for name, line in imports(parsed(file)):
+        if homes := HOMES.get(name.split(".")[0]):
+            inside = any(file.relative_to(PACKAGE).match(pattern) for pattern in homes.split())
+            assert inside, f"{named(file)}:{line} imports {name}, which belongs in {homes}"
+
+
+def test_no_import_hides_in_a_function(file: Path) -> None:
+    if named(file) == "cli.py":
+        return
+    for function in functions(parsed(file)):
+        if not function.name.endswith("load_ipython_extension"):
+            hidden = [f"{named(file)}:{line} {name}" for name, line in imports(function)]
+            assert not hidden
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def test_a_file_and_a_function_stay_readable(file: Path) -> None:
+    assert len(file.read_text().splitlines()) < LONGEST_FILE
+    for function in functions(parsed(file)):
+        length = (function.end_lineno or 0) - function.lineno + 1
+        assert length <= LONGEST_FUNCTION, f"{named(file)}:{function.lineno} {function.name} has {length} lines"
+
+
+def test_every_public_function_says_what_it_takes_and_gives(file: Path) -> None:
+    for function in functions(parsed(file)):
+        parameters = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        bare = [p.arg for p in parameters if p.annotation is None and p.arg not in ("self", "cls")]
+        assert not bare, f"{named(file)}:{function.lineno} {function.name}: {bare}"
+        assert function.returns is not None, f"{named(file)}:{function.lineno} {function.name} returns what?"
+
+
+USED_BY_A_FIRST_CELL = """
+import sys, sagaz_lab
+from sagaz_lab import *
+with Lab("memory").activate() as lab:
+    class First(Saga):
+        @trigger(source="kafka", topic="t")
+        def on_event(self, event):
+            return {}
+        @action()
+        async def work(self, ctx): ...
+print(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+
+def test_the_package_loads_no_library_before_it_is_needed() -> None:
+    heavy = {"pandas", "pyarrow", "numpy", "pydantic", "IPython", "ipywidgets", "anywidget", "ipykernel", "traitlets",
+             "redis", "aiokafka", "aio_pika", "pulsar", "boto3", "starlette", "uvicorn", "watchfiles", "joblib",
+             "fastavro", "croniter"}  # fmt: skip
+    shown = subprocess.run([sys.executable, "-c", USED_BY_A_FIRST_CELL], capture_output=True, text=True, check=True)
+    assert heavy.isdisjoint(shown.stdout.split())
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(sagaz_lab.__all__) == [
+        "Batch", "Debounce", "Event", "Lab", "Outcome", "OutcomeKind", "OutboxSagaListener", "Permanent", "RunStatus",
+        "Saga", "SagaContext", "SagaListener", "SagazLabError", "Throttle", "TriggerConfig", "absent", "action",
+        "all_of", "any_of", "compensate", "default_lab", "fire_event", "forward_recovery", "sequence", "skip",
+        "start_triggers", "trigger",
+    ]  # fmt: skip
+    for name in sagaz_lab.__all__:
+        assert getattr(sagaz_lab, name) is not None
+        assert name in dir(sagaz_lab)
+    with pytest.raises(AttributeError, match="no attribute 'Trigger'"):
+        _ = sagaz_lab.Trigger
