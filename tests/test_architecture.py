@@ -24,11 +24,12 @@ MAY_IMPORT = {
     "export": {"abc", "model", "runtime"},
     "lab": {"abc", "model", *MIDDLE},
     "testing": {"abc", "model", "lab", *MIDDLE},
-    "notebook": {"abc", "model", "lab", "testing", *MIDDLE},
-    "cli": {"abc", "model", "lab", "testing", "notebook", *MIDDLE},
+    "notebook": {"abc", "model", "lab", "testing", "package", *MIDDLE},
+    "cli": {"abc", "model", "lab", "testing", "notebook", "package", *MIDDLE},
+    "package": {"abc", "model", "lab", "testing", "notebook", "cli", *MIDDLE},
 }
-# What the Lab consists of, and the package itself, which offers its names.
-LAB_FILES = {"lab", "handle", "views", "current", "__init__"}
+# What the Lab consists of.
+LAB_FILES = {"lab", "handle", "views", "current"}
 
 HOMES = {
     "IPython": "notebook/*",
@@ -52,9 +53,11 @@ def named(file: Path) -> str:
 
 
 def layer(module: str) -> str:
-    """Of a module inside the package, by its path: "runtime", "lab"."""
-    top = module.split(".")[0] or "__init__"
-    return "lab" if top in LAB_FILES else top
+    """Of a module inside the package. The package itself stands on top, as it offers the names of all."""
+    top = module.partition(".")[0]
+    if top in LAB_FILES:
+        return "lab"
+    return top if (PACKAGE / top).is_dir() or ((PACKAGE / f"{top}.py").is_file() and top != "__init__") else "package"
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -152,7 +155,7 @@ def test_the_package_loads_no_library_before_it_is_needed() -> None:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(sagaz_lab.__all__) == [
-        "Batch", "Debounce", "Event", "Lab", "Outcome", "OutcomeKind", "OutboxSagaListener", "Permanent", "RunStatus",
+        "Batch", "Debounce", "Event", "Lab", "OutboxSagaListener", "Outcome", "OutcomeKind", "Permanent", "RunStatus",
         "Saga", "SagaContext", "SagaListener", "SagazLabError", "Throttle", "TriggerConfig", "absent", "action",
         "all_of", "any_of", "compensate", "default_lab", "fire_event", "forward_recovery", "sequence", "skip",
         "start_triggers", "trigger",

@@ -121,35 +121,38 @@ def action(
         owner = f"@action({label!r}) on {function.__qualname__}"
         if not (name is None or (isinstance(name, str) and name.strip())):
             raise DefinitionError(f"{owner}: name={name!r} must be a text that is not empty")
-        how = _how(function)
         if not takes(function, 2):
             raise DefinitionError(f"{owner}: an action takes (self, ctx)")
-        if not at_least(0, max_retries):
-            raise DefinitionError(f"{owner}: max_retries={max_retries!r} must be a whole number, 0 or more")
-        if how == "stream" and max_retries:
-            raise DefinitionError(f"{owner}: max_retries= does not go with a stream, which cannot be rewound")
-        if not (timeout_s is None or positive(timeout_s)):
-            raise DefinitionError(f"{owner}: timeout_s={timeout_s!r} must be a number of seconds, more than 0")
-        if not (codec is None or codec == "joblib" or (hasattr(codec, "dump") and hasattr(codec, "load"))):
-            raise DefinitionError(f"{owner}: codec={codec!r} must be 'joblib' or have dump(value, path) and load(path)")
-        _take_role(
-            owner,
-            function,
-            Action(
-                name=label,
-                method_name=function.__name__,
-                depends_on=_names(owner, depends_on),
-                timeout_s=timeout_s,
-                max_retries=max_retries,
-                retry_backoff_s=backoff(retry_backoff_s, f"{owner}: retry_backoff_s"),
-                pivot=pivot,
-                codec=codec,
-                how=how,
-            ),
+        role = Action(
+            name=label,
+            method_name=function.__name__,
+            depends_on=_names(owner, depends_on),
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            retry_backoff_s=backoff(retry_backoff_s, f"{owner}: retry_backoff_s"),
+            pivot=pivot,
+            codec=codec,
+            how=_how(function),
         )
+        _refuse_wrong(owner, role)
+        _take_role(owner, function, role)
         return function
 
     return decorate
+
+
+def _refuse_wrong(owner: str, role: Action) -> None:
+    if not at_least(0, role.max_retries):
+        raise DefinitionError(f"{owner}: max_retries={role.max_retries!r} must be a whole number, 0 or more")
+    if role.how == "stream" and role.max_retries:
+        raise DefinitionError(f"{owner}: max_retries= does not go with a stream, which cannot be rewound")
+    if not (role.timeout_s is None or positive(role.timeout_s)):
+        raise DefinitionError(f"{owner}: timeout_s={role.timeout_s!r} must be a number of seconds, more than 0")
+    known = role.codec in (None, "joblib") or (hasattr(role.codec, "dump") and hasattr(role.codec, "load"))
+    if not known:
+        raise DefinitionError(
+            f"{owner}: codec={role.codec!r} must be 'joblib' or have dump(value, path) and load(path)"
+        )
 
 
 def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 3) -> Callable[[F], F]:

@@ -125,9 +125,7 @@ class Preview:
         return f"Preview({self.trigger} -> {self.outcome}: {gates})"
 
 
-async def preview(
-    decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float
-) -> Preview:
+async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float) -> Preview:
     """Runs the trigger method on the event, and asks the gates behind it."""
     decided = await decider.decide(state, [delivery], now, quiet=True)
     verdicts: list[Verdict] = []
