@@ -349,7 +349,7 @@ class StoreSuite:
                                       filtered=counts))  # fmt: skip
         await store.accept(Acceptance(filtered=counts))
         outcomes = {row["event_id"]: (row["outcome"], row["reason"]) for row in frame(store, "outcomes")}
-        assert outcomes == {"event-r1": ("started", ""), "event-r2": ("held", ""), "event-d1": ("dead", "ValueError"),
+        assert outcomes == {"event-r1": ("started", ""), "event-r2": ("held", ""), "event-d1": ("dead", dead_letter("d1").error),
                             "low": ("filtered", "score too low")}  # fmt: skip
         assert [row["count"] for row in frame(store, "counts")] == [4]
 

@@ -663,6 +663,34 @@ async def test_a_compensation_that_fails_for_good_leaves_the_others_to_run(each_
     assert statuses(each_lab) == ["compensation_failed"]
 
 
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
+@pytest.mark.parametrize("how", ["coroutine", "thread"])
+async def test_whatever_a_compensation_raises_is_its_failure(lab: Lab, how: str, error: BaseException) -> None:
+    class Undoing(Saga):
+        @action("a")
+        async def a(self, ctx): ...
+
+        if how == "thread":
+
+            @compensate("a", max_retries=0)
+            def undo(self, ctx):
+                raise error
+
+        else:
+
+            @compensate("a", max_retries=0)
+            async def undo(self, ctx):
+                raise error
+
+        @action("b", depends_on="a")
+        async def b(self, ctx):
+            raise Broken
+
+    raised = await fails(Undoing(), CompensationFailed)
+    assert type(error).__name__ in str(raised)
+    assert statuses(lab) == ["compensation_failed"]
+
+
 # --- pivot and forward recovery ---
 
 
