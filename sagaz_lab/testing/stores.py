@@ -349,8 +349,12 @@ class StoreSuite:
                                       filtered=counts))  # fmt: skip
         await store.accept(Acceptance(filtered=counts))
         outcomes = {row["event_id"]: (row["outcome"], row["reason"]) for row in frame(store, "outcomes")}
-        assert outcomes == {"event-r1": ("started", ""), "event-r2": ("held", ""), "event-d1": ("dead", dead_letter("d1").error),
-                            "low": ("filtered", "score too low")}  # fmt: skip
+        assert outcomes == {
+            "event-r1": ("started", ""),
+            "event-r2": ("held", ""),
+            "event-d1": ("dead", dead_letter("d1").error),
+            "low": ("filtered", "score too low"),
+        }
         assert [row["count"] for row in frame(store, "counts")] == [4]
 
     async def test_a_heartbeat_leaves_what_is_young(self, store: Store) -> None:

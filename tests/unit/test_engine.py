@@ -889,16 +889,18 @@ async def test_a_run_that_is_none_cannot_be_resumed(each_lab: Lab) -> None:
 # --- cancelling ---
 
 
-class SlowStore(MemoryStore):
-    """Takes its time for each write, as a disk does."""
+class StuckStore(MemoryStore):
+    """Its first write takes a minute, as on a disk that hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing = asyncio.Event()
 
     async def append(self, records: Any) -> None:
-        await asyncio.sleep(0.005)
+        if not self.writing.is_set():
+            self.writing.set()
+            await asyncio.sleep(60)
         await super().append(records)
-
-    async def end(self, *args: Any, **kwargs: Any) -> None:
-        await asyncio.sleep(0.005)
-        await super().end(*args, **kwargs)
 
 
 def two_steps(log: list[str]) -> type[Saga]:
@@ -950,9 +952,10 @@ async def test_a_run_can_be_cancelled_at_any_moment(lab: Lab) -> None:
 
 async def test_a_run_that_is_cancelled_while_the_store_writes_is_compensated() -> None:
     log: list[str] = []
-    async with Lab(SlowStore()) as lab:
+    store = StuckStore()
+    async with Lab(store) as lab:
         run = asyncio.create_task(two_steps(log)().run({}))
-        await until(lambda: "one" in log)
+        await store.writing.wait()
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
