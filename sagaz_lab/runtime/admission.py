@@ -59,9 +59,23 @@ class Ticket(NewRun):
 
 
 class Admission:
-    """One trigger's. Runs of one key start one at a time, first in first out; the keys take turns."""
+    """One trigger's. Runs of one key start one at a time, first in first out; the keys take turns.
 
-    __slots__ = ("_busy", "_interval_s", "_opens_at", "_turns", "in_flight", "limit", "queues", "size", "waiting")
+    `waiting` counts what waits, `coming` what will as soon as the store has it.
+    """
+
+    __slots__ = (
+        "_busy",
+        "_interval_s",
+        "_opens_at",
+        "_turns",
+        "coming",
+        "in_flight",
+        "limit",
+        "queues",
+        "size",
+        "waiting",
+    )
 
     def __init__(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
         self.queues: dict[str | None, deque[Ticket]] = {}
@@ -70,6 +84,7 @@ class Admission:
         self._opens_at = 0.0
         self.in_flight = 0
         self.waiting = 0
+        self.coming = 0
         self.configure(gates, queue_size, in_turn=in_turn)
 
     def configure(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
@@ -91,7 +106,7 @@ class Admission:
 
     def enter(self, key: str | None, now: float) -> bool:
         """True if a run with this key may start now; it then has its slot."""
-        if self.in_flight >= self.limit or (self.waiting and not key) or now < self._opens_at:
+        if self.in_flight >= self.limit or ((self.waiting or self.coming) and not key) or now < self._opens_at:
             return False
         if key is not None:
             if key in self._busy or self.queues.get(key) or (self.waiting and self._interval_s):

@@ -134,21 +134,23 @@ class Dispatcher:
                 for ticket in decided.starts:
                     if ticket.status is _RUNNING:
                         decided.state.admission.leave(ticket.key)
+                    else:
+                        decided.state.admission.coming -= 1
             raise
 
     def _admit(self, decided: Decided, moment: float) -> None:
         admission, strategy = decided.state.admission, decided.state.compiled.config.backpressure_strategy
         roots = decided.state.compiled.definition.plan.roots
-        admitted, waiting = [], admission.waiting
+        admitted = []
         for ticket in decided.starts:
             if admission.enter(ticket.key, moment):
                 ticket.status = _RUNNING
                 ticket.started = roots
-            elif waiting >= admission.size and strategy in ("drop_newest", "reject"):
+            elif admission.waiting + admission.coming >= admission.size and strategy in ("drop_newest", "reject"):
                 decided.overflow(ticket, ticket.at, rejected=strategy == "reject")
                 continue
             else:
-                waiting += 1
+                admission.coming += 1
             admitted.append(ticket)
         decided.starts = admitted
 
@@ -156,6 +158,7 @@ class Dispatcher:
         """The store has taken the batch: count, remember, start."""
         state, ring = decided.state, self.tally.ring
         ring.extend(decided.entries)
+        state.admission.coming -= sum(ticket.status is not _RUNNING for ticket in decided.starts)
         for ticket in decided.starts:
             if refused and (refusal := refused.get(ticket.run_id)) is not None:
                 await self._refused(decided, ticket, refusal, now)

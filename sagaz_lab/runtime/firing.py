@@ -91,8 +91,8 @@ class Firing:
             given = id or payload.id
             return Delivery(payload.with_id(given or next(self._dispatcher.event_ids)), None, not given)
         now = datetime.fromtimestamp(self._dispatcher.clock.now(), UTC)
-        if spec.kind == "cron" and payload is None:
-            payload = {"scheduled_for": now}
+        if spec.kind == "cron" and (payload is None or isinstance(payload, Mapping)):
+            payload = {"scheduled_for": now, **(payload or {})}
         event = Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
         return Delivery(event, None, id is None)
 

@@ -34,14 +34,7 @@ class Turns:
     async def hold(self, decided: Decided, ticket: Ticket, now: float) -> None:
         state = decided.state
         strategy = state.compiled.config.backpressure_strategy
-        if strategy == "drop_oldest" and state.admission.full() and (oldest := state.admission.drop_oldest()):
-            await self._store.withdraw(oldest.run_id)
-            state.counters.held -= 1
-            state.counters.dropped += 1
-            state.counters.count_reason("dropped", QUEUE_FULL)
-            self._finally(oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
-            if hooks := state.compiled.definition.hooks.get("on_trigger_dropped"):
-                await tell(hooks, oldest.saga, oldest.event, QUEUE_FULL)
+        oldest = state.admission.drop_oldest() if strategy == "drop_oldest" and state.admission.full() else None
         ticket.final = asyncio.get_running_loop().create_future()
         state.admission.wait(ticket)
         self._held.add(ticket)
@@ -50,6 +43,21 @@ class Turns:
         entry = entry_of(OutcomeKind.HELD, WAITS, ticket, now)
         decided.entries.append(entry)
         self._dispatcher.tally.ring.append(entry)
+        if oldest is not None:
+            await self._drop(state, oldest, now)
+
+    async def _drop(self, state: TriggerState, ticket: Ticket, now: float) -> None:
+        state.counters.held -= 1
+        state.counters.dropped += 1
+        state.counters.count_reason("dropped", QUEUE_FULL)
+        self._finally(ticket, OutcomeKind.DROPPED, QUEUE_FULL, now)
+        try:
+            await self._store.withdraw(ticket.run_id)
+        except StoreError as error:
+            text = f"run {ticket.run_id} was dropped, but the store still has it: {describe(error)}"
+            self._dispatcher.report("store", text)
+        if hooks := state.compiled.definition.hooks.get("on_trigger_dropped"):
+            await tell(hooks, ticket.saga, ticket.event, QUEUE_FULL)
 
     def _finally(self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
         """A held event has its outcome."""

@@ -110,7 +110,7 @@ async def fed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[t
 
 
 async def taken(lab: Lab, count: int) -> dict[str, int]:
-    await until(lambda: lab.counters()["Taking.on_event"]["received"] == count, within_s=20)
+    await until(lambda: lab.counters()["Taking.on_event"]["received"] == count)
     await lab.drain()
     return counted(lab, "Taking.on_event")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sagaz_lab import Event, Lab, Saga, trigger
 from sagaz_lab.abc import Delivery, Surroundings
 from sagaz_lab.sources.cron import CronSource
 from sagaz_lab.testing.clock import VirtualClock
@@ -145,3 +146,17 @@ async def test_a_schedule_of_seconds_after_a_year_away_starts_at_once() -> None:
     await process.clock.advance(365 * DAY_S)
     async with asyncio.timeout(5), process.running(schedule="* * * * * *", missed="all", missed_cap=10):
         assert len(process.got) == 10
+
+
+async def test_a_tick_that_is_fired_by_hand_is_scheduled_for_now() -> None:
+    async with Lab(store="memory") as lab:
+
+        class Nightly(Saga):
+            @trigger(source="cron", schedule="@daily")
+            def on_tick(self, tick: Event) -> dict[str, Any]:
+                return {"at": tick.scheduled_for, "same": tick.scheduled_for == tick.timestamp}
+
+        for payload in (None, {}):
+            decided = await lab.preview("Nightly.on_tick", payload)
+            assert decided.context is not None
+            assert decided.context["same"]

@@ -28,7 +28,8 @@ from sagaz_lab import (
     skip,
     trigger,
 )
-from sagaz_lab.errors import LabClosed, NotBuilt, UnknownName
+from sagaz_lab.errors import LabClosed, NotBuilt, StoreUnavailable, UnknownName
+from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
@@ -703,6 +704,31 @@ async def test_a_full_queue_does_what_its_strategy_says(
     assert len(each_lab.runs()) == 3
     if strategy == "reject":
         assert "QueueFull" in each_lab.dead_letters()["error"][0]
+
+
+@pytest.mark.parametrize("strategy", ["drop_oldest", "drop_newest", "reject"])
+async def test_events_that_come_at_once_do_not_overfill_the_queue(each_lab: Lab, strategy: str) -> None:
+    saga = full(each_lab, strategy)
+    await asyncio.gather(*(each_lab.fire("Full.on_event", {"n": n}, wait=False) for n in range(30)))
+    counts = counted(each_lab, "Full.on_event")
+    assert (counts["started"], counts["held"]) == (1, 2)
+    saga.gate.set()
+    await each_lab.drain()
+    assert len(saga.started) == len(each_lab.runs()) == 3
+
+
+async def test_a_store_that_cannot_forget_a_dropped_run_stops_nothing() -> None:
+    class Away(MemoryStore):
+        async def withdraw(self, run_id: str) -> None:
+            raise StoreUnavailable("gone")
+
+    async with Lab(Away()) as lab:
+        saga = full(lab, "drop_oldest")
+        assert await fire_all(lab, "Full.on_event", [{"n": n} for n in range(4)]) == ["started", *["held"] * 3]
+        assert "was dropped, but the store still has it" in lab.status().warnings[-1]
+        saga.gate.set()
+        await lab.drain()
+        assert saga.started == [0, 2, 3]
 
 
 async def test_a_blocking_trigger_lets_no_more_in_than_fit(each_lab: Lab) -> None:

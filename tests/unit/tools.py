@@ -13,7 +13,7 @@ from sagaz_lab.sources.memory import MemorySource
 PARTS = ("started", "filtered", "duplicate", "dropped", "dead", "held", "deciding")
 
 
-async def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 20.0) -> None:
     """Returns as soon as the condition holds; the time is only a bound."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  the condition may be of another thread
