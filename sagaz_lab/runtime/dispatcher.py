@@ -156,17 +156,17 @@ class Dispatcher:
 
     async def _apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has taken the batch: count, remember, start."""
-        state, ring = decided.state, self.tally.ring
-        ring.extend(decided.entries)
+        state = decided.state
+        self.tally.keep(decided.entries)
         state.admission.coming -= sum(ticket.status is not _RUNNING for ticket in decided.starts)
         for ticket in decided.starts:
             if refused and (refusal := refused.get(ticket.run_id)) is not None:
                 await self._refused(decided, ticket, refusal, now)
-                ring.append(decided.entries[-1])
+                self.tally.keep(decided.entries[-1:])
             elif ticket.status is _RUNNING:
                 entry = entry_of(OutcomeKind.STARTED, "", ticket, now)
                 decided.entries.append(entry)
-                ring.append(entry)
+                self.tally.keep((entry,))
                 state.counters.deciding -= 1
                 state.counters.started += 1
                 self.runner.launch(ticket, state.compiled.definition, now)

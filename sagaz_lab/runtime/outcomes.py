@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sagaz_lab.model.run import Outcome, OutcomeKind
@@ -56,8 +56,9 @@ class Counters:
 
 
 # In the ring an outcome is a plain tuple of Outcome's fields: making an Outcome of each would cost more than deciding.
-# Its kind is a plain text, since a tuple of nothing but plain values is no work for the garbage collector.
-Entry = tuple[str, str, str, str, str | None, int, float, Mapping[str, Any] | None]
+# Its kind is a plain text, since a tuple of nothing but plain values is no work for the garbage collector. The events
+# of a batch for which the method returned None share an entry, which has their ids in a tuple.
+Entry = tuple[str, str, str | tuple[str, ...], str, str | None, int, float, Mapping[str, Any] | None]
 
 
 class Tally:
@@ -65,17 +66,44 @@ class Tally:
 
     def __init__(self) -> None:
         self.counters: dict[str, Counters] = {}
-        self.ring: deque[Entry] = deque(maxlen=RING)
+        self._ring: deque[Entry] = deque()
+        self._size = 0
 
     def of(self, trigger: str) -> Counters:
         return self.counters.setdefault(trigger, Counters())
 
+    def keep(self, entries: Iterable[Entry]) -> None:
+        """Remember them; the oldest go first."""
+        ring = self._ring
+        for entry in entries:
+            ring.append(entry)
+            self._size += len(entry[2]) if type(entry[2]) is tuple else 1
+        while self._size > RING:
+            oldest = ring.popleft()
+            self._size -= len(oldest[2]) if type(oldest[2]) is tuple else 1
+
     def newest(self) -> Iterator[Outcome]:
-        return (outcome(entry) for entry in reversed(self.ring))
+        for entry in reversed(self._ring):
+            if isinstance(entry[2], tuple):
+                for event_id in reversed(entry[2]):
+                    yield _outcome(entry, event_id)
+            else:
+                yield outcome(entry)
 
     def about(self, event_id: str) -> list[Outcome]:
-        return [outcome(entry) for entry in list(self.ring) if entry[2] == event_id]
+        return [_outcome(entry, event_id) for entry in list(self._ring) if event_id in ids_of(entry)]
+
+
+def ids_of(entry: Entry) -> tuple[str, ...]:
+    return entry[2] if isinstance(entry[2], tuple) else (entry[2],)
 
 
 def outcome(entry: Entry) -> Outcome:
-    return Outcome(OutcomeKind(entry[0]), *entry[1:])
+    """The outcome of an entry about one event."""
+    (event_id,) = ids_of(entry)
+    return _outcome(entry, event_id)
+
+
+def _outcome(entry: Entry, event_id: str) -> Outcome:
+    kind, reason, _, trigger, run_id, revision, at, facts = entry
+    return Outcome(OutcomeKind(kind), reason, event_id, trigger, run_id, revision, at, facts)

@@ -42,7 +42,7 @@ class Turns:
         state.counters.held += 1
         entry = entry_of(OutcomeKind.HELD, WAITS, ticket, now)
         decided.entries.append(entry)
-        self._dispatcher.tally.ring.append(entry)
+        self._dispatcher.tally.keep([entry])
         if oldest is not None:
             await self._drop(state, oldest, now)
 
@@ -62,7 +62,7 @@ class Turns:
     def _finally(self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
         """A held event has its outcome."""
         entry = entry_of(kind, reason, ticket, now)
-        self._dispatcher.tally.ring.append(entry)
+        self._dispatcher.tally.keep([entry])
         self._held.discard(ticket)
         if ticket.final is not None and not ticket.final.done():
             ticket.final.set_result(outcome(entry))

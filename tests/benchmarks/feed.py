@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sagaz_lab.abc import Delivery, Event, SourceTraits
+from sagaz_lab.abc import Delivery, SourceTraits, deliveries
 from sagaz_lab.errors import EndOfSource
 
 
@@ -33,7 +33,7 @@ class Feed:
             raise EndOfSource(self.name)
         self._given = end
         now = datetime.now(UTC)
-        return [Delivery(Event(self._make(i), str(i), self.name, timestamp=now)) for i in range(begin, end)]
+        return deliveries(map(self._make, range(begin, end)), map(str, range(begin, end)), self.name, now)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         return None
