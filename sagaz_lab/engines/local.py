@@ -260,6 +260,7 @@ class _Execution:
             if answer == "skip":
                 return Done(name, None, None)
             await self._journal.append([failure_record(run, self._clock, name, standing.trials[name], error)])
+            await self._clock.sleep(run.definition.actions[name].retry_delay_s(standing.trials[name]))
             standing.trials[name] += 1
             await self._journal.append([standing.record(RecordKind.ACTION_STARTED, name)])
             done = await self._attempts.perform(name, self._step(name))

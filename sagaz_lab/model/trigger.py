@@ -289,5 +289,4 @@ def _payload_type(saga_name: str, method: Callable[..., Any]) -> tuple[Any, bool
     if len(names) > 1 + wants_event or not takes(method, 2 + wants_event):
         raise DefinitionError(f"{owner}: a trigger method takes (self, event) or (self, payload, event: Event)")
     annotation = hints.get(names[0]) if names else None
-    plain = annotation in (None, Any, Event, dict, list, object) or typing.get_origin(annotation) in (dict, list)
-    return None if plain else annotation, wants_event
+    return None if annotation in (None, Any, Event, object) else annotation, wants_event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, is_typeddict
 
 import msgspec
 
@@ -78,7 +78,7 @@ def _is_pydantic(wanted: Any) -> bool:
 
 
 def _msgspec(wanted: Any) -> Validate:
-    is_class = isinstance(wanted, type) and not issubclass(wanted, dict)
+    is_class = isinstance(wanted, type) and not is_typeddict(wanted)
     name = getattr(wanted, "__name__", str(wanted))
 
     def convert(payload: Any) -> Any:

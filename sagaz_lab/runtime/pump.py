@@ -10,7 +10,16 @@ from contextlib import suppress
 from typing import Any
 
 from sagaz_lab.abc import Clock, Delivery, Source
-from sagaz_lab.errors import EndOfSource, SourceError, SourceUnavailable, StaleDelivery, StoreError, describe
+from sagaz_lab.errors import (
+    EndOfSource,
+    LeaseLost,
+    SourceError,
+    SourceUnavailable,
+    StaleDelivery,
+    StoreError,
+    StoreUnavailable,
+    describe,
+)
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -128,7 +137,7 @@ class Pump:
     async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         try:
             await self._dispatcher.take(self.states, deliveries)
-        except StoreError as error:
+        except (StoreUnavailable, LeaseLost) as error:
             # Intake stops while the store cannot answer: what was received goes back.
             self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
             for delivery in deliveries:

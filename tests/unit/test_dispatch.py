@@ -1299,3 +1299,16 @@ async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:
             await lab.stop(grace_s=0.01)
     finally:
         end.set()
+
+
+async def test_a_method_that_asks_for_a_dict_gets_the_payload_itself() -> None:
+    async with Lab(store="memory") as lab:
+
+        class Plain(Saga):
+            @trigger(source="memory", topic="t")
+            def on_event(self, event: dict[str, Any]) -> dict[str, Any]:
+                return {"x": event.get("x"), "type": type(event).__name__}
+
+        decided = await lab.preview("Plain.on_event", {"x": 1})
+        assert decided.context == {"x": 1, "type": "dict"}
+        assert (await lab.fire("Plain.on_event", [1]))[0].kind == "dead"
