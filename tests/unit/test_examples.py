@@ -1,4 +1,4 @@
-"""The examples of the seed document as they stand, with its imports changed to this package's."""
+"""Sagas as their users write them, from each kind of source to each kind of configuration."""
 
 import logging
 from collections.abc import Iterator
@@ -222,7 +222,7 @@ async def test_an_event_with_the_same_message_id_is_taken_once(current: Lab) -> 
 async def test_trigger_events_are_observable(current: Lab, caplog: Any) -> None:
     class TriggerListener(SagaListener):
         async def on_trigger_received(self, saga_name, event_source, event):
-            logger.info(f"Saga {saga_name} triggered by {event_source}")  # noqa: G004  as in the seed
+            logger.info(f"Saga {saga_name} triggered by {event_source}")  # noqa: G004
 
         async def on_trigger_filtered(self, saga_name, event, reason):
             logger.debug(f"Event filtered: {reason}")  # noqa: G004
@@ -384,7 +384,7 @@ async def test_one_saga_from_many_brokers(current: Lab, caplog: Any) -> None:
             # Business logic here
             order_id = ctx.get("order_id")
             source = ctx.get("source")
-            logger.info(f"Processing order {order_id} from {source}")  # noqa: G004  as in the seed
+            logger.info(f"Processing order {order_id} from {source}")  # noqa: G004
 
     class Posted:
         def json(self) -> Any:
