@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError, UnstorableValue
@@ -87,11 +87,13 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)  # no timed test: machines are noisy
 @given(VALUES)
 def test_every_plain_value_comes_back_with_its_type(value):
     assert same(decode(encode(value, "run r1", "result"), None), value)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(ANY_TEXT, VALUES), ANY_TEXT)
 def test_every_event_comes_back(payload, id):
     event = Event(payload, id, "kafka", "key", {"trace": "1"}, datetime(2026, 1, 1, tzinfo=UTC), 3)
