@@ -157,4 +157,17 @@ COMPARISONS: Sequence[Comparison] = (
             ),
         ),
     ),
+    Comparison(
+        # What the first `from sagaz_lab import Lab, Saga` costs, since the package loads its names on demand.
+        name="import sagaz_lab.current",
+        unit="ms",
+        ours=Call(module="import_time", n=5, small=2, options={"modules": "sagaz_lab.current"}),
+        against=(
+            Against(
+                name="import asyncio, sqlite3, dataclasses",
+                call=Call(module="import_time", n=5, small=2, options={"modules": "asyncio, sqlite3, dataclasses"}),
+                goal=None,
+            ),
+        ),
+    ),
 )
