@@ -52,12 +52,16 @@ class Handle:
         """A signal counts while the sources are still connecting, too."""
         ended = asyncio.ensure_future(self._ended.wait())
         self._awaited = True
-        await asyncio.wait([self._starting, ended], return_when=asyncio.FIRST_COMPLETED)
-        if self._starting.done():
-            self._starting.result()
-            await ended
-        else:
-            self._starting.cancel()
+        try:
+            await asyncio.wait([self._starting, ended], return_when=asyncio.FIRST_COMPLETED)
+            if self._starting.done():
+                self._starting.result()
+                await ended
+            else:
+                self._starting.cancel()
+                await asyncio.wait([self._starting])
+        finally:
+            ended.cancel()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """The same as `lab.stop()`."""

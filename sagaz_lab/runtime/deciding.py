@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Refusal, Store
@@ -35,7 +35,7 @@ QUEUE_FULL = "the queue is full"
 class Decided:
     """What the loop made of a batch; nothing of it holds until the store has taken it."""
 
-    __slots__ = ("dropped", "entries", "filtered", "kept", "letters", "reasons", "starts", "state")
+    __slots__ = ("dropped", "entries", "kept", "letters", "reasons", "slowest_s", "starts", "state")
 
     def __init__(self, state: TriggerState) -> None:
         self.state = state
@@ -45,6 +45,7 @@ class Decided:
         self.dropped: list[Event] = []
         self.kept: list[tuple[Event, str, str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
+        self.slowest_s = 0.0
 
     def add(
         self,
@@ -144,22 +145,19 @@ class Decider:
         if received := hooks.get("on_trigger_received"):
             for delivery in deliveries:
                 await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
-        began = time.perf_counter()
         prepared = self._prepare(decided, deliveries, now)
         taken: dict[str, Refusal | str] = {}
         if asked := [(state.name, claim) for claim in prepared.claims if claim is not None]:
             seen = await self._store.seen(asked, at=now)
             taken = {claim: refusal for (_, claim), refusal in seen.items() if refusal.first_run != own}
-            began = time.perf_counter()
         await self._run_methods(decided, prepared, taken, now, hooks.get("on_trigger_filtered", ()))
-        elapsed = time.perf_counter() - began
         if quiet:
             return decided
-        if elapsed > SLOW_S and not compiled.is_async and elapsed > SLOW_S * len(deliveries):
+        if decided.slowest_s > SLOW_S:
             self._report(
-                "slow",
-                f"trigger {state.name} took {elapsed * 1000:.0f} ms for {len(deliveries)} event(s), "
-                "and the loop stood still; let an action do the work",
+                f"slow:{state.name}",
+                f"trigger {state.name} took {decided.slowest_s * 1000:.0f} ms for an event, and the loop stood still; "
+                "let an action do the work",
             )
         if not state.told_hidden_fields and prepared.events:
             self._tell_hidden(state, prepared.events[0])
@@ -205,6 +203,7 @@ class Decider:
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
         name, revision, keep = state.name, compiled.definition.revision, compiled.config.persist_events
         nones: list[str] = []
+        before = perf_counter()
         for event, subject, claim in zip(*prepared, strict=True):
             if claim is not None and claim in taken:
                 decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
@@ -218,6 +217,9 @@ class Decider:
             except BaseException as error:
                 decided.dead(event, error, now)
                 continue
+            if (after := perf_counter()) - before > SLOW_S and not is_async:
+                decided.slowest_s = max(decided.slowest_s, after - before)
+            before = after
             if result is None:
                 # The commonest case by far, so it is the shortest way.
                 nones.append(event.id)
@@ -231,6 +233,7 @@ class Decider:
             if filtered_hooks:
                 reason = RETURNED_NONE if result is None else result.reason
                 await tell(filtered_hooks, compiled.definition.name, event, reason)
+                before = perf_counter()
         if nones:
             ids = nones[0] if len(nones) == 1 else tuple(nones)
             decided.entries.append(("filtered", RETURNED_NONE, ids, name, None, revision, now, None))

@@ -1,6 +1,7 @@
 """From an event to its outcome, and from there to a run."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -1312,3 +1313,17 @@ async def test_a_method_that_asks_for_a_dict_gets_the_payload_itself() -> None:
         decided = await lab.preview("Plain.on_event", {"x": 1})
         assert decided.context == {"x": 1, "type": "dict"}
         assert (await lab.fire("Plain.on_event", [1]))[0].kind == "dead"
+
+
+async def test_one_slow_decision_among_many_is_told_by_the_triggers_name() -> None:
+    async with Lab(store="memory") as lab:
+
+        class Sleepy(Saga):
+            @trigger(source="recording", data=[{"n": n} for n in range(50)])
+            def on_event(self, event: Event) -> None:
+                if event["n"] == 7:
+                    time.sleep(0.06)
+
+        await lab.start()
+        await lab.drain()
+        assert [text.split(" took ")[0] for text in lab.status().warnings] == ["trigger Sleepy.on_event"]
