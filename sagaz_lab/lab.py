@@ -294,29 +294,38 @@ class Lab:
     async def run_saga(
         self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None, event: Event | None = None
     ) -> SagaContext:
-        """Run it once, without a trigger; raise the action's own error after compensating."""
+        """Run it once, without a trigger; raise the action's own error after compensating.
+
+        If the waiting is cancelled, the run is cancelled and compensated first.
+        """
         definition = type(saga).__definition__
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
         await self.open()
-        run = await self._service.dispatcher.runner.run_alone(saga, definition, context, run_id, event)
-        await _to_its_end(run)
+        runner = self._service.dispatcher.runner
+        run = await runner.run_alone(saga, definition, context, run_id, event)
+        try:
+            await runner.ended(run)
+        except asyncio.CancelledError:
+            run.cancel()
+            await runner.ended(run)
+            raise
+        if run.status is not RunStatus.COMPLETED:
+            raise RunError(f"run {run.run_id} ended as {run.status}") if run.error is None else run.error
         return run.ctx
 
     async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision."""
         await self.open()
         run = await self._service.recovery.resume(run_id, from_action)
-        assert run.task is not None
-        await asyncio.shield(run.task)
+        await self._service.dispatcher.runner.ended(run)
         return run.status
 
     async def compensate_run(self, run_id: str) -> RunStatus:
         """Undo a held or partially committed run; a live one is cancelled, which undoes it."""
         await self.open()
         run = await self._service.recovery.compensate(run_id)
-        assert run.task is not None
-        await asyncio.shield(run.task)
+        await self._service.dispatcher.runner.ended(run)
         return run.status
 
     # --- views ---
@@ -374,20 +383,6 @@ class Lab:
         logger.warning("%s", text)
         for listener in self._listeners:
             listener(kind, text)
-
-
-async def _to_its_end(run: Run) -> None:
-    """Wait for a run; if the waiting is cancelled, cancel and compensate the run first. Raises the run's own error."""
-    assert run.task is not None
-    try:
-        await asyncio.shield(run.task)
-    except asyncio.CancelledError:
-        if not run.task.done():
-            run.cancel()
-            await asyncio.wait([run.task])
-        raise
-    if run.status is not RunStatus.COMPLETED:
-        raise RunError(f"run {run.run_id} ended as {run.status}") if run.error is None else run.error
 
 
 def _ids(ids: str | Sequence[str]) -> list[str]:

@@ -30,12 +30,15 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
     run_id, attempt, instance, ctx = run.run_id, run.attempt, run.instance, run.ctx
     actions = run.definition.plan.straight
     last = len(actions) - 1
+    token = None
     for i, action in enumerate(actions):
         name = action.name
         step = ActiveStep(run, name)
         run.steps[name] = step
-        # The task is the run's own, so that its context need not be restored.
-        current_step.set(step)
+        if token is None:
+            token = current_step.set(step)
+        else:
+            current_step.set(step)
         try:
             value = await getattr(instance, action.method_name)(ctx)
         except BaseException as error:
@@ -62,4 +65,6 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
             del run.steps[name]
             return Stopped(step, error, None)
         del run.steps[name]
+    if token is not None:
+        current_step.reset(token)
     return None

@@ -12,7 +12,7 @@ from sagaz_lab.errors import RunError, describe
 from sagaz_lab.model.event import Event
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    from asyncio import Future, Task
 
     from sagaz_lab.model.saga import Saga, SagaDefinition
 
@@ -34,6 +34,7 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+_RUNNING = RunStatus.RUNNING
 LIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
 RESTARTABLE = frozenset({RunStatus.COMPENSATED, RunStatus.CANCELLED, RunStatus.COMPENSATION_FAILED})
 """A run that ended so lets the same idempotency key start another."""
@@ -169,7 +170,6 @@ class SagaContext(dict[str, Any]):
     def __init__(
         self,
         values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
-        *,
         run_id: str = "",
         event: Event | None = None,
     ) -> None:
@@ -268,6 +268,7 @@ class Run:
         "stopping",
         "task",
         "trigger",
+        "waiters",
     )
 
     def __init__(
@@ -276,10 +277,9 @@ class Run:
         definition: SagaDefinition,
         instance: Saga,
         ctx: SagaContext,
-        *,
-        trigger: str | None = None,
-        attempt: int = 1,
-        started_at: float = 0.0,
+        trigger: str | None,
+        attempt: int,
+        started_at: float,
         history: History | None = None,
         compensate_only: bool = False,
     ) -> None:
@@ -293,10 +293,11 @@ class Run:
         self.started_at = started_at
         self.history = history
         self.compensate_only = compensate_only
-        self.status = RunStatus.RUNNING
+        self.status = _RUNNING
         self.error: BaseException | None = None
         self.steps: dict[str, Step] = {}
         self.task: Task[Any] | None = None
+        self.waiters: list[Future[None]] = []
         self.begun = False
         self.stopping = False
         self.cancelling = False

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """While the store does not answer, a run stands still and asks again after these delays; the last one repeats."""
 
+_COMPLETED = RunStatus.COMPLETED
+
 
 class Attempt:
     """The journal of one attempt. `retry_in_s` is set when the run is to be tried again."""
@@ -41,9 +43,12 @@ class Attempt:
     async def end(self, ending: Ending) -> None:
         dispatcher, run = self._dispatcher, self._run
         now = dispatcher.clock.now()
-        if ending.status is RunStatus.COMPLETED:
-            await self._write(ending, now, None, None)
-            run.status = ending.status
+        if ending.status is _COMPLETED:
+            try:
+                await dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now)
+            except StoreUnavailable as error:
+                await self._insist(error, lambda: dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now))
+            run.status = _COMPLETED
             if told := run.definition.hooks.get("on_saga_complete"):
                 await tell(told, run.definition.name, run.run_id, run.ctx)
             return

@@ -15,9 +15,9 @@ def context_of(ticket: Ticket) -> SagaContext:
     if history is None:
         values = ticket.context
         if ticket.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
-            return SagaContext(values, run_id=ticket.run_id, event=ticket.event)
-        return LoadingContext(values, run_id=ticket.run_id, event=ticket.event)
-    return LoadingContext({**ticket.context, **history.changes}, run_id=ticket.run_id, event=ticket.event)
+            return SagaContext(values, ticket.run_id, ticket.event)
+        return LoadingContext(values, ticket.run_id, ticket.event)
+    return LoadingContext({**ticket.context, **history.changes}, ticket.run_id, ticket.event)
 
 
 class LoadingContext(SagaContext):

@@ -251,7 +251,7 @@ class Decider:
     ) -> None:
         compiled = decided.state.compiled
         definition = compiled.definition
-        if not isinstance(context, Mapping):
+        if type(context) is not dict and not isinstance(context, Mapping):
             decided.dead(
                 event,
                 TypeError(

@@ -15,7 +15,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.deciding import QUEUE_FULL, TAKEN, Decided, Decider, acceptance, taken_by
-from sagaz_lab.runtime.outcomes import Tally
+from sagaz_lab.runtime.outcomes import Entry, Tally
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
@@ -159,19 +159,21 @@ class Dispatcher:
         state = decided.state
         self.tally.keep(decided.entries)
         state.admission.coming -= sum(ticket.status is not _RUNNING for ticket in decided.starts)
+        launched: list[Entry] = []
         for ticket in decided.starts:
             if refused and (refusal := refused.get(ticket.run_id)) is not None:
                 await self._refused(decided, ticket, refusal, now)
                 self.tally.keep(decided.entries[-1:])
             elif ticket.status is _RUNNING:
-                entry = entry_of(OutcomeKind.STARTED, "", ticket, now)
-                decided.entries.append(entry)
-                self.tally.keep((entry,))
-                state.counters.deciding -= 1
-                state.counters.started += 1
-                self.runner.launch(ticket, state.compiled.definition, now)
+                launched.append(entry_of("started", "", ticket, now))
+                self.runner.launch_shared(ticket, state.compiled.definition, now)
             else:
                 await self.turns.hold(decided, ticket, now)
+        if launched:
+            decided.entries += launched
+            self.tally.keep(launched)
+            state.counters.deciding -= len(launched)
+            state.counters.started += len(launched)
         for (kind, reason), times in decided.reasons.items():
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)

@@ -1,10 +1,13 @@
-"""The runs that live in this process, each in a task of its own."""
+"""The runs that live in this process. Those that never wait share a task; any other has one of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import types
+from collections import deque
+from collections.abc import Generator, Mapping
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Engine, Event
@@ -35,6 +38,8 @@ class Runner:
         self._engine = engine
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
         self.live: dict[str, Run] = {}
+        self._ready: deque[tuple[Run, Ticket]] = deque()
+        self._working: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
 
     def instance(self, definition: SagaDefinition) -> Saga:
@@ -50,22 +55,69 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def launch(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
-        """Start an attempt that the store has as running."""
+    def _made(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None) -> Run:
         run = Run(
             ticket.run_id,
             definition,
             instance or self.instance(definition),
             context_of(ticket),
-            trigger=ticket.trigger,
-            attempt=ticket.attempt,
-            started_at=now,
-            history=ticket.history,
-            compensate_only=ticket.compensate_only,
+            ticket.trigger,
+            ticket.attempt,
+            now,
+            ticket.history,
+            ticket.compensate_only,
         )
         self.live[ticket.run_id] = run
+        return run
+
+    def launch(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
+        """Start an attempt that the store has as running, in a task of its own and in the caller's context."""
+        run = self._made(ticket, definition, now, instance)
         run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
         return run
+
+    def launch_shared(self, ticket: Ticket, definition: SagaDefinition, now: float) -> None:
+        """The same for a run that a trigger has started: it may share its task with others of this round."""
+        self._ready.append((self._made(ticket, definition, now, None), ticket))
+        if self._working is None:
+            self._working = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        await self._execute_ready()
+
+    @types.coroutine
+    def _execute_ready(self) -> Generator[Any, Any, None]:
+        """Execute what is ready, one after the other, until one of them waits: that one keeps the task to itself.
+
+        A task for each costs more than a short run does. A run that leaves its mark on the task - a context variable
+        that it has set, a cancellation it has asked for - is the last of its task too, so that none sees another's.
+        """
+        ready, task, context = self._ready, asyncio.current_task(), copy_context()
+        assert task is not None
+        awaited = work = None
+        while ready:
+            run, ticket = ready.popleft()
+            run.task = task
+            work = self._execute(run, ticket)
+            try:
+                awaited = work.send(None)
+                break
+            except StopIteration:
+                work = None
+                if copy_context() != context or task.cancelling():
+                    break
+        self._working = asyncio.get_running_loop().create_task(self._work()) if ready else None
+        while work is not None:
+            try:
+                yield awaited
+            except BaseException as error:  # cancelled: the run is to hear of it
+                try:
+                    awaited = work.throw(error)
+                except StopIteration:
+                    return
+            else:
+                yield from work.__await__()
+                return
 
     async def run_alone(
         self,
@@ -120,16 +172,35 @@ class Runner:
                 state.wake()
         if retry_in_s is not None and not dispatcher.closing:
             dispatcher.turns.retry_later(ticket, retry_in_s)
+        run.task = None  # which may be another run's by now
+        _wake(run)
         if not self.live:
             self.idle.set()
 
+    async def ended(self, run: Run) -> None:
+        """Returns when the run's attempt has ended or was abandoned."""
+        if self.live.get(run.run_id) is run:
+            waiter = asyncio.get_running_loop().create_future()
+            run.waiters.append(waiter)
+            await waiter
+
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""
-        tasks = [run.task for run in self.live.values() if run.task is not None]
+        tasks = {run.task for run in self.live.values() if run.task is not None}
+        if self._working is not None:
+            tasks.add(self._working)
         for task in tasks:
             task.cancel()
         if tasks:
             _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
             if left:
                 self._dispatcher.report("stop", f"{len(left)} run(s) did not let themselves be stopped")
+        for run, _ in self._ready:
+            _wake(run)
         self._engine.close()
+
+
+def _wake(run: Run) -> None:
+    for waiter in run.waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -40,7 +40,7 @@ class Turns:
         self._held.add(ticket)
         state.counters.deciding -= 1
         state.counters.held += 1
-        entry = entry_of(OutcomeKind.HELD, WAITS, ticket, now)
+        entry = entry_of("held", WAITS, ticket, now)
         decided.entries.append(entry)
         self._dispatcher.tally.keep([entry])
         if oldest is not None:
@@ -61,7 +61,7 @@ class Turns:
 
     def _finally(self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
         """A held event has its outcome."""
-        entry = entry_of(kind, reason, ticket, now)
+        entry = entry_of(kind.value, reason, ticket, now)
         self._dispatcher.tally.keep([entry])
         self._held.discard(ticket)
         if ticket.final is not None and not ticket.final.done():
@@ -78,7 +78,7 @@ class Turns:
         state.counters.held -= 1
         self._held.discard(ticket)
         if ticket.final is not None and not ticket.final.done():
-            ticket.final.set_result(outcome(entry_of(OutcomeKind.HELD, reason, ticket, self._clock.now())))
+            ticket.final.set_result(outcome(entry_of("held", reason, ticket, self._clock.now())))
 
     def hold_again(self, state: TriggerState, ticket: Ticket) -> None:
         """An event that was held before, here or in another process, waits for its turn."""
@@ -142,7 +142,7 @@ class Turns:
                 state.counters.started += 1
                 self._finally(ticket, OutcomeKind.STARTED, "", now)
             ticket.status = RunStatus.RUNNING
-            self._dispatcher.runner.launch(ticket, definition, now)
+            self._dispatcher.runner.launch_shared(ticket, definition, now)
         except StoreError as error:
             state.admission.leave(ticket.key)
             self._dispatcher.report("store", f"run {ticket.run_id} could not start: {describe(error)}; it stays stored")
@@ -183,6 +183,6 @@ class Turns:
         self.release(state)
 
 
-def entry_of(kind: OutcomeKind, reason: str, ticket: Ticket, now: float) -> Entry:
+def entry_of(kind: str, reason: str, ticket: Ticket, now: float) -> Entry:
     event_id = ticket.event.id if ticket.event is not None else ""
-    return (kind.value, reason, event_id, ticket.trigger or "", ticket.run_id, ticket.revision, now, None)
+    return (kind, reason, event_id, ticket.trigger or "", ticket.run_id, ticket.revision, now, None)
