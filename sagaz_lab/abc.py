@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
-from sagaz_lab.model.run import Record, Run, RunStatus
+from sagaz_lab.model.run import Publication, Record, Run, RunStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,11 +28,16 @@ __all__ = [
     "Ending",
     "Engine",
     "Event",
+    "HeldEvent",
     "Host",
     "Journal",
+    "KeptEvent",
+    "Member",
     "NewRun",
     "Owner",
     "Positions",
+    "Publication",
+    "Publisher",
     "Refusal",
     "RevisionRow",
     "Source",
@@ -111,21 +116,42 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
         """Give it back, to be delivered again after `delay_s` if the source can wait."""
 
 
+class Publisher(AbstractAsyncContextManager["Publisher"], Protocol):
+    """Publishes to a broker. Entering connects. Raises `SourceUnavailable` when the connection is lost."""
+
+    async def publish(self, publications: Sequence[Publication]) -> None:
+        """Returns when the broker has all of them, in this order. Each carries its id in the header `sagaz-id`."""
+
+
 # --- store ---
+
+
+class Member(NamedTuple):
+    """An event that started a run together with others, and its idempotency key (None: nothing to claim)."""
+
+    event: Event
+    claim: str | None
 
 
 class NewRun:
     """A run to be accepted. `claim` is its idempotency key (None: nothing to claim), valid until `claim_until`.
 
-    `started` names the actions whose start is journaled with it (the roots, where it starts at once).
+    With `claim_ends` the claim is free again as soon as the run has ended, however it has. `cooldown` is a key and
+    the time until which no other run of the trigger with that key may be accepted, however this one ends; it is taken
+    only if the run starts at once (`status` running), else by `begin`. `members` are the events of a run that was
+    started by several; their claims are the run's as well. `started` names the actions whose start is journaled with
+    it (the roots, where it starts at once).
     """
 
     __slots__ = (
         "at",
         "claim",
+        "claim_ends",
         "claim_until",
         "context",
+        "cooldown",
         "event",
+        "members",
         "revision",
         "run_id",
         "saga",
@@ -147,6 +173,9 @@ class NewRun:
         status: RunStatus = RunStatus.RUNNING,
         claim: str | None = None,
         claim_until: float | None = None,
+        claim_ends: bool = False,
+        cooldown: tuple[str, float] | None = None,
+        members: Sequence[Member] = (),
         started: Sequence[str] = (),
     ) -> None:
         self.run_id = run_id
@@ -159,7 +188,25 @@ class NewRun:
         self.status = status
         self.claim = claim
         self.claim_until = claim_until
+        self.claim_ends = claim_ends
+        self.cooldown = cooldown
+        self.members = members
         self.started = started
+
+
+class HeldEvent(NamedTuple):
+    """An event that waits to be decided, in the window of its trigger and `key` (None: the trigger's only one).
+
+    `part` is the number of the composite's part that gave it, `claim` its idempotency key; `at` is when it came.
+    """
+
+    id: str
+    trigger: str
+    key: str | None
+    part: int
+    event: Event
+    claim: str | None
+    at: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,33 +224,58 @@ class DeadLetter:
     revision: int
     at: float
     run_id: str | None = None
+    redriven: int = 0
+    """How many times its event had been redriven before it died."""
+
+
+class KeptEvent(NamedTuple):
+    """An event to be kept with its outcome, until `until`."""
+
+    event: Event
+    trigger: str
+    outcome: str
+    reason: str
+    run_id: str | None
+    until: float
 
 
 @dataclass(slots=True)
 class Acceptance:
-    """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason)."""
+    """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason).
+
+    `held` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
+    is in the same batch. `publications` are to be published.
+    """
 
     runs: list[NewRun] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
-    kept: Sequence[tuple[Event, str, str, str]] = ()
-    """Events to persist: (event, trigger, outcome, reason)."""
+    kept: Sequence[KeptEvent] = ()
+    held: Sequence[HeldEvent] = ()
+    released: Sequence[str] = ()
+    publications: Sequence[Publication] = ()
 
 
 class Refusal(NamedTuple):
-    """Why a run was not accepted: its claim is taken by `first_run`, or its values cannot be stored (`error`)."""
+    """Why a run or a held event was not accepted.
+
+    Its claim is taken by `first_run`, or (None) by an event that is held. Or, with `cooling_until`, its cooldown's key
+    is taken until then, by `first_run`. Or its values cannot be stored (`error`).
+    """
 
     first_run: str | None = None
     first_status: RunStatus | None = None
     error: Exception | None = None
+    cooling_until: float | None = None
 
 
 class Ending(NamedTuple):
-    """How an attempt of a run ended. `records` are journaled in the same transaction."""
+    """How an attempt of a run ended. `records` and `publications` are kept in the same transaction."""
 
     status: RunStatus
     error: BaseException | None = None
     records: Sequence[Record] = ()
+    publications: Sequence[Publication] = ()
 
 
 class StoredRun(NamedTuple):
@@ -263,19 +335,26 @@ class Store(Protocol):
     async def heartbeat(self) -> None:
         """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time."""
 
-    async def seen(
-        self, claims: Sequence[tuple[str, str]], *, at: float | None = None
-    ) -> Mapping[tuple[str, str], Refusal]:
-        """Which of these (trigger, claim) are taken: by a live or completed run, and not past their time.
+    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
+        """Which of these claims of the trigger are taken: by a live or completed run, and not past their time, or by
+        an event that is held.
 
         `at` is the time to judge by, where that is not the store's own (a virtual clock).
         """
 
-    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
-        """Take the batch in. Returns the runs that were refused, by run id; all else is stored.
+    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+        """Which of these cooldown keys of the trigger are taken at this time."""
 
-        The claim is taken in the same transaction: of two runs with one claim exactly one is accepted.
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        """Take the batch in. Returns the runs and held events that were refused, by id; all else is stored.
+
+        Claims and cooldowns are taken in the same transaction: of two runs with one claim exactly one is accepted.
+        What is held takes its claim too; the claims of what is released are free for the runs of the same batch. A run
+        is refused for a claim of its members as for its own.
         """
+
+    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+        """The events that wait to be decided for these triggers, oldest first."""
 
     async def append(self, records: Sequence[Record]) -> None:
         """Returns when the records are durable, in the order in which `append` was called.
@@ -292,8 +371,9 @@ class Store(Protocol):
         started: Sequence[str],
         at: float,
         context: Mapping[str, Any] | None = None,
+        cooldown: tuple[str, float] | None = None,
     ) -> None:
-        """A waiting run starts (another attempt): it is counted before it runs."""
+        """A waiting run starts (another attempt): it is counted before it runs. It takes the cooldown in any case."""
 
     async def end(
         self,
@@ -320,13 +400,22 @@ class Store(Protocol):
         """Make an ended or held run this owner's and live again. False if another live owner has it."""
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
-        """Free one claim, or all of the trigger; returns how many."""
+        """Free one claim or cooldown, or all of the trigger; returns how many. What is held stays held."""
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         """The open dead letters of these ids, in their old order."""
 
+    async def letters_after(self, number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
+        """Dead letters in the order in which they came, open or not, each with its number, from the one after this."""
+
     async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
         """Mark open letters as `redriven` or `discarded`; returns how many were open."""
+
+    async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
+        """What this owner is to publish, oldest first, each with its number."""
+
+    async def published(self, numbers: Sequence[int]) -> None:
+        """These need not be published again."""
 
     async def save_revision(self, row: RevisionRow) -> None:
         """Keep it. The same number twice is the same revision."""
@@ -339,8 +428,14 @@ class Store(Protocol):
     def revisions(self, saga: str) -> Sequence[RevisionRow]:
         """Oldest first. Reads through a connection of its own, from any thread, also while the store is closed."""
 
-    def rows(self, frame: str, limit: int | None) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Columns and rows of "runs", "steps", "outcomes", "dead_letters" or "events", newest first.
+    def rows(
+        self, frame: str, limit: int | None, *, before: str | None = None
+    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or "publications" (yet to be made),
+        newest first.
+
+        "dead_letters" has the open ones only, those older than the letter `before` if that is given; "causes" counts
+        them by cause, the commonest first.
 
         Reads as `revisions` does.
         """

@@ -51,13 +51,17 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
         at = clock.now()
         changes = ctx.take_changes() if ctx.changed else None
         # Like Record(...), without the call of its constructor.
-        records = [_new(Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec))]
+        records = [
+            _new(Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, ()))
+        ]
         try:
             if i == last:
                 await journal.end(Ending(RunStatus.COMPLETED, None, records))
             else:
                 after = actions[i + 1].name
-                records.append(_new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None)))
+                records.append(
+                    _new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None, ()))
+                )
                 await journal.append(records)
         except UnstorableValue:
             return Stopped(step, None, records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -76,6 +76,20 @@ class RecordKind(StrEnum):
     COMPENSATION_FAILED = "compensation_failed"
 
 
+class Publication(NamedTuple):
+    """What is to be published, at least once. `id` is the same each time, for the receiver to know it by.
+
+    It goes to `topic` of the broker that `trigger` (None: no trigger, the process itself) reads from. Those of one
+    `run_id` go in order. `payload` is JSON.
+    """
+
+    id: str
+    topic: str
+    payload: bytes
+    trigger: str | None
+    run_id: str
+
+
 class Record(NamedTuple):
     """One line of a run's history, append-only.
 
@@ -96,6 +110,7 @@ class Record(NamedTuple):
     error: str | None = None
     traceback: str | None = None
     codec: Any = None
+    publications: Sequence[Publication] = ()
 
 
 class Loadable:

@@ -68,7 +68,7 @@ def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[
     found: list[RecordsOf] = []
     rows: list[RecordRow] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _ = record
+        run_id, attempt, kind, action, trial, at, value, changes, error, trace, *_ = record
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
         if not found or found[-1][0] != run_id:
