@@ -31,7 +31,7 @@ format: setup ## put the code into the form that `make check` wants
 	@$(python) -m ruff check --fix
 	@$(python) -m ruff format
 
-docs: setup ## write the parts of docs/ that are made from the code
+docs: setup ## write the parts and pictures of docs/ that are made from the code
 	@$(python) tools/docs.py $(ARGS)
 
 bench: setup ## measure

@@ -7,7 +7,7 @@ an implementation to these promises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
@@ -83,13 +83,22 @@ class Positions(Protocol):
     async def put(self, name: str, value: str) -> None: ...
 
 
+async def no_letters(number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
+    """Where there is no store."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a source is built with besides its settings. `group` is a name private to this store."""
+    """What a source is built with besides its settings. `group` is a name private to this store.
+
+    `letters` gives the store's dead letters as `Store.letters_after` does.
+    """
 
     clock: Clock
     positions: Positions
     group: str
+    letters: Callable[[int, int], Awaitable[Sequence[tuple[int, DeadLetter]]]] = no_letters
 
 
 class Source(AbstractAsyncContextManager["Source"], Protocol):
@@ -431,8 +440,8 @@ class Store(Protocol):
     def rows(
         self, frame: str, limit: int | None, *, before: str | None = None
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or "publications" (yet to be made),
-        newest first.
+        """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or "publications" (those
+        yet to be made), newest first.
 
         "dead_letters" has the open ones only, those older than the letter `before` if that is given; "causes" counts
         them by cause, the commonest first.

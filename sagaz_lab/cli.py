@@ -1,4 +1,4 @@
-"""The command line: sagaz-lab run | runs | dead | why.
+"""The command line: sagaz-lab run | runs | dead | redrive | why.
 
 Exit status: 0 done; 1 it failed; 2 the command is wrong; 3 `run` stopped while runs were under way, which the next
 start resumes. Whatever goes wrong is one line on stderr.
@@ -24,7 +24,8 @@ from sagaz_lab import __version__
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import DEFAULT_STORE, Lab
-from sagaz_lab.model.run import RunStatus
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.views import open_letters
 
 OK, FAILED, LEFT = 0, 1, 3
 GRACE_S = 10.0
@@ -34,6 +35,7 @@ _RUNS = ("run_id", "saga", "revision", "status", "attempt", "event_id", "started
 _LETTERS = ("id", "trigger", "event_id", "cause", "attempts", "revision", "at", "error")
 _IDS = ("id", "run_id", "event_id")
 _CAUSES = ("cause", "count", "first_at", "last_at", "error")
+_OUTCOMES = ("event_id", "trigger", "kind", "run_id", "reason")
 
 
 class CommandFailed(Exception):
@@ -70,6 +72,13 @@ def parser() -> argparse.ArgumentParser:
     dead = _command(commands, "dead", _dead, "the open dead letters of a store, newest first")
     dead.add_argument("--by", choices=["cause"], help="a row for each cause")
     dead.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: %(default)s)")
+    dead.add_argument("--before", metavar="ID", help="only those that are older than this one")
+
+    redrive = _command(commands, "redrive", _redrive, "put dead letters back, to be decided by a module's triggers")
+    redrive.add_argument("module", metavar="MODULE", help="as for run; no source is started")
+    which = redrive.add_mutually_exclusive_group(required=True)
+    which.add_argument("ids", nargs="*", default=[], metavar="ID", help="as `dead` lists them")
+    which.add_argument("--all", action="store_true", help="all that are open, oldest first")
 
     why = _command(commands, "why", _why, "what became of an event, for each trigger that took it")
     why.add_argument("event_id", metavar="EVENT_ID")
@@ -186,30 +195,36 @@ def _started(lab: Lab) -> str:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    rows = _rows(options.store, "runs")
+    rows = _rows(options.store, "runs", None)
     if options.status:
         rows = [row for row in rows if row["status"] == options.status]
     return _show(rows[: options.limit], _RUNS, "no runs")
 
 
 def _dead(options: argparse.Namespace) -> int:
-    letters = [row for row in _rows(options.store, "dead_letters") if row["state"] == "open"]
     if options.by is None:
-        return _show(letters[: options.limit], _LETTERS, "no open dead letters")
-    causes: dict[str, list[Mapping[str, Any]]] = {}
-    for letter in letters:
-        causes.setdefault(letter["cause"], []).append(letter)
-    rows = [
-        {
-            "cause": cause,
-            "count": len(like),
-            "first_at": like[-1]["at"],
-            "last_at": like[0]["at"],
-            "error": like[0]["error"],
-        }
-        for cause, like in sorted(causes.items(), key=lambda item: -len(item[1]))
-    ]
-    return _show(rows[: options.limit], _CAUSES, "no open dead letters")
+        letters = _rows(options.store, "dead_letters", options.limit, before=options.before)
+        return _show(letters, _LETTERS, "no open dead letters")
+    if options.before is not None:
+        raise CommandFailed("dead: --before goes with letters one by one, not with --by cause")
+    return _show(_rows(options.store, "causes", options.limit), _CAUSES, "no open dead letters")
+
+
+def _redrive(options: argparse.Namespace) -> int:
+    """Failed if any is dead again."""
+    lab = _lab(options.store)
+    with lab.activate():
+        load(options.module)
+    outcomes = asyncio.run(_redriven(lab, open_letters(lab.store) if options.all else options.ids))
+    _show([outcome._asdict() for outcome in outcomes], _OUTCOMES, "no open dead letters")
+    return FAILED if any(outcome.kind is OutcomeKind.DEAD for outcome in outcomes) else OK
+
+
+async def _redriven(lab: Lab, ids: Sequence[str]) -> list[Outcome]:
+    async with lab:
+        outcomes = await lab.redrive(ids)
+        await lab.drain()
+    return outcomes
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -221,8 +236,8 @@ def _why(options: argparse.Namespace) -> int:
     return OK
 
 
-def _rows(address: str, frame: str) -> list[Mapping[str, Any]]:
-    names, rows = _lab(address).store.rows(frame, None)
+def _rows(address: str, frame: str, limit: int | None, *, before: str | None = None) -> list[Mapping[str, Any]]:
+    names, rows = _lab(address).store.rows(frame, limit, before=before)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 

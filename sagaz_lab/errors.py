@@ -8,6 +8,7 @@ SagazLabError
 │   ├── DecodeError             the payload's bytes are not what `decode=` says
 │   ├── PayloadMismatch         the payload does not fit the annotated type; names the field
 │   ├── MissingKey              a declared key is not in the event
+│   ├── SingletonTaken          singleton="error", and a run of the key is live
 │   └── QueueFull               backpressure_strategy="reject", and the queue is full
 ├── RunError
 │   ├── ActionTimeout           an action took longer than its `timeout_s`
@@ -80,6 +81,10 @@ class MissingKey(DecisionError):
     """A declared key is not in the event."""
 
 
+class SingletonTaken(DecisionError):
+    """A run of the same key is live, and the trigger is `singleton="error"`."""
+
+
 class QueueFull(DecisionError):
     """The trigger's queue is full and its backpressure strategy is `reject`."""
 
@@ -100,13 +105,16 @@ class StreamBroken(RunError):
 
 
 class UnstorableValue(RunError):
-    """A value that the journal cannot keep."""
+    """A value that the journal or the outbox cannot keep. `cure` says what to do instead."""
 
-    def __init__(self, owner: str, key: str, value: object, why: str = "") -> None:
+    def __init__(self, owner: str, key: str, value: object, why: str = "", cure: str = "") -> None:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        cure = cure or (
+            "return plain data, a table, an array, bytes or a dataclass, "
+            "or give the action codec='joblib' or a codec of your own"
+        )
         super().__init__(
-            f"{owner}: the value of {key!r} is a {kind}, which cannot be stored{why and f' ({why})'}; return plain "
-            f"data, a table, an array, bytes or a dataclass, or give the action codec='joblib' or a codec of your own"
+            f"{owner}: the value of {key!r} is a {kind}, which cannot be stored{why and f' ({why})'}; {cure}"
         )
         self.key = key
 

@@ -14,16 +14,18 @@ from sagaz_lab.engines.local import LocalEngine
 from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName
 from sagaz_lab.handle import Handle
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import Outcome, Run, RunStatus, SagaContext
+from sagaz_lab.model.run import Outcome, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.model.trigger import Trigger
+from sagaz_lab.model.trigger import SourceSpec, Trigger
+from sagaz_lab.runtime.admission import LIVE_RUNS
 from sagaz_lab.runtime.clock import SystemClock
-from sagaz_lab.runtime.explain import Preview, Status, Why
+from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.firing import Firing
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Change, Registry
 from sagaz_lab.runtime.service import Service
-from sagaz_lab.sources import open_source
+from sagaz_lab.runtime.verdicts import Preview
+from sagaz_lab.sources import open_publisher, open_source
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views
 
@@ -39,7 +41,8 @@ class Lab:
 
     `store` is an address ("memory", "sqlite:///lab.db") or a `Store`; `config` holds for triggers that have none;
     `sources` maps further kinds of source to functions of (settings, surroundings); with `offline` no source is
-    opened, so that only `fire` brings events. Use it as an async context manager, or let the first awaited method
+    opened, so that only `fire` brings events; `max_live_runs` bounds the runs of all triggers together, of which the
+    one with the highest `priority` starts first. Use it as an async context manager, or let the first awaited method
     open it.
     """
 
@@ -51,6 +54,7 @@ class Lab:
         sources: Mapping[str, Callable[..., Source]] | None = None,
         engine: Engine | None = None,
         offline: bool = False,
+        max_live_runs: int = LIVE_RUNS,
     ) -> None:
         self.config = config or TriggerConfig()
         self.clock: Clock = clock or SystemClock()
@@ -59,6 +63,7 @@ class Lab:
         self._sources = dict(sources or {})
         self._given_engine = engine
         self._offline = offline
+        self._max_live_runs = max_live_runs
         self.registry = Registry(self._stored_revisions, self._changed)
         self._listeners: list[Callable[[str, str], None]] = []
         self._reports: dict[str, tuple[str, int]] = {}
@@ -72,10 +77,10 @@ class Lab:
 
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
-        engine = self._given_engine or LocalEngine(self.clock)
-        opener = self._open_source
+        engine, live = self._given_engine or LocalEngine(self.clock), self._max_live_runs
+        opener, outlet = self._open_source, partial(open_publisher, but_not=None if self._offline else self._sources)
         self._service = Service(
-            self.store, engine, self.clock, self.config, self.registry, opener, self._tally, self.report
+            self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
         )
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
@@ -197,14 +202,14 @@ class Lab:
     def _trigger_names(self) -> list[str]:
         return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
 
-    def _open_source(self, trigger: Trigger) -> Source | None:
+    def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
         if self._offline:
             return None
         if trigger.source is not None:
             source: Source = trigger.source
             return source
-        spec = trigger.spec
-        surroundings = Surroundings(clock=self.clock, positions=self.store.positions(), group=self._service.group)
+        clock, store, group = self.clock, self.store, self._service.group
+        surroundings = Surroundings(clock=clock, positions=store.positions(), group=group, letters=store.letters_after)
         if maker := self._sources.get(spec.kind):
             return maker(dict(spec.settings), surroundings)
         return open_source(spec, surroundings)
@@ -277,9 +282,11 @@ class Lab:
     # --- dead letters ---
 
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None = None) -> list[Outcome]:
-        """Put dead letters back, in their old order, to be decided by the current revision.
+        """Put dead letters back, in their old order, to be decided by the current revision. Returns the outcomes.
 
-        `fix` gets the payload and returns the one to use. Returns the outcomes.
+        A thousand are put back at a time; of more, give the oldest first. What is settled already is skipped. `fix`
+        gets the payload and returns the one to use; its error ends the redrive, and that letter stays open. Raises
+        `UnknownName` for an id that is none, or a trigger that is missing.
         """
         await self.open()
         return await self._firing.redrive(_ids(ids), fix)
@@ -287,7 +294,7 @@ class Lab:
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
         """Mark dead letters as done with, for a reason; returns how many were open."""
         await self.open()
-        return await self.store.settle_letters(_ids(ids), "discarded", reason)
+        return await self._firing.discard(_ids(ids), reason)
 
     # --- runs ---
 
@@ -365,9 +372,9 @@ class Lab:
         """A DataFrame of the events that are kept, newest first."""
         return self._views.frame("events", limit)
 
-    def dead_letters(self, by: str | None = None, limit: int | None = 10_000) -> Any:
-        """A DataFrame of the open dead letters, newest first; with by="cause" a row for each cause."""
-        return self._views.dead_letters(by, limit)
+    def dead_letters(self, by: str | None = None, limit: int | None = 10_000, before: str | None = None) -> Any:
+        """A DataFrame of the open dead letters, newest first (older than `before`), or a row for each cause."""
+        return self._views.dead_letters(by, limit, before)
 
     def on_report(self, listener: Callable[[str, str], None]) -> Callable[[], None]:
         """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from sagaz_lab.abc import RevisionRow, Store
 from sagaz_lab.errors import UnknownName
 from sagaz_lab.history import tables
-from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Status, Why, run_progress, source_status, trigger_status
 from sagaz_lab.runtime.pump import Pump
 from sagaz_lab.runtime.registry import Registry
+from sagaz_lab.runtime.verdicts import verdicts_on
 
 DTYPES: Mapping[str, Mapping[str, str]] = {
     "runs": {
@@ -61,6 +61,7 @@ DTYPES: Mapping[str, Mapping[str, str]] = {
         "at": "time",
         "run_id": "text",
         "state": "category",
+        "redriven": "int",
     },
     "events": {"event_id": "text", "source": "category", "key": "text", "timestamp": "time"},
     "causes": {
@@ -73,6 +74,12 @@ DTYPES: Mapping[str, Mapping[str, str]] = {
     },
     "revisions": {"number": "int", "at": "time", "current": "flag", "code": "text"},
 }
+
+CAUSE_IDS = 1000
+"""Ids that a row of the causes names: the newest."""
+
+PAGE, LOOKED_THROUGH = 10_000, 100_000
+"""Letters read at a time, and at the most, to find the ids of the causes."""
 
 
 class Views:
@@ -94,6 +101,8 @@ class Views:
             if limit is not None and len(rows) >= limit:
                 break
             key = (o.event_id, o.trigger, o.run_id)
+            if o.kind is OutcomeKind.HELD and o.run_id is None and key in seen:
+                continue  # it has left its window since
             if o.run_id is None or key not in seen:
                 seen.add(key)
                 rows.append((o.event_id, o.trigger, o.kind.value, o.reason, o.run_id, o.revision, o.at, o.facts))
@@ -103,24 +112,33 @@ class Views:
         rows.sort(key=lambda row: row[-2], reverse=True)
         return _frame("outcomes", columns, rows[:limit])
 
-    def dead_letters(self, by: str | None, limit: int | None) -> Any:
+    def dead_letters(self, by: str | None, limit: int | None, before: str | None) -> Any:
         if by not in (None, "cause"):
             raise UnknownName("dead_letters", "grouping", str(by), ["cause"])
-        columns, rows = self._store.rows("dead_letters", None)
-        facts = (dict(zip(columns, row, strict=True)) for row in rows)
-        still = list(islice((letter for letter in facts if letter["state"] == "open"), limit))
         if by is None:
-            return tables().to_frame(columns, [tuple(letter.values()) for letter in still], DTYPES["dead_letters"])
-        groups: dict[str, list[Mapping[str, Any]]] = {}
-        for letter in still:
-            groups.setdefault(letter["cause"], []).append(letter)
-        grouped = [
-            (cause, len(like), like[-1]["at"], like[0]["at"], like[0]["error"], [letter["id"] for letter in like])
-            for cause, like in sorted(groups.items(), key=lambda item: -len(item[1]))
-        ]
-        return tables().to_frame(
-            tuple(DTYPES["causes"]), grouped, {k: v for k, v in DTYPES["causes"].items() if k != "ids"}
-        )
+            return _frame("dead_letters", *self._store.rows("dead_letters", limit, before=before))
+        if before is not None:
+            raise ValueError("dead_letters: before= is for letters one by one, not for by='cause'")
+        _, causes = self._store.rows("causes", limit)
+        ids = self._ids_by_cause({row[0]: row[1] for row in causes})
+        return _frame("causes", tuple(DTYPES["causes"]), [(*row, ids[row[0]]) for row in causes])
+
+    def _ids_by_cause(self, counts: Mapping[str, int]) -> Mapping[str, list[str]]:
+        """The newest letters of each cause, as far as they are among the newest of all."""
+        ids: dict[str, list[str]] = {cause: [] for cause in counts}
+        missing = sum(min(count, CAUSE_IDS) for count in counts.values())
+        before = None
+        for _ in range(LOOKED_THROUGH // PAGE):
+            columns, rows = self._store.rows("dead_letters", PAGE, before=before)
+            id_at, cause_at = columns.index("id"), columns.index("cause")
+            for row in rows:
+                if (known := ids.get(row[cause_at])) is not None and len(known) < CAUSE_IDS:
+                    known.append(row[id_at])
+                    missing -= 1
+            if missing <= 0 or len(rows) < PAGE:
+                break
+            before = rows[-1][id_at]
+        return ids
 
     def revisions(self, saga: str, stored: Sequence[RevisionRow], registry: Registry) -> Any:
         current = registry.current[saga].revision if saga in registry.current else None
@@ -147,13 +165,24 @@ class Views:
                     facts["at"],
                 )
                 found.setdefault((facts["trigger"], kind), outcome)
-        ended = {o.run_id for o in found.values() if o.kind is not OutcomeKind.HELD}
-        last = (o for o in found.values() if o.kind is not OutcomeKind.HELD or o.run_id not in ended)
+        settled = {o.trigger for o in found.values() if o.kind not in (OutcomeKind.HELD, OutcomeKind.DUPLICATE)}
+        last = (o for o in found.values() if o.kind is not OutcomeKind.HELD or o.trigger not in settled)
         outcomes = sorted(last, key=lambda outcome: outcome.at)
         names, runs = self._store.rows("runs", None)
         ids = {outcome.run_id for outcome in outcomes}
-        told = [dict(zip(names, row, strict=True)) for row in runs]
-        return Why(event_id, outcomes, [run for run in told if run["run_id"] in ids])
+        told = [run for row in runs if (run := dict(zip(names, row, strict=True)))["run_id"] in ids]
+        states, moment = self._dispatcher.states, self._dispatcher.clock.monotonic()
+        verdicts = [verdicts_on(outcome, states.get(outcome.trigger), moment) for outcome in outcomes]
+        return Why(event_id, outcomes, [{**run, "error": self._last_words(run)} for run in told], verdicts)
+
+    def _last_words(self, run: Mapping[str, Any]) -> str | None:
+        """The error of a run that has left a dead letter is the letter's, which says whether it was redriven before."""
+        error: str | None = run["error"]
+        if error is not None and run["status"] == RunStatus.COMPENSATED:
+            columns, rows = self._store.rows("dead_letters", PAGE)
+            run_at, error_at = columns.index("run_id"), columns.index("error")
+            return next((row[error_at] for row in rows if row[run_at] == run["run_id"]), error)
+        return error
 
     def status(
         self,
@@ -173,6 +202,16 @@ class Views:
             runs=[run_progress(run, now) for run in dispatcher.runner.live.values()],
             warnings=reports,
         )
+
+
+def open_letters(store: Store) -> list[str]:
+    """The ids of all open dead letters, oldest first."""
+    found: list[str] = []
+    while True:
+        columns, rows = store.rows("dead_letters", PAGE, before=found[-1] if found else None)
+        found += [row[columns.index("id")] for row in rows]
+        if len(rows) < PAGE:
+            return found[::-1]
 
 
 def _frame(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:

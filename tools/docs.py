@@ -1,15 +1,19 @@
 """tools/docs.py [--check]: writes the parts of docs/ that are made from the code, or says which are out of date.
 
-Such a part stands between the lines `<!-- from the code: NAME -->` and `<!-- end -->`.
+Such a part stands between the lines `<!-- from the code: NAME -->` and `<!-- end -->`; or it is a picture of
+`tools/timelines.py`.
 """
 
 from __future__ import annotations
 
 import ast
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import timelines
 
 from sagaz_lab import errors
 from sagaz_lab.model.options import KINDS
@@ -88,11 +92,19 @@ def renewed(text: str) -> str:
     return _PART.sub(lambda part: f"{part['name']} -->\n\n{PARTS[part['name']]()}\n", text)
 
 
+def wanted() -> Iterator[tuple[Path, str]]:
+    """Each file with what it is to be."""
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        yield page, renewed(page.read_text())
+    logging.disable()  # what befalls the runs of the pictures is meant to
+    for name, svg in timelines.pictures().items():
+        yield ROOT / "docs" / "images" / "flow" / f"{name}.svg", svg
+
+
 def main() -> int:
     stale = []
-    for page in sorted((ROOT / "docs").rglob("*.md")):
-        before = page.read_text()
-        after = renewed(before)
+    for page, after in wanted():
+        before = page.read_text() if page.exists() else None
         if after != before:
             stale.append(page.relative_to(ROOT).as_posix())
             if "--check" not in sys.argv:

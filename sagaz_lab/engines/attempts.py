@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Journal
@@ -12,18 +12,19 @@ from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
 from sagaz_lab.engines.streams import Channel
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError, describe
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Record, RecordKind, Run
+from sagaz_lab.model.run import Publication, Record, RecordKind, Run
 
 TRACEBACK_CHARACTERS = 20_000
 """Of a traceback that are journaled: the last ones, which say most."""
 
 
 class Done(NamedTuple):
-    """An action has ended: with its value, or with its error after all retries."""
+    """An action has ended: with its value and what it published, or with its error after all retries."""
 
     name: str
     value: Any
     error: BaseException | None
+    publications: Sequence[Publication] = ()
 
 
 class Attempts:
@@ -54,11 +55,11 @@ class Attempts:
             try:
                 if failed is not None:
                     raise failed
-                return Done(
-                    name, await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads), None
-                )
+                value = await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads)
+                return Done(name, value, None, step.end_trial())
             except BaseException as raised:
                 error, failed = own_error(raised, name, step), None
+            step.end_trial()
             spent = step.trial >= first + action.max_retries
             if spent or step.told or step.reading or isinstance(error, Permanent):
                 return Done(name, None, error)
@@ -66,7 +67,7 @@ class Attempts:
             await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
             step.trial += 1
             self._trials[name] = step.trial
-            step.cancelled = False
+            step.cancelled, step.publications = False, None
             started = Record(run.run_id, run.attempt, RecordKind.ACTION_STARTED, name, step.trial, self._clock.now())
             await self._journal.append([started])
 
@@ -96,7 +97,10 @@ class Attempts:
         finally:
             await records.aclose()
             await channel.close(error)
-        return Done(name, None, None if error is None else own_error(error, name, step))
+        published = step.end_trial()
+        if error is not None:
+            return Done(name, None, own_error(error, name, step))
+        return Done(name, None, None, published)
 
 
 def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:

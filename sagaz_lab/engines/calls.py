@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from contextvars import Context, copy_context
 from queue import SimpleQueue
@@ -12,15 +12,23 @@ from threading import Lock, Thread
 from typing import Any
 
 from sagaz_lab.engines.streams import Channel, read
-from sagaz_lab.errors import ActionTimeout
-from sagaz_lab.model.run import Progress, Run, current_step
+from sagaz_lab.errors import ActionTimeout, RunError
+from sagaz_lab.model.run import Publication, Run
+from sagaz_lab.model.step import Progress, current_step
 
 WORKERS = 64
 """Plain `def` actions at one time; more wait. Enough for those that wait for something, few enough for memory."""
 
+PUBLICATIONS = 1000
+"""Of one action: they go into one transaction with its success."""
+
 
 class ActiveStep:
-    """An action or compensation that is running."""
+    """An action or compensation that is running.
+
+    `publications` is what the present trial has published: None as long as it has not, and empty when it has ended,
+    after which it cannot.
+    """
 
     # Defaults of the class, so that making a step costs as little as may be.
     trial = 1
@@ -30,6 +38,7 @@ class ActiveStep:
     stopping_since: float | None = None
     channels: Mapping[str, Channel] | None = None
     reading: Set[str] = frozenset()
+    publications: Sequence[Publication] | None = None
     _suffix = ""
 
     def __init__(self, run: Run, name: str) -> None:
@@ -50,6 +59,23 @@ class ActiveStep:
 
     def stream(self, name: str) -> AsyncIterator[Any]:
         return read(self, name, self._run)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        run, before = self._run, self.publications
+        if before is None:
+            before = self.publications = []
+        if not isinstance(before, list):
+            raise RunError(f"{self.name!r} has ended, or may not publish: only a running action or compensation can")
+        if len(before) >= PUBLICATIONS:
+            raise RunError(f"{self.name!r} publishes more than {PUBLICATIONS}; put several facts into one payload")
+        # Counted within the trial, so that the ids are the same when it is run again after a crash.
+        id = f"{self.idempotency_key}/{len(before) + 1}"
+        before.append(Publication(id, topic, payload, run.trigger, run.run_id))
+
+    def end_trial(self) -> Sequence[Publication]:
+        """What it has published; from now on it cannot."""
+        publications, self.publications = self.publications, ()
+        return publications or ()
 
     def stop(self) -> None:
         self.cancelled = self.told = True

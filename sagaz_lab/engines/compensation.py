@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from sagaz_lab.abc import Clock, Ending, Journal
@@ -10,7 +10,7 @@ from sagaz_lab.engines.attempts import own_error, traceback_of
 from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
 from sagaz_lab.errors import CompensationFailed, describe
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, loaded
+from sagaz_lab.model.run import Publication, Record, RecordKind, Run, RunStatus, loaded
 from sagaz_lab.model.saga import Compensation
 
 RETRY_DELAYS_S = (0.1, 1.0, 10.0)
@@ -43,7 +43,8 @@ async def compensate(
         await journal.append(records)
         failure = await work.perform(results.get(name))
         if failure is None:
-            records = [work.record(RecordKind.COMPENSATION_FINISHED, work.step.trial)]
+            finished = work.record(RecordKind.COMPENSATION_FINISHED, work.step.trial)
+            records = [finished._replace(publications=work.publications)]
         else:
             records = [work.record(RecordKind.COMPENSATION_FAILED, work.step.trial, failure)]
             errors.append(f"{name}: {describe(failure)}")
@@ -66,6 +67,7 @@ class _Undo:
         self._threads = threads
         self._compensation = compensation
         self.step = ActiveStep.of(run, compensation.action, suffix="/compensation")
+        self.publications: Sequence[Publication] = ()
 
     def record(self, kind: RecordKind, trial: int, error: BaseException | None = None) -> Record:
         run = self._run
@@ -108,10 +110,12 @@ class _Undo:
             run.steps.pop(undo.action, None)
 
     async def _trial(self, function: Any, args: tuple[Any, ...]) -> BaseException | None:
-        self.step.cancelled = False
+        self.step.cancelled, self.step.publications = False, None
         undo = self._compensation
         try:
             await invoke(undo.how, function, args, self.step, undo.timeout_s, self._threads)
         except BaseException as raised:
+            self.step.end_trial()
             return own_error(raised, undo.action, self.step)
+        self.publications = self.step.end_trial()
         return None

@@ -112,6 +112,8 @@ class _Execution:
             await self._find_unstorable(stopped.unstorable)
             return []
         self._standing.trials[name] = stopped.step.trial
+        if name in self._standing.finished:  # it has succeeded, although the run was to stop
+            self._standing.published[name] = stopped.step.end_trial()
         self._notes.append(await self._attempts.perform(name, stopped.step, stopped.error))
         return await self._settle()
 
@@ -247,6 +249,7 @@ class _Execution:
         recovery = run.definition.recoveries.get(name)
         while recovery and standing.past_pivot() and not isinstance(error, asyncio.CancelledError):
             step = ActiveStep.of(run, name, standing.trials[name], "/recovery")
+            step.publications = ()  # no record of its own would keep them
             function = getattr(run.instance, recovery.method_name)
             try:
                 answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)

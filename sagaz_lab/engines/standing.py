@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock
 from sagaz_lab.engines.attempts import Done, failure_record
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError
-from sagaz_lab.model.run import History, Record, RecordKind, Run, as_changes
+from sagaz_lab.model.run import History, Publication, Record, RecordKind, Run, as_changes
 
 
 class Failure(NamedTuple):
@@ -23,10 +23,10 @@ class Standing:
     """`trials` has the number of each started action's last trial, `finished` the results.
 
     `streaming` names the streams that have given a record; they are finished when their readers are. What was
-    `cut_off` may have happened; `errors` has what failed.
+    `cut_off` may have happened; `errors` has what failed. `published` is what the actions that succeeded published.
     """
 
-    __slots__ = ("_clock", "_run", "cut_off", "errors", "failure", "finished", "streaming", "trials")
+    __slots__ = ("_clock", "_run", "cut_off", "errors", "failure", "finished", "published", "streaming", "trials")
 
     def __init__(self, run: Run, clock: Clock, finished: dict[str, Any]) -> None:
         self._run = run
@@ -37,6 +37,7 @@ class Standing:
         self.cut_off: set[str] = set()
         self.errors: dict[str, BaseException] = {}
         self.failure: Failure | None = None
+        self.published: dict[str, Sequence[Publication]] = {}
         if history := run.history:
             finished.update(history.finished)
             # What has failed before gets another trial.
@@ -72,6 +73,7 @@ class Standing:
         actions, dependents = self._run.definition.actions, self._run.definition.plan.dependents
         if actions[done.name].how == "stream":
             self.streaming.add(done.name)
+            self.published[done.name] = done.publications
             records, waiting = [], [done.name]
         else:
             self.take_value(done)
@@ -87,6 +89,7 @@ class Standing:
 
     def take_value(self, done: Done) -> None:
         self.finished[done.name] = done.value
+        self.published[done.name] = done.publications
         dict.update(self._run.ctx, as_changes(done.name, done.value))
 
     def fail(self, name: str, error: BaseException) -> None:
@@ -108,11 +111,14 @@ class Standing:
     def record(self, kind: RecordKind, name: str, value: Any = None) -> Record:
         run = self._run
         changes = codec = None
+        publications: Sequence[Publication] = ()
         if kind is RecordKind.ACTION_FINISHED:
+            publications = self.published.get(name, ())
             changes = run.ctx.take_changes()
             codec = run.definition.actions[name].codec
         trial = self.trials.setdefault(name, 1)
-        return Record(run.run_id, run.attempt, kind, name, trial, self._clock.now(), value, changes, codec=codec)
+        at = self._clock.now()
+        return Record(run.run_id, run.attempt, kind, name, trial, at, value, changes, None, None, codec, publications)
 
     def failures(self) -> list[Record]:
         return [self._failure_record(name) for name in sorted({*self.cut_off, *self.errors})]

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.calls import ActiveStep
 from sagaz_lab.errors import UnstorableValue
-from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes, current_step
+from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes
+from sagaz_lab.model.step import current_step
 
 _new = tuple.__new__
 _STARTED, _FINISHED = RecordKind.ACTION_STARTED, RecordKind.ACTION_FINISHED
@@ -50,9 +51,11 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
             dict.update(ctx, as_changes(name, value))
         at = clock.now()
         changes = ctx.take_changes() if ctx.changed else None
+        published = step.publications or ()
+        step.publications = ()
         # Like Record(...), without the call of its constructor.
         records = [
-            _new(Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, ()))
+            _new(Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published))
         ]
         try:
             if i == last:

@@ -53,13 +53,17 @@ class SagaListener:
 
 
 class OutboxSagaListener(SagaListener):
-    """A marker: the runtime publishes the saga's steps through the store's outbox.
+    """Publishes what becomes of the saga's runs to the topic "<saga_name>.events", as `ctx.publish` does.
 
-    `store` is the Lab's own or None; `publish_step_events` asks for an event of every step. It can be defined; this
-    version has no outbox, so that starting or running such a saga raises `NotBuilt`.
+    With every action that finished or failed for good, every compensation that did, and the end of each attempt, one
+    event is kept in the same transaction: a JSON object with `type` ("action_finished", "action_failed",
+    "action_cut_off", "compensation_finished", "compensation_failed", or "run_" and the run's status), `saga`, `run_id`,
+    `revision`, `action` (null for the run's own), `attempt`, `at`, `event_id` and `error`; the run's own have
+    `retry_at`, the time of the next attempt if there will be one. With `publish_step_events=False` only the run's own
+    are published. `store` is best left out: any but the Lab's own raises `DefinitionError` when the saga is started.
     """
 
-    def __init__(self, store: Any = None, *, publish_step_events: bool = False) -> None:
+    def __init__(self, store: Any = None, publish_step_events: bool = True) -> None:
         self.store = store
         self.publish_step_events = publish_step_events
 

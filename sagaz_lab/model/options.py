@@ -148,6 +148,10 @@ KINDS: Mapping[str, Mapping[str, Option]] = {
         "missed_cap": Option("at most so many missed ticks with missed='all'", at_least(1), default=100),
         "overlap": Option("a tick while its last run still goes", one_of("skip", "queue", "allow"), default="skip"),
     },
+    "dead_letters": {
+        "trigger": Option("only letters of this trigger, saga.method", text),
+        "saga": Option("only letters of this saga", text),
+    },
     "kafka": {
         "topic": Option("the topic", topic, required=True),
         "group_id": Option("default: private to this store", text),

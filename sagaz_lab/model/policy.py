@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,21 +48,27 @@ def at_least(low: int, value: Any) -> bool:
 
 Backpressure = Literal["block", "drop_oldest", "drop_newest", "reject"]
 
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 300.0
+"""Bounds of the exponential backoff: the delay after the first attempt, and after any, is at most this."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerConfig:
     """What holds for all events of a trigger; on the decorator, else on the class, else on the Lab.
 
     A run that failed and was compensated is tried again after `retry_backoff_seconds` (the last one
-    repeats), up to `max_retries` times; then it leaves a dead letter. `queue_size` bounds the held
-    events of a trigger; `backpressure_strategy` says what happens to the next one. `persist_events`
-    keeps every event with its outcome; `event_retention_days` bounds how long ended runs, claims
-    and kept events stay.
+    repeats; None: a random time up to 1 s, 2 s, 4 s and so on, 300 s at most), up to `max_retries` times
+    and while its event came no longer than `retry_max_age` ago; then it leaves a dead letter. A run
+    whose process died in one and the same action more than `max_retries` times is not resumed any more
+    (it is resumed once at least). `queue_size` bounds the held events of a trigger;
+    `backpressure_strategy` says what happens to the next one. `persist_events` keeps every event with
+    its outcome; `event_retention_days` bounds how long ended runs, claims and kept events stay.
     """
 
     dead_letter_topic: str | None = None
     max_retries: int = 3
-    retry_backoff_seconds: Sequence[float] = (10.0, 60.0, 300.0)
+    retry_backoff_seconds: Sequence[float] | float | None = (10.0, 60.0, 300.0)
+    retry_max_age: Duration | None = None
     backpressure_strategy: Backpressure = "block"
     queue_size: int = 1000
     persist_events: bool = False
@@ -76,7 +83,11 @@ class TriggerConfig:
             raise DefinitionError(f"max_retries={self.max_retries!r} must be a whole number, 0 or more")
         if not at_least(1, self.queue_size):
             raise DefinitionError(f"queue_size={self.queue_size!r} must be a whole number, 1 or more")
-        object.__setattr__(self, "retry_backoff_seconds", backoff(self.retry_backoff_seconds, "retry_backoff_seconds"))
+        if self.retry_backoff_seconds is not None:
+            delays = backoff(self.retry_backoff_seconds, "retry_backoff_seconds")
+            object.__setattr__(self, "retry_backoff_seconds", delays)
+        if self.retry_max_age is not None:
+            seconds(self.retry_max_age, "retry_max_age")
         if not positive(self.event_retention_days):
             raise DefinitionError(f"event_retention_days={self.event_retention_days!r} must be more than 0")
         if not isinstance(self.persist_events, bool):
@@ -87,7 +98,15 @@ class TriggerConfig:
 
     def retry_delay_s(self, attempt: int) -> float:
         """Seconds to wait after attempt number `attempt` (1 is the first) has failed."""
-        return delay_after(self.retry_backoff_seconds, attempt)
+        delays = self.retry_backoff_seconds
+        if delays is None:
+            # Full jitter: runs that failed together, as when a service was away, do not come back together.
+            return random.uniform(0.0, min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(attempt - 1, 30)))
+        return delay_after((delays,) if isinstance(delays, int | float) else delays, attempt)
+
+    def too_old(self, age_s: float) -> bool:
+        """Whether a run whose event came so long ago is not to be tried again."""
+        return self.retry_max_age is not None and age_s > seconds(self.retry_max_age, "retry_max_age")
 
 
 def backoff(value: Any, name: str) -> tuple[float, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.errors import RunError, describe
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.publishing import PUBLISHED, Published, to_json
+from sagaz_lab.model.step import Progress, Step, current_step
 
 if TYPE_CHECKING:
     from asyncio import Future, Task
@@ -139,39 +140,6 @@ def as_changes(action: str, value: Any) -> Mapping[str, Any]:
     return {} if value is None else {action: value}
 
 
-class Progress(NamedTuple):
-    """How far an action says it is."""
-
-    done: float
-    total: float | None
-    note: str
-
-
-class Step(Protocol):
-    """What the engine knows of the action that runs in this task or thread.
-
-    `cancelled` says that it should return, `told` that the engine has stopped it and waits for its end;
-    `stopping_since` is set (monotonic seconds) while a thread that should return has not.
-    """
-
-    name: str
-    cancelled: bool
-    told: bool
-    progress: Progress | None
-    stopping_since: float | None
-
-    @property
-    def idempotency_key(self) -> str: ...
-
-    def stream(self, name: str) -> AsyncIterator[Any]: ...
-
-    def stop(self) -> None:
-        """Tell it to return."""
-
-
-current_step: ContextVar[Step] = ContextVar("current_step")
-
-
 class SagaContext(dict[str, Any]):
     """What the actions of one run share: a `dict` of their results, with the run's own facts.
 
@@ -220,6 +188,20 @@ class SagaContext(dict[str, Any]):
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Say how far the action is: `done` of `total`, in any unit."""
         self._step().progress = Progress(done, total, note)
+
+    def publish(self, topic: str, payload: Any) -> Published:
+        """Publish JSON to `topic` of the broker that the run's trigger reads from, once the action has succeeded.
+
+        Where that is no broker, `source="memory"` triggers with this topic get it. It is stored in one transaction
+        with the action's success, so it is published at least once, always with the same id; a trial that fails
+        publishes nothing. `await` it, or (in a plain `def`) just call it. At most 1,000 an action. Raises `RunError`
+        outside of a running action or compensation, `UnstorableValue` if the payload is no JSON.
+        """
+        step = self._step()
+        if not (isinstance(topic, str) and topic and topic.isprintable()):
+            raise RunError(f"{step.name}: ctx.publish(topic={topic!r}): the topic must be a name")
+        step.publish(topic, to_json(payload, step.name, topic))
+        return PUBLISHED
 
     def log(self, *values: object) -> None:
         """Write a line to the run's log, which keeps the last 1,000."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -150,6 +150,11 @@ class Gates:
         ):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise DefinitionError(f"{one}= and {other}= contradict each other; keep one of them")
+        if self.singleton is not None and (self.max_concurrent_sagas or 1) > 1 and self.concurrency_key is None:
+            raise DefinitionError(
+                "singleton= without concurrency_key= means one run at a time, so max_concurrent_sagas= contradicts it; "
+                "name a concurrency_key=, or leave one of them out"
+            )
         if (self.idempotency_ttl or self.until) and self.idempotency_key is None:
             raise DefinitionError("idempotency_ttl= and until= need idempotency_key=")
 
@@ -174,6 +179,14 @@ class Trigger:
     is_async: bool = False
     source: Any = None
     composite: Composite | None = None
+
+
+def specs_of(trigger: Trigger) -> Sequence[SourceSpec]:
+    """The sources that it reads, each at the number of its part."""
+    composite = trigger.composite
+    if composite is None:
+        return (trigger.spec,)
+    return composite.parts if composite.after is None else (*composite.parts, composite.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +250,15 @@ def _source(
     if isinstance(source, Composite):
         if where:
             raise UnknownName(owner, "option", next(iter(where)), GATE_NAMES)
-        return SourceSpec(source.how, {"parts": source.parts}, f"{source.how}:{source.parts}"), None, source
+        for gate in ("debounce", "batch"):
+            if getattr(gates, gate) is not None:
+                raise DefinitionError(f"{owner}: {gate}= and {source.how}() contradict each other; keep one of them")
+        if gates.within is not None and source.how not in ("all_of", "sequence"):
+            raise DefinitionError(f"{owner}: within= goes with all_of or sequence only, not with {source.how}()")
+        settings = MappingProxyType({"parts": source.parts, "after": source.after})
+        return SourceSpec(source.how, settings, f"{source.how}:{source.parts}:{source.after}"), None, source
     if gates.within is not None:
-        raise DefinitionError(f"{owner}: within= goes with all_of, any_of or sequence only")
+        raise DefinitionError(f"{owner}: within= goes with all_of or sequence only")
     if not isinstance(source, str):
         if not all(hasattr(source, verb) for verb in ("receive", "ack", "nack")):
             raise DefinitionError(f"{owner}: source={source!r} is neither a kind of source nor a Source")
@@ -264,7 +283,8 @@ def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
 def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigger:
     """The trigger that a marked method stands for in the saga of this name."""
     mark: Mark = getattr(method, MARK)
-    payload_type, wants_event = _payload_type(saga_name, method)
+    together = takes_list(mark.fields["gates"], mark.fields["composite"])
+    payload_type, wants_event = _payload_type(saga_name, method, together=together)
     return Trigger(
         name=f"{saga_name}.{method_name}",
         method_name=method_name,
@@ -276,7 +296,14 @@ def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigge
     )
 
 
-def _payload_type(saga_name: str, method: Callable[..., Any]) -> tuple[Any, bool]:
+def takes_list(gates: Gates, composite: Composite | None) -> bool:
+    """Whether the trigger method gets a list of events."""
+    if gates.debounce is not None and gates.debounce.mode == "all":
+        return True
+    return gates.batch is not None or (composite is not None and composite.how in ("all_of", "sequence"))
+
+
+def _payload_type(saga_name: str, method: Callable[..., Any], *, together: bool) -> tuple[Any, bool]:
     owner = f"{saga_name}.{method.__name__}"
     try:
         hints = typing.get_type_hints(method)
@@ -289,4 +316,9 @@ def _payload_type(saga_name: str, method: Callable[..., Any]) -> tuple[Any, bool
     if len(names) > 1 + wants_event or not takes(method, 2 + wants_event):
         raise DefinitionError(f"{owner}: a trigger method takes (self, event) or (self, payload, event: Event)")
     annotation = hints.get(names[0]) if names else None
+    if together and annotation not in (None, Any):
+        if typing.get_origin(annotation) not in (list, Sequence) and annotation is not list:
+            name = getattr(annotation, "__name__", annotation)
+            raise DefinitionError(f"{owner}: {names[0]} is a list here; annotate it list[{name}]")
+        annotation = next(iter(typing.get_args(annotation)), None)
     return None if annotation in (None, Any, Event, object) else annotation, wants_event

@@ -11,8 +11,9 @@ from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
-from sagaz_lab.runtime.explain import Preview, Status, Why
+from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.registry import Change
+from sagaz_lab.runtime.verdicts import Preview
 
 DIFF_LINES = 60
 OUTCOMES = 50

@@ -58,9 +58,10 @@ _ALL = (
     Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
             options={"--status": True, "--limit": True}, most=0),
-    Command("dlq", "dlq [--by cause] | dlq redrive ID ... | dlq redrive all | dlq discard ID[,ID ...] REASON",
-            "The dead letters as a table; put them back; or drop them for good.",
-            options={"--by": True}, words=("redrive", "discard")),
+    Command("dlq", "dlq [--by cause] [--limit N] [--before ID] | dlq redrive ID ... | dlq redrive all | "
+            "dlq discard ID[,ID ...] REASON | dlq discard all REASON",
+            "The open dead letters as a table, newest first; put them back; or drop them for good.",
+            options={"--by": True, "--limit": True, "--before": True}, words=("redrive", "discard")),
     Command("forget", "forget TRIGGER [KEY]",
             "Free one idempotency key, or all claims, cooldowns and windows of the trigger.",
             awaits=True, names="triggers", most=2),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult
 
+from sagaz_lab.errors import StoreError
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import COMMANDS, Command
 from sagaz_lab.notebook.magics import SAGA_OPTIONS
 
 _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
+LETTERS = 20
+"""Open dead letters that are offered: the newest."""
+
 _SAGA = re.compile(r"%%saga\s+\S*")
 
 
@@ -56,9 +61,15 @@ def candidates(lab: Lab, rest: str) -> Sequence[str]:
         return [str(status) for status in RunStatus]
     if words[-1] == "--by":
         return ["cause"]
-    if words == ["dlq", "redrive"]:
-        return ["all"]
+    if words[:2] in (["dlq", "redrive"], ["dlq", "discard"]) and (len(words) == 2 or words[1] == "redrive"):
+        return [*(["all"] if len(words) == 2 else []), *_newest_letters(lab)]
     return _first_words(lab, command) if len(words) == 1 or command.name == "start" else ()
+
+
+def _newest_letters(lab: Lab) -> list[str]:
+    with suppress(StoreError):
+        return [row[0] for row in lab.store.rows("dead_letters", LETTERS)[1]]
+    return []
 
 
 def _first_words(lab: Lab, command: Command) -> Sequence[str]:

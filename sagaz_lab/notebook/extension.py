@@ -26,7 +26,8 @@ from sagaz_lab.notebook.magics import Magics
 from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
-from sagaz_lab.runtime.explain import Preview, Status, Why
+from sagaz_lab.runtime.explain import Status, Why
+from sagaz_lab.runtime.verdicts import Preview
 
 CLOSING_S = 5.0
 """Jupyter kills a kernel that has not ended a few seconds after it was asked to."""

@@ -20,6 +20,7 @@ from sagaz_lab.notebook.commands import COMMANDS, Line, mistake, number, one_of,
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
+from sagaz_lab.views import open_letters
 
 SAGA_OPTIONS = ("--quiet",)
 
@@ -152,9 +153,15 @@ class Magics:
     def _dlq(self, line: Line) -> Any:
         if not line.words:
             by = line.options.get("--by")
-            return self._lab.dead_letters(by=one_of("dlq", "--by", by, ["cause"]) if by else None)
+            limit = int(number("dlq", "--limit", line.options.get("--limit", "10000")))
+            if by is not None and "--before" in line.options:
+                raise mistake("dlq", "--before goes with the letters one by one, not with --by cause")
+            by = one_of("dlq", "--by", by, ["cause"]) if by else None
+            return self._lab.dead_letters(by=by, limit=limit, before=line.options.get("--before"))
         what, *rest = line.words
         one_of("dlq", "sub-command", what, COMMANDS["dlq"].words)
+        if line.options:
+            raise mistake("dlq", f"{next(iter(line.options))} goes with the table, not with {what}")
         if not rest:
             raise mistake("dlq", f"which letters? It is: {COMMANDS['dlq'].usage}")
         if what == "redrive":
@@ -164,11 +171,9 @@ class Magics:
         return self._lab.discard(self._letters(rest[:1]), " ".join(rest[1:]))
 
     def _letters(self, words: list[str]) -> list[str]:
-        open_ids = [str(name) for name in self._lab.dead_letters(limit=None)["id"]]
         if words == ["all"]:
-            return open_ids
-        ids = [one for word in words for one in word.split(",") if one]
-        return [one_of("dlq", "open dead letter", one, open_ids) for one in ids]
+            return open_letters(self._lab.store)
+        return [one for word in words for one in word.split(",") if one]
 
     async def _forget(self, line: Line) -> int:
         return await self._lab.forget(_first(line), line.words[1] if len(line.words) > 1 else None)

@@ -1,212 +1,293 @@
-"""Whether a run may start now: slots, keys and rate. What may not waits in order, within a bound."""
+"""Whether a run may start now: slots, keys and pace. What may not waits in order, within a bound."""
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
 
-from sagaz_lab.abc import NewRun
-from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import History, Outcome, RunStatus
 from sagaz_lab.model.trigger import Gates
+from sagaz_lab.runtime.pace import Pace, pace_of
+from sagaz_lab.runtime.tickets import Ticket
 
 CONCURRENCY = 100
 """Runs of a trigger at one time unless `max_concurrent_sagas` says otherwise: a flood must not exhaust the process."""
 
+LIVE_RUNS = 1000
+"""Runs of all triggers of a Lab at one time, unless it is told otherwise."""
 
-_WAITING = RunStatus.WAITING
 
+class Slots:
+    """The runs that all triggers may have live together. When they are scarce, priority decides who gets the next."""
 
-class Ticket(NewRun):
-    """A run on its way in: accepted by the store, started when it is its turn.
+    __slots__ = ("limit", "scarce", "used")
 
-    `final` is resolved when it has started or never will. A ticket of attempt 1 that waits has not started yet.
-    """
+    def __init__(self, limit: int = LIVE_RUNS) -> None:
+        self.limit = limit
+        self.used = 0
+        self.scarce = False
 
-    __slots__ = ("attempt", "compensate_only", "final", "history", "key")
-
-    def __init__(
-        self,
-        run_id: str,
-        saga: str,
-        trigger: str | None,
-        revision: int,
-        event: Event | None,
-        context: Mapping[str, Any],
-        at: float,
-        key: str | None = None,
-        claim: str | None = None,
-        claim_until: float | None = None,
-    ) -> None:
-        self.run_id = run_id
-        self.saga = saga
-        self.trigger = trigger
-        self.revision = revision
-        self.event = event
-        self.context = context
-        self.at = at
-        self.status = _WAITING
-        self.claim = claim
-        self.claim_until = claim_until
-        self.started: Sequence[str] = ()
-        self.key = key
-        self.attempt = 1
-        self.history: History | None = None
-        self.compensate_only = False
-        self.final: Future[Outcome] | None = None
+    def free(self) -> bool:
+        if self.used < self.limit:
+            return True
+        self.scarce = True
+        return False
 
 
 class Admission:
     """One trigger's. Runs of one key start one at a time, first in first out; the keys take turns.
 
+    Tickets wait in lanes: one for each concurrency key, else for each pace key. A lane is a ring of tickets, known by
+    its last one, so that a key costs no more than its entry. It stands in exactly one place: among the `_ready`, among
+    the `_later` ones, which their pace lets go at a time, or nowhere while a run of its key goes.
+
     `waiting` counts what waits, `coming` what will as soon as the store has it.
     """
 
-    __slots__ = (
-        "_busy",
-        "_interval_s",
-        "_opens_at",
-        "_turns",
-        "coming",
-        "in_flight",
-        "limit",
-        "queues",
-        "size",
-        "waiting",
-    )
+    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "coming", "in_flight", "lanes", "limit", "pace", "size",
+                 "slots", "waiting", "windowed")  # fmt: skip
 
-    def __init__(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
-        self.queues: dict[str | None, deque[Ticket]] = {}
-        self._turns: deque[str | None] = deque()
-        self._busy: set[str] = set()
-        self._opens_at = 0.0
+    def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
+        self.slots = slots or Slots()
+        self.lanes: dict[str | None, Ticket] = {}
+        self._ready: deque[str | None] = deque()
+        self._later: list[tuple[float, int, str | None]] = []
+        self._numbers = count()
+        self._busy: dict[str, str] = {}
+        self._coming: dict[str | None, list[Ticket]] = {}
+        self.coming = 0
+        self.pace: Pace | None = None
         self.in_flight = 0
         self.waiting = 0
-        self.coming = 0
+        self.windowed = 0
         self.configure(gates, queue_size, in_turn=in_turn)
 
     def configure(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
         """Take over changed options; what waits goes on waiting. `in_turn`: one run at a time."""
-        rate = gates.rate_limit_per_second
         self.limit = 1 if in_turn else gates.max_concurrent_sagas or CONCURRENCY
         self.size = queue_size
-        self._interval_s = 1.0 / rate if rate else 0.0
+        numbers = pace_of(gates)
+        if numbers is None:
+            self.pace = None
+        elif self.pace is None:
+            self.pace = Pace(*numbers)
+        else:
+            self.pace.take_over(*numbers)
+        self._ready.extend(lane for _, _, lane in self._later)
+        self._later.clear()
+
+    # --- room ---
+
+    def held(self) -> int:
+        """Events that are held: in the queue, and (`windowed`) in the windows before the trigger method."""
+        return self.waiting + self.windowed
 
     def free(self) -> int:
         """How many events may be taken in now: as many as can start, else as many as can wait."""
         slots = self.limit - self.in_flight
-        if slots > 0 and not self.waiting:
-            return slots if not self._interval_s else min(slots, self.size)
-        return self.size - self.waiting
+        if slots > 0:
+            slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
+        if slots > 0 and not self.waiting and not self.windowed:
+            return slots if self.pace is None else min(slots, self.size)
+        return self.size - self.held()
 
     def full(self) -> bool:
-        return self.waiting >= self.size
+        return self.held() >= self.size
 
-    def enter(self, key: str | None, now: float) -> bool:
-        """True if a run with this key may start now; it then has its slot."""
-        if self.in_flight >= self.limit or ((self.waiting or self.coming) and not key) or now < self._opens_at:
+    # --- in ---
+
+    def enter(self, ticket: Ticket, now: float) -> bool:
+        """True if this run may start now; it has its slot then. It overtakes none of its lane, and none that is ready."""
+        key = ticket.key
+        lane = _lane(ticket)
+        if self.in_flight >= self.limit or lane in self.lanes or self._coming.get(lane) or not self.slots.free():
             return False
-        if key is not None:
-            if key in self._busy or self.queues.get(key) or (self.waiting and self._interval_s):
+        if self._ready or (key is not None and key in self._busy):
+            return False
+        if self.pace is not None:
+            if self.pace.opens_at(ticket.pace_key) > now:
                 return False
-            self._busy.add(key)
-        self.in_flight += 1
-        if self._interval_s:
-            self._opens_at = max(now, self._opens_at) + self._interval_s
+            self.pace.start(ticket.pace_key, now)
+        self._occupy(ticket)
         return True
 
-    def occupy(self, key: str | None) -> None:
+    def occupy(self, ticket: Ticket) -> None:
         """A run that was started elsewhere goes on here."""
+        self._occupy(ticket)
+
+    def _occupy(self, ticket: Ticket) -> None:
         self.in_flight += 1
-        if key is not None:
-            self._busy.add(key)
+        self.slots.used += 1
+        if ticket.key is not None:
+            self._busy[ticket.key] = ticket.run_id
+
+    def comes(self, ticket: Ticket) -> None:
+        """It will wait as soon as the store has it."""
+        self._coming.setdefault(_lane(ticket), []).append(ticket)
+        self.coming += 1
+
+    def came(self, ticket: Ticket) -> None:
+        """It has come, or will not."""
+        tickets = self._coming[_lane(ticket)]
+        tickets.remove(ticket)
+        if not tickets:
+            del self._coming[_lane(ticket)]
+        self.coming -= 1
 
     def wait(self, ticket: Ticket, *, first: bool = False) -> None:
-        """Queue it; `first` puts it before all others of its key."""
-        queue = self.queues.get(ticket.key)
-        if queue is None:
-            queue = self.queues[ticket.key] = deque()
-            self._turns.append(ticket.key)
-        if first:
-            queue.appendleft(ticket)
+        """Queue it; `first` puts it before all others of its lane."""
+        lane = _lane(ticket)
+        last = self.lanes.get(lane)
+        if last is None:
+            ticket.behind = ticket
+            self.lanes[lane] = ticket
+            if lane not in self._busy:
+                self._ready.append(lane)
         else:
-            queue.append(ticket)
+            ticket.behind, last.behind = last.behind, ticket
+            if not first:
+                self.lanes[lane] = ticket
         self.waiting += 1
 
-    def drop_oldest(self) -> Ticket | None:
-        """Take the one that has waited longest for its first start out of the queue."""
-        for key in list(self._turns):
-            queue = self.queues[key]
-            if queue and queue[0].attempt == 1:
-                ticket = queue.popleft()
-                self.waiting -= 1
-                if not queue:
-                    del self.queues[key]
-                    self._turns.remove(key)
-                return ticket
-        return None
+    # --- out ---
 
     def next(self, now: float) -> Ticket | None:
         """The next one that may start, with its slot; None if none may."""
-        if not self.waiting or self.in_flight >= self.limit or now < self._opens_at:
-            return None
-        for _ in range(len(self._turns)):
-            key = self._turns[0]
-            self._turns.rotate(-1)
-            queue = self.queues[key]
-            if key is not None and key in self._busy:
+        while self._later and self._later[0][0] <= now:
+            self._ready.append(heappop(self._later)[2])
+        while self._ready and self.in_flight < self.limit and self.slots.free():
+            lane = self._ready[0]
+            last = self.lanes.get(lane)
+            if last is None or lane in self._busy:
+                self._ready.popleft()
                 continue
-            ticket = queue.popleft()
-            self.waiting -= 1
-            if not queue:
-                del self.queues[key]
-                self._turns.pop()  # it has just been turned to the end
-            if key is not None:
-                self._busy.add(key)
-            self.in_flight += 1
-            if self._interval_s:
-                self._opens_at = max(now, self._opens_at) + self._interval_s
+            ticket = last.behind
+            assert ticket is not None
+            if self.pace is not None:
+                opens_at = self.pace.opens_at(ticket.pace_key)
+                if opens_at > now:
+                    if ticket.pace_key is None:  # no lane may start before that
+                        return None
+                    heappush(self._later, (opens_at, next(self._numbers), self._ready.popleft()))
+                    continue
+                self.pace.start(ticket.pace_key, now)
+            self._ready.popleft()
+            self._unlink(lane, last, ticket)
+            self._occupy(ticket)
+            if lane in self.lanes and lane not in self._busy:
+                self._ready.append(lane)
             return ticket
         return None
 
-    def leave(self, key: str | None, *, keep_turn: bool = False) -> None:
+    def _unlink(self, lane: str | None, before: Ticket, ticket: Ticket) -> None:
+        """Take the ticket that follows `before` out of its lane."""
+        if before is ticket:
+            del self.lanes[lane]
+        else:
+            before.behind = ticket.behind
+            if self.lanes[lane] is ticket:
+                self.lanes[lane] = before
+        ticket.behind = None
+        self.waiting -= 1
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take a waiting one out of the queue."""
+        lane = _lane(ticket)
+        before = self.lanes[lane]
+        while before.behind is not ticket:
+            assert before.behind is not None
+            before = before.behind
+        self._unlink(lane, before, ticket)
+        if lane not in self.lanes and lane not in self._busy:
+            self._ready = deque(other for other in self._ready if other != lane)
+            self._later = sorted(entry for entry in self._later if entry[2] != lane)
+
+    def leave(self, ticket: Ticket, *, keep_turn: bool = False) -> None:
         """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
         self.in_flight -= 1
-        if key is not None and not keep_turn:
-            self._busy.discard(key)
+        self.slots.used -= 1
+        if ticket.key is not None and not keep_turn:
+            self._free(ticket)
+
+    def _free(self, ticket: Ticket) -> None:
+        assert ticket.key is not None
+        if self._busy.get(ticket.key) == ticket.run_id:
+            del self._busy[ticket.key]
+            if ticket.key in self.lanes:
+                self._ready.append(ticket.key)
+
+    def give_up_turn(self, ticket: Ticket) -> None:
+        """It was to be tried again and will not be."""
+        if ticket.key is not None:
+            self._free(ticket)
 
     def reenter(self, ticket: Ticket) -> None:
         """A retry is due: it goes before all others of its key, whose turn it has kept."""
-        if ticket.key is not None:
-            self._busy.discard(ticket.key)
         self.wait(ticket, first=True)
+        if ticket.key is not None:
+            self._free(ticket)
 
     def opens_in(self, now: float) -> float | None:
-        """Seconds until the rate lets the next waiting run start; None if something else must happen first."""
-        if not self.waiting or self.in_flight >= self.limit or not self._interval_s:
+        """Seconds until the pace lets the next waiting run start; None if something else must happen first."""
+        if self.pace is None or self.in_flight >= self.limit or self.slots.used >= self.slots.limit:
             return None
-        return max(0.0, self._opens_at - now)
+        opens = [self._later[0][0]] if self._later else []
+        if self._ready:
+            opens.append(self.pace.opens_at(None))
+        return max(0.0, min(opens) - now) if opens else None
 
-    def verdicts(self, key: str | None, now: float) -> list[tuple[str, str, str]]:
-        """What each gate would say to a run with this key: (gate, verdict, numbers)."""
+    # --- views ---
+
+    def holder(self, key: str) -> str | None:
+        """The run that has this key's turn, else the first that waits for it."""
+        return self._busy.get(key) or next((ticket.run_id for ticket in self.queued(key)), None)
+
+    def running(self, key: str) -> str | None:
+        """The run that has this key's turn."""
+        return self._busy.get(key)
+
+    def queued(self, key: str) -> Iterator[Ticket]:
+        """The tickets that wait with this key, first to last, and those that come to."""
+        last = self.lanes.get(key)
+        ticket = None if last is None else last.behind
+        while ticket is not None:
+            after = ticket.behind
+            yield ticket
+            ticket = None if ticket is last else after
+        yield from self._coming.get(key, ())
+
+    def find(self, run_id: str) -> Ticket | None:
+        """The ticket of this run, if it waits here."""
+        for last in self.lanes.values():
+            ticket = last.behind
+            while ticket is not None and ticket.run_id != run_id:
+                ticket = None if ticket is last else ticket.behind
+            if ticket is not None:
+                return ticket
+        return None
+
+    def verdicts(self, ticket: Ticket, now: float) -> list[tuple[str, str, str]]:
+        """What each gate says to this run: (gate, verdict, numbers)."""
         full = self.in_flight >= self.limit
         found = [("concurrency", "wait" if full else "pass", f"{self.in_flight} of {self.limit} slots used")]
-        if key is not None:
+        if self.slots.used >= self.slots.limit:
+            found.append(("live runs", "wait", f"{self.slots.used} of {self.slots.limit} of all triggers"))
+        if (key := ticket.key) is not None:
+            queued = sum(1 for _ in self.queued(key))
             busy = key in self._busy
-            queued = len(self.queues.get(key, ()))
-            found.append(
-                (
-                    "concurrency key",
-                    "wait" if busy or queued else "pass",
-                    f"{key!r}: {int(busy)} running, {queued} waiting",
-                )
-            )
-        if self._interval_s:
-            wait_s = self._opens_at - now
-            numbers = f"opens in {wait_s:.3f} s" if wait_s > 0 else "open"
-            found.append(("rate", "wait" if wait_s > 0 else "pass", f"{1 / self._interval_s:g} a second, {numbers}"))
-        if self.waiting:
-            found.append(("queue", "wait", f"{self.waiting} of {self.size} places taken"))
+            numbers = f"{key!r}: {int(busy)} running, {queued} waiting"
+            found.append(("concurrency key", "wait" if busy or queued else "pass", numbers))
+        if (pace := self.pace) is not None:
+            wait_s = pace.opens_at(ticket.pace_key) - now
+            opens = f"opens in {wait_s:.3g} s" if wait_s > 0 else "open"
+            of = "" if ticket.pace_key is None else f" for {ticket.pace_key!r}"
+            numbers = f"{pace.limit:g} per {pace.per_s:g} s{of}, {opens}"
+            found.append((pace.gate, "wait" if wait_s > 0 else "pass", numbers))
+        if self.held():
+            found.append(("queue", "wait" if self.waiting else "pass", f"{self.held()} of {self.size} places taken"))
         return found
+
+
+def _lane(ticket: Ticket) -> str | None:
+    return ticket.key if ticket.key is not None else ticket.pace_key

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import DeadLetter, Ending
 from sagaz_lab.errors import Permanent, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Record, Run, RunStatus
-from sagaz_lab.runtime.admission import Ticket
-from sagaz_lab.runtime.deciding import dead_letter
+from sagaz_lab.runtime.letters import letter_of_run
+from sagaz_lab.runtime.outbox import StepEvents, outbox_listener, publication_of
+from sagaz_lab.runtime.tickets import Ticket
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -22,41 +23,63 @@ _COMPLETED = RunStatus.COMPLETED
 
 
 class Attempt:
-    """The journal of one attempt. `retry_in_s` is set when the run is to be tried again."""
+    """The journal of one attempt, which also wakes the relay. `retry_in_s` is set when the run is to be tried again."""
 
-    __slots__ = ("_dispatcher", "_run", "_ticket", "append", "retry_in_s")
+    __slots__ = ("_dispatcher", "_events", "_run", "_ticket", "append", "retry_in_s")
 
     def __init__(self, dispatcher: Dispatcher, run: Run, ticket: Ticket) -> None:
         self._dispatcher = dispatcher
         self._run = run
         self._ticket = ticket
         self.retry_in_s: float | None = None
+        listener = outbox_listener(run.definition) if run.definition.listeners else None
+        self._events = None if listener is None else StepEvents(run, listener)
         # A store in memory is never away.
-        self.append = self._append if dispatcher.store.durable else dispatcher.store.append
+        simple = self._events is None and not dispatcher.store.durable
+        self.append: Callable[[Sequence[Record]], Coroutine[Any, Any, None]] = (
+            self._append_in_memory if simple else self._append
+        )
 
     async def _append(self, records: Sequence[Record]) -> None:
+        if self._events is not None:
+            records = self._events.of(records)
         try:
             await self._dispatcher.store.append(records)
         except StoreUnavailable as error:
             await self._insist(error, lambda: self._dispatcher.store.append(records))
+        self._wake_relay(records)
+
+    def _append_in_memory(self, records: Sequence[Record]) -> Coroutine[Any, Any, None]:
+        self._wake_relay(records)  # which looks after this task has gone on, when they are stored
+        return self._dispatcher.store.append(records)
+
+    def _wake_relay(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.publications:
+                self._dispatcher.runner.published()
+                return
 
     async def end(self, ending: Ending) -> None:
         dispatcher, run = self._dispatcher, self._run
         now = dispatcher.clock.now()
         if ending.status is _COMPLETED:
+            if self._events is not None:
+                ending = self._events.end(ending, now, None)
             try:
                 await dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now)
             except StoreUnavailable as error:
                 await self._insist(error, lambda: dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now))
             run.status = _COMPLETED
+            self._wake_relay_at_end(ending)
             if told := run.definition.hooks.get("on_saga_complete"):
                 await tell(told, run.definition.name, run.run_id, run.ctx)
             return
         letter = retry_at = None
         if ending.status is RunStatus.COMPENSATED and run.trigger is not None:
             letter, retry_at = self._after_failure(ending.error, now)
-
+        ending = self._with_publications(ending, now, retry_at, letter)
         await self._write(ending, now, retry_at, letter)
+        self._wake_relay_at_end(ending)
         run.status = RunStatus.WAITING if retry_at is not None else ending.status
         run.error = ending.error
         if retry_at is not None:
@@ -66,6 +89,22 @@ class Attempt:
         self._report(ending, letter)
         if told := run.definition.hooks.get("on_saga_failed"):
             await tell(told, run.definition.name, run.run_id, run.ctx, ending.error)
+
+    def _with_publications(
+        self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None
+    ) -> Ending:
+        if self._events is not None:
+            ending = self._events.end(ending, at, retry_at)
+        state = None if letter is None else self._dispatcher.states.get(letter.trigger)
+        if letter is not None and state is not None and (topic := state.compiled.config.dead_letter_topic):
+            ending = ending._replace(publications=(*ending.publications, publication_of(letter, topic)))
+        return ending
+
+    def _wake_relay_at_end(self, ending: Ending) -> None:
+        if ending.publications:
+            self._dispatcher.runner.published()
+        else:
+            self._wake_relay(ending.records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
         end, run_id, attempt = self._dispatcher.store.end, self._run.run_id, self._run.attempt
@@ -77,15 +116,19 @@ class Attempt:
             )
 
     def _after_failure(self, error: BaseException | None, now: float) -> tuple[DeadLetter | None, float | None]:
-        run = self._run
-        state = self._dispatcher.states.get(self._ticket.trigger or "")
-        if state is None or run.event is None:
+        run, trigger = self._run, self._ticket.trigger
+        if trigger is None or run.event is None:
             return None, None
-        config = state.compiled.config
-        if run.attempt <= config.max_retries and not isinstance(error, Permanent):
-            return None, now + config.retry_delay_s(run.attempt)
+        state, note = self._dispatcher.states.get(trigger), ""
+        config = None if state is None else state.compiled.config
+        if config is not None and run.attempt <= config.max_retries and not isinstance(error, Permanent):
+            retry_at = now + config.retry_delay_s(run.attempt)
+            if not config.too_old(retry_at - self._ticket.at):
+                return None, retry_at
+            age_s = now - self._ticket.at
+            note = f" (not tried again: its event came {age_s:.0f} s ago; retry_max_age={config.retry_max_age!r})"
         failure = RuntimeError("the run failed") if error is None else error
-        return dead_letter(state, run.event, failure, now, attempts=run.attempt, run_id=run.run_id), None
+        return letter_of_run(run, trigger, run.event, failure, now, note), None
 
     def _report(self, ending: Ending, letter: DeadLetter | None) -> None:
         run = self._run

@@ -1,4 +1,4 @@
-"""A trigger made ready for its decision loop."""
+"""A trigger made ready for its decision loop, and what it carries from one revision to the next."""
 
 from __future__ import annotations
 
@@ -7,39 +7,34 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sagaz_lab.errors import MissingKey, NotBuilt
-from sagaz_lab.model.listener import OutboxSagaListener
-from sagaz_lab.model.policy import TriggerConfig, seconds
+from sagaz_lab.errors import DefinitionError, MissingKey, NotBuilt
+from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger
-from sagaz_lab.runtime.admission import Admission
+from sagaz_lab.runtime.admission import Admission, Slots
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
+from sagaz_lab.runtime.leading import Leading
 from sagaz_lab.runtime.outcomes import Counters
-
-UNBUILT = ("throttle", "cooldown", "debounce", "batch", "singleton", "until", "priority", "within")
+from sagaz_lab.runtime.windows import Leaving, Windows, policy_of
 
 ID_LENGTH = 512
 """An event's id longer than this is claimed by its hash."""
 
+ONLY_KEY = "*"
+"""The concurrency key of all runs of a trigger with `singleton` and without `concurrency_key`."""
+
+Read = Callable[[Any], str]
+
 
 class CompiledTrigger:
-    """One trigger of one revision: everything that the loop would otherwise look up for each event."""
+    """One trigger of one revision: everything that the loop would otherwise look up for each event.
 
-    __slots__ = (
-        "claim_key",
-        "claim_ttl_s",
-        "concurrency_key",
-        "config",
-        "decode",
-        "definition",
-        "instance",
-        "is_async",
-        "method",
-        "overlap",
-        "trigger",
-        "validate",
-        "wants_event",
-    )
+    With `together` the method gets a list of what it would otherwise get one by one.
+    """
+
+    __slots__ = ("claim_ends", "claim_key", "claim_ttl_s", "concurrency_key", "config", "cooldown_s", "decode",
+                 "definition", "instance", "is_async", "leading_key", "method", "overlap", "pace_key", "policy",
+                 "singleton", "together", "trigger", "validate", "wants_event", "window_key")  # fmt: skip
 
     def __init__(self, definition: SagaDefinition, trigger: Trigger, instance: Saga, default: TriggerConfig) -> None:
         gates = trigger.gates
@@ -48,6 +43,8 @@ class CompiledTrigger:
         self.instance = instance
         self.method: Callable[..., Any] = getattr(instance, trigger.method_name)
         self.decode = decoder(trigger.decode)
+        self.policy = policy_of(trigger)
+        self.together = self.policy is not None and self.policy.together
         self.validate = validator(trigger)
         self.wants_event = trigger.wants_event
         self.is_async = trigger.is_async
@@ -58,56 +55,85 @@ class CompiledTrigger:
             if gates.idempotency_ttl is not None
             else self.config.event_retention_days * 86400.0
         )
+        self.claim_ends = gates.until == "terminal"
+        self.cooldown_s = None if gates.cooldown is None else seconds(gates.cooldown, "cooldown")
+        self.singleton = gates.singleton
+        self._read_keys()
+        self._refuse_small_queue()
+
+    def _read_keys(self) -> None:
+        gates, composite = self.trigger.gates, self.trigger.composite
         self.claim_key = self._reader("idempotency_key", gates.idempotency_key)
-        self.concurrency_key = self._reader("concurrency_key", gates.concurrency_key)
+        correlates = self.policy is not None and composite is not None
+        self.concurrency_key = self._of_run("concurrency_key", gates.concurrency_key)
+        if self.concurrency_key is None and gates.singleton is not None:
+            self.concurrency_key = lambda _: ONLY_KEY
+        self.pace_key = self._of_run("throttle key", gates.throttle.key if gates.throttle else None)
+        window = gates.debounce or gates.batch
+        key = gates.concurrency_key if correlates else window.key if window is not None else None
+        read = self._reader("concurrency_key" if correlates else "key", key)
+        leads = gates.debounce is not None and gates.debounce.mode == "leading"
+        self.leading_key: Read | None = read if leads else None
+        self.window_key: Read | None = None if leads else read
+
+    def _reader(self, option: str, key: Key | None) -> Read | None:
+        return None if key is None else key_reader(self.trigger.name, option, key)
+
+    def _of_run(self, option: str, key: Key | None) -> Read | None:
+        """Reads the key of a run. Of a list a field's name means the last event's."""
+        read = self._reader(option, key)
+        if read is None or not self.together or callable(key):
+            return read
+        return lambda subjects: read(subjects[-1])
+
+    def _refuse_small_queue(self) -> None:
+        batch, size = self.trigger.gates.batch, self.config.queue_size
+        if batch is not None and batch.max_size > size:
+            raise DefinitionError(
+                f"{self.trigger.name}: Batch(max_size={batch.max_size}) never fills, since queue_size={size} events may "
+                "wait; set TriggerConfig(queue_size=) to as many at least"
+            )
 
     def refuse_unbuilt(self) -> None:
         """Raises `NotBuilt` for an option that can be defined but that this version cannot run."""
-        trigger = self.trigger
-        used = [name for name in UNBUILT if getattr(trigger.gates, name) not in (None, 0)]
-        if trigger.composite is not None:
-            used.append(f"source={trigger.composite.how}(...)")
-        if trigger.params:
-            used.append("params")
-        if self.config.dead_letter_topic is not None:
-            used.append("dead_letter_topic")
-        if has_outbox(self.definition):
-            used.append("OutboxSagaListener")
-        if used:
-            raise NotBuilt(
-                f"{trigger.name} uses {', '.join(used)}, which can be defined but which this version cannot run yet"
-            )
-
-    def _reader(self, option: str, key: Any) -> Callable[[Any], str] | None:
-        return None if key is None else key_reader(self.trigger.name, option, key)
+        if self.trigger.params:
+            name = self.trigger.name
+            raise NotBuilt(f"{name} uses params, which can be defined but which this version cannot run yet")
 
 
 class TriggerState:
-    """What a trigger carries from one revision to the next: counters, queue, whether it is paused."""
+    """What a trigger carries from one revision to the next: counters, queue, windows, whether it is paused."""
 
-    def __init__(self, compiled: CompiledTrigger, counters: Counters) -> None:
+    def __init__(self, compiled: CompiledTrigger, counters: Counters, slots: Slots) -> None:
         self.name = compiled.trigger.name
         self.compiled = compiled
         self.counters = counters
-        self.admission = Admission(
-            compiled.trigger.gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue"
-        )
+        gates, in_turn = compiled.trigger.gates, compiled.overlap == "queue"
+        self.admission = Admission(gates, compiled.config.queue_size, slots, in_turn=in_turn)
+        self.windows = None if compiled.policy is None else Windows(compiled.policy)
+        self.leading = Leading(compiled.trigger.gates.debounce)
         self.paused = False
         self.removed = False
         self.told_hidden_fields = False
+        self.blocked_by = ""
         self._waiters: list[asyncio.Future[None]] = []
 
     def use(self, compiled: CompiledTrigger) -> None:
+        """Go on with another revision; what waits in a queue goes on waiting."""
+        gates, in_turn = compiled.trigger.gates, compiled.overlap == "queue"
+        self.admission.configure(gates, compiled.config.queue_size, in_turn=in_turn)
+        self.leading.configure(gates.debounce)
+        if self.windows is not None:
+            self.windows.change(compiled.policy or Leaving())
+        elif compiled.policy is not None:
+            self.windows = Windows(compiled.policy)
         self.compiled = compiled
         self.removed = False
-        self.admission.configure(
-            compiled.trigger.gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue"
-        )
         self.wake()
 
     def room(self) -> int:
         """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
-        if self.paused:
+        if self.paused or self.blocked_by:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
             return max(0, self.admission.free() - self.counters.deciding)
@@ -132,10 +158,6 @@ class TriggerState:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-
-
-def has_outbox(definition: SagaDefinition) -> bool:
-    return any(isinstance(listener, OutboxSagaListener) for listener in definition.listeners)
 
 
 def claim_of(event_id: str) -> str:

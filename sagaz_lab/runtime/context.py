@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sagaz_lab.model.run import Loadable, SagaContext
-from sagaz_lab.runtime.admission import Ticket
+from sagaz_lab.runtime.tickets import Ticket
 
 
 def context_of(ticket: Ticket) -> SagaContext:

@@ -3,120 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import Acceptance, DeadLetter, Refusal, Store
-from sagaz_lab.errors import DecisionError, QueueFull, describe
+from sagaz_lab.abc import HeldEvent, Member, Refusal, Store
+from sagaz_lab.errors import DecisionError
 from sagaz_lab.model.event import OWN_FIELDS, Delivery, Event
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.model.trigger import Skip
-from sagaz_lab.runtime.admission import Ticket
-from sagaz_lab.runtime.compiled import TriggerState, claim_of
-from sagaz_lab.runtime.outcomes import Entry
-
-logger = logging.getLogger("sagaz_lab")
+from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState, claim_of
+from sagaz_lab.runtime.decided import TAKEN, Decided, taken_by
+from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.windows import IN_PERIOD, Closing
 
 SLOW_S = 0.05
 """A decision that takes longer is reported: the loop stands still meanwhile."""
 
-_FILTERED, _DUPLICATE, _DEAD = OutcomeKind.FILTERED, OutcomeKind.DUPLICATE, OutcomeKind.DEAD
+_FILTERED, _DUPLICATE = OutcomeKind.FILTERED, OutcomeKind.DUPLICATE
 RETURNED_NONE = "returned None"
-TAKEN = "its key is taken"
 OVERLAP = "the run of an earlier tick still goes"
-QUEUE_FULL = "the queue is full"
-
-
-class Decided:
-    """What the loop made of a batch; nothing of it holds until the store has taken it."""
-
-    __slots__ = ("dropped", "entries", "kept", "letters", "reasons", "slowest_s", "starts", "state")
-
-    def __init__(self, state: TriggerState) -> None:
-        self.state = state
-        self.entries: list[Entry] = []
-        self.starts: list[Ticket] = []
-        self.letters: list[DeadLetter] = []
-        self.dropped: list[Event] = []
-        self.kept: list[tuple[Event, str, str, str]] = []
-        self.reasons: dict[tuple[str, str], int] = {}
-        self.slowest_s = 0.0
-
-    def add(
-        self,
-        kind: OutcomeKind,
-        reason: str,
-        event: Event,
-        at: float,
-        facts: Mapping[str, Any] | None = None,
-        count_as: str | None = None,
-    ) -> None:
-        compiled = self.state.compiled
-        self.entries.append(
-            (kind.value, reason, event.id, self.state.name, None, compiled.definition.revision, at, facts)
-        )
-        key = (kind.value, count_as or reason)
-        self.reasons[key] = self.reasons.get(key, 0) + 1
-        if compiled.config.persist_events:
-            self.kept.append((event, self.state.name, kind.value, reason))
-
-    def dead(self, event: Event, error: BaseException, at: float) -> None:
-        letter = dead_letter(self.state, event, error, at)
-        self.letters.append(letter)
-        self.add(_DEAD, letter.error, event, at, count_as=letter.cause)
-
-    def overflow(self, ticket: Ticket, at: float, *, rejected: bool) -> None:
-        """The queue is full: the newest event is dropped, or rejected to the dead letters."""
-        assert ticket.event is not None
-        if rejected:
-            self.dead(
-                ticket.event,
-                QueueFull(f"{self.state.name}: {QUEUE_FULL} ({self.state.admission.size} events wait)"),
-                at,
-            )
-        else:
-            self.dropped.append(ticket.event)
-            self.add(OutcomeKind.DROPPED, QUEUE_FULL, ticket.event, at)
-
-
-def dead_letter(
-    state: TriggerState, event: Event, error: BaseException, at: float, *, attempts: int = 1, run_id: str | None = None
-) -> DeadLetter:
-    definition = state.compiled.definition
-    return DeadLetter(
-        id=f"d-{os.urandom(6).hex()}",
-        event=event,
-        trigger=state.name,
-        saga=definition.name,
-        cause=cause_of(error),
-        error=describe(error),
-        traceback=text_of(error),
-        attempts=attempts,
-        revision=definition.revision,
-        at=at,
-        run_id=run_id,
-    )
-
-
-def cause_of(error: BaseException) -> str:
-    """The error's class and the place in the user's code that raised it: like letters have one cause."""
-    place = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if "/sagaz_lab/" not in frame.filename.replace("\\", "/"):
-            place = f" in {frame.name}:{frame.lineno}"
-    return type(error).__name__ + place
-
-
-def text_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))[-20_000:]
-    except Exception as broken:
-        return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
 
 
 class _Prepared(NamedTuple):
@@ -128,17 +36,18 @@ class _Prepared(NamedTuple):
 
 
 class Decider:
-    """Decides batches of deliveries."""
+    """Decides batches of deliveries, and what has waited. `steady` gives a time that is never set back."""
 
-    def __init__(self, store: Store, run_ids: Any, report: Any) -> None:
+    def __init__(self, store: Store, run_ids: Iterator[str], report: Report, steady: Callable[[], float]) -> None:
         self._store = store
         self._run_ids = run_ids
         self._report = report
+        self.steady = steady
 
     async def decide(
-        self, state: TriggerState, deliveries: Sequence[Delivery], now: float, *, quiet: bool = False, own: str = ""
+        self, state: TriggerState, deliveries: Sequence[Delivery], now: float, *, part: int = 0, quiet: bool = False
     ) -> Decided:
-        """Runs the trigger method on each; `quiet`: nobody is told. A claim of the run `own` counts as free."""
+        """Runs the trigger method on each event, or has it wait in its window; `quiet`: nobody is told."""
         decided = Decided(state)
         compiled = state.compiled
         hooks = {} if quiet else compiled.definition.hooks
@@ -147,20 +56,61 @@ class Decider:
                 await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
         prepared = self._prepare(decided, deliveries, now)
         taken: dict[str, Refusal | str] = {}
-        if asked := [(state.name, claim) for claim in prepared.claims if claim is not None]:
-            seen = await self._store.seen(asked, at=now)
-            taken = {claim: refusal for (_, claim), refusal in seen.items() if refusal.first_run != own}
-        await self._run_methods(decided, prepared, taken, now, hooks.get("on_trigger_filtered", ()))
-        if quiet:
-            return decided
-        if decided.slowest_s > SLOW_S:
-            self._report(
-                f"slow:{state.name}",
-                f"trigger {state.name} took {decided.slowest_s * 1000:.0f} ms for an event, and the loop stood still; "
-                "let an action do the work",
-            )
-        if not state.told_hidden_fields and prepared.events:
-            self._tell_hidden(state, prepared.events[0])
+        if asked := [claim for claim in prepared.claims if claim is not None]:
+            taken.update(await self._store.seen(state.name, asked, at=now))
+        if state.leading.active:
+            self._lead(decided, prepared, taken, now, quiet)
+        filtered_hooks = hooks.get("on_trigger_filtered", ())
+        if compiled.policy is not None:
+            self._hold(decided, prepared, taken, part, now)
+        else:
+            await self._run_methods(decided, prepared, taken, now, filtered_hooks)
+            if compiled.cooldown_s is not None and decided.starts:
+                await self._cool(decided, compiled.cooldown_s, now)
+        if not quiet:
+            self._tell_slow(decided)
+            if not state.told_hidden_fields and prepared.events:
+                self._tell_hidden(state, prepared.events[0])
+        return decided
+
+    async def decide_window(self, state: TriggerState, closing: Closing, now: float) -> Decided:
+        """Runs the method on what a window held: on all together, or on the last event. Its claims are its own."""
+        decided, unfit = Decided(state), Decided(state)
+        compiled = state.compiled
+        fit: list[HeldEvent] = []
+        subjects: list[Any] = []
+        for held in closing.events:
+            try:
+                subjects.append(subject_of_one(compiled, held.event))
+                fit.append(held)
+            except Exception as error:
+                unfit.dead(held.event, error, now)
+        if fit:
+            last, members = fit[-1], [Member(held.event, held.claim) for held in fit[:-1]]
+            event = last.event
+            if closing.together:
+                event = event.with_payload([held.event.payload for held in fit])
+            prepared = _Prepared([event], [subjects if closing.together else subjects[-1]], [last.claim])
+            hooks = compiled.definition.hooks.get("on_trigger_filtered", ())
+            await self._run_methods(decided, prepared, {}, now, hooks)
+            if compiled.cooldown_s is not None and decided.starts:
+                await self._cool(decided, compiled.cooldown_s, now)
+            decided.spread(members, now)
+            self._tell_slow(decided)
+        decided.join(unfit)
+        return decided
+
+    async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
+        """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
+        decided = Decided(state)
+        assert ticket.event is not None
+        try:
+            prepared = _Prepared([ticket.event], [subject_of(state.compiled, ticket.event)], [None])
+        except Exception as error:
+            decided.dead(ticket.event, error, now)
+        else:
+            await self._run_methods(decided, prepared, {}, now, ())
+        decided.spread(ticket.members, now)
         return decided
 
     def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], now: float) -> _Prepared:
@@ -224,7 +174,7 @@ class Decider:
                 # The commonest case by far, so it is the shortest way.
                 nones.append(event.id)
                 if keep:
-                    decided.kept.append((event, name, "filtered", RETURNED_NONE))
+                    decided.keep(event, "filtered", RETURNED_NONE, now)
             elif type(result) is Skip:
                 decided.add(_FILTERED, result.reason, event, now, result.facts)
             else:
@@ -273,21 +223,90 @@ class Decider:
                 decided.dead(event, error, now)
                 return
         until = None if claim is None else now + compiled.claim_ttl_s
-        ticket = Ticket(
-            next(self._run_ids),
-            definition.name,
-            decided.state.name,
-            definition.revision,
-            event,
-            context,
-            now,
-            key,
-            claim,
-            until,
-        )
+        ticket = Ticket(next(self._run_ids), definition.name, decided.state.name, definition.revision, event, context,
+                        now, key, claim, until)  # fmt: skip
+        if compiled.claim_ends:
+            ticket.claim_ends = True
+        if compiled.pace_key is not None:
+            try:
+                ticket.pace_key = compiled.pace_key(subject)
+            except DecisionError as error:
+                decided.dead(event, error, now)
+                return
         if claim is not None:
             taken[claim] = ticket.run_id
         decided.starts.append(ticket)
+
+    # --- gates ---
+
+    def _lead(
+        self, decided: Decided, prepared: _Prepared, taken: Mapping[str, Any], now: float, quiet: bool
+    ) -> None:
+        """Filter what falls into a period that an earlier event has opened."""
+        state, steady, passed = decided.state, self.steady(), _Prepared([], [], [])
+        read = state.compiled.leading_key
+        for event, subject, claim in zip(*prepared, strict=True):
+            if claim is None or claim not in taken:
+                try:
+                    key = None if read is None else read(subject)
+                except DecisionError as error:
+                    decided.dead(event, error, now)
+                    continue
+                closes_in_s = state.leading.closes_in(key, steady)
+                if closes_in_s > 0 if quiet else not state.leading.opens(key, steady):
+                    facts = {"key": key, "closes_in_s": round(closes_in_s, 3)}
+                    decided.add(_FILTERED, IN_PERIOD, event, now, facts)
+                    continue
+            passed.events.append(event)
+            passed.subjects.append(subject)
+            passed.claims.append(claim)
+        for all_of_them, those_that_passed in zip(prepared, passed, strict=True):
+            all_of_them[:] = those_that_passed
+
+    def _hold(
+        self, decided: Decided, prepared: _Prepared, taken: dict[str, Refusal | str], part: int, now: float
+    ) -> None:
+        """Have them wait in their windows, once the store has them."""
+        state, at = decided.state, self.steady()
+        read = state.compiled.window_key
+        for event, subject, claim in zip(*prepared, strict=True):
+            if claim is not None and claim in taken:
+                decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
+                continue
+            try:
+                key = None if read is None else read(subject)
+            except DecisionError as error:
+                decided.dead(event, error, now)
+                continue
+            if claim is not None:
+                taken[claim] = Refusal()
+            id = next(self._run_ids).replace("r-", "h-", 1)
+            decided.held.append(HeldEvent(id, state.name, key, part, event, claim, at))
+
+    async def _cool(self, decided: Decided, cooldown_s: float, now: float) -> None:
+        """Filter what would start while its key is cooling down."""
+        keys = list({ticket.key or "" for ticket in decided.starts})
+        cooling = dict(await self._store.cooling(decided.state.name, keys, at=now))
+        starts, decided.starts = decided.starts, []
+        for ticket in starts:
+            key = ticket.key or ""
+            if key in cooling:
+                assert ticket.event is not None
+                decided.cooling(cooling[key], ticket.event, ticket.key, now)
+                continue
+            ticket.cooldown = (key, now + cooldown_s)
+            decided.starts.append(ticket)
+
+    # --- reports ---
+
+    def _tell_slow(self, decided: Decided) -> None:
+        if decided.slowest_s > SLOW_S:
+            name = decided.state.name
+            self._report(
+                f"slow:{name}",
+                f"trigger {name} took {decided.slowest_s * 1000:.0f} ms for an event, and the loop stood still; "
+                "let an action do the work",
+            )
 
     def _tell_hidden(self, state: TriggerState, event: Event) -> None:
         if isinstance(event.payload, Mapping):
@@ -301,19 +320,13 @@ class Decider:
                 )
 
 
-def taken_by(first: Refusal | str) -> str:
-    """The reason of a duplicate, which names the first run and the cure."""
-    run = f"{first.first_run} ({first.first_status})" if isinstance(first, Refusal) else first
-    return f"its key is taken by run {run}; lab.forget(trigger, key) frees it"
+def subject_of(compiled: CompiledTrigger, event: Event) -> Any:
+    """What the method gets for an event that has waited. Raises `PayloadMismatch`."""
+    payload = event.payload
+    if compiled.together and isinstance(payload, list):
+        return [subject_of_one(compiled, event.with_payload(item)) for item in payload]
+    return subject_of_one(compiled, event)
 
 
-def acceptance(decisions: Sequence[Decided]) -> Acceptance:
-    """All that one transaction takes in."""
-    batch = Acceptance()
-    kept: list[tuple[Event, str, str, str]] = []
-    for decided in decisions:
-        batch.runs += decided.starts
-        batch.dead += decided.letters
-        kept += decided.kept
-    batch.kept = kept
-    return batch
+def subject_of_one(compiled: CompiledTrigger, event: Event) -> Any:
+    return event if compiled.validate is None else compiled.validate(event.payload)

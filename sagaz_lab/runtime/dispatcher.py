@@ -10,18 +10,26 @@ from sagaz_lab.abc import Acceptance, Clock, Delivery, Ending, Engine, Refusal, 
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.model.run import RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.admission import Ticket
+from sagaz_lab.runtime.admission import Slots
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
-from sagaz_lab.runtime.deciding import QUEUE_FULL, TAKEN, Decided, Decider, acceptance, taken_by
+from sagaz_lab.runtime.decided import QUEUE_FULL, Decided, acceptance
+from sagaz_lab.runtime.deciding import Decider
+from sagaz_lab.runtime.entrance import admit
+from sagaz_lab.runtime.holding import Holding, Undos
+from sagaz_lab.runtime.letters import LetterWatch
 from sagaz_lab.runtime.outcomes import Entry, Tally
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
-from sagaz_lab.runtime.turns import Turns, entry_of
+from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.turns import Turns, entries_of
 
 _RUNNING = RunStatus.RUNNING
+
+Reader = tuple[TriggerState, int]
+"""A trigger that reads a source, and the number of the part that this is of its composite (else 0)."""
 
 
 def fresh_ids(kind: str) -> Iterator[str]:
@@ -44,6 +52,7 @@ class Dispatcher:
         registry: Registry,
         tally: Tally,
         report: Report,
+        live_runs: int,
     ) -> None:
         self.store = store
         self.clock = clock
@@ -56,10 +65,19 @@ class Dispatcher:
         self.run_ids = fresh_ids("r")
         self.event_ids = fresh_ids("e")
         self._default = default
-        self.decider = Decider(store, self.run_ids, report)
         self.closing = False
+        self.slots = Slots(live_runs)
+        # The wall clock as it was when this began plus what has passed since: it is never set back.
+        self._origin_s = clock.now() - clock.monotonic()
+        self.decider = Decider(store, self.run_ids, report, self.steady)
+        self.letters = LetterWatch(report)
         self.runner = Runner(self, engine)
         self.turns = Turns(self)
+        self.holding = Holding(self)
+
+    def steady(self) -> float:
+        """Seconds since the epoch by a clock that is never set back or forward."""
+        return self._origin_s + self.clock.monotonic()
 
     # --- definitions ---
 
@@ -78,10 +96,11 @@ class Dispatcher:
             name = compiled.trigger.name
             state = self.states.get(name)
             if state is None:
-                self.states[name] = TriggerState(compiled, self.tally.of(name))
+                self.states[name] = TriggerState(compiled, self.tally.of(name), self.slots)
             else:
                 state.use(compiled)
                 self.turns.release(state)
+                self.holding.time(state)
         for name, state in self.states.items():
             if name not in seen:
                 state.removed = True
@@ -89,9 +108,9 @@ class Dispatcher:
     # --- deliveries ---
 
     async def take(
-        self, states: Sequence[TriggerState], deliveries: Sequence[Delivery], *, answered: bool = False
+        self, readers: Sequence[Reader], deliveries: Sequence[Delivery], *, answered: bool = False
     ) -> list[Decided]:
-        """Decide the deliveries for each trigger and accept the result.
+        """Decide the deliveries for each reader's trigger and accept the result.
 
         `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report.
 
@@ -101,74 +120,66 @@ class Dispatcher:
         if self.closing:
             raise LabClosed("the Lab is closing; the event was not taken")
         n, now = len(deliveries), self.clock.now()
-        for state in states:
+        for state, _ in readers:
             state.counters.received += n
             state.counters.deciding += n
         try:
-            decisions = [await self.decider.decide(state, deliveries, now) for state in states]
-            refused = await self._accept(decisions)
+            decisions = [await self.decider.decide(state, deliveries, now, part=part) for state, part in readers]
+            refused = await self.accept(decisions, now)
         except BaseException:
-            for state in states:
+            for state, _ in readers:
                 state.counters.received -= n
                 state.counters.deciding -= n
             raise
         for decided in decisions:
-            await self._apply(decided, refused, now)
+            await self.apply(decided, refused, now)
             if decided.letters and not answered:
                 self._report_dead(decided)
         return decisions
 
-    async def _accept(self, decisions: Sequence[Decided]) -> Mapping[str, Refusal]:
+    async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
         """One transaction for all. Each run that may start gets its slot; the others wait."""
         moment = self.clock.monotonic()
+        undos: Undos = {}
         for decided in decisions:
+            if decided.held:
+                self.holding.take_in(decided, now, undos)
             if decided.starts:
-                self._admit(decided, moment)
+                admit(decided, moment)
         batch = acceptance(decisions)
-        if not (batch.runs or batch.dead or batch.kept):
+        if not (batch.runs or batch.dead or batch.kept or batch.held or batch.released):
             return {}
         try:
             return await self.store.accept(batch)
         except BaseException:
             for decided in decisions:
+                if decided.state.windows is not None:
+                    decided.state.windows.take_back(undos.pop(decided.state.name, {}))
                 for ticket in decided.starts:
                     if ticket.status is _RUNNING:
-                        decided.state.admission.leave(ticket.key)
+                        decided.state.admission.leave(ticket)
                     else:
-                        decided.state.admission.coming -= 1
+                        decided.state.admission.came(ticket)
             raise
 
-    def _admit(self, decided: Decided, moment: float) -> None:
-        admission, strategy = decided.state.admission, decided.state.compiled.config.backpressure_strategy
-        roots = decided.state.compiled.definition.plan.roots
-        admitted = []
-        for ticket in decided.starts:
-            if admission.enter(ticket.key, moment):
-                ticket.status = _RUNNING
-                ticket.started = roots
-            elif admission.waiting + admission.coming >= admission.size and strategy in ("drop_newest", "reject"):
-                decided.overflow(ticket, ticket.at, rejected=strategy == "reject")
-                continue
-            else:
-                admission.coming += 1
-            admitted.append(ticket)
-        decided.starts = admitted
-
-    async def _apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
+    async def apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has taken the batch: count, remember, start."""
         state = decided.state
         self.tally.keep(decided.entries)
-        state.admission.coming -= sum(ticket.status is not _RUNNING for ticket in decided.starts)
+        if decided.held or decided.released:
+            self.holding.taken_in(decided, refused, now)
         launched: list[Entry] = []
         for ticket in decided.starts:
+            waits = ticket.status is not _RUNNING
+            if waits:
+                state.admission.came(ticket)
             if refused and (refusal := refused.get(ticket.run_id)) is not None:
                 await self._refused(decided, ticket, refusal, now)
-                self.tally.keep(decided.entries[-1:])
-            elif ticket.status is _RUNNING:
-                launched.append(entry_of("started", "", ticket, now))
-                self.runner.launch_shared(ticket, state.compiled.definition, now)
-            else:
+            elif waits:
                 await self.turns.hold(decided, ticket, now)
+            else:
+                launched += entries_of("started", "", ticket, now)
+                self.runner.launch_shared(ticket, state.compiled.definition, now)
         if launched:
             decided.entries += launched
             self.tally.keep(launched)
@@ -180,6 +191,10 @@ class Dispatcher:
             state.counters.count_reason(kind, reason, times)
         if decided.letters or decided.dropped:
             await self._tell_refused(decided)
+        if decided.released:
+            self.holding.settle(decided)
+        for run_id in decided.replaced:
+            await self.turns.replace(state, run_id, now)
         if state.admission.waiting:
             self.turns.release(state)
         else:
@@ -188,6 +203,7 @@ class Dispatcher:
     async def _tell_refused(self, decided: Decided) -> None:
         definition = decided.state.compiled.definition
         for letter in decided.letters:
+            self.letters.note(letter, letter.at)
             await tell(definition.hooks.get("on_trigger_dead", ()), letter.saga, letter.event, letter.error)
         for event in decided.dropped:
             await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
@@ -201,16 +217,14 @@ class Dispatcher:
 
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:
         """Another process took the claim meanwhile, or the run's context cannot be stored."""
-        assert ticket.event is not None
         if ticket.status is _RUNNING:
-            decided.state.admission.leave(ticket.key)
-        if refusal.error is None:
-            reason = taken_by(refusal)
-            decided.add(OutcomeKind.DUPLICATE, reason, ticket.event, now, count_as=TAKEN)
-            return
-        known = len(decided.letters)
-        decided.dead(ticket.event, refusal.error, now)
-        await self.store.accept(Acceptance(dead=decided.letters[known:]))
+            decided.state.admission.leave(ticket)
+        entries, letters = len(decided.entries), len(decided.letters)
+        for event in ticket.events():
+            decided.refused(refusal, event, ticket.key, now)
+        self.tally.keep(decided.entries[entries:])
+        if len(decided.letters) > letters:
+            await self.store.accept(Acceptance(dead=decided.letters[letters:]))
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
         """The run's saga is not registered: it goes on when it is."""
@@ -222,7 +236,8 @@ class Dispatcher:
         """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""
         states = self.states.values()
         return bool(self.runner.live) or any(
-            s.admission.waiting or s.admission.in_flight or s.counters.deciding for s in states
+            s.admission.waiting or s.admission.in_flight or s.counters.deciding or self.holding.closing(s.name)
+            for s in states
         )
 
     def take_filtered(self) -> dict[tuple[str, str, str], int]:
@@ -239,6 +254,7 @@ class Dispatcher:
         await self.runner.close()
         await self.tasks.close()
         self.turns.close()
+        self.holding.close()
         for state in self.states.values():
             state.wake()
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sagaz_lab.abc import Delivery
-from sagaz_lab.model.run import Outcome, OutcomeKind, Run
+from sagaz_lab.model.run import Outcome, Run
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.pump import Pump
+from sagaz_lab.runtime.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,62 +102,14 @@ def run_progress(run: Run, now: float) -> RunProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one gate said. `verdict` is pass, wait, stop or unknown."""
-
-    gate: str
-    verdict: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """What would become of an event: every gate's verdict, nothing stored and nothing started."""
-
-    trigger: str
-    outcome: OutcomeKind
-    verdicts: Sequence[Verdict]
-    context: Mapping[str, Any] | None
-
-    def __repr__(self) -> str:
-        gates = "; ".join(f"{v.gate}: {v.verdict} ({v.detail})" for v in self.verdicts)
-        return f"Preview({self.trigger} -> {self.outcome}: {gates})"
-
-
-async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float) -> Preview:
-    """Runs the trigger method on the event, and asks the gates behind it."""
-    decided = await decider.decide(state, [delivery], now, quiet=True)
-    verdicts: list[Verdict] = []
-    context: Mapping[str, Any] | None = None
-    if decided.starts:
-        ticket = decided.starts[0]
-        context, outcome = ticket.context, OutcomeKind.STARTED
-        verdicts.append(
-            Verdict("idempotency", "pass", f"key {ticket.claim!r} is free" if ticket.claim else "the id is new")
-        )
-        verdicts.append(Verdict("trigger method", "pass", f"returned {dict(context)!r}"[:500]))
-        waiting = [Verdict(*facts) for facts in state.admission.verdicts(ticket.key, moment)]
-        verdicts += waiting
-        if any(verdict.verdict != "pass" for verdict in waiting):
-            outcome = OutcomeKind.HELD
-    else:
-        text, reason, *_, facts = decided.entries[0]
-        outcome = kind = OutcomeKind(text)
-        gate = {OutcomeKind.DUPLICATE: "idempotency", OutcomeKind.DEAD: "decode, validate or method"}.get(
-            kind, "trigger method"
-        )
-        numbers = "".join(f", {name}={value!r}" for name, value in (facts or {}).items())
-        verdicts.append(Verdict(gate, "stop", reason + numbers))
-    return Preview(state.name, outcome, tuple(verdicts), context)
-
-
-@dataclass(frozen=True, slots=True)
 class Why:
     """What became of an event, for each trigger that saw it, and of its runs."""
 
     event_id: str
     outcomes: Sequence[Outcome]
     runs: Sequence[Mapping[str, Any]]
+    verdicts: Sequence[Sequence[Verdict]] = ()
+    """For each outcome what every gate said; nothing for a trigger that is gone."""
 
     def __repr__(self) -> str:
         if not self.outcomes:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
-from sagaz_lab.abc import Delivery, Event
+from sagaz_lab.abc import DeadLetter, Delivery, Event
 from sagaz_lab.errors import LabClosed, UnknownName
 from sagaz_lab.model.run import Outcome, OutcomeKind
-from sagaz_lab.model.trigger import SourceSpec
+from sagaz_lab.model.trigger import SourceSpec, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.dispatcher import Dispatcher
-from sagaz_lab.runtime.explain import Preview, preview
-from sagaz_lab.runtime.outcomes import outcome as outcome_of
+from sagaz_lab.runtime.decided import Decided
+from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
+from sagaz_lab.runtime.letters import is_letter_id, redriven_event
+from sagaz_lab.runtime.outbox import refuse_other_store
+from sagaz_lab.runtime.outcomes import ids_of, outcome_about
+from sagaz_lab.runtime.verdicts import Preview, preview
+
+PAGE = 1000
+"""Dead letters that are redriven together, as many as a source gives at a time."""
 
 
 class Firing:
@@ -26,32 +33,84 @@ class Firing:
     async def fire(
         self, target: str, payload: Any, id: str | None, wait: bool, where: Mapping[str, Any]
     ) -> list[Outcome]:
-        states = self._targets(target, where)
-        for state in states:
+        readers = self._targets(target, where)
+        for state, _ in readers:
             await self._room(state)
-        delivery = self._delivery(states[0].compiled.trigger.spec, payload, id)
-        decisions = await self._dispatcher.take(states, [delivery], answered=True)
-        outcomes = []
-        for decided in decisions:
-            outcome = outcome_of(decided.entries[-1])
-            if wait and outcome.kind is OutcomeKind.HELD and (final := decided.starts[0].final):
-                outcome = await asyncio.shield(final)
-            outcomes.append(outcome)
-        return outcomes
+        state, part = readers[0]
+        delivery = self._delivery(specs_of(state.compiled.trigger)[part], payload, id)
+        decisions = await self._dispatcher.take(readers, [delivery], answered=True)
+        return [await self._outcome(decided, delivery.event.id, wait) for decided in decisions]
+
+    async def _outcome(self, decided: Decided, event_id: str, wait: bool) -> Outcome:
+        """What became of the event, with `wait` in the end."""
+        entry = next(entry for entry in reversed(decided.entries) if event_id in ids_of(entry))
+        outcome = outcome_about(entry, event_id)
+        if not wait or outcome.kind is not OutcomeKind.HELD:
+            return outcome
+        if decided.held:
+            return await asyncio.shield(self._dispatcher.holding.final(decided.held[0]))
+        return await asyncio.shield(self._dispatcher.turns.final(decided.starts[0]))
 
     async def redrive(self, ids: Sequence[str], fix: Callable[[Any], Any] | None) -> list[Outcome]:
-        store, outcomes = self._dispatcher.store, []
-        for letter in await store.letters(ids):
-            state = self.state(letter.trigger)
-            await self._room(state)
-            event = letter.event if fix is None else letter.event.with_payload(fix(letter.event.payload))
-            # A letter's claim is its dead run's, which lets it start again; a letter without a run has none.
-            decisions = await self._dispatcher.take(
-                [state], [Delivery(event, None, letter.run_id is None)], answered=True
-            )
-            await store.settle_letters([letter.id], "redriven", "")
-            outcomes.append(outcome_of(decisions[0].entries[-1]))
+        """What became of those that are open. The trigger of each must be registered."""
+        await self._refuse_unknown("redrive", ids)
+        outcomes: list[Outcome] = []
+        skipped = len(ids)
+        for start in range(0, len(ids), PAGE):
+            letters = await self._dispatcher.store.letters(ids[start : start + PAGE])
+            skipped -= len(letters)
+            for trigger in dict.fromkeys(letter.trigger for letter in letters):
+                self.state(trigger)
+            events: list[tuple[DeadLetter, Event]] = []
+            try:
+                events.extend((letter, redriven_event(letter, fix)) for letter in letters)
+            finally:  # those before one that cannot be fixed are put back all the same
+                outcomes += await self._put_back(events)
+        self._tell_skipped("redrive", skipped)
         return outcomes
+
+    async def discard(self, ids: Sequence[str], reason: str) -> int:
+        """Returns how many were open."""
+        if not (isinstance(reason, str) and reason.strip()):
+            raise ValueError(f"discard: reason={reason!r} must be a text that says why")
+        await self._refuse_unknown("discard", ids)
+        count = await self._dispatcher.store.settle_letters(ids, "discarded", reason)
+        self._tell_skipped("discard", len(set(ids)) - count)
+        return count
+
+    async def _refuse_unknown(self, verb: str, ids: Sequence[str]) -> None:
+        """Raises `UnknownName` for what is no letter and never was one."""
+        store = self._dispatcher.store
+        if odd := [id for id in ids if not is_letter_id(id)]:
+            known = {letter.id for letter in await store.letters(odd)}
+            if never := [str(id) for id in odd if id not in known]:
+                newest = [row[0] for row in store.rows("dead_letters", 10)[1]]
+                raise UnknownName(verb, "open dead letter", ", ".join(never), newest)
+
+    def _tell_skipped(self, verb: str, count: int) -> None:
+        if count:
+            text = f"{verb} skipped {count} that are no open dead letters any more: they were redriven or discarded"
+            self._dispatcher.report("letters:skipped", text)
+
+    async def _put_back(self, events: Sequence[tuple[DeadLetter, Event]]) -> list[Outcome]:
+        """Those of one trigger are decided together, in one transaction as far as there is room."""
+        found: dict[str, Outcome] = {}
+        for group in _groups(events):
+            state = self.state(group[0][0].trigger)
+            taken = 0
+            while taken < len(group):
+                await self._room(state)
+                now = group[taken : taken + state.room()]
+                taken += len(now)
+                # A letter's claim is its dead run's, which lets it start again; a letter without a run has none.
+                deliveries = [Delivery(event, None, letter.run_id is None) for letter, event in now]
+                decisions = await self._dispatcher.take([(state, 0)], deliveries, answered=True)
+                await self._dispatcher.store.settle_letters([letter.id for letter, _ in now], "redriven", "")
+                letter_of = {event.id: letter.id for letter, event in now}
+                for entry in chain.from_iterable(decided.entries for decided in decisions):
+                    for id in letter_of.keys() & ids_of(entry):
+                        found[letter_of[id]] = outcome_about(entry, id)
+        return [found[letter.id] for letter, _ in events if letter.id in found]
 
     async def preview(self, trigger: str, payload: Any, id: str | None) -> Preview:
         dispatcher, state = self._dispatcher, self.state(trigger)
@@ -68,20 +127,37 @@ class Firing:
 
     async def _room(self, state: TriggerState) -> None:
         state.compiled.refuse_unbuilt()
+        refuse_other_store(state.compiled.definition, self._dispatcher.store)
         while state.room() <= 0:
             if self._dispatcher.closing:
                 raise LabClosed("the Lab is closing; the event was not taken")
             await state.changed()
 
-    def _targets(self, target: str, where: Mapping[str, Any]) -> list[TriggerState]:
+    def _targets(self, target: str, where: Mapping[str, Any]) -> list[Reader]:
         states = [state for state in self._dispatcher.states.values() if not state.removed]
-        if found := [state for state in states if state.name == target]:
-            return found
-        if found := [state for state in states if _reads(state.compiled.trigger.spec, target, where)]:
+        for state in states:
+            if state.name == target:
+                return [(state, self._part(state, where))]
+        found = [
+            (state, part)
+            for state in states
+            for part, spec in enumerate(specs_of(state.compiled.trigger))
+            if _reads(spec, target, where)
+        ]
+        if found:
             return found
         asked = target + "".join(f", {name}={value!r}" for name, value in where.items())
         known = [state.name for state in states] + sorted({state.compiled.trigger.spec.kind for state in states})
         raise UnknownName("fire", "trigger or source", asked, known)
+
+    def _part(self, state: TriggerState, where: Mapping[str, Any]) -> int:
+        """Which part of a composite trigger is meant."""
+        part, parts = where.get("part", 0), len(specs_of(state.compiled.trigger))
+        if unknown := [name for name in where if name != "part"]:
+            raise UnknownName(f"fire {state.name}", "option", unknown[0], ["part"])
+        if type(part) is not int or not 0 <= part < parts:
+            raise ValueError(f"fire {state.name}: part={part!r} must be a number from 0 to {parts - 1}")
+        return part
 
     def _delivery(self, spec: SourceSpec, payload: Any, id: str | None) -> Delivery:
         """Of an event as it is, or of a new one; without an id it gets one that no other has."""
@@ -99,3 +175,17 @@ class Firing:
 
 def _reads(spec: SourceSpec, kind: str, where: Mapping[str, Any]) -> bool:
     return spec.kind == kind and all(name in spec.settings and spec.settings[name] == v for name, v in where.items())
+
+
+def _groups(events: Sequence[tuple[DeadLetter, Event]]) -> list[list[tuple[DeadLetter, Event]]]:
+    """Those of one trigger together, in their order; an event that died twice begins another group."""
+    groups: list[list[tuple[DeadLetter, Event]]] = []
+    last: dict[str, tuple[list[tuple[DeadLetter, Event]], set[str]]] = {}
+    for letter, event in events:
+        if letter.trigger not in last or event.id in last[letter.trigger][1]:
+            last[letter.trigger] = ([], set())
+            groups.append(last[letter.trigger][0])
+        group, ids = last[letter.trigger]
+        group.append((letter, event))
+        ids.add(event.id)
+    return groups

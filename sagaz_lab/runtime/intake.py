@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from functools import partial
 
 from sagaz_lab.abc import Clock, Source
-from sagaz_lab.model.trigger import Trigger
+from sagaz_lab.model.trigger import SourceSpec, Trigger, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.pump import Pump
 
-OpenSource = Callable[[Trigger], Source | None]
+OpenSource = Callable[[Trigger, SourceSpec], Source | None]
 """None where the Lab is offline: then only `fire` brings events."""
 
 
@@ -27,18 +27,21 @@ class Intake:
 
     async def read(self, states: Iterable[TriggerState]) -> None:
         """Read the sources of these triggers. A source whose settings are read already is not touched."""
-        wanted: dict[str, list[TriggerState]] = {}
+        wanted: dict[str, list[Reader]] = {}
+        specs: dict[str, SourceSpec] = {}
         for state in states:
-            wanted.setdefault(state.compiled.trigger.spec.identity, []).append(state)
+            for part, spec in enumerate(specs_of(state.compiled.trigger)):
+                specs[spec.identity] = spec
+                wanted.setdefault(spec.identity, []).append((state, part))
         gone = [identity for identity in self.pumps if identity not in wanted]
         await self._stop(gone)
         for identity, readers in wanted.items():
             pump = self.pumps.get(identity)
             if pump is not None and pump.state not in ("failed", "stopped"):
-                pump.states = tuple(readers)
+                pump.readers = tuple(readers)
                 continue
-            trigger = readers[0].compiled.trigger
-            pump = Pump(trigger.spec, self._opener(trigger), readers, self._dispatcher, self._clock)
+            spec, trigger = specs[identity], readers[0][0].compiled.trigger
+            pump = Pump(spec, partial(self._open_source, trigger, spec), readers, self._dispatcher, self._clock)
             self.pumps[identity] = pump
             pump.start()
 
@@ -63,6 +66,3 @@ class Intake:
                 for state in pump.states:
                     state.wake()
             await asyncio.gather(*(pump.stop() for pump in pumps))
-
-    def _opener(self, trigger: Trigger) -> Callable[[], Any]:
-        return lambda: self._open_source(trigger)

@@ -86,12 +86,12 @@ class Tally:
         for entry in reversed(self._ring):
             if isinstance(entry[2], tuple):
                 for event_id in reversed(entry[2]):
-                    yield _outcome(entry, event_id)
+                    yield outcome_about(entry, event_id)
             else:
                 yield outcome(entry)
 
     def about(self, event_id: str) -> list[Outcome]:
-        return [_outcome(entry, event_id) for entry in list(self._ring) if event_id in ids_of(entry)]
+        return [outcome_about(entry, event_id) for entry in list(self._ring) if event_id in ids_of(entry)]
 
 
 def ids_of(entry: Entry) -> tuple[str, ...]:
@@ -101,9 +101,9 @@ def ids_of(entry: Entry) -> tuple[str, ...]:
 def outcome(entry: Entry) -> Outcome:
     """The outcome of an entry about one event."""
     (event_id,) = ids_of(entry)
-    return _outcome(entry, event_id)
+    return outcome_about(entry, event_id)
 
 
-def _outcome(entry: Entry, event_id: str) -> Outcome:
+def outcome_about(entry: Entry, event_id: str) -> Outcome:
     kind, reason, _, trigger, run_id, revision, at, facts = entry
     return Outcome(OutcomeKind(kind), reason, event_id, trigger, run_id, revision, at, facts)

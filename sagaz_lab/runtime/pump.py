@@ -22,7 +22,7 @@ from sagaz_lab.errors import (
 )
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -42,12 +42,12 @@ class Pump:
         self,
         spec: SourceSpec,
         open_source: Callable[[], Source | None],
-        states: Sequence[TriggerState],
+        readers: Sequence[Reader],
         dispatcher: Dispatcher,
         clock: Clock,
     ) -> None:
         self.spec = spec
-        self.states = tuple(states)
+        self.readers = tuple(readers)
         self.state = "connecting"
         self.since = clock.now()
         self.error = ""
@@ -60,6 +60,10 @@ class Pump:
         self._clock = clock
         self._stopping = False
         self._interruptible = True
+
+    @property
+    def states(self) -> Sequence[TriggerState]:
+        return [state for state, _ in self.readers]
 
     @property
     def finite(self) -> bool:
@@ -136,7 +140,7 @@ class Pump:
 
     async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         try:
-            await self._dispatcher.take(self.states, deliveries)
+            await self._dispatcher.take(self.readers, deliveries)
         except (StoreUnavailable, LeaseLost) as error:
             # Intake stops while the store cannot answer: what was received goes back.
             self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sagaz_lab.abc import StoredRun
-from sagaz_lab.errors import RunError, UnknownName, describe
-from sagaz_lab.model.run import History, Run, RunStatus
+from sagaz_lab.abc import Ending, StoredRun
+from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, describe
+from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.admission import Ticket
+from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.decode import key_reader
 from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.tickets import Ticket
 
 
 class Recovery:
@@ -48,10 +50,12 @@ class Recovery:
         begun = stored.attempt > 0 and ticket.status is not RunStatus.WAITING
         if begun or stored.trigger is None:
             ticket.revision = definition.revision
-            ticket.history = History.of(stored.records, stored.attempt)
+            ticket.history = await self._history(stored, definition)
+            if ticket.history is None:
+                return
             state = dispatcher.states.get(ticket.trigger or "")
             if state is not None:
-                state.admission.occupy(ticket.key)
+                state.admission.occupy(ticket)
             dispatcher.runner.launch(ticket, definition, now)
             return
         state = dispatcher.states.get(ticket.trigger or "")
@@ -63,6 +67,58 @@ class Recovery:
             dispatcher.turns.retry_later(ticket, max(0.0, stored.retry_at - now))
         else:
             dispatcher.turns.hold_again(state, ticket)
+
+    async def _history(self, stored: StoredRun, definition: SagaDefinition) -> History | None:
+        """The state to resume the run from, which says that its process died. None: it is given up, and has ended."""
+        store, now = self._dispatcher.store, self._dispatcher.clock.now()
+        history = History.of(stored.records, stored.attempt)
+        if not store.durable:  # it cannot have outlived its process
+            return history
+        state = self._dispatcher.states.get(stored.trigger or "")
+        config = (state.compiled.config if state else definition.config) or TriggerConfig()
+        ends = []
+        for record in cut_off(stored, now, DIED):
+            count = deaths(stored, record) + 1
+            ends.append(record if count <= max(1, config.max_retries) else given_up(record, count))
+        ends.sort(key=lambda record: record.value is None)  # the run's error is its first failure
+        if history.compensating and any(record.value for record in ends):
+            await self._leave_to_a_person(stored, ends)
+            return None
+        if ends:
+            await store.append(ends)
+        again = [name for name in history.failed if is_given_up(stored, name)]
+        for record in ends:
+            history.add(record)
+        if again or any(record.value for record in ends):
+            history.compensating = history.permanent = True
+        return history
+
+    async def _leave_to_a_person(self, stored: StoredRun, ends: list[Record]) -> None:
+        """A compensation kills its process each time: what its action did still stands."""
+        dispatcher = self._dispatcher
+        error = CompensationFailed(f"{stored.run_id}: not undone: {ends[0].error}")
+        ending = Ending(RunStatus.COMPENSATION_FAILED, error, ends)
+        await dispatcher.store.end(stored.run_id, ending, attempt=stored.attempt, at=dispatcher.clock.now())
+        dispatcher.report(f"{stored.saga}:{ending.status}:died", f"run of {stored.saga}: {describe(error)}")
+
+    async def leave(self) -> None:
+        """Close the dispatcher, and note that what it abandons was cut off by a stop: that is no death."""
+        dispatcher = self._dispatcher
+        store, now = dispatcher.store, dispatcher.clock.now()
+        left = list(dispatcher.runner.live)
+        await dispatcher.close()
+        if not store.durable:
+            return
+        ends: list[Record] = []
+        try:
+            for run_id in left:
+                stored = await store.load(run_id)
+                if stored is not None and stored.status is RunStatus.RUNNING:
+                    ends += cut_off(stored, now, STOPPED)
+            if ends:
+                await store.append(ends)
+        except StoreError as error:
+            dispatcher.report("store", f"stopped, but the store does not know what was cut off: {describe(error)}")
 
     def _key(self, definition: SagaDefinition, ticket: Ticket) -> str | None:
         trigger = definition.triggers.get((ticket.trigger or "").partition(".")[2])
@@ -120,7 +176,7 @@ class Recovery:
         ticket.revision = definition.revision
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
-            state.admission.occupy(ticket.key)
+            state.admission.occupy(ticket)
         return ticket, definition, stored
 
 

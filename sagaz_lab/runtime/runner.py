@@ -6,19 +6,19 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Engine, Event
-from sagaz_lab.errors import DefinitionError, LeaseLost, NotBuilt, RunError, describe
+from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.attempt import Attempt
-from sagaz_lab.runtime.compiled import has_outbox
 from sagaz_lab.runtime.context import context_of
+from sagaz_lab.runtime.outbox import refuse_other_store
+from sagaz_lab.runtime.tickets import Ticket
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -41,6 +41,8 @@ class Runner:
         self._ready: deque[tuple[Run, Ticket]] = deque()
         self._working: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
+        self.published: Callable[[], None] = _nobody
+        """To be called when the store has something to publish; the Service puts the relay here."""
 
     def instance(self, definition: SagaDefinition) -> Saga:
         """One object of each revision's class; runs keep no state in it."""
@@ -110,7 +112,7 @@ class Runner:
         while work is not None:
             try:
                 yield awaited
-            except BaseException as error:  # cancelled: the run is to hear of it
+            except BaseException as error:  # noqa: BLE001  # cancelled: the run is to hear of it
                 try:
                     awaited = work.throw(error)
                 except StopIteration:
@@ -128,9 +130,8 @@ class Runner:
         event: Event | None,
     ) -> Run:
         """Accept and launch a run that no trigger asked for."""
-        if has_outbox(definition):
-            raise NotBuilt(f"{definition.name} has an OutboxSagaListener, but this version has no outbox")
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
+        refuse_other_store(definition, dispatcher.store)
         name, revision = definition.name, definition.revision
         ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, event, context, now)
         ticket.status = RunStatus.RUNNING
@@ -165,8 +166,11 @@ class Runner:
         dispatcher = self._dispatcher
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
-            state.admission.leave(ticket.key, keep_turn=retry_in_s is not None)
-            if state.admission.waiting:
+            state.admission.leave(ticket, keep_turn=retry_in_s is not None)
+            if dispatcher.slots.scarce:
+                dispatcher.slots.scarce = False
+                dispatcher.turns.release_all()
+            elif state.admission.waiting:
                 dispatcher.turns.release(state)
             else:
                 state.wake()
@@ -198,6 +202,10 @@ class Runner:
         for run, _ in self._ready:
             _wake(run)
         self._engine.close()
+
+
+def _nobody() -> None:
+    """There is no relay."""
 
 
 def _wake(run: Run) -> None:

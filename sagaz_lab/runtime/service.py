@@ -13,9 +13,11 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
+from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.recovery import Recovery
 from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.relay import OpenPublisher, Relay
 from sagaz_lab.runtime.tasks import Report
 
 _GROUP = "consumer group"
@@ -34,8 +36,10 @@ class Service:
         default: TriggerConfig,
         registry: Registry,
         open_source: OpenSource,
+        open_publisher: OpenPublisher,
         tally: Tally,
         report: Report,
+        live_runs: int,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -45,9 +49,11 @@ class Service:
         self._lock = asyncio.Lock()
         self.started = False
         self.group = ""
-        self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report)
+        self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
         self.intake = Intake(self.dispatcher, clock, open_source)
         self.recovery = Recovery(self.dispatcher)
+        self.relay = Relay(self.dispatcher, open_publisher)
+        self.dispatcher.runner.published = self.relay.wake
 
     async def open(self) -> None:
         await self._store.open(os.path.basename(sys.argv[0]) or "python")
@@ -57,6 +63,7 @@ class Service:
             [(name, number) for name in self._registry.current for number in self._registry.past(name)]
         )
         self.dispatcher.tasks.start(self._beat(), "heartbeat")
+        self.relay.start()
 
     async def _private_group(self) -> str:
         """The name of this store's consumer groups: no other store reads by it."""
@@ -73,9 +80,12 @@ class Service:
         wanted = list(self._wanted())
         for state in wanted:
             state.compiled.refuse_unbuilt()
+            refuse_other_store(state.compiled.definition, self._store)
         await self._store.own_triggers([state.name for state in wanted])
         self.started = True
+        await self.dispatcher.holding.restore(wanted)
         await self.recovery.resume_interrupted()
+        self.relay.wake()
         await self._reconcile()
         await self.intake.connected()
 
@@ -83,25 +93,39 @@ class Service:
         """The registry has other definitions: the next batch is decided by them."""
         self.dispatcher.load(self._registry.current)
         self.dispatcher.tasks.start(self._follow(changes), "registry change")
+        self.relay.wake()  # it may be known now where something goes
 
     def started_names(self) -> set[str]:
         return {state.name for state in self._wanted()} if self.started else set()
 
     async def drain(self) -> None:
+        """Returns when the finite sources have ended, nothing is under way and what can be published has been."""
         await self.intake.ended()
-        await self.dispatcher.drain()
+        await self._quiet()
+
+    async def _quiet(self) -> None:
+        """What runs publish to the process itself may start other runs."""
+        while True:
+            await self.dispatcher.drain()
+            await self.relay.settled()
+            if not self.dispatcher.busy():
+                return
 
     async def stop(self, grace_s: float) -> None:
-        """In this order: no new events, let what runs finish, abandon the rest, tell the store."""
+        """In this order: no new events, let what runs finish and publish, abandon the rest, tell the store."""
         self.started = False
         await self.intake.close()
         try:
             async with asyncio.timeout(grace_s):
-                await self.dispatcher.drain()
+                await self._quiet()
         except TimeoutError:
-            left = len(self.dispatcher.runner.live)
-            self._report("stop", f"stopped with {left} run(s) under way; the next start resumes them")
+            live = len(self.dispatcher.runner.live)
+            under_way = f"{live} run(s)" if live else "publications"
+            self._report("stop", f"stopped with {under_way} under way; the next start resumes them")
+        if left := self.relay.left:
+            self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.dispatcher.close()
+        await self.relay.close()
         await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
         await self._store.close()
 
@@ -141,5 +165,6 @@ class Service:
             try:
                 await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
                 await self._store.heartbeat()
+                self.relay.wake()  # whatever has come into the store without its knowledge
             except StoreError as error:
                 self._report("store", f"the store: {describe(error)}")

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.abc import Acceptance, Delivery
+from sagaz_lab.abc import Acceptance, Ending
 from sagaz_lab.errors import LeaseLost, StoreError, describe
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.admission import Ticket
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.deciding import QUEUE_FULL, Decided
+from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided
 from sagaz_lab.runtime.outcomes import Entry, outcome
+from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.windows import OUTDONE
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
 
 WAITS = "waits for its turn"
+
+IN_MEMORY = 10_000
+"""Tickets of a trigger that wait with their event and context; further ones leave them to a store that is durable."""
 
 
 class Turns:
@@ -29,67 +35,121 @@ class Turns:
         self._clock = dispatcher.clock
         self._store = dispatcher.store
         self._timers: set[str] = set()
-        self._held: set[Ticket] = set()
+        self._held: dict[str, Ticket] = {}
+        # Runs whose place was taken before the store had accepted them. Bounded: one that never came was refused.
+        self._unwanted: deque[str] = deque(maxlen=1000)
+        self._retries: dict[str, tuple[Ticket, asyncio.Task[Any]]] = {}
 
     async def hold(self, decided: Decided, ticket: Ticket, now: float) -> None:
         state = decided.state
         strategy = state.compiled.config.backpressure_strategy
-        oldest = state.admission.drop_oldest() if strategy == "drop_oldest" and state.admission.full() else None
-        ticket.final = asyncio.get_running_loop().create_future()
-        state.admission.wait(ticket)
-        self._held.add(ticket)
-        state.counters.deciding -= 1
-        state.counters.held += 1
-        entry = entry_of("held", WAITS, ticket, now)
-        decided.entries.append(entry)
-        self._dispatcher.tally.keep([entry])
+        oldest = self._oldest(state) if strategy == "drop_oldest" and state.admission.full() else None
+        self._queue(state, ticket)
+        entries = entries_of("held", WAITS, ticket, now)
+        state.counters.deciding -= len(entries)
+        state.counters.held += len(entries)
+        decided.entries += entries
+        self._dispatcher.tally.keep(entries)
+        if ticket.run_id in self._unwanted:
+            await self._turn_away(state, ticket, OutcomeKind.FILTERED, OUTDONE, now, {"key": ticket.key})
         if oldest is not None:
-            await self._drop(state, oldest, now)
+            if hooks := state.compiled.definition.hooks.get("on_trigger_dropped"):
+                await self._fetch(oldest)
+            await self._turn_away(state, oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
+            if hooks:
+                for event in oldest.events():
+                    await tell(hooks, oldest.saga, event, QUEUE_FULL)
 
-    async def _drop(self, state: TriggerState, ticket: Ticket, now: float) -> None:
-        state.counters.held -= 1
-        state.counters.dropped += 1
-        state.counters.count_reason("dropped", QUEUE_FULL)
-        self._finally(ticket, OutcomeKind.DROPPED, QUEUE_FULL, now)
+    def _queue(self, state: TriggerState, ticket: Ticket) -> None:
+        state.admission.wait(ticket)
+        self._held[ticket.run_id] = ticket
+        if self._store.durable and state.admission.waiting > IN_MEMORY:
+            ticket.leave_to_store()
+
+    async def _fetch(self, ticket: Ticket) -> None:
+        """Have its event and context in memory again."""
+        if ticket.left:
+            stored = await self._store.load(ticket.run_id)
+            if stored is None or stored.event is None:
+                raise StoreError(f"run {ticket.run_id} is not in the store any more")
+            ticket.event, ticket.context = stored.event, stored.context
+
+    def final(self, ticket: Ticket) -> asyncio.Future[Outcome]:
+        """The outcome that a held event will have."""
+        if ticket.final is None:
+            ticket.final = asyncio.get_running_loop().create_future()
+        return ticket.final
+
+    def _oldest(self, state: TriggerState) -> Ticket | None:
+        """The one of this trigger that has waited longest for its first start."""
+        return next((ticket for ticket in self._held.values() if ticket.trigger == state.name), None)
+
+    async def _turn_away(
+        self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
+        facts: Mapping[str, Any] | None = None, *, queued: bool = True,
+    ) -> None:  # fmt: skip
+        """A held event starts nothing after all."""
+        if queued:
+            state.admission.remove(ticket)
+        self._finally(state, ticket, kind, reason, now, facts)
+        state.counters.count_reason(kind.value, reason, ticket.size)
         try:
             await self._store.withdraw(ticket.run_id)
         except StoreError as error:
-            text = f"run {ticket.run_id} was dropped, but the store still has it: {describe(error)}"
+            text = f"run {ticket.run_id} was {kind.value}, but the store still has it: {describe(error)}"
             self._dispatcher.report("store", text)
-        if hooks := state.compiled.definition.hooks.get("on_trigger_dropped"):
-            await tell(hooks, ticket.saga, ticket.event, QUEUE_FULL)
 
-    def _finally(self, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
+    def _finally(
+        self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         """A held event has its outcome."""
-        entry = entry_of(kind.value, reason, ticket, now)
-        self._dispatcher.tally.keep([entry])
-        self._held.discard(ticket)
+        entries = entries_of(kind.value, reason, ticket, now, facts)
+        state.counters.held -= len(entries)
+        setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
+        self._dispatcher.tally.keep(entries)
+        self._held.pop(ticket.run_id, None)
         if ticket.final is not None and not ticket.final.done():
-            ticket.final.set_result(outcome(entry))
+            ticket.final.set_result(outcome(entries[-1]))
+
+    async def replace(self, state: TriggerState, run_id: str, now: float) -> None:
+        """A later run takes the place of this one: it is cancelled and undone, or never starts."""
+        dispatcher = self._dispatcher
+        if (live := dispatcher.runner.live.get(run_id)) is not None:
+            live.cancel()
+        elif run_id in self._retries:
+            ticket, task = self._retries.pop(run_id)
+            task.cancel()
+            await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=ticket.attempt - 1, at=now)
+            state.admission.give_up_turn(ticket)
+        elif (held := self._held.get(run_id)) is not None:
+            await self._turn_away(state, held, OutcomeKind.FILTERED, OUTDONE, now, {"key": held.key})
+        else:
+            self._unwanted.append(run_id)
 
     def close(self) -> None:
         """What is held goes on with the next opening."""
-        for ticket in list(self._held):
+        for ticket in list(self._held.values()):
             self._put_off(self._dispatcher.states[ticket.trigger or ""], ticket, WAITS)
 
     def _put_off(self, state: TriggerState, ticket: Ticket, reason: str) -> None:
         """A held event stays stored, and counts anew when it is taken up again; who waits for its outcome is told."""
-        state.counters.received -= 1
-        state.counters.held -= 1
-        self._held.discard(ticket)
+        entries = entries_of("held", reason, ticket, self._clock.now())
+        state.counters.received -= len(entries)
+        state.counters.held -= len(entries)
+        self._held.pop(ticket.run_id, None)
         if ticket.final is not None and not ticket.final.done():
-            ticket.final.set_result(outcome(entry_of("held", reason, ticket, self._clock.now())))
+            ticket.final.set_result(outcome(entries[-1]))
 
     def hold_again(self, state: TriggerState, ticket: Ticket) -> None:
         """An event that was held before, here or in another process, waits for its turn."""
-        state.admission.wait(ticket)
-        self._held.add(ticket)
-        state.counters.received += 1
-        state.counters.held += 1
+        self._queue(state, ticket)
+        state.counters.received += ticket.size
+        state.counters.held += ticket.size
         self.release(state)
 
     def release(self, state: TriggerState) -> None:
-        """Start what may start now, and come back when the rate lets the next one through."""
+        """Start what may start now, and come back when the pace lets the next one through."""
         if self._dispatcher.closing:
             return
         moment = self._clock.monotonic()
@@ -98,8 +158,16 @@ class Turns:
         delay_s = state.admission.opens_in(moment)
         if delay_s is not None and state.name not in self._timers:
             self._timers.add(state.name)
-            self._dispatcher.tasks.start(self._release_later(state, delay_s), f"rate of {state.name}")
+            self._dispatcher.tasks.start(self._release_later(state, delay_s), f"pace of {state.name}")
         state.wake()
+
+    def release_all(self) -> None:
+        """The Lab's slots were scarce and one is free: the trigger with the highest priority is first."""
+        waiting = [state for state in self._dispatcher.states.values() if state.admission.waiting]
+        for state in sorted(waiting, key=lambda state: -state.compiled.trigger.gates.priority):
+            self.release(state)
+        for state in self._dispatcher.states.values():
+            state.wake()
 
     async def _release_later(self, state: TriggerState, delay_s: float) -> None:
         try:
@@ -111,78 +179,94 @@ class Turns:
     async def _leave_queue(self, state: TriggerState, ticket: Ticket) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now."""
         now = self._clock.now()
-        first = ticket.attempt == 1
         definition = self._dispatcher.registry.current.get(ticket.saga)
         try:
             if definition is None:
-                state.admission.leave(ticket.key)
-                await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, 0 if first else ticket.attempt)
-                if first:
-                    self._put_off(state, ticket, f"waits for the code of saga {ticket.saga!r}")
+                await self._wait_for_code(state, ticket)
                 return
-            if (
-                first
-                and definition.revision != ticket.revision
-                and not await self._decide_again(state, ticket, definition, now)
-            ):
+            await self._fetch(ticket)
+            if ticket.attempt == 1 and not await self._still_wanted(state, ticket, definition, now):
+                state.admission.leave(ticket)
+                self.release(state)
                 return
             ticket.revision = definition.revision
-            roots = definition.plan.roots
             if ticket.history is None:
                 await self._store.begin(
                     ticket.run_id,
                     revision=ticket.revision,
                     attempt=ticket.attempt,
-                    started=roots,
+                    started=definition.plan.roots,
                     at=now,
                     context=ticket.context,
+                    cooldown=ticket.cooldown if ticket.attempt == 1 else None,
                 )
-            if first:
-                state.counters.held -= 1
-                state.counters.started += 1
-                self._finally(ticket, OutcomeKind.STARTED, "", now)
+            if ticket.attempt == 1:
+                self._finally(state, ticket, OutcomeKind.STARTED, "", now)
             ticket.status = RunStatus.RUNNING
             self._dispatcher.runner.launch_shared(ticket, definition, now)
         except StoreError as error:
-            state.admission.leave(ticket.key)
+            state.admission.leave(ticket)
             self._dispatcher.report("store", f"run {ticket.run_id} could not start: {describe(error)}; it stays stored")
             await self._clock.sleep(1.0)
             if not isinstance(error, LeaseLost):
                 state.admission.reenter(ticket)
                 self.release(state)
 
+    async def _wait_for_code(self, state: TriggerState, ticket: Ticket) -> None:
+        state.admission.leave(ticket)
+        first = ticket.attempt == 1
+        await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, 0 if first else ticket.attempt)
+        if first:
+            self._put_off(state, ticket, f"waits for the code of saga {ticket.saga!r}")
+
+    async def _still_wanted(self, state: TriggerState, ticket: Ticket, definition: SagaDefinition, now: float) -> bool:
+        """Whether a held event still starts its run: by the current revision, and by the cooldown of its key."""
+        if definition.revision != ticket.revision and not await self._decide_again(state, ticket, definition, now):
+            return False
+        if (cooldown_s := state.compiled.cooldown_s) is not None:
+            key = ticket.key or ""
+            cooling = (await self._store.cooling(state.name, [key], at=now)).get(key)
+            if cooling is not None:
+                facts = {"run": cooling.first_run, "opens_in_s": round((cooling.cooling_until or now) - now, 3)}
+                facts |= {} if ticket.key is None else {"key": ticket.key}
+                await self._turn_away(state, ticket, OutcomeKind.FILTERED, COOLING, now, facts, queued=False)
+                return False
+            ticket.cooldown = (key, now + cooldown_s)
+        return True
+
     async def _decide_again(self, state: TriggerState, ticket: Ticket, definition: SagaDefinition, now: float) -> bool:
         """True if the new revision still starts a run from the held event."""
-        assert ticket.event is not None
         if state.removed:
             return True
-        delivery = Delivery(ticket.event, None, True)
-        again = await self._dispatcher.decider.decide(state, [delivery], now, own=ticket.run_id)
+        again = await self._dispatcher.decider.decide_again(state, ticket, now)
         ticket.revision = definition.revision
         if again.starts:
             ticket.context = again.starts[0].context
             return True
-        state.admission.leave(ticket.key)
-        await self._store.withdraw(ticket.run_id)
         if again.letters:
             await self._store.accept(Acceptance(dead=again.letters))
-        kind, reason = OutcomeKind(again.entries[0][0]), again.entries[0][1]
-        state.counters.held -= 1
-        setattr(state.counters, kind, getattr(state.counters, kind) + 1)
-        self._finally(ticket, kind, reason, now)
-        self.release(state)
+        kind, reason, *_, facts = again.entries[0]
+        await self._turn_away(state, ticket, OutcomeKind(kind), reason, now, facts, queued=False)
         return False
 
     def retry_later(self, ticket: Ticket, delay_s: float) -> None:
-        self._dispatcher.tasks.start(self._retry(ticket, delay_s), f"retry of {ticket.run_id}")
+        task = self._dispatcher.tasks.start(self._retry(ticket, delay_s), f"retry of {ticket.run_id}")
+        self._retries[ticket.run_id] = (ticket, task)
 
     async def _retry(self, ticket: Ticket, delay_s: float) -> None:
         await self._clock.sleep(delay_s)
+        del self._retries[ticket.run_id]
         state = self._dispatcher.states[ticket.trigger or ""]
         state.admission.reenter(ticket)
         self.release(state)
 
 
-def entry_of(kind: str, reason: str, ticket: Ticket, now: float) -> Entry:
-    event_id = ticket.event.id if ticket.event is not None else ""
-    return (kind, reason, event_id, ticket.trigger or "", ticket.run_id, ticket.revision, now, None)
+def entries_of(
+    kind: str, reason: str, ticket: Ticket, now: float, facts: Mapping[str, Any] | None = None
+) -> Sequence[Entry]:
+    """One for each event of the run; the last is that of its own event."""
+    trigger, run_id, revision = ticket.trigger or "", ticket.run_id, ticket.revision
+    own = (kind, reason, ticket.event_id, trigger, run_id, revision, now, facts)
+    if not ticket.members:
+        return (own,)
+    return [*((kind, reason, it.event.id, trigger, run_id, revision, now, facts) for it in ticket.members), own]

@@ -7,23 +7,27 @@ called with its settings as keywords and `surroundings=`. No library is imported
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from importlib import import_module
 from typing import Any
 
-from sagaz_lab.abc import Source, Surroundings
+from sagaz_lab.abc import Publisher, Source, Surroundings
 from sagaz_lab.errors import DefinitionError, SagazLabError, SourceNotReady, describe
 from sagaz_lab.model.options import KINDS, third_party_kinds
 from sagaz_lab.model.trigger import SourceSpec
 
-__all__ = ["ADAPTERS", "EXTRAS", "open_source"]
+__all__ = ["ADAPTERS", "EXTRAS", "PUBLISHERS", "open_publisher", "open_source"]
 
 ADAPTERS = {
     "memory": "sagaz_lab.sources.memory:MemorySource",
     "redis": "sagaz_lab.sources.redis:RedisSource",
     "cron": "sagaz_lab.sources.cron:CronSource",
+    "dead_letters": "sagaz_lab.sources.dead_letters:DeadLetterSource",
     "recording": "sagaz_lab.history.recording:RecordingSource",
 }
+
+# Each is called with the settings of the trigger whose runs publish there.
+PUBLISHERS = {"redis": "sagaz_lab.sources.redis_publisher:RedisPublisher"}
 
 # The extra that installs a library, by the library's module.
 EXTRAS = {"redis": "redis", "pandas": "frames", "pyarrow": "frames"}
@@ -47,6 +51,18 @@ def open_source(spec: SourceSpec, surroundings: Surroundings) -> Source:
     if point := third_party_kinds().get(spec.kind):
         return _made(f"source={spec.kind!r}: {point.value}", _load(point.value), given)
     raise SourceNotReady(f"source={spec.kind!r}: no entry point of the group 'sagaz_lab.sources' has this name")
+
+
+def open_publisher(spec: SourceSpec, but_not: Container[str] | None = ()) -> Publisher | None:
+    """The publisher to the broker that these settings name, not yet entered.
+
+    None for a kind that has none, or is in `but_not` (None: any kind): where no real source is read, nothing is
+    published to its broker either. Raises `SourceNotReady` if its library is missing.
+    """
+    if but_not is None or spec.kind in but_not or spec.kind not in PUBLISHERS:
+        return None
+    publisher: Publisher = _load(PUBLISHERS[spec.kind])(spec.settings)
+    return publisher
 
 
 def _load(target: str) -> Callable[..., Any]:

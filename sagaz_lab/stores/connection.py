@@ -12,7 +12,7 @@ from urllib.parse import quote
 from sagaz_lab.errors import StoreTooNew, StoreUnavailable
 from sagaz_lab.stores.statements import schema
 
-VERSION = 1
+VERSION = 2
 """Of the tables; kept as `PRAGMA user_version`."""
 
 APPLICATION = 0x5361676C
@@ -71,7 +71,7 @@ def connect(path: Path) -> sqlite3.Connection:
         _check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        _make_tables(connection, path)
+        _make_tables(connection)
     except sqlite3.Error as error:
         connection.close()
         raise unavailable(path, error) from error
@@ -82,7 +82,16 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, for any thread. Raises `StoreTooNew`, `StoreUnavailable`."""
+    """A connection that only reads, for any thread; the tables are upgraded first. Raises as `connect` does."""
+    connection = _read(path)
+    if 0 < _version(connection) < VERSION:
+        connection.close()
+        connect(path).close()
+        connection = _read(path)
+    return connection
+
+
+def _read(path: Path) -> sqlite3.Connection:
     try:
         uri = f"file:{quote(os.fspath(path), errors='surrogateescape')}?mode=ro"
         connection = sqlite3.connect(
@@ -105,8 +114,13 @@ def _make_file(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    version = _version(connection)
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
     is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     if application != APPLICATION and not is_empty:
@@ -118,22 +132,26 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+def _make_tables(connection: sqlite3.Connection) -> None:
+    if _version(connection) == VERSION:
         return
-    marks = [f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {VERSION}"]
     with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN IMMEDIATE")
-        if cursor.execute("PRAGMA user_version").fetchone()[0] == VERSION:
-            cursor.execute("COMMIT")  # another process was quicker
-            return
         try:
-            for statement in [*_statements(schema("sqlite")), *marks]:
+            # Read again: another process may have been quicker.
+            for statement in _steps_from(_version(connection)):
                 cursor.execute(statement)
             cursor.execute("COMMIT")
         except BaseException:
             cursor.execute("ROLLBACK")
             raise
+
+
+def _steps_from(version: int) -> list[str]:
+    """What makes the tables, or upgrades them from this version."""
+    scripts = [f"upgrade_{old}_to_{old + 1}" for old in range(version, VERSION)] if version else ["sqlite"]
+    marks = [f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {VERSION}"]
+    return [*(statement for script in scripts for statement in _statements(schema(script))), *marks]
 
 
 def _statements(script: str) -> list[str]:

@@ -16,7 +16,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "runs": "run_id saga revision trigger status event_id attempt started_at ended_at error",
         "steps": "run_id action kind status attempt trial started_at duration_s error",
         "outcomes": "event_id trigger outcome reason run_id revision at",
-        "dead_letters": "id event_id trigger cause error attempts revision at run_id state",
+        "dead_letters": "id event_id trigger cause error attempts revision at run_id state redriven",
+        "causes": "cause count first_at last_at error",
+        "publications": "id topic trigger run_id",
         "events": "event_id source key timestamp payload",
         "counts": "trigger outcome reason count",
     }.items()

@@ -67,13 +67,17 @@ def enter(connection: Any, sql: dict[str, str], name: str) -> Owner:
 
 
 def take_over(transactions: Transactions) -> list[tuple[Sequence[Any], list[Sequence[Any]]]]:
-    """Fence off all owners that are gone. Returns the rows of their unfinished runs, each with its records' rows."""
+    """Fence off all owners that are gone, and publish for them.
+
+    Returns the rows of their unfinished runs, each with its records' rows.
+    """
     connection, sql = transactions.connection, transactions.sql
     for epoch, host, pid, pid_started, lapsed in connection.execute(
         sql["lapsed_owners"], (LEASE_S, transactions.epoch)
     ).fetchall():
         if lapsed or is_dead(host, pid, pid_started):
             connection.execute(sql["fence_owner"], (epoch,))
+    connection.execute(sql["take_publications"], (transactions.epoch,))
     runs = connection.execute(sql["live_runs_of_others"]).fetchall()
     connection.executemany(sql["take_run"], [(transactions.epoch, run[0]) for run in runs])
     return [(run, records_of(connection, sql, run[0])) for run in runs]
@@ -98,6 +102,9 @@ def adopt(transactions: Transactions, run_id: str) -> bool:
             return False
         connection.execute(sql["fence_owner"], (owner,))
     connection.execute(sql["adopt_run"], (transactions.epoch, number))
+    if owner != transactions.epoch:
+        # Those of one run go in order, so what it will publish must not overtake what it has.
+        connection.execute(sql["take_publications_of"], (transactions.epoch, owner, run_id))
     return True
 
 

@@ -5,23 +5,40 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import merge
-from itertools import islice
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count, islice
+from typing import Any, ClassVar
 from uuid import uuid4
 
-from sagaz_lab.abc import Acceptance, DeadLetter, Ending, NewRun, Owner, Positions, Refusal, RevisionRow, StoredRun
+from sagaz_lab.abc import (
+    Acceptance,
+    DeadLetter,
+    Ending,
+    HeldEvent,
+    KeptEvent,
+    NewRun,
+    Owner,
+    Positions,
+    Publication,
+    Refusal,
+    RevisionRow,
+    StoredRun,
+)  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
-from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import LIVE, RESTARTABLE, Record, RecordKind, RunStatus
-from sagaz_lab.stores.frames import Rows, columns, steps
+from sagaz_lab.model.run import LIVE, Record, RecordKind, RunStatus
+from sagaz_lab.stores.frames import Rows, columns
+from sagaz_lab.stores.memory_frames import Frames, Letter
+from sagaz_lab.stores.memory_outbox import Outbox
+from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, refusal
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; the oldest go first."""
 
 CLAIMS = 1_000_000
-"""Claims that are kept, about 200 MB; past it the oldest go, a thousand at a time."""
+"""Claims of a trigger that are kept, about 200 MB; past it the oldest go, a thousand at a time."""
+
+COOLDOWNS = 1_000_000
+"""Cooldowns of a trigger that are kept, should so many be running at once; past it the oldest go."""
 
 LETTERS = 10_000
 """Dead letters that are kept."""
@@ -29,60 +46,10 @@ LETTERS = 10_000
 KEPT_EVENTS = 100_000
 """Persisted events that are kept."""
 
-# An enum's member costs a look-up through its class each time, and a set of them a hash in Python.
-_WAITING, _NEEDS_CODE, _RESTARTABLE = RunStatus.WAITING, RunStatus.NEEDS_CODE, tuple(RESTARTABLE)
+_NEEDS_CODE = RunStatus.NEEDS_CODE
 
 # Somebody is still to see to these, so they are kept however many there are.
 _UNSETTLED = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
-
-
-class _Run:
-    __slots__ = ("attempt", "context", "ended_at", "error", "log", "new", "retry_at", "revision", "status")
-
-    def __init__(self, new: NewRun) -> None:
-        self.new = new
-        self.status = new.status
-        self.revision = new.revision
-        self.context = new.context
-        self.attempt = 0 if new.status is _WAITING else 1
-        self.log: list[Record] = []
-        self.retry_at: float | None = None
-        self.ended_at: float | None = None
-        self.error: str | None = None
-
-    @property
-    def run_id(self) -> str:
-        return self.new.run_id
-
-    @property
-    def until(self) -> float | None:
-        return self.new.claim_until
-
-    def records(self) -> list[Record]:
-        new = self.new
-        started = [Record(new.run_id, 1, RecordKind.ACTION_STARTED, name, 1, new.at) for name in new.started]
-        return started + self.log
-
-
-# What a claim remembers of a run that is no longer kept: (run id, status, until). There may be a million of them, so
-# each is a plain tuple of plain values, which the garbage collector passes over.
-_Past = tuple[str, str, float | None]
-
-
-class _Kept(NamedTuple):
-    event: Event
-    trigger: str
-    outcome: str
-    reason: str
-    at: float
-
-
-class _Letter:
-    __slots__ = ("letter", "state")
-
-    def __init__(self, letter: DeadLetter) -> None:
-        self.letter = letter
-        self.state = "open"
 
 
 class _Positions:
@@ -97,21 +64,30 @@ class _Positions:
 
 
 class MemoryStore:
-    """Keeps all in this process, within the bounds above. Reopened, it still has what it had."""
+    """Keeps all in this process, within the bounds above. Reopened, it still has what it had.
+
+    What somebody is still to see to has no bound: runs that have not ended or wait for a person, and held events.
+    """
 
     url = "memory"
     durable: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, MemoryRun] = {}
         self._ended: deque[str] = deque()
-        self._claims: dict[tuple[str | None, str], _Run | _Past] = {}
-        self._letters: dict[str, _Letter] = {}
-        self._kept: deque[_Kept] = deque(maxlen=KEPT_EVENTS)
+        # By trigger, then by claim: so a claim costs no tuple.
+        self._claims: dict[str, dict[str, Holder]] = {}
+        self._cooldowns: dict[str, dict[str, tuple[float, str]]] = {}
+        self._held: dict[str, HeldEvent] = {}
+        self._letters: dict[str, Letter] = {}
+        self._letter_numbers = count(1)
+        self._kept: deque[tuple[float, KeptEvent]] = deque(maxlen=KEPT_EVENTS)
         self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._outbox = Outbox()
         self._revisions: defaultdict[str, dict[int, RevisionRow]] = defaultdict(dict)
         self._positions = _Positions()
-        self._left_behind: list[_Run] = []
+        self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox.by_number)
+        self._left_behind: list[MemoryRun] = []
         self._epoch = 0
 
     async def open(self, owner_name: str) -> Owner:
@@ -126,42 +102,118 @@ class MemoryStore:
 
     # --- intake ---
 
-    async def seen(
-        self, claims: Sequence[tuple[str, str]], *, at: float | None = None
-    ) -> Mapping[tuple[str, str], Refusal]:
+    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
+        holders = self._claims.get(trigger)
+        taken: dict[str, Refusal] = {}
+        if not holders:
+            return taken
         now = time.time() if at is None else at
-        taken = {}
-        for key in claims:
-            holder = self._claims.get(key)
-            if holder is not None and _holds(holder, now):
-                taken[key] = _refusal(holder)
+        holder_of = holders.get
+        for claim in claims:
+            holder = holder_of(claim)
+            if holder is not None and holds(holder, now):
+                taken[claim] = refusal(holder)
         return taken
+
+    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+        found = ((key, self._cooling(trigger, key, at)) for key in keys)
+        return {key: taken for key, taken in found if taken is not None}
+
+    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+        wanted = set(triggers)
+        return [held for held in self._held.values() if held.trigger in wanted]
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
-        runs, claims = self._runs, self._claims
+        runs = self._runs
+        if batch.released:
+            self._release(batch.released)
         for new in batch.runs:
             run_id = new.run_id
             if run_id in runs:
                 refused[run_id] = Refusal(run_id, runs[run_id].status)
                 continue
-            run = _Run(new)
-            if new.claim is not None:
-                key = (new.trigger, new.claim)
-                holder = claims.setdefault(key, run)
-                if holder is not run:
-                    if _holds(holder, new.at):
-                        refused[run_id] = _refusal(holder)
-                        continue
-                    del claims[key]  # so that it counts as the youngest
-                    claims[key] = run
+            run = MemoryRun(new)
+            taken = self._taken_besides(run) if run.members or new.cooldown is not None else None
+            if taken is None and new.claim is not None:
+                taken = self._take(new.trigger or "", new.claim, run, new.at)
+            if taken is not None:
+                refused[run_id] = taken
+                continue
             runs[run_id] = run
-        if len(claims) > CLAIMS:
-            for key in list(islice(claims, 1000)):
-                del claims[key]
-        if batch.dead or batch.filtered or batch.kept:
+            if run.members or new.cooldown is not None:
+                self._take_besides(run)
+        for held in batch.held:
+            if (taken := self._hold(held)) is not None:
+                refused[held.id] = taken
+        if batch.dead or batch.filtered or batch.kept or batch.publications:
             self._note(batch)
         return refused
+
+    def _take(self, trigger: str, claim: str, holder: Holder, at: float) -> Refusal | None:
+        claims = self._claims.get(trigger)
+        if claims is None:
+            claims = self._claims[trigger] = {}
+        known = claims.setdefault(claim, holder)
+        if known is not holder:
+            if holds(known, at):
+                return refusal(known)
+            del claims[claim]  # so that it counts as the youngest
+            claims[claim] = holder
+        elif len(claims) > CLAIMS:
+            for old in list(islice(claims, 1000)):
+                del claims[old]
+        return None
+
+    def _taken_besides(self, run: MemoryRun) -> Refusal | None:
+        """Why the run cannot be accepted, but for its own claim."""
+        new = run.new
+        claims = self._claims.get(new.trigger or "", {})
+        for claim in run.members:
+            holder = claims.get(claim)
+            if holder is not None and holds(holder, new.at):
+                return refusal(holder)
+        return None if new.cooldown is None else self._cooling(new.trigger or "", new.cooldown[0], new.at)
+
+    def _take_besides(self, run: MemoryRun) -> None:
+        new = run.new
+        for claim in run.members:
+            self._take(new.trigger or "", claim, run, new.at)
+        if new.cooldown is not None and new.status is RunStatus.RUNNING:
+            self._cool(new, new.cooldown, new.at)
+
+    def _cooling(self, trigger: str, key: str, at: float) -> Refusal | None:
+        until, run_id = self._cooldowns.get(trigger, {}).get(key, (at, ""))
+        if until <= at:
+            return None
+        run = self._runs.get(run_id)
+        return Refusal(run_id, None if run is None else run.status, cooling_until=until)
+
+    def _cool(self, new: NewRun, cooldown: tuple[str, float], at: float) -> None:
+        cooling = self._cooldowns.setdefault(new.trigger or "", {})
+        key, until = cooldown
+        cooling.pop(key, None)
+        cooling[key] = (until, new.run_id)
+        # Those of a trigger end in the order in which they began, more or less: two for one keeps only what is needed.
+        for oldest in list(islice(cooling, 2)):
+            if cooling[oldest][0] <= at or len(cooling) > COOLDOWNS:
+                del cooling[oldest]
+
+    def _hold(self, held: HeldEvent) -> Refusal | None:
+        if held.id in self._held:
+            return Refusal()
+        if held.claim is not None and (taken := self._take(held.trigger, held.claim, held.id, held.at)) is not None:
+            return taken
+        self._held[held.id] = held
+        return None
+
+    def _release(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            held = self._held.pop(id, None)
+            if held is not None and held.claim is not None:
+                claims = self._claims.get(held.trigger, {})
+                if claims.get(held.claim) == id:
+                    del claims[held.claim]
 
     def _note(self, batch: Acceptance) -> None:
         for letter in batch.dead:
@@ -169,29 +221,33 @@ class MemoryStore:
         self._counts.update(batch.filtered)
         if batch.kept:
             now = time.time()
-            self._kept += [_Kept(*kept, now) for kept in batch.kept]
+            self._kept += [(now, kept) for kept in batch.kept]
+        if batch.publications:
+            self._outbox.add(batch.publications)
 
     def _bury(self, letter: DeadLetter) -> None:
-        self._letters[letter.id] = _Letter(letter)
+        if letter.id not in self._letters:
+            self._letters[letter.id] = Letter(letter, next(self._letter_numbers))
         if len(self._letters) > LETTERS:
             for old in list(islice(self._letters, LETTERS // 100)):
                 del self._letters[old]
 
     async def withdraw(self, run_id: str) -> None:
         run = self._run(run_id)
-        if run.status is _WAITING and run.attempt == 0:
+        if run.status is WAITING and run.attempt == 0:
             del self._runs[run_id]
-            key = (run.new.trigger, run.new.claim or "")
-            if self._claims.get(key) is run:
-                del self._claims[key]
+            self._settle_claims(run, None)
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
+        claims, cooldowns = self._claims.get(trigger, {}), self._cooldowns.get(trigger, {})
         if key is not None:
-            return 0 if self._claims.pop((trigger, key), None) is None else 1
-        freed = [claim for claim in self._claims if claim[0] == trigger]
-        for claim in freed:
-            del self._claims[claim]
-        return len(freed)
+            is_held = isinstance(claims.get(key), str)
+            freed = 0 if is_held or claims.pop(key, None) is None else 1
+            return freed + (cooldowns.pop(key, None) is not None)
+        still_held: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
+        self._claims[trigger] = still_held
+        self._cooldowns.pop(trigger, None)
+        return len(claims) - len(still_held) + len(cooldowns)
 
     # --- the journal ---
 
@@ -199,13 +255,16 @@ class MemoryStore:
         runs = self._runs
         try:
             for record in records:
-                runs[record.run_id].log.append(record)
+                runs[record.run_id].log.append(self._apart(record) if record.publications else record)
         except KeyError as error:
             raise StoreError(f"no run {error.args[0]!r} in this store") from None
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
-                    context: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+                    context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
+                    ) -> None:  # fmt: skip
         run = self._run(run_id)
+        if cooldown is not None:
+            self._cool(run.new, cooldown, at)
         run.status = RunStatus.RUNNING
         run.revision = revision
         run.attempt = attempt
@@ -218,14 +277,17 @@ class MemoryStore:
                   dead: DeadLetter | None = None) -> None:  # fmt: skip
         run = self._run(run_id)
         if ending.records:
-            run.log += ending.records
+            for record in ending.records:
+                run.log.append(self._apart(record) if record.publications else record)
+        if ending.publications:
+            self._outbox.add(ending.publications)
         run.attempt = attempt
         if ending.error is not None:
             run.error = describe(ending.error)
         if dead is not None:
             self._bury(dead)
         if retry_at is not None:
-            run.status = _WAITING
+            run.status = WAITING
             run.retry_at = retry_at
             return
         run.status = ending.status
@@ -243,28 +305,47 @@ class MemoryStore:
         if run is None or run.ended_at is None:
             return
         del self._runs[run_id]
-        new = run.new
-        if new.claim is not None and self._claims.get(key := (new.trigger, new.claim)) is run:
-            if run.status in _RESTARTABLE:
-                del self._claims[key]
-            else:
-                self._claims[key] = (run_id, run.status.value, run.until)
+        self._settle_claims(run, run.past)
 
-    def _run(self, run_id: str) -> _Run:
+    def _settle_claims(self, run: MemoryRun, past: Past | None) -> None:
+        """The run goes; its claims remember what is past, or go with it."""
+        claims = self._claims.get(run.new.trigger or "", {})
+        for claim in (run.new.claim, *run.members):
+            if claim is not None and claims.get(claim) is run:
+                if past is None:
+                    del claims[claim]
+                else:
+                    claims[claim] = past
+
+    def _run(self, run_id: str) -> MemoryRun:
         run = self._runs.get(run_id)
         if run is None:
             raise StoreError(f"no run {run_id!r} in this store")
         return run
 
+    # --- what is to be published ---
+
+    def _apart(self, record: Record) -> Record:
+        """The record without its publications, which are queued."""
+        if record.run_id in self._runs:
+            self._outbox.add(record.publications)
+        return record._replace(publications=())
+
+    async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
+        return self._outbox.oldest(limit)
+
+    async def published(self, numbers: Sequence[int]) -> None:
+        self._outbox.remove(numbers)
+
     # --- resuming ---
 
     async def interrupted(self) -> Sequence[StoredRun]:
         left, self._left_behind = self._left_behind, []
-        return [_stored(run) for run in left if run.ended_at is None]
+        return [run.stored() for run in left if run.ended_at is None]
 
     async def load(self, run_id: str) -> StoredRun | None:
         run = self._runs.get(run_id)
-        return None if run is None else _stored(run)
+        return None if run is None else run.stored()
 
     async def adopt(self, run_id: str) -> bool:
         run = self._runs.get(run_id)
@@ -278,6 +359,10 @@ class MemoryStore:
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         wanted = set(ids)
         return [entry.letter for id, entry in self._letters.items() if id in wanted and entry.state == "open"]
+
+    async def letters_after(self, number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
+        later = ((entry.number, entry.letter) for entry in self._letters.values() if entry.number > number)
+        return list(islice(later, limit))
 
     async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
         entries = [self._letters[id] for id in dict.fromkeys(ids) if id in self._letters]
@@ -302,50 +387,9 @@ class MemoryStore:
 
     # --- frames ---
 
-    def rows(self, frame: str, limit: int | None) -> Rows:
+    def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
         names = columns(frame)
-        return names, list(islice(getattr(self, f"_{frame}_rows")(), limit))
-
-    def _newest_runs(self) -> Iterator[_Run]:
-        return reversed(list(self._runs.values()))
-
-    def _runs_rows(self) -> Iterator[tuple[Any, ...]]:
-        for run in self._newest_runs():
-            new = run.new
-            event_id = new.event.id if new.event else None
-            yield (new.run_id, new.saga, run.revision, new.trigger, str(run.status), event_id, run.attempt, new.at,
-                   run.ended_at, run.error)  # fmt: skip
-
-    def _steps_rows(self) -> Iterator[tuple[Any, ...]]:
-        for run in self._newest_runs():
-            yield from steps(run.records())
-
-    def _outcomes_rows(self) -> Iterable[tuple[Any, ...]]:
-        started = ((run.new.event.id, run.new.trigger, "held" if run.attempt == 0 else "started", "", run.new.run_id,
-                    run.revision, run.new.at) for run in self._newest_runs() if run.new.event)  # fmt: skip
-        letters = [entry.letter for entry in reversed(list(self._letters.values())) if entry.letter.run_id is None]
-        dead = ((it.event.id, it.trigger, "dead", it.error, None, it.revision, it.at) for it in letters)
-        kept = ((it.event.id, it.trigger, it.outcome, it.reason, None, None, it.at) for it in reversed(list(self._kept))
-                if it.outcome not in ("started", "dead"))  # fmt: skip
-        return merge(started, dead, kept, key=lambda row: row[-1], reverse=True)
-
-    def _dead_letters_rows(self) -> Iterator[tuple[Any, ...]]:
-        for entry in reversed(list(self._letters.values())):
-            it = entry.letter
-            yield (it.id, it.event.id, it.trigger, it.cause, it.error, it.attempts, it.revision, it.at, it.run_id,
-                   entry.state)  # fmt: skip
-
-    def _events_rows(self) -> Iterator[tuple[Any, ...]]:
-        started = ((run.new.at, run.new.event) for run in self._newest_runs() if run.new.event)
-        kept = ((it.at, it.event) for it in reversed(list(self._kept)))
-        shown = set()
-        for _, event in merge(started, kept, key=lambda pair: pair[0], reverse=True):
-            if (identity := (event.source, event.id)) not in shown:
-                shown.add(identity)
-                yield event.id, event.source, event.key, event.timestamp, event.payload
-
-    def _counts_rows(self) -> Iterator[tuple[Any, ...]]:
-        return ((*names, count) for names, count in self._counts.most_common())
+        return names, list(islice(self._frames.rows(frame, before), limit))
 
 
 def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retention_days: float) -> MemoryStore:
@@ -353,22 +397,3 @@ def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retentio
     if address not in ("memory", "memory:", "memory://"):
         raise StoreError(f"store {address!r}: a memory store has no path; write 'memory'")
     return MemoryStore()
-
-
-def _holds(holder: _Run | _Past, at: float) -> bool:
-    if isinstance(holder, tuple):
-        return holder[2] is None or holder[2] > at  # a restartable one is forgotten with its run
-    until = holder.new.claim_until
-    return (until is None or until > at) and holder.status not in _RESTARTABLE
-
-
-def _refusal(holder: _Run | _Past) -> Refusal:
-    if isinstance(holder, tuple):
-        return Refusal(holder[0], RunStatus(holder[1]))
-    return Refusal(holder.new.run_id, holder.status)
-
-
-def _stored(run: _Run) -> StoredRun:
-    new = run.new
-    return StoredRun(new.run_id, new.saga, run.revision, new.trigger, new.event, run.context, run.status, run.attempt,
-                     new.at, run.retry_at, run.records())  # fmt: skip

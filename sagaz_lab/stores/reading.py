@@ -18,12 +18,11 @@ from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
 from sagaz_lab.stores.encoding import decode_event
 from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.statements import statements
+from sagaz_lab.stores.translation import text
 
-_FRAMES = {"runs": "runs_frame", "dead_letters": "dead_letters_frame", "counts": "counts_frame"}
 
-
-def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None) -> Rows:
-    """The rows of a frame, newest first; none if there is no file yet."""
+def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, before: str | None = None) -> Rows:
+    """The rows of a frame, newest first; none if there is no file yet. `before` is for dead letters."""
     names = columns(frame)
     if not path.exists():
         return names, []
@@ -35,7 +34,10 @@ def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None) 
                 return names, list(islice(_outcomes(connection, limit), limit))
             if frame == "steps":
                 return names, list(islice(_steps(connection), limit))
-            return names, _select(connection, _FRAMES[frame], limit).fetchall()
+            if frame == "dead_letters" and before is not None:
+                values = (text(before), -1 if limit is None else limit)
+                return names, connection.execute(statements(NOW)["dead_letters_before"], values).fetchall()
+            return names, _select(connection, f"{frame}_frame", limit).fetchall()
     except sqlite3.Error as error:
         raise unavailable(path, error) from error
 
@@ -71,8 +73,8 @@ def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
 def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:
     parts = (connection.execute(statements(NOW)[name]) for name in ("events_of_runs", "events_kept"))
     shown = set()
-    for _, text in merge(*parts, key=lambda row: row[0], reverse=True):
-        event = decode_event(text, artifacts, load=False)
+    for _, encoded in merge(*parts, key=lambda row: row[0], reverse=True):
+        event = decode_event(encoded, artifacts, load=False)
         if event is not None and (event.source, event.id) not in shown:
             shown.add((event.source, event.id))
             yield event.id, event.source, event.key, event.timestamp, event.payload

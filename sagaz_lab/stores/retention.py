@@ -12,14 +12,35 @@ AT_ONCE = 500
 _OWNERS_S = 86400.0
 
 
-def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> None:
-    """Drop ended runs with all that is theirs, kept events and settled letters older than this.
+_MEMBERS_AT_ONCE = 10_000
+"""Claims of members past which one heartbeat drops no more runs."""
 
-    Runs that wait for a person (held, partially committed, failed compensations) stay.
+
+def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> None:
+    """Drop ended runs with all that is theirs and settled letters older than this, and kept events past their time.
+
+    Runs that wait for a person (held, partially committed, failed compensations) stay, as do held events.
 
     Files go first: what a crash leaves is then found again by the rows that name it.
     """
     connection, sql = transactions.connection, transactions.sql
+    _drop_runs(transactions, artifacts, retention_s)
+    for name in ("expired_orphans", "expired_cooldowns"):
+        connection.execute(sql[name], (AT_ONCE,))
+    for name, values in (
+        ("expired_events", (AT_ONCE,)),
+        ("expired_letters", (retention_s, AT_ONCE)),
+        ("drop_folders", (AT_ONCE,)),
+    ):
+        for (folder,) in connection.execute(sql[name], values).fetchall():
+            if folder is not None:
+                artifacts.remove(folder)
+    connection.execute(sql["forget_owners"], (_OWNERS_S,))
+
+
+def _drop_runs(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> None:
+    connection, sql = transactions.connection, transactions.sql
+    members = 0
     for number, run_id, trigger, claim, status in connection.execute(
         sql["expired_runs"], (retention_s, AT_ONCE)
     ).fetchall():
@@ -27,14 +48,23 @@ def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: 
         first = number * RECORDS_PER_RUN
         connection.execute(sql["delete_records"], (first, first + RECORDS_PER_RUN))
         connection.execute(sql["delete_run"], (number,))
+        outlives = status not in RESTARTABLE
         if claim is not None:
             key = (trigger or "", claim, run_id)
-            outlives = status not in RESTARTABLE and connection.execute(sql["orphan_claim"], key).rowcount
-            if not outlives:
+            if not (outlives and connection.execute(sql["orphan_claim"], key).rowcount):
                 connection.execute(sql["delete_claim_of"], key)
-    connection.execute(sql["expired_orphans"], (AT_ONCE,))
-    for name in ("expired_events", "expired_letters"):
-        for (folder,) in connection.execute(sql[name], (retention_s, AT_ONCE)).fetchall():
-            if folder is not None:
-                artifacts.remove(folder)
-    connection.execute(sql["forget_owners"], (_OWNERS_S,))
+        members += free_members(transactions, number, trigger or "", run_id, outlive=outlives)
+        if members > _MEMBERS_AT_ONCE:
+            break
+
+
+def free_members(transactions: Transactions, number: int, trigger: str, run_id: str, *, outlive: bool) -> int:
+    """Free the claims of a run's members; those that `outlive` the run stay until their time. Returns how many."""
+    connection, sql = transactions.connection, transactions.sql
+    count: int = connection.execute(sql["count_members"], (number,)).fetchone()[0]
+    if count:
+        if outlive:
+            connection.execute(sql["orphan_members"], (trigger, number, run_id))
+        connection.execute(sql["free_members"], (trigger, number, run_id))
+        connection.execute(sql["delete_members"], (number,))
+    return count

@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection, Error
 from typing import Any, ClassVar, TypeVar
-from uuid import uuid4
 
-from sagaz_lab.abc import Acceptance, DeadLetter, Ending, Owner, Positions, Refusal, RevisionRow, StoredRun
+from sagaz_lab.abc import (
+    Acceptance,
+    DeadLetter,
+    Ending,
+    HeldEvent,
+    Owner,
+    Positions,
+    Publication,
+    Refusal,
+    RevisionRow,
+    StoredRun,
+)  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
 from sagaz_lab.model.run import Record
 from sagaz_lab.stores import leases
 from sagaz_lab.stores.artifacts import Artifacts
+from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import NOW, connect, connect_to_read, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
+from sagaz_lab.stores.intake import Rest
 from sagaz_lab.stores.reading import read_frame, read_revisions
-from sagaz_lab.stores.retention import drop_expired
+from sagaz_lab.stores.retention import drop_expired, free_members
 from sagaz_lab.stores.statements import statements
-from sagaz_lab.stores.transactions import Transactions, Write, holding
+from sagaz_lab.stores.transactions import Transactions, Write, cooled
 from sagaz_lab.stores.translation import (
-    kept_row,
+    held_from,
     letter_from,
     letter_row,
+    publication_rows,
+    publications_of,
     record_rows,
     run_row,
     started_rows,
@@ -88,23 +104,37 @@ class SqliteStore:
 
     # --- intake ---
 
-    async def seen(
-        self, claims: Sequence[tuple[str, str]], *, at: float | None = None
-    ) -> Mapping[tuple[str, str], Refusal]:
-        def look(connection: Connection) -> dict[tuple[str, str], Refusal]:
+    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
+        def look(connection: Connection) -> dict[str, Refusal]:
             now = connection.execute(f"SELECT {NOW}").fetchone()[0] if at is None else at
             taken = {}
-            for trigger, claim in claims:
-                row = connection.execute(self._sql["holder"], (trigger or "", text(claim))).fetchone()
+            for claim in claims:
+                row = connection.execute(self._sql["holder"], (trigger, text(claim))).fetchone()
                 refusal = None if row is None else holding(row, now)
                 if refusal is not None:
-                    taken[trigger, claim] = refusal
+                    taken[claim] = refusal
             return taken
 
         return await self._read(look)
 
+    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+        def look(connection: Connection) -> dict[str, Refusal]:
+            values = ((key, (trigger, text(key), at)) for key in keys)
+            rows = ((key, connection.execute(self._sql["cooling"], found).fetchone()) for key, found in values)
+            return {key: cooled(row) for key, row in rows if row is not None}
+
+        return await self._read(look)
+
+    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+        def look(connection: Connection) -> list[HeldEvent]:
+            rows = connection.execute(self._sql["held_events"], (json.dumps(list(triggers)),)).fetchall()
+            return [held_from(row, self._artifacts) for row in rows]
+
+        return await self._read(look)
+
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
-        rows, refused = [], {}
+        refused: dict[str, Refusal] = {}
+        rows = []
         epoch = self._opened().owner.epoch
         for new in batch.runs:
             try:
@@ -114,27 +144,16 @@ class SqliteStore:
                     rows.append(await self._with_files(run_row, new, epoch, self._artifacts))
             except UnstorableValue as error:
                 refused[new.run_id] = Refusal(error=error)
-        notes = await self._notes(batch) if batch.dead or batch.filtered or batch.kept else None
-        if rows or notes:
-            refused.update(await self._put(Write(runs=rows, call=notes)) or {})
+        write = Write(runs=rows)
+        rest = None
+        if batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications:
+            rest = Rest(batch, self._artifacts, self._with_files)
+            refused.update(await rest.join(write))
+        if rows or rest is not None:
+            refused.update(await self._put(write) or {})
+        if rest is not None:
+            await rest.clean_up(refused)
         return refused
-
-    async def _notes(self, batch: Acceptance) -> Callable[[Transactions], None]:
-        def rows(artifacts: Artifacts | None) -> tuple[list[Any], list[Any]]:
-            letters = [letter_row(letter, artifacts) for letter in batch.dead]
-            return letters, [kept_row(kept, artifacts, f"event-{uuid4().hex}") for kept in batch.kept]
-
-        try:
-            letters, kept = rows(None)
-        except NeedsFiles:
-            letters, kept = await self._with_files(rows, self._artifacts)
-        counts = [(*map(text, names), count) for names, count in batch.filtered.items()]
-
-        def note(it: Transactions) -> None:
-            for name, values in (("insert_letter", letters), ("insert_kept", kept), ("add_count", counts)):
-                it.connection.executemany(it.sql[name], values)
-
-        return note
 
     async def withdraw(self, run_id: str) -> None:
         def remove(it: Transactions) -> None:
@@ -143,27 +162,41 @@ class SqliteStore:
                 number, trigger, claim = row
                 it.connection.execute(it.sql["delete_run"], (number,))
                 it.connection.execute(it.sql["delete_claim_of"], (trigger or "", claim, run_id))
+                free_members(it, number, trigger or "", run_id, outlive=False)
                 it.forget_run(run_id)
 
         await self._call(remove)
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
-        name, values = ("forget_claims", (trigger,)) if key is None else ("forget_claim", (trigger, text(key)))
-        freed: int = await self._call(lambda it: it.connection.execute(it.sql[name], values).rowcount)
+        names = ("forget_claims", "forget_cooldowns") if key is None else ("forget_claim", "forget_cooldown")
+        values = (trigger,) if key is None else (trigger, text(key))
+
+        def free(it: Transactions) -> int:
+            return sum(it.connection.execute(it.sql[name], values).rowcount for name in names)
+
+        freed: int = await self._call(free)
         return freed
 
     # --- the journal ---
 
     async def append(self, records: Sequence[Record]) -> None:
         if records:
-            await self._journal(records[0].run_id, lambda files: Write(records=record_rows(records, files)))
+            found = publications_of(records)
+            await self._journal(
+                records[0].run_id, lambda files: Write(records=record_rows(records, files), publications=found)
+            )
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
-                    context: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+                    context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
+                    ) -> None:  # fmt: skip
         def make(files: Artifacts | None) -> Write:
             encoded = None if context is None else encode(context, f"run {run_id}", "context", files, run_id)
             rows = [(run_id, started_rows(started, attempt, at))]
-            return Write(run_id, records=rows, begin=(revision, attempt, encoded))
+            write = Write(run_id, records=rows, begin=(revision, attempt, encoded))
+            if cooldown is not None:
+                values = (text(cooldown[0]), cooldown[1], run_id)
+                write.call = lambda it: it.connection.execute(it.sql["begin_cooldown"], values).rowcount
+            return write
 
         await self._journal(run_id, make)
 
@@ -173,8 +206,10 @@ class SqliteStore:
         ended_at = None if status in ("waiting", "needs_code") else at
         error = None if ending.error is None else text(describe(ending.error))
 
+        found = [*publications_of(ending.records), *publication_rows(ending.publications)]
+
         def make(files: Artifacts | None) -> Write:
-            write = Write(run_id, records=record_rows(ending.records, files),
+            write = Write(run_id, records=record_rows(ending.records, files), publications=found,
                           end=(status, attempt, ended_at, retry_at, error))  # fmt: skip
             if dead is not None:
                 letter = letter_row(dead, files)
@@ -217,9 +252,16 @@ class SqliteStore:
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         def look(connection: Connection) -> list[DeadLetter]:
-            rows = ((id, connection.execute(self._sql["open_letter"], (id,)).fetchone()) for id in dict.fromkeys(ids))
-            found = sorted((row[0], id, row[1:]) for id, row in rows if row is not None)
-            return [letter_from(id, row, self._artifacts) for _, id, row in found]
+            rows = (connection.execute(self._sql["open_letter"], (id,)).fetchone() for id in dict.fromkeys(ids))
+            found = sorted((row for row in rows if row is not None), key=itemgetter(0))
+            return [letter_from(row, self._artifacts)[1] for row in found]
+
+        return await self._read(look)
+
+    async def letters_after(self, number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
+        def look(connection: Connection) -> list[tuple[int, DeadLetter]]:
+            rows = connection.execute(self._sql["letters_after"], (number, limit)).fetchall()
+            return [letter_from(row, self._artifacts) for row in rows]
 
         return await self._read(look)
 
@@ -227,6 +269,17 @@ class SqliteStore:
         values = [(state, text(reason), id) for id in ids]
         settled: int = await self._call(lambda it: it.connection.executemany(it.sql["settle_letter"], values).rowcount)
         return settled
+
+    # --- what is to be published ---
+
+    async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
+        epoch = self._opened().owner.epoch
+        rows = await self._read(lambda it: it.execute(self._sql["publications"], (epoch, limit)).fetchall())
+        return [(number, Publication(*facts)) for number, *facts in rows]
+
+    async def published(self, numbers: Sequence[int]) -> None:
+        values = [(number,) for number in numbers]
+        await self._call(lambda it: it.connection.executemany(it.sql["published"], values).rowcount)
 
     # --- names ---
 
@@ -243,8 +296,8 @@ class SqliteStore:
     def revisions(self, saga: str) -> Sequence[RevisionRow]:
         return read_revisions(self.path, saga)
 
-    def rows(self, frame: str, limit: int | None) -> Rows:
-        return read_frame(self.path, self._artifacts, frame, limit)
+    def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
+        return read_frame(self.path, self._artifacts, frame, limit, before)
 
     # --- threads ---
 

@@ -12,9 +12,9 @@ _ROW = re.compile(r"\([?, ]+\)$")
 
 
 @cache
-def schema(dialect: str) -> str:
-    """The tables, as one script."""
-    return (_SCHEMA / f"{dialect}.sql").read_text(encoding="utf-8")
+def schema(name: str) -> str:
+    """The tables of a dialect, or their upgrade, as one script."""
+    return (_SCHEMA / f"{name}.sql").read_text(encoding="utf-8")
 
 
 @cache

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Refusal
 from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavailable, describe
-from sagaz_lab.model.run import RESTARTABLE, RunStatus
+from sagaz_lab.model.run import RunStatus
+from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import is_hopeless, unavailable
 from sagaz_lab.stores.statements import with_rows
 
@@ -31,34 +32,56 @@ RecordsOf = tuple[str, Sequence[RecordRow]]
 
 
 class RunRow(NamedTuple):
-    """A run to insert: the values of its row but for the number, and the records that go with it."""
+    """A run to insert: the values of its row but for the number, and the records that go with it.
+
+    `claims` are its own and its members', all to be taken until `until`; `kind` is the claims'.
+    """
 
     run_id: str
     trigger: str
-    claim: str | None
+    claims: Sequence[str]
+    members: Sequence[str]
     until: float | None
+    kind: str
+    cooldown: tuple[str, float] | None
+    waits: bool
     at: float
     values: tuple[Any, ...]
     records: Sequence[RecordRow]
 
+    def claim_rows(self) -> list[tuple[Any, ...]]:
+        return [(self.trigger, claim, self.run_id, self.until, self.kind) for claim in self.claims]
+
+
+class _Cooling(Exception):
+    """A run of the group must be refused."""
+
 
 class Write:
-    """What one call changes: inserts `runs`, adds `records`, then begins or ends the run `run_id`, then `call`s.
+    """What one call changes.
 
-    `begin` and `end` are the values of their statements but for the run's number. `future` and `loop` are the
-    caller's; `result` or `error` is set when it has been settled.
+    It calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications` and calls
+    `call`. `begin` and `end` are the values of their statements but for the run's number. `future` and `loop` are the
+    caller's; `result` or `error` is set when it has been settled. The result is that of `call`; of a write with runs
+    it has the refused ones too.
     """
 
-    __slots__ = ("begin", "call", "end", "error", "future", "loop", "records", "result", "run_id", "runs")
+    __slots__ = (
+        "begin", "call", "end", "error", "first", "future", "loop", "publications", "records", "result", "run_id",
+        "runs",
+    )  # fmt: skip
 
     def __init__(self, run_id: str = "", *, runs: Sequence[RunRow] = (), records: Sequence[RecordsOf] = (),
                  begin: tuple[Any, ...] | None = None, end: tuple[Any, ...] | None = None,
+                 publications: Sequence[tuple[Any, ...]] = (), first: Callable[[Transactions], Any] | None = None,
                  call: Callable[[Transactions], Any] | None = None) -> None:  # fmt: skip
         self.run_id = run_id
         self.runs = runs
         self.records = records
         self.begin = begin
         self.end = end
+        self.publications = publications
+        self.first = first
         self.call = call
         self.future: Any = None
         self.loop: Any = None
@@ -140,29 +163,37 @@ class Transactions:
     def _write_together(self, writes: Sequence[Write]) -> None:
         group = _Group()
         for write in writes:
-            if write.call is not None or write.run_id in group.changed:
+            apart = write.call is not None or write.first is not None
+            if apart or write.run_id in group.changed:
                 self._flush(group)
                 group = _Group()
+            if write.first is not None:
+                write.first(self)
             self._add(write, group)
-            if write.call is not None:
+            if apart:
                 self._flush(group)
                 group = _Group()
+            if write.call is not None:
                 write.result = write.call(self)
-            if write.runs:
-                write.result = {}
         self._flush(group)
 
     def _add(self, write: Write, group: _Group) -> None:
         for run in write.runs:
             self._add_run(run, group)
-            if run.claim is not None:
-                group.claims += (run.trigger, run.claim, run.run_id, run.until)
+            for row in run.claim_rows() if run.claims else ():
+                group.claims += row
         self._add_changes(write, group)
 
     def _add_run(self, run: RunRow, group: _Group) -> None:
         self._newest_run += 1
         group.runs.append(self._newest_run)
         group.runs += run.values
+        if run.kind == "live":
+            group.freed += [(run.trigger, claim) for claim in run.claims]
+        for claim in run.members:
+            group.members += (self._newest_run, claim)
+        if run.cooldown is not None:
+            group.cooldowns.append(run)
         self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
         self._add_records(run.run_id, run.records, group.records)
 
@@ -175,6 +206,9 @@ class Transactions:
         if write.end is not None:
             group.changed.add(write.run_id)
             group.ends.append((*write.end, self.run_number(write.run_id)))
+        for publication in write.publications:
+            group.publications += publication
+            group.publications.append(self.epoch)
 
     def _add_records(self, run_id: str, rows: Sequence[RecordRow], values: list[Any]) -> None:
         key = first = self._next_record.get(run_id) or self._find_next_record(run_id)
@@ -187,15 +221,31 @@ class Transactions:
         self._next_record[run_id] = key
 
     def _flush(self, group: _Group) -> None:
-        self._insert("insert_claims", 4, group.claims)
+        if group.freed:
+            self.connection.executemany(self.sql["free_ended_claim"], group.freed)
+        self._insert("insert_claims", 5, group.claims)
         self._insert("insert_runs", 13, group.runs)
+        self._insert("insert_members", 2, group.members)
         self._insert("insert_records", 10, group.records)
         if group.begins:
             self.connection.executemany(self.sql["begin_run"], group.begins)
         if group.ends:
             self.connection.executemany(self.sql["end_run"], group.ends)
+        self._insert("insert_publications", 6, group.publications)
+        for run in group.cooldowns:
+            self._cool(run)
+
+    def _cool(self, run: RunRow) -> None:
+        """Take the run's cooldown, if it starts at once. Raises `_Cooling` if another has it."""
+        if self._cooling(run) is not None:
+            raise _Cooling
+        if run.cooldown is not None and not run.waits:
+            key, until = run.cooldown
+            self.connection.execute(self.sql["take_cooldown"], (run.trigger, key, run.run_id, until))
 
     def _insert(self, name: str, width: int, values: list[Any]) -> None:
+        if not values:
+            return
         # Many rows a statement, because between statements another thread may take the interpreter.
         done, sql = 0, self.sql[name]
         for rows in _ROWS:
@@ -241,6 +291,8 @@ class Transactions:
 
     def _write_exactly(self, write: Write) -> None:
         refused = {}
+        if write.first is not None:
+            write.first(self)
         for run in write.runs:
             refusal = self._refusal(run)
             if refusal is not None:
@@ -249,44 +301,57 @@ class Transactions:
             group = _Group()
             self._add_run(run, group)
             self._flush(group)
-            if run.claim is not None:
-                self.connection.execute(self.sql["retake_claim"], (run.trigger, run.claim, run.run_id, run.until))
-        write.result = refused if write.runs else None
+            self.connection.executemany(self.sql["retake_claim"], run.claim_rows())
         group = _Group()
         self._add_changes(write, group)
         self._flush(group)
-        if write.call is not None:
-            result = write.call(self)
-            write.result = refused if write.runs else result
+        result = None if write.call is None else write.call(self)
+        write.result = {**refused, **(result or {})} if write.runs else result
 
     def _refusal(self, run: RunRow) -> Refusal | None:
         known = self.connection.execute(self.sql["find_run"], (run.run_id,)).fetchone()
         if known is not None:
             return Refusal(run.run_id, RunStatus(known[1]))
-        if run.claim is None:
+        for claim in run.claims:
+            taken = self.holder(run.trigger, claim, run.at)
+            if taken is not None:
+                return taken
+        return self._cooling(run)
+
+    def holder(self, trigger: str, claim: str, at: float) -> Refusal | None:
+        """What another who wants the claim is told; None if it is free."""
+        row = self.connection.execute(self.sql["holder"], (trigger, claim)).fetchone()
+        return None if row is None else holding(row, at)
+
+    def _cooling(self, run: RunRow) -> Refusal | None:
+        if run.cooldown is None:
             return None
-        row = self.connection.execute(self.sql["holder"], (run.trigger, run.claim)).fetchone()
-        return None if row is None else holding(row, run.at)
+        row = self.connection.execute(self.sql["cooling"], (run.trigger, run.cooldown[0], run.at)).fetchone()
+        return None if row is None or row[0] == run.run_id else cooled(row)
 
 
-def holding(holder: tuple[Any, ...], at: float) -> Refusal | None:
-    """What a claim's row says to another run: taken, or (None) free. A run that is no longer kept had completed."""
-    run_id, status, until = holder
-    if until is not None and until <= at:
-        return None
-    first = RunStatus(status or RunStatus.COMPLETED)
-    return None if first in RESTARTABLE else Refusal(run_id, first)
+def cooled(row: Sequence[Any]) -> Refusal:
+    """What the row of a cooldown says to another run."""
+    run_id, status, until = row
+    return Refusal(run_id, None if status is None else RunStatus(status), cooling_until=until)
 
 
 class _Group:
     """What is to be written together; of inserts the rows' values, one row after the other."""
 
-    __slots__ = ("begins", "changed", "claims", "ends", "records", "runs")
+    __slots__ = (
+        "begins", "changed", "claims", "cooldowns", "ends", "freed", "members", "publications", "records", "runs",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        # Claims that are free if the run that has them has ended.
+        self.freed: list[tuple[str, str]] = []
         self.claims: list[Any] = []
         self.runs: list[Any] = []
+        self.members: list[Any] = []
         self.records: list[Any] = []
+        self.publications: list[Any] = []
+        self.cooldowns: list[RunRow] = []
         self.begins: list[tuple[Any, ...]] = []
         self.ends: list[tuple[Any, ...]] = []
         # Runs whose row this group changes: a second change of one needs a new group.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sagaz_lab.abc import DeadLetter, NewRun, StoredRun
+from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores.artifacts import Artifacts
@@ -18,6 +18,7 @@ from sagaz_lab.stores.encoding import (
     encode_plain,
     event_facts,
 )
+from sagaz_lab.stores.held import HeldRow
 from sagaz_lab.stores.transactions import RecordRow, RecordsOf, RunRow
 
 _KINDS = {str(kind): kind for kind in RecordKind}
@@ -60,7 +61,17 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
         context,
         at,
     )
-    return RunRow(run_id, new.trigger or "", claim, new.claim_until, at, values, started_rows(new.started, 1, at))
+    members = _members(new, claim) if new.members else []
+    claims = members if claim is None else [claim, *members]
+    cooldown = None if new.cooldown is None else (text(new.cooldown[0]) or "", new.cooldown[1])
+    return RunRow(run_id, new.trigger or "", claims, members, new.claim_until, "live" if new.claim_ends else "key",
+                  cooldown, attempt == 0, at, values, started_rows(new.started, 1, at))  # fmt: skip
+
+
+def _members(new: NewRun, own: str | None) -> list[str]:
+    """The claims of a run's members, each once and but for its own."""
+    claims = dict.fromkeys(text(member.claim) for member in new.members)
+    return [claim for claim in claims if claim is not None and claim != own]
 
 
 def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[RecordsOf]:
@@ -89,22 +100,51 @@ def letter_row(letter: DeadLetter, artifacts: Artifacts | None) -> tuple[Any, ..
     """Raises `NeedsFiles`."""
     event = encode_event_or_text(letter.event, artifacts, letter.id)
     return (letter.id, text(letter.event.id), event, letter.trigger, letter.saga, text(letter.cause),
-            text(letter.error), text(letter.traceback), letter.attempts, letter.revision, letter.at,
-            letter.run_id)  # fmt: skip
+            text(letter.error), text(letter.traceback), letter.attempts, letter.revision, letter.at, letter.run_id,
+            letter.redriven)  # fmt: skip
 
 
-def letter_from(id: str, row: Sequence[Any], artifacts: Artifacts) -> DeadLetter:
-    encoded, trigger, saga, cause, error, traceback, attempts, revision, at, run_id = row
+def letter_from(row: Sequence[Any], artifacts: Artifacts) -> tuple[int, DeadLetter]:
+    """The letter with its number."""
+    number, id, encoded, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven = row
     event = decode_event(encoded, artifacts) or Event()
-    return DeadLetter(id=id, event=event, trigger=trigger, saga=saga, cause=cause, error=error, traceback=traceback,
-                      attempts=attempts, revision=revision, at=at, run_id=run_id)  # fmt: skip
+    letter = DeadLetter(id=id, event=event, trigger=trigger, saga=saga, cause=cause, error=error, traceback=traceback,
+                        attempts=attempts, revision=revision, at=at, run_id=run_id, redriven=redriven)  # fmt: skip
+    return number, letter
 
 
-def kept_row(kept: tuple[Event, str, str, str], artifacts: Artifacts | None, folder: str) -> tuple[Any, ...]:
+def kept_row(kept: KeptEvent, artifacts: Artifacts | None, folder: str) -> tuple[Any, ...]:
     """Raises `NeedsFiles`."""
-    event, trigger, outcome, reason = kept
+    event, trigger, outcome, reason, run_id, until = kept
     encoded = encode_event_or_text(event, artifacts, folder)
-    return text(event.id), encoded, trigger, str(outcome), text(reason), folder if artifacts else None
+    return (text(event.id), encoded, trigger, str(outcome), text(reason), run_id, until,
+            folder if artifacts else None)  # fmt: skip
+
+
+def held_row(held: HeldEvent, artifacts: Artifacts | None, folder: str) -> HeldRow:
+    """Raises `NeedsFiles`, `UnstorableValue`."""
+    id, trigger, key, part, event, claim, at = held
+    encoded = encode_event(event, f"event {event.id}", artifacts, folder)
+    return HeldRow(id, trigger, text(key), part, text(claim), encoded, at, folder if artifacts else None)
+
+
+def held_from(row: Sequence[Any], artifacts: Artifacts) -> HeldEvent:
+    id, trigger, key, part, claim, encoded, at = row
+    return HeldEvent(id, trigger, key, part, decode_event(encoded, artifacts) or Event(), claim, at)
+
+
+def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...]]:
+    """The rows of what is to be published, but for the owner."""
+    return [(id, text(topic), payload, trigger, run_id) for id, topic, payload, trigger, run_id in publications]
+
+
+def publications_of(records: Iterable[Record]) -> Sequence[tuple[Any, ...]]:
+    """The rows of what the records have to publish."""
+    found: list[Publication] = []
+    for record in records:
+        if record.publications:
+            found += record.publications
+    return publication_rows(found) if found else ()
 
 
 def stored_run(row: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:

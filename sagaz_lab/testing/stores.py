@@ -9,59 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 
-from sagaz_lab.abc import Acceptance, DeadLetter, Ending, Event, NewRun, Refusal, RevisionRow, Store, StoredRun
+from sagaz_lab.abc import Acceptance, Ending, Refusal, RevisionRow, Store
 from sagaz_lab.errors import StoreUnavailable, TriggersOwned, UnstorableValue
-from sagaz_lab.model.run import Record, RecordKind, RunStatus
+from sagaz_lab.model.run import RecordKind, RunStatus
+from sagaz_lab.testing.store_intake import IntakeSuite
+from sagaz_lab.testing.store_outbox import OutboxSuite
+from sagaz_lab.testing.store_values import (
+    AT,
+    NOTHING,
+    MakeStore,
+    dead_letter,
+    finished,
+    frame,
+    kept_event,
+    loaded,
+    new_run,
+    record,
+    take,
+)  # fmt: skip
 
-MakeStore = Callable[[], Store]
-AT = 1_700_000_000.0
-NOTHING: Mapping[str, Refusal] = {}
-
-
-def new_run(run_id: str, **fields: Any) -> NewRun:
-    """A run of the saga `orders` that starts now with its action `reserve`."""
-    event = Event({"n": 1}, id=f"event-{run_id}", source="memory")
-    values = {"saga": "orders", "revision": 1, "trigger": "orders.on_order", "event": event, "context": {"n": 1},
-              "at": AT, "started": ("reserve",)}  # fmt: skip
-    return NewRun(run_id=run_id, **{**values, **fields})
-
-
-def record(run_id: str, kind: RecordKind, action: str = "reserve", **fields: Any) -> Record:
-    return Record(run_id, **{"attempt": 1, "kind": kind, "action": action, "trial": 1, "at": AT + 1, **fields})
-
-
-def finished(run_id: str, action: str = "reserve", **fields: Any) -> Record:
-    return record(run_id, RecordKind.ACTION_FINISHED, action, **fields)
+__all__ = ["MakeStore", "StoreSuite"]
 
 
-def dead_letter(id: str, **fields: Any) -> DeadLetter:
-    values = {"event": Event({"n": "x"}, id=f"event-{id}"), "trigger": "orders.on_order", "saga": "orders",
-              "cause": "ValueError", "error": "ValueError: n", "traceback": "Traceback ...", "attempts": 1,
-              "revision": 1, "at": AT}  # fmt: skip
-    return DeadLetter(id=id, **{**values, **fields})
-
-
-async def take(store: Store, *runs: NewRun) -> Mapping[str, Refusal]:
-    return await store.accept(Acceptance(runs=list(runs)))
-
-
-async def loaded(store: Store, run_id: str) -> StoredRun:
-    run = await store.load(run_id)
-    assert run is not None
-    return run
-
-
-def frame(store: Store, name: str, limit: int | None = None) -> list[dict[str, Any]]:
-    columns, rows = store.rows(name, limit)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-class StoreSuite:
+class StoreSuite(IntakeSuite, OutboxSuite):
     """What holds for every store."""
 
     shared = True
@@ -149,63 +123,6 @@ class StoreSuite:
             await store.append([finished("r1", value=1), finished("r1", value={"model": object()})])
         assert len((await loaded(store, "r1")).records) == 1
 
-    # --- claims ---
-
-    async def test_of_two_runs_with_one_claim_the_first_is_taken(self, store: Store) -> None:
-        refused = await take(store, new_run("r1", claim="order-1"), new_run("r2", claim="order-1"))
-        assert refused == {"r2": Refusal("r1", RunStatus.RUNNING)}
-        assert await store.load("r2") is None
-
-    async def test_of_many_who_claim_at_once_one_wins(self, store: Store) -> None:
-        answers = await asyncio.gather(*(take(store, new_run(f"r{n}", claim="order-1")) for n in range(50)))
-        assert sorted(len(answer) for answer in answers) == [0] + [1] * 49
-
-    async def test_a_completed_run_keeps_its_claim(self, store: Store) -> None:
-        await take(store, new_run("r1", claim="order-1"))
-        await store.end("r1", Ending(RunStatus.COMPLETED), attempt=1, at=AT + 1)
-        assert await take(store, new_run("r2", claim="order-1")) == {"r2": Refusal("r1", RunStatus.COMPLETED)}
-
-    @pytest.mark.parametrize("end", [RunStatus.COMPENSATED, RunStatus.CANCELLED, RunStatus.COMPENSATION_FAILED])
-    async def test_a_run_that_ended_badly_frees_its_claim(self, store: Store, end: RunStatus) -> None:
-        await take(store, new_run("r1", claim="order-1"))
-        await store.end("r1", Ending(end), attempt=1, at=AT + 1)
-        assert await store.seen([("orders.on_order", "order-1")]) == {}
-        assert await take(store, new_run("r2", claim="order-1")) == NOTHING
-        assert await take(store, new_run("r3", claim="order-1")) == {"r3": Refusal("r2", RunStatus.RUNNING)}
-
-    async def test_a_claim_past_its_time_is_free(self, store: Store) -> None:
-        key = ("orders.on_order", "order-1")
-        await take(store, new_run("r1", claim="order-1", claim_until=AT + 60))
-        assert await store.seen([key], at=AT + 59) == {key: Refusal("r1", RunStatus.RUNNING)}
-        assert await store.seen([key], at=AT + 60) == {}
-        assert await take(store, new_run("r2", claim="order-1", at=AT + 60)) == NOTHING
-
-    async def test_claims_are_the_triggers_own_and_can_be_any_text(self, store: Store) -> None:
-        claims = ["", "'; DROP TABLE runs", "nul\x00", "half \ud800", "x" * 10_000]
-        runs = [new_run(f"r{n}", claim=claim) for n, claim in enumerate(claims)]
-        assert await take(store, *runs) == NOTHING
-        assert len(await store.seen([("orders.on_order", claim) for claim in claims])) == len(claims)
-        assert await store.seen([("orders.other", claim) for claim in claims]) == {}
-
-    async def test_a_forgotten_claim_can_be_taken_again(self, store: Store) -> None:
-        await take(store, *(new_run(f"r{n}", claim=f"order-{n}") for n in range(3)))
-        assert await store.forget("orders.on_order", "order-0") == 1
-        assert await store.forget("orders.on_order") == 2
-        assert await store.forget("orders.on_order", "order-0") == 0
-        assert await take(store, new_run("again", claim="order-0")) == NOTHING
-
-    async def test_a_withdrawn_run_leaves_nothing_but_one_that_has_begun_stays(self, store: Store) -> None:
-        waiting = {"status": RunStatus.WAITING, "started": ()}
-        await take(store, new_run("r1", claim="a", **waiting), new_run("r2", claim="b", **waiting))
-        await store.begin("r2", revision=1, attempt=1, started=(), at=AT)
-        await store.withdraw("r1")
-        await store.withdraw("r2")
-        assert await store.load("r1") is None
-        assert (await loaded(store, "r2")).attempt == 1
-        assert list(await store.seen([("orders.on_order", "a"), ("orders.on_order", "b")])) == [
-            ("orders.on_order", "b")
-        ]
-
     # --- after a stop ---
 
     async def test_what_a_closed_owner_left_is_taken_over_once_oldest_first(self, store: Store) -> None:
@@ -281,17 +198,6 @@ class StoreSuite:
 
     # --- letters, names, frames ---
 
-    async def test_dead_letters_are_open_until_they_are_settled(self, store: Store) -> None:
-        await store.accept(Acceptance(dead=[dead_letter("d1"), dead_letter("d2")]))
-        letters = await store.letters(["d2", "nowhere", "d1"])
-        assert [(it.id, it.event.payload, it.cause) for it in letters] == [
-            ("d1", {"n": "x"}, "ValueError"), ("d2", {"n": "x"}, "ValueError"),
-        ]  # fmt: skip
-        assert await store.settle_letters(["d1", "nowhere"], "redriven", "fixed") == 1
-        assert await store.settle_letters(["d1"], "discarded", "twice") == 0
-        assert [it.id for it in await store.letters(["d1", "d2"])] == ["d2"]
-        assert {row["id"]: row["state"] for row in frame(store, "dead_letters")} == {"d1": "redriven", "d2": "open"}
-
     async def test_a_run_that_failed_for_good_leaves_its_letter_with_its_end(self, store: Store) -> None:
         await take(store, new_run("r1"))
         letter = dead_letter("d1", run_id="r1", attempts=4)
@@ -342,10 +248,9 @@ class StoreSuite:
         ]
 
     async def test_the_outcomes_tell_what_became_of_each_event(self, store: Store) -> None:
-        filtered = (Event({"n": 3}, id="low"), "orders.on_order", "filtered", "score too low")
         waiting = new_run("r2", status=RunStatus.WAITING, started=(), at=AT + 2)
         counts = {("orders.on_order", "filtered", "score too low"): 2}
-        await store.accept(Acceptance(runs=[new_run("r1"), waiting], dead=[dead_letter("d1")], kept=[filtered],
+        await store.accept(Acceptance(runs=[new_run("r1"), waiting], dead=[dead_letter("d1")], kept=[kept_event("low")],
                                       filtered=counts))  # fmt: skip
         await store.accept(Acceptance(filtered=counts))
         outcomes = {row["event_id"]: (row["outcome"], row["reason"]) for row in frame(store, "outcomes")}

@@ -188,6 +188,43 @@ def test_dead_letters_are_listed_one_by_one_and_by_cause(filled):
     assert {line.split()[0] for line in causes[1:]} == {"KeyError", "ValueError"}
 
 
+def test_dead_letters_are_listed_in_pages(filled):
+    newest = call(filled, "dead", "--limit", "1").stdout.splitlines()[1].split()
+    assert newest[2] == "odd"
+    older = call(filled, "dead", "--before", newest[0]).stdout.splitlines()
+    assert [line.split()[2] for line in older[1:]] == ["bad"]
+    assert "--before goes with letters one by one" in told(call(filled, "dead", "--before", "x", "--by", "cause"))
+
+
+FIXED = """
+from sagaz_lab import Saga, action, trigger
+
+class Order(Saga):
+    saga_name = "order"
+
+    @trigger(source="memory", topic="orders")
+    def on_order(self, event):
+        return {"price": event["price"]}
+
+    @action("charge")
+    async def charge(self, ctx): ...
+"""
+
+
+def test_dead_letters_are_redriven_by_the_code_of_a_module(filled):
+    (filled / "fixed.py").write_text(FIXED)
+    letters = {line.split()[2]: line.split()[0] for line in call(filled, "dead").stdout.splitlines()[1:]}
+    answer = call(filled, "redrive", "fixed.py", letters["bad"])
+    assert (answer.returncode, answer.stdout.splitlines()[1].split()[:3]) == (0, ["bad", "order.on_order", "started"])
+    assert call(filled, "runs").stdout.splitlines()[1].split()[3] == "completed"
+    again = call(filled, "redrive", "fixed.py", "--all")
+    assert (again.returncode, again.stdout.splitlines()[1].split()[:3]) == (1, ["odd", "order.on_order", "dead"])
+    assert "again, after redrive 1" in call(filled, "why", "odd").stdout
+    assert "no open dead letter 'nosuch'" in told(call(filled, "redrive", "fixed.py", "nosuch"))
+    for arguments in (["redrive", "fixed.py"], ["redrive", "fixed.py", "--all", letters["odd"]]):
+        assert call(filled, *arguments).returncode == 2
+
+
 def test_why_tells_what_became_of_an_event(filled):
     assert re.fullmatch(r"order.on_order r1: started, run \S+ completed\n", call(filled, "why", "good").stdout)
     assert "order.on_order r1: dead (KeyError" in call(filled, "why", "odd").stdout

@@ -207,6 +207,12 @@ def test_dead_letters_are_listed_redriven_and_discarded(kernel_of_its_own):
         kernel.run(f"%triggers fire letters.on_event {{}} --id {name}")
     assert kernel.run("x = %triggers dlq --by cause\nx['count'].tolist()").text == "[3]"
     kernel.run("x = %triggers dlq\nids = dict(zip(x.event_id, x.id))")
+    assert kernel.run("x = %triggers dlq --limit 1\nlist(x.event_id)").text == "['c']"
+    newest = kernel.run("print(ids['c'])").stdout.strip()
+    assert kernel.run(f"x = %triggers dlq --before {newest}\nlist(x.event_id)").text == "['b', 'a']"
+    assert f"%triggers dlq redrive {newest}" in kernel.completions("%triggers dlq redrive d-")
+    assert "goes with the letters one by one" in told(kernel.run(f"%triggers dlq --before {newest} --by cause"))
+    assert "--limit goes with the table" in told(kernel.run("%triggers dlq redrive all --limit 3"))
     letter = kernel.run("print(ids['a'])").stdout.strip()
     assert kernel.run(f"%triggers dlq discard {letter} not worth it").text == "1"
     kernel.run(saga("letters"))

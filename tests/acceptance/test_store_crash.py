@@ -16,7 +16,7 @@ WRITER = """
 import asyncio, os, sys
 from sagaz_lab.abc import Acceptance, Ending, NewRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import Record, RecordKind, RunStatus
+from sagaz_lab.model.run import Publication, Record, RecordKind, RunStatus
 from sagaz_lab.stores.sqlite import SqliteStore
 
 def say(*words):
@@ -29,7 +29,8 @@ async def saga(store, prefix, number):
                                                context={"n": number}, at=1.0, claim=run_id, started=("a",))]))
     say("started", run_id)
     value = b"x" * 5000 if number % 50 == 0 else {"n": number}
-    await store.append([Record(run_id, 1, RecordKind.ACTION_FINISHED, "a", 1, 2.0, value),
+    outbox = [Publication(run_id, "topic", b"{}", None, run_id)]
+    await store.append([Record(run_id, 1, RecordKind.ACTION_FINISHED, "a", 1, 2.0, value, publications=outbox),
                         Record(run_id, 1, RecordKind.ACTION_STARTED, "b", 1, 2.0)])
     say("recorded", run_id)
     await store.end(run_id, Ending(RunStatus.COMPLETED, None,
@@ -88,11 +89,13 @@ async def test_every_acknowledged_record_survives_a_kill_and_nothing_is_half(kil
     store = SqliteStore(path)
     await store.open("the next notebook")
     left = {run.run_id: run for run in await store.interrupted()}
+    outbox = {publication.run_id for _, publication in await store.publications(10**6)}
     for run_id in said["started"]:
         run = await store.load(run_id)
         records = [f"{record.kind}:{record.action}" for record in run.records]
         assert len(records) in (1, 3, 4), "the two records of one call are there together"
         assert len(records) >= (4 if run_id in said["ended"] else 3 if run_id in said["recorded"] else 1)
+        assert (run_id in outbox) == (len(records) > 1), "a record and what it publishes are there together"
         assert (run.status == "completed") == (len(records) == 4) == (run_id not in left)
         value = run.records[1].value if len(records) > 1 else None
         assert not hasattr(value, "load") or value.load() == b"x" * 5000

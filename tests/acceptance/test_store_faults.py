@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sagaz_lab.abc import Acceptance, Ending, NewRun
+from sagaz_lab.abc import Acceptance, Ending, HeldEvent, Member, NewRun, Publication
 from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
@@ -103,7 +103,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
     change(path, "PRAGMA user_version = 7")
     change(path, "PRAGMA application_id = 0x5361676C")
     before = path.read_bytes()
-    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 1.*upgrade"):
+    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 2.*upgrade"):
         await SqliteStore(path).open("this notebook")
     with pytest.raises(StoreTooNew):
         SqliteStore(path).rows("runs", None)
@@ -216,9 +216,89 @@ async def test_what_has_outlived_its_retention_goes_with_all_that_is_its(path):
     await store.heartbeat()
     assert [await store.load(run_id) is None for run_id in ("old", "claimed", "live")] == [True, True, False]
     assert [folder.name for folder in (path.parent / "artifacts").iterdir()] == ["live"]
-    taken = await store.seen([("orders.on_order", run_id) for run_id in ("old", "claimed", "live")])
-    assert [claim for _, claim in taken] == ["claimed", "live"]
+    taken = await store.seen("orders.on_order", ["old", "claimed", "live"])
+    assert list(taken) == ["claimed", "live"]
     await store.close()
+
+
+async def closed_run(store, run_id: str, **fields) -> None:
+    await start(store, run_id, **fields)
+    await store.end(run_id, Ending(RunStatus.COMPLETED), attempt=1, at=AT)
+
+
+def count(path: Path, table: str) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+async def test_the_claims_of_its_members_outlive_a_run_until_their_time_and_not_for_ever(path):
+    store = SqliteStore(path, retention_days=1)
+    await store.open("this notebook")
+    members = {run_id: [Member(Event({}, str(n)), f"{run_id}-{n}") for n in range(3)] for run_id in ("a", "b", "c")}
+    await closed_run(store, "a", members=members["a"])
+    await closed_run(store, "b", members=members["b"], claim_until=AT + 1e10)
+    await closed_run(store, "c", members=members["c"], claim_until=AT + 1e10, claim_ends=True)
+    await store.heartbeat()
+    assert (count(path, "runs"), count(path, "members")) == (0, 0)
+    assert count(path, "claims") == 3
+    assert len(await store.seen("orders.on_order", ["b-0", "b-1", "b-2"])) == 3
+    change(path, "UPDATE claims SET until = 1")
+    await store.heartbeat()
+    assert count(path, "claims") == 0
+    await store.close()
+
+
+async def test_a_cooldown_goes_once_later_runs_have_started(store, path):
+    await start(store, "r1", cooldown=("k", AT + 60))
+    await store.heartbeat()
+    assert count(path, "cooldowns") == 1
+    await store.accept(Acceptance(runs=[NewRun(run_id="r2", saga="orders", revision=1, trigger="orders.on_order",
+                                               event=None, context={}, at=AT + 60)]))  # fmt: skip
+    await store.heartbeat()
+    assert count(path, "cooldowns") == 0
+
+
+async def test_held_events_stay_for_any_time_and_their_files_go_with_them(path):
+    store = SqliteStore(path, retention_days=1)
+    await store.open("this notebook")
+    held = [HeldEvent(f"h{n}", "orders.on_order", None, 0, Event(b"x" * 10_000, f"e{n}"), "c", AT) for n in range(2)]
+    assert list(await store.accept(Acceptance(held=held))) == ["h1"]
+    await store.heartbeat()
+    assert len(list((path.parent / "artifacts").iterdir())) == 1, "the file of the refused one is gone"
+    assert [it.event.payload for it in await store.held(["orders.on_order"])] == [b"x" * 10_000]
+    await store.accept(Acceptance(released=["h0"]))
+    await store.heartbeat()
+    assert list((path.parent / "artifacts").iterdir()) == []
+    await store.close()
+
+
+async def test_what_a_lost_owner_had_to_publish_goes_to_who_takes_over(store, path):
+    await start(store, "r1")
+    outbox = [Publication(f"p{n}", "shipped", b"{}", None, "r1") for n in range(2)]
+    await store.append([finished("r1")._replace(publications=outbox)])
+    change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 100000")
+    other = SqliteStore(path)
+    await other.open("another notebook")
+    await other.interrupted()
+    await other.heartbeat()
+    found = await other.publications(10)
+    assert [it.id for _, it in found] == ["p0", "p1"]
+    with pytest.raises(LeaseLost):
+        await store.published([number for number, _ in found])
+    await other.published([number for number, _ in found])
+    assert await other.publications(10) == []
+    await other.close()
+
+
+async def test_a_number_of_a_publication_is_never_used_again(store):
+    async def number() -> int:
+        publication = Publication("p", "shipped", b"{}", None, "r1")
+        await store.accept(Acceptance(publications=[publication]))
+        ((number, _),) = await store.publications(10)
+        await store.published([number])
+        return number
+
+    assert [await number() for _ in range(3)] == [1, 2, 3]
 
 
 async def test_a_large_value_of_one_run_holds_up_no_other(store):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sagaz_lab import Lab, Saga, SagaContext, action, trigger
 from tests.benchmarks.feed import Feed
 from tests.benchmarks.workload import event, events, first, keeps, kept_of, second
+
+NO_GATES: Mapping[str, Any] = MappingProxyType({})
 
 
 async def measure(n: int, *, keep_every: int = 10, store: str = "memory") -> float:
@@ -18,7 +22,7 @@ async def measure(n: int, *, keep_every: int = 10, store: str = "memory") -> flo
     return n / elapsed_s
 
 
-async def dispatch(feed: Feed, kept: int, store: str) -> float:
+async def dispatch(feed: Feed, kept: int, store: str, gates: Mapping[str, Any] = NO_GATES) -> float:
     """Seconds."""
     finished = asyncio.Event()
     left = kept
@@ -29,7 +33,7 @@ async def dispatch(feed: Feed, kept: int, store: str) -> float:
             class Noop(Saga):
                 saga_name = "noop"
 
-                @trigger(source=feed)
+                @trigger(source=feed, **gates)
                 def on_event(self, event: Any) -> dict[str, Any] | None:
                     return {"n": event["n"]} if keeps(event) else None
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from sagaz_lab.abc import Event, Source, Surroundings
+from sagaz_lab.abc import Acceptance, DeadLetter, Event, Source, Surroundings
 from sagaz_lab.history.recording import RecordingSource
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.sources.cron import CronSource
+from sagaz_lab.sources.dead_letters import DeadLetterSource
 from sagaz_lab.sources.memory import MemorySource
 from sagaz_lab.sources.redis import RedisSource
+from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from sagaz_lab.testing.sources import Feed, MemoryPositions, SourceSuite
 from tests.services.redis import RedisServer, running_redis
@@ -105,6 +108,38 @@ class TestCron(SourceSuite):
 
     async def pass_time(self, seconds: float) -> None:
         await self.clock.advance(seconds)
+
+
+class TestDeadLetters(SourceSuite):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def source(self, store: MemoryStore) -> Source:
+        here = Surroundings(
+            clock=SystemClock(), positions=store.positions(), group="lab-1", letters=store.letters_after
+        )
+        return DeadLetterSource(surroundings=here)
+
+    @pytest.fixture
+    def feed(self, store: MemoryStore) -> Feed:
+        numbers = iter(range(1000))
+
+        async def feed(count: int) -> None:
+            await store.accept(Acceptance(dead=[self.letter(number) for number in islice(numbers, count)]))
+
+        return feed
+
+    def letter(self, number: int) -> DeadLetter:
+        return DeadLetter(
+            id=f"d-{number:012x}", event=Event({"n": number}, f"e{number}"), trigger="S.on_event", saga="S", cause="c",
+            error="e", traceback="", attempts=1, revision=1, at=0.0,
+        )  # fmt: skip
+
+    def number_of(self, event: Event) -> int:
+        number: int = event.payload["payload"]["n"]
+        return number
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_the_password_of_an_address_is_not_shown() -> None:
         ({"debounce": "1s"}, "debounce='1s' must be a Debounce"),
         ({"batch": 10}, "batch=10 must be a Batch"),
         ({"priority": "high"}, "priority='high' must be a int"),
-        ({"within": "1h"}, "within= goes with all_of, any_of or sequence only"),
+        ({"within": "1h"}, "within= goes with all_of or sequence only"),
         ({"idempotency_ttl": "1h"}, "idempotency_ttl= and until= need idempotency_key="),
         (
             {"rate_limit_per_second": 1, "throttle": Throttle(1, "1s")},

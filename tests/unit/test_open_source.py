@@ -25,6 +25,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "memory": {}, "recording": {"data": []}, "redis": {"stream": "s"}, "cron": {"schedule": "@daily"},
     "kafka": {"topic": "t"}, "rabbitmq": {"queue": "q"}, "pulsar": {"topic": "t"}, "sqs": {"queue_url": "http://q"},
     "webhook": {"path": "/hook"}, "file": {"path": "inbox"}, "custom": {"factory": lambda: None},
+    "dead_letters": {},
 }  # fmt: skip
 
 

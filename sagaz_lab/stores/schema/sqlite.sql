@@ -1,4 +1,4 @@
--- The tables of a store, version 1 (PRAGMA user_version). Times are seconds since the epoch.
+-- The tables of a store, version 2 (PRAGMA user_version). Times are seconds since the epoch.
 
 -- A process that has opened the store. Its epoch is its number; `fenced` says that another has taken over its runs.
 CREATE TABLE owners (
@@ -50,19 +50,72 @@ CREATE TABLE records (
     traceback TEXT
 );
 
--- The idempotency keys that are taken. An `orphan` has outlived its run.
+-- The idempotency keys that are taken. An `orphan` has outlived its run. `kind` says by whom: 'key' is a run's, 'live'
+-- a run's until it has ended, and 'held' an event's that is held, whose id is in `run_id`.
 CREATE TABLE claims (
     trigger TEXT NOT NULL,
     claim   TEXT NOT NULL,
     run_id  TEXT NOT NULL,
     until   REAL,
     orphan  INTEGER NOT NULL DEFAULT 0,
+    kind    TEXT NOT NULL DEFAULT 'key',
     PRIMARY KEY (trigger, claim)
 ) WITHOUT ROWID;
 CREATE INDEX claims_orphaned ON claims (until) WHERE orphan = 1;
 
+-- The claims of a run besides its own, where several events started it. `run` is the run's seq.
+CREATE TABLE members (
+    run   INTEGER NOT NULL,
+    claim TEXT NOT NULL,
+    PRIMARY KEY (run, claim)
+) WITHOUT ROWID;
+
+-- The cooldown keys that are taken.
+CREATE TABLE cooldowns (
+    trigger TEXT NOT NULL,
+    key     TEXT NOT NULL,
+    run_id  TEXT NOT NULL,
+    until   REAL NOT NULL,
+    PRIMARY KEY (trigger, key)
+) WITHOUT ROWID;
+CREATE INDEX cooldowns_until ON cooldowns (until);
+
+-- Events that wait to be decided. `folder` is where a payload too large for the row is.
+CREATE TABLE held_events (
+    seq     INTEGER PRIMARY KEY,
+    id      TEXT NOT NULL UNIQUE,
+    trigger TEXT NOT NULL,
+    key     TEXT,
+    part    INTEGER NOT NULL,
+    claim   TEXT,
+    event   BLOB NOT NULL,
+    at      REAL NOT NULL,
+    folder  TEXT
+);
+CREATE INDEX held_events_trigger ON held_events (trigger);
+
+-- Folders of artifacts that no row names any more; their files are still to be removed.
+CREATE TABLE loose_folders (
+    name TEXT PRIMARY KEY
+) WITHOUT ROWID;
+
+-- What is still to be published, and which owner is to do that. A number is never used again, so that who has published
+-- one can say so twice.
+CREATE TABLE publications (
+    seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+    id      TEXT NOT NULL UNIQUE,
+    topic   TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    trigger TEXT,
+    run_id  TEXT NOT NULL,
+    owner   INTEGER NOT NULL
+);
+CREATE INDEX publications_owner ON publications (owner);
+
+-- A number is never used again: whoever reads on after one misses none. `redriven` counts how often the event had been
+-- redriven before.
 CREATE TABLE dead_letters (
-    seq        INTEGER PRIMARY KEY,
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     id         TEXT NOT NULL UNIQUE,
     event_id   TEXT NOT NULL,
     event      BLOB NOT NULL,
@@ -77,11 +130,15 @@ CREATE TABLE dead_letters (
     run_id     TEXT,
     state      TEXT NOT NULL DEFAULT 'open',
     reason     TEXT,
-    settled_at REAL
+    settled_at REAL,
+    redriven   INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX dead_letters_settled ON dead_letters (settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX dead_letters_open ON dead_letters (seq) WHERE state = 'open';
+CREATE INDEX dead_letters_causes ON dead_letters (cause, at) WHERE state = 'open';
 
--- Events that are kept with their outcome. `folder` is where a payload too large for the row is.
+-- Events that are kept with their outcome until their time. `folder` is where a payload too large for the row is. `told`
+-- are the outcomes that neither a run nor a letter tells of; an event that joined others in a run is no run's own.
 CREATE TABLE kept_events (
     seq      INTEGER PRIMARY KEY,
     event_id TEXT NOT NULL,
@@ -90,9 +147,13 @@ CREATE TABLE kept_events (
     outcome  TEXT NOT NULL,
     reason   TEXT NOT NULL,
     at       REAL NOT NULL,
-    folder   TEXT
+    folder   TEXT,
+    run_id   TEXT,
+    until    REAL NOT NULL DEFAULT 0,
+    told     INTEGER NOT NULL DEFAULT 1
 );
-CREATE INDEX kept_events_at ON kept_events (at);
+CREATE INDEX kept_events_until ON kept_events (until);
+CREATE INDEX kept_events_told ON kept_events (seq) WHERE told;
 
 CREATE TABLE counts (
     trigger TEXT NOT NULL,

@@ -14,7 +14,19 @@ INSERT INTO records (seq, attempt, kind, action, trial, at, value, changes, erro
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_claims
-INSERT INTO claims (trigger, claim, run_id, until) VALUES (?, ?, ?, ?)
+INSERT INTO claims (trigger, claim, run_id, until, kind) VALUES (?, ?, ?, ?, ?)
+
+-- name: insert_members
+INSERT INTO members (run, claim) VALUES (?, ?)
+
+-- name: insert_publications
+-- One that is not published yet may come again.
+INSERT OR IGNORE INTO publications (id, topic, payload, trigger, run_id, owner) VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: free_ended_claim
+DELETE FROM claims WHERE trigger = ? AND claim = ? AND kind = 'live' AND EXISTS (
+    SELECT 1 FROM runs WHERE runs.run_id = claims.run_id
+    AND status IN ('completed', 'compensated', 'cancelled', 'compensation_failed', 'partially_committed'))
 
 -- name: end_run
 UPDATE runs SET status = ?, attempt = ?, ended_at = ?, retry_at = ?, error = ? WHERE seq = ?
@@ -31,19 +43,51 @@ SELECT seq, status FROM runs WHERE run_id = ?
 SELECT max(seq) FROM records WHERE seq >= ? AND seq < ?
 
 -- name: holder
-SELECT claims.run_id, runs.status, claims.until FROM claims LEFT JOIN runs ON runs.run_id = claims.run_id
+SELECT claims.run_id, runs.status, claims.until, claims.kind FROM claims LEFT JOIN runs ON runs.run_id = claims.run_id
 WHERE claims.trigger = ? AND claims.claim = ?
 
 -- name: retake_claim
-REPLACE INTO claims (trigger, claim, run_id, until) VALUES (?, ?, ?, ?)
+REPLACE INTO claims (trigger, claim, run_id, until, kind) VALUES (?, ?, ?, ?, ?)
+
+-- name: cooling
+SELECT cooldowns.run_id, runs.status, until FROM cooldowns LEFT JOIN runs ON runs.run_id = cooldowns.run_id
+WHERE cooldowns.trigger = ? AND key = ? AND until > ?
+
+-- name: take_cooldown
+REPLACE INTO cooldowns (trigger, key, run_id, until) VALUES (?, ?, ?, ?)
+
+-- name: begin_cooldown
+REPLACE INTO cooldowns (trigger, key, run_id, until) SELECT coalesce(trigger, ''), ?, run_id, ? FROM runs WHERE run_id = ?
+
+-- name: hold_event
+INSERT INTO held_events (id, trigger, key, part, claim, event, at, folder) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+
+-- name: release_event
+DELETE FROM held_events WHERE id = ? RETURNING trigger, claim, folder
+
+-- name: held_events
+SELECT id, trigger, key, part, claim, event, at FROM held_events
+WHERE trigger IN (SELECT value FROM json_each(?)) ORDER BY seq
+
+-- name: loosen_folder
+INSERT INTO loose_folders (name) VALUES (?) ON CONFLICT DO NOTHING
+
+-- name: drop_folders
+DELETE FROM loose_folders WHERE name IN (SELECT name FROM loose_folders LIMIT ?) RETURNING name
 
 -- name: insert_letter
-INSERT INTO dead_letters (id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO dead_letters (id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id,
+    redriven)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 
 -- name: insert_kept
-INSERT INTO kept_events (event_id, event, trigger, outcome, reason, at, folder) VALUES (?, ?, ?, ?, ?, {now}, ?)
+INSERT INTO kept_events (event_id, event, trigger, outcome, reason, run_id, until, folder, at, told)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {now}, CASE ?4
+    WHEN 'dead' THEN 0
+    WHEN 'started' THEN EXISTS (SELECT 1 FROM runs WHERE runs.run_id = ?6 AND runs.event_id IS NOT ?1)
+    ELSE 1 END)
 
 -- name: add_count
 INSERT INTO counts (trigger, outcome, reason, count) VALUES (?, ?, ?, ?)
@@ -61,11 +105,31 @@ DELETE FROM records WHERE seq >= ? AND seq < ?
 -- name: delete_claim_of
 DELETE FROM claims WHERE trigger = ? AND claim = ? AND run_id = ?
 
+-- name: count_members
+SELECT count(*) FROM members WHERE run = ?
+
+-- name: orphan_members
+UPDATE claims SET orphan = 1
+WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ? AND kind <> 'live' AND until > {now}
+
+-- name: free_members
+DELETE FROM claims
+WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ? AND NOT orphan
+
+-- name: delete_members
+DELETE FROM members WHERE run = ?
+
 -- name: forget_claim
-DELETE FROM claims WHERE trigger = ? AND claim = ?
+DELETE FROM claims WHERE trigger = ? AND claim = ? AND kind <> 'held'
+
+-- name: forget_cooldown
+DELETE FROM cooldowns WHERE trigger = ? AND key = ?
 
 -- name: forget_claims
-DELETE FROM claims WHERE trigger = ?
+DELETE FROM claims WHERE trigger = ? AND kind <> 'held'
+
+-- name: forget_cooldowns
+DELETE FROM cooldowns WHERE trigger = ?
 
 -- name: select_run
 SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at FROM runs
@@ -89,6 +153,18 @@ WHERE ended_at IS NULL AND owner IN (SELECT epoch FROM owners WHERE fenced) ORDE
 -- name: take_run
 UPDATE runs SET owner = ? WHERE seq = ?
 
+-- name: take_publications
+UPDATE publications SET owner = ? WHERE owner IN (SELECT epoch FROM owners WHERE fenced)
+
+-- name: take_publications_of
+UPDATE publications SET owner = ? WHERE owner = ? AND run_id = ?
+
+-- name: publications
+SELECT seq, id, topic, payload, trigger, run_id FROM publications WHERE owner = ? ORDER BY seq LIMIT ?
+
+-- name: published
+DELETE FROM publications WHERE seq = ?
+
 -- name: run_owner
 SELECT seq, owner, ended_at FROM runs WHERE run_id = ?
 
@@ -108,6 +184,7 @@ UPDATE owners SET closed = 1 WHERE epoch = ?
 -- Owners that were fenced off long ago and have nothing left.
 DELETE FROM owners WHERE fenced AND heartbeat_at < {now} - ?
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.ended_at IS NULL AND runs.owner = owners.epoch)
+    AND NOT EXISTS (SELECT 1 FROM publications WHERE publications.owner = owners.epoch)
 
 -- name: owner
 SELECT name, host, pid, pid_started, closed OR fenced OR heartbeat_at + ? <= {now} FROM owners WHERE epoch = ?
@@ -122,8 +199,12 @@ DELETE FROM triggers WHERE owner = ?
 REPLACE INTO triggers (name, owner) VALUES (?, ?)
 
 -- name: open_letter
-SELECT seq, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id FROM dead_letters
-WHERE id = ? AND state = 'open'
+SELECT seq, id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
+FROM dead_letters WHERE id = ? AND state = 'open'
+
+-- name: letters_after
+SELECT seq, id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
+FROM dead_letters WHERE seq > ? ORDER BY seq LIMIT ?
 
 -- name: settle_letter
 UPDATE dead_letters SET state = ?, reason = ?, settled_at = {now} WHERE id = ? AND state = 'open'
@@ -146,13 +227,19 @@ WHERE ended_at < {now} - ? AND status NOT IN ('held', 'partially_committed', 'co
 ORDER BY ended_at LIMIT ?
 
 -- name: orphan_claim
-UPDATE claims SET orphan = 1 WHERE trigger = ? AND claim = ? AND run_id = ? AND until > {now}
+UPDATE claims SET orphan = 1 WHERE trigger = ? AND claim = ? AND run_id = ? AND kind <> 'live' AND until > {now}
 
 -- name: expired_orphans
 DELETE FROM claims WHERE (trigger, claim) IN (SELECT trigger, claim FROM claims WHERE orphan = 1 AND until <= {now} LIMIT ?)
 
+-- name: expired_cooldowns
+-- By the time of the newest run, as a cooldown is by the clock that runs are started by.
+DELETE FROM cooldowns WHERE (trigger, key) IN (
+    SELECT trigger, key FROM cooldowns WHERE until <= (SELECT started_at FROM runs ORDER BY seq DESC LIMIT 1)
+    ORDER BY until LIMIT ?)
+
 -- name: expired_events
-DELETE FROM kept_events WHERE seq IN (SELECT seq FROM kept_events WHERE at < {now} - ? ORDER BY at LIMIT ?)
+DELETE FROM kept_events WHERE seq IN (SELECT seq FROM kept_events WHERE until <= {now} ORDER BY until LIMIT ?)
 RETURNING folder
 
 -- name: expired_letters
@@ -175,12 +262,26 @@ SELECT event_id, trigger, 'dead', error, NULL, revision, at FROM dead_letters
 WHERE run_id IS NULL ORDER BY seq DESC LIMIT ?
 
 -- name: kept_outcomes
-SELECT event_id, trigger, outcome, reason, NULL, NULL, at FROM kept_events
-WHERE outcome NOT IN ('started', 'dead') ORDER BY seq DESC LIMIT ?
+SELECT event_id, trigger, outcome, reason, run_id, NULL, at FROM kept_events WHERE told ORDER BY seq DESC LIMIT ?
 
 -- name: dead_letters_frame
-SELECT id, event_id, trigger, cause, error, attempts, revision, at, run_id, state FROM dead_letters
-ORDER BY seq DESC LIMIT ?
+SELECT id, event_id, trigger, cause, error, attempts, revision, at, run_id, state, redriven FROM dead_letters
+WHERE state = 'open' ORDER BY seq DESC LIMIT ?
+
+-- name: dead_letters_before
+SELECT id, event_id, trigger, cause, error, attempts, revision, at, run_id, state, redriven FROM dead_letters
+WHERE state = 'open' AND seq < (SELECT seq FROM dead_letters WHERE id = ?) ORDER BY seq DESC LIMIT ?
+
+-- name: causes_frame
+SELECT found.cause, count, first_at, last_at, error
+FROM (
+    SELECT cause, count(*) AS count, min(at) AS first_at, max(at) AS last_at, max(seq) AS newest
+    FROM dead_letters WHERE state = 'open' GROUP BY cause
+) AS found JOIN dead_letters ON seq = newest
+ORDER BY count DESC, newest DESC LIMIT ?
+
+-- name: publications_frame
+SELECT id, topic, trigger, run_id FROM publications ORDER BY seq DESC LIMIT ?
 
 -- name: events_of_runs
 SELECT started_at, event FROM runs WHERE event IS NOT NULL ORDER BY seq DESC

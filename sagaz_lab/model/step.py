@@ -1,0 +1,43 @@
+"""The action that runs in this task or thread."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol
+
+
+class Progress(NamedTuple):
+    """How far an action says it is."""
+
+    done: float
+    total: float | None
+    note: str
+
+
+class Step(Protocol):
+    """What the engine knows of the action that runs in this task or thread.
+
+    `cancelled` says that it should return, `told` that the engine has stopped it and waits for its end;
+    `stopping_since` is set (monotonic seconds) while a thread that should return has not.
+    """
+
+    name: str
+    cancelled: bool
+    told: bool
+    progress: Progress | None
+    stopping_since: float | None
+
+    @property
+    def idempotency_key(self) -> str: ...
+
+    def stream(self, name: str) -> AsyncIterator[Any]: ...
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Keep it, to be published if the action succeeds."""
+
+    def stop(self) -> None:
+        """Tell it to return."""
+
+
+current_step: ContextVar[Step] = ContextVar("current_step")

@@ -1,0 +1,152 @@
+"""What the decision loop made of a batch; nothing of it holds until the store has taken it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sagaz_lab.abc import Acceptance, DeadLetter, HeldEvent, KeptEvent, Member, Publication, Refusal
+from sagaz_lab.errors import QueueFull
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import OutcomeKind
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.letters import dead_letter, letter_id
+from sagaz_lab.runtime.outbox import publication_of
+from sagaz_lab.runtime.outcomes import Entry
+from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.windows import Closing
+
+TAKEN = "its key is taken"
+QUEUE_FULL = "the queue is full"
+COOLING = "cooling down"
+
+
+class Decided:
+    """Of one trigger. `entries` say what became of the events, `starts` are the runs to be accepted.
+
+    `held` wait in a window, `released` do not any more; `closings` are windows that they have filled. `replaced` are
+    the runs, by id, that the new ones of `starts` take the place of.
+    """
+
+    __slots__ = ("closings", "dropped", "entries", "held", "kept", "letters", "reasons", "released", "replaced",
+                 "slowest_s", "starts", "state")  # fmt: skip
+
+    def __init__(self, state: TriggerState) -> None:
+        self.state = state
+        self.entries: list[Entry] = []
+        self.starts: list[Ticket] = []
+        self.letters: list[DeadLetter] = []
+        self.dropped: list[Event] = []
+        self.kept: list[KeptEvent] = []
+        self.held: list[HeldEvent] = []
+        self.released: list[HeldEvent] = []
+        self.closings: list[Closing] = []
+        self.replaced: list[str] = []
+        self.reasons: dict[tuple[str, str], int] = {}
+        self.slowest_s = 0.0
+
+    def add(
+        self,
+        kind: OutcomeKind,
+        reason: str,
+        event: Event,
+        at: float,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        count_as: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        revision = self.state.compiled.definition.revision
+        self.entries.append((kind.value, reason, event.id, self.state.name, run_id, revision, at, facts))
+        key = (kind.value, count_as or reason)
+        self.reasons[key] = self.reasons.get(key, 0) + 1
+        self.keep(event, kind.value, reason, at, run_id)
+
+    def keep(self, event: Event, kind: str, reason: str, at: float, run_id: str | None = None) -> None:
+        """Keep the event with its outcome, if the trigger is to."""
+        config = self.state.compiled.config
+        if config.persist_events:
+            until = at + config.event_retention_days * 86400.0
+            self.kept.append(KeptEvent(event, self.state.name, kind, reason, run_id, until))
+
+    def dead(self, event: Event, error: BaseException, at: float) -> None:
+        letter = dead_letter(self.state, event, error, at)
+        self.letters.append(letter)
+        self.add(OutcomeKind.DEAD, letter.error, event, at, count_as=letter.cause)
+
+    def overflow(self, event: Event, at: float, *, rejected: bool) -> None:
+        """The queue is full: the event is dropped, or rejected to the dead letters."""
+        if rejected:
+            state = self.state
+            self.dead(event, QueueFull(f"{state.name}: {QUEUE_FULL} ({state.admission.size} events wait)"), at)
+        else:
+            self.dropped.append(event)
+            self.add(OutcomeKind.DROPPED, QUEUE_FULL, event, at)
+
+    def refused(self, refusal: Refusal, event: Event, key: str | None, at: float) -> None:
+        """The store did not take it: another process, or another batch, was first."""
+        if refusal.cooling_until is not None:
+            self.cooling(refusal, event, key, at)
+        elif refusal.error is None:
+            self.add(OutcomeKind.DUPLICATE, taken_by(refusal), event, at, count_as=TAKEN, run_id=refusal.first_run)
+        else:
+            self.dead(event, refusal.error, at)
+
+    def cooling(self, refusal: Refusal, event: Event, key: str | None, at: float) -> None:
+        """A run of this key has started too short a time ago."""
+        facts = {"run": refusal.first_run, "opens_in_s": round((refusal.cooling_until or at) - at, 3)}
+        if key is not None:
+            facts["key"] = key
+        self.add(OutcomeKind.FILTERED, COOLING, event, at, facts)
+
+    def join(self, other: Decided) -> None:
+        """Add what became of other events of the same trigger."""
+        self.entries += other.entries
+        self.letters += other.letters
+        self.kept += other.kept
+        for key, times in other.reasons.items():
+            self.reasons[key] = self.reasons.get(key, 0) + times
+
+    def spread(self, members: Sequence[Member], at: float) -> None:
+        """What became of the event that stands for a window became of its other events too: started, they belong to
+        its run; else each has its own outcome and letter."""
+        for ticket in self.starts:
+            ticket.members = members
+            until = at + self.state.compiled.config.event_retention_days * 86400.0
+            self.kept += [KeptEvent(it.event, self.state.name, "started", "", ticket.run_id, until) for it in members]
+        for kind, reason, _, _, run_id, _, _, facts in list(self.entries):
+            like = self.letters[-1] if self.letters else None
+            for member in members:
+                if like is not None:
+                    self.letters.append(replace(like, id=letter_id(), event=member.event))
+                self.add(OutcomeKind(kind), reason, member.event, at, facts, run_id=run_id,
+                         count_as=like.cause if like else None)  # fmt: skip
+
+
+def taken_by(first: Refusal | str) -> str:
+    """The reason of a duplicate, which names the first run and the cure."""
+    if isinstance(first, Refusal) and first.first_run is None:
+        return "its key is taken by an event that is held"
+    run = f"{first.first_run} ({first.first_status})" if isinstance(first, Refusal) else first
+    return f"its key is taken by run {run}; lab.forget(trigger, key) frees it"
+
+
+def acceptance(decisions: Sequence[Decided]) -> Acceptance:
+    """All that one transaction takes in."""
+    batch = Acceptance()
+    kept: list[KeptEvent] = []
+    held: list[HeldEvent] = []
+    released: list[str] = []
+    publications: list[Publication] = []
+    for decided in decisions:
+        batch.runs += decided.starts
+        kept += decided.kept
+        held += decided.held
+        released += [held.id for held in decided.released]
+        if decided.letters:
+            batch.dead += decided.letters
+            if (topic := decided.state.compiled.config.dead_letter_topic) is not None:
+                publications += [publication_of(letter, topic) for letter in decided.letters]
+    batch.kept, batch.held, batch.released, batch.publications = kept, held, released, publications
+    return batch

@@ -1,0 +1,87 @@
+"""Who of a batch gets a slot, who waits, and who is turned away because a run of its key is live already."""
+
+from __future__ import annotations
+
+from sagaz_lab.errors import SingletonTaken
+from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.runtime.decided import Decided
+from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.windows import OUTDONE
+
+LIVE_ALREADY = "a run is live already"
+
+
+def admit(decided: Decided, moment: float) -> None:
+    """Give each run to be started its slot, or its place among those that come to wait.
+
+    No other task may come between this and the store's answer: what is decided here is what holds.
+    """
+    state = decided.state
+    admission, config = state.admission, state.compiled.config
+    roots = state.compiled.definition.plan.roots
+    singleton = state.compiled.singleton
+    starts, decided.starts = decided.starts, []
+    mine: dict[str, Ticket] = {}
+    for ticket in starts:
+        if singleton is not None and not _alone(decided, singleton, ticket, mine):
+            continue
+        if admission.enter(ticket, moment):
+            ticket.status = RunStatus.RUNNING
+            ticket.started = roots
+        elif config.backpressure_strategy in ("drop_newest", "reject") and (
+            admission.held() + admission.coming >= admission.size
+        ):
+            _overflow(decided, ticket, rejected=config.backpressure_strategy == "reject")
+            continue
+        else:
+            admission.comes(ticket)
+        decided.starts.append(ticket)
+
+
+def _overflow(decided: Decided, ticket: Ticket, *, rejected: bool) -> None:
+    decided.kept = [kept for kept in decided.kept if kept.run_id != ticket.run_id]
+    for event in ticket.events():
+        decided.overflow(event, ticket.at, rejected=rejected)
+
+
+def _alone(decided: Decided, mode: str, ticket: Ticket, mine: dict[str, Ticket]) -> bool:
+    """Whether the run may go on its way; `mine` has the earlier ones of the batch, by key."""
+    assert ticket.key is not None
+    admission, key = decided.state.admission, ticket.key
+    holder = mine[key].run_id if key in mine else admission.holder(key)
+    if holder is None or mode == "cancel":
+        if holder is not None:
+            _replace(decided, ticket, mine.get(key))
+        mine[key] = ticket
+        return True
+    events = ticket.events()
+    decided.kept = [kept for kept in decided.kept if kept.run_id != ticket.run_id]
+    for event in events:
+        if mode == "error":
+            error = SingletonTaken(f"{decided.state.name}: {LIVE_ALREADY}: {holder}")
+            decided.dead(event, error, ticket.at)
+        else:
+            kind = OutcomeKind.DUPLICATE if mode == "return_existing" else OutcomeKind.FILTERED
+            facts = {"key": key, "run": holder}
+            run_id = holder if mode == "return_existing" else None
+            decided.add(kind, LIVE_ALREADY, event, ticket.at, facts, run_id=run_id)
+    return False
+
+
+def _replace(decided: Decided, ticket: Ticket, earlier: Ticket | None) -> None:
+    """The latest wins: what is live or waits with its key makes room."""
+    admission = decided.state.admission
+    assert ticket.key is not None
+    if earlier is not None and earlier.status is not RunStatus.RUNNING:
+        admission.came(earlier)
+        decided.starts.remove(earlier)
+        decided.kept = [kept for kept in decided.kept if kept.run_id != earlier.run_id]
+        for event in earlier.events():
+            decided.add(OutcomeKind.FILTERED, OUTDONE, event, ticket.at, {"key": ticket.key, "by": ticket.event_id})
+        return
+    if earlier is not None:
+        decided.replaced.append(earlier.run_id)
+        return
+    if (holder := admission.running(ticket.key)) is not None:
+        decided.replaced.append(holder)
+    decided.replaced += [queued.run_id for queued in admission.queued(ticket.key)]

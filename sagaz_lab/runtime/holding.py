@@ -1,0 +1,217 @@
+"""Events that wait in windows: taken in, released, decided when their window closes, and taken up after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sagaz_lab.abc import HeldEvent, Refusal
+from sagaz_lab.errors import LeaseLost, StoreError, describe
+from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.decided import QUEUE_FULL, Decided
+from sagaz_lab.runtime.outcomes import Entry, ids_of, outcome_about
+from sagaz_lab.runtime.windows import IN_WINDOW, Closing, Leaving, Released, Undo, Windows
+
+if TYPE_CHECKING:
+    from sagaz_lab.runtime.dispatcher import Dispatcher
+
+AGAIN_S = 1.0
+"""How long a window whose decision the store could not take waits for the next try."""
+
+Undos = dict[str, Undo]
+"""What the windows of several triggers held before, by trigger."""
+
+
+class Holding:
+    """The windows of all triggers, and the one timer and the one task that each needs."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._timers: dict[str, float] = {}
+        self._closings: defaultdict[str, deque[Closing]] = defaultdict(deque)
+        self._deciding: set[str] = set()
+        self._finals: dict[str, asyncio.Future[Outcome]] = {}
+
+    def final(self, held: HeldEvent) -> asyncio.Future[Outcome]:
+        """The outcome that a held event will have."""
+        if held.id not in self._finals:
+            self._finals[held.id] = asyncio.get_running_loop().create_future()
+        return self._finals[held.id]
+
+    def closing(self, trigger: str) -> bool:
+        """Whether a window of this trigger is being decided."""
+        return trigger in self._deciding or bool(self._closings.get(trigger))
+
+    # --- in ---
+
+    def take_in(self, decided: Decided, now: float, undos: Undos) -> None:
+        """Put the events into their windows, before the store has them; `undos` takes what is needed to undo that."""
+        state = decided.state
+        assert state.windows is not None
+        undo = undos.setdefault(state.name, {})
+        strategy = state.compiled.config.backpressure_strategy
+        waiting, decided.held = decided.held, []
+        for held in waiting:
+            full = state.admission.held() + len(decided.held) - len(decided.released) >= state.admission.size
+            if full and strategy in ("drop_newest", "reject"):
+                decided.overflow(held.event, now, rejected=strategy == "reject")
+                continue
+            if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(undo)):
+                _release(decided, Released(oldest, QUEUE_FULL), now)
+            step = state.windows.add(held, undo)
+            for released in step.released:
+                _release(decided, released, now)
+            if not step.waits:
+                decided.add(OutcomeKind.FILTERED, step.reason, held.event, now)
+                continue
+            decided.held.append(held)
+            if step.closes:
+                decided.closings.append(state.windows.close(held.key, undo))
+
+    def taken_in(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
+        """The store has them: count and remember them, decide what is full."""
+        state = decided.state
+        assert state.windows is not None
+        entries: list[Entry] = []
+        for held in decided.held:
+            if refused and (refusal := refused.get(held.id)) is not None:
+                state.windows.remove(held)
+                known = len(decided.entries)
+                decided.refused(refusal, held.event, held.key, now)
+                self._dispatcher.tally.keep(decided.entries[known:])
+                continue
+            entries.append(_entry(state, held))
+        decided.entries += entries
+        self._dispatcher.tally.keep(entries)
+        _moved(state, len(entries) - len(decided.released))
+        self._closings[state.name] += decided.closings
+        self.time(state)
+
+    def settle(self, decided: Decided) -> None:
+        """Who waits for the outcome of a released event has it, or waits on for that of its run."""
+        if not self._finals:
+            return
+        for held in decided.released:
+            future = self._finals.pop(held.id, None)
+            if future is None or future.done():
+                continue
+            told = next(entry for entry in reversed(decided.entries) if held.event.id in ids_of(entry))
+            ticket = next((ticket for ticket in decided.starts if ticket.run_id == told[4]), None)
+            if ticket is not None and told[0] == "held":
+                self._dispatcher.turns.final(ticket).add_done_callback(partial(_pass_on, future))
+            else:
+                future.set_result(outcome_about(told, held.event.id))
+
+    # --- out ---
+
+    def time(self, state: TriggerState) -> None:
+        """Decide what is due, and see to it that this is called when the next window is."""
+        if self._dispatcher.closing or state.windows is None:
+            return
+        steady, closings = self._dispatcher.steady(), self._closings[state.name]
+        closings.extend(state.windows.close_due(steady))
+        if closings and state.name not in self._deciding:
+            self._deciding.add(state.name)
+            self._dispatcher.tasks.start(self._decide_all(state), f"windows of {state.name}")
+        due_at = state.windows.next_due()
+        if due_at is not None and due_at < self._timers.get(state.name, float("inf")):
+            self._timers[state.name] = due_at
+            self._dispatcher.tasks.start(self._wake(state, due_at), f"next window of {state.name}")
+
+    async def _wake(self, state: TriggerState, due_at: float) -> None:
+        await self._dispatcher.clock.sleep(due_at - self._dispatcher.steady())
+        if self._timers.get(state.name) == due_at:
+            del self._timers[state.name]
+        self.time(state)
+
+    async def _decide_all(self, state: TriggerState) -> None:
+        """One window after the other, so that those of one key keep their order."""
+        closings = self._closings[state.name]
+        try:
+            while closings and not self._dispatcher.closing:
+                try:
+                    await self._decide(state, closings[0])
+                except StoreError as error:
+                    self._dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
+                    if isinstance(error, LeaseLost):
+                        return
+                    await self._dispatcher.clock.sleep(AGAIN_S)
+                else:
+                    closings.popleft()
+        finally:
+            self._deciding.discard(state.name)
+
+    async def _decide(self, state: TriggerState, closing: Closing) -> None:
+        dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
+        decided = await dispatcher.decider.decide_window(state, closing, now)
+        decided.released = [*closing.events, *(held for held, _ in closing.released)]
+        for held, reason in closing.released:
+            decided.add(OutcomeKind.FILTERED, reason, held.event, now)
+        await dispatcher.apply(decided, await dispatcher.accept([decided], now), now)
+
+    # --- from one opening to the next ---
+
+    async def restore(self, states: Collection[TriggerState]) -> None:
+        """Take up what waited when the process before this one ended."""
+        by_name = {state.name: state for state in states}
+        found: defaultdict[str, list[HeldEvent]] = defaultdict(list)
+        for held in await self._dispatcher.store.held(list(by_name)):
+            found[held.trigger].append(held)
+        for name, events in found.items():
+            state = by_name[name]
+            if state.windows is None:
+                state.windows = Windows(Leaving())
+            new = state.windows.restore(events)
+            state.counters.received += new
+            state.counters.deciding += new
+            _moved(state, new)
+            self.time(state)
+
+    def close(self) -> None:
+        """What is held goes on with the next opening; who waits for its outcome is told that it is held."""
+        for state in self._dispatcher.states.values():
+            if state.windows is None:
+                continue
+            left = [*state.windows.empty()]
+            for closing in self._closings.pop(state.name, ()):
+                left += [*closing.events, *(held for held, _ in closing.released)]
+            _moved(state, -len(left))
+            state.counters.deciding -= len(left)
+            state.counters.received -= len(left)
+            for held in left:
+                future = self._finals.pop(held.id, None)
+                if future is not None and not future.done():
+                    future.set_result(outcome_about(_entry(state, held), held.event.id))
+
+
+def _release(decided: Decided, released: Released, now: float) -> None:
+    held, reason = released
+    if held in decided.held:
+        decided.held.remove(held)  # it came with this batch, so the store need not have it
+    else:
+        decided.released.append(held)
+    if reason == QUEUE_FULL:
+        decided.overflow(held.event, now, rejected=False)
+    else:
+        decided.add(OutcomeKind.FILTERED, reason, held.event, now)
+
+
+def _moved(state: TriggerState, events: int) -> None:
+    """From being decided to being held; a negative number goes the other way."""
+    state.counters.deciding -= events
+    state.counters.held += events
+    state.admission.windowed += events
+
+
+def _entry(state: TriggerState, held: HeldEvent) -> Entry:
+    facts = None if held.key is None else {"key": held.key}
+    return ("held", IN_WINDOW, held.event.id, state.name, None, state.compiled.definition.revision, held.at, facts)
+
+
+def _pass_on(future: asyncio.Future[Outcome], final: asyncio.Future[Outcome]) -> None:
+    if not future.done() and not final.cancelled():
+        future.set_result(final.result())

@@ -1,0 +1,43 @@
+"""Debounce that lets the first event through and no other until a period has passed without any."""
+
+from __future__ import annotations
+
+from sagaz_lab.model.policy import Debounce, seconds
+
+KEYS = 100_000
+"""Periods that are kept; beyond it those that are over go, and after them the oldest."""
+
+
+class Leading:
+    """Open periods by key: when each was opened, and when its last event came. They end with the process."""
+
+    __slots__ = ("_max_wait_s", "_open", "_period_s", "active")
+
+    def __init__(self, policy: Debounce | None) -> None:
+        self._open: dict[str | None, tuple[float, float]] = {}
+        self.configure(policy)
+
+    def configure(self, policy: Debounce | None) -> None:
+        """Take over other numbers; open periods stay open."""
+        self.active = policy is not None and policy.mode == "leading"
+        self._period_s = seconds(policy.period, "period") if policy else 0.0
+        self._max_wait_s = seconds(policy.max_wait, "max_wait") if policy else 0.0
+        if not self.active:
+            self._open.clear()
+
+    def closes_in(self, key: str | None, now: float) -> float:
+        """Seconds until the key's period is over; 0 or less if it is."""
+        if key not in self._open:
+            return 0.0
+        opened, last = self._open[key]
+        return min(opened + self._max_wait_s, last + self._period_s) - now
+
+    def opens(self, key: str | None, now: float) -> bool:
+        """True if this event opens a period; else it falls into one, which it prolongs."""
+        first = self.closes_in(key, now) <= 0
+        self._open[key] = (now, now) if first else (self._open[key][0], now)
+        if len(self._open) > KEYS:
+            self._open = {key: times for key, times in self._open.items() if self.closes_in(key, now) > 0}
+            while len(self._open) > KEYS:
+                del self._open[next(iter(self._open))]
+        return first

@@ -1,0 +1,137 @@
+"""What is published besides what the actions publish themselves: the steps of a run, and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sagaz_lab.abc import DeadLetter, Ending, Publication, Store
+from sagaz_lab.errors import DefinitionError, UnstorableValue, describe
+from sagaz_lab.model.listener import OutboxSagaListener
+from sagaz_lab.model.publishing import to_json
+from sagaz_lab.model.run import Record, RecordKind, Run
+from sagaz_lab.model.saga import SagaDefinition
+
+_TOLD = frozenset(RecordKind) - {RecordKind.ACTION_STARTED, RecordKind.COMPENSATION_STARTED}
+_FAILURES = frozenset({RecordKind.ACTION_FAILED, RecordKind.ACTION_CUT_OFF, RecordKind.COMPENSATION_FAILED})
+
+
+def outbox_listener(definition: SagaDefinition) -> OutboxSagaListener | None:
+    """The one that asks for most, if the saga has several."""
+    found = [listener for listener in definition.listeners if isinstance(listener, OutboxSagaListener)]
+    return max(found, key=lambda listener: listener.publish_step_events, default=None)
+
+
+def refuse_other_store(definition: SagaDefinition, store: Store) -> None:
+    """Raises `DefinitionError` for a listener that was given a store which is not the Lab's own."""
+    for listener in definition.listeners:
+        if isinstance(listener, OutboxSagaListener) and listener.store is not None:
+            given = listener.store
+            if given is not store and given != store.url:
+                raise DefinitionError(
+                    f"{definition.name}: OutboxSagaListener(store={given!r}) is not the Lab's own store, and only that "
+                    "one keeps a step and its event together; leave store= out"
+                )
+
+
+class StepEvents:
+    """Adds to the records of one run's attempt what its saga's `OutboxSagaListener` promises.
+
+    An event is kept with its record, so that the record's time is enough to tell it from that of a later repetition.
+    """
+
+    __slots__ = ("_run", "_steps", "_topic")
+
+    def __init__(self, run: Run, listener: OutboxSagaListener) -> None:
+        self._run = run
+        self._steps = listener.publish_step_events
+        self._topic = f"{run.definition.name}.events"
+
+    def of(self, records: Sequence[Record], *, ends: bool = False) -> Sequence[Record]:
+        """The records with their events. `ends`: they come with the end of the attempt.
+
+        A failure that comes with neither the end nor the start of a compensation is that of a trial which will be
+        tried again; nobody is told of that.
+        """
+        if not self._steps:
+            return records
+        final = ends or any(record.kind is RecordKind.COMPENSATION_STARTED for record in records)
+        return [
+            record._replace(publications=(*record.publications, self._event(record)))
+            if record.kind in _TOLD and (final or record.kind not in _FAILURES)
+            else record
+            for record in records
+        ]
+
+    def end(self, ending: Ending, at: float, retry_at: float | None) -> Ending:
+        """The ending with the events of its records and its own."""
+        error = None if ending.error is None else describe(ending.error)
+        facts = {"error": _whole(error), "retry_at": None if retry_at is None else _moment(retry_at)}
+        event = self._publication(f"run_{ending.status}", None, at, facts)
+        records = self.of(ending.records, ends=True)
+        return ending._replace(records=records, publications=(*ending.publications, event))
+
+    def _event(self, record: Record) -> Publication:
+        return self._publication(record.kind.value, record.action, record.at, {"error": _whole(record.error)})
+
+    def _publication(self, kind: str, action: str | None, at: float, facts: dict[str, Any]) -> Publication:
+        run = self._run
+        body = {
+            "type": kind,
+            "saga": run.definition.name,
+            "run_id": run.run_id,
+            "revision": run.definition.revision,
+            "action": action,
+            "attempt": run.attempt,
+            "at": _moment(at),
+            "event_id": None if run.event is None else _whole(run.event.id),
+            **facts,
+        }
+        where = f"{action}/" if action is not None else ""
+        id = f"{run.run_id}/{run.attempt}/{where}{kind}/{round(at * 1000)}"
+        return Publication(id, self._topic, to_json(body, run.run_id, self._topic), run.trigger, run.run_id)
+
+
+def publication_of(letter: DeadLetter, topic: str) -> Publication:
+    """The dead letter as it is published. A payload that is no JSON becomes its text."""
+    event = letter.event
+    facts = {
+        "id": letter.id,
+        "event_id": event.id,
+        "source": event.source,
+        "payload": event.payload,
+        "trigger": letter.trigger,
+        "saga": letter.saga,
+        "run_id": letter.run_id,
+        "revision": letter.revision,
+        "cause": letter.cause,
+        "error": letter.error,
+        "traceback": letter.traceback,
+        "attempts": letter.attempts,
+        "at": _moment(letter.at),
+    }
+    try:
+        body = to_json(facts, letter.id, topic)
+    except UnstorableValue:
+        body = to_json({name: _json_or_text(value) for name, value in facts.items()}, letter.id, topic)
+    return Publication(letter.id, topic, body, letter.trigger, letter.run_id or "")
+
+
+def _json_or_text(value: Any) -> Any:
+    try:
+        to_json(value, "", "")
+    except UnstorableValue:
+        if isinstance(value, bytes | bytearray):
+            return value.decode(errors="backslashreplace")
+        return _whole(value if isinstance(value, str) else repr(value))
+    return value
+
+
+def _whole(text: str | None) -> str | None:
+    """The text of an error, or an id from outside, may have half a character, for which JSON has no word."""
+    return None if text is None else text.encode(errors="backslashreplace").decode()
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()

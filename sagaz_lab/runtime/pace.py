@@ -1,0 +1,62 @@
+"""How fast runs may start: GCRA, the leaky bucket as a meter, per key.
+
+A key's only state is its due time: when the next start would be exactly on time. A start that is early by more than
+the burst allows waits. Source: ITU-T I.371, "virtual scheduling"; the same in real and in virtual time.
+"""
+
+from __future__ import annotations
+
+from sagaz_lab.model.policy import seconds
+from sagaz_lab.model.trigger import Gates
+
+KEYS = 1_000_000
+"""Due times that are kept, about 200 bytes each. Beyond it those already past go, and after them the oldest."""
+
+
+class Pace:
+    """At most one start per `interval_s` and key on the average, with `burst` starts ahead of their time."""
+
+    __slots__ = ("_due", "_slack_s", "gate", "interval_s", "limit", "per_s")
+
+    def __init__(self, gate: str, limit: float, per_s: float, burst: int = 0) -> None:
+        self._due: dict[str | None, float] = {}
+        self.take_over(gate, limit, per_s, burst)
+
+    def take_over(self, gate: str, limit: float, per_s: float, burst: int = 0) -> None:
+        """Use other numbers from now on; what is due stays due."""
+        self.gate = gate
+        self.limit = limit
+        self.per_s = per_s
+        self.interval_s = per_s / limit
+        self._slack_s = burst * self.interval_s
+
+    def opens_at(self, key: str | None) -> float:
+        """When the next run of this key may start, in the clock's monotonic seconds."""
+        return self._due.get(key, float("-inf")) - self._slack_s
+
+    def start(self, key: str | None, now: float) -> None:
+        """A run of this key starts."""
+        due = self._due.get(key, now)
+        self._due[key] = (due if due > now else now) + self.interval_s
+        if len(self._due) > KEYS:
+            self._forget(now)
+
+    def used(self, key: str | None, now: float) -> float:
+        """How many starts the key is ahead of its time."""
+        return max(0.0, self._due.get(key, now) - now) / self.interval_s
+
+    def _forget(self, now: float) -> None:
+        self._due = {key: due for key, due in self._due.items() if due > now}
+        while len(self._due) > KEYS:
+            del self._due[next(iter(self._due))]
+
+
+def pace_of(gates: Gates) -> tuple[str, float, float, int] | None:
+    """Gate, limit, period in seconds and burst of a trigger's rate or throttle; None where it has none."""
+    if gates.rate_limit_per_second is not None:
+        return "rate", gates.rate_limit_per_second, 1.0, 0
+    if gates.throttle is not None:
+        return "throttle", gates.throttle.limit, seconds(gates.throttle.per, "Throttle per"), gates.throttle.burst
+    return None
+
+

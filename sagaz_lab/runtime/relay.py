@@ -1,0 +1,225 @@
+"""The relay: publishes what runs and dead letters have left in the store, oldest first, at least once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sagaz_lab.abc import Publisher
+from sagaz_lab.errors import LabClosed, SourceError, SourceNotReady, StoreError, describe
+from sagaz_lab.model.trigger import SourceSpec
+from sagaz_lab.runtime.lanes import BATCH, BrokerLane, Lane, ProcessLane, Row
+
+if TYPE_CHECKING:
+    from sagaz_lab.runtime.dispatcher import Dispatcher
+
+logger = logging.getLogger("sagaz_lab")
+
+FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+CLOSE_S = 2.0
+"""How long all publishers together may take to disconnect."""
+
+OpenPublisher = Callable[[SourceSpec], Publisher | None]
+"""None where the runs of such a trigger publish to the process itself."""
+
+
+class Relay:
+    """Owned by the Service while a Lab is open. It sleeps until it is woken.
+
+    What belongs to one broker goes in the order in which it was written; a broker that is down holds up no other.
+    What a trigger published that is not defined (any more) waits for its definition, since only that says where to.
+    A crash loses nothing: what the store was not told of as published is published again, with the same id.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, open_publisher: OpenPublisher) -> None:
+        self._dispatcher = dispatcher
+        self._store = dispatcher.store
+        self._open_publisher = open_publisher
+        self._itself = ProcessLane(dispatcher, self.wake)
+        self._lanes: dict[tuple[str, str | None], Lane] = {}
+        self._undefined: Counter[str] = Counter()
+        self._woken = asyncio.Event()
+        self._settled = asyncio.Event()  # it may have: look again
+        self._reading = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = self._dispatcher.tasks.start(self._run(), "relay")
+        self._task.add_done_callback(lambda _: self._settled.set())
+        self.wake()  # an earlier opening may have left something
+
+    def wake(self) -> None:
+        """There may be something to publish."""
+        self._woken.set()
+
+    @property
+    def backlog(self) -> Mapping[str, int]:
+        """By trigger, how many publications wait for a broker that is down."""
+        return sum((lane.backlog for lane in self._lanes.values() if lane.failures), Counter())
+
+    @property
+    def left(self) -> int:
+        """How many publications cannot go now: their broker is down, their trigger has no room or no definition."""
+        return sum(lane.left for lane in self._all()) + self._undefined.total()
+
+    @property
+    def unheard(self) -> int:
+        """How many publications to the process itself had nobody who listens."""
+        return self._itself.unheard
+
+    async def settled(self) -> None:
+        """Returns when all has been published that can be now."""
+        while self._under_way():
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def close(self) -> None:
+        """Disconnect, once its tasks have ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*(lane.close() for lane in self._all()))
+
+    def _under_way(self) -> bool:
+        if self._task is None or self._task.done():
+            return False
+        return self._woken.is_set() or self._reading or any(lane.busy and not lane.waiting for lane in self._all())
+
+    def _all(self) -> list[Lane]:
+        return [self._itself, *self._lanes.values()]
+
+    async def _run(self) -> None:
+        while True:
+            await self._woken.wait()
+            # In this order: who asks whether it is settled must not look between the two.
+            self._reading = True
+            self._woken.clear()
+            try:
+                limit = BATCH + self.left
+                rows = await self._store.publications(limit)
+                self._hand_out(rows)
+                if len(rows) >= limit < BATCH + self.left:
+                    self.wake()  # all of these wait, but behind them may be others that do not
+            except StoreError as error:
+                self._dispatcher.report("store", f"publishing waits for the store: {describe(error)}")
+            finally:
+                self._reading = False
+                self._settled.set()
+
+    def _hand_out(self, rows: Sequence[Row]) -> None:
+        """Give each lane that is free what is for it. What a lane has published meanwhile may still be among them."""
+        found: dict[Lane, list[Row]] = {lane: [] for lane in self._all()}
+        undefined: Counter[str] = Counter()
+        for number, publication in rows:
+            lane = self._lane_of(publication.trigger)
+            if lane is None:
+                undefined[publication.trigger or ""] += 1
+            elif number not in lane.marked and number not in lane.unmarked:
+                found.setdefault(lane, []).append((number, publication))
+        self._report_undefined(undefined)
+        for lane, waiting in found.items():
+            if lane.waiting:
+                lane.leave(waiting)
+            elif lane.busy:
+                lane.missed = lane.missed or bool(waiting)
+            elif waiting or lane.unmarked:
+                lane.busy = True
+                self._dispatcher.tasks.start(self._publish(lane, waiting), f"publish to {lane.name}")
+
+    def _report_undefined(self, undefined: Counter[str]) -> None:
+        for trigger in undefined.keys() - self._undefined.keys():
+            self._dispatcher.report(
+                f"publish:{trigger}", f"what {trigger} published waits: define it, since it says where that goes"
+            )
+        self._undefined = undefined
+
+    def _lane_of(self, trigger: str | None) -> Lane | None:
+        """None if the trigger is not defined."""
+        if trigger is None:
+            return self._itself
+        state = self._dispatcher.states.get(trigger)
+        if state is None:
+            return None
+        spec = state.compiled.trigger.spec
+        key = (spec.kind, spec.settings.get("url"))
+        if key not in self._lanes:
+            return self._new_lane(key, spec)
+        return self._lanes[key]
+
+    def _new_lane(self, key: tuple[str, str | None], spec: SourceSpec) -> Lane:
+        try:
+            if self._open_publisher(spec) is None:
+                return self._itself
+        except SourceError:
+            pass  # its library is missing, say; whenever the lane tries to open it, that is told
+        at = getattr(key[1], "masked", key[1])
+        lane = self._lanes[key] = BrokerLane(f"{spec.kind} at {at}" if at else spec.kind, partial(self._opened, spec))
+        return lane
+
+    def _opened(self, spec: SourceSpec) -> Publisher:
+        publisher = self._open_publisher(spec)
+        if publisher is None:
+            raise SourceNotReady(f"{spec.kind} has no publisher any more")
+        return publisher
+
+    # --- one lane ---
+
+    async def _publish(self, lane: Lane, rows: Sequence[Row]) -> None:
+        before, lane.missed = lane.left, False
+        try:
+            published = await self._try(lane, rows)
+        except LabClosed:
+            return
+        except (SourceError, StoreError) as error:
+            await self._back_off(lane, rows, error)
+        except Exception as error:
+            logger.exception("publishing to %s", lane.name)
+            await self._back_off(lane, rows, error)
+        else:
+            self._went_well(lane, len(rows) - published)
+            if not (published or lane.missed or lane.left > before):
+                return  # what is left waits for something that will wake this
+        finally:
+            lane.busy = lane.waiting = False
+            self._settled.set()
+        self.wake()
+
+    async def _try(self, lane: Lane, rows: Sequence[Row]) -> int:
+        """How many were published, and the store knows it."""
+        await self._mark(lane)  # what the store could not be told before
+        if not rows:
+            return 0
+        await lane.publish(rows)
+        published = len(lane.unmarked)
+        await self._mark(lane)
+        return published
+
+    async def _mark(self, lane: Lane) -> None:
+        if lane.unmarked:
+            await self._store.published(lane.unmarked)
+            lane.marked, lane.unmarked = frozenset(lane.unmarked), []
+
+    def _went_well(self, lane: Lane, left: int) -> None:
+        held_up = list(lane.backlog) if lane.failures else []
+        if lane.failures:
+            logger.info("%s: publishing goes on", lane.name)
+        lane.succeed(left if lane is self._itself else 0)
+        for trigger in held_up:
+            if state := self._dispatcher.states.get(trigger):
+                state.wake()
+
+    async def _back_off(self, lane: Lane, rows: Sequence[Row], error: Exception) -> None:
+        told = frozenset(lane.unmarked) | lane.marked
+        lane.fail([row for row in rows if row[0] not in told])
+        await lane.close()
+        self._settled.set()
+        if lane.failures == 1:
+            text = f"publishing to {lane.name} waits, {lane.left} publication(s) so far: {describe(error)}"
+            self._dispatcher.report(f"publish:{lane.name}", text)
+        longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(lane.failures, 20))
+        await self._dispatcher.clock.sleep(random.uniform(FIRST_DELAY_S, longest))

@@ -1,0 +1,86 @@
+"""A run on its way in."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from sagaz_lab.abc import Member, NewRun
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import History, Outcome, RunStatus
+
+_WAITING = RunStatus.WAITING
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Ticket(NewRun):
+    """A run that the store is to accept or has accepted, started when it is its turn.
+
+    `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
+    in the same lane. `final`, if somebody has asked for it, is resolved when it has started or never will. A ticket of attempt 1 that waits has not
+    started yet.
+    """
+
+    __slots__ = ("attempt", "behind", "compensate_only", "final", "history", "key", "left_id", "pace_key")
+
+    def __init__(
+        self,
+        run_id: str,
+        saga: str,
+        trigger: str | None,
+        revision: int,
+        event: Event | None,
+        context: Mapping[str, Any],
+        at: float,
+        key: str | None = None,
+        claim: str | None = None,
+        claim_until: float | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.saga = saga
+        self.trigger = trigger
+        self.revision = revision
+        self.event = event
+        self.context = context
+        self.at = at
+        self.status = _WAITING
+        self.claim = claim
+        self.claim_until = claim_until
+        self.claim_ends = False
+        self.cooldown: tuple[str, float] | None = None
+        self.members: Sequence[Member] = ()
+        self.started: Sequence[str] = ()
+        self.key = key
+        self.pace_key: str | None = None
+        self.behind: Ticket | None = None
+        self.attempt = 1
+        self.history: History | None = None
+        self.compensate_only = False
+        self.final: Future[Outcome] | None = None
+        self.left_id = ""
+
+    @property
+    def event_id(self) -> str:
+        return self.left_id if self.event is None else self.event.id
+
+    @property
+    def size(self) -> int:
+        """How many events it stands for."""
+        return 1 + len(self.members)
+
+    def events(self) -> Sequence[Event]:
+        """All that started it, as far as they are in memory."""
+        return [*(member.event for member in self.members), *([] if self.event is None else [self.event])]
+
+    def leave_to_store(self) -> None:
+        """Keep no more than is needed to queue: the event and the context lie in the store."""
+        if self.event is not None and not self.members:
+            self.left_id = self.event.id
+            self.event = None
+            self.context = NOTHING
+
+    @property
+    def left(self) -> bool:
+        return self.event is None and bool(self.left_id)

@@ -1,0 +1,241 @@
+"""What a store promises of what it takes in: claims, cooldowns and held events."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sagaz_lab.abc import Acceptance, Ending, Event, Refusal, Store
+from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.model.run import RunStatus
+from sagaz_lab.testing.store_values import (
+    AT,
+    ENDED,
+    NOTHING,
+    TRIGGER,
+    end,
+    held_event,
+    hold,
+    loaded,
+    member,
+    new_run,
+    take,
+)  # fmt: skip
+
+
+class IntakeSuite:
+    """Part of the `StoreSuite`."""
+
+    # --- claims ---
+
+    async def test_of_two_runs_with_one_claim_the_first_is_taken(self, store: Store) -> None:
+        refused = await take(store, new_run("r1", claim="order-1"), new_run("r2", claim="order-1"))
+        assert refused == {"r2": Refusal("r1", RunStatus.RUNNING)}
+        assert await store.load("r2") is None
+
+    async def test_of_many_who_claim_at_once_one_wins(self, store: Store) -> None:
+        answers = await asyncio.gather(*(take(store, new_run(f"r{n}", claim="order-1")) for n in range(50)))
+        assert sorted(len(answer) for answer in answers) == [0] + [1] * 49
+
+    async def test_a_completed_run_keeps_its_claim(self, store: Store) -> None:
+        await take(store, new_run("r1", claim="order-1"))
+        await store.end("r1", Ending(RunStatus.COMPLETED), attempt=1, at=AT + 1)
+        assert await take(store, new_run("r2", claim="order-1")) == {"r2": Refusal("r1", RunStatus.COMPLETED)}
+
+    @pytest.mark.parametrize("end", [RunStatus.COMPENSATED, RunStatus.CANCELLED, RunStatus.COMPENSATION_FAILED])
+    async def test_a_run_that_ended_badly_frees_its_claim(self, store: Store, end: RunStatus) -> None:
+        await take(store, new_run("r1", claim="order-1"))
+        await store.end("r1", Ending(end), attempt=1, at=AT + 1)
+        assert await store.seen(TRIGGER, ["order-1"]) == {}
+        assert await take(store, new_run("r2", claim="order-1")) == NOTHING
+        assert await take(store, new_run("r3", claim="order-1")) == {"r3": Refusal("r2", RunStatus.RUNNING)}
+
+    async def test_a_claim_past_its_time_is_free(self, store: Store) -> None:
+        await take(store, new_run("r1", claim="order-1", claim_until=AT + 60))
+        assert await store.seen(TRIGGER, ["order-1"], at=AT + 59) == {"order-1": Refusal("r1", RunStatus.RUNNING)}
+        assert await store.seen(TRIGGER, ["order-1"], at=AT + 60) == {}
+        assert await take(store, new_run("r2", claim="order-1", at=AT + 60)) == NOTHING
+
+    async def test_claims_are_the_triggers_own_and_can_be_any_text(self, store: Store) -> None:
+        claims = ["", "'; DROP TABLE runs", "nul\x00", "half \ud800", "x" * 10_000]
+        runs = [new_run(f"r{n}", claim=claim) for n, claim in enumerate(claims)]
+        assert await take(store, *runs) == NOTHING
+        assert list(await store.seen(TRIGGER, claims)) == claims
+        assert await store.seen("orders.other", claims) == {}
+
+    async def test_a_forgotten_claim_can_be_taken_again(self, store: Store) -> None:
+        await take(store, *(new_run(f"r{n}", claim=f"order-{n}") for n in range(3)))
+        assert await store.forget(TRIGGER, "order-0") == 1
+        assert await store.forget(TRIGGER) == 2
+        assert await store.forget(TRIGGER, "order-0") == 0
+        assert await take(store, new_run("again", claim="order-0")) == NOTHING
+
+    async def test_a_withdrawn_run_leaves_nothing_but_one_that_has_begun_stays(self, store: Store) -> None:
+        waiting = {"status": RunStatus.WAITING, "started": ()}
+        await take(store, new_run("r1", claim="a", **waiting), new_run("r2", claim="b", **waiting))
+        await store.begin("r2", revision=1, attempt=1, started=(), at=AT)
+        await store.withdraw("r1")
+        await store.withdraw("r2")
+        assert await store.load("r1") is None
+        assert (await loaded(store, "r2")).attempt == 1
+        assert list(await store.seen(TRIGGER, ["a", "b"])) == ["b"]
+
+    @pytest.mark.parametrize("status", ENDED)
+    async def test_a_claim_that_ends_with_its_run_is_free_however_that_ended(
+        self, store: Store, status: RunStatus
+    ) -> None:
+        await take(store, new_run("r1", claim="order-1", claim_ends=True, members=[member("order-2")]))
+        assert sorted(await store.seen(TRIGGER, ["order-1", "order-2"])) == ["order-1", "order-2"]
+        await end(store, "r1", status)
+        assert await store.seen(TRIGGER, ["order-1", "order-2"]) == {}
+        assert await take(store, new_run("r2", claim="order-1", claim_ends=True), new_run("r3", claim="order-2")) == {}
+        assert await take(store, new_run("r4", claim="order-1")) == {"r4": Refusal("r2", RunStatus.RUNNING)}
+
+    @pytest.mark.parametrize("status", [RunStatus.HELD, RunStatus.NEEDS_CODE])
+    async def test_a_claim_that_ends_with_its_run_is_kept_by_one_that_is_still_to_go_on(
+        self, store: Store, status: RunStatus
+    ) -> None:
+        await take(store, new_run("r1", claim="order-1", claim_ends=True))
+        await end(store, "r1", status)
+        assert await take(store, new_run("r2", claim="order-1", claim_ends=True)) == {"r2": Refusal("r1", status)}
+        await take(store, new_run("r3", claim="order-3", claim_ends=True))
+        await store.end("r3", Ending(RunStatus.COMPENSATED), attempt=1, at=AT, retry_at=AT + 9)
+        assert await store.seen(TRIGGER, ["order-3"]) == {"order-3": Refusal("r3", RunStatus.WAITING)}
+
+    # --- runs of several events ---
+
+    async def test_the_claims_of_its_members_are_the_runs(self, store: Store) -> None:
+        members = [member("order-2"), member(None), member("order-3"), member("order-3"), member("order-1")]
+        run = new_run("r1", claim="order-1", claim_until=AT + 60, members=members)
+        assert await take(store, run) == NOTHING
+        mine = Refusal("r1", RunStatus.RUNNING)
+        assert await store.seen(TRIGGER, ["order-3", "order-2"], at=AT) == {"order-3": mine, "order-2": mine}
+        assert await take(store, new_run("r2", claim="order-2"), new_run("r3", members=[member("order-3")])) == {
+            "r2": mine, "r3": mine,
+        }  # fmt: skip
+        assert await store.seen(TRIGGER, ["order-2"], at=AT + 60) == {}
+        await end(store, "r1", RunStatus.COMPENSATED)
+        assert await take(store, new_run("r4", claim="order-2"), new_run("r5", members=[member("order-3")])) == NOTHING
+
+    async def test_a_run_that_is_refused_for_a_member_takes_nothing(self, store: Store) -> None:
+        await take(store, new_run("r1", claim="order-2"))
+        late = new_run("r2", claim="order-1", members=[member("order-3"), member("order-2")], cooldown=("k", AT + 60))
+        assert await take(store, late) == {"r2": Refusal("r1", RunStatus.RUNNING)}
+        assert list(await store.seen(TRIGGER, ["order-1", "order-2", "order-3"])) == ["order-2"]
+        assert await store.cooling(TRIGGER, ["k"], at=AT) == {}
+
+    async def test_a_withdrawn_run_frees_the_claims_of_its_members(self, store: Store) -> None:
+        await take(store, new_run("r1", members=[member("a"), member("b")], status=RunStatus.WAITING, started=()))
+        await store.withdraw("r1")
+        assert await store.seen(TRIGGER, ["a", "b"]) == {}
+
+    # --- cooldowns ---
+
+    async def test_a_cooldown_refuses_others_of_its_key_until_its_time_however_the_run_ends(self, store: Store) -> None:
+        refused = await take(store, new_run("r1", cooldown=("k", AT + 60)), new_run("r2", cooldown=("k", AT + 60)),
+                             new_run("r3", cooldown=("other", AT + 60)), new_run("r4"))  # fmt: skip
+        assert refused == {"r2": Refusal("r1", RunStatus.RUNNING, cooling_until=AT + 60)}
+        await end(store, "r1", RunStatus.COMPENSATED)
+        ended = Refusal("r1", RunStatus.COMPENSATED, cooling_until=AT + 60)
+        assert await take(store, new_run("r5", at=AT + 59, cooldown=("k", AT + 119))) == {"r5": ended}
+        assert await take(store, new_run("r6", at=AT + 60, cooldown=("k", AT + 120))) == NOTHING
+        assert list(await take(store, new_run("r7", at=AT + 61, cooldown=("k", AT + 121)))) == ["r7"]
+
+    async def test_who_asks_is_told_which_keys_cool_and_until_when(self, store: Store) -> None:
+        await take(store, new_run("r1", cooldown=("k", AT + 60)))
+        told = await store.cooling(TRIGGER, ["k", "other"], at=AT + 59)
+        assert told == {"k": Refusal("r1", RunStatus.RUNNING, cooling_until=AT + 60)}
+        assert await store.cooling(TRIGGER, ["k"], at=AT + 60) == {}
+        assert await store.cooling("orders.other", ["k"], at=AT) == {}
+
+    async def test_a_cooldown_is_no_claim_of_the_same_text(self, store: Store) -> None:
+        await take(store, new_run("r1", claim="k"))
+        assert await take(store, new_run("r2", cooldown=("k", AT + 60))) == NOTHING
+        assert await store.seen(TRIGGER, ["k"]) == {"k": Refusal("r1", RunStatus.RUNNING)}
+
+    async def test_a_run_that_waits_takes_its_cooldown_when_it_begins(self, store: Store) -> None:
+        waiting = {"status": RunStatus.WAITING, "started": ()}
+        await take(store, new_run("r1", cooldown=("k", AT + 60), **waiting))
+        assert await store.cooling(TRIGGER, ["k"], at=AT) == {}
+        await take(store, new_run("r2", cooldown=("k", AT + 60)))
+        assert list(await take(store, new_run("r3", cooldown=("k", AT + 60), **waiting))) == ["r3"]
+        await store.begin("r1", revision=1, attempt=1, started=(), at=AT + 5, cooldown=("k", AT + 65))
+        taken = {"k": Refusal("r1", RunStatus.RUNNING, cooling_until=AT + 65)}
+        assert await store.cooling(TRIGGER, ["k"], at=AT + 64) == taken
+
+    async def test_forgetting_a_key_frees_its_claim_and_its_cooldown(self, store: Store) -> None:
+        await take(store, new_run("r1", claim="k", cooldown=("k", AT + 60)), new_run("r2", cooldown=("o", AT + 60)))
+        await hold(store, held_event("h1", claim="waits"))
+        assert await store.forget(TRIGGER, "k") == 2
+        assert await store.forget(TRIGGER, "waits") == 0
+        assert await store.forget(TRIGGER) == 1
+        assert await take(store, new_run("r3", claim="k", cooldown=("o", AT + 60))) == NOTHING
+        assert await store.seen(TRIGGER, ["waits"]) == {"waits": Refusal()}
+
+    async def test_of_many_that_start_at_once_one_has_the_cooldown_and_one_the_member(self, store: Store) -> None:
+        cooled = await asyncio.gather(*(take(store, new_run(f"c{n}", cooldown=("k", AT + 60))) for n in range(20)))
+        joined = await asyncio.gather(*(take(store, new_run(f"j{n}", members=[member("order-1")])) for n in range(20)))
+        for answers in (cooled, joined):
+            assert sorted(len(answer) for answer in answers) == [0] + [1] * 19
+
+    # --- held events ---
+
+    async def test_held_events_come_back_oldest_first_also_after_a_stop(self, store: Store) -> None:
+        held = [held_event(f"h{n}", at=AT - n, key=None if n else "k\x00", part=n, claim=f"c{n}") for n in range(3)]
+        held[1] = held[1]._replace(trigger="orders.on_return")
+        assert await hold(store, *held) == NOTHING
+        await store.close()
+        await store.open("the next notebook")
+        found = await store.held([TRIGGER, "orders.on_return", "orders.other"])
+        assert [(it.id, it.trigger, it.key, it.part, it.claim, it.at) for it in found] == [
+            (it.id, it.trigger, it.key, it.part, it.claim, it.at) for it in held
+        ]
+        assert [(it.event.id, it.event.payload) for it in found] == [(f"event-h{n}", {"n": 1}) for n in range(3)]
+        assert [it.id for it in await store.held([TRIGGER])] == ["h0", "h2"]
+        assert await store.held([]) == []
+
+    async def test_what_is_held_has_its_claim(self, store: Store) -> None:
+        await take(store, new_run("r1", claim="order-1"))
+        refused = await hold(store, held_event("h1", claim="order-1"), held_event("h2", claim="order-2"),
+                             held_event("h3", claim="order-2"), held_event("h4"), held_event("h4"))  # fmt: skip
+        assert refused == {"h1": Refusal("r1", RunStatus.RUNNING), "h3": Refusal(), "h4": Refusal()}
+        assert [it.id for it in await store.held([TRIGGER])] == ["h2", "h4"]
+        assert await store.seen(TRIGGER, ["order-1", "order-2"]) == {
+            "order-1": Refusal("r1", RunStatus.RUNNING), "order-2": Refusal(),
+        }  # fmt: skip
+        assert await take(store, new_run("r2", claim="order-2")) == {"r2": Refusal()}
+
+    async def test_an_event_that_is_held_already_leaves_the_claim_of_its_second_coming_free(self, store: Store) -> None:
+        await hold(store, held_event("h1", claim="order-1"))
+        assert await hold(store, held_event("h1", claim="order-2")) == {"h1": Refusal()}
+        assert list(await store.seen(TRIGGER, ["order-1", "order-2"])) == ["order-1"]
+
+    async def test_what_is_released_gives_its_claim_to_a_run_of_the_same_batch(self, store: Store) -> None:
+        await hold(store, *(held_event(f"h{n}", claim=f"order-{n}") for n in range(3)))
+        run = new_run("r1", claim="order-0", members=[member("order-1")])
+        assert await store.accept(Acceptance(runs=[run], released=["h0", "h1", "nowhere"])) == NOTHING
+        assert [it.id for it in await store.held([TRIGGER])] == ["h2"]
+        mine = Refusal("r1", RunStatus.RUNNING)
+        seen = await store.seen(TRIGGER, ["order-0", "order-1", "order-2"])
+        assert seen == {"order-0": mine, "order-1": mine, "order-2": Refusal()}
+        await store.accept(Acceptance(released=["h2"]))
+        assert await store.seen(TRIGGER, ["order-2"]) == {}
+
+    async def test_a_batch_that_has_a_refused_run_still_takes_in_the_rest(self, store: Store) -> None:
+        await take(store, new_run("r1", claim="order-1"))
+        await hold(store, held_event("h1"))
+        batch = Acceptance(runs=[new_run("r2", claim="order-1"), new_run("r3")], held=[held_event("h2")],
+                           released=["h1"])  # fmt: skip
+        assert list(await store.accept(batch)) == ["r2"]
+        assert await store.load("r3") is not None
+        assert [it.id for it in await store.held([TRIGGER])] == ["h2"]
+
+    async def test_a_held_event_can_be_large_and_is_refused_if_it_cannot_be_stored(self, store: Store) -> None:
+        large = held_event("h1", event=Event({"image": b"x" * 100_000}, id="large"))
+        assert await hold(store, large) == NOTHING
+        (found,) = await store.held([TRIGGER])
+        assert found.event.payload == {"image": b"x" * 100_000}
+        if store.durable:
+            refused = await hold(store, held_event("h2", event=Event({"model": object()}, id="none")))
+            assert isinstance(refused["h2"].error, UnstorableValue)
