@@ -45,8 +45,8 @@ class Admission:
     `waiting` counts what waits, `coming` what will as soon as the store has it.
     """
 
-    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "coming", "in_flight", "lanes", "limit", "pace", "size",
-                 "slots", "waiting", "windowed")  # fmt: skip
+    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "coming", "in_flight", "lanes", "limit", "pace",
+                 "size", "slots", "waiting", "windowed")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
         self.slots = slots or Slots()
@@ -98,7 +98,7 @@ class Admission:
     # --- in ---
 
     def enter(self, ticket: Ticket, now: float) -> bool:
-        """True if this run may start now; it has its slot then. It overtakes none of its lane, and none that is ready."""
+        """True if this run may start now; it has its slot then. It overtakes none that is in its lane or ready."""
         key = ticket.key
         lane = _lane(ticket)
         if self.in_flight >= self.limit or lane in self.lanes or self._coming.get(lane) or not self.slots.free():

@@ -79,6 +79,8 @@ class Attempt:
             letter, retry_at = self._after_failure(ending.error, now)
         ending = self._with_publications(ending, now, retry_at, letter)
         await self._write(ending, now, retry_at, letter)
+        if letter is not None:
+            dispatcher.letters.note(letter, now)
         self._wake_relay_at_end(ending)
         run.status = RunStatus.WAITING if retry_at is not None else ending.status
         run.error = ending.error

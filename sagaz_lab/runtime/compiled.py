@@ -17,6 +17,8 @@ from sagaz_lab.runtime.leading import Leading
 from sagaz_lab.runtime.outcomes import Counters
 from sagaz_lab.runtime.windows import Leaving, Windows, policy_of
 
+UNBUILT = ("params",)
+
 ID_LENGTH = 512
 """An event's id longer than this is claimed by its hash."""
 
@@ -90,15 +92,16 @@ class CompiledTrigger:
         batch, size = self.trigger.gates.batch, self.config.queue_size
         if batch is not None and batch.max_size > size:
             raise DefinitionError(
-                f"{self.trigger.name}: Batch(max_size={batch.max_size}) never fills, since queue_size={size} events may "
-                "wait; set TriggerConfig(queue_size=) to as many at least"
+                f"{self.trigger.name}: Batch(max_size={batch.max_size}) never fills, since queue_size={size} "
+                "events may wait; set TriggerConfig(queue_size=) to as many at least"
             )
 
     def refuse_unbuilt(self) -> None:
         """Raises `NotBuilt` for an option that can be defined but that this version cannot run."""
-        if self.trigger.params:
-            name = self.trigger.name
-            raise NotBuilt(f"{name} uses params, which can be defined but which this version cannot run yet")
+        used = [name for name in UNBUILT if getattr(self.trigger, name)]
+        if used:
+            names = ", ".join(used)
+            raise NotBuilt(f"{self.trigger.name} uses {names}, which can be defined but not run by this version yet")
 
 
 class TriggerState:

@@ -239,9 +239,7 @@ class Decider:
 
     # --- gates ---
 
-    def _lead(
-        self, decided: Decided, prepared: _Prepared, taken: Mapping[str, Any], now: float, quiet: bool
-    ) -> None:
+    def _lead(self, decided: Decided, prepared: _Prepared, taken: Mapping[str, Any], now: float, quiet: bool) -> None:
         """Filter what falls into a period that an earlier event has opened."""
         state, steady, passed = decided.state, self.steady(), _Prepared([], [], [])
         read = state.compiled.leading_key
@@ -260,8 +258,7 @@ class Decider:
             passed.events.append(event)
             passed.subjects.append(subject)
             passed.claims.append(claim)
-        for all_of_them, those_that_passed in zip(prepared, passed, strict=True):
-            all_of_them[:] = those_that_passed
+        prepared.events[:], prepared.subjects[:], prepared.claims[:] = passed
 
     def _hold(
         self, decided: Decided, prepared: _Prepared, taken: dict[str, Refusal | str], part: int, now: float

@@ -58,5 +58,3 @@ def pace_of(gates: Gates) -> tuple[str, float, float, int] | None:
     if gates.throttle is not None:
         return "throttle", gates.throttle.limit, seconds(gates.throttle.per, "Throttle per"), gates.throttle.burst
     return None
-
-

@@ -124,7 +124,7 @@ class Service:
             self._report("stop", f"stopped with {under_way} under way; the next start resumes them")
         if left := self.relay.left:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
-        await self.dispatcher.close()
+        await self.recovery.leave()
         await self.relay.close()
         await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
         await self._store.close()

@@ -19,8 +19,8 @@ class Ticket(NewRun):
     """A run that the store is to accept or has accepted, started when it is its turn.
 
     `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
-    in the same lane. `final`, if somebody has asked for it, is resolved when it has started or never will. A ticket of attempt 1 that waits has not
-    started yet.
+    in the same lane. `final`, if somebody has asked for it, is resolved when it has started or never will. A ticket
+    of attempt 1 that waits has not started yet.
     """
 
     __slots__ = ("attempt", "behind", "compensate_only", "final", "history", "key", "left_id", "pace_key")
@@ -80,6 +80,11 @@ class Ticket(NewRun):
             self.left_id = self.event.id
             self.event = None
             self.context = NOTHING
+
+    @property
+    def queued(self) -> bool:
+        """Whether it stands in a lane."""
+        return self.behind is not None
 
     @property
     def left(self) -> bool:

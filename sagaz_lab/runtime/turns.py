@@ -36,7 +36,7 @@ class Turns:
         self._store = dispatcher.store
         self._timers: set[str] = set()
         self._held: dict[str, Ticket] = {}
-        # Runs whose place was taken before the store had accepted them. Bounded: one that never came was refused.
+        # Runs whose place was taken while the store was about to take them in. Bounded, as some may be refused.
         self._unwanted: deque[str] = deque(maxlen=1000)
         self._retries: dict[str, tuple[Ticket, asyncio.Task[Any]]] = {}
 
@@ -82,7 +82,7 @@ class Turns:
 
     def _oldest(self, state: TriggerState) -> Ticket | None:
         """The one of this trigger that has waited longest for its first start."""
-        return next((ticket for ticket in self._held.values() if ticket.trigger == state.name), None)
+        return next((it for it in self._held.values() if it.trigger == state.name and it.queued), None)
 
     async def _turn_away(
         self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
@@ -122,7 +122,7 @@ class Turns:
             task.cancel()
             await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=ticket.attempt - 1, at=now)
             state.admission.give_up_turn(ticket)
-        elif (held := self._held.get(run_id)) is not None:
+        elif (held := self._held.get(run_id)) is not None and held.queued:
             await self._turn_away(state, held, OutcomeKind.FILTERED, OUTDONE, now, {"key": held.key})
         else:
             self._unwanted.append(run_id)
@@ -204,6 +204,8 @@ class Turns:
                 self._finally(state, ticket, OutcomeKind.STARTED, "", now)
             ticket.status = RunStatus.RUNNING
             self._dispatcher.runner.launch_shared(ticket, definition, now)
+            if ticket.run_id in self._unwanted:
+                self._dispatcher.runner.live[ticket.run_id].cancel()
         except StoreError as error:
             state.admission.leave(ticket)
             self._dispatcher.report("store", f"run {ticket.run_id} could not start: {describe(error)}; it stays stored")

@@ -176,4 +176,3 @@ def _singleton(state: TriggerState, ticket: Ticket) -> tuple[Verdict, OutcomeKin
         return Verdict("singleton", "pass", f"run {holder} would be cancelled"), OutcomeKind.STARTED
     ends = {"skip": OutcomeKind.FILTERED, "return_existing": OutcomeKind.DUPLICATE, "error": OutcomeKind.DEAD}
     return Verdict("singleton", "stop", f"run {holder} of {ticket.key!r} is live: {mode}"), ends[str(mode)]
-

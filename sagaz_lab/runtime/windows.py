@@ -355,5 +355,3 @@ class Windows:
 
     def of(self, key: str | None) -> Sequence[HeldEvent]:
         return self._open.get(key, ())
-
-

@@ -99,7 +99,7 @@ class Transactions:
         self._path = path
         self._inode = os.stat(path).st_ino
         self._newest_run = 0
-        # The key of the next record of each live run.
+        # The key of the next record of each run under way.
         self._next_record: dict[str, int] = {}
 
     def commit(self, writes: Sequence[Write]) -> None:
@@ -194,8 +194,9 @@ class Transactions:
             group.members += (self._newest_run, claim)
         if run.cooldown is not None:
             group.cooldowns.append(run)
-        self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
-        self._add_records(run.run_id, run.records, group.records)
+        if run.records:  # else it waits, perhaps among a million others, and its number is found when it begins
+            self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
+            self._add_records(run.run_id, run.records, group.records)
 
     def _add_changes(self, write: Write, group: _Group) -> None:
         for run_id, rows in write.records:
@@ -206,6 +207,7 @@ class Transactions:
         if write.end is not None:
             group.changed.add(write.run_id)
             group.ends.append((*write.end, self.run_number(write.run_id)))
+            self.forget_run(write.run_id)
         for publication in write.publications:
             group.publications += publication
             group.publications.append(self.epoch)
@@ -259,7 +261,7 @@ class Transactions:
         return (self._next_record.get(run_id) or self._find_next_record(run_id)) // RECORDS_PER_RUN
 
     def forget_run(self, run_id: str) -> None:
-        """Its row is deleted."""
+        """It has ended, or its row is deleted."""
         self._next_record.pop(run_id, None)
 
     def _find_next_record(self, run_id: str) -> int:

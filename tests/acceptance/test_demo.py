@@ -1,4 +1,4 @@
-"""`make demo`: the notebook from first to last cell, on the memory source and on a real Redis server."""
+"""The notebooks from first to last cell: that of `make demo` on the memory source and on a real Redis server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from tests.services.redis import running_redis
 
@@ -51,3 +53,32 @@ def test_the_demo_retrains_and_puts_back_on_the_embedded_default(tmp_path: Path)
 def test_the_same_notebook_takes_its_events_from_a_redis_stream(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         check(tmp_path / "demo", run_demo(tmp_path / "demo", REDIS_URL=server.url))
+
+
+FLOW = ROOT / "notebooks" / "02_flow_control.ipynb"
+
+
+def test_the_gates_do_in_a_notebook_what_its_text_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(FLOW, as_version=4)
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=60, kernel_name="python3", resources=where).execute()
+    (summary,) = (
+        cell.outputs[-1].data["text/plain"] for cell in notebook.cells if "summary" in cell.metadata.get("tags", ())
+    )
+    counts = {line.split()[0]: [int(n) for n in line.split()[1:]] for line in summary.splitlines()[1:]}
+    # received, started, filtered, dead, held
+    assert counts == {
+        "Retrain.on_drift": [5, 2, 3, 0, 0],
+        "Score.on_rows": [4, 4, 0, 0, 0],
+        "Rebuild.on_edit": [3, 1, 2, 0, 0],
+        "Route.on_order": [2, 2, 0, 0, 0],
+        "Call.on_call": [6, 6, 0, 0, 0],
+        "Charge.on_bill": [7, 4, 0, 3, 0],
+    }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    assert [cell.id for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []

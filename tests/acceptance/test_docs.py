@@ -15,7 +15,7 @@ import sagaz_lab
 from sagaz_lab import cli
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.options import KINDS
-from sagaz_lab.runtime.compiled import UNBUILT
+from sagaz_lab.model.trigger import GATE_NAMES
 from sagaz_lab.sources import ADAPTERS
 from tests.acceptance.kernel import Kernel
 from tests.acceptance.pages import LANGUAGES, ROOT, blocks, fences, pages
@@ -146,7 +146,14 @@ def test_what_is_made_from_the_code_is_up_to_date():
 def test_what_is_not_built_is_told():
     told = README.partition("not built yet")[2]
     not_ready = KINDS.keys() - ADAPTERS.keys() - {"custom"}
-    assert [name for name in (*not_ready, *UNBUILT) if f"`{name}`" not in told] == []
+    assert [name for name in (*not_ready, "params") if f"`{name}`" not in told] == []
+
+
+def test_every_gate_is_explained_and_every_picture_of_one_is_shown():
+    page = (ROOT / "docs" / "flow-control.md").read_text()
+    assert [name for name in GATE_NAMES if f"`{name}" not in page and f"{name}=" not in page] == []
+    pictures = (ROOT / "docs" / "images" / "flow").iterdir()
+    assert [path.name for path in pictures if f"(images/flow/{path.name})" not in page] == []
 
 
 def test_the_fields_of_a_config_are_told():

@@ -130,7 +130,7 @@ def compare(comparison: Comparison, resources: Resources, *, small: bool, rounds
     names = ["ours", *(against.name for against in comparison.against)]
     figures: list[list[float]] = [[] for _ in calls]
     failed: dict[int, str] = {}
-    for _ in range(rounds):
+    for _ in range(min(rounds, comparison.rounds or rounds)):
         for number, call in enumerate(calls):
             if number in failed:
                 continue

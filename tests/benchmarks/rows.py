@@ -49,6 +49,8 @@ class Comparison:
     unit: str
     ours: Call
     against: Sequence[Against]
+    rounds: int | None = None
+    """For what takes long and varies little; None: as many as the others."""
 
 
 def at_least(ratio: float) -> Goal:
@@ -87,6 +89,55 @@ COMPARISONS: Sequence[Comparison] = (
                 goal=at_least(0.5),
             ),
         ),
+    ),
+    Comparison(
+        name="dispatch through every gate, 10 % kept",
+        unit="events/s",
+        ours=Call(module="ours_gates", n=100_000, small=2_000),
+        against=(
+            Against(name="through none", call=Call(module="ours_dispatch", n=100_000, small=2_000), goal=at_least(0.5)),
+        ),
+    ),
+    Comparison(
+        name="wait of a quiet key beside a hot one, p99",
+        unit="ms",
+        ours=Call(module="ours_hot_key", n=2_000, small=200, options={"hot": True}),
+        against=(
+            Against(
+                name="without the hot one",
+                call=Call(module="ours_hot_key", n=2_000, small=200, options={"hot": False}),
+                goal=Goal(bound="at most", ratio=1.5),
+            ),
+        ),
+    ),
+    Comparison(
+        name="memory with 1,000,000 live concurrency keys",
+        unit="MB",
+        ours=Call(module="ours_keys", n=1_000_000, small=2_000, options={"keys": True}, needs=("path",)),
+        rounds=1,
+        against=(
+            Against(
+                name="with one",
+                call=Call(module="ours_keys", n=1_000_000, small=2_000, options={"keys": False}, needs=("path",)),
+                goal=Goal(bound="at most", ratio=1.0, plus=600.0),
+            ),
+        ),
+    ),
+    *(
+        Comparison(
+            name=f"{what} 100 of 1,000,000 dead letters",
+            unit="ms",
+            ours=Call(module="ours_letters", n=1_000_000, small=2_000, options={"what": what}, needs=("path",)),
+            rounds=1,
+            against=(
+                Against(
+                    name="of 1,000",
+                    call=Call(module="ours_letters", n=1_000, small=1_000, options={"what": what}, needs=("path",)),
+                    goal=Goal(bound="at most", ratio=0.0, plus=100.0),
+                ),
+            ),
+        )
+        for what in ("list", "redrive")
     ),
     Comparison(
         name="durable, 100 runs at a time",

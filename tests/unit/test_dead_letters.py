@@ -119,7 +119,6 @@ async def test_to_be_stopped_again_and_again_is_no_death(tmp_path: Path) -> None
             await until(lambda n=n: len(entered) == n)
             if n == 6:
                 await lab.drain()
-            await lab._service.recovery.leave()
             await lab.stop(grace_s=0)
     assert statuses(lab) == ["completed"]
     assert len(set(entered)) == 1

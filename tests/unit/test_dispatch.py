@@ -13,7 +13,6 @@ import pydantic
 import pytest
 
 from sagaz_lab import (
-    Debounce,
     Event,
     Lab,
     OutcomeKind,
@@ -22,7 +21,6 @@ from sagaz_lab import (
     SagaListener,
     TriggerConfig,
     action,
-    all_of,
     compensate,
     default_lab,
     fire_event,

@@ -396,16 +396,9 @@ class FakePublisher:
 @pytest.fixture
 def brokers(monkeypatch: pytest.MonkeyPatch) -> dict[str | None, Broker]:
     monkeypatch.setitem(PUBLISHERS, "redis", f"{__name__}:FakePublisher")
-    monkeypatch.setattr("sagaz_lab.sources.import_module", lambda _: _Here)
     BROKERS.clear()
     BROKERS.update({"redis://a": Broker(), "redis://b": Broker()})
     return BROKERS
-
-
-class _Here:
-    """Stands for this module, which is not imported by its name."""
-
-    FakePublisher = FakePublisher
 
 
 def publishing(name: str, url: str) -> None:
@@ -561,6 +554,15 @@ def test_a_dead_letter_whose_payload_is_no_json_has_its_text() -> None:
         body = json.loads(publication.payload)
         assert (body["payload"], body["error"], body["at"]) == (told, "half \\ud800", "1970-01-01T00:00:00+00:00")
         assert (publication.id, publication.trigger, publication.run_id) == ("d-1", "s.t", "")
+
+
+async def test_an_event_that_cannot_be_decided_goes_there_too(lab: Lab, brokers: dict[str, Broker]) -> None:
+    publishing("to-a", "redis://a")
+    await lab.fire("to-a.on_event", {"no": "number"}, id="e1")
+    await until(lambda: brokers["redis://a"])
+    (letter,) = map(json.loads, brokers["redis://a"])
+    assert (letter["payload"], letter["event_id"], letter["run_id"]) == ({"no": "number"}, "e1", None)
+    assert letter["error"].startswith("KeyError")
 
 
 # --- the listener ---

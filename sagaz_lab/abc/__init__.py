@@ -1,0 +1,58 @@
+"""Every interface of the package and what it promises.
+
+A source hands over deliveries; a store keeps what must survive; an engine executes a run; a codec
+writes one kind of value to a file; a clock tells the time. The suites in `sagaz_lab.testing` hold
+an implementation to these promises.
+"""
+
+from __future__ import annotations
+
+from sagaz_lab.abc.engine import Engine, Journal
+from sagaz_lab.abc.source import Clock, Positions, Publisher, Source, SourceTraits, Surroundings
+from sagaz_lab.abc.store import Codec, Store
+from sagaz_lab.abc.values import (
+    Acceptance,
+    DeadLetter,
+    Ending,
+    HeldEvent,
+    KeptEvent,
+    Member,
+    NewRun,
+    Owner,
+    Refusal,
+    RevisionRow,
+    StoredRun,
+)
+from sagaz_lab.model.event import Delivery, Event, deliveries
+from sagaz_lab.model.host import Host, current_host
+from sagaz_lab.model.run import Publication
+
+__all__ = [
+    "Acceptance",
+    "Clock",
+    "Codec",
+    "DeadLetter",
+    "Delivery",
+    "Ending",
+    "Engine",
+    "Event",
+    "HeldEvent",
+    "Host",
+    "Journal",
+    "KeptEvent",
+    "Member",
+    "NewRun",
+    "Owner",
+    "Positions",
+    "Publication",
+    "Publisher",
+    "Refusal",
+    "RevisionRow",
+    "Source",
+    "SourceTraits",
+    "Store",
+    "StoredRun",
+    "Surroundings",
+    "current_host",
+    "deliveries",
+]

@@ -1,0 +1,91 @@
+"""A source hands over deliveries of events; a publisher takes publications. A clock tells the time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+from sagaz_lab.abc.values import DeadLetter
+from sagaz_lab.model.event import Delivery
+from sagaz_lab.model.run import Publication
+
+
+class Clock(Protocol):
+    """Real or virtual time. Durations are measured with `monotonic`, never with `now`."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds of this clock."""
+
+
+class SourceTraits(NamedTuple):
+    """How a source differs from its siblings, so that the suite can ask for what it promises."""
+
+    ordered: bool = True
+    redelivers: bool = True
+    delays_nack: bool = False
+    finite: bool = False
+
+
+class Positions(Protocol):
+    """Small durable values by name, where a source keeps what it must remember."""
+
+    async def get(self, name: str) -> str | None: ...
+
+    async def put(self, name: str, value: str) -> None: ...
+
+
+async def no_letters(number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
+    """Where there is no store."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a source is built with besides its settings. `group` is a name private to this store.
+
+    `letters` gives the store's dead letters as `Store.letters_after` does.
+    """
+
+    clock: Clock
+    positions: Positions
+    group: str
+    letters: Callable[[int, int], Awaitable[Sequence[tuple[int, DeadLetter]]]] = no_letters
+
+
+class Source(AbstractAsyncContextManager["Source"], Protocol):
+    """Hands over deliveries of events. Entering connects; leaving settles nothing and closes in bounded time.
+
+    `receive` waits for one delivery and returns at most `limit`; cancelling it loses nothing. It raises
+    `EndOfSource` when a finite source has given everything, `SourceUnavailable` when the connection is lost:
+    the runtime then leaves the source, backs off and enters it again. A redelivery keeps `event.id` and raises
+    `event.attempt`. Payloads come as bytes wherever the broker carries bytes.
+
+    Settling is idempotent; settling what the broker took back raises `StaleDelivery`, which is harmless. What is
+    neither acked nor nacked when the source is left is delivered again (if `traits.redelivers`).
+    """
+
+    name: str
+    traits: ClassVar[SourceTraits]
+
+    async def receive(self, limit: int) -> Sequence[Delivery]: ...
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle: recorded here. One call to the broker for all."""
+
+    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
+        """Give it back, to be delivered again after `delay_s` if the source can wait."""
+
+
+class Publisher(AbstractAsyncContextManager["Publisher"], Protocol):
+    """Publishes to a broker. Entering connects. Raises `SourceUnavailable` when the connection is lost."""
+
+    async def publish(self, publications: Sequence[Publication]) -> None:
+        """Returns when the broker has all of them, in this order. Each carries its id in the header `sagaz-id`."""

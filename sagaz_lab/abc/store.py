@@ -1,0 +1,160 @@
+"""A store keeps what must survive; a codec writes one kind of value to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from sagaz_lab.abc.source import Positions
+from sagaz_lab.abc.values import (
+    Acceptance,
+    DeadLetter,
+    Ending,
+    HeldEvent,
+    Owner,
+    Refusal,
+    RevisionRow,
+    StoredRun,
+)
+from sagaz_lab.model.run import Publication, Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Store(Protocol):
+    """Keeps runs, claims, dead letters, revisions and positions. All writes are fenced by the owner's lease.
+
+    Every method raises `StoreUnavailable` if the store cannot answer and `LeaseLost` once another owner has taken
+    over. What a method changes, it changes in one transaction. Times are seconds since the epoch.
+    """
+
+    url: str
+    durable: ClassVar[bool]
+
+    async def open(self, owner_name: str) -> Owner:
+        """Create what is missing and take a lease. Raises `StoreTooNew`, `StoreUnavailable`."""
+
+    async def close(self) -> None:
+        """Write what is queued, give the lease back. Idempotent."""
+
+    async def heartbeat(self) -> None:
+        """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time."""
+
+    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
+        """Which of these claims of the trigger are taken: by a live or completed run, and not past their time, or by
+        an event that is held.
+
+        `at` is the time to judge by, where that is not the store's own (a virtual clock).
+        """
+
+    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+        """Which of these cooldown keys of the trigger are taken at this time."""
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        """Take the batch in. Returns the runs and held events that were refused, by id; all else is stored.
+
+        Claims and cooldowns are taken in the same transaction: of two runs with one claim exactly one is accepted.
+        What is held takes its claim too; the claims of what is released are free for the runs of the same batch. A run
+        is refused for a claim of its members as for its own.
+        """
+
+    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+        """The events that wait to be decided for these triggers, oldest first."""
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Returns when the records are durable, in the order in which `append` was called.
+
+        Raises `UnstorableValue`; nothing of the call is kept then.
+        """
+
+    async def begin(
+        self,
+        run_id: str,
+        *,
+        revision: int,
+        attempt: int,
+        started: Sequence[str],
+        at: float,
+        context: Mapping[str, Any] | None = None,
+        cooldown: tuple[str, float] | None = None,
+    ) -> None:
+        """A waiting run starts (another attempt): it is counted before it runs. It takes the cooldown in any case."""
+
+    async def end(
+        self,
+        run_id: str,
+        ending: Ending,
+        *,
+        attempt: int,
+        at: float,
+        retry_at: float | None = None,
+        dead: DeadLetter | None = None,
+    ) -> None:
+        """An attempt has ended. With `retry_at` the run waits until then."""
+
+    async def withdraw(self, run_id: str) -> None:
+        """Remove a waiting run that never started, and its claim."""
+
+    async def interrupted(self) -> Sequence[StoredRun]:
+        """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first."""
+
+    async def load(self, run_id: str) -> StoredRun | None:
+        """The run with its records."""
+
+    async def adopt(self, run_id: str) -> bool:
+        """Make an ended or held run this owner's and live again. False if another live owner has it."""
+
+    async def forget(self, trigger: str, key: str | None = None) -> int:
+        """Free one claim or cooldown, or all of the trigger; returns how many. What is held stays held."""
+
+    async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        """The open dead letters of these ids, in their old order."""
+
+    async def letters_after(self, number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
+        """Dead letters in the order in which they came, open or not, each with its number, from the one after this."""
+
+    async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
+        """Mark open letters as `redriven` or `discarded`; returns how many were open."""
+
+    async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
+        """What this owner is to publish, oldest first, each with its number."""
+
+    async def published(self, numbers: Sequence[int]) -> None:
+        """These need not be published again."""
+
+    async def save_revision(self, row: RevisionRow) -> None:
+        """Keep it. The same number twice is the same revision."""
+
+    async def own_triggers(self, names: Sequence[str]) -> None:
+        """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner."""
+
+    def positions(self) -> Positions: ...
+
+    def revisions(self, saga: str) -> Sequence[RevisionRow]:
+        """Oldest first. Reads through a connection of its own, from any thread, also while the store is closed."""
+
+    def rows(
+        self, frame: str, limit: int | None, *, before: str | None = None
+    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or "publications" (those
+        yet to be made), newest first.
+
+        "dead_letters" has the open ones only, those older than the letter `before` if that is given; "causes" counts
+        them by cause, the commonest first.
+
+        Reads as `revisions` does.
+        """
+
+
+class Codec(Protocol):
+    """Writes values of some types to files of one kind."""
+
+    name: str
+    suffix: str
+
+    def accepts(self, value: Any) -> bool: ...
+
+    def dump(self, value: Any, path: Path) -> None: ...
+
+    def load(self, path: Path) -> Any: ...

@@ -1,0 +1,200 @@
+"""What a store is given and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import Publication, Record, RunStatus
+
+
+class Member(NamedTuple):
+    """An event that started a run together with others, and its idempotency key (None: nothing to claim)."""
+
+    event: Event
+    claim: str | None
+
+
+class NewRun:
+    """A run to be accepted. `claim` is its idempotency key (None: nothing to claim), valid until `claim_until`.
+
+    With `claim_ends` the claim is free again as soon as the run has ended, however it has. `cooldown` is a key and
+    the time until which no other run of the trigger with that key may be accepted, however this one ends; it is taken
+    only if the run starts at once (`status` running), else by `begin`. `members` are the events of a run that was
+    started by several; their claims are the run's as well. `started` names the actions whose start is journaled with
+    it (the roots, where it starts at once).
+    """
+
+    __slots__ = (
+        "at",
+        "claim",
+        "claim_ends",
+        "claim_until",
+        "context",
+        "cooldown",
+        "event",
+        "members",
+        "revision",
+        "run_id",
+        "saga",
+        "started",
+        "status",
+        "trigger",
+    )
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        saga: str,
+        revision: int,
+        trigger: str | None,
+        event: Event | None,
+        context: Mapping[str, Any],
+        at: float,
+        status: RunStatus = RunStatus.RUNNING,
+        claim: str | None = None,
+        claim_until: float | None = None,
+        claim_ends: bool = False,
+        cooldown: tuple[str, float] | None = None,
+        members: Sequence[Member] = (),
+        started: Sequence[str] = (),
+    ) -> None:
+        self.run_id = run_id
+        self.saga = saga
+        self.revision = revision
+        self.trigger = trigger
+        self.event = event
+        self.context = context
+        self.at = at
+        self.status = status
+        self.claim = claim
+        self.claim_until = claim_until
+        self.claim_ends = claim_ends
+        self.cooldown = cooldown
+        self.members = members
+        self.started = started
+
+
+class HeldEvent(NamedTuple):
+    """An event that waits to be decided, in the window of its trigger and `key` (None: the trigger's only one).
+
+    `part` is the number of the composite's part that gave it, `claim` its idempotency key; `at` is when it came.
+    """
+
+    id: str
+    trigger: str
+    key: str | None
+    part: int
+    event: Event
+    claim: str | None
+    at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class DeadLetter:
+    """An event that could not be decided, or whose run failed for good. `cause` groups like letters."""
+
+    id: str
+    event: Event
+    trigger: str
+    saga: str
+    cause: str
+    error: str
+    traceback: str
+    attempts: int
+    revision: int
+    at: float
+    run_id: str | None = None
+    redriven: int = 0
+    """How many times its event had been redriven before it died."""
+
+
+class KeptEvent(NamedTuple):
+    """An event to be kept with its outcome, until `until`."""
+
+    event: Event
+    trigger: str
+    outcome: str
+    reason: str
+    run_id: str | None
+    until: float
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason).
+
+    `held` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
+    is in the same batch. `publications` are to be published.
+    """
+
+    runs: list[NewRun] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    filtered: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    kept: Sequence[KeptEvent] = ()
+    held: Sequence[HeldEvent] = ()
+    released: Sequence[str] = ()
+    publications: Sequence[Publication] = ()
+
+
+class Refusal(NamedTuple):
+    """Why a run or a held event was not accepted.
+
+    Its claim is taken by `first_run`, or (None) by an event that is held. Or, with `cooling_until`, its cooldown's key
+    is taken until then, by `first_run`. Or its values cannot be stored (`error`).
+    """
+
+    first_run: str | None = None
+    first_status: RunStatus | None = None
+    error: Exception | None = None
+    cooling_until: float | None = None
+
+
+class Ending(NamedTuple):
+    """How an attempt of a run ended. `records` and `publications` are kept in the same transaction."""
+
+    status: RunStatus
+    error: BaseException | None = None
+    records: Sequence[Record] = ()
+    publications: Sequence[Publication] = ()
+
+
+class StoredRun(NamedTuple):
+    """A run as the store has it. `records` are oldest first, of all attempts.
+
+    `attempt` is 0 until a run that was accepted as `waiting` begins. Values that were written to files are
+    references, to be loaded when they are asked for.
+    """
+
+    run_id: str
+    saga: str
+    revision: int
+    trigger: str | None
+    event: Event | None
+    context: Mapping[str, Any]
+    status: RunStatus
+    attempt: int
+    started_at: float
+    retry_at: float | None
+    records: Sequence[Record]
+
+
+class RevisionRow(NamedTuple):
+    """One version of a saga's code, as kept."""
+
+    saga: str
+    number: int
+    digest: str
+    source_text: str
+    at: float
+
+
+class Owner(NamedTuple):
+    """A process that works on a store. Its lease ends `lease_s` after its last heartbeat, by the store's clock."""
+
+    id: str
+    name: str
+    epoch: int
