@@ -1,7 +1,8 @@
 """tools/timelines.py: draws docs/images/flow/*.svg, each from what a Lab did in virtual time.
 
 Nothing in a picture is made up: when an event came, what became of it, how many were held, when a run started, was
-undone and ended is what was seen while the panel's events were fired. `tools/docs.py` writes the pictures.
+undone and ended is what was seen while the panel's events were fired. Only the length of a cooldown is drawn from its
+setting. `tools/docs.py` writes the pictures.
 """
 
 from __future__ import annotations
@@ -210,6 +211,8 @@ FILLS = {
 }
 WORDS = {"dead": "dead letter", "held": "still held"}
 RUN, CANCELLED, SPAN = "#56b4e9", "#d5dbe1", "#009e73"
+DASHED = ' stroke-dasharray="3 3"'
+HALO = f' paint-order="stroke" stroke="{RUN}" stroke-width="3"'
 COUNTED = {"held": "#f0d58c", "not taken in": "#e3a58f"}
 
 
@@ -270,8 +273,9 @@ class Drawing:
             self.lines.append(text(10, y + 4, topic, fill=FAINT))
             self.lines.append(f'<path d="M{LEFT} {y}H{WIDTH - RIGHT}" stroke="{LINE}"/>')
         self._axis(panel, x_of, top)
-        self._runs(panel, seen, x_of, runs_y)
+        labels = self._runs(panel, seen, x_of, runs_y)
         self._connectors(seen, x_of, events_y, runs_y)
+        self.lines += labels
         for event in seen.events:
             x, y = x_of(event.at), events_y[event.topic]
             self.seen.add(event.outcome)
@@ -303,14 +307,19 @@ class Drawing:
         starts = {run.run_id: run.start for run in seen.runs}
         for event in seen.events:
             if event.run_id in starts:
-                dashed = "" if event.outcome == "started" else ' stroke-dasharray="3 3"'
+                dashed = "" if event.outcome == "started" else DASHED
+                if dashed:
+                    self.seen.add("named")
                 from_x, to_x = x_of(event.at), x_of(starts[event.run_id])
                 to_x = from_x if dashed else to_x
                 line = f"M{from_x:.1f} {events_y[event.topic] + 6:.1f}L{to_x:.1f} {runs_y[event.run_id]:.1f}"
                 self.lines.append(f'<path d="{line}" stroke="{FAINT}" fill="none"{dashed}/>')
 
-    def _runs(self, panel: Panel, seen: Recording, x_of: Callable[[float], float], runs_y: dict[str, float]) -> None:
-        named = set()
+    def _runs(
+        self, panel: Panel, seen: Recording, x_of: Callable[[float], float], runs_y: dict[str, float]
+    ) -> list[str]:
+        """The bars; returns their labels, to be drawn over all else."""
+        named, labels = set(), []
         for run in seen.runs:
             x, y = x_of(run.start), runs_y[run.run_id]
             name = f"runs of {run.key}" if panel.by_key else "runs"
@@ -327,9 +336,10 @@ class Drawing:
                     bar(x_of(run.undone), y, end, BAR, "url(#undo)", f' stroke="{FAINT}" stroke-width="0.7"')
                 )
             if (end if run.undone is None else x_of(run.undone)) - x > 6 * len(run.label) + 4:
-                self.lines.append(text(x + 4, y + 13, run.label))
+                labels.append(text(x + 4, y + 13, run.label, more=HALO))
             if panel.span is not None:
                 self.lines.append(bar(x, y + BAR, x_of(run.start + panel.span[1]), 5, SPAN))
+        return labels
 
     def svg(self, about: str, span: str | None) -> str:
         legend = [(mark(o, 0, 0), WORDS.get(o, o)) for o in FILLS if o in self.seen]
@@ -338,6 +348,8 @@ class Drawing:
             legend.append(
                 (bar(-6, -6, 8, 12, "url(#undo)", f' stroke="{FAINT}" stroke-width="0.7"'), "run, being undone")
             )
+        if "named" in self.seen:
+            legend.append((f'<path d="M0 -8v16" stroke="{FAINT}"{DASHED}/>', "its outcome names the run"))
         if span:
             legend.append((bar(-6, -3, 8, 5, SPAN), span))
         if "held: number" in self.seen:
@@ -431,7 +443,7 @@ PICTURES: dict[str, Sequence[Panel]] = {
         for mode in ("skip", "return_existing", "error", "cancel")
     ),
     "max_concurrent_sagas": (
-        Panel("max_concurrent_sagas=2", "1@0 2@1 3@2 4@3 5@4", {"max_concurrent_sagas": 2}, 14, run=4),
+        Panel("max_concurrent_sagas=2", "1@0 2@1.5 3@2 4@3 5@4", {"max_concurrent_sagas": 2}, 14, run=4),
     ),
     "concurrency_key": (
         Panel('concurrency_key="model"', "a1@0 a2@1 a3@2 b4@3 b5@4", {"concurrency_key": "model"}, 14, run=4,

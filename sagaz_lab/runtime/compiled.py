@@ -132,6 +132,7 @@ class TriggerState:
             self.windows = Windows(compiled.policy)
         self.compiled = compiled
         self.removed = False
+        self.blocked_by = ""  # if its broker is still down, that is found out again
         self.wake()
 
     def room(self) -> int:

@@ -145,8 +145,15 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
         held += decided.held
         released += [held.id for held in decided.released]
         if decided.letters:
-            batch.dead += decided.letters
-            if (topic := decided.state.compiled.config.dead_letter_topic) is not None:
-                publications += [publication_of(letter, topic) for letter in decided.letters]
+            letters = letters_only(decided.state, decided.letters)
+            batch.dead += letters.dead
+            publications += letters.publications
     batch.kept, batch.held, batch.released, batch.publications = kept, held, released, publications
     return batch
+
+
+def letters_only(state: TriggerState, letters: Sequence[DeadLetter]) -> Acceptance:
+    """Dead letters, and what is published of them."""
+    topic = state.compiled.config.dead_letter_topic
+    publications = [] if topic is None else [publication_of(letter, topic) for letter in letters]
+    return Acceptance(dead=list(letters), publications=publications)

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from sagaz_lab.abc import Acceptance, Clock, Delivery, Ending, Engine, Refusal, Store
+from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Refusal, Store
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -14,7 +14,7 @@ from sagaz_lab.model.run import RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Slots
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
-from sagaz_lab.runtime.decided import QUEUE_FULL, Decided, acceptance
+from sagaz_lab.runtime.decided import QUEUE_FULL, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
 from sagaz_lab.runtime.holding import Holding, Undos
@@ -202,6 +202,8 @@ class Dispatcher:
 
     async def _tell_refused(self, decided: Decided) -> None:
         definition = decided.state.compiled.definition
+        if decided.letters and decided.state.compiled.config.dead_letter_topic is not None:
+            self.runner.published()
         for letter in decided.letters:
             self.letters.note(letter, letter.at)
             await tell(definition.hooks.get("on_trigger_dead", ()), letter.saga, letter.event, letter.error)
@@ -224,7 +226,7 @@ class Dispatcher:
             decided.refused(refusal, event, ticket.key, now)
         self.tally.keep(decided.entries[entries:])
         if len(decided.letters) > letters:
-            await self.store.accept(Acceptance(dead=decided.letters[letters:]))
+            await self.store.accept(letters_only(decided.state, decided.letters[letters:]))
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
         """The run's saga is not registered: it goes on when it is."""

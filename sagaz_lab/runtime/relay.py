@@ -211,7 +211,17 @@ class Relay:
         lane.succeed(left if lane is self._itself else 0)
         for trigger in held_up:
             if state := self._dispatcher.states.get(trigger):
+                state.blocked_by = ""
                 state.wake()
+
+    def _stop_intake(self, lane: Lane) -> None:
+        """A trigger whose broker takes nothing, dead letters for one, takes in no more than its queue is long."""
+        for trigger, waiting in lane.backlog.items():
+            state = self._dispatcher.states.get(trigger)
+            if state is not None and not state.blocked_by and waiting >= state.compiled.config.queue_size:
+                state.blocked_by = lane.name
+                text = f"{trigger} takes in no more events: {waiting} publication(s) wait for {lane.name}"
+                self._dispatcher.report(f"blocked:{trigger}", text)
 
     async def _back_off(self, lane: Lane, rows: Sequence[Row], error: Exception) -> None:
         told = frozenset(lane.unmarked) | lane.marked
@@ -221,5 +231,6 @@ class Relay:
         if lane.failures == 1:
             text = f"publishing to {lane.name} waits, {lane.left} publication(s) so far: {describe(error)}"
             self._dispatcher.report(f"publish:{lane.name}", text)
+        self._stop_intake(lane)
         longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(lane.failures, 20))
         await self._dispatcher.clock.sleep(random.uniform(FIRST_DELAY_S, longest))

@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.abc import Acceptance, Ending
+from sagaz_lab.abc import Ending
 from sagaz_lab.errors import LeaseLost, StoreError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided
+from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided, letters_only
 from sagaz_lab.runtime.outcomes import Entry, outcome
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.windows import OUTDONE
@@ -246,7 +246,7 @@ class Turns:
             ticket.context = again.starts[0].context
             return True
         if again.letters:
-            await self._store.accept(Acceptance(dead=again.letters))
+            await self._store.accept(letters_only(state, again.letters))
         kind, reason, *_, facts = again.entries[0]
         await self._turn_away(state, ticket, OutcomeKind(kind), reason, now, facts, queued=False)
         return False

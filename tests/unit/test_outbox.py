@@ -565,6 +565,36 @@ async def test_an_event_that_cannot_be_decided_goes_there_too(lab: Lab, brokers:
     assert letter["error"].startswith("KeyError")
 
 
+async def test_a_dead_letter_target_that_is_down_stops_intake(
+    timed_lab: Lab, clock: VirtualClock, brokers: dict[str, Broker]
+) -> None:
+    class Strict(Saga):
+        trigger_config = TriggerConfig(dead_letter_topic="dead", queue_size=3)
+
+        @trigger(source="redis", stream="in", url="redis://a")
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {"n": event["n"]}
+
+        @action()
+        async def work(self, ctx: SagaContext) -> None: ...
+
+    brokers["redis://a"].down = True
+    for n in range(3):
+        (outcome,) = await timed_lab.fire("Strict.on_event", {"odd": n}, id=f"e{n}")
+        assert outcome.kind == "dead"
+    await until(lambda: timed_lab._service.relay.backlog == {"Strict.on_event": 3} or clock.sleepers)
+    await clock.advance(60)
+    fourth = asyncio.create_task(timed_lab.fire("Strict.on_event", {"n": 4}))
+    await clock.advance(60)
+    assert not fourth.done()
+    assert any("takes in no more events" in text for text in timed_lab.status().warnings)
+    brokers["redis://a"].down = False
+    await clock.advance(60)
+    assert (await fourth)[0].kind == "started"
+    assert [json.loads(body)["event_id"] for body in brokers["redis://a"]] == ["e0", "e1", "e2"]
+    assert len(timed_lab.dead_letters()) == 3
+
+
 # --- the listener ---
 
 
