@@ -19,6 +19,7 @@ from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 from sagaz_lab.runtime.admission import LIVE_RUNS
 from sagaz_lab.runtime.clock import SystemClock
+from sagaz_lab.runtime.decode import as_key
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.firing import Firing
 from sagaz_lab.runtime.outcomes import Tally
@@ -265,18 +266,21 @@ class Lab:
         """Take events for this trigger again."""
         self._firing.state(trigger).resume()
 
-    def forget(self, trigger: str, key: str | None = None) -> asyncio.Task[int]:
-        """Free the claim of this key, or all of the trigger, so that it may start a run again.
+    def forget(self, trigger: str, key: Any = None) -> asyncio.Task[int]:
+        """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
 
-        Holds for whatever is fired from now on; await it for the number of claims.
+        Its pace and open periods begin anew too. Holds for whatever is fired from now on; await it for the number.
         """
         self._service.dispatcher.load(self.sagas)
         name = self._firing.state(trigger).name
-        self._forgetting = self._service.dispatcher.tasks.start(self._forget(name, key), f"forget {name}")
+        self._forgetting = self._service.dispatcher.tasks.start(
+            self._forget(name, key if key is None else as_key(key)), f"forget {name}"
+        )
         return self._forgetting
 
     async def _forget(self, trigger: str, key: str | None) -> int:
         await self.open()
+        self._firing.state(trigger).forget(key)
         return await self.store.forget(trigger, key)
 
     # --- dead letters ---

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sagaz_lab.errors import DefinitionError, MissingKey, NotBuilt
+from sagaz_lab.model.event import Event
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger
@@ -21,6 +22,9 @@ UNBUILT = ("params",)
 
 ID_LENGTH = 512
 """An event's id longer than this is claimed by its hash."""
+
+RETRYING = 10_000
+"""Runs of a trigger that may wait for their retry; beyond it nothing is taken in, whatever the strategy."""
 
 ONLY_KEY = "*"
 """The concurrency key of all runs of a trigger with `singleton` and without `concurrency_key`."""
@@ -82,11 +86,20 @@ class CompiledTrigger:
         return None if key is None else key_reader(self.trigger.name, option, key)
 
     def _of_run(self, option: str, key: Key | None) -> Read | None:
-        """Reads the key of a run. Of a list a field's name means the last event's."""
+        """Reads the key of a run. Of a list, a field's name or the key that its parts share means the last one's."""
         read = self._reader(option, key)
-        if read is None or not self.together or callable(key):
+        if read is None or not self.together or (callable(key) and self.trigger.composite is None):
             return read
         return lambda subjects: read(subjects[-1])
+
+    def subject_of(self, event: Event) -> Any:
+        """What the method gets for an event that has waited, of a window for its list. Raises `PayloadMismatch`."""
+        if self.together and isinstance(event.payload, list):
+            return [self.subject_of_one(event.with_payload(item)) for item in event.payload]
+        return self.subject_of_one(event)
+
+    def subject_of_one(self, event: Event) -> Any:
+        return event if self.validate is None else self.validate(event.payload)
 
     def _refuse_small_queue(self) -> None:
         batch, size = self.trigger.gates.batch, self.config.queue_size
@@ -119,6 +132,7 @@ class TriggerState:
         self.removed = False
         self.told_hidden_fields = False
         self.blocked_by = ""
+        self.retrying = 0
         self._waiters: list[asyncio.Future[None]] = []
 
     def use(self, compiled: CompiledTrigger) -> None:
@@ -137,11 +151,17 @@ class TriggerState:
 
     def room(self) -> int:
         """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
-        if self.paused or self.blocked_by:
+        if self.paused or self.blocked_by or self.retrying >= RETRYING:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
             return max(0, self.admission.free() - self.counters.deciding)
         return max(1, self.admission.size)
+
+    def forget(self, key: str | None) -> None:
+        """Let the pace and the open periods of this key, or of all, begin anew."""
+        if self.admission.pace is not None:
+            self.admission.pace.forget(key)
+        self.leading.forget(key)
 
     def pause(self) -> None:
         self.paused = True

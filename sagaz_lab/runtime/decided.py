@@ -26,11 +26,11 @@ class Decided:
     """Of one trigger. `entries` say what became of the events, `starts` are the runs to be accepted.
 
     `held` wait in a window, `released` do not any more; `closings` are windows that they have filled. `replaced` are
-    the runs, by id, that the new ones of `starts` take the place of.
+    the runs, by id, that the new ones of `starts` take the place of. Of `filtered` and `dropped` listeners are told.
     """
 
-    __slots__ = ("closings", "dropped", "entries", "held", "kept", "letters", "reasons", "released", "replaced",
-                 "slowest_s", "starts", "state")  # fmt: skip
+    __slots__ = ("closings", "dropped", "entries", "filtered", "held", "kept", "letters", "reasons", "released",
+                 "replaced", "slowest_s", "starts", "state")  # fmt: skip
 
     def __init__(self, state: TriggerState) -> None:
         self.state = state
@@ -38,6 +38,7 @@ class Decided:
         self.starts: list[Ticket] = []
         self.letters: list[DeadLetter] = []
         self.dropped: list[Event] = []
+        self.filtered: list[tuple[Event, str]] = []
         self.kept: list[KeptEvent] = []
         self.held: list[HeldEvent] = []
         self.released: list[HeldEvent] = []
@@ -61,14 +62,16 @@ class Decided:
         self.entries.append((kind.value, reason, event.id, self.state.name, run_id, revision, at, facts))
         key = (kind.value, count_as or reason)
         self.reasons[key] = self.reasons.get(key, 0) + 1
-        self.keep(event, kind.value, reason, at, run_id)
+        self.note(event, kind, reason, at, run_id)
 
-    def keep(self, event: Event, kind: str, reason: str, at: float, run_id: str | None = None) -> None:
-        """Keep the event with its outcome, if the trigger is to."""
-        config = self.state.compiled.config
-        if config.persist_events:
-            until = at + config.event_retention_days * 86400.0
-            self.kept.append(KeptEvent(event, self.state.name, kind, reason, run_id, until))
+    def note(self, event: Event, kind: OutcomeKind, reason: str, at: float, run_id: str | None = None) -> None:
+        """Keep the event with its outcome, if the trigger is to; remember whom to tell of it."""
+        compiled = self.state.compiled
+        if compiled.config.persist_events:
+            until = at + compiled.config.event_retention_days * 86400.0
+            self.kept.append(KeptEvent(event, self.state.name, kind.value, reason, run_id, until))
+        if kind is OutcomeKind.FILTERED and "on_trigger_filtered" in compiled.definition.hooks:
+            self.filtered.append((event, reason))
 
     def dead(self, event: Event, error: BaseException, at: float) -> None:
         letter = dead_letter(self.state, event, error, at)
@@ -105,6 +108,7 @@ class Decided:
         self.entries += other.entries
         self.letters += other.letters
         self.kept += other.kept
+        self.filtered += other.filtered
         for key, times in other.reasons.items():
             self.reasons[key] = self.reasons.get(key, 0) + times
 

@@ -13,7 +13,7 @@ from sagaz_lab.model.event import OWN_FIELDS, Delivery, Event
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.model.trigger import Skip
-from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState, claim_of
+from sagaz_lab.runtime.compiled import TriggerState, claim_of
 from sagaz_lab.runtime.decided import TAKEN, Decided, taken_by
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.runtime.tickets import Ticket
@@ -54,17 +54,16 @@ class Decider:
         if received := hooks.get("on_trigger_received"):
             for delivery in deliveries:
                 await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
-        prepared = self._prepare(decided, deliveries, now)
+        prepared = self._prepare(decided, deliveries, now, part)
         taken: dict[str, Refusal | str] = {}
         if asked := [claim for claim in prepared.claims if claim is not None]:
             taken.update(await self._store.seen(state.name, asked, at=now))
         if state.leading.active:
             self._lead(decided, prepared, taken, now, quiet)
-        filtered_hooks = hooks.get("on_trigger_filtered", ())
         if compiled.policy is not None:
             self._hold(decided, prepared, taken, part, now)
         else:
-            await self._run_methods(decided, prepared, taken, now, filtered_hooks)
+            await self._run_methods(decided, prepared, taken, now)
             if compiled.cooldown_s is not None and decided.starts:
                 await self._cool(decided, compiled.cooldown_s, now)
         if not quiet:
@@ -81,7 +80,7 @@ class Decider:
         subjects: list[Any] = []
         for held in closing.events:
             try:
-                subjects.append(subject_of_one(compiled, held.event))
+                subjects.append(compiled.subject_of_one(held.event))
                 fit.append(held)
             except Exception as error:
                 unfit.dead(held.event, error, now)
@@ -91,8 +90,7 @@ class Decider:
             if closing.together:
                 event = event.with_payload([held.event.payload for held in fit])
             prepared = _Prepared([event], [subjects if closing.together else subjects[-1]], [last.claim])
-            hooks = compiled.definition.hooks.get("on_trigger_filtered", ())
-            await self._run_methods(decided, prepared, {}, now, hooks)
+            await self._run_methods(decided, prepared, {}, now)
             if compiled.cooldown_s is not None and decided.starts:
                 await self._cool(decided, compiled.cooldown_s, now)
             decided.spread(members, now)
@@ -100,25 +98,44 @@ class Decider:
         decided.join(unfit)
         return decided
 
+    async def decide_whole(self, state: TriggerState, events: Sequence[Event], now: float) -> Decided:
+        """Runs the method on what has been through its window before: nothing waits there a second time."""
+        decided, prepared = Decided(state), _Prepared([], [], [])
+        for event in events:
+            try:
+                prepared.subjects.append(state.compiled.subject_of(event))
+            except Exception as error:
+                decided.dead(event, error, now)
+                continue
+            prepared.events.append(event)
+            prepared.claims.append(claim_of(event.id))
+        taken: dict[str, Refusal | str] = {}
+        taken.update(await self._store.seen(state.name, [claim for claim in prepared.claims if claim], at=now))
+        await self._run_methods(decided, prepared, taken, now)
+        if state.compiled.cooldown_s is not None and decided.starts:
+            await self._cool(decided, state.compiled.cooldown_s, now)
+        return decided
+
     async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
         """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
         decided = Decided(state)
         assert ticket.event is not None
         try:
-            prepared = _Prepared([ticket.event], [subject_of(state.compiled, ticket.event)], [None])
+            prepared = _Prepared([ticket.event], [state.compiled.subject_of(ticket.event)], [None])
         except Exception as error:
             decided.dead(ticket.event, error, now)
         else:
-            await self._run_methods(decided, prepared, {}, now, ())
+            await self._run_methods(decided, prepared, {}, now)
         decided.spread(ticket.members, now)
         return decided
 
-    def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], now: float) -> _Prepared:
-        """Decode, validate and read the claims."""
+    def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], now: float, part: int) -> _Prepared:
+        """Decode, validate and read the claims. The parts of a composite have their claims each for itself."""
         compiled = decided.state.compiled
         decode, validate, claim_key = compiled.decode, compiled.validate, compiled.claim_key
         prepared = _Prepared([], [], [])
         events, subjects, claims = prepared
+        parts = compiled.trigger.composite is not None
         claim: str | None
         for raw, _, fresh in deliveries:
             event = raw if type(raw.id) is str else raw.with_id("" if raw.id is None else str(raw.id))
@@ -132,6 +149,8 @@ class Decider:
                     claim = None
                 else:
                     claim = claim_of(event.id)
+                if parts and claim is not None:
+                    claim = f"{part}:{claim}"
             except Exception as error:
                 decided.dead(event, error, now)
                 continue
@@ -146,12 +165,12 @@ class Decider:
         prepared: _Prepared,
         taken: dict[str, Refusal | str],
         now: float,
-        filtered_hooks: Sequence[Callable[..., Any]],
     ) -> None:
         state = decided.state
         compiled = state.compiled
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
-        name, revision, keep = state.name, compiled.definition.revision, compiled.config.persist_events
+        name, revision = state.name, compiled.definition.revision
+        noted = compiled.config.persist_events or "on_trigger_filtered" in compiled.definition.hooks
         nones: list[str] = []
         before = perf_counter()
         for event, subject, claim in zip(*prepared, strict=True):
@@ -173,17 +192,12 @@ class Decider:
             if result is None:
                 # The commonest case by far, so it is the shortest way.
                 nones.append(event.id)
-                if keep:
-                    decided.keep(event, "filtered", RETURNED_NONE, now)
+                if noted:
+                    decided.note(event, _FILTERED, RETURNED_NONE, now)
             elif type(result) is Skip:
                 decided.add(_FILTERED, result.reason, event, now, result.facts)
             else:
                 self._start(decided, event, subject, claim, result, taken, now)
-                continue
-            if filtered_hooks:
-                reason = RETURNED_NONE if result is None else result.reason
-                await tell(filtered_hooks, compiled.definition.name, event, reason)
-                before = perf_counter()
         if nones:
             ids = nones[0] if len(nones) == 1 else tuple(nones)
             decided.entries.append(("filtered", RETURNED_NONE, ids, name, None, revision, now, None))
@@ -306,7 +320,8 @@ class Decider:
             )
 
     def _tell_hidden(self, state: TriggerState, event: Event) -> None:
-        if isinstance(event.payload, Mapping):
+        ours = state.compiled.trigger.spec.kind == "dead_letters" or "sagaz-id" in event.headers
+        if isinstance(event.payload, Mapping) and not ours:
             state.told_hidden_fields = True
             if hidden := sorted(OWN_FIELDS.intersection(event.payload)):
                 names = ", ".join(hidden)
@@ -315,15 +330,3 @@ class Decider:
                     f"{state.name}: the payload has fields that the event has too ({names}); "
                     f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's",
                 )
-
-
-def subject_of(compiled: CompiledTrigger, event: Event) -> Any:
-    """What the method gets for an event that has waited. Raises `PayloadMismatch`."""
-    payload = event.payload
-    if compiled.together and isinstance(payload, list):
-        return [subject_of_one(compiled, event.with_payload(item)) for item in payload]
-    return subject_of_one(compiled, event)
-
-
-def subject_of_one(compiled: CompiledTrigger, event: Event) -> Any:
-    return event if compiled.validate is None else compiled.validate(event.payload)

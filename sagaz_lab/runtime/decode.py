@@ -121,10 +121,15 @@ def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Call
 _KEY_LENGTH = 1024
 
 
+def as_key(value: Any) -> str:
+    """A key as it is stored and compared."""
+    return value if isinstance(value, str) else repr(value)
+
+
 def _key_text(owner: str, option: str, value: Any) -> str:
     if value is None or value == "":
         raise MissingKey(f"{owner}: {option}= is empty in this event")
-    text = value if isinstance(value, str) else repr(value)
+    text = as_key(value)
     if len(text) > _KEY_LENGTH:
         raise MissingKey(f"{owner}: {option}= is {len(text)} characters long; {_KEY_LENGTH} are allowed")
     return text

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Refusal, Store
+from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Refusal, Store
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -137,6 +137,23 @@ class Dispatcher:
                 self._report_dead(decided)
         return decisions
 
+    async def take_whole(self, state: TriggerState, events: Sequence[Event]) -> list[Decided]:
+        """The same for events that have been through their window before; the caller tells of the outcomes."""
+        if self.closing:
+            raise LabClosed("the Lab is closing; the event was not taken")
+        now, n = self.clock.now(), len(events)
+        state.counters.received += n
+        state.counters.deciding += n
+        try:
+            decided = await self.decider.decide_whole(state, events, now)
+            refused = await self.accept([decided], now)
+        except BaseException:
+            state.counters.received -= n
+            state.counters.deciding -= n
+            raise
+        await self.apply(decided, refused, now)
+        return [decided]
+
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
         """One transaction for all. Each run that may start gets its slot; the others wait."""
         moment = self.clock.monotonic()
@@ -189,7 +206,7 @@ class Dispatcher:
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
-        if decided.letters or decided.dropped:
+        if decided.letters or decided.dropped or decided.filtered:
             await self._tell_refused(decided)
         if decided.released:
             self.holding.settle(decided)
@@ -209,6 +226,8 @@ class Dispatcher:
             await tell(definition.hooks.get("on_trigger_dead", ()), letter.saga, letter.event, letter.error)
         for event in decided.dropped:
             await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
+        for event, reason in decided.filtered:
+            await tell(definition.hooks["on_trigger_filtered"], definition.name, event, reason)
 
     def _report_dead(self, decided: Decided) -> None:
         for letter in decided.letters:

@@ -9,7 +9,7 @@ from typing import Any
 from sagaz_lab.model.run import Outcome, Run
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.pump import Pump
-from sagaz_lab.runtime.verdicts import Verdict
+from sagaz_lab.runtime.verdicts import Verdict, said_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +119,13 @@ class Why:
     def lines(self) -> list[str]:
         ends = {run["run_id"]: run for run in self.runs}
         lines = []
-        for outcome in self.outcomes:
+        for i, outcome in enumerate(self.outcomes):
             facts = "".join(f", {name}={value!r}" for name, value in (outcome.facts or {}).items())
             line = f"{outcome.trigger} r{outcome.revision}: {outcome.kind}"
             line += f" ({outcome.reason}{facts})" if outcome.reason or facts else ""
             if outcome.run_id and (run := ends.get(outcome.run_id)):
                 line += f", run {outcome.run_id} {run['status']}" + (f": {run['error']}" if run.get("error") else "")
             lines.append(line)
+            if i < len(self.verdicts) and self.verdicts[i]:
+                lines.append(f"  gates: {said_by(self.verdicts[i])}")
         return lines

@@ -102,15 +102,29 @@ class Firing:
                 await self._room(state)
                 now = group[taken : taken + state.room()]
                 taken += len(now)
-                # A letter's claim is its dead run's, which lets it start again; a letter without a run has none.
-                deliveries = [Delivery(event, None, letter.run_id is None) for letter, event in now]
-                decisions = await self._dispatcher.take([(state, 0)], deliveries, answered=True)
+                decisions = await self._decide_again(state, now)
                 await self._dispatcher.store.settle_letters([letter.id for letter, _ in now], "redriven", "")
                 letter_of = {event.id: letter.id for letter, event in now}
                 for entry in chain.from_iterable(decided.entries for decided in decisions):
                     for id in letter_of.keys() & ids_of(entry):
                         found[letter_of[id]] = outcome_about(entry, id)
         return [found[letter.id] for letter, _ in events if letter.id in found]
+
+    async def _decide_again(self, state: TriggerState, letters: Sequence[tuple[DeadLetter, Event]]) -> list[Decided]:
+        """A run that failed has its event, or those of its window, decided as they are: they have waited before.
+
+        Its claim is its dead run's, which lets it start again. An event that could not be decided comes as if it were
+        new, and has none.
+        """
+        whole = [event for letter, event in letters if letter.run_id is not None]
+        decisions = await self._dispatcher.take_whole(state, whole) if whole else []
+        by_part: dict[int, list[Delivery]] = {}
+        for letter, event in letters:
+            if letter.run_id is None:
+                by_part.setdefault(_part_of(state, event), []).append(Delivery(event, None, True))
+        for part, deliveries in by_part.items():
+            decisions += await self._dispatcher.take([(state, part)], deliveries, answered=True)
+        return decisions
 
     async def preview(self, trigger: str, payload: Any, id: str | None) -> Preview:
         dispatcher, state = self._dispatcher, self.state(trigger)
@@ -171,6 +185,12 @@ class Firing:
             payload = {"scheduled_for": now, **(payload or {})}
         event = Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
         return Delivery(event, None, id is None)
+
+
+def _part_of(state: TriggerState, event: Event) -> int:
+    """The part of a composite that gave the event, by its source's name."""
+    names = [str(spec) for spec in specs_of(state.compiled.trigger)]
+    return names.index(event.source) if event.source in names else 0
 
 
 def _reads(spec: SourceSpec, kind: str, where: Mapping[str, Any]) -> bool:

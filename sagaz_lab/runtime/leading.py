@@ -25,6 +25,13 @@ class Leading:
         if not self.active:
             self._open.clear()
 
+    def forget(self, key: str | None) -> None:
+        """Close the period of this key, or all."""
+        if key is None:
+            self._open.clear()
+        else:
+            self._open.pop(key, None)
+
     def closes_in(self, key: str | None, now: float) -> float:
         """Seconds until the key's period is over; 0 or less if it is."""
         if key not in self._open:

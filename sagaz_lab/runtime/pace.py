@@ -41,6 +41,13 @@ class Pace:
         if len(self._due) > KEYS:
             self._forget(now)
 
+    def forget(self, key: str | None) -> None:
+        """Let this key, or all, begin anew."""
+        if key is None:
+            self._due.clear()
+        else:
+            self._due.pop(key, None)
+
     def used(self, key: str | None, now: float) -> float:
         """How many starts the key is ahead of its time."""
         return max(0.0, self._due.get(key, now) - now) / self.interval_s

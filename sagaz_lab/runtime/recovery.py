@@ -10,7 +10,6 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
-from sagaz_lab.runtime.decode import key_reader
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.tickets import Ticket
 
@@ -46,7 +45,7 @@ class Recovery:
             await dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
             return
         ticket = ticket_of(stored)
-        ticket.key = self._key(definition, ticket)
+        self._read_keys(ticket)
         begun = stored.attempt > 0 and ticket.status is not RunStatus.WAITING
         if begun or stored.trigger is None:
             ticket.revision = definition.revision
@@ -120,17 +119,18 @@ class Recovery:
         except StoreError as error:
             dispatcher.report("store", f"stopped, but the store does not know what was cut off: {describe(error)}")
 
-    def _key(self, definition: SagaDefinition, ticket: Ticket) -> str | None:
-        trigger = definition.triggers.get((ticket.trigger or "").partition(".")[2])
-        if trigger is None or trigger.gates.concurrency_key is None or ticket.event is None:
-            return None
-        compiled = self._dispatcher.states[trigger.name].compiled
+    def _read_keys(self, ticket: Ticket) -> None:
+        state = self._dispatcher.states.get(ticket.trigger or "")
+        if state is None or ticket.event is None:
+            return
+        compiled = state.compiled
         try:
-            subject = ticket.event if compiled.validate is None else compiled.validate(ticket.event.payload)
-            return key_reader(trigger.name, "concurrency_key", trigger.gates.concurrency_key)(subject)
+            if compiled.concurrency_key is not None or compiled.pace_key is not None:
+                subject = compiled.subject_of(ticket.event)
+                ticket.key = compiled.concurrency_key(subject) if compiled.concurrency_key else None
+                ticket.pace_key = compiled.pace_key(subject) if compiled.pace_key else None
         except Exception as error:
-            self._dispatcher.report("key", f"run {ticket.run_id} goes without its concurrency key: {describe(error)}")
-            return None
+            self._dispatcher.report("key", f"run {ticket.run_id} goes without its key: {describe(error)}")
 
     async def resume(self, run_id: str, from_action: str | None = None) -> Run:
         """Go on with a run that was held, from the failed action, with the current revision."""
@@ -174,6 +174,7 @@ class Recovery:
         )
         ticket = ticket_of(stored)
         ticket.revision = definition.revision
+        self._read_keys(ticket)
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
             state.admission.occupy(ticket)

@@ -119,9 +119,8 @@ class Service:
             async with asyncio.timeout(grace_s):
                 await self._quiet()
         except TimeoutError:
-            live = len(self.dispatcher.runner.live)
-            under_way = f"{live} run(s)" if live else "publications"
-            self._report("stop", f"stopped with {under_way} under way; the next start resumes them")
+            if live := len(self.dispatcher.runner.live):
+                self._report("stop", f"stopped with {live} run(s) under way; the next start resumes them")
         if left := self.relay.left:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.recovery.leave()

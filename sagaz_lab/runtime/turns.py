@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.abc import Ending
+from sagaz_lab.abc import Acceptance, Ending
 from sagaz_lab.errors import LeaseLost, StoreError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
@@ -35,6 +35,8 @@ class Turns:
         self._clock = dispatcher.clock
         self._store = dispatcher.store
         self._timers: set[str] = set()
+        self._starts = 0
+        self._served: dict[str, int] = {}
         self._held: dict[str, Ticket] = {}
         # Runs whose place was taken while the store was about to take them in. Bounded, as some may be refused.
         self._unwanted: deque[str] = deque(maxlen=1000)
@@ -53,12 +55,7 @@ class Turns:
         if ticket.run_id in self._unwanted:
             await self._turn_away(state, ticket, OutcomeKind.FILTERED, OUTDONE, now, {"key": ticket.key})
         if oldest is not None:
-            if hooks := state.compiled.definition.hooks.get("on_trigger_dropped"):
-                await self._fetch(oldest)
             await self._turn_away(state, oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
-            if hooks:
-                for event in oldest.events():
-                    await tell(hooks, oldest.saga, event, QUEUE_FULL)
 
     def _queue(self, state: TriggerState, ticket: Ticket) -> None:
         state.admission.wait(ticket)
@@ -89,15 +86,30 @@ class Turns:
         facts: Mapping[str, Any] | None = None, *, queued: bool = True,
     ) -> None:  # fmt: skip
         """A held event starts nothing after all."""
+        hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
         if queued:
             state.admission.remove(ticket)
+        if hooks or state.compiled.config.persist_events:
+            await self._fetch(ticket)
         self._finally(state, ticket, kind, reason, now, facts)
         state.counters.count_reason(kind.value, reason, ticket.size)
         try:
             await self._store.withdraw(ticket.run_id)
+            await self._keep(state, ticket, kind, reason, now)
         except StoreError as error:
-            text = f"run {ticket.run_id} was {kind.value}, but the store still has it: {describe(error)}"
+            text = f"run {ticket.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
             self._dispatcher.report("store", text)
+        if kind is not OutcomeKind.DEAD:  # of which it is told with its letter
+            for event in ticket.events():
+                await tell(hooks, ticket.saga, event, reason)
+
+    async def _keep(self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
+        """Keep the events with their outcome, if the trigger is to."""
+        decided = Decided(state)
+        for event in ticket.events():
+            decided.note(event, kind, reason, now)
+        if decided.kept:
+            await self._store.accept(Acceptance(kept=decided.kept))
 
     def _finally(
         self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
@@ -121,6 +133,7 @@ class Turns:
             ticket, task = self._retries.pop(run_id)
             task.cancel()
             await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=ticket.attempt - 1, at=now)
+            state.retrying -= 1
             state.admission.give_up_turn(ticket)
         elif (held := self._held.get(run_id)) is not None and held.queued:
             await self._turn_away(state, held, OutcomeKind.FILTERED, OUTDONE, now, {"key": held.key})
@@ -154,6 +167,8 @@ class Turns:
             return
         moment = self._clock.monotonic()
         while ticket := state.admission.next(moment):
+            self._starts += 1
+            self._served[state.name] = self._starts
             self._dispatcher.tasks.start(self._leave_queue(state, ticket), f"{ticket.trigger} {ticket.run_id}")
         delay_s = state.admission.opens_in(moment)
         if delay_s is not None and state.name not in self._timers:
@@ -164,7 +179,10 @@ class Turns:
     def release_all(self) -> None:
         """The Lab's slots were scarce and one is free: the trigger with the highest priority is first."""
         waiting = [state for state in self._dispatcher.states.values() if state.admission.waiting]
-        for state in sorted(waiting, key=lambda state: -state.compiled.trigger.gates.priority):
+        # Of equal priority the one that has been served longest ago.
+        served = {state.name: self._served.pop(state.name, 0) for state in waiting}
+        self._served = served
+        for state in sorted(waiting, key=lambda it: (-it.compiled.trigger.gates.priority, served[it.name])):
             self.release(state)
         for state in self._dispatcher.states.values():
             state.wake()
@@ -254,11 +272,13 @@ class Turns:
     def retry_later(self, ticket: Ticket, delay_s: float) -> None:
         task = self._dispatcher.tasks.start(self._retry(ticket, delay_s), f"retry of {ticket.run_id}")
         self._retries[ticket.run_id] = (ticket, task)
+        self._dispatcher.states[ticket.trigger or ""].retrying += 1
 
     async def _retry(self, ticket: Ticket, delay_s: float) -> None:
         await self._clock.sleep(delay_s)
         del self._retries[ticket.run_id]
         state = self._dispatcher.states[ticket.trigger or ""]
+        state.retrying -= 1
         state.admission.reenter(ticket)
         self.release(state)
 

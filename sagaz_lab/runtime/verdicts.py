@@ -108,6 +108,13 @@ def _now(state: TriggerState, outcome: Outcome, moment: float) -> list[Verdict]:
     return [] if ticket is None else [Verdict(*said) for said in state.admission.verdicts(ticket, moment)]
 
 
+def said_by(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts in one line: those that let it pass by name, the others with their numbers."""
+    passed = [verdict.gate for verdict in verdicts if verdict.verdict == "pass" and not verdict.detail]
+    told = [f"{v.gate}: {v.verdict} ({v.detail})" for v in verdicts if v.verdict != "not asked" and v.detail]
+    return "; ".join([*([f"passed {', '.join(passed)}"] if passed else []), *told])
+
+
 async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float) -> Preview:
     """Runs the trigger method on the event, and asks the gates around it."""
     decided = await decider.decide(state, [delivery], now, quiet=True)

@@ -10,7 +10,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import SagaContext
 from sagaz_lab.model.saga import Saga
-from sagaz_lab.model.trigger import Skip, Trigger
+from sagaz_lab.model.trigger import Skip, Trigger, takes_list
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
 
 
@@ -31,14 +31,19 @@ class TriggerTestHarness:
     async def trigger(self, method: str, event: Any) -> dict[str, Any] | None:
         """The context of the run that the event would start, or None if it is filtered.
 
-        `event` is an `Event`, a payload (bytes are decoded) or an object of the annotated type. Raises what would make
+        `event` is an `Event`, a payload (bytes are decoded) or an object of the annotated type; for a method that gets
+        a list, a list of payloads. Raises what would make
         a dead letter of it: `DecodeError`, `PayloadMismatch`, `MissingKey` or the method's own error.
         """
         trigger = self._trigger(method)
         given = _event(trigger, event)
-        validate = validator(trigger)
-        subject = given if validate is None else validate(given.payload)
-        _read_keys(trigger, subject)
+        if takes_list(trigger.gates, trigger.composite):
+            if not isinstance(given.payload, list):
+                raise TypeError(f"{trigger.name} gets a list of events; give a list of their payloads")
+            subject: Any = [_subject(trigger, given.with_payload(payload)) for payload in given.payload]
+        else:
+            subject = _subject(trigger, given)
+            _read_keys(trigger, subject)
         call = getattr(self._saga, method)
         result = call(subject, given) if trigger.wants_event else call(subject)
         if trigger.is_async:
@@ -73,6 +78,11 @@ def _event(trigger: Trigger, event: Any) -> Event:
     if isinstance(given.payload, bytes):
         given = given.with_payload(decoder(trigger.decode)(given.payload))
     return given
+
+
+def _subject(trigger: Trigger, event: Event) -> Any:
+    validate = validator(trigger)
+    return event if validate is None else validate(event.payload)
 
 
 def _read_keys(trigger: Trigger, subject: Any) -> None:

@@ -719,7 +719,7 @@ async def test_a_store_that_cannot_forget_a_dropped_run_stops_nothing() -> None:
     async with Lab(Away()) as lab:
         saga = full(lab, "drop_oldest")
         assert await fire_all(lab, "Full.on_event", [{"n": n} for n in range(4)]) == ["started", *["held"] * 3]
-        assert "was dropped, but the store still has it" in lab.status().warnings[-1]
+        assert "was dropped, but the store does not know it" in lab.status().warnings[-1]
         saga.gate.set()
         await lab.drain()
         assert saga.started == [0, 2, 3]

@@ -326,6 +326,99 @@ async def test_the_trigger_with_the_highest_priority_gets_the_next_slot(clock: V
         assert_adds_up(lab)
 
 
+async def test_triggers_of_one_priority_take_turns(clock: VirtualClock) -> None:
+    order: list[str] = []
+    gate = asyncio.Event()
+
+    async with Lab("memory", clock=clock, max_live_runs=1) as lab:
+
+        class Both(Saga):
+            @trigger(source="memory", topic="a")
+            def a(self, event):
+                return {"name": f"a{event['n']}"}
+
+            @trigger(source="memory", topic="b")
+            def b(self, event):
+                return {"name": f"b{event['n']}"}
+
+            @action("note")
+            async def note(self, ctx):
+                order.append(ctx["name"])
+                await gate.wait()
+
+        for n in range(3):
+            for name in ("b", "a"):
+                await lab.fire(f"Both.{name}", {"n": n}, wait=False)
+        await until(lambda: order)
+        gate.set()
+        await lab.drain()
+        assert order == ["b0", "a0", "b1", "a1", "b2", "a2"]
+
+
+# --- restarts ---
+
+
+async def test_keys_and_singletons_hold_after_a_restart(clock: VirtualClock) -> None:
+    store = MemoryStore()
+    going: list[Any] = []
+    may_end = asyncio.Event()
+
+    async def opened() -> Lab:
+        lab = Lab(store, clock=clock)
+        await lab.open()
+        with lab.activate():
+
+            class Alone(Saga):
+                @trigger(source="memory", singleton="skip")
+                def on_event(self, event):
+                    return event.payload
+
+                @action("go")
+                async def go(self, ctx):
+                    going.append(ctx["n"])
+                    await may_end.wait()
+
+            class Paced(Saga):
+                @trigger(source="memory", throttle=Throttle(1, 50, key="who"))
+                def on_event(self, event):
+                    return event.payload
+
+                @action("go")
+                async def go(self, ctx):
+                    going.append((ctx["who"], clock.monotonic()))
+
+        return lab
+
+    lab = await opened()
+    await lab.fire("Alone.on_event", {"n": 1})
+    for who in ("a", "a", "b", "b"):
+        await lab.fire("Paced.on_event", {"who": who}, wait=False)
+    await until(lambda: len(going) == 3)
+    await lab.stop(grace_s=0)
+    going.clear()
+    lab = await opened()
+    await lab.start()
+    assert (await lab.fire("Alone.on_event", {"n": 2}))[0].reason == "a run is live already"
+    await clock.advance(200)
+    assert going == [1, ("a", 0.0), ("b", 0.0)]
+    may_end.set()
+    await lab.stop()
+
+
+async def test_any_value_may_name_a_key_to_forget(each_lab: Lab) -> None:
+    class Keyed(Saga):
+        @trigger(source="memory", idempotency_key="n")
+        def on_event(self, event):
+            return {}
+
+        @action("a")
+        async def a(self, ctx): ...
+
+    await each_lab.fire("Keyed.on_event", {"n": 1})
+    assert await each_lab.forget("Keyed.on_event", 1) == 1
+    assert (await each_lab.fire("Keyed.on_event", {"n": 1}))[0].kind == "started"
+
+
 # --- verdicts ---
 
 

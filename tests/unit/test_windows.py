@@ -15,6 +15,7 @@ from sagaz_lab import (
     Lab,
     OutcomeKind,
     Saga,
+    SagaListener,
     TriggerConfig,
     absent,
     action,
@@ -26,6 +27,7 @@ from sagaz_lab import (
 )
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.testing import TriggerTestHarness
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 
@@ -517,3 +519,109 @@ async def test_a_preview_shows_the_window(timed_lab: Lab, clock: VirtualClock) -
     assert counted(timed_lab, "Batches.on_events") == {"received": 1, "held": 1}
     (verdicts,) = timed_lab.why("e1").verdicts
     assert next(v for v in verdicts if v.gate == "batch").verdict == "wait"
+
+
+# --- claims of parts ---
+
+
+async def test_the_parts_of_a_composite_may_have_equal_keys(timed_lab: Lab, clock: VirtualClock) -> None:
+    class Both(Noting):
+        @trigger(source=all_of(of_topic("x"), of_topic("y")), idempotency_key="order")
+        def on_both(self, events):
+            return {"given": [event["order"] for event in events]}
+
+    class Unpaid(Noting):
+        @trigger(source=absent(of_topic("pay"), after=of_topic("order"), within=60), idempotency_key="order")
+        def on_silence(self, event):
+            return {"given": event["order"]}
+
+    for topic in ("x", "y", "y"):
+        await timed_lab.fire("memory", {"order": 1}, topic=topic, id="same", wait=False)
+    await timed_lab.drain()
+    assert Both.noted == [[1, 1]]
+    assert counted(timed_lab, "Both.on_both") == {"received": 3, "started": 2, "duplicate": 1}
+    for topic in ("order", "pay"):
+        await timed_lab.fire("memory", {"order": 7}, topic=topic, id="same", wait=False)
+    await clock.advance(120)
+    assert Unpaid.noted == []
+
+
+# --- redrive ---
+
+
+async def test_a_failed_batch_is_redriven_as_a_whole(each_lab: Lab) -> None:
+    broken, noted = True, []
+
+    class Batches(Saga):
+        trigger_config = TriggerConfig(max_retries=0)
+
+        @trigger(source="memory", batch=Batch(2, "1h"))
+        def on_drifts(self, drifts: list[Drift]):
+            return {"given": [drift.n for drift in drifts]}
+
+        @action("note")
+        async def note(self, ctx):
+            if broken:
+                raise OSError("down")
+            noted.append(ctx["given"])
+
+    await give(each_lab, "Batches.on_drifts", 1, 2)
+    await until(lambda: len(each_lab.dead_letters()))
+    broken = False
+    (outcome,) = await each_lab.redrive(list(each_lab.dead_letters()["id"]))
+    await each_lab.drain()
+    assert (outcome.kind, noted) == ("started", [[1, 2]])
+    assert len(each_lab.dead_letters()) == 0
+    assert_adds_up(each_lab)
+
+
+async def test_an_event_of_a_part_that_could_not_be_decided_goes_back_to_its_part(timed_lab: Lab) -> None:
+    class Both(Noting):
+        @trigger(source=all_of(of_topic("x"), of_topic("y")))
+        def on_both(self, events: list[Drift]):
+            return {"given": [event.n for event in events]}
+
+    await timed_lab.fire("memory", {"n": "two"}, topic="y", id="e2")
+    await timed_lab.fire("memory", {"n": 1}, topic="x", id="e1", wait=False)
+    await timed_lab.redrive(list(timed_lab.dead_letters()["id"]), fix=lambda payload: {"n": 2})
+    await timed_lab.drain()
+    assert Both.noted == [[1, 2]]
+
+
+# --- harness and listeners ---
+
+
+async def test_the_harness_gives_a_list_to_a_method_that_gets_one() -> None:
+    class Batches(Noting, abstract=False):
+        @trigger(source="memory", batch=Batch(2, "1h"))
+        def on_drifts(self, drifts: list[Drift]):
+            return {"given": sum(drift.n for drift in drifts)}
+
+    harness = TriggerTestHarness(Batches)
+    assert await harness.trigger("on_drifts", [{"n": 1}, {"n": 2}]) == {"given": 3}
+    with pytest.raises(TypeError, match="gets a list of events"):
+        await harness.trigger("on_drifts", {"n": 1})
+
+
+async def test_listeners_hear_of_every_event_that_is_filtered(timed_lab: Lab, clock: VirtualClock) -> None:
+    heard: list[tuple[str, str]] = []
+
+    class Ears(SagaListener):
+        def on_trigger_filtered(self, saga_name, event, reason):
+            heard.append((event.id, reason))
+
+    class Latest(Noting):
+        listeners = (Ears(),)
+
+        @trigger(source="memory", debounce=Debounce(10, 60), cooldown=100)
+        def on_event(self, event):
+            return {"given": event["n"]} if event["n"] % 2 else None
+
+    await give(timed_lab, "Latest.on_event", 1, 2, 3)
+    await clock.advance(10)
+    await give(timed_lab, "Latest.on_event", 5)
+    await clock.advance(10)
+    await give(timed_lab, "Latest.on_event", 6)
+    await clock.advance(10)
+    outdone = "a later event took its place"
+    assert heard == [("e2", outdone), ("e1", outdone), ("e5", "cooling down"), ("e6", "returned None")]
