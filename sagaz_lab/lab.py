@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,17 +23,14 @@ from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.firing import Firing
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.service import Service
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.sources import open_publisher, open_source
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views
 
-logger = logging.getLogger("sagaz_lab")
-
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
-KEPT_REPORTS = 100
-"""Kinds of problem that `status()` tells of, each with its last text; the oldest go first."""
 
 
 class Lab:
@@ -66,8 +62,7 @@ class Lab:
         self._offline = offline
         self._max_live_runs = max_live_runs
         self.registry = Registry(self._stored_revisions, self._changed)
-        self._listeners: list[Callable[[str, str], None]] = []
-        self._reports: dict[str, tuple[str, int]] = {}
+        self._reports = Reports()
         self._tally = Tally()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -345,10 +340,7 @@ class Lab:
         """How things stand now."""
         service = self._service
         started = service.started_names()
-        reports = [
-            text if count == 1 else f"{text} (and {count - 1} like it)" for text, count in self._reports.values()
-        ]
-        return self._views.status(self.sagas, service.intake.pumps.values(), started, reports)
+        return self._views.status(self.sagas, service.intake.pumps.values(), started, self._reports.texts())
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""
@@ -382,18 +374,11 @@ class Lab:
 
     def on_report(self, listener: Callable[[str, str], None]) -> Callable[[], None]:
         """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""
-        self._listeners.append(listener)
-        return partial(self._listeners.remove, listener)
+        return self._reports.listen(listener)
 
     def report(self, kind: str, text: str) -> None:
         """Tell of a problem that no caller hears of: it is logged, kept for `status()` and given to the listeners."""
-        count = self._reports.pop(kind, ("", 0))[1] + 1
-        self._reports[kind] = (text, count)
-        if len(self._reports) > KEPT_REPORTS:
-            del self._reports[next(iter(self._reports))]
-        logger.warning("%s", text)
-        for listener in self._listeners:
-            listener(kind, text)
+        self._reports.tell(kind, text)
 
 
 def _ids(ids: str | Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from sagaz_lab.abc.values import (
 )
 from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
-from sagaz_lab.model.run import Publication
+from sagaz_lab.model.run import Publication, Record, Run
 
 __all__ = [
     "Acceptance",
@@ -46,8 +46,10 @@ __all__ = [
     "Positions",
     "Publication",
     "Publisher",
+    "Record",
     "Refusal",
     "RevisionRow",
+    "Run",
     "Source",
     "SourceTraits",
     "Store",

@@ -63,7 +63,7 @@ _ALL = (
             "The open dead letters as a table, newest first; put them back; or drop them for good.",
             options={"--by": True, "--limit": True, "--before": True}, words=("redrive", "discard")),
     Command("forget", "forget TRIGGER [KEY]",
-            "Free one idempotency key, or all claims, cooldowns and windows of the trigger.",
+            "Free one idempotency key, or all claims and cooldowns of the trigger; its pace begins anew.",
             awaits=True, names="triggers", most=2),
     Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
 )  # fmt: skip
