@@ -275,7 +275,7 @@ class Lab:
 
     async def _forget(self, trigger: str, key: str | None) -> int:
         await self.open()
-        self._firing.state(trigger).forget(key)
+        self._firing.forget(trigger, key)
         return await self.store.forget(trigger, key)
 
     # --- dead letters ---

@@ -10,6 +10,7 @@ from itertools import count
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.pace import Pace, pace_of
 from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.windows import Windows
 
 CONCURRENCY = 100
 """Runs of a trigger at one time unless `max_concurrent_sagas` says otherwise: a flood must not exhaust the process."""
@@ -46,7 +47,7 @@ class Admission:
     """
 
     __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "coming", "in_flight", "lanes", "limit", "pace",
-                 "size", "slots", "waiting", "windowed")  # fmt: skip
+                 "size", "slots", "waiting", "windows")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
         self.slots = slots or Slots()
@@ -60,7 +61,7 @@ class Admission:
         self.pace: Pace | None = None
         self.in_flight = 0
         self.waiting = 0
-        self.windowed = 0
+        self.windows: Windows | None = None
         self.configure(gates, queue_size, in_turn=in_turn)
 
     def configure(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
@@ -74,21 +75,31 @@ class Admission:
             self.pace = Pace(*numbers)
         else:
             self.pace.take_over(*numbers)
+        self._ask_again()
+
+    def forget(self, key: str | None) -> None:
+        """Let the pace of this key, or of all, begin anew."""
+        if self.pace is not None:
+            self.pace.forget(key)
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """What waits for its pace may be free to go by now."""
         self._ready.extend(lane for _, _, lane in self._later)
         self._later.clear()
 
     # --- room ---
 
     def held(self) -> int:
-        """Events that are held: in the queue, and (`windowed`) in the windows before the trigger method."""
-        return self.waiting + self.windowed
+        """What waits: in the queue, and in the windows before the trigger method."""
+        return self.waiting + (self.windows.size if self.windows is not None else 0)
 
     def free(self) -> int:
         """How many events may be taken in now: as many as can start, else as many as can wait."""
         slots = self.limit - self.in_flight
         if slots > 0:
             slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
-        if slots > 0 and not self.waiting and not self.windowed:
+        if slots > 0 and not self.held():
             return slots if self.pace is None else min(slots, self.size)
         return self.size - self.held()
 
@@ -216,6 +227,16 @@ class Admission:
             del self._busy[ticket.key]
             if ticket.key in self.lanes:
                 self._ready.append(ticket.key)
+
+    def keep_turn(self, ticket: Ticket) -> None:
+        """It is to be tried again: nobody else of its key starts before."""
+        if ticket.key is not None:
+            self._busy[ticket.key] = ticket.run_id
+
+    def refund(self, ticket: Ticket) -> None:
+        """It was let through but starts nothing, so that it uses up nothing of the pace."""
+        if self.pace is not None:
+            self.pace.refund(ticket.pace_key)
 
     def give_up_turn(self, ticket: Ticket) -> None:
         """It was to be tried again and will not be."""

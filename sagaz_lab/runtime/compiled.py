@@ -16,7 +16,8 @@ from sagaz_lab.runtime.admission import Admission, Slots
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
 from sagaz_lab.runtime.leading import Leading
 from sagaz_lab.runtime.outcomes import Counters
-from sagaz_lab.runtime.windows import Leaving, Windows, policy_of
+from sagaz_lab.runtime.window_policies import Leaving, policy_of
+from sagaz_lab.runtime.windows import Windows
 
 UNBUILT = ("params",)
 
@@ -126,7 +127,7 @@ class TriggerState:
         self.counters = counters
         gates, in_turn = compiled.trigger.gates, compiled.overlap == "queue"
         self.admission = Admission(gates, compiled.config.queue_size, slots, in_turn=in_turn)
-        self.windows = None if compiled.policy is None else Windows(compiled.policy)
+        self.windows = self.admission.windows = None if compiled.policy is None else Windows(compiled.policy)
         self.leading = Leading(compiled.trigger.gates.debounce)
         self.paused = False
         self.removed = False
@@ -143,7 +144,7 @@ class TriggerState:
         if self.windows is not None:
             self.windows.change(compiled.policy or Leaving())
         elif compiled.policy is not None:
-            self.windows = Windows(compiled.policy)
+            self.windows = self.admission.windows = Windows(compiled.policy)
         self.compiled = compiled
         self.removed = False
         self.blocked_by = ""  # if its broker is still down, that is found out again
@@ -154,13 +155,14 @@ class TriggerState:
         if self.paused or self.blocked_by or self.retrying >= RETRYING:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
-            return max(0, self.admission.free() - self.counters.deciding)
+            waits = self.compiled.policy is not None
+            free = self.admission.size - self.admission.held() if waits else self.admission.free()
+            return max(0, free - self.counters.deciding)
         return max(1, self.admission.size)
 
     def forget(self, key: str | None) -> None:
         """Let the pace and the open periods of this key, or of all, begin anew."""
-        if self.admission.pace is not None:
-            self.admission.pace.forget(key)
+        self.admission.forget(key)
         self.leading.forget(key)
 
     def pause(self) -> None:

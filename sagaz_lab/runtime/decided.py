@@ -11,11 +11,12 @@ from sagaz_lab.errors import QueueFull
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.leading import Before
 from sagaz_lab.runtime.letters import dead_letter, letter_id
 from sagaz_lab.runtime.outbox import publication_of
 from sagaz_lab.runtime.outcomes import Entry
 from sagaz_lab.runtime.tickets import Ticket
-from sagaz_lab.runtime.windows import Closing
+from sagaz_lab.runtime.window_policies import Closing, Released
 
 TAKEN = "its key is taken"
 QUEUE_FULL = "the queue is full"
@@ -25,12 +26,13 @@ COOLING = "cooling down"
 class Decided:
     """Of one trigger. `entries` say what became of the events, `starts` are the runs to be accepted.
 
-    `held` wait in a window, `released` do not any more; `closings` are windows that they have filled. `replaced` are
+    `held` wait in a window, `released` do not any more; `closings` are windows that they have filled, and
+    `outdone` has what they take the place of. `replaced` are
     the runs, by id, that the new ones of `starts` take the place of. Of `filtered` and `dropped` listeners are told.
     """
 
-    __slots__ = ("closings", "dropped", "entries", "filtered", "held", "kept", "letters", "reasons", "released",
-                 "replaced", "slowest_s", "starts", "state")  # fmt: skip
+    __slots__ = ("closings", "dropped", "entries", "filtered", "held", "kept", "letters", "outdone", "periods",
+                 "reasons", "released", "replaced", "slowest_s", "starts", "state")  # fmt: skip
 
     def __init__(self, state: TriggerState) -> None:
         self.state = state
@@ -43,9 +45,11 @@ class Decided:
         self.held: list[HeldEvent] = []
         self.released: list[HeldEvent] = []
         self.closings: list[Closing] = []
+        self.outdone: list[tuple[HeldEvent, Sequence[Released]]] = []
         self.replaced: list[str] = []
         self.reasons: dict[tuple[str, str], int] = {}
         self.slowest_s = 0.0
+        self.periods: Before = {}
 
     def add(
         self,

@@ -17,7 +17,7 @@ from sagaz_lab.runtime.compiled import TriggerState, claim_of
 from sagaz_lab.runtime.decided import TAKEN, Decided, taken_by
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.runtime.tickets import Ticket
-from sagaz_lab.runtime.windows import IN_PERIOD, Closing
+from sagaz_lab.runtime.window_policies import IN_PERIOD, Closing
 
 SLOW_S = 0.05
 """A decision that takes longer is reported: the loop stands still meanwhile."""
@@ -63,9 +63,13 @@ class Decider:
         if compiled.policy is not None:
             self._hold(decided, prepared, taken, part, now)
         else:
-            await self._run_methods(decided, prepared, taken, now)
-            if compiled.cooldown_s is not None and decided.starts:
-                await self._cool(decided, compiled.cooldown_s, now)
+            try:
+                await self._run_methods(decided, prepared, taken, now)
+                if compiled.cooldown_s is not None and decided.starts:
+                    await self._cool(decided, compiled.cooldown_s, now)
+            except BaseException:
+                state.leading.take_back(decided.periods)
+                raise
         if not quiet:
             self._tell_slow(decided)
             if not state.told_hidden_fields and prepared.events:
@@ -265,7 +269,7 @@ class Decider:
                     decided.dead(event, error, now)
                     continue
                 closes_in_s = state.leading.closes_in(key, steady)
-                if closes_in_s > 0 if quiet else not state.leading.opens(key, steady):
+                if closes_in_s > 0 if quiet else not state.leading.opens(key, steady, decided.periods):
                     facts = {"key": key, "closes_in_s": round(closes_in_s, 3)}
                     decided.add(_FILTERED, IN_PERIOD, event, now, facts)
                     continue

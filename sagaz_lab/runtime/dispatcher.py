@@ -123,10 +123,14 @@ class Dispatcher:
         for state, _ in readers:
             state.counters.received += n
             state.counters.deciding += n
+        decisions: list[Decided] = []
         try:
-            decisions = [await self.decider.decide(state, deliveries, now, part=part) for state, part in readers]
+            for state, part in readers:
+                decisions.append(await self.decider.decide(state, deliveries, now, part=part))
             refused = await self.accept(decisions, now)
         except BaseException:
+            for decided in decisions:
+                decided.state.leading.take_back(decided.periods)
             for state, _ in readers:
                 state.counters.received -= n
                 state.counters.deciding -= n
@@ -183,7 +187,7 @@ class Dispatcher:
         """The store has taken the batch: count, remember, start."""
         state = decided.state
         self.tally.keep(decided.entries)
-        if decided.held or decided.released:
+        if decided.held or decided.released or decided.outdone:
             self.holding.taken_in(decided, refused, now)
         launched: list[Entry] = []
         for ticket in decided.starts:

@@ -6,7 +6,7 @@ from sagaz_lab.errors import SingletonTaken
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.tickets import Ticket
-from sagaz_lab.runtime.windows import OUTDONE
+from sagaz_lab.runtime.window_policies import OUTDONE
 
 LIVE_ALREADY = "a run is live already"
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import HeldEvent, Refusal
 from sagaz_lab.errors import LeaseLost, StoreError, describe
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.decided import QUEUE_FULL, Decided
+from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.outcomes import Entry, ids_of, outcome_about
-from sagaz_lab.runtime.windows import IN_WINDOW, Closing, Leaving, Released, Undo, Windows
+from sagaz_lab.runtime.window_policies import IN_WINDOW, Closing, Leaving, Released
+from sagaz_lab.runtime.windows import Undo, Windows
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -35,6 +37,8 @@ class Holding:
         self._closings: defaultdict[str, deque[Closing]] = defaultdict(deque)
         self._deciding: set[str] = set()
         self._finals: dict[str, asyncio.Future[Outcome]] = {}
+        # What the store has refused may stand in a window or have been outdone in another batch meanwhile.
+        self._gone: deque[str] = deque(maxlen=1000)
 
     def final(self, held: HeldEvent) -> asyncio.Future[Outcome]:
         """The outcome that a held event will have."""
@@ -56,20 +60,20 @@ class Holding:
         strategy = state.compiled.config.backpressure_strategy
         waiting, decided.held = decided.held, []
         for held in waiting:
-            full = state.admission.held() + len(decided.held) - len(decided.released) >= state.admission.size
+            full = state.admission.full()
             if full and strategy in ("drop_newest", "reject"):
                 decided.overflow(held.event, now, rejected=strategy == "reject")
                 continue
             if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(undo)):
-                _release(decided, Released(oldest, QUEUE_FULL), now)
+                _drop(decided, oldest, now)
             step = state.windows.add(held, undo)
-            for released in step.released:
-                _release(decided, released, now)
-            if not step.waits:
+            if step.waits:
+                decided.held.append(held)
+            else:
                 decided.add(OutcomeKind.FILTERED, step.reason, held.event, now)
-                continue
-            decided.held.append(held)
-            if step.closes:
+            if step.released:
+                decided.outdone.append((held, step.released))
+            if state.windows.full(held.key):
                 decided.closings.append(state.windows.close(held.key, undo))
 
     def taken_in(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
@@ -77,8 +81,10 @@ class Holding:
         state = decided.state
         assert state.windows is not None
         entries: list[Entry] = []
+        gone = self._gone
         for held in decided.held:
             if refused and (refusal := refused.get(held.id)) is not None:
+                gone.append(held.id)
                 state.windows.remove(held)
                 known = len(decided.entries)
                 decided.refused(refusal, held.event, held.key, now)
@@ -88,7 +94,7 @@ class Holding:
         decided.entries += entries
         self._dispatcher.tally.keep(entries)
         _moved(state, len(entries) - len(decided.released))
-        self._closings[state.name] += decided.closings
+        self._closings[state.name] += _closings(decided, state.windows, gone)
         self.time(state)
 
     def settle(self, decided: Decided) -> None:
@@ -133,15 +139,17 @@ class Holding:
         closings = self._closings[state.name]
         try:
             while closings and not self._dispatcher.closing:
+                count, closing = _first(closings)
                 try:
-                    await self._decide(state, closings[0])
+                    await self._decide(state, closing)
                 except StoreError as error:
                     self._dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
                     if isinstance(error, LeaseLost):
                         return
                     await self._dispatcher.clock.sleep(AGAIN_S)
                 else:
-                    closings.popleft()
+                    for _ in range(count):
+                        closings.popleft()
         finally:
             self._deciding.discard(state.name)
 
@@ -164,7 +172,7 @@ class Holding:
         for name, events in found.items():
             state = by_name[name]
             if state.windows is None:
-                state.windows = Windows(Leaving())
+                state.windows = state.admission.windows = Windows(Leaving())
             new = state.windows.restore(events)
             state.counters.received += new
             state.counters.deciding += new
@@ -188,23 +196,51 @@ class Holding:
                     future.set_result(outcome_about(_entry(state, held), held.event.id))
 
 
-def _release(decided: Decided, released: Released, now: float) -> None:
-    held, reason = released
+def _drop(decided: Decided, held: HeldEvent, now: float) -> None:
     if held in decided.held:
         decided.held.remove(held)  # it came with this batch, so the store need not have it
     else:
         decided.released.append(held)
-    if reason == QUEUE_FULL:
-        decided.overflow(held.event, now, rejected=False)
-    else:
-        decided.add(OutcomeKind.FILTERED, reason, held.event, now)
+    decided.overflow(held.event, now, rejected=False)
+
+
+def _closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequence[Closing]:
+    """What is to be decided next, now that it is known which of the events the store has refused.
+
+    An event that was refused outdoes none and fills no window: those go on waiting.
+    """
+    closings: list[Closing] = []
+    released: list[Released] = []
+    for by, outdone in decided.outdone:
+        if by.id in gone:
+            windows.put_back([held for held, _ in outdone if held.id not in gone])
+        else:
+            released += [one for one in outdone if one.held.id not in gone]
+    if released:
+        closings.append(Closing((), released, False))
+    for closing in decided.closings:
+        key = closing.events[0].key
+        if gone and any(held.id in gone for held in closing.events):
+            windows.put_back([held for held in closing.events if held.id not in gone])
+            if windows.full(key):
+                closings.append(windows.close(key, {}))
+        else:
+            closings.append(closing)
+    return closings
+
+
+def _first(closings: Sequence[Closing]) -> tuple[int, Closing]:
+    """How many of the closings are decided together, and as what: those that only release share a transaction."""
+    if closings[0].events:
+        return 1, closings[0]
+    alike = list(takewhile(lambda closing: not closing.events, closings))
+    return len(alike), Closing((), [released for closing in alike for released in closing.released], False)
 
 
 def _moved(state: TriggerState, events: int) -> None:
     """From being decided to being held; a negative number goes the other way."""
     state.counters.deciding -= events
     state.counters.held += events
-    state.admission.windowed += events
 
 
 def _entry(state: TriggerState, held: HeldEvent) -> Entry:

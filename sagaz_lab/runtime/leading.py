@@ -8,6 +8,10 @@ KEYS = 100_000
 """Periods that are kept; beyond it those that are over go, and after them the oldest."""
 
 
+Before = dict[str | None, tuple[float, float] | None]
+"""The periods as they were, by key."""
+
+
 class Leading:
     """Open periods by key: when each was opened, and when its last event came. They end with the process."""
 
@@ -39,8 +43,17 @@ class Leading:
         opened, last = self._open[key]
         return min(opened + self._max_wait_s, last + self._period_s) - now
 
-    def opens(self, key: str | None, now: float) -> bool:
-        """True if this event opens a period; else it falls into one, which it prolongs."""
+    def take_back(self, before: Before) -> None:
+        """The events that opened or prolonged these periods have not been taken."""
+        for key, times in before.items():
+            if times is None:
+                self._open.pop(key, None)
+            else:
+                self._open[key] = times
+
+    def opens(self, key: str | None, now: float, before: Before) -> bool:
+        """True if this event opens a period; else it falls into one, which it prolongs. `before` is for `take_back`."""
+        before.setdefault(key, self._open.get(key))
         first = self.closes_in(key, now) <= 0
         self._open[key] = (now, now) if first else (self._open[key][0], now)
         if len(self._open) > KEYS:

@@ -41,6 +41,11 @@ class Pace:
         if len(self._due) > KEYS:
             self._forget(now)
 
+    def refund(self, key: str | None) -> None:
+        """The last start of this key was none."""
+        if key in self._due:
+            self._due[key] -= self.interval_s
+
     def forget(self, key: str | None) -> None:
         """Let this key, or all, begin anew."""
         if key is None:

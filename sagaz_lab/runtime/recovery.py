@@ -24,7 +24,8 @@ class Recovery:
         """Take over the runs of processes that are gone, and those whose code has come back; returns how many."""
         dispatcher = self._dispatcher
         runs = [*await dispatcher.store.interrupted(), *await self._with_code_again()]
-        for stored in runs:
+        # Those that have a slot or a turn take it up before any that waits for one is let through.
+        for stored in sorted(runs, key=_standing):
             await self._go_on(stored, dispatcher.registry.current)
         return len(runs)
 
@@ -63,6 +64,7 @@ class Recovery:
             return
         if stored.retry_at is not None:
             ticket.attempt = stored.attempt + 1
+            state.admission.keep_turn(ticket)
             dispatcher.turns.retry_later(ticket, max(0.0, stored.retry_at - now))
         else:
             dispatcher.turns.hold_again(state, ticket)
@@ -179,6 +181,13 @@ class Recovery:
         if state is not None:
             state.admission.occupy(ticket)
         return ticket, definition, stored
+
+
+def _standing(stored: StoredRun) -> int:
+    """0: it has begun; 1: it waits for its retry; 2: it waits for its turn."""
+    if stored.status is not RunStatus.WAITING:
+        return 0
+    return 2 if stored.retry_at is None else 1
 
 
 def ticket_of(stored: StoredRun) -> Ticket:

@@ -16,7 +16,7 @@ from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided, letters_only
 from sagaz_lab.runtime.outcomes import Entry, outcome
 from sagaz_lab.runtime.tickets import Ticket
-from sagaz_lab.runtime.windows import OUTDONE
+from sagaz_lab.runtime.window_policies import OUTDONE
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -204,6 +204,7 @@ class Turns:
                 return
             await self._fetch(ticket)
             if ticket.attempt == 1 and not await self._still_wanted(state, ticket, definition, now):
+                state.admission.refund(ticket)
                 state.admission.leave(ticket)
                 self.release(state)
                 return
@@ -225,7 +226,7 @@ class Turns:
             if ticket.run_id in self._unwanted:
                 self._dispatcher.runner.live[ticket.run_id].cancel()
         except StoreError as error:
-            state.admission.leave(ticket)
+            state.admission.leave(ticket, keep_turn=True)
             self._dispatcher.report("store", f"run {ticket.run_id} could not start: {describe(error)}; it stays stored")
             await self._clock.sleep(1.0)
             if not isinstance(error, LeaseLost):

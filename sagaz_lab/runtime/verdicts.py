@@ -13,7 +13,7 @@ from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided
 from sagaz_lab.runtime.deciding import OVERLAP, Decider
 from sagaz_lab.runtime.entrance import LIVE_ALREADY
 from sagaz_lab.runtime.tickets import Ticket
-from sagaz_lab.runtime.windows import CAME, EXPECTED, EXPIRED, IN_PERIOD, IN_WINDOW, OUT_OF_TURN, OUTDONE
+from sagaz_lab.runtime.window_policies import CAME, EXPECTED, EXPIRED, IN_PERIOD, IN_WINDOW, OUT_OF_TURN, OUTDONE
 
 INTAKE, KEY, METHOD = "decode and validate", "idempotency", "trigger method"
 

@@ -1,0 +1,238 @@
+"""How windows of each kind behave: what waits, what is outdone, when a window closes and what it then gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from sagaz_lab.abc import HeldEvent
+from sagaz_lab.model.policy import Debounce, seconds
+from sagaz_lab.model.trigger import Trigger
+
+OUTDONE = "a later event took its place"
+IN_PERIOD = "an earlier event opened the period"
+EXPIRED = "the other parts did not come in time"
+OUT_OF_TURN = "it came out of turn"
+CAME = "the expected event came"
+EXPECTED = "it was expected"
+IN_WINDOW = "waits in its window"
+
+
+class Released(NamedTuple):
+    """A held event that need not wait any more, and why it starts nothing."""
+
+    held: HeldEvent
+    reason: str
+
+
+class Closing(NamedTuple):
+    """Events that are to be decided now, in order; `together`: as one list, else the last one alone."""
+
+    events: Sequence[HeldEvent]
+    released: Sequence[Released]
+    together: bool
+
+
+class Step(NamedTuple):
+    """What came of an event: whether it waits (else why not), and what is released by it."""
+
+    waits: bool
+    released: Sequence[Released] = ()
+    reason: str = ""
+
+
+class Policy(Protocol):
+    """How the windows of one kind behave. `events` are the key's, oldest first; a policy changes none of them."""
+
+    gate: str
+    together: bool
+    """As `takes_list` says of the trigger."""
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step: ...
+
+    def full(self, events: Sequence[HeldEvent]) -> bool:
+        """Whether the window closes although its time has not come."""
+
+    def due_at(self, events: Sequence[HeldEvent]) -> float:
+        """When the window closes by itself."""
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing: ...
+
+
+class Trailing:
+    """Debounce: the last event wins, a period after it came, or `max_wait` after the first one."""
+
+    gate = "debounce"
+    together = False
+
+    def __init__(self, policy: Debounce) -> None:
+        self._period_s = seconds(policy.period, "period")
+        self._max_wait_s = seconds(policy.max_wait, "max_wait")
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+        # The first one stays, since the longest wait counts from it; of the others only the last is of use.
+        return Step(True, [Released(event, OUTDONE) for event in events[1:]])
+
+    def full(self, events: Sequence[HeldEvent]) -> bool:
+        return False
+
+    def due_at(self, events: Sequence[HeldEvent]) -> float:
+        return min(events[-1].at + self._period_s, events[0].at + self._max_wait_s)
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing:
+        return Closing(events[-1:], [Released(event, OUTDONE) for event in events[:-1]], False)
+
+
+class All(Trailing):
+    """Debounce that hands over all events of the window."""
+
+    together = True
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+        return Step(True)
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing:
+        return Closing(events, (), True)
+
+
+class Batches:
+    """So many events, or what came within the time-out after the first one."""
+
+    gate = "batch"
+    together = True
+
+    def __init__(self, max_size: int, timeout_s: float) -> None:
+        self._max_size = max_size
+        self._timeout_s = timeout_s
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+        return Step(True)
+
+    def full(self, events: Sequence[HeldEvent]) -> bool:
+        return len(events) >= self._max_size
+
+    def due_at(self, events: Sequence[HeldEvent]) -> float:
+        return events[0].at + self._timeout_s
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing:
+        return Closing(events, (), True)
+
+
+class AllOf:
+    """The latest event of each part, as soon as every part has had one within the time."""
+
+    gate = "all_of"
+    together = True
+
+    def __init__(self, parts: int, within_s: float) -> None:
+        self._parts = parts
+        self._within_s = within_s
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+        return Step(True, [Released(event, OUTDONE) for event in events if event.part == new.part])
+
+    def full(self, events: Sequence[HeldEvent]) -> bool:
+        return len(events) == self._parts
+
+    def due_at(self, events: Sequence[HeldEvent]) -> float:
+        return min(event.at for event in events) + self._within_s
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing:
+        if len(events) == self._parts:
+            return Closing(sorted(events, key=lambda event: event.part), (), True)
+        # Only the oldest is too old; the others may still be met by what comes.
+        oldest = min(event.at for event in events)
+        return Closing((), [Released(event, EXPIRED) for event in events if event.at <= oldest], True)
+
+
+class InTurn:
+    """The parts one after the other; of a part that comes again before the next one the latest event."""
+
+    gate = "sequence"
+    together = True
+
+    def __init__(self, parts: int, within_s: float) -> None:
+        self._parts = parts
+        self._within_s = within_s
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+        if new.part == len(events):
+            return Step(True)
+        if events and new.part == len(events) - 1:
+            return Step(True, [Released(events[-1], OUTDONE)])
+        return Step(False, reason=OUT_OF_TURN)
+
+    def full(self, events: Sequence[HeldEvent]) -> bool:
+        return len(events) == self._parts
+
+    def due_at(self, events: Sequence[HeldEvent]) -> float:
+        return events[0].at + self._within_s
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing:
+        if len(events) == self._parts:
+            return Closing(events, (), True)
+        return Closing((), [Released(event, EXPIRED) for event in events], True)
+
+
+class Absent:
+    """Part 1 opens the window and is decided at its end, unless part 0 comes before."""
+
+    gate = "absent"
+    together = False
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+        if new.part == 0:
+            return Step(False, [Released(event, CAME) for event in events], reason=EXPECTED)
+        return Step(True, [Released(event, OUTDONE) for event in events])
+
+    def full(self, events: Sequence[HeldEvent]) -> bool:
+        return False
+
+    def due_at(self, events: Sequence[HeldEvent]) -> float:
+        return events[0].at + self._within_s
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing:
+        return Closing(events[-1:], (), False)
+
+
+class Leaving:
+    """For what still waits when the trigger has no window any more: it leaves one by one, at once."""
+
+    gate = "window"
+    together = False
+
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+        return Step(True)
+
+    def full(self, events: Sequence[HeldEvent]) -> bool:
+        return False
+
+    def due_at(self, events: Sequence[HeldEvent]) -> float:
+        return 0.0
+
+    def close(self, events: Sequence[HeldEvent]) -> Closing:
+        return Closing(events[:1], (), False)
+
+
+NEVER_S = 365 * 86400.0
+"""How long a composite without `within=` waits for its other parts."""
+
+
+def policy_of(trigger: Trigger) -> Policy | None:
+    """How the trigger's events wait to be decided; None where they do not."""
+    gates, composite = trigger.gates, trigger.composite
+    if gates.debounce is not None:
+        if gates.debounce.mode == "leading":
+            return None
+        return (All if gates.debounce.mode == "all" else Trailing)(gates.debounce)
+    if gates.batch is not None:
+        return Batches(gates.batch.max_size, seconds(gates.batch.timeout, "timeout"))
+    if composite is None or composite.how == "any_of":
+        return None
+    if composite.how == "absent":
+        return Absent(composite.within_s or NEVER_S)
+    within_s = NEVER_S if gates.within is None else seconds(gates.within, "within")
+    return (AllOf if composite.how == "all_of" else InTurn)(len(composite.parts), within_s)

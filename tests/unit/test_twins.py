@@ -1,0 +1,171 @@
+"""Broken twins: for each, the check that guards the real thing must fail. A check that passes both guards nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from sagaz_lab import Lab, Saga, action, trigger
+from sagaz_lab.abc import Acceptance, Delivery, Refusal, Source
+from sagaz_lab.engines import compensation as compensation_module
+from sagaz_lab.errors import StoreUnavailable
+from sagaz_lab.model.run import Run
+from sagaz_lab.runtime.admission import Admission
+from sagaz_lab.runtime.pump import Pump
+from sagaz_lab.runtime.runner import Runner
+from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.testing.stores import StoreSuite
+from tests.unit import test_engine
+from tests.unit.test_state_machine import Gates
+from tests.unit.tools import Taps, counted, until
+
+# --- a claim that is not taken together with the run ---
+
+
+class LateClaims(MemoryStore):
+    """Looks whether a claim is free, lets others go on, and then takes it."""
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        taken: dict[str, Refusal] = {}
+        for run in batch.runs:
+            if run.claim is not None:
+                for refusal in (await self.seen(run.trigger or "", [run.claim])).values():
+                    taken[run.run_id] = refusal
+        await asyncio.sleep(0)
+        for run in batch.runs:
+            if run.claim is not None and run.run_id not in taken:
+                await self.forget(run.trigger or "", run.claim)
+        batch.runs = [run for run in batch.runs if run.run_id not in taken]
+        return {**taken, **await super().accept(batch)}
+
+
+async def passes(check: Callable[..., Any], *args: Any) -> bool:
+    try:
+        await check(*args)
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("store", "is_sound"), [(MemoryStore, True), (LateClaims, False)])
+async def test_the_store_suite_finds_a_claim_that_two_can_have(store: type[MemoryStore], is_sound: bool) -> None:
+    opened = store()
+    await opened.open("this notebook")
+    assert await passes(StoreSuite.test_of_many_who_claim_at_once_one_wins, StoreSuite(), opened) is is_sound
+
+
+# --- an ack before the store has it ---
+
+
+class HastyPump(Pump):
+    """Tells the broker that it has the events before the store has them."""
+
+    async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        await source.ack(deliveries)
+        await super()._take(source, deliveries)
+
+
+class FailsOnce(MemoryStore):
+    """Away when the first run is to be accepted."""
+
+    failures = 1
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        if batch.runs and self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("memory")
+        return await super().accept(batch)
+
+
+async def starts_what_the_store_missed_at_first() -> bool:
+    """Whether an event is started although the store was away when it came."""
+    taps, store = Taps(), FailsOnce()
+    async with Lab(store, sources={"memory": taps}) as lab:
+
+        class Orders(Saga):
+            @trigger(source="memory", topic="orders")
+            def on_order(self, event):
+                return {}
+
+            @action("ship")
+            async def ship(self, ctx): ...
+
+        await lab.start()
+        await taps["orders"].put({"n": 1}, id="e1")
+        await until(lambda: not store.failures)
+        try:
+            await until(lambda: counted(lab, "Orders.on_order") == {"received": 1, "started": 1}, within_s=2.0)
+        except TimeoutError:
+            return False
+        return taps["orders"].unsettled == 0
+
+
+@pytest.mark.parametrize(("pump", "is_sound"), [(Pump, True), (HastyPump, False)])
+async def test_a_store_that_was_away_finds_an_ack_that_came_too_early(
+    monkeypatch: pytest.MonkeyPatch, pump: type[Pump], is_sound: bool
+) -> None:
+    monkeypatch.setattr("sagaz_lab.runtime.intake.Pump", pump)
+    assert await starts_what_the_store_missed_at_first() is is_sound
+
+
+# --- a slot that is not given back ---
+
+
+def forget_slots_of_cancelled_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An admission that does not get the slot of a cancelled run back."""
+    ended, leave = Runner._ended, Admission.leave
+
+    def end_without_leaving(self: Runner, run: Run, ticket: Ticket, retry_in_s: float | None) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Admission, "leave", (lambda *_, **__: None) if run.cancelling else leave)
+            ended(self, run, ticket, retry_in_s)
+
+    monkeypatch.setattr(Runner, "_ended", end_without_leaving)
+
+
+def keeps_count_of_slots() -> bool:
+    """Whether the state machine's invariants hold when a run is cancelled."""
+    machine = Gates()
+    try:
+        machine.begin(names=["by_id", "rated", "plain"])
+        machine.fire(place=0, events=[("a", "start", 0)])
+        machine.both_agree()
+        machine.cancel_the_run(("by_id", (1,)))
+        machine.both_agree()
+        machine.no_slot_is_lost()
+    except AssertionError:
+        return False
+    finally:
+        machine.teardown()
+    return True
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_the_state_machine_finds_a_slot_that_a_cancelled_run_kept(
+    monkeypatch: pytest.MonkeyPatch, is_sound: bool
+) -> None:
+    if not is_sound:
+        forget_slots_of_cancelled_runs(monkeypatch)
+    assert keeps_count_of_slots() is is_sound
+
+
+# --- undoing in the wrong order ---
+
+
+def forward(names: Sequence[str]) -> Sequence[str]:
+    """In place of `reversed`: what was done first is undone first."""
+    return names
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+async def test_the_engine_s_own_test_finds_compensations_in_forward_order(
+    monkeypatch: pytest.MonkeyPatch, lab: Lab, is_sound: bool
+) -> None:
+    if not is_sound:
+        monkeypatch.setattr(compensation_module, "reversed", forward, raising=False)
+    check = test_engine.test_compensations_run_in_reverse_also_across_actions_without_one
+    assert await passes(check, lab) is is_sound
