@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from sagaz_lab.abc import Acceptance, DeadLetter, HeldEvent, KeptEvent, Member, Publication, Refusal
 from sagaz_lab.errors import QueueFull
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import OutcomeKind
+from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.leading import Before
 from sagaz_lab.runtime.letters import dead_letter, letter_id
@@ -29,10 +30,11 @@ class Decided:
     `held` wait in a window, `released` do not any more; `closings` are windows that they have filled, and
     `outdone` has what they take the place of. `replaced` are
     the runs, by id, that the new ones of `starts` take the place of. Of `filtered` and `dropped` listeners are told.
+    Where somebody is `answered`, `finals` has the outcomes to come of what is held.
     """
 
-    __slots__ = ("closings", "dropped", "entries", "filtered", "held", "kept", "letters", "outdone", "periods",
-                 "reasons", "released", "replaced", "slowest_s", "starts", "state")  # fmt: skip
+    __slots__ = ("answered", "closings", "dropped", "entries", "filtered", "finals", "held", "kept", "letters",
+                 "outdone", "periods", "reasons", "released", "replaced", "slowest_s", "starts", "state")  # fmt: skip
 
     def __init__(self, state: TriggerState) -> None:
         self.state = state
@@ -50,6 +52,8 @@ class Decided:
         self.reasons: dict[tuple[str, str], int] = {}
         self.slowest_s = 0.0
         self.periods: Before = {}
+        self.answered = False
+        self.finals: list[Future[Outcome]] = []
 
     def add(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any
 
 from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Refusal, Store
 from sagaz_lab.errors import LabClosed
@@ -66,6 +67,7 @@ class Dispatcher:
         self.event_ids = fresh_ids("e")
         self._default = default
         self.closing = False
+        self._going: set[asyncio.Task[None]] = set()
         self.slots = Slots(live_runs)
         # The wall clock as it was when this began plus what has passed since: it is never set back.
         self._origin_s = clock.now() - clock.monotonic()
@@ -119,43 +121,65 @@ class Dispatcher:
         """
         if self.closing:
             raise LabClosed("the Lab is closing; the event was not taken")
-        n, now = len(deliveries), self.clock.now()
-        for state, _ in readers:
-            state.counters.received += n
-            state.counters.deciding += n
+        now, states = self.clock.now(), [state for state, _ in readers]
+        self._count(states, len(deliveries))
         decisions: list[Decided] = []
         try:
             for state, part in readers:
                 decisions.append(await self.decider.decide(state, deliveries, now, part=part))
+        except BaseException:
+            self._take_back(states, decisions, len(deliveries))
+            raise
+        for decided in decisions:
+            decided.answered = answered
+        await self._to_the_end(self._take_in(states, decisions, len(deliveries), now))
+        if not answered:
+            for decided in decisions:
+                self._report_dead(decided)
+        return decisions
+
+    async def _take_in(self, states: Sequence[TriggerState], decisions: list[Decided], n: int, now: float) -> None:
+        try:
             refused = await self.accept(decisions, now)
         except BaseException:
-            for decided in decisions:
-                decided.state.leading.take_back(decided.periods)
-            for state, _ in readers:
-                state.counters.received -= n
-                state.counters.deciding -= n
+            self._take_back(states, decisions, n)
             raise
         for decided in decisions:
             await self.apply(decided, refused, now)
-            if decided.letters and not answered:
-                self._report_dead(decided)
-        return decisions
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whoever stops waiting stops nothing: what the store is about to take is also counted and started."""
+        if not self.store.durable:
+            await work  # it never waits for the store
+            return
+        task = asyncio.create_task(work)
+        self._going.add(task)
+        task.add_done_callback(self._going.discard)
+        await asyncio.shield(task)
+
+    def _count(self, states: Sequence[TriggerState], events: int) -> None:
+        for state in states:
+            state.counters.received += events
+            state.counters.deciding += events
+
+    def _take_back(self, states: Sequence[TriggerState], decisions: Sequence[Decided], events: int) -> None:
+        """Nothing has been taken."""
+        for decided in decisions:
+            decided.state.leading.take_back(decided.periods)
+        self._count(states, -events)
 
     async def take_whole(self, state: TriggerState, events: Sequence[Event]) -> list[Decided]:
         """The same for events that have been through their window before; the caller tells of the outcomes."""
         if self.closing:
             raise LabClosed("the Lab is closing; the event was not taken")
-        now, n = self.clock.now(), len(events)
-        state.counters.received += n
-        state.counters.deciding += n
+        now = self.clock.now()
+        self._count([state], len(events))
         try:
             decided = await self.decider.decide_whole(state, events, now)
-            refused = await self.accept([decided], now)
         except BaseException:
-            state.counters.received -= n
-            state.counters.deciding -= n
+            self._count([state], -len(events))
             raise
-        await self.apply(decided, refused, now)
+        await self._to_the_end(self._take_in([state], [decided], len(events), now))
         return [decided]
 
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:

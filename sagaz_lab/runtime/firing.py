@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
@@ -29,7 +29,6 @@ class Firing:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._going: set[asyncio.Task[list[Decided]]] = set()
 
     async def fire(
         self, target: str, payload: Any, id: str | None, wait: bool, where: Mapping[str, Any]
@@ -39,17 +38,8 @@ class Firing:
             await self._room(state)
         state, part = readers[0]
         delivery = self._delivery(specs_of(state.compiled.trigger)[part], payload, id)
-        decisions = await self._to_the_end(self._dispatcher.take(readers, [delivery], answered=True))
+        decisions = await self._dispatcher.take(readers, [delivery], answered=True)
         return [await self._outcome(decided, delivery.event.id, wait) for decided in decisions]
-
-    async def _to_the_end(self, work: Coroutine[Any, Any, list[Decided]]) -> list[Decided]:
-        """Whoever stops waiting stops nothing: what the store is about to take must also be counted and started."""
-        if not self._dispatcher.store.durable:
-            return await work  # it never waits for the store
-        task = asyncio.create_task(work)
-        self._going.add(task)
-        task.add_done_callback(self._going.discard)
-        return await asyncio.shield(task)
 
     async def _outcome(self, decided: Decided, event_id: str, wait: bool) -> Outcome:
         """What became of the event, with `wait` in the end."""
@@ -57,9 +47,7 @@ class Firing:
         outcome = outcome_about(entry, event_id)
         if not wait or outcome.kind is not OutcomeKind.HELD:
             return outcome
-        if decided.held:
-            return await asyncio.shield(self._dispatcher.holding.final(decided.held[0]))
-        return await asyncio.shield(self._dispatcher.turns.final(decided.starts[0]))
+        return await asyncio.shield(decided.finals[0])
 
     async def redrive(self, ids: Sequence[str], fix: Callable[[Any], Any] | None) -> list[Outcome]:
         """What became of those that are open. The trigger of each must be registered."""
@@ -112,7 +100,7 @@ class Firing:
                 await self._room(state)
                 now = group[taken : taken + state.room()]
                 taken += len(now)
-                decisions = await self._to_the_end(self._decide_again(state, now))
+                decisions = await self._decide_again(state, now)
                 await self._dispatcher.store.settle_letters([letter.id for letter, _ in now], "redriven", "")
                 letter_of = {event.id: letter.id for letter, event in now}
                 for entry in chain.from_iterable(decided.entries for decided in decisions):

@@ -40,12 +40,6 @@ class Holding:
         # What the store has refused may stand in a window or have been outdone in another batch meanwhile.
         self._gone: deque[str] = deque(maxlen=1000)
 
-    def final(self, held: HeldEvent) -> asyncio.Future[Outcome]:
-        """The outcome that a held event will have."""
-        if held.id not in self._finals:
-            self._finals[held.id] = asyncio.get_running_loop().create_future()
-        return self._finals[held.id]
-
     def closing(self, trigger: str) -> bool:
         """Whether a window of this trigger is being decided."""
         return trigger in self._deciding or bool(self._closings.get(trigger))
@@ -91,6 +85,9 @@ class Holding:
                 self._dispatcher.tally.keep(decided.entries[known:])
                 continue
             entries.append(_entry(state, held))
+            if decided.answered:
+                self._finals[held.id] = asyncio.get_running_loop().create_future()
+                decided.finals.append(self._finals[held.id])
         decided.entries += entries
         self._dispatcher.tally.keep(entries)
         _moved(state, len(entries) - len(decided.released))

@@ -47,6 +47,8 @@ class Turns:
         strategy = state.compiled.config.backpressure_strategy
         oldest = self._oldest(state) if strategy == "drop_oldest" and state.admission.full() else None
         self._queue(state, ticket)
+        if decided.answered or decided.released:
+            decided.finals.append(self.final(ticket))
         entries = entries_of("held", WAITS, ticket, now)
         state.counters.deciding -= len(entries)
         state.counters.held += len(entries)
@@ -72,7 +74,7 @@ class Turns:
             ticket.event, ticket.context = stored.event, stored.context
 
     def final(self, ticket: Ticket) -> asyncio.Future[Outcome]:
-        """The outcome that a held event will have."""
+        """The outcome that a held event will have. To be asked for before it can have it."""
         if ticket.final is None:
             ticket.final = asyncio.get_running_loop().create_future()
         return ticket.final
