@@ -18,7 +18,7 @@ from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.decided import QUEUE_FULL, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
-from sagaz_lab.runtime.holding import Holding, Undos
+from sagaz_lab.runtime.holding import Holding
 from sagaz_lab.runtime.letters import LetterWatch
 from sagaz_lab.runtime.outcomes import Entry, Tally
 from sagaz_lab.runtime.registry import Registry
@@ -185,10 +185,9 @@ class Dispatcher:
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
         """One transaction for all. Each run that may start gets its slot; the others wait."""
         moment = self.clock.monotonic()
-        undos: Undos = {}
         for decided in decisions:
             if decided.held:
-                self.holding.take_in(decided, now, undos)
+                self.holding.take_in(decided, now)
             if decided.starts:
                 admit(decided, moment)
         batch = acceptance(decisions)
@@ -198,10 +197,11 @@ class Dispatcher:
             return await self.store.accept(batch)
         except BaseException:
             for decided in decisions:
-                if decided.state.windows is not None:
-                    decided.state.windows.take_back(undos.pop(decided.state.name, {}))
+                if decided.held or decided.outdone:
+                    self.holding.take_back(decided)
                 for ticket in decided.starts:
                     if ticket.status is _RUNNING:
+                        decided.state.admission.refund(ticket)
                         decided.state.admission.leave(ticket)
                     else:
                         decided.state.admission.came(ticket)
@@ -267,6 +267,7 @@ class Dispatcher:
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:
         """Another process took the claim meanwhile, or the run's context cannot be stored."""
         if ticket.status is _RUNNING:
+            decided.state.admission.refund(ticket)
             decided.state.admission.leave(ticket)
         entries, letters = len(decided.entries), len(decided.letters)
         for event in ticket.events():

@@ -16,16 +16,13 @@ from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.outcomes import Entry, ids_of, outcome_about
 from sagaz_lab.runtime.window_policies import IN_WINDOW, Closing, Leaving, Released
-from sagaz_lab.runtime.windows import Undo, Windows
+from sagaz_lab.runtime.windows import Windows
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
 
 AGAIN_S = 1.0
 """How long a window whose decision the store could not take waits for the next try."""
-
-Undos = dict[str, Undo]
-"""What the windows of several triggers held before, by trigger."""
 
 
 class Holding:
@@ -46,11 +43,10 @@ class Holding:
 
     # --- in ---
 
-    def take_in(self, decided: Decided, now: float, undos: Undos) -> None:
-        """Put the events into their windows, before the store has them; `undos` takes what is needed to undo that."""
+    def take_in(self, decided: Decided, now: float) -> None:
+        """Put the events into their windows, before the store has them."""
         state = decided.state
         assert state.windows is not None
-        undo = undos.setdefault(state.name, {})
         strategy = state.compiled.config.backpressure_strategy
         waiting, decided.held = decided.held, []
         for held in waiting:
@@ -58,9 +54,9 @@ class Holding:
             if full and strategy in ("drop_newest", "reject"):
                 decided.overflow(held.event, now, rejected=strategy == "reject")
                 continue
-            if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(undo)):
+            if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest()):
                 _drop(decided, oldest, now)
-            step = state.windows.add(held, undo)
+            step = state.windows.add(held)
             if step.waits:
                 decided.held.append(held)
             else:
@@ -68,7 +64,20 @@ class Holding:
             if step.released:
                 decided.outdone.append((held, step.released))
             if state.windows.full(held.key):
-                decided.closings.append(state.windows.close(held.key, undo))
+                decided.closings.append(state.windows.close(held.key))
+
+    def take_back(self, decided: Decided) -> None:
+        """The store has not taken them: what they have outdone, filled or driven out waits as it did before."""
+        windows = decided.state.windows
+        if windows is None:
+            return
+        mine = {held.id for held in decided.held}
+        self._gone.extend(mine)
+        for held in decided.held:
+            windows.remove(held)
+        back = [held for _, outdone in decided.outdone for held, _ in outdone]
+        back += [held for closing in decided.closings for held in closing.events]
+        windows.put_back([held for held in (*back, *decided.released) if held.id not in mine])
 
     def taken_in(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has them: count and remember them, decide what is full."""
@@ -220,7 +229,7 @@ def _closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequ
         if gone and any(held.id in gone for held in closing.events):
             windows.put_back([held for held in closing.events if held.id not in gone])
             if windows.full(key):
-                closings.append(windows.close(key, {}))
+                closings.append(windows.close(key))
         else:
             closings.append(closing)
     return closings

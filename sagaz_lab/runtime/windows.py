@@ -13,9 +13,6 @@ from heapq import heappop, heappush
 from sagaz_lab.abc import HeldEvent
 from sagaz_lab.runtime.window_policies import Closing, Policy, Step
 
-Undo = dict[str | None, Sequence[HeldEvent]]
-"""What the windows held before they were changed, by key."""
-
 
 class Windows:
     """A trigger's open windows, by key; `size` events wait in them."""
@@ -29,9 +26,9 @@ class Windows:
         self._timed: set[str | None] = set()
         self._number = 0
 
-    def add(self, new: HeldEvent, undo: Undo) -> Step:
-        """Take it in, if it waits. What is released has left its window. `undo` keeps what was there before."""
-        events = self._touched(new.key, undo)
+    def add(self, new: HeldEvent) -> Step:
+        """Take it in, if it waits. What is released has left its window."""
+        events = self._open.get(new.key)
         if events is None:
             events = self._open[new.key] = []
         step = self.policy.add(events, new)
@@ -61,20 +58,6 @@ class Windows:
         for key, waiting in self._open.items():
             self._settle(key, waiting)
         return len(new)
-
-    def take_back(self, undo: Undo) -> None:
-        """All is as it was."""
-        for key, events in undo.items():
-            self.size += len(events) - len(self._open.get(key, ()))
-            self._open[key] = list(events)
-            self._settle(key, self._open[key])
-
-    def _touched(self, key: str | None, undo: Undo) -> list[HeldEvent] | None:
-        """The key's window, about to be changed."""
-        events = self._open.get(key)
-        if key not in undo:
-            undo[key] = tuple(events or ())
-        return events
 
     def _settle(self, key: str | None, events: list[HeldEvent]) -> None:
         if not events:
@@ -116,9 +99,8 @@ class Windows:
             self._open[key].sort(key=_place)
             self._settle(key, self._open[key])
 
-    def close(self, key: str | None, undo: Undo) -> Closing:
+    def close(self, key: str | None) -> Closing:
         """Close this key's window."""
-        self._touched(key, undo)
         events = self._open.pop(key)
         closing = self.policy.close(events)
         gone = {id(released.held) for released in closing.released} | {id(event) for event in closing.events}
@@ -134,13 +116,12 @@ class Windows:
         while (due_at := self.next_due()) is not None and due_at <= now:
             key = heappop(self._due)[2]
             self._timed.discard(key)
-            yield self.close(key, {})
+            yield self.close(key)
 
-    def drop_oldest(self, undo: Undo) -> HeldEvent | None:
+    def drop_oldest(self) -> HeldEvent | None:
         """Take out the event that has waited longest."""
         oldest = min((events[0] for events in self._open.values()), key=lambda event: event.at, default=None)
         if oldest is not None:
-            self._touched(oldest.key, undo)
             self.remove(oldest)
         return oldest
 

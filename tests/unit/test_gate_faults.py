@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sagaz_lab import Batch, Debounce, Lab, Saga, Throttle, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, Refusal, Store
 from sagaz_lab.errors import StoreUnavailable
@@ -135,6 +137,42 @@ async def test_windows_are_as_they_were_when_the_store_has_not_taken_an_event(cl
             taps["t"].put_nowait({"n": n}, id=f"e{n}")
         await clock.advance(5)
         assert counted(lab, "One.on_event") == {"received": 2, "started": 2}
+
+
+class FailsLate(MemoryStore):
+    """Does not take in the first event, and says so only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_fail = asyncio.Event()
+        self._first = True
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        if batch.held and self._first:
+            self._first = False
+            await self.may_fail.wait()
+            raise StoreUnavailable("gone for a moment")
+        return await super().accept(batch)
+
+
+@pytest.mark.parametrize("gate", [{"batch": Batch(3, 60)}, {"debounce": Debounce(10, 60, mode="all")}])
+async def test_what_came_while_the_store_failed_for_another_event_still_waits(
+    clock: VirtualClock, gate: dict[str, Any]
+) -> None:
+    store = FailsLate()
+    async with started(store, clock, gate) as (lab, saga):
+        first = asyncio.create_task(fire(lab, 1))
+        await what_can_happen()
+        assert await fire(lab, 2) == "held"
+        store.may_fail.set()
+        with pytest.raises(StoreUnavailable):
+            await first
+        assert counted(lab, "One.on_event") == {"received": 1, "held": 1}
+        await fire(lab, 3)
+        await fire(lab, 4)
+        await clock.advance(10)
+        await until(lambda: saga.live == [2])
+        assert counted(lab, "One.on_event") == {"received": 3, "started": 3}
 
 
 # --- the same moment ---
