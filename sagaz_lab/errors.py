@@ -3,6 +3,8 @@
 SagazLabError
 ├── DefinitionError             a class or an option is wrong; raised where it is written
 │   ├── UnknownName             a name that nothing defines, with the nearest that exists
+│   │   └── UnknownParam        a param that the trigger does not have
+│   ├── ParamsOutOfReach        `self.params` read elsewhere than in a trigger method
 │   └── SagaConflict            two modules define one saga name
 ├── DecisionError               an event that cannot be decided; it becomes a dead letter
 │   ├── DecodeError             the payload's bytes are not what `decode=` says
@@ -26,7 +28,6 @@ SagazLabError
 │   ├── LeaseLost               another process has taken over this one's runs
 │   └── ArtifactDamaged         an artifact's checksum is not the recorded one
 ├── TriggersOwned               a live process already runs these triggers
-├── NotBuilt                    an option that can be defined but not run yet
 ├── LabClosed                   the Lab is not open
 └── Permanent                   raise it in an action: a retry would not help
 """
@@ -59,6 +60,16 @@ class UnknownName(DefinitionError):
         super().__init__(f"{owner}: no {noun} {name!r}{hint} (known: {listed})")
         self.name = name
         self.nearest = near[0] if near else None
+
+
+class UnknownParam(UnknownName, KeyError):
+    """A param that the trigger does not have; a `KeyError` too, since `self.params` is a mapping."""
+
+    __str__ = Exception.__str__  # a KeyError would quote the text
+
+
+class ParamsOutOfReach(DefinitionError, AttributeError):
+    """`self.params` was read elsewhere than in a trigger method."""
 
 
 class SagaConflict(DefinitionError):
@@ -165,10 +176,6 @@ class ArtifactDamaged(StoreError):
 
 class TriggersOwned(SagazLabError):
     """A live process already runs these triggers on this store."""
-
-
-class NotBuilt(SagazLabError):
-    """An option that can be defined, but that this version cannot run yet."""
 
 
 class LabClosed(SagazLabError):

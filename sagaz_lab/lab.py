@@ -21,9 +21,11 @@ from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.decode import as_key
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.firing import Firing
+from sagaz_lab.runtime.logs import Logs
 from sagaz_lab.runtime.outcomes import Tally
-from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.registry import Change, Diff, Registry
 from sagaz_lab.runtime.reports import Reports
+from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.service import Service
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.sources import open_publisher, open_source
@@ -61,9 +63,10 @@ class Lab:
         self._given_engine = engine
         self._offline = offline
         self._max_live_runs = max_live_runs
-        self.registry = Registry(self._stored_revisions, self._changed)
+        self.registry = Registry(self._stored_revisions, self._changed, self.clock.now)
         self._reports = Reports()
         self._tally = Tally()
+        self._logs = Logs()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[None] | None = None
         self._handle: Handle | None = None
@@ -78,6 +81,7 @@ class Lab:
         self._service = Service(
             self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
         )
+        self._service.dispatcher.runner.logs = self._logs
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
 
@@ -111,6 +115,10 @@ class Lab:
     def rollback(self, saga: str, number: int) -> Change:
         """Make an earlier revision of this process current again."""
         return self.registry.rollback(saga, number)
+
+    def diff(self, saga: str, old: int, new: int) -> Diff:
+        """What changed from one revision's code to another's. Raises `UnknownName`."""
+        return self.registry.diff(saga, old, new)
 
     def _stored_revisions(self, saga: str) -> Sequence[RevisionRow]:
         try:
@@ -261,6 +269,16 @@ class Lab:
         """Take events for this trigger again."""
         self._firing.state(trigger).resume()
 
+    async def params(self, trigger: str, history: bool = False) -> Any:
+        """The trigger's params as they are now; with `history` a list of the last 100 changes, newest first."""
+        await self.open()
+        return await self._service.params.of(self._firing.state(trigger), history)
+
+    async def set_params(self, trigger: str, /, **values: Any) -> None:
+        """Change params from the trigger's next event on, and keep that. Raises `UnknownName`, `DefinitionError`."""
+        await self.open()
+        await self._service.params.change(self._firing.state(trigger), values)
+
     def forget(self, trigger: str, key: Any = None) -> asyncio.Task[int]:
         """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
 
@@ -288,12 +306,12 @@ class Lab:
         `UnknownName` for an id that is none, or a trigger that is missing.
         """
         await self.open()
-        return await self._firing.redrive(_ids(ids), fix)
+        return await self._firing.redrive(ids, fix)
 
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
         """Mark dead letters as done with, for a reason; returns how many were open."""
         await self.open()
-        return await self._firing.discard(_ids(ids), reason)
+        return await self._firing.discard(ids, reason)
 
     # --- runs ---
 
@@ -308,17 +326,7 @@ class Lab:
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
         await self.open()
-        runner = self._service.dispatcher.runner
-        run = await runner.run_alone(saga, definition, context, run_id, event)
-        try:
-            await runner.ended(run)
-        except asyncio.CancelledError:
-            run.cancel()
-            await runner.ended(run)
-            raise
-        if run.status is not RunStatus.COMPLETED:
-            raise RunError(f"run {run.run_id} ended as {run.status}") if run.error is None else run.error
-        return run.ctx
+        return await self._service.dispatcher.runner.run_to_its_end(saga, definition, context, run_id, event)
 
     async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision."""
@@ -352,6 +360,14 @@ class Lab:
             return run.ctx
         raise RunError(f"run {run_id!r} does not live in this process")
 
+    def run(self, run_id: str) -> RunView:
+        """A run as it is now, live or ended: its facts and its steps. Raises `RunError` if there is none."""
+        return self._views.run(run_id)
+
+    def logs(self) -> dict[str, list[tuple[str, str]]]:
+        """By run id, newest last, (action, line) of each log there is: of live runs and the last 100 that ended."""
+        return self._logs.with_those_of(self._service.dispatcher.runner.live.values())
+
     def runs(self, limit: int | None = 10_000) -> Any:
         """A DataFrame of the runs, newest first."""
         return self._views.frame("runs", limit)
@@ -379,7 +395,3 @@ class Lab:
     def report(self, kind: str, text: str) -> None:
         """Tell of a problem that no caller hears of: it is logged, kept for `status()` and given to the listeners."""
         self._reports.tell(kind, text)
-
-
-def _ids(ids: str | Sequence[str]) -> list[str]:
-    return [ids] if isinstance(ids, str) else list(ids)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sagaz_lab.abc import RevisionRow, Store
-from sagaz_lab.errors import UnknownName
+from sagaz_lab.errors import RunError, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
@@ -14,6 +14,7 @@ from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Status, Why, run_progress, source_status, trigger_status
 from sagaz_lab.runtime.pump import Pump
 from sagaz_lab.runtime.registry import Registry
+from sagaz_lab.runtime.run_view import RunView, run_view
 from sagaz_lab.runtime.verdicts import verdicts_on
 
 DTYPES: Mapping[str, Mapping[str, str]] = {
@@ -147,6 +148,13 @@ class Views:
             rows.setdefault(number, (number, None, number == current, definition.source_text))  # type: ignore[arg-type]
         ordered = [rows[number] for number in sorted(rows, reverse=True)]
         return tables().to_frame(tuple(DTYPES["revisions"]), ordered, DTYPES["revisions"])
+
+    def run(self, run_id: str) -> RunView:
+        stored = self._store.run(run_id)
+        if stored is None:
+            raise RunError(f"no run {run_id!r} is kept; lab.runs() lists those that are")
+        clock, live = self._dispatcher.clock, self._dispatcher.runner.live.get(run_id)
+        return run_view(stored, clock.now(), run_progress(live, clock.monotonic()).actions if live else {})
 
     def why(self, event_id: str) -> Why:
         found = {(o.trigger, o.kind): o for o in self._dispatcher.tally.about(event_id)}

@@ -134,6 +134,9 @@ class Store(Protocol):
     def revisions(self, saga: str) -> Sequence[RevisionRow]:
         """Oldest first. Reads through a connection of its own, from any thread, also while the store is closed."""
 
+    def run(self, run_id: str) -> StoredRun | None:
+        """The same as `load`. Reads as `revisions` does."""
+
     def rows(
         self, frame: str, limit: int | None, *, before: str | None = None
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:

@@ -180,6 +180,8 @@ class StoredRun(NamedTuple):
     started_at: float
     retry_at: float | None
     records: Sequence[Record]
+    ended_at: float | None = None
+    error: str | None = None
 
 
 class RevisionRow(NamedTuple):

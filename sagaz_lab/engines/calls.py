@@ -42,7 +42,7 @@ class ActiveStep:
     _suffix = ""
 
     def __init__(self, run: Run, name: str) -> None:
-        self._run = run
+        self.run = run
         self.name = name
 
     @classmethod
@@ -55,13 +55,13 @@ class ActiveStep:
 
     @property
     def idempotency_key(self) -> str:
-        return f"{self._run.run_id}/{self._run.attempt}/{self.name}{self._suffix}"
+        return f"{self.run.run_id}/{self.run.attempt}/{self.name}{self._suffix}"
 
     def stream(self, name: str) -> AsyncIterator[Any]:
-        return read(self, name, self._run)
+        return read(self, name, self.run)
 
     def publish(self, topic: str, payload: bytes) -> None:
-        run, before = self._run, self.publications
+        run, before = self.run, self.publications
         if before is None:
             before = self.publications = []
         if not isinstance(before, list):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.errors import RunError, describe
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.log import RunLog
 from sagaz_lab.model.publishing import PUBLISHED, Published, to_json
 from sagaz_lab.model.step import Progress, Step, current_step
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from asyncio import Future, Task
 
     from sagaz_lab.model.saga import Saga, SagaDefinition
-
-LOG_LINES = 1000
-"""Lines of a run's log that are kept; older ones are dropped."""
 
 
 class RunStatus(StrEnum):
@@ -159,7 +156,7 @@ class SagaContext(dict[str, Any]):
         dict.__init__(self, values)
         self.run_id = run_id
         self.event = event
-        self.log_lines: deque[tuple[str, str]] | None = None
+        self.log_lines: RunLog | None = None
         self.changed: set[str] | None = None
 
     @property
@@ -207,7 +204,7 @@ class SagaContext(dict[str, Any]):
         """Write a line to the run's log, which keeps the last 1,000."""
         step = current_step.get(None)
         if self.log_lines is None:
-            self.log_lines = deque(maxlen=LOG_LINES)
+            self.log_lines = RunLog()
         self.log_lines.append((step.name if step else "", " ".join(map(str, values))))
 
     def take_changes(self) -> dict[str, Any] | None:
@@ -245,7 +242,10 @@ class SagaContext(dict[str, Any]):
 
 
 class Run:
-    """One execution of a saga, while it lives in this process."""
+    """One execution of a saga, while it lives in this process.
+
+    `foreground` says that somebody's call started it and waits for it, and not a trigger.
+    """
 
     __slots__ = (
         "attempt",
@@ -256,6 +256,7 @@ class Run:
         "definition",
         "error",
         "event",
+        "foreground",
         "history",
         "instance",
         "run_id",
@@ -295,9 +296,16 @@ class Run:
         self.steps: dict[str, Step] = {}
         self.task: Task[Any] | None = None
         self.waiters: list[Future[None]] = []
+        self.foreground = False
         self.begun = False
         self.stopping = False
         self.cancelling = False
+
+    def write(self, action: str, stream: str, text: str) -> None:
+        """Put into its log what an action has printed."""
+        if self.ctx.log_lines is None:
+            self.ctx.log_lines = RunLog()
+        self.ctx.log_lines.write(action, stream, text)
 
     def cancel(self) -> None:
         """Ask for its end: what runs is stopped, what was done is compensated.

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.host import host
 from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
+from sagaz_lab.model.params import ParamsOfTriggers, has_params
 from sagaz_lab.model.policy import TriggerConfig, at_least, backoff, delay_after, positive
 from sagaz_lab.model.run import SagaContext
 from sagaz_lab.model.signatures import positional, takes
@@ -75,7 +76,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaDefinition:
-    """A saga class, compiled: what the runtime reads. `revision` is numbered by the registry."""
+    """A saga class, compiled: what the runtime reads. `revision` is numbered by the registry, at `registered_at`."""
 
     name: str
     cls: type[Saga]
@@ -91,6 +92,7 @@ class SagaDefinition:
     revision: int = 0
     digest: str = field(default="", compare=False)
     source_text: str = field(default="", compare=False)
+    registered_at: float = field(default=0.0, compare=False)
 
     def __repr__(self) -> str:
         return f"SagaDefinition({self.name} r{self.revision}: {', '.join(self.plan.order) or 'no actions'})"
@@ -245,6 +247,7 @@ class Saga:
     listeners: ClassVar[Sequence[SagaListener]] = ()
     trigger_config: ClassVar[TriggerConfig | None] = None
     on_failure: ClassVar[Literal["compensate", "hold"]] = "compensate"
+    params = ParamsOfTriggers()
     __definition__: ClassVar[SagaDefinition | None] = None
     __abstract__: ClassVar[bool] = True
 
@@ -281,7 +284,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
         if role.action not in actions:
             raise UnknownName(f"{name}.{role.method_name}", "action", role.action, actions)
     triggers = {n: bind(name, n, m) for n, m in members.items() if hasattr(m, MARK) and _own_trigger(cls, n)}
-    return SagaDefinition(
+    definition = SagaDefinition(
         name=name,
         cls=cls,
         actions=MappingProxyType(actions),
@@ -294,6 +297,9 @@ def define(cls: type[Saga]) -> SagaDefinition:
         config=cls.trigger_config,
         on_failure=cls.on_failure,
     )
+    if has_params(definition) and cls.params is not Saga.params:
+        raise DefinitionError(f"{name}: the class has a params of its own; trigger methods read theirs by that name")
+    return definition
 
 
 def _members(cls: type[Saga]) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from sagaz_lab.model.run import Run
 
 
 class Progress(NamedTuple):
@@ -22,6 +25,7 @@ class Step(Protocol):
     `stopping_since` is set (monotonic seconds) while a thread that should return has not.
     """
 
+    run: Run
     name: str
     cancelled: bool
     told: bool

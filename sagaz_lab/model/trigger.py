@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.options import KINDS, check_settings, identity
+from sagaz_lab.model.params import Scalar, checked_params
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
 from sagaz_lab.model.signatures import positional, takes
 
@@ -173,7 +174,7 @@ class Trigger:
     gates: Gates
     config: TriggerConfig | None
     decode: str | Callable[[bytes], Any]
-    params: Mapping[str, Any]
+    params: Mapping[str, Scalar]
     payload_type: Any = None
     wants_event: bool = False
     is_async: bool = False
@@ -211,7 +212,8 @@ def trigger(
 
     `source` is a kind ("kafka", "redis", "cron", "memory", ...), a composite or a `Source`. The other options are
     the source's own settings and the gates (`idempotency_key`, `concurrency_key`, `max_concurrent_sagas`,
-    `rate_limit_per_second`, ...). Raises `DefinitionError` that names the option and the nearest right one.
+    `rate_limit_per_second`, ...). `params` are values that the method reads as `self.params.NAME` and that
+    `lab.set_params` changes. Raises `DefinitionError` that names the option and the nearest right one.
     """
 
     def decorate(method: F) -> F:
@@ -236,7 +238,7 @@ def trigger(
             "gates": checked,
             "config": config,
             "decode": decode,
-            "params": MappingProxyType(dict(params or {})),
+            "params": MappingProxyType(checked_params(owner, {} if params is None else params)),
         }
         setattr(method, MARK, Mark(fields))
         return method

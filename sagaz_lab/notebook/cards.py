@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +21,11 @@ WARNINGS = 5
 
 
 def saga_card(saga: SagaDefinition) -> Card:
-    head = tag("div", tag("b", saga.name), f" revision {saga.revision}")
-    return Card(tag("div", head, Markup(dag.svg(saga))), dag.text(saga))
+    """A class that its own cell shows is registered only once that cell has succeeded."""
+    number = f"revision {saga.revision}" if saga.revision else "registered when this cell has succeeded"
+    head = tag("div", tag("b", saga.name), f" {number}")
+    code = tag("details", tag("summary", "code"), tag("pre", saga.source_text)) if saga.source_text else ""
+    return Card(tag("div", head, Markup(dag.svg(saga)), code), dag.text(saga))
 
 
 def change_card(change: Change, saga: SagaDefinition) -> Card:
@@ -32,8 +35,7 @@ def change_card(change: Change, saga: SagaDefinition) -> Card:
         diff[DIFF_LINES:] = [f"... {len(diff) - DIFF_LINES} more lines"]
     parts = [tag("div", tag("b", saga.name), f": {headline}"), bullets(change.warnings), Markup(dag.svg(saga))]
     if diff:
-        lines = [tag("span", f"{line}\n", style=_diff_look(line)) for line in diff]
-        parts.append(tag("details", tag("summary", "what changed"), tag("pre", *lines)))
+        parts.append(tag("details", tag("summary", "what changed"), tag("pre", *coloured(diff))))
     described = dag.text(saga).splitlines()[1:]
     text = [f"{saga.name}: {headline}", *(f"  ! {warning}" for warning in change.warnings), *described, *diff]
     return Card(tag("div", *parts), "\n".join(text))
@@ -51,6 +53,11 @@ def _headline(change: Change) -> str:
     if change.previous != change.revision:
         return f"revision {change.revision} again (was {change.previous})"
     return f"no change: still revision {change.revision}"
+
+
+def coloured(diff: Iterable[str]) -> list[Markup]:
+    """The lines of a unified diff."""
+    return [tag("span", f"{line}\n", style=_diff_look(line)) for line in diff]
 
 
 def _diff_look(line: str) -> str:

@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 
 from sagaz_lab.errors import UnknownName, describe
 
-Names = Literal["", "triggers", "targets", "fireable", "commands"]
+Names = Literal["", "triggers", "targets", "fireable", "commands", "logs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,10 @@ _ALL = (
     Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
             options={"--status": True, "--limit": True}, most=0),
+    Command("tail", "tail [RUN] [--lines N]",
+            "The last 50 lines, or so many, of one run's log, or of the logs of all recent runs, newest last.\n"
+            "    What runs print in the background goes there: stdout, stderr, logging and warnings.",
+            options={"--lines": True}, names="logs", most=1),
     Command("dlq", "dlq [--by cause] [--limit N] [--before ID] | dlq redrive ID ... | dlq redrive all | "
             "dlq discard ID[,ID ...] REASON | dlq discard all REASON",
             "The open dead letters as a table, newest first; put them back; or drop them for good.",
@@ -65,6 +69,9 @@ _ALL = (
     Command("forget", "forget TRIGGER [KEY]",
             "Free one idempotency key, or all claims and cooldowns of the trigger; its pace begins anew.",
             awaits=True, names="triggers", most=2),
+    Command("params", "params TRIGGER [NAME=VALUE ...] [--history]",
+            "Its params as they are now; change them from its next event on; or list the changes, newest first.",
+            awaits=True, options={"--history": False}, names="triggers"),
     Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
 )  # fmt: skip
 COMMANDS = {command.name: command for command in _ALL}
@@ -135,6 +142,19 @@ def _tokens(text: str) -> list[str]:
             break
         found.append(re.sub(r""""([^"]*)"|'([^']*)'""", lambda quoted: quoted[1] or quoted[2] or "", match[0]))
     return found
+
+
+def read_param(word: str, now: Mapping[str, Any]) -> tuple[str, Any]:
+    """`NAME=VALUE`: the value is JSON or Python's, or a text where the param is one now. Raises `UsageError`."""
+    name, is_change, text = word.partition("=")
+    if not (name and is_change):
+        raise mistake("params", f"{word!r} is no change; it is: {COMMANDS['params'].usage}")
+    if isinstance(now.get(name), str):
+        return name, text
+    try:
+        return name, json.loads(text)
+    except json.JSONDecodeError:
+        return name, {"True": True, "False": False, "None": None}.get(text, text)
 
 
 def number(command: str, name: str, value: str) -> float:

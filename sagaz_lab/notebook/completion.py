@@ -63,7 +63,15 @@ def candidates(lab: Lab, rest: str) -> Sequence[str]:
         return ["cause"]
     if words[:2] in (["dlq", "redrive"], ["dlq", "discard"]) and (len(words) == 2 or words[1] == "redrive"):
         return [*(["all"] if len(words) == 2 else []), *_newest_letters(lab)]
+    if words[0] == "params" and len(words) > 1:
+        return _params(lab, words[1])
     return _first_words(lab, command) if len(words) == 1 or command.name == "start" else ()
+
+
+def _params(lab: Lab, trigger: str) -> list[str]:
+    saga, _, method = trigger.rpartition(".")
+    found = lab.sagas[saga].triggers.get(method) if saga in lab.sagas else None
+    return [f"{name}=" for name in found.params] if found else []
 
 
 def _newest_letters(lab: Lab) -> list[str]:
@@ -82,6 +90,8 @@ def _first_words(lab: Lab, command: Command) -> Sequence[str]:
             return [*lab.sagas, *triggers]
         case "fireable":
             return [*triggers, *kinds]
+        case "logs":
+            return list(lab.logs())
         case "commands":
             return list(COMMANDS)
     return command.words

@@ -8,25 +8,40 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.dir2 import get_real_method
 
 import sagaz_lab
 from sagaz_lab.current import default_lab
 from sagaz_lab.errors import SagazLabError
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
+from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook.cards import handle_card, outcome_card, preview_card, saga_card, status_card, why_card
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
 from sagaz_lab.notebook.completion import Matcher
+from sagaz_lab.notebook.inspectors import (
+    class_card,
+    diff_card,
+    event_card,
+    lab_card,
+    mapping_card,
+    run_card,
+    sagas_card,
+)
 from sagaz_lab.notebook.magics import Magics
 from sagaz_lab.notebook.markup import Card
+from sagaz_lab.notebook.outputs import route
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.runtime.explain import Status, Why
+from sagaz_lab.runtime.registry import Diff, Registry
+from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.verdicts import Preview
 
 CLOSING_S = 5.0
@@ -56,6 +71,7 @@ def load(shell: InteractiveShell) -> None:
     undo.append(lab.on_report(reports.hear))
     undo.append(reports.close)
     _add_log(undo)
+    undo.append(route())
     _add_names(shell)
     _close_at_exit(lab, undo)
     setattr(shell, _ATTRIBUTE, undo)
@@ -113,6 +129,13 @@ _CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
     Handle: lambda handle: handle_card(handle.status()),
     Outcome: lambda outcome: outcome_card([outcome]),
     list: _outcomes,
+    Event: event_card,
+    RunView: run_card,
+    Diff: diff_card,
+    Lab: lab_card,
+    Registry: lambda registry: sagas_card(registry.current),
+    MappingProxyType: mapping_card,
+    type: class_card,
 }
 
 
@@ -133,13 +156,17 @@ def _add_formatter(formatter: Any, undo: Undo, kind: type[Any], show: Callable[.
 
 
 def _as_html(card: Callable[[Any], Card | None], value: Any) -> str | None:
-    shown = card(value)
-    return None if shown is None else shown.html
+    if (shown := card(value)) is not None:
+        return shown.html
+    # Of a list's or a mapping's subclass; a class's own method shows its instances.
+    own = None if isinstance(value, type) else get_real_method(value, "_repr_html_")
+    return None if own is None else own()
 
 
 def _as_text(card: Callable[[Any], Card | None], before: Callable[..., None] | None, value: Any, printer: Any,
              cycle: bool) -> None:  # fmt: skip
-    if (shown := card(value)) is not None:
+    shown = card(value)
+    if shown is not None and (len(printer.stack) == 1 or "\n" not in shown.text):
         printer.text(shown.text)
     elif before is not None:
         before(value, printer, cycle)

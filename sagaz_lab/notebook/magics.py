@@ -16,7 +16,19 @@ from sagaz_lab.errors import SagazLabError, UnknownName
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
-from sagaz_lab.notebook.commands import COMMANDS, Line, mistake, number, one_of, overview, read, read_firing, split
+from sagaz_lab.notebook.commands import (
+    COMMANDS,
+    Line,
+    mistake,
+    number,
+    one_of,
+    overview,
+    read,
+    read_firing,
+    read_param,
+    split,
+)
+from sagaz_lab.notebook.outputs import LINES, tail
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
@@ -67,7 +79,8 @@ class Magics:
                 acts: Mapping[str, Callable[[Line], Any]] = {
                     "start": self._start, "stop": self._stop, "pause": self._pause, "resume": self._resume,
                     "status": self._status, "wait": self._wait, "why": self._why, "runs": self._runs,
-                    "dlq": self._dlq, "forget": self._forget, "help": self._help,
+                    "tail": self._tail, "dlq": self._dlq, "forget": self._forget, "params": self._params,
+                    "help": self._help,
                 }  # fmt: skip
                 result = acts[command.name](read(command, rest))
         if iscoroutine(result):
@@ -150,6 +163,10 @@ class Magics:
         runs = self._lab.runs(limit=None)
         return runs[runs["status"] == status].head(limit).reset_index(drop=True)
 
+    def _tail(self, line: Line) -> None:
+        limit = max(1, int(number("tail", "--lines", line.options.get("--lines", str(LINES)))))
+        print(tail(self._lab, line.words[0] if line.words else None, limit))
+
     def _dlq(self, line: Line) -> Any:
         if not line.words:
             by = line.options.get("--by")
@@ -177,6 +194,13 @@ class Magics:
 
     async def _forget(self, line: Line) -> int:
         return await self._lab.forget(_first(line), line.words[1] if len(line.words) > 1 else None)
+
+    async def _params(self, line: Line) -> Any:
+        trigger = _first(line)
+        if len(line.words) > 1:
+            now = await self._lab.params(trigger)
+            await self._lab.set_params(trigger, **dict(read_param(word, now) for word in line.words[1:]))
+        return await self._lab.params(trigger, history="--history" in line.options)
 
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""

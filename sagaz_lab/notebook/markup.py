@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+AT_LEFT = "margin:.3em 0"
+"""Of a table, which Jupyter would put into the middle."""
+
 
 class Markup(str):
     """HTML that needs no escaping."""
@@ -41,7 +44,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
         return Markup("")
     head = tag("thead", tag("tr", *(tag("th", column, style="text-align:left") for column in columns)))
     body = tag("tbody", *(tag("tr", *(tag("td", cell, style="text-align:left") for cell in row)) for row in rows))
-    return tag("table", head, body)
+    return tag("table", head, body, style=AT_LEFT)
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "  ") -> list[str]:

@@ -7,8 +7,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sagaz_lab.errors import DefinitionError, MissingKey, NotBuilt
+from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.params import Params, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger
@@ -16,10 +17,9 @@ from sagaz_lab.runtime.admission import Admission, Slots
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
 from sagaz_lab.runtime.leading import Leading
 from sagaz_lab.runtime.outcomes import Counters
+from sagaz_lab.runtime.params import LiveParams
 from sagaz_lab.runtime.window_policies import Leaving, policy_of
 from sagaz_lab.runtime.windows import Windows
-
-UNBUILT = ("params",)
 
 ID_LENGTH = 512
 """An event's id longer than this is claimed by its hash."""
@@ -110,12 +110,11 @@ class CompiledTrigger:
                 "events may wait; set TriggerConfig(queue_size=) to as many at least"
             )
 
-    def refuse_unbuilt(self) -> None:
-        """Raises `NotBuilt` for an option that can be defined but that this version cannot run."""
-        used = [name for name in UNBUILT if getattr(self.trigger, name)]
-        if used:
-            names = ", ".join(used)
-            raise NotBuilt(f"{self.trigger.name} uses {names}, which can be defined but not run by this version yet")
+    def show(self, params: Params) -> None:
+        """The method reads these from its next event on; where it is under way, it keeps those that it began with."""
+        if has_params(self.definition):
+            self.instance = reading(self.instance, params)
+            self.method = getattr(self.instance, self.trigger.method_name)
 
 
 class TriggerState:
@@ -135,6 +134,8 @@ class TriggerState:
         self.blocked_by = ""
         self.retrying = 0
         self._waiters: list[asyncio.Future[None]] = []
+        self.params = LiveParams(compiled.trigger)
+        self.show_params()
 
     def use(self, compiled: CompiledTrigger) -> None:
         """Go on with another revision; what waits in a queue goes on waiting."""
@@ -145,14 +146,21 @@ class TriggerState:
             self.windows.change(compiled.policy or Leaving())
         elif compiled.policy is not None:
             self.windows = self.admission.windows = Windows(compiled.policy)
+        self.params.use(compiled.trigger)
         self.compiled = compiled
+        self.show_params()
         self.removed = False
         self.blocked_by = ""  # if its broker is still down, that is found out again
         self.wake()
 
+    def show_params(self) -> None:
+        """The method is to read the params as they are now."""
+        self.compiled.show(self.params.values)
+        self.loading = self.params.loading
+
     def room(self) -> int:
         """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
-        if self.paused or self.blocked_by or self.retrying >= RETRYING:
+        if self.paused or self.loading or self.blocked_by or self.retrying >= RETRYING:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
             waits = self.compiled.policy is not None

@@ -185,6 +185,7 @@ class Decider:
                 result = method(subject, event) if wants_event else method(subject)
                 if is_async:
                     result = await result
+                    method = compiled.method  # its params may have changed meanwhile
             except asyncio.CancelledError:
                 raise
             except BaseException as error:

@@ -49,8 +49,9 @@ class Firing:
             return outcome
         return await asyncio.shield(decided.finals[0])
 
-    async def redrive(self, ids: Sequence[str], fix: Callable[[Any], Any] | None) -> list[Outcome]:
+    async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None) -> list[Outcome]:
         """What became of those that are open. The trigger of each must be registered."""
+        ids = _listed(ids)
         await self._refuse_unknown("redrive", ids)
         outcomes: list[Outcome] = []
         skipped = len(ids)
@@ -67,8 +68,9 @@ class Firing:
         self._tell_skipped("redrive", skipped)
         return outcomes
 
-    async def discard(self, ids: Sequence[str], reason: str) -> int:
+    async def discard(self, ids: str | Sequence[str], reason: str) -> int:
         """Returns how many were open."""
+        ids = _listed(ids)
         if not (isinstance(reason, str) and reason.strip()):
             raise ValueError(f"discard: reason={reason!r} must be a text that says why")
         await self._refuse_unknown("discard", ids)
@@ -144,7 +146,6 @@ class Firing:
         self._dispatcher.turns.release(state)
 
     async def _room(self, state: TriggerState) -> None:
-        state.compiled.refuse_unbuilt()
         refuse_other_store(state.compiled.definition, self._dispatcher.store)
         while state.room() <= 0:
             if self._dispatcher.closing:
@@ -189,6 +190,10 @@ class Firing:
             payload = {"scheduled_for": now, **(payload or {})}
         event = Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
         return Delivery(event, None, id is None)
+
+
+def _listed(ids: str | Sequence[str]) -> list[str]:
+    return [ids] if isinstance(ids, str) else list(ids)
 
 
 def _part_of(state: TriggerState, event: Event) -> int:

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Delivery, Event, Publication, Publisher
-from sagaz_lab.errors import DefinitionError, NotBuilt, SourceError
+from sagaz_lab.errors import DefinitionError, SourceError
 from sagaz_lab.model.trigger import Trigger, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.outbox import refuse_other_store
@@ -153,9 +153,8 @@ class ProcessLane(Lane):
             parts = [] if state.removed else _parts(state.compiled.trigger, topic)
             if parts:
                 try:
-                    state.compiled.refuse_unbuilt()
                     refuse_other_store(state.compiled.definition, self._dispatcher.store)
-                except (NotBuilt, DefinitionError) as error:
+                except DefinitionError as error:
                     self._dispatcher.report(f"publish:{state.name}", f"topic {topic!r}: {error}")
                     continue
                 readers += [(state, part) for part in parts]

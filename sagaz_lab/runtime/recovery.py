@@ -56,7 +56,7 @@ class Recovery:
             state = dispatcher.states.get(ticket.trigger or "")
             if state is not None:
                 state.admission.occupy(ticket)
-            dispatcher.runner.launch(ticket, definition, now)
+            dispatcher.runner.launch(ticket, definition, now, foreground=False)
             return
         state = dispatcher.states.get(ticket.trigger or "")
         if state is None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import SagaConflict, UnknownName
+from sagaz_lab.model.params import same
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.fingerprint import Fingerprint, fingerprint
 
@@ -29,6 +30,30 @@ class Change:
     warnings: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What changed from one revision's code to another's: `lines` of a unified diff; its `str` has them all."""
+
+    saga: str
+    old: int
+    new: int
+    lines: Sequence[str]
+
+    @property
+    def added(self) -> int:
+        return sum(line.startswith("+") for line in self.lines[2:])
+
+    @property
+    def removed(self) -> int:
+        return sum(line.startswith("-") for line in self.lines[2:])
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def __repr__(self) -> str:
+        return f"Diff({self.saga} r{self.old} -> r{self.new}: {self.added} added, {self.removed} removed)"
+
+
 @dataclass(slots=True)
 class Staged:
     """Classes that were defined while staging, in order. `around` is the staging that this one is within."""
@@ -38,13 +63,17 @@ class Staged:
 
 
 class Registry:
-    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it."""
+    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it; `now` is the time."""
 
     def __init__(
-        self, history: Callable[[str], Sequence[RevisionRow]], on_change: Callable[[Sequence[Change]], None]
+        self,
+        history: Callable[[str], Sequence[RevisionRow]],
+        on_change: Callable[[Sequence[Change]], None],
+        now: Callable[[], float],
     ) -> None:
         self._history = history
         self._on_change = on_change
+        self._now = now
         self._staged: Staged | None = None
         self._past: dict[str, dict[int, SagaDefinition]] = {}
         self._prints: dict[str, Fingerprint] = {}
@@ -136,6 +165,17 @@ class Registry:
         """The revisions of this process, by number."""
         return self._past.get(name, {})
 
+    def diff(self, name: str, old: int, new: int) -> Diff:
+        """What changed from one revision's code to another's. Raises `UnknownName`."""
+        codes = {row.number: row.source_text for row in self._history(name)}
+        codes |= {number: definition.source_text for number, definition in self.past(name).items()}
+        if not codes:
+            raise UnknownName("diff", "saga", name, self.current)
+        for number in (old, new):
+            if number not in codes:
+                raise UnknownName(f"diff of {name}", "revision", str(number), map(str, codes))
+        return Diff(name, old, new, tuple(_text_diff(codes[old], codes[new], old, new)))
+
     def _make_current(self, news: Mapping[str, SagaDefinition], changes: Sequence[Change]) -> None:
         before = self.current
         if news:
@@ -154,14 +194,19 @@ class Registry:
         before = self.current.get(name)
         if before is not None and before.digest == now.digest:
             definition.cls.__definition__ = replace(
-                definition, revision=before.revision, digest=before.digest, source_text=before.source_text
+                definition,
+                revision=before.revision,
+                digest=before.digest,
+                source_text=before.source_text,
+                registered_at=before.registered_at,
             )
             return Change(name, before.revision, before.revision, False), None
         stored = self._history(name)
         last = max([row.number for row in stored] + list(self._past.get(name, ())), default=0)
         known = before is None and bool(stored) and stored[-1].digest == now.digest
         number = stored[-1].number if known else last + 1
-        after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text)
+        at = stored[-1].at if known else self._now()
+        after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text, registered_at=at)
         definition.cls.__definition__ = after
         self._prints[name] = now
         past = self._past.setdefault(name, {})
@@ -219,5 +264,15 @@ def _warnings(before: SagaDefinition, after: SagaDefinition) -> list[str]:
         for method, new in after.triggers.items()
         if method not in before.triggers
     ]
+    found += list(_param_warnings(before, after))
     found += [f"action {name} removed" for name in before.actions if name not in after.actions]
     return found
+
+
+def _param_warnings(before: SagaDefinition, after: SagaDefinition) -> Iterator[str]:
+    for method, trigger in after.triggers.items():
+        old = before.triggers[method].params if method in before.triggers else {}
+        for name, default in trigger.params.items():
+            if name in old and not same(old[name], default):
+                was = f"its default was {old[name]!r}"
+                yield f"trigger {trigger.name}: param {name} is {default!r} from now on; {was}"

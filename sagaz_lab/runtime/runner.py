@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from sagaz_lab.abc import Acceptance, Engine, Event
 from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Run, RunStatus
+from sagaz_lab.model.run import Run, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.attempt import Attempt
 from sagaz_lab.runtime.context import context_of
+from sagaz_lab.runtime.logs import Logs
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.tickets import Ticket
 
@@ -41,6 +43,8 @@ class Runner:
         self._ready: deque[tuple[Run, Ticket]] = deque()
         self._working: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
+        self.logs = Logs()
+        """Of ended runs; the Lab puts its own here, which outlives a stop."""
         self.published: Callable[[], None] = _nobody
         """To be called when the store has something to publish; the Service puts the relay here."""
 
@@ -69,12 +73,26 @@ class Runner:
             ticket.history,
             ticket.compensate_only,
         )
+        if self.logs.ended:
+            run.ctx.log_lines = self.logs.take(ticket.run_id)
         self.live[ticket.run_id] = run
         return run
 
-    def launch(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
-        """Start an attempt that the store has as running, in a task of its own and in the caller's context."""
+    def launch(
+        self,
+        ticket: Ticket,
+        definition: SagaDefinition,
+        now: float,
+        instance: Saga | None = None,
+        foreground: bool = True,
+    ) -> Run:
+        """Start an attempt that the store has as running, in a task of its own and in the caller's context.
+
+        It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
+        """
         run = self._made(ticket, definition, now, instance)
+        outer = current_step.get(None)
+        run.foreground = foreground and (outer is None or outer.run.foreground)
         run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
         return run
 
@@ -121,7 +139,27 @@ class Runner:
                 yield from work.__await__()
                 return
 
-    async def run_alone(
+    async def run_to_its_end(
+        self,
+        saga: Saga,
+        definition: SagaDefinition,
+        context: Mapping[str, Any],
+        run_id: str | None,
+        event: Event | None,
+    ) -> SagaContext:
+        """Run what no trigger asked for; cancelled and compensated if whoever waits is. Raises the action's error."""
+        run = await self._run_alone(saga, definition, context, run_id, event)
+        try:
+            await self.ended(run)
+        except asyncio.CancelledError:
+            run.cancel()
+            await self.ended(run)
+            raise
+        if run.status is not RunStatus.COMPLETED:
+            raise RunError(f"run {run.run_id} ended as {run.status}") if run.error is None else run.error
+        return run.ctx
+
+    async def _run_alone(
         self,
         saga: Saga,
         definition: SagaDefinition,
@@ -129,7 +167,6 @@ class Runner:
         run_id: str | None,
         event: Event | None,
     ) -> Run:
-        """Accept and launch a run that no trigger asked for."""
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
         refuse_other_store(definition, dispatcher.store)
         name, revision = definition.name, definition.revision
@@ -163,6 +200,8 @@ class Runner:
 
     def _ended(self, run: Run, ticket: Ticket, retry_in_s: float | None) -> None:
         del self.live[run.run_id]
+        if run.ctx.log_lines is not None:
+            self.logs.keep(run.run_id, run.ctx.log_lines)
         dispatcher = self._dispatcher
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:

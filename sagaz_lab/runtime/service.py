@@ -15,6 +15,7 @@ from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.outcomes import Tally
+from sagaz_lab.runtime.params import ParamsInStore
 from sagaz_lab.runtime.recovery import Recovery
 from sagaz_lab.runtime.registry import Change, Registry
 from sagaz_lab.runtime.relay import OpenPublisher, Relay
@@ -52,6 +53,7 @@ class Service:
         self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
         self.intake = Intake(self.dispatcher, clock, open_source)
         self.recovery = Recovery(self.dispatcher)
+        self.params = ParamsInStore(store, clock, report)
         self.relay = Relay(self.dispatcher, open_publisher)
         self.dispatcher.runner.published = self.relay.wake
 
@@ -62,6 +64,7 @@ class Service:
         await self._save_revisions(
             [(name, number) for name in self._registry.current for number in self._registry.past(name)]
         )
+        await self.params.follow(list(self.dispatcher.states.values()))
         self.dispatcher.tasks.start(self._beat(), "heartbeat")
         self.relay.start()
 
@@ -79,7 +82,6 @@ class Service:
         self._only = frozenset(only) or None
         wanted = list(self._wanted())
         for state in wanted:
-            state.compiled.refuse_unbuilt()
             refuse_other_store(state.compiled.definition, self._store)
         await self._store.own_triggers([state.name for state in wanted])
         self.started = True
@@ -129,6 +131,7 @@ class Service:
         await self._store.close()
 
     async def _follow(self, changes: Sequence[Change]) -> None:
+        await self.params.follow(list(self.dispatcher.states.values()))
         await self._save_revisions((change.name, change.revision) for change in changes if change.is_new)
         if self.started:
             await self._reconcile()
@@ -164,6 +167,7 @@ class Service:
             try:
                 await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
                 await self._store.heartbeat()
+                await self.params.follow(list(self.dispatcher.states.values()))
                 self.relay.wake()  # whatever has come into the store without its knowledge
             except StoreError as error:
                 self._report("store", f"the store: {describe(error)}")

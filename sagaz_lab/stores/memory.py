@@ -344,8 +344,7 @@ class MemoryStore:
         return [run.stored() for run in left if run.ended_at is None]
 
     async def load(self, run_id: str) -> StoredRun | None:
-        run = self._runs.get(run_id)
-        return None if run is None else run.stored()
+        return self.run(run_id)
 
     async def adopt(self, run_id: str) -> bool:
         run = self._runs.get(run_id)
@@ -385,7 +384,8 @@ class MemoryStore:
     def revisions(self, saga: str) -> Sequence[RevisionRow]:
         return sorted(self._revisions.get(saga, {}).values(), key=lambda row: row.number)
 
-    # --- frames ---
+    def run(self, run_id: str) -> StoredRun | None:
+        return run.stored() if (run := self._runs.get(run_id)) else None
 
     def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
         names = columns(frame)

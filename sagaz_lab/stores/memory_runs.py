@@ -53,7 +53,7 @@ class MemoryRun:
     def stored(self) -> StoredRun:
         new = self.new
         return StoredRun(new.run_id, new.saga, self.revision, new.trigger, new.event, self.context, self.status,
-                         self.attempt, new.at, self.retry_at, self.records())  # fmt: skip
+                         self.attempt, new.at, self.retry_at, self.records(), self.ended_at, self.error)  # fmt: skip
 
 
 # What a claim remembers of a run that is no longer kept: (run id, status, until). There may be a million of them, so

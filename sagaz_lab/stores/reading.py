@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from heapq import merge
 from itertools import groupby, islice
@@ -11,14 +11,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sagaz_lab.abc import RevisionRow
+from sagaz_lab.abc import RevisionRow, StoredRun
 from sagaz_lab.model.run import Record, RecordKind
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
 from sagaz_lab.stores.encoding import decode_event
 from sagaz_lab.stores.frames import Rows, columns, steps
+from sagaz_lab.stores.leases import records_of
 from sagaz_lab.stores.statements import statements
-from sagaz_lab.stores.translation import text
+from sagaz_lab.stores.translation import stored_run, text
 
 
 def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, before: str | None = None) -> Rows:
@@ -51,6 +52,22 @@ def read_revisions(path: Path, saga: str) -> Sequence[RevisionRow]:
             return [RevisionRow(*row) for row in connection.execute(statements(NOW)["select_revisions"], (saga,))]
     except sqlite3.Error as error:
         raise unavailable(path, error) from error
+
+
+def read_run(path: Path, artifacts: Artifacts, run_id: str) -> StoredRun | None:
+    """The run with its records."""
+    if not path.exists():
+        return None
+    try:
+        with closing(connect_to_read(path)) as connection:
+            return run_from(connection, statements(NOW), artifacts, run_id)
+    except sqlite3.Error as error:
+        raise unavailable(path, error) from error
+
+
+def run_from(connection: Any, sql: Mapping[str, str], artifacts: Artifacts, run_id: str) -> StoredRun | None:
+    row = connection.execute(sql["select_run"], (run_id,)).fetchone()
+    return None if row is None else stored_run(row, records_of(connection, sql, row[0]), artifacts)
 
 
 def _select(connection: sqlite3.Connection, name: str, limit: int | None) -> sqlite3.Cursor:

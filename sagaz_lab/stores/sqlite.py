@@ -35,7 +35,7 @@ from sagaz_lab.stores.connection import NOW, connect, connect_to_read, unavailab
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.intake import Rest
-from sagaz_lab.stores.reading import read_frame, read_revisions
+from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.retention import drop_expired, free_members
 from sagaz_lab.stores.statements import statements
 from sagaz_lab.stores.transactions import Transactions, Write, cooled
@@ -239,10 +239,7 @@ class SqliteStore:
 
     async def load(self, run_id: str) -> StoredRun | None:
         def look(connection: Connection) -> StoredRun | None:
-            row = connection.execute(self._sql["select_run"], (run_id,)).fetchone()
-            if row is None:
-                return None
-            return stored_run(row, leases.records_of(connection, self._sql, row[0]), self._artifacts)
+            return run_from(connection, self._sql, self._artifacts, run_id)
 
         return await self._read(look)
 
@@ -295,6 +292,9 @@ class SqliteStore:
 
     def revisions(self, saga: str) -> Sequence[RevisionRow]:
         return read_revisions(self.path, saga)
+
+    def run(self, run_id: str) -> StoredRun | None:
+        return read_run(self.path, self._artifacts, run_id)
 
     def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
         return read_frame(self.path, self._artifacts, frame, limit, before)

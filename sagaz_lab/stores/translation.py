@@ -148,10 +148,10 @@ def publications_of(records: Iterable[Record]) -> Sequence[tuple[Any, ...]]:
 
 
 def stored_run(row: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
-    _, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at = row
+    _, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, *end = row
     return StoredRun(
         run_id, saga, revision, trigger, decode_event(event, artifacts), decode(context, artifacts), RunStatus(status),
-        attempt, started_at, retry_at, [_record(run_id, record, artifacts) for record in records],
+        attempt, started_at, retry_at, [_record(run_id, record, artifacts) for record in records], *end,
     )  # fmt: skip
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
 from sagaz_lab.model.run import SagaContext
-from sagaz_lab.model.saga import Saga
+from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Skip, Trigger, takes_list
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
 
@@ -17,15 +18,17 @@ from sagaz_lab.runtime.decode import decoder, key_reader, validator
 class TriggerTestHarness:
     """`context = await TriggerTestHarness(MySaga()).trigger("on_event", payload)`.
 
-    `skipped` is the `skip(...)` that the last call met, if it met one.
+    `skipped` is the `skip(...)` that the last call met, if it met one. `params` are values for the params of these
+    names, in place of the triggers' own. Raises `UnknownName` or `DefinitionError` if they do not fit.
     """
 
-    def __init__(self, saga: Saga | type[Saga]) -> None:
+    def __init__(self, saga: Saga | type[Saga], *, params: Mapping[str, Any] | None = None) -> None:
         self._saga = saga() if isinstance(saga, type) else saga
         definition = type(self._saga).__definition__
         if definition is None:
             raise DefinitionError(f"{type(self._saga).__qualname__} is abstract: its triggers belong to its subclasses")
         self._definition = definition
+        self._params = _params(definition, params or {})
         self.skipped: Skip | None = None
 
     async def trigger(self, method: str, event: Any) -> dict[str, Any] | None:
@@ -44,7 +47,10 @@ class TriggerTestHarness:
         else:
             subject = _subject(trigger, given)
             _read_keys(trigger, subject)
-        call = getattr(self._saga, method)
+        saga = self._saga
+        if has_params(self._definition):
+            saga = reading(saga, Params(trigger.name, {**trigger.params, **self._params[method]}))
+        call = getattr(saga, method)
         result = call(subject, given) if trigger.wants_event else call(subject)
         if trigger.is_async:
             result = await result
@@ -71,6 +77,17 @@ class TriggerTestHarness:
         if method not in self._definition.triggers:
             raise UnknownName(self._definition.name, "trigger", method, self._definition.triggers)
         return self._definition.triggers[method]
+
+
+def _params(definition: SagaDefinition, given: Mapping[str, Any]) -> dict[str, dict[str, Scalar]]:
+    """By method, what is given for the params that its trigger has."""
+    known = {name for trigger in definition.triggers.values() for name in trigger.params}
+    if unknown := [name for name in given if name not in known]:
+        raise UnknownName(definition.name, "param", unknown[0], known)
+    return {
+        method: checked_change(trigger.name, trigger.params, {n: v for n, v in given.items() if n in trigger.params})
+        for method, trigger in definition.triggers.items()
+    }
 
 
 def _event(trigger: Trigger, event: Any) -> Event:

@@ -91,6 +91,18 @@ class StoreSuite(IntakeSuite, OutboxSuite):
         (row,) = frame(store, "runs")
         assert (row["status"], row["ended_at"], row["error"]) == ("completed", AT + 5, None)
 
+    async def test_a_run_is_read_whole_without_waiting_also_once_it_has_ended(self, store: Store) -> None:
+        await take(store, new_run("r1"))
+        assert store.run("r1") == await store.load("r1")
+        failed = record("r1", RecordKind.ACTION_FAILED, error="OSError: down", traceback="Traceback ...")
+        await store.end("r1", Ending(RunStatus.COMPENSATED, OSError("down"), [failed]), attempt=1, at=AT + 5)
+        await store.close()
+        run = store.run("r1")
+        assert run is not None
+        assert (run.status, run.ended_at, run.error) == (RunStatus.COMPENSATED, AT + 5, "OSError: down")
+        assert run.records[-1] == failed
+        assert store.run("nowhere") is None
+
     async def test_a_run_that_waits_for_its_retry_says_when_and_begins_again(self, store: Store) -> None:
         await take(store, new_run("r1"))
         await store.end("r1", Ending(RunStatus.COMPENSATED, OSError("down")), attempt=1, at=AT + 5, retry_at=AT + 15)

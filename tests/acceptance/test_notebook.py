@@ -251,7 +251,7 @@ def test_help_is_where_one_asks_for_it(kernel):
     [
         ("%triggers st", {"%triggers start", "%triggers stop", "%triggers status"}),
         ("x = %triggers fi", {"x = %triggers fire"}),
-        ("for x in y:\n    %triggers pa", {"for x in y:\n    %triggers pause"}),
+        ("for x in y:\n    %triggers pa", {"for x in y:\n    %triggers pause", "for x in y:\n    %triggers params"}),
         ("%triggers fire complete-me.o", {"%triggers fire complete-me.on_event"}),
         ("%triggers pause comp", {"%triggers pause complete-me.on_event"}),
         ("%triggers start comp", {"%triggers start complete-me", "%triggers start complete-me.on_event"}),

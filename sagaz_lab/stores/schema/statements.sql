@@ -132,8 +132,8 @@ DELETE FROM claims WHERE trigger = ? AND kind <> 'held'
 DELETE FROM cooldowns WHERE trigger = ?
 
 -- name: select_run
-SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at FROM runs
-WHERE run_id = ?
+SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, ended_at, error
+FROM runs WHERE run_id = ?
 
 -- name: select_records
 SELECT attempt, kind, action, trial, at, value, changes, error, traceback FROM records

@@ -1,0 +1,123 @@
+"""The params of a trigger: values that its method reads and that may change while events flow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import copy
+from typing import Any, TypeVar
+
+from sagaz_lab.errors import DefinitionError, ParamsOutOfReach, UnknownParam
+
+Scalar = bool | int | float | str | None
+S = TypeVar("S")
+
+_TAKEN = ("get", "items", "keys", "values")
+
+
+class Params(Mapping[str, Scalar]):
+    """The values of a trigger's params, to read: `self.params["threshold"]` or `self.params.threshold`."""
+
+    __slots__ = ("_trigger", "_values")
+
+    def __init__(self, trigger: str, values: Mapping[str, Scalar]) -> None:
+        self._trigger = trigger
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise UnknownParam(self._trigger, "param", str(name), self._values)
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy, pickle and shells ask for such
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except UnknownParam as error:
+            raise AttributeError(str(error)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._values]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._values.items())
+        return f"Params({self._trigger}: {shown or 'none'})"
+
+
+class ParamsOfTriggers:
+    """`Saga.params`: an instance that a trigger's method is called on has its own, which is found before this."""
+
+    def __get__(self, saga: Any, cls: type[Any]) -> Any:
+        if saga is None:
+            return self
+        name = getattr(cls.__definition__, "name", cls.__name__)
+        if not has_params(cls.__definition__):
+            return Params(name, {})
+        raise ParamsOutOfReach(
+            f"{name}: self.params belongs to the trigger methods that a Lab or the TriggerTestHarness calls; "
+            "anywhere else, have the trigger put the value into the context and read it from there"
+        )
+
+
+def has_params(definition: Any) -> bool:
+    """Whether any trigger of the saga has params."""
+    return definition is not None and any(trigger.params for trigger in definition.triggers.values())
+
+
+def reading(saga: S, params: Params) -> S:
+    """A twin of the instance whose `self.params` are these; what the attributes hold is shared."""
+    twin = copy(saga)
+    vars(twin)["params"] = params
+    return twin
+
+
+def checked_params(owner: str, params: Any) -> dict[str, Scalar]:
+    """The defaults. Raises `DefinitionError`."""
+    if not isinstance(params, Mapping):
+        raise DefinitionError(f"{owner}: params={params!r} must be a mapping of names to values")
+    for name in params:
+        if not (isinstance(name, str) and name.isidentifier() and not name.startswith("_")):
+            raise DefinitionError(f"{owner}: params has {name!r}, which cannot be read as self.params.NAME")
+        if name in _TAKEN:
+            raise DefinitionError(f"{owner}: params has {name!r}, which every mapping has; choose another name")
+    return {name: _scalar(owner, name, value) for name, value in params.items()}
+
+
+def checked_change(owner: str, defaults: Mapping[str, Scalar], values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The new values, each of its default's type. Raises `UnknownParam` and `DefinitionError`."""
+    checked: dict[str, Scalar] = {}
+    for name, value in values.items():
+        if name not in defaults:
+            raise UnknownParam(owner, "param", name, defaults)
+        default, new = defaults[name], _scalar(owner, name, value)
+        if type(default) is float and type(new) is int:
+            new = float(new)
+        if default is not None and type(new) is not type(default):
+            kind = type(default).__name__
+            raise DefinitionError(f"{owner}: {name}={value!r} must be of the type {kind}, as its default {default!r}")
+        checked[name] = new
+    return checked
+
+
+def same(one: Scalar, other: Scalar) -> bool:
+    """Unlike `==`, which takes 1 for True and for 1.0."""
+    return type(one) is type(other) and one == other
+
+
+def _scalar(owner: str, name: str, value: Any) -> Scalar:
+    """As the store gives it back: a float, also where it was a NumPy one."""
+    if value is None or isinstance(value, bool | int | float | str):
+        try:
+            plain: Scalar = json.loads(json.dumps(value, allow_nan=False))
+        except ValueError:
+            pass  # not a number, or infinite
+        else:
+            return plain
+    raise DefinitionError(f"{owner}: {name}={value!r} must be a finite number, a text, True, False or None")

@@ -1,0 +1,123 @@
+"""A run as it can be looked at: its facts and the trials of its actions, from the records of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sagaz_lab.abc import StoredRun
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import LIVE, Record, RecordKind, RunStatus
+
+_STARTS = {RecordKind.ACTION_STARTED: "action", RecordKind.COMPENSATION_STARTED: "compensation"}
+_ENDS = {
+    RecordKind.ACTION_FINISHED: ("action", "completed"),
+    RecordKind.ACTION_FAILED: ("action", "failed"),
+    RecordKind.ACTION_CUT_OFF: ("action", "cut_off"),
+    RecordKind.COMPENSATION_FINISHED: ("compensation", "completed"),
+    RecordKind.COMPENSATION_FAILED: ("compensation", "failed"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepView:
+    """One trial of an action or a compensation.
+
+    `status` is running, completed, failed or cut_off; `attempt` is the run's, `trial` the step's own (1 at first).
+    Without an end its `duration_s` is None. `result` may be a reference to a file: `load()` reads it.
+    """
+
+    action: str
+    kind: str
+    status: str
+    attempt: int
+    trial: int
+    started_at: float
+    duration_s: float | None = None
+    result: Any = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as it was at `seen_at`. Read-only; `steps` are oldest first, of all attempts.
+
+    `context` is what it began with. `progress` has what the actions of a run that lives in this process say of
+    themselves.
+    """
+
+    run_id: str
+    saga: str
+    revision: int
+    trigger: str | None
+    status: RunStatus
+    attempt: int
+    started_at: float
+    ended_at: float | None
+    retry_at: float | None
+    error: str | None
+    event: Event | None
+    context: Mapping[str, Any]
+    steps: Sequence[StepView]
+    seen_at: float
+    progress: Mapping[str, str]
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE
+
+    @property
+    def duration_s(self) -> float:
+        """From its start to its end, or until it was looked at."""
+        until = self.ended_at if self.ended_at is not None and not self.is_live else self.seen_at
+        return max(until - self.started_at, 0.0)
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """What the finished actions of the present attempt returned."""
+        done = (s for s in self.steps if (s.kind, s.status, s.attempt) == ("action", "completed", self.attempt))
+        return {step.action: step.result for step in done}
+
+    def __repr__(self) -> str:
+        error = f", {self.error}" if self.error else ""
+        return f"RunView({self.run_id}, {self.saga} r{self.revision}, {self.status}, {len(self.steps)} steps{error})"
+
+
+def run_view(run: StoredRun, now: float, progress: Mapping[str, str]) -> RunView:
+    return RunView(
+        run_id=run.run_id,
+        saga=run.saga,
+        revision=run.revision,
+        trigger=run.trigger,
+        status=run.status,
+        attempt=run.attempt,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        retry_at=run.retry_at,
+        error=run.error,
+        event=run.event,
+        context=run.context,
+        steps=tuple(steps_of(run.records)),
+        seen_at=now,
+        progress=progress,
+    )
+
+
+def steps_of(records: Iterable[Record]) -> Iterable[StepView]:
+    """One for each trial, in the order of their starts."""
+    steps: dict[tuple[int, str, str, int], StepView] = {}
+    for record in records:
+        if kind := _STARTS.get(record.kind):
+            key = (record.attempt, kind, record.action, record.trial)
+            steps[key] = StepView(action=record.action, kind=kind, status="running", attempt=record.attempt,
+                                  trial=record.trial, started_at=record.at)  # fmt: skip
+        else:
+            kind, status = _ENDS[record.kind]
+            key = (record.attempt, kind, record.action, record.trial)
+            if begun := steps.get(key):
+                result = record.value if status == "completed" else None
+                steps[key] = replace(begun, status=status, duration_s=max(record.at - begun.started_at, 0.0),
+                                     result=result, error=record.error, traceback=record.traceback)  # fmt: skip
+    return steps.values()
