@@ -74,6 +74,17 @@ class RecordKind(StrEnum):
     COMPENSATION_FAILED = "compensation_failed"
 
 
+STEP_STARTS = {RecordKind.ACTION_STARTED: "action", RecordKind.COMPENSATION_STARTED: "compensation"}
+STEP_ENDS = {
+    RecordKind.ACTION_FINISHED: ("action", "completed"),
+    RecordKind.ACTION_FAILED: ("action", "failed"),
+    RecordKind.ACTION_CUT_OFF: ("action", "cut_off"),
+    RecordKind.COMPENSATION_FINISHED: ("compensation", "completed"),
+    RecordKind.COMPENSATION_FAILED: ("compensation", "failed"),
+}
+"""The kind of step that a record begins; the kind that it ends, and how."""
+
+
 class Publication(NamedTuple):
     """What is to be published, at least once. `id` is the same each time, for the receiver to know it by.
 

@@ -8,16 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import LIVE, Record, RecordKind, RunStatus
-
-_STARTS = {RecordKind.ACTION_STARTED: "action", RecordKind.COMPENSATION_STARTED: "compensation"}
-_ENDS = {
-    RecordKind.ACTION_FINISHED: ("action", "completed"),
-    RecordKind.ACTION_FAILED: ("action", "failed"),
-    RecordKind.ACTION_CUT_OFF: ("action", "cut_off"),
-    RecordKind.COMPENSATION_FINISHED: ("compensation", "completed"),
-    RecordKind.COMPENSATION_FAILED: ("compensation", "failed"),
-}
+from sagaz_lab.model.run import LIVE, STEP_ENDS, STEP_STARTS, Record, RunStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +100,12 @@ def steps_of(records: Iterable[Record]) -> Iterable[StepView]:
     """One for each trial, in the order of their starts."""
     steps: dict[tuple[int, str, str, int], StepView] = {}
     for record in records:
-        if kind := _STARTS.get(record.kind):
+        if kind := STEP_STARTS.get(record.kind):
             key = (record.attempt, kind, record.action, record.trial)
             steps[key] = StepView(action=record.action, kind=kind, status="running", attempt=record.attempt,
                                   trial=record.trial, started_at=record.at)  # fmt: skip
         else:
-            kind, status = _ENDS[record.kind]
+            kind, status = STEP_ENDS[record.kind]
             key = (record.attempt, kind, record.action, record.trial)
             if begun := steps.get(key):
                 result = record.value if status == "completed" else None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sagaz_lab.errors import UnknownName
-from sagaz_lab.model.run import Record, RecordKind
+from sagaz_lab.model.run import STEP_ENDS, STEP_STARTS, Record
 
 Rows = tuple[Sequence[str], Sequence[Sequence[Any]]]
 
@@ -24,15 +24,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     }.items()
 }
 
-_STARTS = {RecordKind.ACTION_STARTED: "action", RecordKind.COMPENSATION_STARTED: "compensation"}
-_ENDS = {
-    RecordKind.ACTION_FINISHED: ("action", "completed"),
-    RecordKind.ACTION_FAILED: ("action", "failed"),
-    RecordKind.ACTION_CUT_OFF: ("action", "cut_off"),
-    RecordKind.COMPENSATION_FINISHED: ("compensation", "completed"),
-    RecordKind.COMPENSATION_FAILED: ("compensation", "failed"),
-}
-
 
 def columns(frame: str) -> tuple[str, ...]:
     """The columns of a frame. Raises `UnknownName`."""
@@ -45,12 +36,12 @@ def steps(records: Iterable[Record]) -> Iterator[tuple[Any, ...]]:
     """One row for each trial of an action or a compensation, newest first, from the records of one run."""
     rows: dict[tuple[int, str, str, int], list[Any]] = {}
     for record in records:
-        if record.kind in _STARTS:
-            kind = _STARTS[record.kind]
+        if record.kind in STEP_STARTS:
+            kind = STEP_STARTS[record.kind]
             key = (record.attempt, kind, record.action, record.trial)
             rows[key] = [record.run_id, record.action, kind, "running", *key[::3], record.at, None, None]
         else:
-            kind, status = _ENDS[record.kind]
+            kind, status = STEP_ENDS[record.kind]
             row = rows.get((record.attempt, kind, record.action, record.trial))
             if row is not None:
                 row[3], row[7], row[8] = status, record.at - row[6], record.error
