@@ -120,14 +120,11 @@ class Admission:
             if self.pace.opens_at(ticket.pace_key) > now:
                 return False
             self.pace.start(ticket.pace_key, now)
-        self._occupy(ticket)
+        self.occupy(ticket)
         return True
 
     def occupy(self, ticket: Ticket) -> None:
-        """A run that was started elsewhere goes on here."""
-        self._occupy(ticket)
-
-    def _occupy(self, ticket: Ticket) -> None:
+        """Give the run its slot and its key's turn, whether there is room or not."""
         self.in_flight += 1
         self.slots.used += 1
         if ticket.key is not None:
@@ -185,7 +182,7 @@ class Admission:
                 self.pace.start(ticket.pace_key, now)
             self._ready.popleft()
             self._unlink(lane, last, ticket)
-            self._occupy(ticket)
+            self.occupy(ticket)
             if lane in self.lanes and lane not in self._busy:
                 self._ready.append(lane)
             return ticket

@@ -12,7 +12,7 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.params import Params, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.model.trigger import Trigger
+from sagaz_lab.model.trigger import Trigger, specs_of
 from sagaz_lab.runtime.admission import Admission, Slots
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
 from sagaz_lab.runtime.leading import Leading
@@ -92,6 +92,18 @@ class CompiledTrigger:
         if read is None or not self.together or (callable(key) and self.trigger.composite is None):
             return read
         return lambda subjects: read(subjects[-1])
+
+    def claim(self, subject: Any, event: Event, part: int, *, fresh: bool = False) -> str | None:
+        """The idempotency key of one event; each part of a composite has its own. Raises `MissingKey`."""
+        if self.claim_key is None and fresh:
+            return None
+        claim = claim_of(event.id) if self.claim_key is None else self.claim_key(subject)
+        return claim if self.trigger.composite is None else f"{part}:{claim}"
+
+    def part_of(self, event: Event) -> int:
+        """The part of a composite that gave the event, by its source's name."""
+        names = [str(spec) for spec in specs_of(self.trigger)]
+        return names.index(event.source) if event.source in names else 0
 
     def subject_of(self, event: Event) -> Any:
         """What the method gets for an event that has waited, of a window for its list. Raises `PayloadMismatch`."""

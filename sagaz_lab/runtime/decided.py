@@ -27,10 +27,10 @@ COOLING = "cooling down"
 class Decided:
     """Of one trigger. `entries` say what became of the events, `starts` are the runs to be accepted.
 
-    `held` wait in a window, `released` do not any more; `closings` are windows that they have filled, and
-    `outdone` has what they take the place of. `replaced` are
-    the runs, by id, that the new ones of `starts` take the place of. Of `filtered` and `dropped` listeners are told.
-    Where somebody is `answered`, `finals` has the outcomes to come of what is held.
+    `held` wait in a window, `released` do not any more; `closings` are windows that they have filled, and `outdone`
+    has what they take the place of. `replaced` pairs runs of `starts` with those whose place they take, by id. Of
+    `filtered` and `dropped` listeners are told. Where somebody is `answered`, `finals` has the outcomes to come of
+    what is held.
     """
 
     __slots__ = ("answered", "closings", "dropped", "entries", "filtered", "finals", "held", "kept", "letters",
@@ -48,7 +48,7 @@ class Decided:
         self.released: list[HeldEvent] = []
         self.closings: list[Closing] = []
         self.outdone: list[tuple[HeldEvent, Sequence[Released]]] = []
-        self.replaced: list[str] = []
+        self.replaced: list[tuple[str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
         self.slowest_s = 0.0
         self.periods: Before = {}
@@ -106,10 +106,7 @@ class Decided:
 
     def cooling(self, refusal: Refusal, event: Event, key: str | None, at: float) -> None:
         """A run of this key has started too short a time ago."""
-        facts = {"run": refusal.first_run, "opens_in_s": round((refusal.cooling_until or at) - at, 3)}
-        if key is not None:
-            facts["key"] = key
-        self.add(OutcomeKind.FILTERED, COOLING, event, at, facts)
+        self.add(OutcomeKind.FILTERED, COOLING, event, at, cooling_facts(refusal, key, at))
 
     def join(self, other: Decided) -> None:
         """Add what became of other events of the same trigger."""
@@ -134,6 +131,12 @@ class Decided:
                     self.letters.append(replace(like, id=letter_id(), event=member.event))
                 self.add(OutcomeKind(kind), reason, member.event, at, facts, run_id=run_id,
                          count_as=like.cause if like else None)  # fmt: skip
+
+
+def cooling_facts(refusal: Refusal, key: str | None, at: float) -> dict[str, Any]:
+    """The numbers behind `COOLING`."""
+    facts = {"run": refusal.first_run, "opens_in_s": round((refusal.cooling_until or at) - at, 3)}
+    return facts if key is None else {**facts, "key": key}
 
 
 def taken_by(first: Refusal | str) -> str:

@@ -64,9 +64,7 @@ class Decider:
             self._hold(decided, prepared, taken, part, now)
         else:
             try:
-                await self._run_methods(decided, prepared, taken, now)
-                if compiled.cooldown_s is not None and decided.starts:
-                    await self._cool(decided, compiled.cooldown_s, now)
+                await self._judge(decided, prepared, taken, now)
             except BaseException:
                 state.leading.take_back(decided.periods)
                 raise
@@ -94,30 +92,32 @@ class Decider:
             if closing.together:
                 event = event.with_payload([held.event.payload for held in fit])
             prepared = _Prepared([event], [subjects if closing.together else subjects[-1]], [last.claim])
-            await self._run_methods(decided, prepared, {}, now)
-            if compiled.cooldown_s is not None and decided.starts:
-                await self._cool(decided, compiled.cooldown_s, now)
+            await self._judge(decided, prepared, {}, now)
             decided.spread(members, now)
             self._tell_slow(decided)
         decided.join(unfit)
         return decided
 
     async def decide_whole(self, state: TriggerState, events: Sequence[Event], now: float) -> Decided:
-        """Runs the method on what has been through its window before: nothing waits there a second time."""
-        decided, prepared = Decided(state), _Prepared([], [], [])
+        """Runs the method on what has been through its window before: nothing waits there a second time.
+
+        Of a window's list the run claims the key of the last event.
+        """
+        decided, prepared, compiled = Decided(state), _Prepared([], [], []), state.compiled
         for event in events:
             try:
-                prepared.subjects.append(state.compiled.subject_of(event))
+                subject = compiled.subject_of(event)
+                last = subject[-1] if compiled.together and isinstance(subject, list) else subject
+                claim = compiled.claim(last, event, compiled.part_of(event))
             except Exception as error:
                 decided.dead(event, error, now)
                 continue
             prepared.events.append(event)
-            prepared.claims.append(claim_of(event.id))
+            prepared.subjects.append(subject)
+            prepared.claims.append(claim)
         taken: dict[str, Refusal | str] = {}
         taken.update(await self._store.seen(state.name, [claim for claim in prepared.claims if claim], at=now))
-        await self._run_methods(decided, prepared, taken, now)
-        if state.compiled.cooldown_s is not None and decided.starts:
-            await self._cool(decided, state.compiled.cooldown_s, now)
+        await self._judge(decided, prepared, taken, now)
         return decided
 
     async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
@@ -134,12 +134,12 @@ class Decider:
         return decided
 
     def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], now: float, part: int) -> _Prepared:
-        """Decode, validate and read the claims. The parts of a composite have their claims each for itself."""
+        """Decode, validate and read the claims."""
         compiled = decided.state.compiled
-        decode, validate, claim_key = compiled.decode, compiled.validate, compiled.claim_key
+        decode, validate = compiled.decode, compiled.validate
         prepared = _Prepared([], [], [])
         events, subjects, claims = prepared
-        parts = compiled.trigger.composite is not None
+        plain = compiled.claim_key is None and compiled.trigger.composite is None
         claim: str | None
         for raw, _, fresh in deliveries:
             event = raw if type(raw.id) is str else raw.with_id("" if raw.id is None else str(raw.id))
@@ -147,14 +147,7 @@ class Decider:
                 if type(raw.payload) is bytes:
                     event = event.with_payload(decode(raw.payload))
                 subject = event if validate is None else validate(event.payload)
-                if claim_key is not None:
-                    claim = claim_key(subject)
-                elif fresh:
-                    claim = None
-                else:
-                    claim = claim_of(event.id)
-                if parts and claim is not None:
-                    claim = f"{part}:{claim}"
+                claim = claim_of(event.id) if plain and not fresh else compiled.claim(subject, event, part, fresh=fresh)
             except Exception as error:
                 decided.dead(event, error, now)
                 continue
@@ -162,6 +155,13 @@ class Decider:
             subjects.append(subject)
             claims.append(claim)
         return prepared
+
+    async def _judge(self, decided: Decided, prepared: _Prepared, taken: dict[str, Refusal | str], now: float) -> None:
+        """The method, and the cooldown of what it lets through."""
+        await self._run_methods(decided, prepared, taken, now)
+        cooldown_s = decided.state.compiled.cooldown_s
+        if cooldown_s is not None and decided.starts:
+            await self._cool(decided, cooldown_s, now)
 
     async def _run_methods(
         self,

@@ -238,8 +238,9 @@ class Dispatcher:
             await self._tell_refused(decided)
         if decided.released:
             self.holding.settle(decided)
-        for run_id in decided.replaced:
-            await self.turns.replace(state, run_id, now)
+        for by, run_id in decided.replaced:
+            if by not in refused:  # who did not get in takes nobody's place
+                await self.turns.replace(state, run_id, now)
         if state.admission.waiting:
             self.turns.release(state)
         else:

@@ -39,9 +39,15 @@ def admit(decided: Decided, moment: float) -> None:
 
 
 def _overflow(decided: Decided, ticket: Ticket, *, rejected: bool) -> None:
-    decided.kept = [kept for kept in decided.kept if kept.run_id != ticket.run_id]
+    _unkeep(decided, ticket)
     for event in ticket.events():
         decided.overflow(event, ticket.at, rejected=rejected)
+
+
+def _unkeep(decided: Decided, ticket: Ticket) -> None:
+    """Its members are kept as having started it, which it does not."""
+    if ticket.members:
+        decided.kept = [kept for kept in decided.kept if kept.run_id != ticket.run_id]
 
 
 def _alone(decided: Decided, mode: str, ticket: Ticket, mine: dict[str, Ticket]) -> bool:
@@ -54,9 +60,8 @@ def _alone(decided: Decided, mode: str, ticket: Ticket, mine: dict[str, Ticket])
             _replace(decided, ticket, mine.get(key))
         mine[key] = ticket
         return True
-    events = ticket.events()
-    decided.kept = [kept for kept in decided.kept if kept.run_id != ticket.run_id]
-    for event in events:
+    _unkeep(decided, ticket)
+    for event in ticket.events():
         if mode == "error":
             error = SingletonTaken(f"{decided.state.name}: {LIVE_ALREADY}: {holder}")
             decided.dead(event, error, ticket.at)
@@ -75,13 +80,13 @@ def _replace(decided: Decided, ticket: Ticket, earlier: Ticket | None) -> None:
     if earlier is not None and earlier.status is not RunStatus.RUNNING:
         admission.came(earlier)
         decided.starts.remove(earlier)
-        decided.kept = [kept for kept in decided.kept if kept.run_id != earlier.run_id]
+        _unkeep(decided, earlier)
         for event in earlier.events():
             decided.add(OutcomeKind.FILTERED, OUTDONE, event, ticket.at, {"key": ticket.key, "by": ticket.event_id})
         return
     if earlier is not None:
-        decided.replaced.append(earlier.run_id)
+        decided.replaced.append((ticket.run_id, earlier.run_id))
         return
     if (holder := admission.running(ticket.key)) is not None:
-        decided.replaced.append(holder)
-    decided.replaced += [queued.run_id for queued in admission.queued(ticket.key)]
+        decided.replaced.append((ticket.run_id, holder))
+    decided.replaced += [(ticket.run_id, queued.run_id) for queued in admission.queued(ticket.key)]

@@ -121,7 +121,7 @@ class Firing:
         by_part: dict[int, list[Delivery]] = {}
         for letter, event in letters:
             if letter.run_id is None:
-                by_part.setdefault(_part_of(state, event), []).append(Delivery(event, None, True))
+                by_part.setdefault(state.compiled.part_of(event), []).append(Delivery(event, None, True))
         for part, deliveries in by_part.items():
             decisions += await self._dispatcher.take([(state, part)], deliveries, answered=True)
         return decisions
@@ -194,12 +194,6 @@ class Firing:
 
 def _listed(ids: str | Sequence[str]) -> list[str]:
     return [ids] if isinstance(ids, str) else list(ids)
-
-
-def _part_of(state: TriggerState, event: Event) -> int:
-    """The part of a composite that gave the event, by its source's name."""
-    names = [str(spec) for spec in specs_of(state.compiled.trigger)]
-    return names.index(event.source) if event.source in names else 0
 
 
 def _reads(spec: SourceSpec, kind: str, where: Mapping[str, Any]) -> bool:

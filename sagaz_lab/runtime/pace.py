@@ -53,10 +53,6 @@ class Pace:
         else:
             self._due.pop(key, None)
 
-    def used(self, key: str | None, now: float) -> float:
-        """How many starts the key is ahead of its time."""
-        return max(0.0, self._due.get(key, now) - now) / self.interval_s
-
     def _forget(self, now: float) -> None:
         self._due = {key: due for key, due in self._due.items() if due > now}
         while len(self._due) > KEYS:

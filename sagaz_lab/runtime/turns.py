@@ -13,7 +13,7 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.compiled import TriggerState
-from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided, letters_only
+from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided, cooling_facts, letters_only
 from sagaz_lab.runtime.outcomes import Entry, outcome
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import OUTDONE
@@ -250,8 +250,7 @@ class Turns:
             key = ticket.key or ""
             cooling = (await self._store.cooling(state.name, [key], at=now)).get(key)
             if cooling is not None:
-                facts = {"run": cooling.first_run, "opens_in_s": round((cooling.cooling_until or now) - now, 3)}
-                facts |= {} if ticket.key is None else {"key": ticket.key}
+                facts = cooling_facts(cooling, ticket.key, now)
                 await self._turn_away(state, ticket, OutcomeKind.FILTERED, COOLING, now, facts, queued=False)
                 return False
             ticket.cooldown = (key, now + cooldown_s)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sagaz_lab import Lab, OutcomeKind, Permanent, Saga, TriggerConfig, action, trigger
+from sagaz_lab import Batch, Debounce, Lab, OutcomeKind, Permanent, Saga, TriggerConfig, action, trigger
 from sagaz_lab.abc import DeadLetter, Event
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model import policy
@@ -602,3 +602,30 @@ def test_the_options_of_the_source_are_checked_at_definition() -> None:
         class Worse(Saga):
             @trigger(source="dead_letters", sagas="x")
             def on_letter(self, event): ...
+
+
+@pytest.mark.parametrize("gates", [{}, {"debounce": Debounce(0.01, 0.02)}, {"batch": Batch(1, 60)}])
+async def test_a_redriven_run_takes_its_key_again(each_lab: Lab, gates: dict[str, Any]) -> None:
+    down = True
+
+    class Orders(Saga):
+        trigger_config = TriggerConfig(max_retries=0)
+
+        @trigger(source="memory", idempotency_key="order", **gates)
+        def on_order(self, event):
+            return {}
+
+        @action("take")
+        async def take(self, ctx):
+            if down:
+                raise OSError("down")
+
+    await each_lab.fire("Orders.on_order", {"order": 7}, id="e1")
+    await until(lambda: len(each_lab.dead_letters()) == 1)
+    down = False
+    (again,) = await each_lab.redrive(list(each_lab.dead_letters()["id"]))
+    await each_lab.drain()
+    assert again.kind == "started"
+    (other,) = await each_lab.fire("Orders.on_order", {"order": 7}, id="e2")
+    assert other.kind == "duplicate"
+    assert again.run_id in other.reason

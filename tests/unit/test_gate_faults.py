@@ -265,3 +265,14 @@ async def test_to_forget_a_pace_lets_what_waits_for_it_go(clock: VirtualClock) -
         await until(lambda: saga.live == [1])
         await lab.forget("One.on_event")
         await until(lambda: saga.live == [1, 2])
+
+
+async def test_an_event_that_the_store_refuses_takes_nobodys_place(tmp_path: Path, clock: VirtualClock) -> None:
+    options = {"singleton": "cancel", "idempotency_key": "id"}
+    async with started(f"sqlite:///{tmp_path}/lab.db", clock, options) as (lab, saga):
+        outcomes = await asyncio.gather(*(lab.fire("One.on_event", {"n": 1, "id": "same"}, wait=False) for _ in "ab"))
+        assert sorted(outcome.kind for (outcome,) in outcomes) == ["duplicate", "started"]
+        await until(lambda: saga.live == [1])
+        await what_can_happen()
+        assert saga.live == [1]
+        assert list(lab.runs()["status"]) == ["running"]
