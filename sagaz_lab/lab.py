@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, Self
 
+from sagaz_lab import sources as package_sources
 from sagaz_lab.abc import Clock, Engine, Event, RevisionRow, Source, Store, Surroundings, current_host
 from sagaz_lab.engines.local import LocalEngine
 from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName
@@ -16,6 +16,7 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
+from sagaz_lab.opening import Opening
 from sagaz_lab.runtime.admission import LIVE_RUNS
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.decode import as_key
@@ -28,7 +29,6 @@ from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.service import Service
 from sagaz_lab.runtime.verdicts import Preview
-from sagaz_lab.sources import open_publisher, open_source
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views
 
@@ -59,9 +59,8 @@ class Lab:
         self.clock: Clock = clock or SystemClock()
         self._store_address = store or DEFAULT_STORE
         self._store: Store | None = None if isinstance(self._store_address, str) else self._store_address
-        self._sources = dict(sources or {})
         self._given_engine = engine
-        self._offline = offline
+        self._sources = Opening(package_sources, dict(sources or {}), offline)
         self._max_live_runs = max_live_runs
         self.registry = Registry(self._stored_revisions, self._changed, self.clock.now)
         self._reports = Reports()
@@ -77,7 +76,7 @@ class Lab:
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
         engine, live = self._given_engine or LocalEngine(self.clock), self._max_live_runs
-        opener, outlet = self._open_source, partial(open_publisher, but_not=None if self._offline else self._sources)
+        opener, outlet = self._open_source, self._sources.publisher
         self._service = Service(
             self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
         )
@@ -207,16 +206,11 @@ class Lab:
         return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
-        if self._offline:
-            return None
-        if trigger.source is not None:
-            source: Source = trigger.source
-            return source
-        clock, store, group = self.clock, self.store, self._service.group
-        surroundings = Surroundings(clock=clock, positions=store.positions(), group=group, letters=store.letters_after)
-        if maker := self._sources.get(spec.kind):
-            return maker(dict(spec.settings), surroundings)
-        return open_source(spec, surroundings)
+        return self._sources.source(trigger, spec, self._surroundings)
+
+    def _surroundings(self) -> Surroundings:
+        store, group = self.store, self._service.group
+        return Surroundings(clock=self.clock, positions=store.positions(), group=group, letters=store.letters_after)
 
     async def drain(self) -> None:
         """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""
