@@ -60,7 +60,8 @@ class Lab:
         self._store_address = store or DEFAULT_STORE
         self._store: Store | None = None if isinstance(self._store_address, str) else self._store_address
         self._given_engine = engine
-        self._sources = Opening(package_sources, dict(sources or {}), offline)
+        self._sources = dict(sources or {})
+        self._opens = Opening(package_sources, self._sources, offline)
         self._max_live_runs = max_live_runs
         self.registry = Registry(self._stored_revisions, self._changed, self.clock.now)
         self._reports = Reports()
@@ -76,7 +77,7 @@ class Lab:
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
         engine, live = self._given_engine or LocalEngine(self.clock), self._max_live_runs
-        opener, outlet = self._open_source, self._sources.publisher
+        opener, outlet = self._open_source, self._opens.publisher
         self._service = Service(
             self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
         )
@@ -206,7 +207,7 @@ class Lab:
         return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
-        return self._sources.source(trigger, spec, self._surroundings)
+        return self._opens.source(trigger, spec, self._surroundings)
 
     def _surroundings(self) -> Surroundings:
         store, group = self.store, self._service.group
@@ -273,6 +274,14 @@ class Lab:
         await self.open()
         await self._service.params.change(self._firing.state(trigger), values)
 
+    async def set_limits(self, trigger: str, /, **values: Any) -> None:
+        """Change `max_concurrent_sagas` or `rate_limit_per_second` at once, and keep that until its cell says another.
+
+        None is as if the option were not given. Raises `UnknownName` and `DefinitionError`.
+        """
+        await self.open()
+        await self._service.limit(self._firing.state(trigger), values)
+
     def forget(self, trigger: str, key: Any = None) -> asyncio.Task[int]:
         """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
 
@@ -325,16 +334,12 @@ class Lab:
     async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision."""
         await self.open()
-        run = await self._service.recovery.resume(run_id, from_action)
-        await self._service.dispatcher.runner.ended(run)
-        return run.status
+        return await self._service.recovery.resume(run_id, from_action)
 
     async def compensate_run(self, run_id: str) -> RunStatus:
         """Undo a held or partially committed run; a live one is cancelled, which undoes it."""
         await self.open()
-        run = await self._service.recovery.compensate(run_id)
-        await self._service.dispatcher.runner.ended(run)
-        return run.status
+        return await self._service.recovery.compensate(run_id)
 
     # --- views ---
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sagaz_lab.abc import Ending, StoredRun
 from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import History, Record, Run, RunStatus
+from sagaz_lab.model.run import History, Record, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -134,25 +134,32 @@ class Recovery:
         except Exception as error:
             self._dispatcher.report("key", f"run {ticket.run_id} goes without its key: {describe(error)}")
 
-    async def resume(self, run_id: str, from_action: str | None = None) -> Run:
-        """Go on with a run that was held, from the failed action, with the current revision."""
+    async def resume(self, run_id: str, from_action: str | None = None) -> RunStatus:
+        """Go on with a run that was held, from the failed action, with the current revision; returns how it ended."""
         ticket, definition, stored = await self._adopt(run_id, (RunStatus.HELD,), "resumed", from_action)
         ticket.history = History.of(stored.records, stored.attempt)
         if from_action is not None:
             rewind(ticket.history, definition, from_action)
-        return self._dispatcher.runner.launch(ticket, definition, self._dispatcher.clock.now())
+        return await self._to_its_end(ticket, definition)
 
-    async def compensate(self, run_id: str) -> Run:
-        """Undo a held or partially committed run; a live one is cancelled first."""
+    async def _to_its_end(self, ticket: Ticket, definition: SagaDefinition) -> RunStatus:
+        runner = self._dispatcher.runner
+        run = runner.launch(ticket, definition, self._dispatcher.clock.now())
+        await runner.ended(run)
+        return run.status
+
+    async def compensate(self, run_id: str) -> RunStatus:
+        """Undo a held or partially committed run; a live one is cancelled first. Returns how it ended."""
         live = self._dispatcher.runner.live.get(run_id)
         if live is not None:
             live.cancel()
-            return live
+            await self._dispatcher.runner.ended(live)
+            return live.status
         allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
         ticket, definition, stored = await self._adopt(run_id, allowed, "compensated")
         ticket.history = History.of(stored.records, stored.attempt)
         ticket.compensate_only = True
-        return self._dispatcher.runner.launch(ticket, definition, self._dispatcher.clock.now())
+        return await self._to_its_end(ticket, definition)
 
     async def _adopt(
         self, run_id: str, allowed: tuple[RunStatus, ...], verb: str, action: str | None = None

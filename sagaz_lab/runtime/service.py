@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store
 from sagaz_lab.errors import StoreError, TriggersOwned, describe
@@ -97,6 +98,11 @@ class Service:
         self.dispatcher.tasks.start(self._follow(changes), "registry change")
         self.relay.wake()  # it may be known now where something goes
 
+    async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> None:
+        """Change limits: what waits for them may start now. Raises `UnknownName` and `DefinitionError`."""
+        await self.params.limit(state, values)
+        self.dispatcher.turns.release(state)
+
     def started_names(self) -> set[str]:
         return {state.name for state in self._wanted()} if self.started else set()
 
@@ -127,6 +133,7 @@ class Service:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.recovery.leave()
         await self.relay.close()
+        await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
         await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
         await self._store.close()
 
