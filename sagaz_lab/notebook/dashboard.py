@@ -37,30 +37,31 @@ IDLE_S = 60.0
 SILENT_S = 35.0
 """A view that has not been heard of for so long is gone: its page was closed without a word."""
 
-SCRIPTS = tuple(
-    sorted(
-        (p.name for p in (files("sagaz_lab.notebook") / "static").iterdir() if p.name.endswith(".js")),
-        key=lambda n: not n.startswith("uplot"),
-    )
-)
-STYLES = ("uplot-1.6.32.min.css", "dashboard.css")
+UPLOT = "uplot-1.6.32.min.js"
+SCRIPTS = ("nodes.js", "feed.js", "chart.js", "controls.js", "triggers.js", "runs.js", "dashboard.js")
 
 _live: set[Dashboard] = set()
 """Those that have a view, over which the kernel's messages are shared out."""
 
 
 @cache
-def bundle(names: tuple[str, ...]) -> str:
-    """The files as one text: the page is to load nothing."""
-    folder = files("sagaz_lab.notebook") / "static"
-    return "\n".join((folder / name).read_text("utf-8") for name in names)
+def static(name: str) -> str:
+    return (files("sagaz_lab.notebook") / "static" / name).read_text("utf-8")
+
+
+@cache
+def script() -> str:
+    """All scripts as one: the page is to load nothing. Every notebook that shows it keeps a copy, so ours go without
+    their comments and indents."""
+    lines = (line.strip() for name in SCRIPTS for line in static(name).splitlines())
+    return "\n".join((static(UPLOT), *(line for line in lines if line and not line.startswith("//"))))
 
 
 class Dashboard(anywidget.AnyWidget):
     """One of a Lab; as many views as cells show it. `still` is what a page without a kernel shows."""
 
-    _esm = bundle(SCRIPTS)
-    _css = bundle(STYLES)
+    _esm = script()
+    _css = static("dashboard.css")
     still = traitlets.Dict().tag(sync=True)
 
     def __init__(self, lab: Lab) -> None:

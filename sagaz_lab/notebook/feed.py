@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from sagaz_lab.lab import Lab
-from sagaz_lab.model.run import RunStatus
+from sagaz_lab.model.run import Record, RunStatus
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import shortened
 from sagaz_lab.runtime.admission import CONCURRENCY
@@ -152,15 +152,16 @@ class Feed:
         if letters != self._letters:
             self._letters = letters
         names, found = await self._read(lambda: store.rows("runs", LOOKED_THROUGH))
-        stuck = [run for row in found if (run := dict(zip(names, row, strict=True)))["status"] in _STUCK]
-        self._held = [{name: run[name] for name in ("run_id", "saga", "revision", "status")}
-                      | {"error": shortened(run["error"] or "", TEXT)} for run in stuck[:HELD_RUNS]]  # fmt: skip
+        runs = [dict(zip(names, row, strict=True)) for row in found]
+        stuck = [run for run in runs if run["status"] in _STUCK][:HELD_RUNS]
+        stored = await self._read(lambda: [store.run(run["run_id"]) for run in stuck])
+        self._held = [_held(run, kept.records if kept else ()) for run, kept in zip(stuck, stored, strict=True)]
 
     async def _read(self, read: Callable[[], T]) -> T:
         """A store in files is read in a thread; one in memory is not for other threads."""
         return await asyncio.to_thread(read) if self._lab.store.durable else read()
 
-    def _gantt(self, run: RunProgress, records: Iterable[Any]) -> list[State]:
+    def _gantt(self, run: RunProgress, records: Iterable[Record]) -> list[State]:
         """The run's steps in the order of its actions; what has not begun waits."""
         definition = self._lab.registry.past(run.saga).get(run.revision)
         order = definition.plan.order if definition else ()
@@ -235,6 +236,13 @@ def _trigger(trigger: TriggerStatus) -> State:
     }  # fmt: skip
 
 
+def _held(run: State, records: Iterable[Record]) -> State:
+    """With the action that failed first."""
+    failed = next((step.action for step in steps_of(records) if step.attempt == run["attempt"] and step.error), "")
+    facts = {name: run[name] for name in ("run_id", "saga", "revision", "status")}
+    return {**facts, "error": shortened(run["error"] or "", TEXT), "failed": failed}
+
+
 def _ends(ends: Mapping[str, int]) -> State:
     return {"retried" if how == RunStatus.WAITING else str(how): times for how, times in ends.items()}
 
@@ -253,5 +261,6 @@ def _run(run: RunProgress, actions: Sequence[State] | None) -> State:
     for action in shown:
         told = run.actions.get(action["name"]) if action["end"] is None else None
         action["note"] = told if told and told != "running" else ""
+        action["progress"] = run.parts.get(action["name"]) if action["end"] is None else None
     return {"run_id": run.run_id, "saga": run.saga, "revision": run.revision, "trigger": run.trigger,
             "attempt": run.attempt, "status": "running", "started_at": run.started_at, "actions": shown}  # fmt: skip

@@ -75,6 +75,8 @@ class RunProgress:
     trigger: str | None
     attempt: int
     started_at: float
+    parts: Mapping[str, float]
+    """How much of it is done, by action, where an action has said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +142,26 @@ def _now_and_written(live: LiveParams) -> Mapping[str, tuple[Scalar, Scalar]]:
 
 
 def run_progress(run: Run, now: float) -> RunProgress:
-    actions = {}
+    actions, parts = {}, {}
     for step in run.steps.values():
         if step.stopping_since is not None:
             actions[step.name] = f"has been stopping for {now - step.stopping_since:.0f} s: a thread cannot be killed"
         elif step.progress is not None:
             done, total, note = step.progress
             actions[step.name] = f"{done:g}" + (f" of {total:g}" if total else "") + (f" {note}" if note else "")
+            if total:
+                parts[step.name] = min(1.0, max(0.0, done / total))
         else:
             actions[step.name] = "running"
     return RunProgress(
-        run.run_id, run.definition.name, run.definition.revision, actions, run.trigger, run.attempt, run.started_at
+        run.run_id,
+        run.definition.name,
+        run.definition.revision,
+        actions,
+        run.trigger,
+        run.attempt,
+        run.started_at,
+        parts,
     )
 
 
