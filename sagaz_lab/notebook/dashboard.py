@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import anywidget
-import traitlets
+from IPython.display import DisplayHandle, display
 
 from sagaz_lab.errors import describe
 from sagaz_lab.lab import Lab
@@ -30,7 +31,10 @@ MESSAGES_PER_S = 8.0
 """Of the whole kernel, whatever the number of dashboards: the Jupyter server drops what comes faster than it bears,
 which is 1,000 a second of everything. Two a second are left for replies and for a busy kernel."""
 
-SAMPLE_S, LOOK_S, FAILED_S, STILL_S = 1.0, 1.0, 5.0, 5.0
+SAMPLE_S, LOOK_S, FAILED_S, STILL_S = 1.0, 1.0, 5.0, 10.0
+PICTURES = 5
+"""Of a dashboard, the latest: they are kept up to date, so that a notebook is saved with what it showed last."""
+
 IDLE_S = 60.0
 """After so long without a view and an open Lab nothing is done any more, until there is a view again."""
 
@@ -58,11 +62,10 @@ def script() -> str:
 
 
 class Dashboard(anywidget.AnyWidget):
-    """One of a Lab; as many views as cells show it. `still` is what a page without a kernel shows."""
+    """One of a Lab; as many views as cells show it."""
 
     _esm = script()
     _css = static("dashboard.css")
-    still = traitlets.Dict().tag(sync=True)
 
     def __init__(self, lab: Lab) -> None:
         super().__init__()
@@ -75,6 +78,7 @@ class Dashboard(anywidget.AnyWidget):
         self._told: State = {}
         self._told_until = 0.0
         self._orders: set[asyncio.Task[None]] = set()
+        self._pictures: deque[DisplayHandle] = deque(maxlen=PICTURES)
         self.on_msg(self._hear)
 
     def begin(self) -> None:
@@ -88,13 +92,17 @@ class Dashboard(anywidget.AnyWidget):
             self._ticking = self._loop.create_task(self._tick_on(), name="dashboard")
             self._ticking.add_done_callback(self._ended)
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The widget, and for what cannot show it a picture of how things stand."""
+    def _ipython_display_(self) -> None:
+        """The widget, and beneath it a picture with its date, which a page hides as long as it has the widget."""
         self.begin()
-        shown = super()._repr_mimebundle_(**options)
-        data, metadata = shown if isinstance(shown, tuple) else (shown, {})
+        shown = self._repr_mimebundle_()
+        widget = shown[0] if isinstance(shown, tuple) else shown
+        display({**(widget or {}), "text/plain": f"dashboard of {self._lab.store.url}"}, raw=True)
+        self._pictures.append(display(self._picture(), raw=True, display_id=True))
+
+    def _picture(self) -> Mapping[str, str]:
         still = picture(self._lab, self._feed)
-        return {**(data or {}), "text/html": still.html, "text/plain": still.text}, metadata
+        return {"text/html": still.html, "text/plain": still.text}
 
     # --- to the page ---
 
@@ -119,7 +127,8 @@ class Dashboard(anywidget.AnyWidget):
                 self._tell()
                 if now >= due["still"]:
                     due["still"] = now + STILL_S
-                    self.still = self._feed.state()
+                    for shown in self._pictures:
+                        shown.update(self._picture(), raw=True)
             await asyncio.sleep(max(TICK_S, len(_live) / MESSAGES_PER_S) if self._views else SAMPLE_S)
 
     def _tell(self, *, full: bool = False) -> None:

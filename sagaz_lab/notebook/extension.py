@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
 from IPython.utils.dir2 import get_real_method
 
 import sagaz_lab
@@ -144,21 +145,20 @@ def _add_cards(shell: InteractiveShell, lab: Lab, undo: Undo) -> None:
     assert shell.display_formatter is not None
     formatters = shell.display_formatter.formatters
     if hasattr(shell, "kernel"):  # a terminal shows no widgets
-        bundles = shell.display_formatter.mimebundle_formatter
-        _add_formatter(bundles, undo, Handle, partial(_dashboard_of_handle, lab))
+        _add_formatter(shell.display_formatter.ipython_display_formatter, undo, Handle, partial(_show_handle, lab))
     for kind, card in _CARDS.items():
         _add_formatter(formatters["text/html"], undo, kind, partial(_as_html, card))
         plain = formatters["text/plain"]
         _add_formatter(plain, undo, kind, partial(_as_text, card, plain.type_printers.get(kind)))
 
 
-def _dashboard_of_handle(lab: Lab, handle: Handle, include: Any = None, exclude: Any = None) -> Any:
-    """A handle shows the live dashboard; where its libraries are missing, its card does."""
+def _show_handle(lab: Lab, handle: Handle) -> None:
+    """As the live dashboard; where its libraries are missing, as its card."""
     try:
-        shown, metadata = lab.dashboard()._repr_mimebundle_(include=include, exclude=exclude)
+        lab.dashboard()._ipython_display_()
     except SourceNotReady:
-        return {}, {}
-    return {**shown, "text/plain": handle_card(handle.status()).text}, metadata
+        card = handle_card(handle.status())
+        display({"text/html": card.html, "text/plain": card.text}, raw=True)
 
 
 def _add_formatter(formatter: Any, undo: Undo, kind: type[Any], show: Callable[..., Any]) -> None:

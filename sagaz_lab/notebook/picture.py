@@ -19,7 +19,8 @@ def picture(lab: Lab, feed: Feed) -> Card:
     now, status = datetime.fromtimestamp(lab.clock.now()).astimezone(), status_card(lab.status())
     head = f"sagaz_lab, as of {now:%Y-%m-%d %H:%M:%S %Z}"
     html = tag("div", tag("b", head), Markup(_throughput(feed)), status.html)
-    return Card(html, f"{head}\n{status.text}")
+    # The class is the one that dashboard.css hides beside a live dashboard.
+    return Card(Markup(f'<div class="sagaz-lab-still">{html}</div>'), f"{head}\n{status.text}")
 
 
 def _throughput(feed: Feed) -> str:

@@ -2,24 +2,29 @@
 
 import json
 import time
+from queue import Empty
 from typing import Any
 
 import numpy as np
 
-from tests.acceptance.kernel import Kernel
+from tests.acceptance.kernel import Kernel, Result
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Page:
-    """`model_id` is what the cell's result names. News are what the kernel has sent, oldest first."""
+    """`shown` is what a cell gave that shows the dashboard. News are what the kernel has sent, oldest first."""
 
-    def __init__(self, kernel: Kernel, model_id: str, view: str = "a view") -> None:
+    def __init__(self, kernel: Kernel, shown: Result, view: str = "a view") -> None:
+        (widget,) = [data[WIDGET] for data in shown.shown if WIDGET in data]
         self._client = kernel.client
-        self._comm = model_id
+        self._comm = widget["model_id"]
         self._view = view
         self._orders = 0
         self.news: list[dict[str, Any]] = []
         self.all: list[float] = []
-        """When anything came for any widget."""
+        """When anything came for any widget or picture."""
+        self.pictures: list[str] = []
 
     def send(self, cmd: str, **content: Any) -> None:
         data = {"method": "custom", "content": {"cmd": cmd, "view": self._view, **content}}
@@ -55,15 +60,16 @@ class Page:
         return dict(found)
 
     def _receive(self, timeout_s: float) -> dict[str, Any] | None:
-        from queue import Empty
-
         try:
             got = self._client.get_iopub_msg(timeout=timeout_s)
         except Empty:
             return None
-        if got["msg_type"] not in ("comm_msg", "comm_open"):
+        if got["msg_type"] not in ("comm_msg", "comm_open", "update_display_data"):
             return None
         self.all.append(time.monotonic())
+        if got["msg_type"] == "update_display_data":
+            self.pictures.append(got["content"]["data"]["text/html"])
+            return None
         data = got["content"]["data"]
         if got["content"]["comm_id"] != self._comm or data.get("method") != "custom":
             return None

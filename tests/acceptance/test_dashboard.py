@@ -6,8 +6,6 @@ import pytest
 from tests.acceptance.kernel import LOAD, Kernel, saga
 from tests.acceptance.page import Page
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
-
 
 @pytest.fixture
 def kernel(tmp_path):
@@ -20,7 +18,7 @@ def kernel(tmp_path):
 def page(kernel):
     """The view of a dashboard over a saga that is started."""
     kernel.run("%%saga\n" + saga("shown", trigger="return {} if event.n else skip('nothing')"))
-    page = Page(kernel, kernel.run("%triggers start").data[WIDGET]["model_id"])
+    page = Page(kernel, kernel.run("%triggers start"))
     page.send("open")
     page.hear("full")
     return page
@@ -49,7 +47,7 @@ def test_at_most_ten_messages_a_second_come_however_many_events(kernel, page):
 
 def test_a_second_dashboard_takes_its_share_of_the_messages(kernel, page):
     kernel.run("second = Lab('memory')\nawait second.open()")
-    other = Page(kernel, kernel.run("second.dashboard()").data[WIDGET]["model_id"], "another view")
+    other = Page(kernel, kernel.run("second.dashboard()"), "another view")
     other.send("open")
     other.hear("full")
     page.listen(1.0)
@@ -195,10 +193,10 @@ def test_a_cell_that_blocks_the_kernel_is_told_while_it_does(kernel, page):
     page.hear("tick")
 
 
-def test_the_last_state_is_kept_for_a_page_without_a_kernel(kernel, page):
-    page.listen(1.0)
-    still = kernel.run("default_lab().dashboard().still['triggers'][0]['name']")
-    assert still.text == "'shown.on_event'"
-    shown = kernel.run("%triggers dashboard").data
-    assert "as of" in shown["text/plain"]
-    assert "shown.on_event" in shown["text/html"]
+def test_a_picture_with_its_date_is_kept_for_a_page_without_a_kernel(kernel, page):
+    _, picture = kernel.run("%triggers dashboard").shown
+    assert "as of 20" in picture["text/plain"]
+    assert "shown.on_event" in picture["text/html"]
+    kernel.run("await default_lab().fire('shown.on_event', {'n': 1})")
+    page.listen(15.0)
+    assert any("shown.on_event" in text and "throughput" in text for text in page.pictures)

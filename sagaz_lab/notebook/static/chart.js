@@ -34,9 +34,10 @@ function makeChart(feed, changed) {
     return {
       legend: { show: false }, cursor: { show: false },
       series: [{}, ...CURVES.map(([field, tone, dash]) => ({ scale: formatOf(field).name, stroke: color(tone), dash, points: { show: false } }))],
-      scales: { x: { range: (plot, low, high) => [(high ||= Date.now() / 1000) - 300, high] }, rate: fromZero, span: fromZero },
+      // All there is, of the last five minutes; half a minute at least.
+      scales: { x: { range: (plot, low, high) => [Math.max(high - 300, Math.min(low, high - 30)), high] }, rate: fromZero, span: fromZero },
       axes: [
-        axis(30, (at) => date.format(at * 1000).slice(11, 16), { incrs: [60] }),
+        axis(30, (at) => date.format(at * 1000).slice(11, at % 60 ? 19 : 16), { incrs: [10, 30, 60] }),
         axis(60, rate, { scale: "rate" }),
         axis(60, span, { scale: "span", side: 1, grid: { show: false } }),
       ],

@@ -41,9 +41,8 @@ function openDashboard(model, el) {
   function status() {
     const silence = Math.floor((Date.now() - feed.heard) / 1000);
     if (feed.live && silence > 3) return `no news for ${silence} s`;
-    if (feed.busy) return `kernel busy ${feed.busy.toFixed(1)} s, intake waits`;
-    if (feed.live) return "";
-    return feed.state ? `as of ${date.format(feed.state.now * 1000)}; no kernel is connected` : "waiting for the kernel";
+    if (feed.busy) return `kernel busy ${feed.busy.toFixed(1)} s, intake ${feed.state?.lab.isolated ? "goes on" : "waits"}`;
+    return feed.live ? "" : "waiting for the kernel";
   }
 
   function head({ lab }) {

@@ -48,8 +48,6 @@ function openFeed(model, changed) {
       // After a long sleep, the kernel took this view for closed.
       if (silence > 9500) tell(Date.now() - feed.heard < 25000 ? "alive" : "open");
       if (missing) send({ cmd: "resync" });
-      const still = !feed.live && silence > 2900 && model.get("still");
-      if (still?.lab) feed.state = { ...NOTHING, ...still };
     }
     changed();
   }
