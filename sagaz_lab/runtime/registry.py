@@ -6,13 +6,23 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from types import MappingProxyType
+from typing import ParamSpec, Protocol, TypeVar
 
 from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import SagaConflict, UnknownName
 from sagaz_lab.model.params import same
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.fingerprint import Fingerprint, fingerprint
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class CallThere(Protocol):
+    def __call__(self, function: Callable[[], T], /) -> T: ...
+
 
 KEPT_REVISIONS = 50
 """Revisions of a saga whose class stays in memory, so that it can be made current again."""
@@ -62,18 +72,39 @@ class Staged:
     around: Staged | None = None
 
 
+def _there(method: Callable[P, T]) -> Callable[P, T]:
+    """Marks what swaps the mapping."""
+
+    @wraps(method)
+    def called_there(*args: P.args, **options: P.kwargs) -> T:
+        registry = args[0]
+        assert isinstance(registry, Registry)
+        return registry._call_there(partial(method, *args, **options))
+
+    return called_there
+
+
+def _call_here(function: Callable[[], T]) -> T:
+    return function()
+
+
 class Registry:
-    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it; `now` is the time."""
+    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it; `now` is the time.
+
+    `call_there` calls a function on the thread where events are decided: every swap is made there.
+    """
 
     def __init__(
         self,
         history: Callable[[str], Sequence[RevisionRow]],
         on_change: Callable[[Sequence[Change]], None],
         now: Callable[[], float],
+        call_there: CallThere = _call_here,
     ) -> None:
         self._history = history
         self._on_change = on_change
         self._now = now
+        self._call_there = call_there
         self._staged: Staged | None = None
         self._past: dict[str, dict[int, SagaDefinition]] = {}
         self._prints: dict[str, Fingerprint] = {}
@@ -87,6 +118,7 @@ class Registry:
         else:
             self.commit(Staged([cls]))
 
+    @_there
     def unregister(self, name: str) -> None:
         if name not in self.current:
             raise UnknownName("unregister", "saga", name, self.current)
@@ -113,6 +145,7 @@ class Registry:
         if self._staged is staged:
             self._staged = staged.around
 
+    @_there
     def commit(self, staged: Staged) -> list[Change]:
         """Make the staged classes current, all at once. Raises `SagaConflict`, and then none is."""
         latest = {_definition(cls).name: cls for cls in staged.classes}
@@ -127,6 +160,7 @@ class Registry:
         self._make_current(news, changes)
         return changes
 
+    @_there
     def refresh(self) -> list[Change]:
         """Notice changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
         changes, news = [], {}
@@ -147,6 +181,7 @@ class Registry:
             self._make_current(news, changes)
         return changes
 
+    @_there
     def rollback(self, name: str, number: int) -> Change:
         """Make an earlier revision current again, under its number."""
         if name not in self.current:
@@ -162,8 +197,8 @@ class Registry:
         return change
 
     def past(self, name: str) -> Mapping[int, SagaDefinition]:
-        """The revisions of this process, by number."""
-        return self._past.get(name, {})
+        """The revisions of this process, by number: a copy, as other threads register."""
+        return dict(self._past.get(name, ()))
 
     def stored(self, name: str) -> Sequence[RevisionRow]:
         """The revisions that the store has, oldest first, of earlier processes too."""
