@@ -38,10 +38,11 @@ from sagaz_lab.views import Views, dashboards
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
 
+ANYWHERE = ("activate", "start", "stop", "on_report", "report", "register", "unregister", "rollback")
 READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "diff", "run")
 
 
-@on_its_loop(but=("activate", "start", "stop", "on_report", "report"), reads=READING)
+@on_its_loop(but=ANYWHERE, reads=READING)
 class Lab:
     """Where sagas are registered, triggered, run and looked at.
 

@@ -160,23 +160,29 @@ class Registry:
         self._make_current(news, changes)
         return changes
 
-    @_there
     def refresh(self) -> list[Change]:
         """Notice changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
-        changes, news = [], {}
+        return self._refresh() if any(self._touched()) else []  # most cells change none, and need not wait
+
+    def _touched(self) -> Iterator[tuple[SagaDefinition, Fingerprint, Fingerprint]]:
+        """The notebook's sagas whose fingerprint is not what it was, with both."""
         for name, definition in self.current.items():
-            if definition.cls.__module__ != "__main__":
-                continue
-            before, now = self._prints[name], fingerprint(definition.cls, definition)
-            if before.digest == now.digest:
-                continue
+            if definition.cls.__module__ == "__main__":
+                before, now = self._prints[name], fingerprint(definition.cls, definition)
+                if before.digest != now.digest:
+                    yield definition, before, now
+
+    @_there
+    def _refresh(self) -> list[Change]:
+        changes, news = [], {}
+        for definition, before, now in self._touched():
             helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
             if not helpers:
                 continue
             change, changed = self._next(definition, now._replace(source_text=before.source_text))
             changes.append(replace(change, warnings=[*change.warnings, f"helper changed: {', '.join(helpers)}"]))
             if changed is not None:
-                news[name] = changed
+                news[definition.name] = changed
         if news:
             self._make_current(news, changes)
         return changes
