@@ -234,7 +234,7 @@ task = asyncio.create_task(later())""")
     assert kernel.run("%triggers wait until idle --timeout 30").ok
     assert kernel.run("sorted(map(int, default_lab().runs().revision))").text == "[1, 2, 2, 2, 2]"
     assert kernel.run("default_lab().rollback('works', 1)\ndefault_lab().sagas['works'].revision").text == "1"
-    assert kernel.run("n = %triggers forget works.on_event\nn").text == "5"
+    assert kernel.run("n = %triggers forget works.on_event\nn").text == "2"
     assert kernel.run("%triggers stop").ok
     assert kernel.run("import threading\n[t.name for t in threading.enumerate() if 'isolated' in t.name]").text == "[]"
     assert kernel.run("%triggers start").ok
