@@ -38,7 +38,7 @@ from sagaz_lab.views import Views, dashboards
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
 
-ANYWHERE = ("activate", "start", "stop", "on_report", "report", "register", "unregister", "rollback")
+ANYWHERE = ("activate", "start", "stop", "on_report", "report", "register", "unregister", "rollback", "dashboard")
 READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "diff", "run")
 
 

@@ -7,6 +7,7 @@ from threading import Event, Thread
 import pytest
 
 from tests.acceptance.kernel import LOAD, Kernel, saga, told
+from tests.acceptance.page import Page
 from tests.services.redis import running_redis
 
 EVENTS = 60
@@ -238,6 +239,20 @@ task = asyncio.create_task(later())""")
     assert kernel.run("%triggers stop").ok
     assert kernel.run("import threading\n[t.name for t in threading.enumerate() if 'isolated' in t.name]").text == "[]"
     assert kernel.run("%triggers start").ok
+
+
+def test_the_dashboard_works(kernel):
+    kernel.run("%%saga\n" + saga("shown", trigger="return {}"))
+    shown = kernel.run("%triggers start --isolated")
+    page = Page(kernel, shown.data["application/vnd.jupyter.widget-view+json"]["model_id"])
+    page.send("open")
+    page.hear("full")
+    assert kernel.run("for n in range(3):\n    await default_lab().fire('shown.on_event', {'n': n})").ok
+    until(lambda: page.trigger("shown.on_event")["counts"]["received"] == 3)
+    assert page.order("pause", trigger="shown.on_event")["error"] is None
+    until(lambda: page.trigger("shown.on_event")["state"] == "paused")
+    assert page.order("stop")["error"] is None
+    assert not kernel.run("default_lab().is_open").text == "True"
 
 
 def test_an_interrupt_ends_the_cell_and_nothing_else(kernel, tmp_path):

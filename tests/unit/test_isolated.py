@@ -16,7 +16,7 @@ import pytest
 
 from sagaz_lab import Lab, Saga, action, compensate, default_lab, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
-from sagaz_lab.errors import LabClosed, SourceNotReady, UnknownName
+from sagaz_lab.errors import LabClosed, SourceNotReady, TriggersOwned, UnknownName
 from sagaz_lab.isolated import THREAD
 from tests.unit.tools import assert_adds_up, statuses, until
 
@@ -390,23 +390,29 @@ async def test_a_lab_that_is_open_here_and_does_nothing_moves(lab):
     assert len(lab.runs()) == 3
 
 
-async def test_an_idle_isolated_lab_moves_back(lab):
-    done = orders()
-    with pytest.raises(UnknownName):
-        lab.start("nosuch", isolated=True)
+async def test_an_isolated_lab_that_does_nothing_moves_back(tmp_path):
+    first, second = Lab(f"sqlite:///{tmp_path}/lab.db"), Lab(f"sqlite:///{tmp_path}/lab.db")
+    with first.activate():
+        done = orders()
+    second.register(first.sagas["orders"].cls)
+    await first.start()
+    with pytest.raises(TriggersOwned):
+        await second.start(isolated=True)
+    assert second.status().isolated
+    await first.stop()
+    await second.start()
+    assert not second.status().isolated
+    await until(lambda: threads() == 0)
+    (outcome,) = await second.fire("orders.on_order", {"n": -1})
+    assert (outcome.kind, done) == ("filtered", [])
+    await second.stop()
+
+
+async def test_a_wrong_name_starts_no_thread(lab):
+    orders()
+    with pytest.raises(UnknownName, match="did you mean 'orders'"):
+        lab.start("order", isolated=True)
     assert threads() == 0
-
-    class Missing(Saga):
-        @trigger(source="kafka", topic="t")
-        def on_event(self, event): ...
-
-    with pytest.raises(SourceNotReady):
-        await lab.start("Missing", isolated=True)
-    await lab.stop()
-    await lab.start("orders")
-    with pytest.raises(AssertionError):
-        await lab.sagas["orders"].cls().run({"n": 1})
-    assert done == []
 
 
 async def test_where_something_is_at_work_it_is_not_moved(lab):
