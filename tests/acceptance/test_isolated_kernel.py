@@ -252,7 +252,7 @@ def test_the_dashboard_works(kernel):
     assert page.order("pause", trigger="shown.on_event")["error"] is None
     until(lambda: page.trigger("shown.on_event")["state"] == "paused")
     assert page.order("stop")["error"] is None
-    assert not kernel.run("default_lab().is_open").text == "True"
+    assert kernel.run("default_lab().is_open").text == "False"
 
 
 def test_an_interrupt_ends_the_cell_and_nothing_else(kernel, tmp_path):
