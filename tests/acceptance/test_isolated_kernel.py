@@ -1,12 +1,15 @@
 """`%triggers start --isolated` in a real kernel: what comes while a cell blocks it, and what the cells still do."""
 
+import os
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from threading import Event, Thread
 
 import pytest
 
-from tests.acceptance.kernel import LOAD, Kernel, saga, told
+from tests.acceptance.kernel import LOAD, ROOT, Kernel, saga, told
 from tests.acceptance.page import Page
 from tests.services.redis import running_redis
 
@@ -246,7 +249,7 @@ def test_the_dashboard_works(kernel):
     shown = kernel.run("%triggers start --isolated")
     page = Page(kernel, shown.data["application/vnd.jupyter.widget-view+json"]["model_id"])
     page.send("open")
-    page.hear("full")
+    assert page.hear("full")["lab"]["isolated"]
     assert kernel.run("for n in range(3):\n    await default_lab().fire('shown.on_event', {'n': n})").ok
     until(lambda: page.trigger("shown.on_event")["counts"]["received"] == 3)
     assert page.order("pause", trigger="shown.on_event")["error"] is None
@@ -265,6 +268,28 @@ def test_an_interrupt_ends_the_cell_and_nothing_else(kernel, tmp_path):
     assert kernel.run("x = %triggers status\nx.started, x.isolated, x.sources[0].state").text.startswith("(True, True")
     assert kernel.run("x = %triggers fire goes_on.on_event {}\nawait default_lab().drain()").ok
     assert (tmp_path / "ran").exists()
+
+
+TERMINAL = """
+%load_ext sagaz_lab
+import os, time
+exec({saga!r})
+%triggers start --isolated
+while not os.path.exists("ran"): time.sleep(0.05)
+x = %triggers fire ran.on_event {{"n": 1}}
+print(x[0].kind, default_lab().status().isolated)
+%triggers stop
+"""
+
+
+def test_it_starts_in_a_terminal_whose_loop_runs_only_while_a_cell_does(tmp_path):
+    text = saga("ran", action="open('ran', 'w').close()")
+    text = text.replace('source="memory", topic="ran"', 'source="recording", data=[{}]')
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path / ".ipython")}
+    command = [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor"]
+    shown = subprocess.run(command, cwd=tmp_path, env=env, input=TERMINAL.format(saga=text), capture_output=True,
+                           text=True, timeout=100, check=True)  # fmt: skip
+    assert "started True" in shown.stdout, shown.stdout + shown.stderr
 
 
 def test_the_end_of_the_kernel_lets_what_runs_finish(tmp_path):

@@ -363,6 +363,30 @@ async def test_starting_twice_is_starting_once(lab):
     assert sorted(done) == list(range(EVENTS))
 
 
+async def test_it_is_started_and_stopped_again_and_again(lab):
+    done = []
+
+    class Notes(Saga):
+        @trigger(source="memory", topic="notes")
+        def on_note(self, event):
+            return {"n": event["n"]}
+
+        @action("note")
+        async def note(self, ctx):
+            await asyncio.sleep(0.001)
+            done.append(ctx["n"])
+
+    for cycle in range(12):
+        handle = lab.start(isolated=cycle % 3 > 0)
+        if cycle % 2:
+            await handle
+        await asyncio.gather(*(lab.fire("Notes.on_note", {"n": 10 * cycle + n}) for n in range(10)))
+        await handle
+        await lab.stop()
+        assert threads() == 0
+    assert sorted(done) == list(range(120))
+
+
 async def test_a_lab_that_is_open_here_and_does_nothing_moves(lab):
     done = []
 
