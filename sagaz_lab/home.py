@@ -28,6 +28,7 @@ class Home:
         self.isolated = Isolated()
         self.loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._starting: Shipped[None] | None = None
         self._leaving: Shipped[None] | None = None
         self._stopping: Shipped[None] | None = None
         self._lock = Lock()
@@ -76,9 +77,15 @@ class Home:
             self._leaving = Shipped(loop, leave(), "leave the loop")
         self.isolated.begin()
 
+    def start(self, work: Work) -> Shipped[None]:
+        """Start the triggers where the Lab lives."""
+        self._starting = self.isolated.ship(work, "start triggers")
+        return self._starting
+
     def _leave(self, lives: Callable[[], bool], close: Work) -> Work | None:
-        opening = self._opening is not None and not self._opening.get_loop().is_closed()
-        if opening or lives():
+        opening = self._opening
+        is_opening = opening is not None and not opening.done() and not opening.get_loop().is_closed()
+        if is_opening or lives():
             raise LabClosed(LIVES_HERE if self.isolated.loop is None else LIVES_THERE)
         if not self.is_open:
             return None
@@ -87,9 +94,12 @@ class Home:
 
     async def _left(self) -> None:
         """Returns when the Lab is closed where it was before."""
-        if self._leaving is not None:
-            await self._leaving
-            self._leaving = None
+        if (leaving := self._leaving) is not None:
+            try:
+                await leaving
+            finally:
+                if leaving.is_over:
+                    self._leaving = None
 
     async def stop(self, close: Work) -> None:
         """Close the Lab where it lives, and end the thread. Idempotent."""
@@ -116,9 +126,18 @@ class Home:
         self.isolated.end()
 
     async def _close(self, close: Work) -> None:
+        if self.isolated.loop is not None:  # the thread is to end: nothing is left half done there
+            await self._give_up_starting()
         if self.is_open:
             self.loop = None
             await close()
+
+    async def _give_up_starting(self) -> None:
+        if self._starting is not None and not self._starting.is_over:
+            self._starting.cancel()
+            await self._starting.ended.wait()
+        if self._opening is not None and not self._opening.done():
+            await asyncio.wait([self._opening])
 
 
 async def _nothing() -> None: ...

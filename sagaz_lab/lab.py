@@ -187,7 +187,7 @@ class Lab:
         """
         names = named(only, self.sagas)
         self._home.move(isolated, self._lives, self._leave)
-        self._handle = Handle(self, self._home.isolated.ship(partial(self._start, names), "start triggers"))
+        self._handle = Handle(self, self._home.start(partial(self._start, names)))
         return self._handle
 
     def _lives(self) -> bool:

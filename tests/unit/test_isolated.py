@@ -354,6 +354,18 @@ async def test_stopping_ends_the_thread_and_either_way_it_starts_again(lab):
     assert done == [(1, THREAD)]
 
 
+async def test_it_may_be_stopped_while_it_starts(lab):
+    done = orders()
+    for _ in range(5):
+        lab.start(isolated=True)
+        await lab.stop()
+        assert threads() == 0
+    await lab.start(isolated=True)
+    await lab.fire("orders.on_order", {"n": 1})
+    await lab.drain()
+    assert done == [(1, THREAD)]
+
+
 async def test_starting_twice_is_starting_once(lab):
     done: list[int] = []
     numbered(Numbers(), done)
