@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.errors import describe
+from sagaz_lab.errors import UnknownName, describe
+from sagaz_lab.isolated import Once, Shipped
+from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.explain import Status
 
 if TYPE_CHECKING:
@@ -19,17 +21,21 @@ _STOPPING = ("SIGINT", "SIGTERM")
 class Handle:
     """Started triggers. Await it until every source is connected; `wait()` runs until a signal or `stop()`."""
 
-    def __init__(self, lab: Lab, starting: asyncio.Task[None]) -> None:
+    def __init__(self, lab: Lab, starting: Shipped[None]) -> None:
         self._lab = lab
         self._starting = starting
-        self._starting.add_done_callback(self._started)
-        self._ended = asyncio.Event()
+        self._ended = Once()
         self._awaited = False
+        starting.ended.then(self._started)
 
     def __await__(self) -> Generator[Any, None, Handle]:
         self._awaited = True
-        yield from asyncio.shield(self._starting).__await__()
+        yield from self._starting.__await__()
         return self
+
+    @property
+    def is_starting(self) -> bool:
+        return not self._starting.is_over
 
     async def wait(self) -> None:
         """Run until SIGINT, SIGTERM or `lab.stop()`; on a signal the Lab is stopped first."""
@@ -37,7 +43,7 @@ class Handle:
         installed = []
         for name in _STOPPING:
             try:
-                loop.add_signal_handler(getattr(signal, name), self._ended.set)
+                loop.add_signal_handler(getattr(signal, name), self.ended)
                 installed.append(getattr(signal, name))
             except (NotImplementedError, ValueError, RuntimeError):  # not the main thread, or no such signals here
                 continue
@@ -50,18 +56,19 @@ class Handle:
 
     async def _until_ended(self) -> None:
         """A signal counts while the sources are still connecting, too."""
-        ended = asyncio.ensure_future(self._ended.wait())
         self._awaited = True
+        both = [asyncio.ensure_future(one.wait()) for one in (self._starting.ended, self._ended)]
         try:
-            await asyncio.wait([self._starting, ended], return_when=asyncio.FIRST_COMPLETED)
-            if self._starting.done():
-                self._starting.result()
-                await ended
-            else:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not self._starting.is_over:
                 self._starting.cancel()
-                await asyncio.wait([self._starting])
+                await self._starting.ended.wait()
+            else:
+                self._starting.result()
+                await self._ended.wait()
         finally:
-            ended.cancel()
+            for one in both:
+                one.cancel()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """The same as `lab.stop()`."""
@@ -73,11 +80,21 @@ class Handle:
 
     def ended(self) -> None:
         """The Lab has stopped."""
-        self._ended.set()
+        self._ended.tell()
 
-    def _started(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None and not self._awaited:
+    def _started(self) -> None:
+        if (error := self._starting.error()) is not None and not self._awaited:
             self._lab.report("start", f"the triggers could not be started: {describe(error)}")
 
     def __repr__(self) -> str:
         return f"Handle({self._lab.status()!r})"
+
+
+def named(only: str | Collection[str] | None, sagas: Mapping[str, SagaDefinition]) -> list[str]:
+    """The sagas and triggers that are to be started; none means all. Raises `UnknownName`."""
+    names = [only] if isinstance(only, str) else list(only or ())
+    known = [*sagas, *(trigger.name for definition in sagas.values() for trigger in definition.triggers.values())]
+    for name in names:
+        if name not in known:
+            raise UnknownName("start", "saga or trigger", name, known)
+    return names

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 from sagaz_lab import sources as package_sources
 from sagaz_lab.abc import Clock, Engine, Event, RevisionRow, Source, Store, current_host
 from sagaz_lab.engines.local import LocalEngine
-from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName
-from sagaz_lab.handle import Handle
+from sagaz_lab.errors import DefinitionError, RunError, StoreError, UnknownName
+from sagaz_lab.handle import Handle, named
+from sagaz_lab.home import LEAVE_S, Home
+from sagaz_lab.isolated import on_its_loop
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -35,6 +38,11 @@ from sagaz_lab.views import Views, dashboards
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
 
+ANYWHERE = ("activate", "start", "stop", "on_report", "report", "register", "unregister", "rollback", "dashboard")
+READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "diff", "run")
+
+
+@on_its_loop(but=ANYWHERE, reads=READING)
 class Lab:
     """Where sagas are registered, triggered, run and looked at.
 
@@ -63,12 +71,11 @@ class Lab:
         self._sources = dict(sources or {})
         self._opens = Opening(package_sources, self._sources, offline)
         self._max_live_runs = max_live_runs
-        self.registry = Registry(self._stored_revisions, self._changed, self.clock.now)
+        self._home = Home()
+        self.registry = Registry(self._stored_revisions, self._changed, self.clock.now, self._home.isolated.call_there)
         self._reports = Reports()
         self._tally = Tally()
         self._logs = Logs()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._opening: asyncio.Task[None] | None = None
         self._handle: Handle | None = None
         self._forgetting: asyncio.Task[int] | None = None
         self._tokens: list[Any] = []
@@ -153,58 +160,49 @@ class Lab:
 
     @property
     def is_open(self) -> bool:
-        return self._loop is not None and not self._loop.is_closed()
+        return self._home.is_open
 
     async def open(self) -> None:
         """Open the store and be ready for `fire`. Raises `StoreError`. Idempotent."""
-        loop = asyncio.get_running_loop()
-        if self._loop is loop:
-            return
-        if self._loop is not None and not self._loop.is_closed():
-            raise LabClosed("the Lab is open on another event loop; stop it there first")
-        if self._loop is not None:
-            self._forget_loop()
-        if self._opening is None or self._opening.get_loop() is not loop:
-            self._opening = loop.create_task(self._open(), name="open Lab")
-        try:
-            await asyncio.shield(self._opening)
-        finally:
-            if self._opening is not None and self._opening.done():
-                self._opening = None
+        if self._home.loop is not asyncio.get_running_loop():
+            await self._home.open(self._open, self._forget_loop)
 
     async def _open(self) -> None:
         if self._service.dispatcher.closing:
             self._build()
         await self._service.open()
-        self._loop = asyncio.get_running_loop()
 
     def _forget_loop(self) -> None:
         """The loop it was opened on is gone, with all its tasks; what was running is resumed from the store."""
-        self._loop = self._handle = None
+        self._handle = None
         if isinstance(self._store_address, str) and self.store.durable:
             self._store = None
         self._build()
 
-    def start(self, only: str | Collection[str] | None = None) -> Handle:
+    def start(self, only: str | Collection[str] | None = None, isolated: bool = False) -> Handle:
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
-        Await the handle until every source is connected. Runs that a dead process left are resumed.
+        Await the handle until every source is connected. Runs that a dead process left are resumed. With `isolated`
+        the Lab lives on a loop of a thread of its own until it is stopped: it goes on while a cell blocks the kernel.
         """
-        names = [only] if isinstance(only, str) else list(only or ())
-        known = [*self.sagas, *self._trigger_names()]
-        for name in names:
-            if name not in known:
-                raise UnknownName("start", "saga or trigger", name, known)
-        task = asyncio.get_running_loop().create_task(self._start(names), name="start triggers")
-        self._handle = Handle(self, task)
+        names = named(only, self.sagas)
+        self._home.move(isolated, self._lives, self._leave)
+        self._handle = Handle(self, self._home.start(partial(self._start, names)))
         return self._handle
+
+    def _lives(self) -> bool:
+        starting = self._handle is not None and self._handle.is_starting
+        return self._service.started or starting or self._service.dispatcher.busy()
+
+    def _leave(self) -> Coroutine[Any, Any, None]:
+        """Close what is open on this loop; on another there will be a new one."""
+        service, self._handle = self._service, None
+        self._build()
+        return service.stop(LEAVE_S)
 
     async def _start(self, names: Collection[str]) -> None:
         await self.open()
         await self._service.start(names)
-
-    def _trigger_names(self) -> list[str]:
-        return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
         return self._opens.source(trigger, spec, self._service.surroundings)
@@ -219,9 +217,10 @@ class Lab:
 
         What is not finished by then is resumed by the next start. Idempotent.
         """
-        if not self.is_open:
-            return
-        handle, self._handle, self._loop = self._handle, None, None
+        await self._home.stop(partial(self._stop, grace_s))
+
+    async def _stop(self, grace_s: float) -> None:
+        handle, self._handle = self._handle, None
         await self._service.stop(grace_s)
         if handle is not None:
             handle.ended()
@@ -278,7 +277,7 @@ class Lab:
         await self.open()
         return await self._service.limit(self._firing.state(trigger), values)
 
-    def forget(self, trigger: str, key: Any = None) -> asyncio.Task[int]:
+    def forget(self, trigger: str, key: Any = None) -> Awaitable[int]:
         """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
 
         Its pace and open periods begin anew too. Holds for whatever is fired from now on; await it for the number.
@@ -341,9 +340,9 @@ class Lab:
 
     def status(self) -> Status:
         """How things stand now."""
-        service = self._service
+        service, isolated = self._service, self._home.isolated.loop is not None
         started = service.started_names()
-        return self._views.status(self.sagas, service.intake.pumps.values(), started, self._reports.texts())
+        return self._views.status(self.sagas, service.intake.pumps.values(), started, self._reports.texts(), isolated)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""

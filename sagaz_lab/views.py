@@ -200,6 +200,7 @@ class Views:
         pumps: Iterable[Pump],
         started: Collection[str],
         reports: Sequence[str],
+        isolated: bool,
     ) -> Status:
         dispatcher = self._dispatcher
         dispatcher.load(sagas)
@@ -213,6 +214,7 @@ class Views:
             triggers=[trigger_status(state, state.name in started, lags.get(state.name), now) for state in states],
             runs=[run_progress(run, now) for run in dispatcher.runner.live.values()],
             warnings=reports,
+            isolated=isolated,
         )
 
 

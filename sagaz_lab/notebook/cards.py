@@ -117,7 +117,8 @@ def status_card(status: Status) -> Card:
                 for t in status.triggers]  # fmt: skip
     runs = [(r.run_id, r.saga, f"r{r.revision}", ", ".join(f"{name}: {how}" for name, how in r.actions.items()))
             for r in status.runs[:OUTCOMES]]  # fmt: skip
-    head = f"{'started' if status.started else 'not started'}, {status.runs_in_flight} runs in flight"
+    stands = "started" if status.started else "not started"
+    head = f"{stands}{', isolated' if status.isolated else ''}, {status.runs_in_flight} runs in flight"
     tables = ((_SOURCE_COLUMNS, sources), (_TRIGGER_COLUMNS, triggers), (_RUN_COLUMNS, runs))
     warnings = [" ".join(warning.split()) for warning in status.warnings[-WARNINGS:]]
     if (more := len(status.warnings) - WARNINGS) > 0:

@@ -34,8 +34,10 @@ class Command:
 
 
 _ALL = (
-    Command("start", "start [SAGA or TRIGGER ...]",
-            "Connect the sources of all triggers, or of these, and return at once.", names="targets"),
+    Command("start", "start [SAGA or TRIGGER ...] [--isolated]",
+            "Connect the sources of all triggers, or of these, and return at once.\n"
+            "    With --isolated all of it lives on a thread of its own, and goes on while a cell blocks the kernel.",
+            options={"--isolated": False}, names="targets"),
     Command("stop", "stop [--grace SECONDS]",
             "Close the sources and wait, at most so long, until the runs have ended.",
             awaits=True, options={"--grace": True}, most=0),

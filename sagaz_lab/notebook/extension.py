@@ -205,6 +205,7 @@ def _close(lab: Lab, loop: asyncio.AbstractEventLoop) -> None:
         return
     closing = loop.create_task(lab.stop(grace_s=CLOSING_S - 1.0))
     loop.call_later(CLOSING_S, closing.cancel)
+    loop.call_later(CLOSING_S + 0.25, closing.cancel)  # a thread that something blocks does not hear of the first
     # The kernel has asked its loop to stop, which ends the first call at once.
     for _ in range(3):
         with suppress(RuntimeError, asyncio.CancelledError, SagazLabError):

@@ -215,7 +215,8 @@ def _first(runs: Sequence[RunProgress]) -> Iterable[RunProgress]:
 
 def _lab(lab: Lab, status: Status) -> State:
     warnings = [shortened(" ".join(warning.split()), TEXT) for warning in status.warnings[-WARNINGS:]]
-    return {"store": lab.store.url, "started": status.started, "live": len(status.runs), "warnings": warnings}
+    return {"store": lab.store.url, "started": status.started, "isolated": status.isolated, "live": len(status.runs),
+            "warnings": warnings}  # fmt: skip
 
 
 def _trigger(trigger: TriggerStatus) -> State:

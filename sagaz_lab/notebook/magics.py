@@ -14,6 +14,7 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 
 from sagaz_lab.errors import SagazLabError, UnknownName
 from sagaz_lab.handle import Handle
+from sagaz_lab.isolated import loop_here
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import (
@@ -111,15 +112,12 @@ class Magics:
     # --- the sub-commands ---
 
     def _start(self, line: Line) -> Any:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            told = (
-                "a terminal's event loop runs only while a cell does; use Jupyter, or await default_lab().start() there"
-            )
-            raise mistake("start", told) from None
+        isolated = "--isolated" in line.options
+        if not isolated and loop_here() is None:
+            told = "a terminal's event loop runs only while a cell does; use Jupyter, or %triggers start --isolated"
+            raise mistake("start", told)
         self._reports.belong_here()
-        self._handle = self._lab.start(line.words or None)
+        self._handle = self._lab.start(line.words or None, isolated=isolated)
         return self._handle
 
     def _stop(self, line: Line) -> Awaitable[None]:

@@ -81,13 +81,17 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How things stand. `warnings` are the problems reported last, newest last."""
+    """How things stand. `warnings` are the problems reported last, newest last.
+
+    `isolated` says that the Lab lives on a loop of a thread of its own.
+    """
 
     started: bool
     sources: Sequence[SourceStatus]
     triggers: Sequence[TriggerStatus]
     runs: Sequence[RunProgress]
     warnings: Sequence[str]
+    isolated: bool = False
 
     @property
     def runs_in_flight(self) -> int:
@@ -143,7 +147,7 @@ def _now_and_written(live: LiveParams) -> Mapping[str, tuple[Scalar, Scalar]]:
 
 def run_progress(run: Run, now: float) -> RunProgress:
     actions, parts = {}, {}
-    for step in run.steps.values():
+    for step in list(run.steps.values()):
         if step.stopping_since is not None:
             actions[step.name] = f"has been stopping for {now - step.stopping_since:.0f} s: a thread cannot be killed"
         elif step.progress is not None:

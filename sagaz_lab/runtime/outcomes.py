@@ -89,7 +89,7 @@ class Tally:
             self._size -= len(oldest[2]) if type(oldest[2]) is tuple else 1
 
     def newest(self) -> Iterator[Outcome]:
-        for entry in reversed(self._ring):
+        for entry in reversed(list(self._ring)):  # it grows meanwhile, if another thread decides
             if isinstance(entry[2], tuple):
                 for event_id in reversed(entry[2]):
                     yield outcome_about(entry, event_id)

@@ -6,13 +6,23 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from types import MappingProxyType
+from typing import ParamSpec, Protocol, TypeVar
 
 from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import SagaConflict, UnknownName
 from sagaz_lab.model.params import same
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.fingerprint import Fingerprint, fingerprint
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class CallThere(Protocol):
+    def __call__(self, function: Callable[[], T], /) -> T: ...
+
 
 KEPT_REVISIONS = 50
 """Revisions of a saga whose class stays in memory, so that it can be made current again."""
@@ -62,18 +72,39 @@ class Staged:
     around: Staged | None = None
 
 
+def _there(method: Callable[P, T]) -> Callable[P, T]:
+    """Marks what swaps the mapping."""
+
+    @wraps(method)
+    def called_there(*args: P.args, **options: P.kwargs) -> T:
+        registry = args[0]
+        assert isinstance(registry, Registry)
+        return registry._call_there(partial(method, *args, **options))
+
+    return called_there
+
+
+def _call_here(function: Callable[[], T]) -> T:
+    return function()
+
+
 class Registry:
-    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it; `now` is the time."""
+    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it; `now` is the time.
+
+    `call_there` calls a function on the thread where events are decided: every swap is made there.
+    """
 
     def __init__(
         self,
         history: Callable[[str], Sequence[RevisionRow]],
         on_change: Callable[[Sequence[Change]], None],
         now: Callable[[], float],
+        call_there: CallThere = _call_here,
     ) -> None:
         self._history = history
         self._on_change = on_change
         self._now = now
+        self._call_there = call_there
         self._staged: Staged | None = None
         self._past: dict[str, dict[int, SagaDefinition]] = {}
         self._prints: dict[str, Fingerprint] = {}
@@ -87,6 +118,7 @@ class Registry:
         else:
             self.commit(Staged([cls]))
 
+    @_there
     def unregister(self, name: str) -> None:
         if name not in self.current:
             raise UnknownName("unregister", "saga", name, self.current)
@@ -113,6 +145,7 @@ class Registry:
         if self._staged is staged:
             self._staged = staged.around
 
+    @_there
     def commit(self, staged: Staged) -> list[Change]:
         """Make the staged classes current, all at once. Raises `SagaConflict`, and then none is."""
         latest = {_definition(cls).name: cls for cls in staged.classes}
@@ -129,24 +162,32 @@ class Registry:
 
     def refresh(self) -> list[Change]:
         """Notice changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
-        changes, news = [], {}
+        return self._refresh() if any(self._touched()) else []  # most cells change none, and need not wait
+
+    def _touched(self) -> Iterator[tuple[SagaDefinition, Fingerprint, Fingerprint]]:
+        """The notebook's sagas whose fingerprint is not what it was, with both."""
         for name, definition in self.current.items():
-            if definition.cls.__module__ != "__main__":
-                continue
-            before, now = self._prints[name], fingerprint(definition.cls, definition)
-            if before.digest == now.digest:
-                continue
+            if definition.cls.__module__ == "__main__":
+                before, now = self._prints[name], fingerprint(definition.cls, definition)
+                if before.digest != now.digest:
+                    yield definition, before, now
+
+    @_there
+    def _refresh(self) -> list[Change]:
+        changes, news = [], {}
+        for definition, before, now in self._touched():
             helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
             if not helpers:
                 continue
             change, changed = self._next(definition, now._replace(source_text=before.source_text))
             changes.append(replace(change, warnings=[*change.warnings, f"helper changed: {', '.join(helpers)}"]))
             if changed is not None:
-                news[name] = changed
+                news[definition.name] = changed
         if news:
             self._make_current(news, changes)
         return changes
 
+    @_there
     def rollback(self, name: str, number: int) -> Change:
         """Make an earlier revision current again, under its number."""
         if name not in self.current:
@@ -162,8 +203,8 @@ class Registry:
         return change
 
     def past(self, name: str) -> Mapping[int, SagaDefinition]:
-        """The revisions of this process, by number."""
-        return self._past.get(name, {})
+        """The revisions of this process, by number: a copy, as other threads register."""
+        return dict(self._past.get(name, ()))
 
     def stored(self, name: str) -> Sequence[RevisionRow]:
         """The revisions that the store has, oldest first, of earlier processes too."""

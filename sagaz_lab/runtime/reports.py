@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from threading import Lock
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -16,11 +17,12 @@ Listener = Callable[[str, str], None]
 
 
 class Reports:
-    """What went wrong, by kind."""
+    """What went wrong, by kind. Any thread may tell."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._kept: dict[str, tuple[str, int]] = {}
+        self._lock = Lock()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Returns what undoes this."""
@@ -28,14 +30,17 @@ class Reports:
         return partial(self._listeners.remove, listener)
 
     def tell(self, kind: str, text: str) -> None:
-        count = self._kept.pop(kind, ("", 0))[1] + 1
-        self._kept[kind] = (text, count)
-        if len(self._kept) > KEPT:
-            del self._kept[next(iter(self._kept))]
+        with self._lock:
+            count = self._kept.pop(kind, ("", 0))[1] + 1
+            self._kept[kind] = (text, count)
+            if len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
         logger.warning("%s", text)
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener(kind, text)
 
     def texts(self) -> list[str]:
         """The last text of each kind, newest last, with the number of those like it."""
-        return [text if count == 1 else f"{text} (and {count - 1} like it)" for text, count in self._kept.values()]
+        with self._lock:
+            kept = list(self._kept.values())
+        return [text if count == 1 else f"{text} (and {count - 1} like it)" for text, count in kept]

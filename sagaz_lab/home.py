@@ -1,0 +1,143 @@
+"""On which event loop a Lab is open: its callers', or that of a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from sagaz_lab.errors import LabClosed
+from sagaz_lab.isolated import Isolated, Shipped, loop_here
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+LEAVE_S = 1.0
+"""How long publications of a Lab that moves to another loop may take; nothing else is under way then."""
+
+LIVES_HERE = "the Lab is at work on this event loop: stop it first, then start it isolated"
+LIVES_THERE = "the Lab is at work isolated: start with isolated=True (--isolated) too, or stop it first"
+OTHER_LOOP = "the Lab is open on another event loop; stop it there first"
+
+
+class Home:
+    """`loop` is the one on which the Lab is open; `isolated` is the thread, if the Lab is to live on one."""
+
+    def __init__(self) -> None:
+        self.isolated = Isolated()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._starting: Shipped[None] | None = None
+        self._leaving: Shipped[None] | None = None
+        self._stopping: Shipped[None] | None = None
+        self._lock = Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self.loop is not None and not self.loop.is_closed()
+
+    async def open(self, really: Work, forget: Callable[[], None]) -> None:
+        """Open the Lab on this loop. `forget` is called if the one where it was open is gone. Idempotent."""
+        loop = asyncio.get_running_loop()
+        if self.loop is loop:
+            return
+        if self.is_open:
+            raise LabClosed(OTHER_LOOP)
+        if self.loop is not None:
+            self.loop = None
+            forget()
+        if self._opening is None or self._opening.get_loop() is not loop:
+            self._opening = loop.create_task(self._open(really), name="open Lab")
+        try:
+            await asyncio.shield(self._opening)
+        finally:
+            if self._opening is not None and self._opening.done():
+                self._opening = None
+
+    async def _open(self, really: Work) -> None:
+        await self._left()
+        await really()
+        self.loop = asyncio.get_running_loop()
+
+    def move(self, isolated: bool, lives: Callable[[], bool], close: Work) -> None:
+        """Live isolated from now on, or no longer. What is open elsewhere is closed first, by `close`.
+
+        Raises `LabClosed` if anything lives there, or if it is another caller's loop.
+        """
+        if isolated is (self.isolated.loop is not None):
+            return
+        if isolated and self.is_open and self.loop is not loop_here():
+            raise LabClosed(OTHER_LOOP)
+        leave = self.isolated.call_there(partial(self._leave, lives, close))
+        if not isolated:
+            self._leaving = self.isolated.end_after(leave or _nothing)
+            return
+        if leave is not None and (loop := loop_here()) is not None:
+            self._leaving = Shipped(loop, leave(), "leave the loop")
+        self.isolated.begin()
+
+    def start(self, work: Work) -> Shipped[None]:
+        """Start the triggers where the Lab lives."""
+        self._starting = self.isolated.ship(work, "start triggers")
+        return self._starting
+
+    def _leave(self, lives: Callable[[], bool], close: Work) -> Work | None:
+        opening = self._opening
+        is_opening = opening is not None and not opening.done() and not opening.get_loop().is_closed()
+        if is_opening or lives():
+            raise LabClosed(LIVES_HERE if self.isolated.loop is None else LIVES_THERE)
+        if not self.is_open:
+            return None
+        self.loop = None
+        return close
+
+    async def _left(self) -> None:
+        """Returns when the Lab is closed where it was before."""
+        if (leaving := self._leaving) is not None:
+            try:
+                await leaving
+            finally:
+                if leaving.is_over:
+                    self._leaving = None
+
+    async def stop(self, close: Work) -> None:
+        """Close the Lab where it lives, and end the thread. Idempotent."""
+        await self._left()
+        if self.isolated.loop is None:
+            await self._close(close)
+            self.isolated.end()
+            return
+        with self._lock:
+            begun = self._stopping
+            stopping = self._stopping = begun or self.isolated.ship(partial(self._close, close), "stop Lab")
+            if begun is None:
+                stopping.ended.then(self._stopped)
+        if self.isolated.is_here:  # of a run, which is abandoned meanwhile
+            await stopping
+            return
+        try:
+            await stopping.to_its_end()
+        finally:
+            self.isolated.end()
+
+    def _stopped(self) -> None:
+        self._stopping = None
+        self.isolated.end()
+
+    async def _close(self, close: Work) -> None:
+        if self.isolated.loop is not None:  # the thread is to end: nothing is left half done there
+            await self._give_up_starting()
+        if self.is_open:
+            self.loop = None
+            await close()
+
+    async def _give_up_starting(self) -> None:
+        if self._starting is not None and not self._starting.is_over:
+            self._starting.cancel()
+            await self._starting.ended.wait()
+        if self._opening is not None and not self._opening.done():
+            await asyncio.wait([self._opening])
+
+
+async def _nothing() -> None: ...
