@@ -29,6 +29,7 @@ from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.service import Service
 from sagaz_lab.runtime.verdicts import Preview
+from sagaz_lab.shadows import ShadowReport, Shadows
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views, dashboards
 
@@ -84,6 +85,7 @@ class Lab:
         self._service.dispatcher.runner.logs = self._logs
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
+        self.shadows = Shadows(self._service.dispatcher, open_store)
 
     @property
     def store(self) -> Store:
@@ -102,6 +104,10 @@ class Lab:
     def register(self, saga: type[Saga]) -> None:
         """Make the class the current revision of its name. Raises `SagaConflict`."""
         self.registry.register(saga)
+
+    def shadow(self, saga: type[Saga]) -> ShadowReport:
+        """Have this class decide the events to come beside the current revision of its name; it starts no action."""
+        return self.shadows.begin(saga)[0]
 
     def unregister(self, name: str) -> None:
         self.registry.unregister(name)
@@ -191,7 +197,7 @@ class Lab:
         Await the handle until every source is connected. Runs that a dead process left are resumed.
         """
         names = [only] if isinstance(only, str) else list(only or ())
-        known = [*self.sagas, *self._trigger_names()]
+        known = [*self.sagas, *(it.name for saga in self.sagas.values() for it in saga.triggers.values())]
         for name in names:
             if name not in known:
                 raise UnknownName("start", "saga or trigger", name, known)
@@ -202,9 +208,6 @@ class Lab:
     async def _start(self, names: Collection[str]) -> None:
         await self.open()
         await self._service.start(names)
-
-    def _trigger_names(self) -> list[str]:
-        return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
         return self._opens.source(trigger, spec, self._service.surroundings)

@@ -1,0 +1,338 @@
+"""An edited revision that decides the live events beside the current one, on gates of its own, and starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from copy import deepcopy
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, cast
+
+from sagaz_lab.abc import Acceptance, Delivery, Ending, HeldEvent, Journal, Refusal, Store
+from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.model.run import RESTARTABLE, OutcomeKind, Run, RunStatus
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.comparison import Comparison, Final, finals_of, finals_of_ticket
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.decided import Decided
+from sagaz_lab.runtime.deciding import Decider
+from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.outcomes import Entry, Tally
+from sagaz_lab.runtime.params import LiveParams
+from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.tickets import Ticket
+
+QUEUE = 10_000
+"""Events of a trigger that may wait for the shadow. Further ones it misses, and they are not compared."""
+
+PATIENCE_S, PATIENCE_OF_ONE_S = 10.0, 0.1
+"""How long the shadow may take for a batch, and for each event of it; then these are dead for it."""
+
+CLOSE_S = 3.0
+
+_TOLD = ("task", "engine", "store", "slow")
+"""Kinds of problem of a shadow that are told; the others are differences, or those of the current revision too."""
+
+
+class Shadow:
+    """One saga's. `current` is the revision that it stands beside."""
+
+    def __init__(self, live: Dispatcher, change: Change, definition: SagaDefinition, store: Store) -> None:
+        self.change = change
+        self.definition = definition
+        self.current = live.registry.current[definition.name]
+        self.since = live.clock.now()
+        self.comparison = Comparison()
+        self.missed = 0
+        self.ended = False
+        self._live = live
+        self._context = copy_context()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        silent = _silent(definition)
+        registry = Registry(lambda _: (), lambda _: None, live.clock.now)
+        registry.current = MappingProxyType({silent.name: silent})
+        engine, default = StandIn(live), _quiet(live.default)
+        self._own = Dispatcher(store, engine, live.clock, default, registry, _NoRing(), self._hear, live.slots.limit)
+        claims = cast(Store, _Claims(store, live.store, next(live.run_ids)))
+        self._own.decider = Decider(claims, self._own.run_ids, self._hear, self._own.steady)
+        try:
+            self._own.load(registry.current)
+        except DefinitionError:
+            raise
+        except Exception as error:
+            raise DefinitionError(f"{definition.name}: the class cannot be made: {describe(error)}") from error
+        self._own.tee = _Ear(self)
+        self._feeds = {
+            name: _Feed(state, _waiting(live.states.get(name)))
+            for name, state in self._own.states.items()
+            if _method(name) in self.current.triggers
+        }
+
+    @property
+    def compared(self) -> Collection[str]:
+        """The triggers that both revisions have."""
+        return self._feeds.keys()
+
+    def feed(self, live: TriggerState, part: int, deliveries: Sequence[Delivery]) -> None:
+        """The current revision has taken these."""
+        feed = self._feeds.get(live.name)
+        if feed is None:
+            return
+        fit = deliveries[: max(0, QUEUE - feed.size)] if part < feed.parts else ()
+        self.missed += len(deliveries) - len(fit)
+        if not fit:
+            return
+        now = self._live.clock.now()
+        for delivery in fit:
+            self.comparison.expect(live.name, _id(delivery), now)
+        feed.put(part, [_apart(delivery) for delivery in fit], live)
+        if feed.task is None:
+            self._loop = asyncio.get_running_loop()
+            feed.task = self._context.run(self._own.tasks.start, self._work(feed), f"shadow of {live.name}")
+
+    def applied(self, decided: Decided) -> None:
+        """The current revision has decided these."""
+        now = self._live.clock.now()
+        for event_id, final in finals_of(decided):
+            self.comparison.decided("current", decided.state.name, event_id, final, now)
+
+    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+        """A run of the current revision has waited for its turn."""
+        now = self._live.clock.now()
+        for event_id, final in finals_of_ticket(ticket, entries):
+            self.comparison.decided("current", ticket.trigger or "", event_id, final, now)
+
+    def decided(self, trigger: str, event_id: str, final: Final) -> None:
+        """So has the shadow."""
+        if not self.ended:
+            self.comparison.decided("shadow", trigger, event_id, final, self._live.clock.now())
+
+    async def _work(self, feed: _Feed) -> None:
+        try:
+            await self._seed(feed)
+            while feed.queue:
+                part, deliveries, live = feed.queue.popleft()
+                if live is not None:
+                    feed.follow(*live)
+                    self._own.turns.release(feed.state)
+                while deliveries:
+                    room = await feed.room()
+                    await self._decide(feed, part, deliveries[:room])
+                    feed.size -= len(deliveries[:room])
+                    deliveries = deliveries[room:]
+        finally:
+            feed.task = None
+
+    async def _seed(self, feed: _Feed) -> None:
+        """What waited in windows when the shadow began waits in its windows too, as if it had been made current."""
+        held, feed.held = feed.held, ()
+        if held:
+            await self._own.store.accept(Acceptance(held=list(held)))
+            await self._own.holding.restore([feed.state])
+
+    async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S + PATIENCE_OF_ONE_S * len(deliveries)):
+                await self._own.take([(feed.state, part)], deliveries)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is not the current revision's
+            for delivery in deliveries:
+                self.decided(feed.state.name, _id(delivery), Final(OutcomeKind.DEAD.value, describe(error)))
+
+    def caught_up(self) -> bool:
+        """Whether nothing waits for it but what it has no room for."""
+        return all(feed.task is None or feed.stuck for feed in self._feeds.values())
+
+    def end(self) -> None:
+        """It sees no more events; what it has under way is given up soon."""
+        self.ended = True
+        if self._loop is not None and not self._loop.is_closed() and not self._live.closing:
+            name = f"end of the shadow of {self.current.name}"
+            self._loop.call_soon(lambda: self._live.tasks.start(self.close(), name))
+
+    async def close(self) -> None:
+        self.ended = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._own.close()
+
+    def _hear(self, kind: str, text: str) -> None:
+        if not self.ended and kind.partition(":")[0] in _TOLD:
+            self._live.report(f"shadow:{kind}", f"shadow of {self.current.name}: {text}")
+
+
+class _Feed:
+    """What the current revision's trigger has taken, on its way to the shadow's."""
+
+    def __init__(self, state: TriggerState, held: Sequence[HeldEvent]) -> None:
+        self.state = state
+        self.held = held
+        self.parts = len(specs_of(state.compiled.trigger))
+        self.queue: deque[tuple[int, list[Delivery], tuple[str, str] | None]] = deque()
+        self.size = 0
+        self.stuck = False
+        self.task: asyncio.Task[Any] | None = None
+        self._seen: tuple[Any, Any] | None = None
+        self.follow(None, None)
+
+    def put(self, part: int, deliveries: list[Delivery], live: TriggerState) -> None:
+        now = live.params.values, live.limits.values
+        changed = self._seen is None or now[0] is not self._seen[0] or now[1] is not self._seen[1]
+        self._seen = now
+        self.queue.append((part, deliveries, (live.params.text(), live.limits.text()) if changed else None))
+        self.size += len(deliveries)
+
+    def follow(self, params: str | None, limits: str | None) -> None:
+        """Go on with the params and limits that are live, as far as the edited revision has not changed them."""
+        state = self.state
+        state.params, before = LiveParams(state.name, state.params.defaults), state.limits
+        state.limits = LiveParams(state.name, before.defaults)
+        state.params.restore(params)
+        state.limits.restore(limits)
+        state.show_params()
+
+    async def room(self) -> int:
+        """How many events the shadow takes next, once it takes any."""
+        while (room := self.state.room()) <= 0:
+            self.stuck = True
+            await self.state.changed()
+        self.stuck = False
+        return room
+
+
+class _Ear:
+    """Hears what the shadow itself decides."""
+
+    def __init__(self, shadow: Shadow) -> None:
+        self._shadow = shadow
+
+    def taken(self, readers: object, deliveries: object) -> None:
+        pass
+
+    def applied(self, decided: Decided) -> None:
+        for event_id, final in finals_of(decided):
+            self._shadow.decided(decided.state.name, event_id, final)
+
+    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+        for event_id, final in finals_of_ticket(ticket, entries):
+            self._shadow.decided(ticket.trigger or "", event_id, final)
+
+    def changed(self, sagas: Collection[str]) -> None:
+        pass
+
+    async def caught_up(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+class StandIn:
+    """An engine that calls nothing. A run lasts as long as the live run of the same event, and ends as well or badly;
+    without such a run it is completed at once."""
+
+    def __init__(self, live: Dispatcher) -> None:
+        self._live = live
+
+    async def execute(self, run: Run, journal: Journal) -> None:
+        status = RunStatus.COMPLETED
+        run.begun = True
+        try:
+            if (twin := self._twin(run)) is not None:
+                await self._live.runner.ended(twin)
+                status = RunStatus.CANCELLED if twin.status in RESTARTABLE else status
+        except asyncio.CancelledError:
+            if not run.cancelling:
+                raise
+            task = asyncio.current_task()
+            while task is not None and task.cancelling():
+                task.uncancel()
+        run.stopping = True
+        await journal.end(Ending(RunStatus.CANCELLED if run.cancelling else status))
+
+    def _twin(self, run: Run) -> Run | None:
+        if run.event is None:
+            return None
+        of_same = (one for one in self._live.runner.live.values() if one.trigger == run.trigger and one.event)
+        return next((one for one in of_same if one.event is not None and one.event.id == run.event.id), None)
+
+    def close(self) -> None:
+        pass
+
+
+class _Claims:
+    """The shadow's claims and cooldowns, and those of runs that began before it: these would hold for it as well."""
+
+    def __init__(self, own: Store, live: Store, began: str) -> None:
+        self._own = own
+        self._live = live
+        self._process, _, number = began.rpartition("-")
+        self._number = int(number)
+
+    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
+        found = await self._live.seen(trigger, claims, at=at)
+        return {**self._earlier(found), **await self._own.seen(trigger, claims, at=at)}
+
+    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+        found = await self._live.cooling(trigger, keys, at=at)
+        return {**self._earlier(found), **await self._own.cooling(trigger, keys, at=at)}
+
+    def _earlier(self, found: Mapping[str, Refusal]) -> dict[str, Refusal]:
+        return {name: refusal for name, refusal in found.items() if self._is_earlier(refusal.first_run)}
+
+    def _is_earlier(self, run_id: str | None) -> bool:
+        """Another process's run counts as well: the current revision is refused because of it too."""
+        if run_id is None:
+            return False
+        process, _, number = run_id.rpartition("-")
+        return process != self._process or not number.isdigit() or int(number) <= self._number
+
+
+class _NoRing(Tally):
+    """Remembers no outcomes: they are compared as they come."""
+
+    def keep(self, entries: object) -> None:
+        pass
+
+
+def _silent(definition: SagaDefinition) -> SagaDefinition:
+    """Without listeners, and nothing of it published."""
+    triggers = {
+        method: replace(trigger, config=trigger.config and _quiet(trigger.config))
+        for method, trigger in definition.triggers.items()
+    }
+    return replace(definition, listeners=(), hooks={}, config=definition.config and _quiet(definition.config),
+                   triggers=MappingProxyType(triggers))  # fmt: skip
+
+
+def _quiet(config: TriggerConfig) -> TriggerConfig:
+    return replace(config, dead_letter_topic=None, persist_events=False)
+
+
+def _waiting(live: TriggerState | None) -> Sequence[HeldEvent]:
+    return [] if live is None or live.windows is None else live.windows.events()
+
+
+def _method(trigger: str) -> str:
+    return trigger.rpartition(".")[2]
+
+
+def _id(delivery: Delivery) -> str:
+    """As the decision loop names the event."""
+    given: Any = delivery.event.id
+    return given if type(given) is str else "" if given is None else str(given)
+
+
+def _apart(delivery: Delivery) -> Delivery:
+    """The same with a payload of its own: the method may change it. What cannot be copied is shared."""
+    payload = delivery.event.payload
+    if isinstance(payload, bytes | str | int | float | None):
+        return delivery
+    with suppress(Exception):
+        payload = deepcopy(payload)
+    return delivery._replace(event=delivery.event.with_payload(payload))
