@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -118,7 +118,7 @@ class Shadows(Mapping[str, ShadowReport]):
         """End it; returns its last report. Raises `UnknownName`."""
         last = self[saga]
         self._end([saga])
-        return last
+        return replace(last, ended=True)
 
     def _end(self, sagas: Iterable[str]) -> None:
         for name in sagas:

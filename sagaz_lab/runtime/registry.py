@@ -150,15 +150,8 @@ class Registry:
     def refresh(self) -> list[Change]:
         """Notice changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
         changes, news = [], {}
-        for name, definition in self.current.items():
-            if definition.cls.__module__ != "__main__":
-                continue
-            before, now = self._prints[name], fingerprint(definition.cls, definition)
-            if before.digest == now.digest:
-                continue
-            helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
-            if not helpers:
-                continue
+        for name, helpers, now in list(self._changed_helpers()):
+            definition, before = self.current[name], self._prints[name]
             change, changed = self._next(definition, now._replace(source_text=before.source_text))
             changes.append(replace(change, warnings=[*change.warnings, f"helper changed: {', '.join(helpers)}"]))
             if changed is not None:
@@ -166,6 +159,19 @@ class Registry:
         if news:
             self._make_current(news, changes)
         return changes
+
+    def changed_helpers(self) -> dict[str, list[str]]:
+        """By saga, what of the notebook it reaches that has changed and was not noticed yet."""
+        return {name: helpers for name, helpers, _ in self._changed_helpers()}
+
+    def _changed_helpers(self) -> Iterator[tuple[str, list[str], Fingerprint]]:
+        for name, definition in self.current.items():
+            if definition.cls.__module__ != "__main__":
+                continue
+            before, now = self._prints[name], fingerprint(definition.cls, definition)
+            helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
+            if helpers and before.digest != now.digest:
+                yield name, helpers, now
 
     def rollback(self, name: str, number: int) -> Change:
         """Make an earlier revision current again, under its number."""
