@@ -131,7 +131,9 @@ class Comparison:
         entry = self._open.get(key)
         if entry is None:
             if side == "current":
-                self._early.setdefault(key, []).append((at, final))
+                early = self._early.setdefault(key, [])
+                early.append((at, final))
+                del early[:-DIFFERENCES]
                 if len(self._early) > EARLY:
                     for old in list(islice(self._early, EARLY // 10)):
                         del self._early[old]

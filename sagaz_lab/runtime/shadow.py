@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from copy import deepcopy
@@ -12,20 +12,20 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, cast
 
-from sagaz_lab.abc import Acceptance, Delivery, Ending, HeldEvent, Journal, Refusal, Store
+from sagaz_lab.abc import Acceptance, Delivery, HeldEvent, Store
 from sagaz_lab.errors import DefinitionError, describe
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import RESTARTABLE, OutcomeKind, Run, RunStatus
+from sagaz_lab.model.run import OutcomeKind, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.comparison import Comparison, Final, finals_of, finals_of_ticket
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
-from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.dispatcher import Dispatcher
-from sagaz_lab.runtime.outcomes import Entry, Tally
+from sagaz_lab.runtime.outcomes import Entry
 from sagaz_lab.runtime.params import LiveParams
 from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.stand_in import Ledger, NoTally, StandIn, Twins
 from sagaz_lab.runtime.tickets import Ticket
 
 QUEUE = 10_000
@@ -57,10 +57,10 @@ class Shadow:
         silent = _silent(definition)
         registry = Registry(lambda _: (), lambda _: None, live.clock.now)
         registry.current = MappingProxyType({silent.name: silent})
-        engine, default = StandIn(live), _quiet(live.default)
-        self._own = Dispatcher(store, engine, live.clock, default, registry, _NoRing(), self._hear, live.slots.limit)
-        claims = cast(Store, _Claims(store, live.store, next(live.run_ids)))
-        self._own.decider = Decider(claims, self._own.run_ids, self._hear, self._own.steady)
+        ledger = cast(Store, Ledger(store, live.store, next(live.run_ids)))
+        self._twins = Twins(live.runner)
+        engine, default, slots = StandIn(self._twins), _quiet(live.default), live.slots.limit
+        self._own = Dispatcher(ledger, engine, live.clock, default, registry, NoTally(), self._hear, slots)
         try:
             self._own.load(registry.current)
         except DefinitionError:
@@ -69,7 +69,7 @@ class Shadow:
             raise DefinitionError(f"{definition.name}: the class cannot be made: {describe(error)}") from error
         self._own.tee = _Ear(self)
         self._feeds = {
-            name: _Feed(state, _waiting(live.states.get(name)))
+            name: _Feed(state, live)
             for name, state in self._own.states.items()
             if _method(name) in self.current.triggers
         }
@@ -99,17 +99,22 @@ class Shadow:
     def applied(self, decided: Decided) -> None:
         """The current revision has decided these."""
         now = self._live.clock.now()
+        for ticket in decided.starts:
+            self._twins.watch(ticket.run_id)
         for event_id, final in finals_of(decided):
             self.comparison.decided("current", decided.state.name, event_id, final, now)
 
     def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
         """A run of the current revision has waited for its turn."""
         now = self._live.clock.now()
+        asyncio.get_running_loop().call_soon(self._twins.watch, ticket.run_id)  # when it has been launched
         for event_id, final in finals_of_ticket(ticket, entries):
             self.comparison.decided("current", ticket.trigger or "", event_id, final, now)
 
     def decided(self, trigger: str, event_id: str, final: Final) -> None:
         """So has the shadow."""
+        if final.kind != OutcomeKind.STARTED:
+            self._twins.take(trigger, event_id)
         if not self.ended:
             self.comparison.decided("shadow", trigger, event_id, final, self._live.clock.now())
 
@@ -130,11 +135,22 @@ class Shadow:
             feed.task = None
 
     async def _seed(self, feed: _Feed) -> None:
-        """What waited in windows when the shadow began waits in its windows too, as if it had been made current."""
+        """What waited in windows when the shadow began waits in its windows too, and what ran runs there as well: as
+        it would be if the revision had been made current."""
         held, feed.held = feed.held, ()
         if held:
             await self._own.store.accept(Acceptance(held=list(held)))
             await self._own.holding.restore([feed.state])
+        runs, feed.runs = feed.runs, {}
+        state, definition = feed.state, feed.state.compiled.definition
+        for run_id, key in runs.items():
+            if (run := self._live.runner.live.get(run_id)) is not None:
+                ticket = Ticket(run_id, definition.name, state.name, definition.revision, run.event, {}, 0.0, key)
+                ticket.status = RunStatus.RUNNING
+                self._twins.watch(run_id)
+                state.admission.occupy(ticket)
+                await self._own.store.accept(Acceptance(runs=[ticket]))
+                self._own.runner.launch_shared(ticket, definition, self._live.clock.now())
 
     async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
         try:
@@ -169,16 +185,29 @@ class Shadow:
 class _Feed:
     """What the current revision's trigger has taken, on its way to the shadow's."""
 
-    def __init__(self, state: TriggerState, held: Sequence[HeldEvent]) -> None:
+    def __init__(self, state: TriggerState, live: Dispatcher) -> None:
         self.state = state
-        self.held = held
+        self.held: Sequence[HeldEvent] = ()
+        self.runs: Mapping[str, str | None] = {}
         self.parts = len(specs_of(state.compiled.trigger))
         self.queue: deque[tuple[int, list[Delivery], tuple[str, str] | None]] = deque()
         self.size = 0
         self.stuck = False
         self.task: asyncio.Task[Any] | None = None
         self._seen: tuple[Any, Any] | None = None
+        if (current := live.states.get(state.name)) is not None:
+            self._take_over(current, live.runner.live.values())
         self.follow(None, None)
+
+    def _take_over(self, live: TriggerState, runs: Iterable[Run]) -> None:
+        """How things stand when the shadow begins: open periods, the pace, what waits in windows, what runs."""
+        state = self.state
+        state.leading = deepcopy(live.leading)
+        state.leading.configure(state.compiled.trigger.gates.debounce)
+        state.admission.pace = deepcopy(live.admission.pace)
+        self.held = () if live.windows is None else live.windows.events()
+        turns = live.admission.turns()
+        self.runs = {run.run_id: turns.get(run.run_id) for run in runs if run.trigger == live.name}
 
     def put(self, part: int, deliveries: list[Delivery], live: TriggerState) -> None:
         now = live.params.values, live.limits.values
@@ -232,74 +261,6 @@ class _Ear:
         pass
 
 
-class StandIn:
-    """An engine that calls nothing. A run lasts as long as the live run of the same event, and ends as well or badly;
-    without such a run it is completed at once."""
-
-    def __init__(self, live: Dispatcher) -> None:
-        self._live = live
-
-    async def execute(self, run: Run, journal: Journal) -> None:
-        status = RunStatus.COMPLETED
-        run.begun = True
-        try:
-            if (twin := self._twin(run)) is not None:
-                await self._live.runner.ended(twin)
-                status = RunStatus.CANCELLED if twin.status in RESTARTABLE else status
-        except asyncio.CancelledError:
-            if not run.cancelling:
-                raise
-            task = asyncio.current_task()
-            while task is not None and task.cancelling():
-                task.uncancel()
-        run.stopping = True
-        await journal.end(Ending(RunStatus.CANCELLED if run.cancelling else status))
-
-    def _twin(self, run: Run) -> Run | None:
-        if run.event is None:
-            return None
-        of_same = (one for one in self._live.runner.live.values() if one.trigger == run.trigger and one.event)
-        return next((one for one in of_same if one.event is not None and one.event.id == run.event.id), None)
-
-    def close(self) -> None:
-        pass
-
-
-class _Claims:
-    """The shadow's claims and cooldowns, and those of runs that began before it: these would hold for it as well."""
-
-    def __init__(self, own: Store, live: Store, began: str) -> None:
-        self._own = own
-        self._live = live
-        self._process, _, number = began.rpartition("-")
-        self._number = int(number)
-
-    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
-        found = await self._live.seen(trigger, claims, at=at)
-        return {**self._earlier(found), **await self._own.seen(trigger, claims, at=at)}
-
-    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
-        found = await self._live.cooling(trigger, keys, at=at)
-        return {**self._earlier(found), **await self._own.cooling(trigger, keys, at=at)}
-
-    def _earlier(self, found: Mapping[str, Refusal]) -> dict[str, Refusal]:
-        return {name: refusal for name, refusal in found.items() if self._is_earlier(refusal.first_run)}
-
-    def _is_earlier(self, run_id: str | None) -> bool:
-        """Another process's run counts as well: the current revision is refused because of it too."""
-        if run_id is None:
-            return False
-        process, _, number = run_id.rpartition("-")
-        return process != self._process or not number.isdigit() or int(number) <= self._number
-
-
-class _NoRing(Tally):
-    """Remembers no outcomes: they are compared as they come."""
-
-    def keep(self, entries: object) -> None:
-        pass
-
-
 def _silent(definition: SagaDefinition) -> SagaDefinition:
     """Without listeners, and nothing of it published."""
     triggers = {
@@ -312,10 +273,6 @@ def _silent(definition: SagaDefinition) -> SagaDefinition:
 
 def _quiet(config: TriggerConfig) -> TriggerConfig:
     return replace(config, dead_letter_topic=None, persist_events=False)
-
-
-def _waiting(live: TriggerState | None) -> Sequence[HeldEvent]:
-    return [] if live is None or live.windows is None else live.windows.events()
 
 
 def _method(trigger: str) -> str:
