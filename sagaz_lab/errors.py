@@ -3,7 +3,8 @@
 SagazLabError
 ├── DefinitionError             a class or an option is wrong; raised where it is written
 │   ├── UnknownName             a name that nothing defines, with the nearest that exists
-│   │   └── UnknownParam        a param that the trigger does not have
+│   │   ├── UnknownParam        a param that the trigger does not have
+│   │   └── UnknownShadow       a saga that has no shadow now
 │   ├── ParamsOutOfReach        `self.params` read elsewhere than in a trigger method
 │   └── SagaConflict            two modules define one saga name
 ├── DecisionError               an event that cannot be decided; it becomes a dead letter
@@ -66,6 +67,12 @@ class UnknownParam(UnknownName, KeyError):
     """A param that the trigger does not have; a `KeyError` too, since `self.params` is a mapping."""
 
     __str__ = Exception.__str__  # a KeyError would quote the text
+
+
+class UnknownShadow(UnknownName, KeyError):
+    """The saga has no shadow now; a `KeyError` too, since `lab.shadows` is a mapping."""
+
+    __str__ = Exception.__str__
 
 
 class ParamsOutOfReach(DefinitionError, AttributeError):

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, Self
 
 from sagaz_lab import sources as package_sources
-from sagaz_lab.abc import Clock, Engine, Event, RevisionRow, Source, Store, current_host
+from sagaz_lab.abc import Clock, Engine, Event, Source, Store, current_host
 from sagaz_lab.engines.local import LocalEngine
-from sagaz_lab.errors import DefinitionError, RunError, StoreError, UnknownName
+from sagaz_lab.errors import DefinitionError, RunError
 from sagaz_lab.handle import Handle, named
 from sagaz_lab.home import LEAVE_S, Home
 from sagaz_lab.isolated import on_its_loop
@@ -19,7 +19,7 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
-from sagaz_lab.opening import Opening
+from sagaz_lab.opening import Opening, Place
 from sagaz_lab.runtime.admission import LIVE_RUNS
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.decode import as_key
@@ -32,6 +32,7 @@ from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.service import Service
 from sagaz_lab.runtime.verdicts import Preview
+from sagaz_lab.shadows import ShadowReport, Shadows
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views, dashboards
 
@@ -65,14 +66,13 @@ class Lab:
     ) -> None:
         self.config = config or TriggerConfig()
         self.clock: Clock = clock or SystemClock()
-        self._store_address = store or DEFAULT_STORE
-        self._store: Store | None = None if isinstance(self._store_address, str) else self._store_address
+        self._place = Place(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
         self._given_engine = engine
         self._sources = dict(sources or {})
         self._opens = Opening(package_sources, self._sources, offline)
         self._max_live_runs = max_live_runs
         self._home = Home()
-        self.registry = Registry(self._stored_revisions, self._changed, self.clock.now, self._home.isolated.call_there)
+        self.registry = Registry(self._place.revisions, self._changed, self.clock.now, self._home.isolated.call_there)
         self._reports = Reports()
         self._tally = Tally()
         self._logs = Logs()
@@ -91,13 +91,11 @@ class Lab:
         self._service.dispatcher.runner.logs = self._logs
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
+        self.shadows = Shadows(self._service.dispatcher, open_store)
 
     @property
     def store(self) -> Store:
-        if self._store is None:
-            assert isinstance(self._store_address, str)
-            self._store = open_store(self._store_address, retention_days=self.config.event_retention_days)
-        return self._store
+        return self._place.store
 
     # --- sagas ---
 
@@ -110,14 +108,16 @@ class Lab:
         """Make the class the current revision of its name. Raises `SagaConflict`."""
         self.registry.register(saga)
 
+    def shadow(self, saga: type[Saga]) -> ShadowReport:
+        """Have this class decide the events to come beside the current revision of its name; it starts no action."""
+        return self.shadows.begin(saga)[0]
+
     def unregister(self, name: str) -> None:
         self.registry.unregister(name)
 
     def revisions(self, saga: str) -> Any:
         """A table of the saga's revisions, newest first: number, at, current, code."""
-        if saga not in self.sagas and not self._stored_revisions(saga):
-            raise UnknownName("revisions", "saga", saga, self.sagas)
-        return self._views.revisions(saga, self._stored_revisions(saga), self.registry)
+        return self._views.revisions(saga, self.registry)
 
     def rollback(self, saga: str, number: int) -> Change:
         """Make an earlier revision of this process current again."""
@@ -126,12 +126,6 @@ class Lab:
     def diff(self, saga: str, old: int, new: int) -> Diff:
         """What changed from one revision's code to another's. Raises `UnknownName`."""
         return self.registry.diff(saga, old, new)
-
-    def _stored_revisions(self, saga: str) -> Sequence[RevisionRow]:
-        try:
-            return self.store.revisions(saga)
-        except StoreError:
-            return ()
 
     def _changed(self, changes: Sequence[Change]) -> None:
         if self.is_open:
@@ -175,8 +169,7 @@ class Lab:
     def _forget_loop(self) -> None:
         """The loop it was opened on is gone, with all its tasks; what was running is resumed from the store."""
         self._handle = None
-        if isinstance(self._store_address, str) and self.store.durable:
-            self._store = None
+        self._place.forget()
         self._build()
 
     def start(self, only: str | Collection[str] | None = None, isolated: bool = False) -> Handle:

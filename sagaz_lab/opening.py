@@ -1,13 +1,14 @@
-"""What a Lab opens for a trigger: its own source, one of the Lab's, or one of the package's."""
+"""What a Lab opens: its store, and for a trigger its own source, one of the Lab's, or one of the package's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from sagaz_lab.abc import Publisher, Source, Surroundings
+from sagaz_lab.abc import Publisher, RevisionRow, Source, Store, Surroundings
+from sagaz_lab.errors import StoreError
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 
 
@@ -17,6 +18,33 @@ class Package(Protocol):
     def open_source(self, spec: SourceSpec, surroundings: Surroundings) -> Source: ...
 
     def open_publisher(self, spec: SourceSpec, but_not: Container[str] | None = ()) -> Publisher | None: ...
+
+
+class Place:
+    """The Lab's store: one that it was given, or one that is made from its address when it is first asked for."""
+
+    def __init__(self, where: str | Store, make: Callable[..., Store], retention_days: float) -> None:
+        self._where = where
+        self._make = partial(make, retention_days=retention_days)
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            self._store = self._make(self._where) if isinstance(self._where, str) else self._where
+        return self._store
+
+    def forget(self) -> None:
+        """The loop it was open on is gone: what lies in a file is opened anew."""
+        if isinstance(self._where, str) and self.store.durable:
+            self._store = None
+
+    def revisions(self, saga: str) -> Sequence[RevisionRow]:
+        """Those that are stored; none where the store cannot tell."""
+        try:
+            return self.store.revisions(saga)
+        except StoreError:
+            return ()
 
 
 @dataclass(frozen=True, slots=True)

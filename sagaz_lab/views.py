@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from sagaz_lab.abc import RevisionRow, Store
+from sagaz_lab.abc import Store
 from sagaz_lab.errors import RunError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
@@ -143,7 +143,10 @@ class Views:
             before = rows[-1][id_at]
         return ids
 
-    def revisions(self, saga: str, stored: Sequence[RevisionRow], registry: Registry) -> Any:
+    def revisions(self, saga: str, registry: Registry) -> Any:
+        stored = registry.stored(saga)
+        if saga not in registry.current and not stored:
+            raise UnknownName("revisions", "saga", saga, registry.current)
         current = registry.current[saga].revision if saga in registry.current else None
         rows = {row.number: (row.number, row.at, row.number == current, row.source_text) for row in stored}
         for number, definition in registry.past(saga).items():

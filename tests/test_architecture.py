@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "package": {"abc", "model", "lab", "testing", "notebook", "cli", *MIDDLE},
 }
 # What the Lab consists of.
-LAB_FILES = {"lab", "home", "isolated", "handle", "opening", "views", "current"}
+LAB_FILES = {"lab", "home", "isolated", "handle", "opening", "shadows", "views", "current"}
 
 HOMES = {
     "IPython": "notebook/*",

@@ -74,7 +74,7 @@ _OUTCOME_COLUMNS = ("event", "trigger", "outcome", "reason", "run", "revision")
 def outcome_line(outcome: Outcome) -> str:
     """One line for one outcome."""
     became = f"{outcome.kind} {outcome.run_id}" if outcome.run_id and outcome.kind == "started" else str(outcome.kind)
-    reason = _with_facts(outcome.reason, outcome.facts)
+    reason = with_facts(outcome.reason, outcome.facts)
     return f"{outcome.event_id} -> {outcome.trigger}: {became}{reason and f' ({reason})'}"
 
 
@@ -87,11 +87,11 @@ def outcome_card(outcomes: Sequence[Outcome]) -> Card:
 
 
 def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
-    reason = _with_facts(outcome.reason, outcome.facts)
+    reason = with_facts(outcome.reason, outcome.facts)
     return (outcome.event_id, outcome.trigger, outcome.kind, reason, outcome.run_id or "", f"r{outcome.revision}")
 
 
-def _with_facts(reason: str, facts: Mapping[str, Any] | None) -> str:
+def with_facts(reason: str, facts: Mapping[str, Any] | None) -> str:
     told = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in (facts or {}).items())
     return shortened(f"{reason} [{told}]" if told else reason, 300)
 

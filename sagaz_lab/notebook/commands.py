@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 
 from sagaz_lab.errors import UnknownName, describe
 
-Names = Literal["", "triggers", "targets", "fireable", "commands", "logs"]
+Names = Literal["", "triggers", "targets", "fireable", "commands", "logs", "shadows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,9 @@ _ALL = (
     Command("limits", "limits TRIGGER [NAME=VALUE ...]",
             "Its max_concurrent_sagas and rate_limit_per_second as they are now; change them at once.",
             awaits=True, names="triggers"),
+    Command("shadow", "shadow [SAGA] [--end]",
+            "What the shadow of this saga, begun by `%%saga --shadow`, has decided differently; or end it.",
+            options={"--end": False}, names="shadows", most=1),
     Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
 )  # fmt: skip
 COMMANDS = {command.name: command for command in _ALL}

@@ -20,7 +20,7 @@ _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
 LETTERS = 20
 """Open dead letters that are offered: the newest."""
 
-_SAGA = re.compile(r"%%saga\s+\S*")
+_SAGA = re.compile(r"%%saga\s+(?:\S+\s+)*\S*")
 
 
 class Matcher:
@@ -95,6 +95,8 @@ def _first_words(lab: Lab, command: Command) -> Sequence[str]:
             return [*triggers, *kinds]
         case "logs":
             return list(lab.logs())
+        case "shadows":
+            return list(lab.shadows)
         case "commands":
             return list(COMMANDS)
     return command.words

@@ -40,10 +40,12 @@ from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.outputs import route
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
+from sagaz_lab.notebook.shadow_cards import shadow_card, shadows_card
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.registry import Diff, Registry
 from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.verdicts import Preview
+from sagaz_lab.shadows import ShadowReport, Shadows
 
 CLOSING_S = 5.0
 """Jupyter kills a kernel that has not ended a few seconds after it was asked to."""
@@ -134,6 +136,8 @@ _CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
     RunView: run_card,
     Diff: diff_card,
     Lab: lab_card,
+    ShadowReport: shadow_card,
+    Shadows: shadows_card,
     Registry: lambda registry: sagas_card(registry.current),
     MappingProxyType: mapping_card,
     type: class_card,

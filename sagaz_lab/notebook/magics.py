@@ -35,7 +35,7 @@ from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
 from sagaz_lab.views import open_letters
 
-SAGA_OPTIONS = ("--quiet",)
+SAGA_OPTIONS = ("--quiet", "--shadow")
 
 
 class Magics:
@@ -53,12 +53,13 @@ class Magics:
     def saga(self, line: str, cell: str) -> None:
         """Make this cell's sagas current once the cell has succeeded, and show what changed.
 
-            %%saga [--quiet]
+            %%saga [--quiet] [--shadow]
             class ModelRetraining(Saga):
                 ...
 
         The cell is an ordinary one: it may import, define helpers, `await`. If it fails, nothing is registered.
-        `--quiet` shows one line instead of the card.
+        `--quiet` shows one line instead of the card. With `--shadow` they are not made current: they decide what comes
+        beside the current revision, start nothing, and `%triggers shadow` shows what they decide differently.
         """
         for word in line.split():
             if word not in SAGA_OPTIONS:
@@ -66,7 +67,8 @@ class Magics:
         if cell.strip():  # not announced by the transformer: a script made of a notebook
             cast(Any, self._shell).run_cell(f"%%saga {line}\n{cell}")
         else:
-            self._registration.announce(quiet="--quiet" in line.split())
+            words = line.split()
+            self._registration.announce(quiet="--quiet" in words, shadow="--shadow" in words)
 
     @no_var_expand
     @needs_local_scope
@@ -82,6 +84,7 @@ class Magics:
                     "status": self._status, "wait": self._wait, "why": self._why, "runs": self._runs,
                     "tail": self._tail, "dlq": self._dlq, "forget": self._forget, "params": self._params,
                     "help": self._help, "dashboard": self._dashboard, "limits": self._limits,
+                    "shadow": self._shadow,
                 }  # fmt: skip
                 result = acts[command.name](read(command, rest))
         if iscoroutine(result):
@@ -207,6 +210,15 @@ class Magics:
         trigger = _first(line)
         now = await self._lab.set_limits(trigger)
         return await self._lab.set_limits(trigger, **dict(read_param("limits", word, now) for word in line.words[1:]))
+
+    def _shadow(self, line: Line) -> Any:
+        shadows = self._lab.shadows
+        name = line.words[0] if line.words else next(iter(shadows), "") if len(shadows) == 1 else ""
+        if "--end" not in line.options:
+            return shadows[name] if name else shadows
+        if not name:
+            raise mistake("shadow", f"which one is to end? There are: {', '.join(shadows) or 'none'}")
+        return shadows.end(name)
 
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""

@@ -9,21 +9,28 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from sagaz_lab.errors import SagazLabError
+from sagaz_lab.errors import DefinitionError, SagazLabError
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import Saga
 from sagaz_lab.notebook.cards import change_card, change_line
 from sagaz_lab.notebook.cells import is_saga_cell
+from sagaz_lab.notebook.markup import Card
+from sagaz_lab.notebook.shadow_cards import shadow_card, shadow_counts, shadow_line
 from sagaz_lab.runtime.registry import Change, Staged
 
 
 @dataclass(slots=True)
 class Cell:
-    """A cell that runs. Its classes are those staged from number `first` on; a cell that it runs is `inside` it."""
+    """A cell that runs. Its classes are those staged from number `first` on; a cell that it runs is `inside` it.
+
+    `first_shadow` is the same for the classes that are to be shadows; `shadow`: those of this cell are.
+    """
 
     info: Any
     first: int
+    first_shadow: int
     announced: list[bool] = field(default_factory=list)
+    shadow: bool = False
 
 
 class Registration:
@@ -34,16 +41,21 @@ class Registration:
         self._lab = lab
         self._staged: Staged | None = None
         self._cells: list[Cell] = []
+        self._to_shadow: list[type[Saga]] = []
+        self._names: dict[str, Any] | None = None
 
-    def announce(self, *, quiet: bool) -> None:
+    def announce(self, *, quiet: bool, shadow: bool = False) -> None:
         """The cell that runs is a `%%saga` cell."""
         if self._cells:
             self._cells[-1].announced.append(quiet)
+            self._cells[-1].shadow = shadow
+            if shadow and self._names is None:
+                self._names = dict(self._shell.user_ns)
 
     def before_cell(self, info: Any) -> None:
         if self._staged is None:
             self._staged = self._lab.registry.begin_staging()
-        self._cells.append(Cell(info, len(self._staged.classes)))
+        self._cells.append(Cell(info, len(self._staged.classes), len(self._to_shadow)))
 
     def after_cell(self, result: Any) -> None:
         """`result` is None where the cell was ended from outside. An empty cell comes here without `before_cell`."""
@@ -54,17 +66,22 @@ class Registration:
         succeeded = result is not None and result.success
         if not succeeded:
             self._drop(self._staged, cell)
+        elif cell.shadow:
+            self._to_shadow += self._staged.classes[cell.first :]
+            del self._staged.classes[cell.first :]
         if self._cells:
             self._cells[-1].announced += cell.announced
             return
         staged, self._staged = self._staged, None
         self._lab.registry.end_staging(staged)
+        to_shadow, self._to_shadow, names, self._names = self._to_shadow, [], self._names, None
         if succeeded:
-            self._commit(staged, cell, result)
+            self._commit(staged, cell, result, to_shadow, names)
 
     def close(self) -> None:
         """No hook will be called any more: what the cell that runs has defined so far becomes current."""
         self._cells.clear()
+        self._to_shadow.clear()
         staged, self._staged = self._staged, None
         if staged is not None:
             self._lab.registry.end_staging(staged)
@@ -75,38 +92,76 @@ class Registration:
         return self._staged is not None and bool(self._staged.classes)
 
     def _drop(self, staged: Staged, cell: Cell) -> None:
-        dropped = staged.classes[cell.first :]
-        del staged.classes[cell.first :]
+        dropped = staged.classes[cell.first :] + self._to_shadow[cell.first_shadow :]
+        del staged.classes[cell.first :], self._to_shadow[cell.first_shadow :]
         if dropped or is_saga_cell(cell.info.raw_cell or ""):
             tell(self._nothing_registered(dropped))
 
-    def _commit(self, staged: Staged, cell: Cell, result: Any) -> None:
+    def _commit(
+        self, staged: Staged, cell: Cell, result: Any, to_shadow: list[type[Saga]], names: dict[str, Any] | None
+    ) -> None:
+        shadows = dict(self._lab.shadows)
         try:
+            if names is not None:
+                self._put_back_helpers(names)
             changes = self._lab.registry.commit(staged) if staged.classes else []
             noticed = self._lab.registry.refresh()
+            begun = self._lab.shadows.begin(*{_name(cls): cls for cls in to_shadow}.values()) if to_shadow else []
         except SagazLabError as error:
-            tell(f"{self._nothing_registered(staged.classes)}: {error}")
+            what = "no shadow began" if names is not None else self._nothing_registered(staged.classes)
+            tell(f"{what}: {error}")
             result.error_in_exec = error  # so that "run all" stops here
             return
-        if cell.announced and not staged.classes:
+        if cell.announced and not staged.classes and not to_shadow:
             tell("%%saga: this cell defines no saga")
-        self._show(changes, as_cards=bool(cell.announced) and not any(cell.announced))
+        as_cards = bool(cell.announced) and not any(cell.announced)
+        self._show(changes, as_cards=as_cards)
         self._show(noticed, as_cards=False)
+        for name in shadows.keys() - self._lab.shadows.keys():
+            print(f"the shadow of {name} has ended; {shadow_counts(shadows[name])}")
+        for report in begun:
+            self._show_card(shadow_card(report)) if as_cards else print(shadow_line(report))
+
+    def _put_back_helpers(self, names: dict[str, Any]) -> None:
+        """What the cell of a shadow defines beside its classes is the notebook's, and so the current revision's too.
+
+        Raises `DefinitionError` if that would now decide by something else; before, all is as it was.
+        """
+        namespace, found = self._shell.user_ns, []
+        for saga, helpers in self._lab.registry.changed_helpers().items():
+            changed = [(it, name) for it in helpers
+                       if namespace.get(name := it.removesuffix("()")) is not names.get(name)]  # fmt: skip
+            found += [
+                f"{it}, by which revision {self._lab.sagas[saga].revision} of {saga} decides" for it, _ in changed
+            ]
+            for _, name in changed:
+                namespace[name] = names[name]
+        if found:
+            raise DefinitionError(
+                f"the cell also changes {'; and '.join(found)}. That was put back: give the new one another name, "
+                "or make it a param of the trigger"
+            )
 
     def _show(self, changes: Sequence[Change], *, as_cards: bool) -> None:
         """A card for each saga of a `%%saga` cell; elsewhere one line for each that changed."""
         for change in changes:
             if as_cards:
-                card = change_card(change, self._lab.sagas[change.name])
-                self._shell.display_pub.publish({"text/html": card.html, "text/plain": card.text})
+                self._show_card(change_card(change, self._lab.sagas[change.name]))
             elif change.is_new or change.previous != change.revision:
                 print(change_line(change))
+
+    def _show_card(self, card: Card) -> None:
+        self._shell.display_pub.publish({"text/html": card.html, "text/plain": card.text})
 
     def _nothing_registered(self, classes: Sequence[type[Saga]]) -> str:
         names = dict.fromkeys(cls.__definition__.name for cls in classes if cls.__definition__)
         current = self._lab.sagas
         stays = [f"{name} stays at revision {current[name].revision}" for name in names if name in current]
         return "; ".join(["nothing registered", *stays])
+
+
+def _name(cls: type[Saga]) -> str:
+    return cls.__definition__.name if cls.__definition__ else cls.__name__
 
 
 def tell(line: str) -> None:

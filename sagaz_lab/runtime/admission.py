@@ -261,6 +261,10 @@ class Admission:
         """The run that has this key's turn, else the first that waits for it."""
         return self._busy.get(key) or next((ticket.run_id for ticket in self.queued(key)), None)
 
+    def turns(self) -> dict[str, str]:
+        """By run, the key whose turn it has."""
+        return {run_id: key for key, run_id in self._busy.items()}
+
     def running(self, key: str) -> str | None:
         """The run that has this key's turn."""
         return self._busy.get(key)

@@ -24,6 +24,7 @@ from sagaz_lab.runtime.outcomes import Entry, Tally
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
+from sagaz_lab.runtime.tee import Tee
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.turns import Turns, entries_of
 
@@ -65,7 +66,8 @@ class Dispatcher:
         self.without_code: dict[str, list[str]] = {}
         self.run_ids = fresh_ids("r")
         self.event_ids = fresh_ids("e")
-        self._default = default
+        self.default = default
+        self.tee: Tee | None = None
         self.closing = False
         self._going: set[asyncio.Task[None]] = set()
         self.slots = Slots(live_runs)
@@ -93,7 +95,7 @@ class Dispatcher:
                 seen.add(trigger.name)
                 state = self.states.get(trigger.name)
                 if state is None or state.compiled.definition is not definition or state.removed:
-                    changed.append(CompiledTrigger(definition, trigger, instance, self._default))
+                    changed.append(CompiledTrigger(definition, trigger, instance, self.default))
         for compiled in changed:
             name = compiled.trigger.name
             state = self.states.get(name)
@@ -133,6 +135,8 @@ class Dispatcher:
         for decided in decisions:
             decided.answered = answered
         await self._to_the_end(self._take_in(states, decisions, len(deliveries), now))
+        if self.tee is not None:
+            self.tee.taken(readers, deliveries)
         if not answered:
             for decided in decisions:
                 self._report_dead(decided)
@@ -234,6 +238,8 @@ class Dispatcher:
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
+        if self.tee is not None:
+            self.tee.applied(decided)
         if decided.letters or decided.dropped or decided.filtered:
             await self._tell_refused(decided)
         if decided.released:
@@ -302,6 +308,8 @@ class Dispatcher:
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""
         self.closing = True
+        if self.tee is not None:
+            await self.tee.close()
         await self.runner.close()
         await self.tasks.close()
         self.turns.close()

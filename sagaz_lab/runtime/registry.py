@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import ParamSpec, Protocol, TypeVar
 
 from sagaz_lab.abc import RevisionRow
-from sagaz_lab.errors import SagaConflict, UnknownName
+from sagaz_lab.errors import DefinitionError, SagaConflict, UnknownName
 from sagaz_lab.model.params import same
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.fingerprint import Fingerprint, fingerprint
@@ -160,25 +160,35 @@ class Registry:
         self._make_current(news, changes)
         return changes
 
+    def draft(self, cls: type[Saga]) -> tuple[Change, SagaDefinition]:
+        """What registering the class would do and give. Nothing is done.
+
+        Raises `SagaConflict`, and `DefinitionError` where no saga of its name is registered.
+        """
+        definition = _definition(cls)
+        before = self.current.get(definition.name)
+        if before is None:
+            raise DefinitionError(
+                f"no saga {definition.name!r} is registered, so there is nothing to run it beside; "
+                "register it first: run its cell without --shadow"
+            )
+        self._refuse_conflict(cls)
+        now = fingerprint(cls, definition)
+        is_new = now.digest != before.digest
+        number = self._last(definition.name) + 1 if is_new else before.revision
+        after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text)
+        diff = _diff(before, after) if is_new else []
+        return Change(definition.name, number, before.revision, is_new, diff), after
+
     def refresh(self) -> list[Change]:
         """Notice changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
-        return self._refresh() if any(self._touched()) else []  # most cells change none, and need not wait
-
-    def _touched(self) -> Iterator[tuple[SagaDefinition, Fingerprint, Fingerprint]]:
-        """The notebook's sagas whose fingerprint is not what it was, with both."""
-        for name, definition in self.current.items():
-            if definition.cls.__module__ == "__main__":
-                before, now = self._prints[name], fingerprint(definition.cls, definition)
-                if before.digest != now.digest:
-                    yield definition, before, now
+        return self._refresh() if any(self._changed_helpers()) else []  # most cells change none, and need not wait
 
     @_there
     def _refresh(self) -> list[Change]:
         changes, news = [], {}
-        for definition, before, now in self._touched():
-            helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
-            if not helpers:
-                continue
+        for name, helpers, now in list(self._changed_helpers()):
+            definition, before = self.current[name], self._prints[name]
             change, changed = self._next(definition, now._replace(source_text=before.source_text))
             changes.append(replace(change, warnings=[*change.warnings, f"helper changed: {', '.join(helpers)}"]))
             if changed is not None:
@@ -186,6 +196,19 @@ class Registry:
         if news:
             self._make_current(news, changes)
         return changes
+
+    def changed_helpers(self) -> dict[str, list[str]]:
+        """By saga, what of the notebook it reaches that has changed and was not noticed yet."""
+        return {name: helpers for name, helpers, _ in self._changed_helpers()}
+
+    def _changed_helpers(self) -> Iterator[tuple[str, list[str], Fingerprint]]:
+        for name, definition in self.current.items():
+            if definition.cls.__module__ != "__main__":
+                continue
+            before, now = self._prints[name], fingerprint(definition.cls, definition)
+            helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
+            if helpers and before.digest != now.digest:
+                yield name, helpers, now
 
     @_there
     def rollback(self, name: str, number: int) -> Change:
@@ -247,7 +270,7 @@ class Registry:
             )
             return Change(name, before.revision, before.revision, False), None
         stored = self._history(name)
-        last = max([row.number for row in stored] + list(self._past.get(name, ())), default=0)
+        last = self._last(name, stored)
         known = before is None and bool(stored) and stored[-1].digest == now.digest
         number = stored[-1].number if known else last + 1
         at = stored[-1].at if known else self._now()
@@ -262,6 +285,10 @@ class Registry:
         old_text = before.source_text if before else (stored[-1].source_text if stored else "")
         diff = [] if known or previous is None else _text_diff(old_text, after.source_text, previous, number)
         return Change(name, number, previous, not known, diff, _warnings(before, after) if before else ()), after
+
+    def _last(self, name: str, stored: Sequence[RevisionRow] | None = None) -> int:
+        rows = self._history(name) if stored is None else stored
+        return max([row.number for row in rows] + list(self._past.get(name, ())), default=0)
 
     def _numbers(self, name: str) -> set[int]:
         return {row.number for row in self._history(name)}

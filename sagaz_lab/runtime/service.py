@@ -102,6 +102,8 @@ class Service:
     def changed(self, changes: Sequence[Change]) -> None:
         """The registry has other definitions: the next batch is decided by them."""
         self.dispatcher.load(self._registry.current)
+        if self.dispatcher.tee is not None:
+            self.dispatcher.tee.changed([change.name for change in changes])
         self.dispatcher.tasks.start(self._follow(changes), "registry change")
         self.relay.wake()  # it may be known now where something goes
 
@@ -118,6 +120,8 @@ class Service:
         """Returns when the finite sources have ended, nothing is under way and what can be published has been."""
         await self.intake.ended()
         await self._quiet()
+        if self.dispatcher.tee is not None:
+            await self.dispatcher.tee.caught_up()
 
     async def _quiet(self) -> None:
         """What runs publish to the process itself may start other runs."""

@@ -126,6 +126,8 @@ class Turns:
         state.counters.held -= len(entries)
         setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
         self._dispatcher.tally.keep(entries)
+        if self._dispatcher.tee is not None:
+            self._dispatcher.tee.left_queue(ticket, entries)
         self._held.pop(ticket.run_id, None)
         if ticket.final is not None and not ticket.final.done():
             ticket.final.set_result(outcome(entries[-1]))

@@ -135,12 +135,16 @@ class Windows:
 
     def empty(self) -> list[HeldEvent]:
         """Take everything out, in its order."""
-        events = sorted((event for window in self._open.values() for event in window), key=lambda event: event.at)
+        events = self.events()
         self._open.clear()
         self._due.clear()
         self._timed.clear()
         self.size = 0
         return events
+
+    def events(self) -> list[HeldEvent]:
+        """All that wait, in the order in which they came."""
+        return sorted((event for window in self._open.values() for event in window), key=lambda event: event.at)
 
     def of(self, key: str | None) -> Sequence[HeldEvent]:
         return self._open.get(key, ())

@@ -96,7 +96,7 @@ def test_a_quiet_saga_cell_shows_a_line_and_a_wrong_option_is_one(kernel):
     assert (quiet.stdout, quiet.shown) == ("saga quiet: revision 1, the first\n", [])
     wrong = kernel.run("%%saga --quite\n" + saga("quite"))
     assert wrong.stderr.splitlines()[0] == (
-        "UsageError: %%saga: no option '--quite'; did you mean '--quiet'? (known: --quiet)"
+        "UsageError: %%saga: no option '--quite'; did you mean '--quiet'? (known: --quiet, --shadow)"
     )
     assert kernel.run("'quite' in default_lab().sagas").text == "False"
 
