@@ -10,7 +10,7 @@ from typing import Any, Self
 from sagaz_lab import sources as package_sources
 from sagaz_lab.abc import Clock, Engine, Event, RevisionRow, Source, Store, Surroundings, current_host
 from sagaz_lab.engines.local import LocalEngine
-from sagaz_lab.errors import DefinitionError, LabClosed, RunError, StoreError, UnknownName
+from sagaz_lab.errors import DefinitionError, LabClosed, StoreError, UnknownName
 from sagaz_lab.handle import Handle
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus, SagaContext
@@ -184,23 +184,24 @@ class Lab:
             self._store = None
         self._build()
 
-    def start(self, only: str | Collection[str] | None = None) -> Handle:
+    def start(self, only: str | Collection[str] | None = None, hold: bool = False) -> Handle:
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
-        Await the handle until every source is connected. Runs that a dead process left are resumed.
+        Await the handle until every source is connected. Runs that a dead process left are resumed. With `hold`, runs
+        of triggers that begin from now on (until a start without it) are held when they fail, as with `on_failure`.
         """
         names = [only] if isinstance(only, str) else list(only or ())
         known = [*self.sagas, *self._trigger_names()]
         for name in names:
             if name not in known:
                 raise UnknownName("start", "saga or trigger", name, known)
-        task = asyncio.get_running_loop().create_task(self._start(names), name="start triggers")
+        task = asyncio.get_running_loop().create_task(self._start(names, hold), name="start triggers")
         self._handle = Handle(self, task)
         return self._handle
 
-    async def _start(self, names: Collection[str]) -> None:
+    async def _start(self, names: Collection[str], hold: bool) -> None:
         await self.open()
-        await self._service.start(names)
+        await self._service.start(names, hold)
 
     def _trigger_names(self) -> list[str]:
         return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
@@ -349,10 +350,8 @@ class Lab:
         return {name: counters.as_dict() for name, counters in self._tally.counters.items()}
 
     def context(self, run_id: str) -> SagaContext:
-        """The context of a run that lives in this process."""
-        if run := self._service.dispatcher.runner.live.get(run_id):
-            return run.ctx
-        raise RunError(f"run {run_id!r} does not live in this process")
+        """The context of a run: its own while it lives here, else a copy as its actions left it. Raises `RunError`."""
+        return self._views.context(run_id)
 
     def run(self, run_id: str) -> RunView:
         """A run as it is now, live or ended: its facts and its steps. Raises `RunError` if there is none."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sagaz_lab.abc import RevisionRow, Store
+from sagaz_lab.abc import RevisionRow, Store, StoredRun
 from sagaz_lab.errors import RunError, UnknownName
 from sagaz_lab.history import tables
-from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.context import stored_context
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Status, Why, run_progress, source_status, trigger_status
 from sagaz_lab.runtime.pump import Pump
@@ -149,10 +150,18 @@ class Views:
         ordered = [rows[number] for number in sorted(rows, reverse=True)]
         return tables().to_frame(tuple(DTYPES["revisions"]), ordered, DTYPES["revisions"])
 
-    def run(self, run_id: str) -> RunView:
+    def _stored(self, run_id: str) -> StoredRun:
         stored = self._store.run(run_id)
         if stored is None:
             raise RunError(f"no run {run_id!r} is kept; lab.runs() lists those that are")
+        return stored
+
+    def context(self, run_id: str) -> SagaContext:
+        live = self._dispatcher.runner.live.get(run_id)
+        return stored_context(self._stored(run_id)) if live is None else live.ctx
+
+    def run(self, run_id: str) -> RunView:
+        stored = self._stored(run_id)
         clock, live = self._dispatcher.clock, self._dispatcher.runner.live.get(run_id)
         return run_view(stored, clock.now(), run_progress(live, clock.monotonic()).actions if live else {})
 

@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 
 from sagaz_lab.errors import UnknownName, describe
 
-Names = Literal["", "triggers", "targets", "fireable", "commands", "logs"]
+Names = Literal["", "triggers", "targets", "fireable", "commands", "logs", "held", "undoable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,10 @@ class Command:
 
 
 _ALL = (
-    Command("start", "start [SAGA or TRIGGER ...]",
-            "Connect the sources of all triggers, or of these, and return at once.", names="targets"),
+    Command("start", "start [SAGA or TRIGGER ...] [--hold]",
+            "Connect the sources of all triggers, or of these, and return at once.\n"
+            "    With --hold, runs of triggers that fail are held: nothing is undone or retried; see resume-run.",
+            options={"--hold": False}, names="targets"),
     Command("stop", "stop [--grace SECONDS]",
             "Close the sources and wait, at most so long, until the runs have ended.",
             awaits=True, options={"--grace": True}, most=0),
@@ -58,6 +60,13 @@ _ALL = (
     Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
             options={"--status": True, "--limit": True}, most=0),
+    Command("resume-run", "resume-run RUN [--from ACTION]",
+            "Go on with a held run from its failed action, or do an earlier one again; with the current revision.\n"
+            "    What its actions print comes here. Returns how the run ended.",
+            awaits=True, options={"--from": True}, names="held", most=1),
+    Command("compensate-run", "compensate-run RUN",
+            "Undo a held or partially committed run; cancel and undo one that runs. Returns how it ended.",
+            awaits=True, names="undoable", most=1),
     Command("tail", "tail [RUN] [--lines N]",
             "The last 50 lines, or so many, of one run's log, or of the logs of all recent runs, newest last.\n"
             "    What runs print in the background goes there: stdout, stderr, logging and warnings.",

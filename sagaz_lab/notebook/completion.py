@@ -16,6 +16,10 @@ from sagaz_lab.notebook.commands import COMMANDS, Command
 from sagaz_lab.notebook.magics import SAGA_OPTIONS
 
 _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
+UNDOABLE = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED, RunStatus.RUNNING)
+RUNS, LOOKED_THROUGH = 20, 10_000
+"""Runs that are offered, and among how many they are looked for: the newest."""
+
 LETTERS = 20
 """Open dead letters that are offered: the newest."""
 
@@ -61,6 +65,8 @@ def candidates(lab: Lab, rest: str) -> Sequence[str]:
         return [str(status) for status in RunStatus]
     if words[-1] == "--by":
         return ["cause"]
+    if words[-1] == "--from":
+        return _actions(lab, words[1])
     if words[:2] in (["dlq", "redrive"], ["dlq", "discard"]) and (len(words) == 2 or words[1] == "redrive"):
         return [*(["all"] if len(words) == 2 else []), *_newest_letters(lab)]
     if words[0] == "params" and len(words) > 1:
@@ -80,6 +86,21 @@ def _newest_letters(lab: Lab) -> list[str]:
     return []
 
 
+def _newest_runs(lab: Lab, *statuses: RunStatus) -> list[str]:
+    with suppress(StoreError):
+        columns, rows = lab.store.rows("runs", LOOKED_THROUGH)
+        id_at, status_at = columns.index("run_id"), columns.index("status")
+        return [row[id_at] for row in rows if row[status_at] in statuses][:RUNS]
+    return []
+
+
+def _actions(lab: Lab, run_id: str) -> list[str]:
+    with suppress(StoreError):
+        if (run := lab.store.run(run_id)) is not None and run.saga in lab.sagas:
+            return list(lab.sagas[run.saga].actions)
+    return []
+
+
 def _first_words(lab: Lab, command: Command) -> Sequence[str]:
     triggers = [t.name for saga in lab.sagas.values() for t in saga.triggers.values()]
     kinds = {t.spec.kind: None for saga in lab.sagas.values() for t in saga.triggers.values()}
@@ -90,6 +111,10 @@ def _first_words(lab: Lab, command: Command) -> Sequence[str]:
             return [*lab.sagas, *triggers]
         case "fireable":
             return [*triggers, *kinds]
+        case "held":
+            return _newest_runs(lab, RunStatus.HELD)
+        case "undoable":
+            return _newest_runs(lab, *UNDOABLE)
         case "logs":
             return list(lab.logs())
         case "commands":

@@ -19,6 +19,8 @@ class Recovery:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
+        # Between two awaits of taking a run, so that two who ask for the same do not both get it.
+        self._taking: set[str] = set()
 
     async def resume_interrupted(self) -> int:
         """Take over the runs of processes that are gone, and those whose code has come back; returns how many."""
@@ -135,9 +137,9 @@ class Recovery:
             self._dispatcher.report("key", f"run {ticket.run_id} goes without its key: {describe(error)}")
 
     async def resume(self, run_id: str, from_action: str | None = None) -> Run:
-        """Go on with a run that was held, from the failed action, with the current revision."""
+        """Go on with a run that was held, from the failed action, with the current revision; held again if it fails."""
         ticket, definition, stored = await self._adopt(run_id, (RunStatus.HELD,), "resumed", from_action)
-        ticket.history = History.of(stored.records, stored.attempt)
+        ticket.history, ticket.hold = History.of(stored.records, stored.attempt), True
         if from_action is not None:
             rewind(ticket.history, definition, from_action)
         return self._dispatcher.runner.launch(ticket, definition, self._dispatcher.clock.now())
@@ -156,6 +158,17 @@ class Recovery:
 
     async def _adopt(
         self, run_id: str, allowed: tuple[RunStatus, ...], verb: str, action: str | None = None
+    ) -> tuple[Ticket, SagaDefinition, StoredRun]:
+        if run_id in self._taking:
+            raise RunError(f"run {run_id} is being {verb} already")
+        self._taking.add(run_id)
+        try:
+            return await self._adopt_alone(run_id, allowed, verb, action)
+        finally:
+            self._taking.discard(run_id)
+
+    async def _adopt_alone(
+        self, run_id: str, allowed: tuple[RunStatus, ...], verb: str, action: str | None
     ) -> tuple[Ticket, SagaDefinition, StoredRun]:
         dispatcher = self._dispatcher
         stored = await dispatcher.store.load(run_id)

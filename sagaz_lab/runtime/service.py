@@ -77,14 +77,14 @@ class Service:
             await positions.put(_GROUP, group)
         return group
 
-    async def start(self, only: Collection[str]) -> None:
+    async def start(self, only: Collection[str], hold: bool = False) -> None:
         """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""
         self._only = frozenset(only) or None
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
         await self._store.own_triggers([state.name for state in wanted])
-        self.started = True
+        self.started, self.dispatcher.runner.hold = True, hold
         await self.dispatcher.holding.restore(wanted)
         await self.recovery.resume_interrupted()
         self.relay.wake()
