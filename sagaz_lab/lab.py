@@ -18,6 +18,7 @@ from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 from sagaz_lab.opening import Opening
 from sagaz_lab.runtime.admission import LIVE_RUNS
+from sagaz_lab.runtime.away import RESUME
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.decode import as_key
 from sagaz_lab.runtime.explain import Status, Why
@@ -184,24 +185,27 @@ class Lab:
             self._store = None
         self._build()
 
-    def start(self, only: str | Collection[str] | None = None, hold: bool = False) -> Handle:
+    def start(self, only: str | Collection[str] | None = None, hold: bool = False, resume: str = "all") -> Handle:
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
-        Await the handle until every source is connected. Runs that a dead process left are resumed. With `hold`, runs
-        of triggers that begin from now on (until a start without it) are held when they fail, as with `on_failure`.
+        Await the handle until every source is connected. Of the runs that a dead process left it takes up all, the
+        newest ("last") of each saga or none; the others stay interrupted. With `hold`, runs of triggers that begin from
+        now on (until a start without it) are held when they fail, as with `on_failure`.
         """
+        if resume not in RESUME:
+            raise UnknownName("start", "resume", resume, RESUME)
         names = [only] if isinstance(only, str) else list(only or ())
         known = [*self.sagas, *self._trigger_names()]
         for name in names:
             if name not in known:
                 raise UnknownName("start", "saga or trigger", name, known)
-        task = asyncio.get_running_loop().create_task(self._start(names, hold), name="start triggers")
+        task = asyncio.get_running_loop().create_task(self._start(names, hold, resume), name="start triggers")
         self._handle = Handle(self, task)
         return self._handle
 
-    async def _start(self, names: Collection[str], hold: bool) -> None:
+    async def _start(self, names: Collection[str], hold: bool = False, resume: str = "all") -> None:
         await self.open()
-        await self._service.start(names, hold)
+        await self._service.start(names, hold, resume)
 
     def _trigger_names(self) -> list[str]:
         return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
@@ -324,18 +328,17 @@ class Lab:
         return await self._service.dispatcher.runner.run_to_its_end(saga, definition, context, run_id, event)
 
     async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
-        """Go on with a held run from its failed action (or `from_action`), with the current revision."""
+        """Go on with a held run from its failed action (or `from_action`), with the current revision.
+
+        Or with one that a dead process left and no start has taken up; if that waits for its turn, it waits on.
+        """
         await self.open()
-        run = await self._service.recovery.resume(run_id, from_action)
-        await self._service.dispatcher.runner.ended(run)
-        return run.status
+        return await self._service.recovery.resume(run_id, from_action)
 
     async def compensate_run(self, run_id: str) -> RunStatus:
-        """Undo a held or partially committed run; a live one is cancelled, which undoes it."""
+        """Undo a run that is held, partially committed or left by a dead process; a live one is cancelled first."""
         await self.open()
-        run = await self._service.recovery.compensate(run_id)
-        await self._service.dispatcher.runner.ended(run)
-        return run.status
+        return await self._service.recovery.compensate(run_id)
 
     # --- views ---
 
@@ -343,7 +346,8 @@ class Lab:
         """How things stand now."""
         service = self._service
         started = service.started_names()
-        return self._views.status(self.sagas, service.intake.pumps.values(), started, self._reports.texts())
+        pumps, told = service.intake.pumps.values(), self._reports.texts()
+        return self._views.status(self.sagas, pumps, started, told, service.away)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""

@@ -10,6 +10,7 @@ from sagaz_lab.errors import RunError, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.context import stored_context
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Status, Why, run_progress, source_status, trigger_status
@@ -207,6 +208,7 @@ class Views:
         pumps: Iterable[Pump],
         started: Collection[str],
         reports: Sequence[str],
+        away: Away | None,
     ) -> Status:
         dispatcher = self._dispatcher
         dispatcher.load(sagas)
@@ -218,6 +220,7 @@ class Views:
             triggers=[trigger_status(state, state.name in started) for state in states],
             runs=[run_progress(run, now) for run in dispatcher.runner.live.values()],
             warnings=reports,
+            away=away,
         )
 
 

@@ -34,10 +34,11 @@ class Command:
 
 
 _ALL = (
-    Command("start", "start [SAGA or TRIGGER ...] [--hold]",
+    Command("start", "start [SAGA or TRIGGER ...] [--hold] [--resume all|last|none]",
             "Connect the sources of all triggers, or of these, and return at once.\n"
-            "    With --hold, runs of triggers that fail are held: nothing is undone or retried; see resume-run.",
-            options={"--hold": False}, names="targets"),
+            "    With --hold, runs of triggers that fail are held: nothing is undone or retried; see resume-run.\n"
+            "    --resume says which runs that a dead kernel left go on: all, the newest (last) of each saga, or none.",
+            options={"--hold": False, "--resume": True}, names="targets"),
     Command("stop", "stop [--grace SECONDS]",
             "Close the sources and wait, at most so long, until the runs have ended.",
             awaits=True, options={"--grace": True}, most=0),
@@ -61,11 +62,12 @@ _ALL = (
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
             options={"--status": True, "--limit": True}, most=0),
     Command("resume-run", "resume-run RUN [--from ACTION]",
-            "Go on with a held run from its failed action, or do an earlier one again; with the current revision.\n"
-            "    What its actions print comes here. Returns how the run ended.",
+            "Go on with a run that is held or was interrupted, from its failed action or an earlier one.\n"
+            "    The current revision does that. What its actions print comes here. Returns how the run ended.",
             awaits=True, options={"--from": True}, names="held", most=1),
     Command("compensate-run", "compensate-run RUN",
-            "Undo a held or partially committed run; cancel and undo one that runs. Returns how it ended.",
+            "Undo a run that is held, partially committed or was interrupted; cancel one that runs.\n"
+            "    Returns how it ended.",
             awaits=True, names="undoable", most=1),
     Command("tail", "tail [RUN] [--lines N]",
             "The last 50 lines, or so many, of one run's log, or of the logs of all recent runs, newest last.\n"

@@ -14,6 +14,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import COMMANDS, Command
 from sagaz_lab.notebook.magics import SAGA_OPTIONS
+from sagaz_lab.runtime.away import RESUME
 
 _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
 UNDOABLE = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED, RunStatus.RUNNING)
@@ -63,6 +64,8 @@ def candidates(lab: Lab, rest: str) -> Sequence[str]:
         return list(command.options)
     if words[-1] == "--status":
         return [str(status) for status in RunStatus]
+    if words[-1] == "--resume":
+        return RESUME
     if words[-1] == "--by":
         return ["cause"]
     if words[-1] == "--from":
@@ -94,6 +97,11 @@ def _newest_runs(lab: Lab, *statuses: RunStatus) -> list[str]:
     return []
 
 
+def _left(lab: Lab) -> list[str]:
+    away = lab.status().away
+    return list(away.left)[:RUNS] if away is not None else []
+
+
 def _actions(lab: Lab, run_id: str) -> list[str]:
     with suppress(StoreError):
         if (run := lab.store.run(run_id)) is not None and run.saga in lab.sagas:
@@ -112,9 +120,9 @@ def _first_words(lab: Lab, command: Command) -> Sequence[str]:
         case "fireable":
             return [*triggers, *kinds]
         case "held":
-            return _newest_runs(lab, RunStatus.HELD)
+            return [*_left(lab), *_newest_runs(lab, RunStatus.HELD)]
         case "undoable":
-            return _newest_runs(lab, *UNDOABLE)
+            return list(dict.fromkeys([*_left(lab), *_newest_runs(lab, *UNDOABLE)]))
         case "logs":
             return list(lab.logs())
         case "commands":

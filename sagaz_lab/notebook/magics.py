@@ -33,6 +33,7 @@ from sagaz_lab.notebook.outputs import LINES, tail
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
+from sagaz_lab.runtime.away import RESUME
 from sagaz_lab.views import open_letters
 
 SAGA_OPTIONS = ("--quiet",)
@@ -119,8 +120,9 @@ class Magics:
                 "a terminal's event loop runs only while a cell does; use Jupyter, or await default_lab().start() there"
             )
             raise mistake("start", told) from None
+        resume = one_of("start", "--resume", line.options.get("--resume", "all"), RESUME)
         self._reports.belong_here()
-        self._handle = self._lab.start(line.words or None, hold="--hold" in line.options)
+        self._handle = self._lab.start(line.words or None, hold="--hold" in line.options, resume=resume)
         return self._handle
 
     def _stop(self, line: Line) -> Awaitable[None]:

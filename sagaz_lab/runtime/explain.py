@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagaz_lab.model.run import Outcome, Run
+from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.pump import Pump
 from sagaz_lab.runtime.verdicts import Verdict, said_by
@@ -48,13 +49,14 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How things stand. `warnings` are the problems reported last, newest last."""
+    """How things stand. `warnings` are the problems reported last, newest last; `away` is what the last start found."""
 
     started: bool
     sources: Sequence[SourceStatus]
     triggers: Sequence[TriggerStatus]
     runs: Sequence[RunProgress]
     warnings: Sequence[str]
+    away: Away | None = None
 
     @property
     def runs_in_flight(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sagaz_lab.abc import Clock, Delivery, Source
+from sagaz_lab.abc import Clock, Delivery, Missed, Source
 from sagaz_lab.errors import (
     EndOfSource,
     LeaseLost,
@@ -52,6 +52,8 @@ class Pump:
         self.since = clock.now()
         self.error = ""
         self.received = 0
+        self.missed: Missed | None = None
+        """What came due before it was connected first, until somebody has taken note of it."""
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connected.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.task: asyncio.Task[Any] | None = None
@@ -91,6 +93,7 @@ class Pump:
                     self._connected("offline")
                     return
                 async with opened as source:
+                    self._note_missed(source)
                     self._connected("connected")
                     failures = 0
                     await self._receive(source)
@@ -106,6 +109,11 @@ class Pump:
             except Exception as error:
                 self._fail(error)
                 raise
+
+    def _note_missed(self, source: Source) -> None:
+        missed = getattr(source, "missed", None)
+        if isinstance(missed, Missed) and missed.due and not self.connected.done():
+            self.missed = missed
 
     def _connected(self, state: str) -> None:
         self._enter(state)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store
 from sagaz_lab.errors import StoreError, TriggersOwned, describe
 from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.runtime.away import AWAY, Away, Found
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
@@ -48,7 +49,9 @@ class Service:
         self._report = report
         self._only: frozenset[str] | None = None
         self._lock = asyncio.Lock()
+        self._resume = "all"
         self.started = False
+        self.away: Away | None = None
         self.group = ""
         self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
         self.intake = Intake(self.dispatcher, clock, open_source)
@@ -77,19 +80,33 @@ class Service:
             await positions.put(_GROUP, group)
         return group
 
-    async def start(self, only: Collection[str], hold: bool = False) -> None:
+    async def start(self, only: Collection[str], hold: bool = False, resume: str = "all") -> None:
         """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""
         self._only = frozenset(only) or None
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
-        await self._store.own_triggers([state.name for state in wanted])
-        self.started, self.dispatcher.runner.hold = True, hold
-        await self.dispatcher.holding.restore(wanted)
-        await self.recovery.resume_interrupted()
+        away_s = await self._store.own_triggers([state.name for state in wanted])
+        self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
+        waited = await self.dispatcher.holding.restore(wanted)
+        found = await self.recovery.resume_interrupted(resume)
+        found.waited += waited
         self.relay.wake()
         await self._reconcile()
+        await self._tell(away_s or 0.0, found)
         await self.intake.connected()
+
+    async def _tell(self, away_s: float, found: Found) -> None:
+        self.away = Away(
+            away_s=away_s,
+            missed=await self.intake.missed(),
+            resumed=found.resumed,
+            needs_code=found.needs_code,
+            left=found.left,
+            events_waited=found.waited,
+        )
+        if self.away.is_worth_telling:
+            self._report(AWAY, f"{self.away.headline()} (lab.status().away has the details)")
 
     def changed(self, changes: Sequence[Change]) -> None:
         """The registry has other definitions: the next batch is decided by them."""
@@ -135,7 +152,7 @@ class Service:
         await self._save_revisions((change.name, change.revision) for change in changes if change.is_new)
         if self.started:
             await self._reconcile()
-            await self.recovery.resume_interrupted()
+            await self.recovery.resume_interrupted(self._resume)
 
     async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:
         now = self._clock.now()
