@@ -18,7 +18,6 @@ from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 from sagaz_lab.opening import Opening
 from sagaz_lab.runtime.admission import LIVE_RUNS
-from sagaz_lab.runtime.away import RESUME
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.decode import as_key
 from sagaz_lab.runtime.explain import Status, Why
@@ -28,7 +27,7 @@ from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Change, Diff, Registry
 from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
-from sagaz_lab.runtime.service import Service
+from sagaz_lab.runtime.service import Service, what_to_start
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views
@@ -61,7 +60,8 @@ class Lab:
         self._store_address = store or DEFAULT_STORE
         self._store: Store | None = None if isinstance(self._store_address, str) else self._store_address
         self._given_engine = engine
-        self._sources = Opening(package_sources, dict(sources or {}), offline)
+        self._sources = dict(sources or {})
+        self._opens = Opening(package_sources, self._sources, offline)
         self._max_live_runs = max_live_runs
         self.registry = Registry(self._stored_revisions, self._changed, self.clock.now)
         self._reports = Reports()
@@ -77,7 +77,7 @@ class Lab:
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
         engine, live = self._given_engine or LocalEngine(self.clock), self._max_live_runs
-        opener, outlet = self._open_source, self._sources.publisher
+        opener, outlet = self._open_source, self._opens.publisher
         self._service = Service(
             self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
         )
@@ -192,13 +192,7 @@ class Lab:
         newest ("last") of each saga or none; the others stay interrupted. With `hold`, runs of triggers that begin from
         now on (until a start without it) are held when they fail, as with `on_failure`.
         """
-        if resume not in RESUME:
-            raise UnknownName("start", "resume", resume, RESUME)
-        names = [only] if isinstance(only, str) else list(only or ())
-        known = [*self.sagas, *self._trigger_names()]
-        for name in names:
-            if name not in known:
-                raise UnknownName("start", "saga or trigger", name, known)
+        names = what_to_start(self.sagas, only, resume)
         task = asyncio.get_running_loop().create_task(self._start(names, hold, resume), name="start triggers")
         self._handle = Handle(self, task)
         return self._handle
@@ -207,11 +201,8 @@ class Lab:
         await self.open()
         await self._service.start(names, hold, resume)
 
-    def _trigger_names(self) -> list[str]:
-        return [trigger.name for definition in self.sagas.values() for trigger in definition.triggers.values()]
-
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
-        return self._sources.source(trigger, spec, self._surroundings)
+        return self._opens.source(trigger, spec, self._surroundings)
 
     def _surroundings(self) -> Surroundings:
         store, group = self.store, self._service.group
@@ -277,6 +268,14 @@ class Lab:
         """Change params from the trigger's next event on, and keep that. Raises `UnknownName`, `DefinitionError`."""
         await self.open()
         await self._service.params.change(self._firing.state(trigger), values)
+
+    async def set_limits(self, trigger: str, /, **values: Any) -> None:
+        """Change `max_concurrent_sagas` or `rate_limit_per_second` at once, and keep that until its cell says another.
+
+        None is as if the option were not given. Raises `UnknownName` and `DefinitionError`.
+        """
+        await self.open()
+        await self._service.limit(self._firing.state(trigger), values)
 
     def forget(self, trigger: str, key: Any = None) -> asyncio.Task[int]:
         """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.

@@ -7,8 +7,10 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from sagaz_lab.abc import Clock
 from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.limits import limits_of, with_limits
 from sagaz_lab.model.params import Params, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -136,29 +138,31 @@ class TriggerState:
         self.name = compiled.trigger.name
         self.compiled = compiled
         self.counters = counters
-        gates, in_turn = compiled.trigger.gates, compiled.overlap == "queue"
-        self.admission = Admission(gates, compiled.config.queue_size, slots, in_turn=in_turn)
+        self.params = LiveParams(self.name, compiled.trigger.params)
+        self.limits = LiveParams(self.name, limits_of(compiled.trigger))
+        in_turn = compiled.overlap == "queue"
+        self.admission = Admission(compiled.trigger.gates, compiled.config.queue_size, slots, in_turn=in_turn)
         self.windows = self.admission.windows = None if compiled.policy is None else Windows(compiled.policy)
         self.leading = Leading(compiled.trigger.gates.debounce)
         self.paused = False
         self.removed = False
         self.told_hidden_fields = False
         self.blocked_by = ""
+        self.blocked_s = 0.0
+        self.blocked_since: float | None = None
         self.retrying = 0
         self._waiters: list[asyncio.Future[None]] = []
-        self.params = LiveParams(compiled.trigger)
         self.show_params()
 
     def use(self, compiled: CompiledTrigger) -> None:
         """Go on with another revision; what waits in a queue goes on waiting."""
-        gates, in_turn = compiled.trigger.gates, compiled.overlap == "queue"
-        self.admission.configure(gates, compiled.config.queue_size, in_turn=in_turn)
-        self.leading.configure(gates.debounce)
+        self.leading.configure(compiled.trigger.gates.debounce)
         if self.windows is not None:
             self.windows.change(compiled.policy or Leaving())
         elif compiled.policy is not None:
             self.windows = self.admission.windows = Windows(compiled.policy)
-        self.params.use(compiled.trigger)
+        self.params.use(compiled.trigger.params)
+        self.limits.use(limits_of(compiled.trigger))
         self.compiled = compiled
         self.show_params()
         self.removed = False
@@ -166,9 +170,12 @@ class TriggerState:
         self.wake()
 
     def show_params(self) -> None:
-        """The method is to read the params as they are now."""
-        self.compiled.show(self.params.values)
+        """The method is to read the params as they are now, and the limits are to hold."""
+        compiled = self.compiled
+        compiled.show(self.params.values)
         self.loading = self.params.loading
+        gates = with_limits(compiled.trigger.gates, self.limits.values)
+        self.admission.configure(gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue")
 
     def room(self) -> int:
         """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
@@ -191,6 +198,17 @@ class TriggerState:
     def resume(self) -> None:
         self.paused = False
         self.wake()
+
+    async def held_up(self, clock: Clock) -> None:
+        """Returns when `room` may have changed; the time that a source waits for it is added up, but for a pause."""
+        if self.paused or self.blocked_since is not None:
+            return await self.changed()
+        self.blocked_since = clock.monotonic()
+        try:
+            await self.changed()
+        finally:
+            self.blocked_s += clock.monotonic() - self.blocked_since
+            self.blocked_since = None
 
     async def changed(self) -> None:
         """Returns when `room` may have changed."""

@@ -17,6 +17,9 @@ REASONS = 50
 OTHER = "other"
 
 
+_NO_COUNTS = ("reasons", "stored", "ends")
+
+
 class Counters:
     """Of one trigger. received = started + filtered + duplicate + dropped + dead + held + deciding, at any moment."""
 
@@ -25,6 +28,7 @@ class Counters:
         "deciding",
         "dropped",
         "duplicate",
+        "ends",
         "filtered",
         "held",
         "reasons",
@@ -38,6 +42,8 @@ class Counters:
         self.dropped = self.dead = self.held = self.deciding = 0
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.stored: Counter[tuple[str, str]] = Counter()
+        self.ends: dict[str, int] = {}
+        """How the runs have ended, each time they were tried: by status, `waiting` if they are tried again."""
 
     def count_reason(self, kind: str, reason: str, times: int = 1) -> None:
         key = (kind, reason)
@@ -52,7 +58,7 @@ class Counters:
         return new
 
     def as_dict(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in self.__slots__ if name not in ("reasons", "stored")}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in _NO_COUNTS}
 
 
 # In the ring an outcome is a plain tuple of Outcome's fields: making an Outcome of each would cost more than deciding.

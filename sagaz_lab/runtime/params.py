@@ -1,19 +1,19 @@
-"""The params of triggers as they are now: changed while events flow, and kept in the store."""
+"""The params and limits of triggers as they are now: changed while events flow, and kept in the store."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Clock, Store
 from sagaz_lab.errors import StoreError, describe
+from sagaz_lab.model.limits import checked_limits
 from sagaz_lab.model.params import Params, Scalar, checked_change, same
-from sagaz_lab.model.trigger import Trigger
 from sagaz_lab.runtime.tasks import Report
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ KEPT_CHANGES = 100
 
 @dataclass(frozen=True, slots=True)
 class ParamChange:
-    """One change of a param."""
+    """One change of a param or a limit."""
 
     at: datetime
     name: str
@@ -33,43 +33,43 @@ class ParamChange:
 
 
 class LiveParams:
-    """What a trigger's params are, from one revision to the next. `values` is swapped and never changed.
+    """What a trigger's params, or its limits, are, from one revision to the next. `values` is swapped, never changed.
 
-    A changed value holds as long as the param's default is the one that it was changed from.
+    A changed value holds as long as the default, which the cell gives, is the one that it was changed from.
     """
 
-    def __init__(self, trigger: Trigger) -> None:
+    def __init__(self, trigger: str, defaults: Mapping[str, Scalar]) -> None:
         self._trigger = trigger
+        self.defaults = defaults
         self._changed: dict[str, tuple[Scalar, Scalar]] = {}  # the default that it was changed from, the value
         self._outdone: list[tuple[str, Scalar, Scalar]] = []  # what another default has ended, to be noted
         self.history: deque[ParamChange] = deque(maxlen=KEPT_CHANGES)
         self.loaded = False
         self.unsaved = False
-        self.values = Params(trigger.name, trigger.params)
+        self.values = Params(trigger, defaults)
 
     @property
     def loading(self) -> bool:
         """Whether the store is still to be asked: until then nothing may be decided."""
-        return bool(self._trigger.params) and not self.loaded
+        return bool(self.defaults) and not self.loaded
 
-    def use(self, trigger: Trigger) -> None:
-        """Go on with another revision."""
-        self._trigger = trigger
+    def use(self, defaults: Mapping[str, Scalar]) -> None:
+        """Go on with another revision's."""
+        self.defaults = defaults
         self._give_way()
         self._renew()
 
-    def change(self, values: Mapping[str, Any], at: float) -> None:
-        """Raises `UnknownParam` and `DefinitionError`, and then nothing has changed."""
-        defaults = self._trigger.params
-        for name, new in checked_change(self._trigger.name, defaults, values).items():
+    def change(self, values: Mapping[str, Scalar], at: float) -> None:
+        """The values have been checked."""
+        for name, new in values.items():
             if not same(old := self.values[name], new):
-                self._changed[name] = (defaults[name], new)
+                self._changed[name] = (self.defaults[name], new)
                 self._note(at, name, old, new)
         self._renew()
 
     def _give_way(self) -> None:
         """Forget what was changed from a default that is no more."""
-        defaults = self._trigger.params
+        defaults = self.defaults
         for name, (default, value) in list(self._changed.items()):
             if name not in defaults or not same(default, defaults[name]):
                 del self._changed[name]
@@ -86,9 +86,9 @@ class LiveParams:
         self.unsaved = True
 
     def _renew(self) -> None:
-        values = dict(self._trigger.params)
+        values = dict(self.defaults)
         values.update((name, value) for name, (_, value) in self._changed.items())
-        self.values = Params(self._trigger.name, values)
+        self.values = Params(self._trigger, values)
 
     def restore(self, text: str | None) -> None:
         """Take up what `text` has kept."""
@@ -108,7 +108,7 @@ class LiveParams:
 
 
 class ParamsInStore:
-    """Reads and keeps the params of all triggers."""
+    """Reads and keeps the params and limits of all triggers."""
 
     def __init__(self, store: Store, clock: Clock, report: Report) -> None:
         self._store = store
@@ -119,17 +119,17 @@ class ParamsInStore:
     async def load(self, state: TriggerState) -> None:
         """Ask the store, unless it has been asked; only then does the trigger take events."""
         async with self._lock:
-            if state.params.loading:
-                state.params.restore(await self._store.positions().get(_place(state)))
-                state.show_params()
-                state.wake()
+            for place, live in _kept(state):
+                if live.loading:
+                    live.restore(await self._store.positions().get(place))
+                    state.show_params()
+                    state.wake()
 
     async def follow(self, states: Iterable[TriggerState]) -> None:
         """Load what is new and keep what another default has changed. A store that fails is asked again later."""
         try:
             for state in states:
                 await self.load(state)
-                state.params.note_outdone(self._clock.now())
                 await self._save(state)
         except StoreError as error:
             self._report("store", f"params: {describe(error)}")
@@ -140,23 +140,34 @@ class ParamsInStore:
         return list(reversed(state.params.history)) if history else state.params.values
 
     async def change(self, state: TriggerState, values: Mapping[str, Any]) -> None:
-        """At once in this process; returns when it is in the store too."""
+        """At once in this process; returns when it is in the store too. Raises `UnknownParam`, `DefinitionError`."""
+        await self._change(state, state.params, checked_change(state.name, state.params.defaults, values))
+
+    async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> None:
+        """The same for limits. Raises `UnknownName` and `DefinitionError`."""
+        await self._change(state, state.limits, checked_limits(state.compiled.trigger, values))
+
+    async def _change(self, state: TriggerState, live: LiveParams, values: Mapping[str, Scalar]) -> None:
         await self.load(state)
-        state.params.note_outdone(self._clock.now())
-        state.params.change(values, self._clock.now())
+        live.note_outdone(self._clock.now())
+        live.change(values, self._clock.now())
         state.show_params()
+        state.wake()
         await self._save(state)
 
     async def _save(self, state: TriggerState) -> None:
         async with self._lock:
-            if state.params.unsaved:
-                state.params.unsaved = False
-                try:
-                    await self._store.positions().put(_place(state), state.params.text())
-                except BaseException:
-                    state.params.unsaved = True
-                    raise
+            for place, live in _kept(state):
+                live.note_outdone(self._clock.now())
+                if live.unsaved:
+                    live.unsaved = False
+                    try:
+                        await self._store.positions().put(place, live.text())
+                    except BaseException:
+                        live.unsaved = True
+                        raise
 
 
-def _place(state: TriggerState) -> str:
-    return f"params {state.name}"
+def _kept(state: TriggerState) -> Iterator[tuple[str, LiveParams]]:
+    yield f"params {state.name}", state.params
+    yield f"limits {state.name}", state.limits

@@ -54,6 +54,8 @@ class Pump:
         self.received = 0
         self.missed: Missed | None = None
         """What came due before it was connected first, until somebody has taken note of it."""
+        self.lag_s: float | None = None
+        """How old the newest event was when it was received; None for what is read long after it happened."""
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connected.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.task: asyncio.Task[Any] | None = None
@@ -131,6 +133,8 @@ class Pump:
                     await source.nack(delivery)
             elif deliveries:
                 self.received += len(deliveries)
+                if not self.finite:
+                    self.lag_s = max(0.0, self._clock.now() - deliveries[-1].event.timestamp.timestamp())
                 await self._take(source, deliveries)
             await asyncio.sleep(0)
 
@@ -144,7 +148,7 @@ class Pump:
                 return min(room, BATCH)
             if tightest.paused and self.state != "paused":
                 self._enter("paused")
-            await tightest.changed()
+            await tightest.held_up(self._clock)
 
     async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         try:

@@ -208,6 +208,9 @@ class Runner:
         dispatcher = self._dispatcher
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
+            if run.status is not RunStatus.RUNNING:  # which it still is if it was abandoned
+                ends = state.counters.ends
+                ends[run.status] = ends.get(run.status, 0) + 1
             state.admission.leave(ticket, keep_turn=retry_in_s is not None)
             if dispatcher.slots.scarce:
                 dispatcher.slots.scarce = False

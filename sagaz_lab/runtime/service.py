@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store
-from sagaz_lab.errors import StoreError, TriggersOwned, describe
+from sagaz_lab.errors import StoreError, TriggersOwned, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.runtime.away import AWAY, Away, Found
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.away import AWAY, RESUME, Away, Found
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
@@ -25,6 +27,18 @@ from sagaz_lab.runtime.tasks import Report
 _GROUP = "consumer group"
 HEARTBEAT_S = 5.0
 """A third of the lease: two may fail before another process takes over."""
+
+
+def what_to_start(sagas: Mapping[str, SagaDefinition], only: str | Collection[str] | None, resume: str) -> list[str]:
+    """The names that `only` has. Raises `UnknownName` for what is none."""
+    if resume not in RESUME:
+        raise UnknownName("start", "resume", resume, RESUME)
+    names = [only] if isinstance(only, str) else list(only or ())
+    known = [*sagas, *(trigger.name for saga in sagas.values() for trigger in saga.triggers.values())]
+    for name in names:
+        if name not in known:
+            raise UnknownName("start", "saga or trigger", name, known)
+    return names
 
 
 class Service:
@@ -114,6 +128,11 @@ class Service:
         self.dispatcher.tasks.start(self._follow(changes), "registry change")
         self.relay.wake()  # it may be known now where something goes
 
+    async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> None:
+        """Change limits: what waits for them may start now. Raises `UnknownName` and `DefinitionError`."""
+        await self.params.limit(state, values)
+        self.dispatcher.turns.release(state)
+
     def started_names(self) -> set[str]:
         return {state.name for state in self._wanted()} if self.started else set()
 
@@ -144,6 +163,7 @@ class Service:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.recovery.leave()
         await self.relay.close()
+        await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
         await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
         await self._store.close()
 

@@ -1,0 +1,39 @@
+"""The limits of a trigger that may change while events flow: how fast and how many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sagaz_lab.errors import DefinitionError, UnknownName
+from sagaz_lab.model.params import Scalar
+from sagaz_lab.model.trigger import Gates, Trigger
+
+LIMITS = ("max_concurrent_sagas", "rate_limit_per_second")
+
+
+def limits_of(trigger: Trigger) -> dict[str, Scalar]:
+    """As they are written in its options; None where an option is not given."""
+    return {name: getattr(trigger.gates, name) for name in LIMITS}
+
+
+def checked_limits(trigger: Trigger, values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The new values; None is as if the option were not given. Raises `UnknownName` and `DefinitionError`."""
+    for name in values:
+        if name not in LIMITS:
+            raise UnknownName(trigger.name, "limit", name, LIMITS)
+    try:
+        gates = with_limits(trigger.gates, values)
+    except DefinitionError as error:
+        raise DefinitionError(f"{trigger.name}: {error}") from None
+    if gates.rate_limit_per_second is not None and gates.throttle is not None:
+        raise DefinitionError(f"{trigger.name}: throttle= sets its pace already; change that in the saga's cell")
+    if "max_concurrent_sagas" in values and trigger.spec.settings.get("overlap") == "queue":
+        raise DefinitionError(f"{trigger.name}: overlap='queue' is one run at a time; change that in the saga's cell")
+    return {name: getattr(gates, name) for name in values}
+
+
+def with_limits(gates: Gates, limits: Mapping[str, Any]) -> Gates:
+    """Raises `DefinitionError`."""
+    return replace(gates, **limits)
