@@ -12,7 +12,6 @@ from typing import Any
 from sagaz_lab.abc import Clock, Delivery, Missed, Source
 from sagaz_lab.errors import (
     EndOfSource,
-    LeaseLost,
     SourceError,
     SourceUnavailable,
     StaleDelivery,
@@ -151,9 +150,10 @@ class Pump:
             await tightest.held_up(self._clock)
 
     async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        """Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over."""
         try:
             await self._dispatcher.take(self.readers, deliveries)
-        except (StoreUnavailable, LeaseLost) as error:
+        except StoreUnavailable as error:
             # Intake stops while the store cannot answer: what was received goes back.
             self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
             for delivery in deliveries:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store
-from sagaz_lab.errors import StoreError, TriggersOwned, UnknownName, describe
+from sagaz_lab.errors import LeaseLost, StoreError, TriggersOwned, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.away import AWAY, RESUME, Away, Found
@@ -163,9 +163,13 @@ class Service:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.recovery.leave()
         await self.relay.close()
-        await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
-        await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
-        await self._store.close()
+        try:
+            await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
+            await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
+        except LeaseLost as error:
+            self._report("lease", f"stopped; what was counted last is not kept: {describe(error)}")
+        finally:
+            await self._store.close()
 
     async def _follow(self, changes: Sequence[Change]) -> None:
         await self.params.follow(list(self.dispatcher.states.values()))
@@ -188,6 +192,9 @@ class Service:
             states = list(self._wanted())
             try:
                 await self._store.own_triggers([state.name for state in states])
+            except LeaseLost as error:
+                self._report("lease", f"the sources are not read: {describe(error)}")
+                states = []
             except (StoreError, TriggersOwned) as error:
                 self._report("store", describe(error))
             await self.intake.read(states)
