@@ -130,7 +130,7 @@ def status_card(status: Status) -> Card:
 
 def away_card(away: Away, whose: str) -> Card:
     """What a start found; `whose` absence it was."""
-    head = f"{whose} {away.headline()}" if away.away_s else away.headline()
+    head = f"{whose} {away.headline()}" if away.lasted else away.headline()
     lines = list(away.lines())
     return Card(tag("div", tag("b", head), bullets(lines)), "\n".join((head, *(f"  {line}" for line in lines))))
 

@@ -121,8 +121,8 @@ class Magics:
             )
             raise mistake("start", told) from None
         resume = one_of("start", "--resume", line.options.get("--resume", "all"), RESUME)
-        self._reports.belong_here()
         self._handle = self._lab.start(line.words or None, hold="--hold" in line.options, resume=resume)
+        self._reports.belong_here()
         return self._handle
 
     def _stop(self, line: Line) -> Awaitable[None]:

@@ -52,6 +52,11 @@ class Away:
         return sum(missed.due for missed in self.missed.values())
 
     @property
+    def lasted(self) -> bool:
+        """Whether there was an absence to speak of."""
+        return self.away_s >= 1.0
+
+    @property
     def is_worth_telling(self) -> bool:
         found = self.missed or self.resumed or self.needs_code or self.left or self.events_waited
         return bool(found) or self.away_s > TELL_S
@@ -66,7 +71,7 @@ class Away:
             _counted(self.events_waited, "event", "waiting since then"),
         ]
         found = ", ".join(filter(None, facts))
-        if not self.away_s:
+        if not self.lasted:
             return found
         return f"away {spoken(self.away_s)}: {found or 'nothing missed, nothing to resume'}"
 

@@ -100,14 +100,15 @@ class Service:
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
-        away_s = await self._store.own_triggers([state.name for state in wanted])
+        last_seen_s = await self._store.own_triggers([state.name for state in wanted])
+        away_s = 0.0 if self.started or last_seen_s is None else last_seen_s
         self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
         waited = await self.dispatcher.holding.restore(wanted)
         found = await self.recovery.resume_interrupted(resume)
         found.waited += waited
         self.relay.wake()
         await self._reconcile()
-        await self._tell(away_s or 0.0, found)
+        await self._tell(away_s, found)
         await self.intake.connected()
 
     async def _tell(self, away_s: float, found: Found) -> None:
