@@ -18,9 +18,9 @@ demo: setup ## the notebook from first to last cell: a year of flights, drift, r
 lab: setup ## JupyterLab on the notebooks
 	@$(python) -m jupyterlab $(ARGS) notebooks
 
-test: setup ## all tests, with a real Redis server
-	@server=$$(tools/redis.sh) && echo "==> tests, with $$server" && \
-	REDIS_SERVER=$$server $(python) -m pytest -n $(WORKERS) $(ARGS)
+test: setup ## all tests, with a real Redis server and a real browser
+	@server=$$(tools/redis.sh) && browser=$$(tools/chromium.sh) && echo "==> tests, with $$server and $$browser" && \
+	REDIS_SERVER=$$server CHROMIUM=$$browser $(python) -m pytest -n $(WORKERS) $(ARGS)
 
 check: setup ## lint, formatting and types
 	@echo "==> ruff check" && $(python) -m ruff check

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from sagaz_lab import sources as package_sources
-from sagaz_lab.abc import Clock, Engine, Event, RevisionRow, Source, Store, Surroundings, current_host
+from sagaz_lab.abc import Clock, Engine, Event, RevisionRow, Source, Store, current_host
 from sagaz_lab.engines.local import LocalEngine
 from sagaz_lab.errors import DefinitionError, LabClosed, StoreError, UnknownName
 from sagaz_lab.handle import Handle
@@ -30,7 +30,7 @@ from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.service import Service, what_to_start
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.stores import open_store
-from sagaz_lab.views import Views
+from sagaz_lab.views import Views, dashboards
 
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
@@ -202,11 +202,7 @@ class Lab:
         await self._service.start(names, hold, resume)
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
-        return self._opens.source(trigger, spec, self._surroundings)
-
-    def _surroundings(self) -> Surroundings:
-        store, group = self.store, self._service.group
-        return Surroundings(clock=self.clock, positions=store.positions(), group=group, letters=store.letters_after)
+        return self._opens.source(trigger, spec, self._service.surroundings)
 
     async def drain(self) -> None:
         """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""
@@ -269,13 +265,13 @@ class Lab:
         await self.open()
         await self._service.params.change(self._firing.state(trigger), values)
 
-    async def set_limits(self, trigger: str, /, **values: Any) -> None:
-        """Change `max_concurrent_sagas` or `rate_limit_per_second` at once, and keep that until its cell says another.
+    async def set_limits(self, trigger: str, /, **values: Any) -> Mapping[str, Any]:
+        """Change `max_concurrent_sagas` or `rate_limit_per_second` at once, until its cell says another; returns both.
 
         None is as if the option were not given. Raises `UnknownName` and `DefinitionError`.
         """
         await self.open()
-        await self._service.limit(self._firing.state(trigger), values)
+        return await self._service.limit(self._firing.state(trigger), values)
 
     def forget(self, trigger: str, key: Any = None) -> asyncio.Task[int]:
         """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
@@ -383,6 +379,10 @@ class Lab:
     def dead_letters(self, by: str | None = None, limit: int | None = 10_000, before: str | None = None) -> Any:
         """A DataFrame of the open dead letters, newest first (older than `before`), or a row for each cause."""
         return self._views.dead_letters(by, limit, before)
+
+    def dashboard(self) -> Any:
+        """The live dashboard, to be a cell's result. Raises `SourceNotReady` where its libraries are missing."""
+        return dashboards().dashboard_of(self)
 
     def on_report(self, listener: Callable[[str, str], None]) -> Callable[[], None]:
         """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""

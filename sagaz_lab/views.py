@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from sagaz_lab.abc import RevisionRow, Store, StoredRun
-from sagaz_lab.errors import RunError, UnknownName
+from sagaz_lab.errors import RunError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
 from sagaz_lab.model.saga import SagaDefinition
@@ -214,24 +216,39 @@ class Views:
         dispatcher.load(sagas)
         now = dispatcher.clock.monotonic()
         states = [state for state in dispatcher.states.values() if not state.removed]
+        sources = [source_status(pump) for pump in pumps]
+        lags = {name: source.lag_s for source in sources for name in source.read_by}
         return Status(
             started=bool(started),
-            sources=[source_status(pump) for pump in pumps],
-            triggers=[trigger_status(state, state.name in started) for state in states],
+            sources=sources,
+            triggers=[trigger_status(state, state.name in started, lags.get(state.name), now) for state in states],
             runs=[run_progress(run, now) for run in dispatcher.runner.live.values()],
             warnings=reports,
             away=away,
         )
 
 
-def open_letters(store: Store) -> list[str]:
-    """The ids of all open dead letters, oldest first."""
+def dashboards() -> ModuleType:
+    """The module that knows anywidget. Raises `SourceNotReady` if it is not installed."""
+    try:
+        return import_module("sagaz_lab.notebook.dashboard")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sagaz_lab"):
+            raise
+        raise SourceNotReady(f"the dashboard needs {error.name}: pip install 'sagaz-lab[notebook]'") from error
+
+
+def open_letters(store: Store, cause: str | None = None) -> list[str]:
+    """The ids of all open dead letters, or of those with this cause, oldest first."""
     found: list[str] = []
+    last: str | None = None
     while True:
-        columns, rows = store.rows("dead_letters", PAGE, before=found[-1] if found else None)
-        found += [row[columns.index("id")] for row in rows]
+        columns, rows = store.rows("dead_letters", PAGE, before=last)
+        id_at, cause_at = columns.index("id"), columns.index("cause")
+        found += [row[id_at] for row in rows if cause in (None, row[cause_at])]
         if len(rows) < PAGE:
             return found[::-1]
+        last = rows[-1][id_at]
 
 
 def _frame(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:

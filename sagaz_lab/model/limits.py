@@ -27,8 +27,6 @@ def checked_limits(trigger: Trigger, values: Mapping[str, Any]) -> dict[str, Sca
         gates = with_limits(trigger.gates, values)
     except DefinitionError as error:
         raise DefinitionError(f"{trigger.name}: {error}") from None
-    if gates.rate_limit_per_second is not None and gates.throttle is not None:
-        raise DefinitionError(f"{trigger.name}: throttle= sets its pace already; change that in the saga's cell")
     if "max_concurrent_sagas" in values and trigger.spec.settings.get("overlap") == "queue":
         raise DefinitionError(f"{trigger.name}: overlap='queue' is one run at a time; change that in the saga's cell")
     return {name: getattr(gates, name) for name in values}

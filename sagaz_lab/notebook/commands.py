@@ -45,6 +45,7 @@ _ALL = (
     Command("pause", "pause TRIGGER", "Take no events of this trigger until `resume`.", names="triggers", most=1),
     Command("resume", "resume TRIGGER", "Take its events again.", names="triggers", most=1),
     Command("status", "status", "The sources, the triggers and what they have counted.", most=0),
+    Command("dashboard", "dashboard", "What flows now, live, with buttons and sliders.", most=0),
     Command("fire", "fire TRIGGER or SOURCE [KEY=VALUE ...] [PAYLOAD] [--id ID] [--no-wait]",
             "Send an event through all gates and return its outcomes.\n"
             "    The payload is JSON or a Python expression:\n"
@@ -83,6 +84,9 @@ _ALL = (
     Command("params", "params TRIGGER [NAME=VALUE ...] [--history]",
             "Its params as they are now; change them from its next event on; or list the changes, newest first.",
             awaits=True, options={"--history": False}, names="triggers"),
+    Command("limits", "limits TRIGGER [NAME=VALUE ...]",
+            "Its max_concurrent_sagas and rate_limit_per_second as they are now; change them at once.",
+            awaits=True, names="triggers"),
     Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
 )  # fmt: skip
 COMMANDS = {command.name: command for command in _ALL}
@@ -155,17 +159,17 @@ def _tokens(text: str) -> list[str]:
     return found
 
 
-def read_param(word: str, now: Mapping[str, Any]) -> tuple[str, Any]:
+def read_param(command: str, word: str, now: Mapping[str, Any]) -> tuple[str, Any]:
     """`NAME=VALUE`: the value is JSON or Python's, or a text where the param is one now. Raises `UsageError`."""
     name, is_change, text = word.partition("=")
     if not (name and is_change):
-        raise mistake("params", f"{word!r} is no change; it is: {COMMANDS['params'].usage}")
+        raise mistake(command, f"{word!r} is no change; it is: {COMMANDS[command].usage}")
     if isinstance(now.get(name), str):
         return name, text
     try:
         return name, json.loads(text)
     except json.JSONDecodeError:
-        return name, {"True": True, "False": False, "None": None}.get(text, text)
+        return name, {"True": True, "False": False, "None": None, "none": None}.get(text, text)
 
 
 def number(command: str, name: str, value: str) -> float:

@@ -11,6 +11,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 
 from sagaz_lab.errors import StoreError
 from sagaz_lab.lab import Lab
+from sagaz_lab.model.limits import LIMITS
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import COMMANDS, Command
 from sagaz_lab.notebook.magics import SAGA_OPTIONS
@@ -74,6 +75,8 @@ def candidates(lab: Lab, rest: str) -> Sequence[str]:
         return [*(["all"] if len(words) == 2 else []), *_newest_letters(lab)]
     if words[0] == "params" and len(words) > 1:
         return _params(lab, words[1])
+    if words[0] == "limits" and len(words) > 1:
+        return [f"{name}=" for name in LIMITS]
     return _first_words(lab, command) if len(words) == 1 or command.name == "start" else ()
 
 

@@ -16,7 +16,7 @@ from IPython.utils.dir2 import get_real_method
 
 import sagaz_lab
 from sagaz_lab.current import default_lab
-from sagaz_lab.errors import SagazLabError
+from sagaz_lab.errors import SagazLabError, SourceNotReady
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
@@ -76,7 +76,7 @@ def load(shell: InteractiveShell) -> None:
     _add_hook(shell, undo, "post_run_cell", registration.after_cell)
     _add_magic(shell, undo, "line", "triggers", magics.triggers)
     _add_magic(shell, undo, "cell", "saga", magics.saga)
-    _add_cards(shell, undo)
+    _add_cards(shell, lab, undo)
     undo.append(lab.on_report(reports.hear))
     undo.append(reports.close)
     _add_log(undo)
@@ -149,14 +149,26 @@ _CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
 }
 
 
-def _add_cards(shell: InteractiveShell, undo: Undo) -> None:
+def _add_cards(shell: InteractiveShell, lab: Lab, undo: Undo) -> None:
     """Told to the shell, so that the objects themselves need to know nothing of it."""
     assert shell.display_formatter is not None
     formatters = shell.display_formatter.formatters
+    if hasattr(shell, "kernel"):  # a terminal shows no widgets
+        bundles = shell.display_formatter.mimebundle_formatter
+        _add_formatter(bundles, undo, Handle, partial(_dashboard_of_handle, lab))
     for kind, card in _CARDS.items():
         _add_formatter(formatters["text/html"], undo, kind, partial(_as_html, card))
         plain = formatters["text/plain"]
         _add_formatter(plain, undo, kind, partial(_as_text, card, plain.type_printers.get(kind)))
+
+
+def _dashboard_of_handle(lab: Lab, handle: Handle, include: Any = None, exclude: Any = None) -> Any:
+    """A handle shows the live dashboard; where its libraries are missing, its card does."""
+    try:
+        shown, metadata = lab.dashboard()._repr_mimebundle_(include=include, exclude=exclude)
+    except SourceNotReady:
+        return {}, {}
+    return {**shown, "text/plain": handle_card(handle.status()).text}, metadata
 
 
 def _add_formatter(formatter: Any, undo: Undo, kind: type[Any], show: Callable[..., Any]) -> None:

@@ -83,6 +83,7 @@ class Magics:
                     "status": self._status, "wait": self._wait, "why": self._why, "runs": self._runs,
                     "resume-run": self._resume_run, "compensate-run": self._compensate_run, "tail": self._tail,
                     "dlq": self._dlq, "forget": self._forget, "params": self._params, "help": self._help,
+                    "dashboard": self._dashboard, "limits": self._limits,
                 }  # fmt: skip
                 result = acts[command.name](read(command, rest))
         if iscoroutine(result):
@@ -138,6 +139,9 @@ class Magics:
 
     def _status(self, line: Line) -> Any:
         return self._lab.status()
+
+    def _dashboard(self, line: Line) -> Any:
+        return self._lab.dashboard()
 
     def _fire(self, command: str, rest: str, namespace: Mapping[str, Any]) -> Awaitable[Any]:
         firing = read_firing(COMMANDS[command], rest, namespace)
@@ -214,8 +218,13 @@ class Magics:
         trigger = _first(line)
         if len(line.words) > 1:
             now = await self._lab.params(trigger)
-            await self._lab.set_params(trigger, **dict(read_param(word, now) for word in line.words[1:]))
+            await self._lab.set_params(trigger, **dict(read_param("params", word, now) for word in line.words[1:]))
         return await self._lab.params(trigger, history="--history" in line.options)
+
+    async def _limits(self, line: Line) -> Any:
+        trigger = _first(line)
+        now = await self._lab.set_limits(trigger)
+        return await self._lab.set_limits(trigger, **dict(read_param("limits", word, now) for word in line.words[1:]))
 
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sagaz_lab.model.params import Scalar
 from sagaz_lab.model.run import Outcome, Run
+from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.params import LiveParams
 from sagaz_lab.runtime.pump import Pump
 from sagaz_lab.runtime.verdicts import Verdict, said_by
 
@@ -21,16 +24,41 @@ class SourceStatus:
     error: str
     received: int
     read_by: Sequence[str]
+    lag_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What waits to start, and how it holds up its sources. `blocking`: they wait for room now."""
+
+    held: int
+    size: int
+    strategy: str
+    blocking: bool
+    blocked_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerStatus:
+    """`ends` counts how its runs have ended, `reasons` (outcome, reason) why events started none.
+
+    `params` and `limits` give each one's value and what its cell says. `lag_s`: how old the newest event was when it
+    came.
+    """
+
     name: str
+    saga: str
     source: str
     state: str
     revision: int
     counts: Mapping[str, int]
     running: int
+    ends: Mapping[str, int]
+    reasons: Mapping[tuple[str, str], int]
+    queue: QueueStatus
+    params: Mapping[str, tuple[Scalar, Scalar]]
+    limits: Mapping[str, tuple[Scalar, Scalar]]
+    lag_s: float | None
 
     def __getattr__(self, name: str) -> int:
         try:
@@ -45,6 +73,9 @@ class RunProgress:
     saga: str
     revision: int
     actions: Mapping[str, str]
+    trigger: str | None
+    attempt: int
+    started_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +104,41 @@ def source_status(pump: Pump) -> SourceStatus:
     if state == "connected" and blocking:
         state = f"blocked by {', '.join(blocking)}"
     return SourceStatus(
-        str(pump.spec), state, pump.since, pump.error, pump.received, tuple(s.name for s in pump.states)
+        str(pump.spec), state, pump.since, pump.error, pump.received, tuple(s.name for s in pump.states), pump.lag_s
     )
 
 
-def trigger_status(state: TriggerState, started: bool) -> TriggerStatus:
+def trigger_status(state: TriggerState, started: bool, lag_s: float | None, now: float) -> TriggerStatus:
     stands = "removed" if state.removed else "paused" if state.paused else "running" if started else "stopped"
     trigger = state.compiled.trigger
     return TriggerStatus(
-        state.name,
-        str(trigger.spec),
-        stands,
-        state.compiled.definition.revision,
-        state.counters.as_dict(),
-        state.admission.in_flight,
+        name=state.name,
+        saga=state.compiled.definition.name,
+        source=", ".join(map(str, specs_of(trigger))),
+        state=stands,
+        revision=state.compiled.definition.revision,
+        counts=state.counters.as_dict(),
+        running=state.admission.in_flight,
+        ends=dict(state.counters.ends),
+        reasons=dict(state.counters.reasons),
+        queue=_queue_status(state, now),
+        params=_now_and_written(state.params),
+        limits=_now_and_written(state.limits),
+        lag_s=lag_s,
     )
+
+
+def _queue_status(state: TriggerState, now: float) -> QueueStatus:
+    admission, since = state.admission, state.blocked_since
+    blocked_s = state.blocked_s + (0.0 if since is None else now - since)
+    blocking = since is not None and state.room() == 0
+    return QueueStatus(
+        admission.held(), admission.size, state.compiled.config.backpressure_strategy, blocking, blocked_s
+    )
+
+
+def _now_and_written(live: LiveParams) -> Mapping[str, tuple[Scalar, Scalar]]:
+    return {name: (value, live.defaults[name]) for name, value in live.values.items()}
 
 
 def run_progress(run: Run, now: float) -> RunProgress:
@@ -100,7 +151,9 @@ def run_progress(run: Run, now: float) -> RunProgress:
             actions[step.name] = f"{done:g}" + (f" of {total:g}" if total else "") + (f" {note}" if note else "")
         else:
             actions[step.name] = "running"
-    return RunProgress(run.run_id, run.definition.name, run.definition.revision, actions)
+    return RunProgress(
+        run.run_id, run.definition.name, run.definition.revision, actions, run.trigger, run.attempt, run.started_at
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What makes two versions of a saga the same: its code, its evaluated options, and what it reaches in its module."""
+"""What makes two versions of a saga the same: its code, its evaluated options, and what it reaches of the user's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import functools
 import hashlib
 import inspect
 import linecache
+import os
 import re
+import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from sagaz_lab.model.code import PLAIN, code_text, constant_text, function_text
 from sagaz_lab.model.saga import Saga, SagaDefinition
 
+_NOT_THE_USERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
+                  os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # fmt: skip
 _STORING = ("STORE_GLOBAL", "DELETE_GLOBAL")
 
 
@@ -71,24 +76,27 @@ def _parse(text: str) -> ast.AST | None:
 
 
 def _reached(functions: list[FunctionType], payloads: list[type], module: str) -> Iterator[tuple[str, str]]:
-    """The module's own functions, classes and constants that these functions use, directly or not."""
+    """The user's functions, classes and constants that these functions use, directly or not: those of the saga's
+    module, and of modules that are not installed, which `%autoreload` may change in place."""
     seen: set[str] = set()
-    stored = {name for function in functions for name in _stored_globals(function.__code__)}
-    waiting = [(kind.__name__, kind) for kind in payloads] + [used for f in functions for used in _used(f)]
+    stored = {name for function in functions for name in _stored_globals(function, module)}
+    waiting = [(kind.__name__, kind) for kind in payloads] + [used for f in functions for used in _used(f, module)]
     while waiting:
         name, value = waiting.pop()
         value = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
         if name in seen or name in stored:
             continue
-        if isinstance(value, FunctionType) and value.__module__ == module:
+        if isinstance(value, FunctionType) and (value.__module__ == module or _is_own(value.__module__)):
             seen.add(name)
-            waiting += _used(value)
-            stored |= set(_stored_globals(value.__code__))
+            waiting += _used(value, module)
+            stored |= set(_stored_globals(value, module))
             yield f"{name}()", _digest(_plain(value))
-        elif isinstance(value, type) and value.__module__ == module and not issubclass(value, Saga):
+        elif isinstance(value, type) and (value.__module__ == module or _is_own(value.__module__)):
+            if issubclass(value, Saga):
+                continue
             seen.add(name)
             methods = [m for m in vars(value).values() if isinstance(m, FunctionType)]
-            waiting += [used for method in methods for used in _used(method)]
+            waiting += [used for method in methods for used in _used(method, module)]
             yield name, _digest(_class_text(value, methods))
         elif isinstance(value, PLAIN):
             seen.add(name)
@@ -100,15 +108,32 @@ def _class_text(cls: type, methods: list[FunctionType]) -> str:
     return _plain([getattr(cls, "__annotations__", {}), fields, methods])
 
 
-def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    for name in _names(function.__code__):
-        if name in function.__globals__:
-            yield name, function.__globals__[name]
+def _used(function: FunctionType, home: str) -> Iterator[tuple[str, Any]]:
+    """By name, with its module where that is not the saga's."""
+    names, there = _names(function.__code__), _prefix(function, home)
+    for name in names:
+        if name not in function.__globals__:
+            continue
+        value = function.__globals__[name]
+        yield there + name, value
+        if isinstance(value, ModuleType) and _is_own(value.__name__):
+            yield from ((f"{value.__name__}.{inner}", vars(value)[inner]) for inner in names if inner in vars(value))
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
-            yield name, cell.cell_contents
+            yield there + name, cell.cell_contents
         except ValueError:  # a cell that is not filled yet
             continue
+
+
+def _prefix(function: FunctionType, home: str) -> str:
+    return "" if function.__module__ == home else f"{function.__module__}."
+
+
+@functools.cache
+def _is_own(module: str | None) -> bool:
+    """Whether its file is the user's: not Python's, not an installed package's and not ours."""
+    file = getattr(sys.modules.get(module or ""), "__file__", None)
+    return file is not None and not file.startswith(_NOT_THE_USERS) and "site-packages" not in file
 
 
 def _names(code: CodeType) -> set[str]:
@@ -119,11 +144,11 @@ def _names(code: CodeType) -> set[str]:
     return names
 
 
-def _stored_globals(code: CodeType) -> Iterator[str]:
+def _stored_globals(function: FunctionType, home: str) -> Iterator[str]:
     """Names that the code assigns with `global`: what changes while it runs is no constant."""
-    for instruction in dis.get_instructions(code):
+    for instruction in dis.get_instructions(function.__code__):
         if instruction.opname in _STORING:
-            yield instruction.argval
+            yield _prefix(function, home) + instruction.argval
 
 
 def _options(definition: SagaDefinition) -> str:

@@ -20,14 +20,18 @@ class Pace:
 
     def __init__(self, gate: str, limit: float, per_s: float, burst: int = 0) -> None:
         self._due: dict[str | None, float] = {}
+        self.interval_s = per_s / limit
         self.take_over(gate, limit, per_s, burst)
 
     def take_over(self, gate: str, limit: float, per_s: float, burst: int = 0) -> None:
-        """Use other numbers from now on; what is due stays due."""
+        """Use other numbers from now on. At a faster pace what is due comes sooner; it never comes later."""
         self.gate = gate
         self.limit = limit
         self.per_s = per_s
+        faster_s = self.interval_s - per_s / limit
         self.interval_s = per_s / limit
+        if faster_s > 0:
+            self._due = {key: due - faster_s for key, due in self._due.items()}
         self._slack_s = burst * self.interval_s
 
     def opens_at(self, key: str | None) -> float:

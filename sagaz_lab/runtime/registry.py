@@ -165,6 +165,10 @@ class Registry:
         """The revisions of this process, by number."""
         return self._past.get(name, {})
 
+    def stored(self, name: str) -> Sequence[RevisionRow]:
+        """The revisions that the store has, oldest first, of earlier processes too."""
+        return self._history(name)
+
     def diff(self, name: str, old: int, new: int) -> Diff:
         """What changed from one revision's code to another's. Raises `UnknownName`."""
         codes = {row.number: row.source_text for row in self._history(name)}

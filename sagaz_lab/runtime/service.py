@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store
+from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
 from sagaz_lab.errors import LeaseLost, StoreError, TriggersOwned, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
@@ -94,6 +94,13 @@ class Service:
             await positions.put(_GROUP, group)
         return group
 
+    def surroundings(self) -> Surroundings:
+        """What a source is built with."""
+        store = self._store
+        return Surroundings(
+            clock=self._clock, positions=store.positions(), group=self.group, letters=store.letters_after
+        )
+
     async def start(self, only: Collection[str], hold: bool = False, resume: str = "all") -> None:
         """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""
         self._only = frozenset(only) or None
@@ -129,10 +136,11 @@ class Service:
         self.dispatcher.tasks.start(self._follow(changes), "registry change")
         self.relay.wake()  # it may be known now where something goes
 
-    async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> None:
-        """Change limits: what waits for them may start now. Raises `UnknownName` and `DefinitionError`."""
+    async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change limits, so that what waits for them may start; returns all."""
         await self.params.limit(state, values)
         self.dispatcher.turns.release(state)
+        return state.limits.values
 
     def started_names(self) -> set[str]:
         return {state.name for state in self._wanted()} if self.started else set()

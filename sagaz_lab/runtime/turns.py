@@ -27,6 +27,10 @@ IN_MEMORY = 10_000
 """Tickets of a trigger that wait with their event and context; further ones leave them to a store that is durable."""
 
 
+FINE_S = 0.001
+"""A timer is not set anew for less."""
+
+
 class Turns:
     """Holds what may not start yet, and starts it when it may."""
 
@@ -34,7 +38,7 @@ class Turns:
         self._dispatcher = dispatcher
         self._clock = dispatcher.clock
         self._store = dispatcher.store
-        self._timers: set[str] = set()
+        self._timers: dict[str, float] = {}
         self._starts = 0
         self._served: dict[str, int] = {}
         self._held: dict[str, Ticket] = {}
@@ -173,9 +177,10 @@ class Turns:
             self._served[state.name] = self._starts
             self._dispatcher.tasks.start(self._leave_queue(state, ticket), f"{ticket.trigger} {ticket.run_id}")
         delay_s = state.admission.opens_in(moment)
-        if delay_s is not None and state.name not in self._timers:
-            self._timers.add(state.name)
-            self._dispatcher.tasks.start(self._release_later(state, delay_s), f"pace of {state.name}")
+        # A timer that is set already may be later than what a new pace lets through.
+        if delay_s is not None and (due := moment + delay_s) < self._timers.get(state.name, float("inf")) - FINE_S:
+            self._timers[state.name] = due
+            self._dispatcher.tasks.start(self._release_later(state, due), f"pace of {state.name}")
         state.wake()
 
     def release_all(self) -> None:
@@ -189,11 +194,12 @@ class Turns:
         for state in self._dispatcher.states.values():
             state.wake()
 
-    async def _release_later(self, state: TriggerState, delay_s: float) -> None:
+    async def _release_later(self, state: TriggerState, due: float) -> None:
         try:
-            await self._clock.sleep(delay_s)
+            await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
         finally:
-            self._timers.discard(state.name)
+            if self._timers.get(state.name) == due:
+                del self._timers[state.name]
         self.release(state)
 
     async def _leave_queue(self, state: TriggerState, ticket: Ticket) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -54,16 +55,16 @@ def test_a_start_is_let_through_exactly_when_the_definition_allows_it(
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4)), min_size=1, max_size=60))
-def test_what_is_due_stays_due_when_the_numbers_change(steps: list[tuple[int, int]]) -> None:
-    pace, now, due = Pace("rate", 1, 1.0), 0.0, 0.0
+def test_what_is_due_comes_sooner_at_a_faster_pace_and_never_later(steps: list[tuple[int, int]]) -> None:
+    pace, now, due, interval_s = Pace("rate", 1, 4.0), 0.0, float("-inf"), 4.0
     for passed, limit in steps:
         now += passed
         pace.take_over("rate", limit, 4.0)
-        assert pace.opens_at(None) <= max(due, 0.0)
-        if due > now:
-            assert pace.opens_at(None) > now
+        due -= max(0.0, interval_s - 4.0 / limit)
+        interval_s = 4.0 / limit
+        assert pace.opens_at(None) == pytest.approx(due)
         pace.start(None, now)
-        due = max(due, now) + 4.0 / limit
+        due = max(due, now) + interval_s
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3)), max_size=80))

@@ -1,0 +1,197 @@
+"""The live dashboard: a widget that shows a Lab and takes commands. Without a view of it nothing is sent.
+
+Kernel and page speak JSON. From the kernel come `full` (all there is) and `tick` (what stands now, and what is new),
+numbered by `seq`, so that the page notices a gap and asks for a `full` again; `busy` while a cell blocks the kernel;
+and a `reply` to each command. The numbers of the series come as one buffer of float32, with times relative to their
+start, since float32 has no room for seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import anywidget
+import traitlets
+
+from sagaz_lab.errors import describe
+from sagaz_lab.lab import Lab
+from sagaz_lab.notebook.busy import Watchman
+from sagaz_lab.notebook.feed import Feed, State
+from sagaz_lab.notebook.orders import obey
+from sagaz_lab.notebook.picture import picture
+
+TICK_S = 0.25
+MESSAGES_PER_S = 8.0
+"""Of the whole kernel, whatever the number of dashboards: the Jupyter server drops what comes faster than it bears,
+which is 1,000 a second of everything. Two a second are left for replies and for a busy kernel."""
+
+SAMPLE_S, LOOK_S, FAILED_S, STILL_S = 1.0, 1.0, 5.0, 5.0
+IDLE_S = 60.0
+"""After so long without a view and an open Lab nothing is done any more, until there is a view again."""
+
+SILENT_S = 35.0
+"""A view that has not been heard of for so long is gone: its page was closed without a word."""
+
+SCRIPTS = tuple(
+    sorted(
+        (p.name for p in (files("sagaz_lab.notebook") / "static").iterdir() if p.name.endswith(".js")),
+        key=lambda n: not n.startswith("uplot"),
+    )
+)
+STYLES = ("uplot-1.6.32.min.css", "dashboard.css")
+
+_live: set[Dashboard] = set()
+"""Those that have a view, over which the kernel's messages are shared out."""
+
+
+@cache
+def bundle(names: tuple[str, ...]) -> str:
+    """The files as one text: the page is to load nothing."""
+    folder = files("sagaz_lab.notebook") / "static"
+    return "\n".join((folder / name).read_text("utf-8") for name in names)
+
+
+class Dashboard(anywidget.AnyWidget):
+    """One of a Lab; as many views as cells show it. `still` is what a page without a kernel shows."""
+
+    _esm = bundle(SCRIPTS)
+    _css = bundle(STYLES)
+    still = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self._lab = lab
+        self._feed = Feed(lab)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._views: dict[str, float] = {}
+        self._seq = 0
+        self._told: State = {}
+        self._told_until = 0.0
+        self._orders: set[asyncio.Task[None]] = set()
+        self.on_msg(self._hear)
+
+    def begin(self) -> None:
+        """Be ready for views on the loop that runs; without one, as in a terminal, only the picture is shown."""
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        Watchman.of(self._loop).tell(self._busy)
+        if self._ticking is None or self._ticking.done():
+            self._ticking = self._loop.create_task(self._tick_on(), name="dashboard")
+            self._ticking.add_done_callback(self._ended)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The widget, and for what cannot show it a picture of how things stand."""
+        self.begin()
+        shown = super()._repr_mimebundle_(**options)
+        data, metadata = shown if isinstance(shown, tuple) else (shown, {})
+        still = picture(self._lab, self._feed)
+        return {**(data or {}), "text/html": still.html, "text/plain": still.text}, metadata
+
+    # --- to the page ---
+
+    async def _tick_on(self) -> None:
+        due = dict.fromkeys(("sample", "look", "failed", "still"), 0.0)
+        idle_at = time.monotonic() + IDLE_S
+        while (now := time.monotonic()) < idle_at:
+            if self._views or self._lab.is_open:
+                idle_at = now + IDLE_S
+            for view in [view for view, heard in self._views.items() if now - heard > SILENT_S]:
+                del self._views[view]
+            _live.add(self) if self._views else _live.discard(self)
+            if self._lab.is_open and now >= due["sample"]:
+                due["sample"] = now + SAMPLE_S
+                self._feed.sample()
+            if self._views:
+                if now >= due["look"]:
+                    due["look"] = now + LOOK_S
+                    anew = now >= due["failed"]
+                    due["failed"] = now + FAILED_S if anew else due["failed"]
+                    await self._feed.look(anew=anew)
+                self._tell()
+                if now >= due["still"]:
+                    due["still"] = now + STILL_S
+                    self.still = self._feed.state()
+            await asyncio.sleep(max(TICK_S, len(_live) / MESSAGES_PER_S) if self._views else SAMPLE_S)
+
+    def _tell(self, *, full: bool = False) -> None:
+        """Everything, or what stands now with what is new of the rest."""
+        state, before = self._feed.state(), self._told
+        names = [trigger["name"] for trigger in state["triggers"]]
+        full = full or names != [trigger["name"] for trigger in before.get("triggers", ())]
+        series, numbers = self._feed.series(0.0 if full else self._told_until)
+        self._told, self._told_until = state, self._feed.newest
+        if not full:
+            state = {name: value for name, value in state.items()
+                     if name not in ("sagas", "letters") or value is not before[name]}  # fmt: skip
+        self._seq += 1
+        content = {"kind": "full" if full else "tick", "seq": self._seq, **state, "series": series}
+        self.send(content, [numbers] if numbers else None)
+
+    def _busy(self, busy_s: float) -> None:
+        """Called on the watchman's thread while the loop stands still."""
+        if self._views:
+            self.send({"kind": "busy", "busy_s": round(busy_s, 1)})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        _live.discard(self)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._lab.report("dashboard", f"the dashboard has stopped: {describe(error)}")
+
+    # --- from the page ---
+
+    def _hear(self, _: object, content: Mapping[str, Any], buffers: object) -> None:
+        """On any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take, content)
+
+    def _take(self, content: Mapping[str, Any]) -> None:
+        view, order = str(content.get("view")), content.get("cmd")
+        if order == "close":
+            self._views.pop(view, None)
+            return
+        is_new = view not in self._views
+        self._views[view] = time.monotonic()
+        self.begin()
+        if is_new or order == "resync":
+            self._tell(full=True)
+        if order not in ("open", "alive", "resync"):
+            assert self._loop is not None
+            task = self._loop.create_task(self._obey(view, content), name=f"dashboard: {order}")
+            self._orders.add(task)
+            task.add_done_callback(self._orders.discard)
+
+    async def _obey(self, view: str, content: Mapping[str, Any]) -> None:
+        reply: State = {"kind": "reply", "view": view, "id": content.get("id"), "error": None, "result": None}
+        try:
+            reply["result"] = await obey(self._lab, content)
+        except Exception as error:
+            reply["error"] = " ".join(describe(error).split())
+        self.send(reply)
+        await self._feed.look(anew=True)
+
+    def close(self) -> None:
+        """Take it from all pages. `lab.dashboard()` makes another."""
+        _dashboards.pop(self._lab, None)
+        self._views.clear()
+        if self._ticking is not None:
+            self._ticking.cancel()
+        super().close()
+
+
+_dashboards: dict[Lab, Dashboard] = {}
+
+
+def dashboard_of(lab: Lab) -> Dashboard:
+    """The Lab's one dashboard, which is made when it is first asked for."""
+    if lab not in _dashboards:
+        _dashboards[lab] = Dashboard(lab)
+    _dashboards[lab].begin()
+    return _dashboards[lab]

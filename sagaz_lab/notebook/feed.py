@@ -1,0 +1,257 @@
+"""What a dashboard shows of a Lab: how it stands now, and the last minutes of it as series of numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from sagaz_lab.lab import Lab
+from sagaz_lab.model.run import RunStatus
+from sagaz_lab.notebook import dag
+from sagaz_lab.notebook.markup import shortened
+from sagaz_lab.runtime.admission import CONCURRENCY
+from sagaz_lab.runtime.explain import RunProgress, SourceStatus, Status, TriggerStatus
+from sagaz_lab.runtime.run_view import steps_of
+
+POINTS = 300
+"""Points of each series that are kept, one a second."""
+
+RATES_OVER_S = 5.0
+RUNS, HELD_RUNS, REASONS, CAUSES, REVISIONS, WARNINGS = 12, 20, 12, 50, 20, 5
+TEXT = 300
+"""Characters of an error or a reason that are shown."""
+
+LOOKED_THROUGH = 1000
+"""Runs, the newest, among which those are looked for that wait for a person."""
+
+FIELDS = ("received", "filtered", "started", "completed", "dead", "lag_s")
+TOTALS = FIELDS[:4]
+_UNKNOWN = (math.nan,) * len(FIELDS)
+_STUCK = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
+T = TypeVar("T")
+Numbers = tuple[float, ...]
+State = dict[str, Any]
+
+
+class Point(NamedTuple):
+    """What each trigger had counted at a moment, and what that is a second since the point before: see `FIELDS`."""
+
+    at: float
+    counts: Mapping[str, Numbers]
+    rates: Mapping[str, Numbers]
+
+
+class Feed:
+    """`look` reads what takes a store or a file; `sample` and `state` only what lies in memory."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._points: deque[Point] = deque(maxlen=POINTS + 1)
+        self._actions: dict[str, list[State]] = {}
+        self._held: list[State] = []
+        self._letters: State = {"open": 0, "causes": []}
+        self._sagas: list[State] = []
+        self._sagas_of: object = None
+        self._ended = -1
+
+    # --- series ---
+
+    def sample(self) -> None:
+        """Add a point to the series."""
+        now, counts = self._lab.clock.now(), {t.name: _numbers(t) for t in self._lab.status().triggers}
+        before = self._points[-1] if self._points else Point(now, counts, {})
+        rates = {name: _rates(before, now, name, numbers) for name, numbers in counts.items()}
+        self._points.append(Point(now, counts, rates))
+
+    @property
+    def newest(self) -> float:
+        return self._points[-1].at if self._points else 0.0
+
+    def series(self, after: float = 0.0) -> tuple[State, bytes]:
+        """The points after this time, and their numbers: for each point its time, then for each trigger its fields."""
+        triggers = list(self._points[-1].counts) if self._points else []
+        t0, count = self._points[0].at if self._points else 0.0, 0
+        numbers = array("f")
+        for point in islice(self._points, 1, None):  # the first is only there for the second
+            if point.at > after:
+                numbers.append(point.at - t0)
+                for name in triggers:
+                    numbers.extend(point.rates.get(name, _UNKNOWN))
+                count += 1
+        return {"t0": t0, "triggers": triggers, "fields": FIELDS, "points": count}, numbers.tobytes()
+
+    def totals(self) -> dict[str, list[float]]:
+        """The rates of all triggers together: the moments, as `at`, and what was received, filtered and so on."""
+        found: dict[str, list[float]] = {"at": [], **{name: [] for name in TOTALS}}
+        for point in islice(self._points, 1, None):
+            found["at"].append(point.at)
+            for n, name in enumerate(TOTALS):
+                found[name].append(sum(of_one[n] for of_one in point.rates.values()))
+        return found
+
+    def _rates_now(self) -> Callable[[TriggerStatus], State]:
+        """A function that gives a trigger's rates over the last seconds."""
+        now = self._lab.clock.now()
+        since = next((point for point in reversed(self._points) if point.at <= now - RATES_OVER_S), None)
+        since = since or (self._points[0] if self._points else Point(now, {}, {}))
+
+        def rates(trigger: TriggerStatus) -> State:
+            found = _rates(since, now, trigger.name, _numbers(trigger))
+            return {name: round(rate, 3) for name, rate in zip(TOTALS, found, strict=False)}
+
+        return rates
+
+    # --- state ---
+
+    def state(self) -> State:
+        """How things stand, for JSON. `sagas` and `letters` are the same objects as long as they have not changed."""
+        status, rates = self._lab.status(), self._rates_now()
+        self._renew_sagas()
+        return {
+            "now": self._lab.clock.now(),
+            "lab": _lab(self._lab, status),
+            "triggers": [{**_trigger(trigger), "rates": rates(trigger)} for trigger in status.triggers],
+            "sources": [_source(source) for source in status.sources],
+            "runs": [_run(run, self._actions.get(run.run_id)) for run in _first(status.runs)],
+            "more_runs": max(0, len(status.runs) - RUNS),
+            "held_runs": self._held,
+            "sagas": self._sagas,
+            "letters": self._letters,
+        }
+
+    async def look(self, *, anew: bool = False) -> None:
+        """Read the actions of the runs that live, and if something has ended (or `anew`) what waits for a person."""
+        lab, status = self._lab, self._lab.status()
+        if not lab.is_open:
+            return
+        runs = list(_first(status.runs))
+        stored = await self._read(lambda: {run.run_id: lab.store.run(run.run_id) for run in runs})
+        actions = {}
+        for run in runs:
+            if (kept := stored[run.run_id]) is not None:
+                actions[run.run_id] = self._gantt(run, kept.records)
+        self._actions = actions
+        ended = sum(t.counts["dead"] + sum(n for how, n in t.ends.items() if how != "completed")
+                    for t in status.triggers)  # fmt: skip
+        if anew or ended != self._ended:
+            self._ended = ended
+            await self._read_what_failed()
+
+    async def _read_what_failed(self) -> None:
+        store = self._lab.store
+        columns, rows = await self._read(lambda: store.rows("causes", CAUSES))
+        causes = [dict(zip(columns, row, strict=True)) for row in rows]
+        for cause in causes:
+            cause["error"] = shortened(cause["error"] or "", TEXT)
+        letters = {"open": sum(cause["count"] for cause in causes), "causes": causes}
+        if letters != self._letters:
+            self._letters = letters
+        names, found = await self._read(lambda: store.rows("runs", LOOKED_THROUGH))
+        stuck = [run for row in found if (run := dict(zip(names, row, strict=True)))["status"] in _STUCK]
+        self._held = [{name: run[name] for name in ("run_id", "saga", "revision", "status")}
+                      | {"error": shortened(run["error"] or "", TEXT)} for run in stuck[:HELD_RUNS]]  # fmt: skip
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        """A store in files is read in a thread; one in memory is not for other threads."""
+        return await asyncio.to_thread(read) if self._lab.store.durable else read()
+
+    def _gantt(self, run: RunProgress, records: Iterable[Any]) -> list[State]:
+        """The run's steps in the order of its actions; what has not begun waits."""
+        definition = self._lab.registry.past(run.saga).get(run.revision)
+        order = definition.plan.order if definition else ()
+        steps = [step for step in steps_of(records) if step.attempt == run.attempt]
+        found: list[State] = []
+        for step in steps:
+            start = step.started_at - run.started_at
+            end = None if step.duration_s is None else start + step.duration_s
+            found.append({"name": step.action, "kind": step.kind, "state": step.status.replace("_", " "),
+                          "start": start, "end": end})  # fmt: skip
+        begun = {step.action for step in steps}
+        found += [{"name": name, "kind": "action", "state": "waiting", "start": None, "end": None}
+                  for name in order if name not in begun]  # fmt: skip
+        return found
+
+    def _renew_sagas(self) -> None:
+        registry = self._lab.registry
+        if self._sagas_of is not registry.current:
+            self._sagas_of = registry.current
+            self._sagas = [
+                {"name": name, "revision": saga.revision, "svg": dag.svg(saga), "revisions": self._revisions(name)}
+                for name, saga in registry.current.items()
+            ]
+
+    def _revisions(self, saga: str) -> list[State]:
+        current, past = self._lab.registry.current[saga].revision, self._lab.registry.past(saga)
+        at = {row.number: row.at for row in self._lab.registry.stored(saga)}
+        at.update((number, definition.registered_at) for number, definition in past.items())
+        return [{"number": number, "at": at[number], "current": number == current, "kept": number in past}
+                for number in sorted(at, reverse=True)[:REVISIONS]]  # fmt: skip
+
+
+def _numbers(trigger: TriggerStatus) -> Numbers:
+    counts = trigger.counts
+    lag_s = math.nan if trigger.lag_s is None else trigger.lag_s
+    return (counts["received"], counts["filtered"], counts["started"], trigger.ends.get("completed", 0),
+            counts["dead"], lag_s)  # fmt: skip
+
+
+def _rates(before: Point, now: float, trigger: str, here: Numbers) -> Numbers:
+    """Per second; a trigger that is new, or counts anew, begins at nothing."""
+    there = before.counts.get(trigger, here)
+    took_s = max(now - before.at, 0.001)
+    return (*(max(0.0, (now - then) / took_s) for now, then in zip(here[:-1], there[:-1], strict=True)), here[-1])
+
+
+def _first(runs: Sequence[RunProgress]) -> Iterable[RunProgress]:
+    """Those that have lived longest."""
+    return islice(runs, RUNS)
+
+
+def _lab(lab: Lab, status: Status) -> State:
+    warnings = [shortened(" ".join(warning.split()), TEXT) for warning in status.warnings[-WARNINGS:]]
+    return {"store": lab.store.url, "started": status.started, "live": len(status.runs), "warnings": warnings}
+
+
+def _trigger(trigger: TriggerStatus) -> State:
+    queue, limits = trigger.queue, trigger.limits
+    reasons = sorted(trigger.reasons.items(), key=lambda item: -item[1])[:REASONS]
+    (concurrency, written), rate = limits["max_concurrent_sagas"], limits["rate_limit_per_second"]
+    return {
+        "name": trigger.name, "saga": trigger.saga, "source": trigger.source, "state": trigger.state,
+        "revision": trigger.revision, "counts": dict(trigger.counts), "ends": _ends(trigger.ends),
+        "reasons": [(kind, shortened(reason, TEXT), times) for (kind, reason), times in reasons],
+        "in_flight": trigger.running, "lag_s": trigger.lag_s,
+        "queue": {"held": queue.held, "size": queue.size, "strategy": queue.strategy, "blocking": queue.blocking,
+                  "blocked_s": round(queue.blocked_s, 1)},
+        "limits": {"rate_limit_per_second": {"value": rate[0], "default": rate[1]},
+                   "max_concurrent_sagas": {"value": concurrency or CONCURRENCY, "default": written or CONCURRENCY}},
+        "params": [{"name": name, "value": value, "default": default}
+                   for name, (value, default) in trigger.params.items()],
+    }  # fmt: skip
+
+
+def _ends(ends: Mapping[str, int]) -> State:
+    return {"retried" if how == RunStatus.WAITING else str(how): times for how, times in ends.items()}
+
+
+def _source(source: SourceStatus) -> State:
+    return {"name": source.name, "state": source.state, "since": source.since, "received": source.received,
+            "error": shortened(source.error, TEXT), "read_by": list(source.read_by)}  # fmt: skip
+
+
+def _run(run: RunProgress, actions: Sequence[State] | None) -> State:
+    """Its actions as they were last read, with what those that run say now."""
+    shown = [dict(action) for action in actions or ()]
+    known = {action["name"] for action in shown if action["end"] is None and action["state"] != "waiting"}
+    shown += [{"name": name, "kind": "action", "state": "running", "start": None, "end": None}
+              for name in run.actions if name not in known]  # fmt: skip
+    for action in shown:
+        told = run.actions.get(action["name"]) if action["end"] is None else None
+        action["note"] = told if told and told != "running" else ""
+    return {"run_id": run.run_id, "saga": run.saga, "revision": run.revision, "trigger": run.trigger,
+            "attempt": run.attempt, "status": "running", "started_at": run.started_at, "actions": shown}  # fmt: skip

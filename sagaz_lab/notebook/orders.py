@@ -1,0 +1,116 @@
+"""What the buttons and sliders of a dashboard ask for: each is a call of the Lab."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any
+
+from sagaz_lab.errors import RunError, UnknownName, describe
+from sagaz_lab.lab import Lab
+from sagaz_lab.model.run import RunStatus
+from sagaz_lab.views import open_letters
+
+LOG_LINES = 200
+BEGUN_S = 2.0
+"""A run that has not ended by then has begun: its view is not kept waiting."""
+
+_under_way: set[asyncio.Task[RunStatus]] = set()
+
+Order = Mapping[str, Any]
+Result = Mapping[str, Any] | None
+
+
+async def obey(lab: Lab, order: Order) -> Result:
+    """What there is to tell when it is done. Raises what the Lab raises, and `UnknownName` for no order at all."""
+    name = str(order.get("cmd"))
+    if name not in _ORDERS:
+        raise UnknownName("dashboard", "order", name, _ORDERS)
+    return await _ORDERS[name](lab, order)
+
+
+async def _start(lab: Lab, order: Order) -> Result:
+    await lab.start()
+    return None
+
+
+async def _stop(lab: Lab, order: Order) -> Result:
+    await lab.stop()
+    return None
+
+
+async def _pause(lab: Lab, order: Order) -> Result:
+    lab.pause(order["trigger"])
+    return None
+
+
+async def _resume(lab: Lab, order: Order) -> Result:
+    lab.resume(order["trigger"])
+    return None
+
+
+async def _set_params(lab: Lab, order: Order) -> Result:
+    await lab.set_params(order["trigger"], **order["values"])
+    return None
+
+
+async def _set_limits(lab: Lab, order: Order) -> Result:
+    await lab.set_limits(order["trigger"], **order["values"])
+    return None
+
+
+async def _redrive(lab: Lab, order: Order) -> Result:
+    return {"count": len(await lab.redrive(open_letters(lab.store, order["cause"])))}
+
+
+async def _discard(lab: Lab, order: Order) -> Result:
+    return {"count": await lab.discard(open_letters(lab.store, order["cause"]), order["reason"])}
+
+
+async def _rollback(lab: Lab, order: Order) -> Result:
+    lab.rollback(order["saga"], int(order["number"]))
+    return None
+
+
+async def _diff(lab: Lab, order: Order) -> Result:
+    return {"lines": list(lab.diff(order["saga"], int(order["old"]), int(order["new"])).lines)}
+
+
+async def _resume_run(lab: Lab, order: Order) -> Result:
+    return await _begun(lab, lab.resume_run(order["run_id"]))
+
+
+async def _compensate_run(lab: Lab, order: Order) -> Result:
+    return await _begun(lab, lab.compensate_run(order["run_id"]))
+
+
+async def _begun(lab: Lab, work: Coroutine[Any, Any, RunStatus]) -> Result:
+    """How the run ended; if it takes longer, that it is running, and a later error is reported."""
+    task = asyncio.ensure_future(work)
+    _under_way.add(task)
+    task.add_done_callback(_under_way.discard)
+    done, _ = await asyncio.wait([task], timeout=BEGUN_S)
+    if done:
+        return {"status": str(task.result())}
+    task.add_done_callback(partial(_tell_error, lab))
+    return {"status": str(RunStatus.RUNNING)}
+
+
+def _tell_error(lab: Lab, task: asyncio.Task[RunStatus]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        lab.report("dashboard", describe(error))
+
+
+async def _log(lab: Lab, order: Order) -> Result:
+    lines = lab.logs().get(order["run_id"])
+    if lines is None:
+        raise RunError(f"run {order['run_id']} has written nothing, or its log is not kept any more")
+    return {"lines": lines[-LOG_LINES:]}
+
+
+_ORDERS: Mapping[str, Callable[[Lab, Order], Awaitable[Result]]] = {
+    "start": _start, "stop": _stop, "pause": _pause, "resume": _resume, "set_params": _set_params,
+    "set_limits": _set_limits, "redrive": _redrive, "discard": _discard, "rollback": _rollback, "diff": _diff,
+    "resume_run": _resume_run, "compensate_run": _compensate_run, "log": _log,
+}  # fmt: skip
