@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.kernel import LOAD, Kernel, Result
+from tests.acceptance.kernel import LOAD, Kernel, Result, saga
 from tests.services.redis import RedisServer, running_redis
 
 BLOCKED_S = float(os.environ.get("SAGAZ_LAB_TEST_BLOCKED_S", "4"))
@@ -149,6 +149,22 @@ def test_a_cell_that_blocks_the_kernel_delays_events_and_loses_none(world: World
         world.check(numbers)
         assert len(world.noted()) == numbers.given
         assert kernel.run("s = %triggers status\ns.started, s.sources[0].state").text == "(True, 'connected')"
+
+
+@pytest.mark.timeout(180)
+def test_a_blocked_kernel_keeps_its_runs_from_another_one_beside_it(world: World) -> None:
+    with Kernel(world.folder) as kernel, Kernel(world.folder) as other, Numbers(world.server) as numbers:
+        world.begin(kernel)
+        assert other.run(LOAD).ok
+        world.wait_for(20)
+        blocked = kernel.send(f"import time\ntime.sleep({BLOCKED_S})")
+        time.sleep(BLOCKED_S * 0.7)
+        assert other.run("%%saga --quiet\n" + saga("beside")).ok
+        beside = other.run(START)
+        assert (beside.ok, beside.shown) == (True, [])
+        assert kernel.result(blocked, timeout_s=90).ok
+        world.check(numbers)
+        assert len(world.noted()) == numbers.given
 
 
 def test_a_restart_goes_on_where_the_kernel_was(world: World) -> None:
