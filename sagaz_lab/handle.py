@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.errors import UnknownName, describe
+from sagaz_lab.errors import describe
 from sagaz_lab.isolated import Once, Shipped
-from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.explain import Status
 
 if TYPE_CHECKING:
@@ -88,13 +87,3 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"Handle({self._lab.status()!r})"
-
-
-def named(only: str | Collection[str] | None, sagas: Mapping[str, SagaDefinition]) -> list[str]:
-    """The sagas and triggers that are to be started; none means all. Raises `UnknownName`."""
-    names = [only] if isinstance(only, str) else list(only or ())
-    known = [*sagas, *(trigger.name for definition in sagas.values() for trigger in definition.triggers.values())]
-    for name in names:
-        if name not in known:
-            raise UnknownName("start", "saga or trigger", name, known)
-    return names

@@ -11,8 +11,8 @@ from typing import Any, Self
 from sagaz_lab import sources as package_sources
 from sagaz_lab.abc import Clock, Engine, Event, Source, Store, current_host
 from sagaz_lab.engines.local import LocalEngine
-from sagaz_lab.errors import DefinitionError, RunError
-from sagaz_lab.handle import Handle, named
+from sagaz_lab.errors import DefinitionError
+from sagaz_lab.handle import Handle
 from sagaz_lab.home import LEAVE_S, Home
 from sagaz_lab.isolated import on_its_loop
 from sagaz_lab.model.policy import TriggerConfig
@@ -30,7 +30,7 @@ from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Change, Diff, Registry
 from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
-from sagaz_lab.runtime.service import Service
+from sagaz_lab.runtime.service import Service, what_to_start
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.shadows import ShadowReport, Shadows
 from sagaz_lab.stores import open_store
@@ -172,15 +172,19 @@ class Lab:
         self._place.forget()
         self._build()
 
-    def start(self, only: str | Collection[str] | None = None, isolated: bool = False) -> Handle:
+    def start(
+        self, only: str | Collection[str] | None = None, hold: bool = False, resume: str = "all", isolated: bool = False
+    ) -> Handle:
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
-        Await the handle until every source is connected. Runs that a dead process left are resumed. With `isolated`
-        the Lab lives on a loop of a thread of its own until it is stopped: it goes on while a cell blocks the kernel.
+        Await the handle until every source is connected. Of the runs that a dead process left it takes up all, the
+        newest ("last") of each saga or none; the others stay interrupted. With `hold`, runs of triggers that begin from
+        now on (until a start without it) are held when they fail, as with `on_failure`. With `isolated` the Lab lives
+        on a loop of a thread of its own until it is stopped: it goes on while a cell blocks the kernel.
         """
-        names = named(only, self.sagas)
+        names = what_to_start(self.sagas, only, resume)
         self._home.move(isolated, self._lives, self._leave)
-        self._handle = Handle(self, self._home.start(partial(self._start, names)))
+        self._handle = Handle(self, self._home.start(partial(self._start, names, hold, resume)))
         return self._handle
 
     def _lives(self) -> bool:
@@ -193,9 +197,9 @@ class Lab:
         self._build()
         return service.stop(LEAVE_S)
 
-    async def _start(self, names: Collection[str]) -> None:
+    async def _start(self, names: Collection[str], hold: bool, resume: str) -> None:
         await self.open()
-        await self._service.start(names)
+        await self._service.start(names, hold, resume)
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
         return self._opens.source(trigger, spec, self._service.surroundings)
@@ -320,12 +324,15 @@ class Lab:
         return await self._service.dispatcher.runner.run_to_its_end(saga, definition, context, run_id, event)
 
     async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
-        """Go on with a held run from its failed action (or `from_action`), with the current revision."""
+        """Go on with a held run from its failed action (or `from_action`), with the current revision.
+
+        Or with one that a dead process left and no start has taken up; if that waits for its turn, it waits on.
+        """
         await self.open()
         return await self._service.recovery.resume(run_id, from_action)
 
     async def compensate_run(self, run_id: str) -> RunStatus:
-        """Undo a held or partially committed run; a live one is cancelled, which undoes it."""
+        """Undo a run that is held, partially committed or left by a dead process; a live one is cancelled first."""
         await self.open()
         return await self._service.recovery.compensate(run_id)
 
@@ -335,17 +342,16 @@ class Lab:
         """How things stand now."""
         service, isolated = self._service, self._home.isolated.loop is not None
         started = service.started_names()
-        return self._views.status(self.sagas, service.intake.pumps.values(), started, self._reports.texts(), isolated)
+        pumps, told = service.intake.pumps.values(), self._reports.texts()
+        return self._views.status(self.sagas, pumps, started, told, service.away, isolated)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""
         return {name: counters.as_dict() for name, counters in self._tally.counters.items()}
 
     def context(self, run_id: str) -> SagaContext:
-        """The context of a run that lives in this process."""
-        if run := self._service.dispatcher.runner.live.get(run_id):
-            return run.ctx
-        raise RunError(f"run {run_id!r} does not live in this process")
+        """The context of a run: its own while it lives here, else a copy as its actions left it. Raises `RunError`."""
+        return self._views.context(run_id)
 
     def run(self, run_id: str) -> RunView:
         """A run as it is now, live or ended: its facts and its steps. Raises `RunError` if there is none."""

@@ -7,11 +7,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from sagaz_lab.abc import Store
+from sagaz_lab.abc import Store, StoredRun
 from sagaz_lab.errors import RunError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
-from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.away import Away
+from sagaz_lab.runtime.context import stored_context
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Status, Why, run_progress, source_status, trigger_status
 from sagaz_lab.runtime.pump import Pump
@@ -154,10 +156,18 @@ class Views:
         ordered = [rows[number] for number in sorted(rows, reverse=True)]
         return tables().to_frame(tuple(DTYPES["revisions"]), ordered, DTYPES["revisions"])
 
-    def run(self, run_id: str) -> RunView:
+    def _stored(self, run_id: str) -> StoredRun:
         stored = self._store.run(run_id)
         if stored is None:
             raise RunError(f"no run {run_id!r} is kept; lab.runs() lists those that are")
+        return stored
+
+    def context(self, run_id: str) -> SagaContext:
+        live = self._dispatcher.runner.live.get(run_id)
+        return stored_context(self._stored(run_id)) if live is None else live.ctx
+
+    def run(self, run_id: str) -> RunView:
+        stored = self._stored(run_id)
         clock, live = self._dispatcher.clock, self._dispatcher.runner.live.get(run_id)
         return run_view(stored, clock.now(), run_progress(live, clock.monotonic()).actions if live else {})
 
@@ -203,6 +213,7 @@ class Views:
         pumps: Iterable[Pump],
         started: Collection[str],
         reports: Sequence[str],
+        away: Away | None,
         isolated: bool,
     ) -> Status:
         dispatcher = self._dispatcher
@@ -217,6 +228,7 @@ class Views:
             triggers=[trigger_status(state, state.name in started, lags.get(state.name), now) for state in states],
             runs=[run_progress(run, now) for run in dispatcher.runner.live.values()],
             warnings=reports,
+            away=away,
             isolated=isolated,
         )
 

@@ -8,8 +8,8 @@ an implementation to these promises.
 from __future__ import annotations
 
 from sagaz_lab.abc.engine import Engine, Journal
-from sagaz_lab.abc.source import Clock, Positions, Publisher, Source, SourceTraits, Surroundings
-from sagaz_lab.abc.store import Codec, Store
+from sagaz_lab.abc.source import Clock, Missed, Positions, Publisher, Source, SourceTraits, Surroundings
+from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
     Acceptance,
     DeadLetter,
@@ -29,6 +29,7 @@ from sagaz_lab.model.run import Publication, Record, Run
 
 __all__ = [
     "Acceptance",
+    "Choose",
     "Clock",
     "Codec",
     "DeadLetter",
@@ -41,6 +42,7 @@ __all__ = [
     "Journal",
     "KeptEvent",
     "Member",
+    "Missed",
     "NewRun",
     "Owner",
     "Positions",

@@ -34,6 +34,13 @@ class SourceTraits(NamedTuple):
     finite: bool = False
 
 
+class Missed(NamedTuple):
+    """What came due while nobody read a source: how much, and how much of it comes now."""
+
+    due: int
+    come: int
+
+
 class Positions(Protocol):
     """Small durable values by name, where a source keeps what it must remember."""
 
@@ -70,6 +77,8 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
 
     Settling is idempotent; settling what the broker took back raises `StaleDelivery`, which is harmless. What is
     neither acked nor nacked when the source is left is delivered again (if `traits.redelivers`).
+
+    A source that knows what came due while nobody read it has that in an attribute `missed: Missed` once it is entered.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sagaz_lab.abc.source import Positions
@@ -20,6 +20,11 @@ from sagaz_lab.model.run import Publication, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+Choose = Callable[[Sequence[tuple[str, str]]], Collection[str]]
+"""Gets the id and the saga of each run, oldest first; returns the ids that are wanted. It may be called twice, on any
+thread."""
 
 
 class Store(Protocol):
@@ -96,8 +101,11 @@ class Store(Protocol):
     async def withdraw(self, run_id: str) -> None:
         """Remove a waiting run that never started, and its claim."""
 
-    async def interrupted(self) -> Sequence[StoredRun]:
-        """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first."""
+    async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
+        """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first.
+
+        Those that `choose` does not name are left for a later call, of any owner, or for `adopt`.
+        """
 
     async def load(self, run_id: str) -> StoredRun | None:
         """The run with its records."""
@@ -126,8 +134,12 @@ class Store(Protocol):
     async def save_revision(self, row: RevisionRow) -> None:
         """Keep it. The same number twice is the same revision."""
 
-    async def own_triggers(self, names: Sequence[str]) -> None:
-        """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner."""
+    async def own_triggers(self, names: Sequence[str]) -> float | None:
+        """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner.
+
+        Returns how many seconds ago somebody was last seen to run any of them, to a few seconds; None if nobody ever
+        has.
+        """
 
     def positions(self) -> Positions: ...
 

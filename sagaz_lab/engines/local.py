@@ -332,7 +332,7 @@ class _Execution:
             if standing.past_pivot():
                 await self._journal.end(Ending(RunStatus.PARTIALLY_COMMITTED, error, records))
                 return
-            if run.definition.on_failure == "hold":
+            if run.hold or run.definition.on_failure == "hold":
                 await self._journal.end(Ending(RunStatus.HELD, error, records))
                 return
         run.stopping = True

@@ -255,7 +255,8 @@ class SagaContext(dict[str, Any]):
 class Run:
     """One execution of a saga, while it lives in this process.
 
-    `foreground` says that somebody's call started it and waits for it, and not a trigger.
+    `foreground` says that somebody's call started it and waits for it, and not a trigger. With `hold` it is held when
+    it fails, whatever its saga's `on_failure` says.
     """
 
     __slots__ = (
@@ -269,6 +270,7 @@ class Run:
         "event",
         "foreground",
         "history",
+        "hold",
         "instance",
         "run_id",
         "started_at",
@@ -308,6 +310,7 @@ class Run:
         self.task: Task[Any] | None = None
         self.waiters: list[Future[None]] = []
         self.foreground = False
+        self.hold = False
         self.begun = False
         self.stopping = False
         self.cancelling = False

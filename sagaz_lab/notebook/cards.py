@@ -11,6 +11,7 @@ from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
+from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.registry import Change
 from sagaz_lab.runtime.verdicts import Preview
@@ -126,6 +127,13 @@ def status_card(status: Status) -> Card:
     html = tag("div", tag("div", head), *(table(*one) for one in tables), bullets(warnings))
     text = [head, *(line for one in tables for line in aligned(*one)), *(f"  ! {warning}" for warning in warnings)]
     return Card(html, "\n".join(text))
+
+
+def away_card(away: Away, whose: str) -> Card:
+    """What a start found; `whose` absence it was."""
+    head = f"{whose} {away.headline()}" if away.lasted else away.headline()
+    lines = list(away.lines())
+    return Card(tag("div", tag("b", head), bullets(lines)), "\n".join((head, *(f"  {line}" for line in lines))))
 
 
 def _clock(at: float) -> str:

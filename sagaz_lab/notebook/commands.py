@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 
 from sagaz_lab.errors import UnknownName, describe
 
-Names = Literal["", "triggers", "targets", "fireable", "commands", "logs", "shadows"]
+Names = Literal["", "triggers", "targets", "fireable", "commands", "logs", "shadows", "held", "undoable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,12 @@ class Command:
 
 
 _ALL = (
-    Command("start", "start [SAGA or TRIGGER ...] [--isolated]",
+    Command("start", "start [SAGA or TRIGGER ...] [--hold] [--resume all|last|none] [--isolated]",
             "Connect the sources of all triggers, or of these, and return at once.\n"
+            "    With --hold, runs of triggers that fail are held: nothing is undone or retried; see resume-run.\n"
+            "    --resume: which runs that a dead kernel left go on: all, the newest (last) of each saga, or none.\n"
             "    With --isolated all of it lives on a thread of its own, and goes on while a cell blocks the kernel.",
-            options={"--isolated": False}, names="targets"),
+            options={"--hold": False, "--resume": True, "--isolated": False}, names="targets"),
     Command("stop", "stop [--grace SECONDS]",
             "Close the sources and wait, at most so long, until the runs have ended.",
             awaits=True, options={"--grace": True}, most=0),
@@ -61,6 +63,14 @@ _ALL = (
     Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
             options={"--status": True, "--limit": True}, most=0),
+    Command("resume-run", "resume-run RUN [--from ACTION]",
+            "Go on with a run that is held or was interrupted, from its failed action or an earlier one.\n"
+            "    The current revision does that. What its actions print comes here. Returns how the run ended.",
+            awaits=True, options={"--from": True}, names="held", most=1),
+    Command("compensate-run", "compensate-run RUN",
+            "Undo a run that is held, partially committed or was interrupted; cancel one that runs.\n"
+            "    Returns how it ended.",
+            awaits=True, names="undoable", most=1),
     Command("tail", "tail [RUN] [--lines N]",
             "The last 50 lines, or so many, of one run's log, or of the logs of all recent runs, newest last.\n"
             "    What runs print in the background goes there: stdout, stderr, logging and warnings.",

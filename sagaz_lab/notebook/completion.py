@@ -15,8 +15,13 @@ from sagaz_lab.model.limits import LIMITS
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import COMMANDS, Command
 from sagaz_lab.notebook.magics import SAGA_OPTIONS
+from sagaz_lab.runtime.away import RESUME
 
 _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
+UNDOABLE = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED, RunStatus.RUNNING)
+RUNS, LOOKED_THROUGH = 20, 10_000
+"""Runs that are offered, and among how many they are looked for: the newest."""
+
 LETTERS = 20
 """Open dead letters that are offered: the newest."""
 
@@ -60,8 +65,12 @@ def candidates(lab: Lab, rest: str) -> Sequence[str]:
         return list(command.options)
     if words[-1] == "--status":
         return [str(status) for status in RunStatus]
+    if words[-1] == "--resume":
+        return RESUME
     if words[-1] == "--by":
         return ["cause"]
+    if words[-1] == "--from":
+        return _actions(lab, words[1])
     if words[:2] in (["dlq", "redrive"], ["dlq", "discard"]) and (len(words) == 2 or words[1] == "redrive"):
         return [*(["all"] if len(words) == 2 else []), *_newest_letters(lab)]
     if words[0] == "params" and len(words) > 1:
@@ -83,6 +92,26 @@ def _newest_letters(lab: Lab) -> list[str]:
     return []
 
 
+def _newest_runs(lab: Lab, *statuses: RunStatus) -> list[str]:
+    with suppress(StoreError):
+        columns, rows = lab.store.rows("runs", LOOKED_THROUGH)
+        id_at, status_at = columns.index("run_id"), columns.index("status")
+        return [row[id_at] for row in rows if row[status_at] in statuses][:RUNS]
+    return []
+
+
+def _left(lab: Lab) -> list[str]:
+    away = lab.status().away
+    return list(away.left)[:RUNS] if away is not None else []
+
+
+def _actions(lab: Lab, run_id: str) -> list[str]:
+    with suppress(StoreError):
+        if (run := lab.store.run(run_id)) is not None and run.saga in lab.sagas:
+            return list(lab.sagas[run.saga].actions)
+    return []
+
+
 def _first_words(lab: Lab, command: Command) -> Sequence[str]:
     triggers = [t.name for saga in lab.sagas.values() for t in saga.triggers.values()]
     kinds = {t.spec.kind: None for saga in lab.sagas.values() for t in saga.triggers.values()}
@@ -93,6 +122,10 @@ def _first_words(lab: Lab, command: Command) -> Sequence[str]:
             return [*lab.sagas, *triggers]
         case "fireable":
             return [*triggers, *kinds]
+        case "held":
+            return [*_left(lab), *_newest_runs(lab, RunStatus.HELD)]
+        case "undoable":
+            return list(dict.fromkeys([*_left(lab), *_newest_runs(lab, *UNDOABLE)]))
         case "logs":
             return list(lab.logs())
         case "shadows":

@@ -23,7 +23,15 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.notebook.cards import handle_card, outcome_card, preview_card, saga_card, status_card, why_card
+from sagaz_lab.notebook.cards import (
+    away_card,
+    handle_card,
+    outcome_card,
+    preview_card,
+    saga_card,
+    status_card,
+    why_card,
+)
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
 from sagaz_lab.notebook.completion import Matcher
 from sagaz_lab.notebook.inspectors import (
@@ -41,6 +49,7 @@ from sagaz_lab.notebook.outputs import route
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadows_card
+from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.registry import Diff, Registry
 from sagaz_lab.runtime.run_view import RunView
@@ -60,7 +69,7 @@ def load(shell: InteractiveShell) -> None:
     if getattr(shell, _ATTRIBUTE, None):
         return
     lab, undo = default_lab(), Undo()
-    registration, reports = Registration(shell, lab), Reports(shell)
+    registration, reports = Registration(shell, lab), Reports(shell, lab)
     magics = Magics(shell, lab, registration, reports)
     undo.append(registration.close)
     _add_to(shell.input_transformers_cleanup, undo, announce_saga, ask_for_help)
@@ -130,6 +139,7 @@ _CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
     Preview: preview_card,
     Why: why_card,
     Handle: lambda handle: handle_card(handle.status()),
+    Away: lambda away: away_card(away, "kernel was"),
     Outcome: lambda outcome: outcome_card([outcome]),
     list: _outcomes,
     Event: event_card,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import iscoroutine
@@ -33,6 +34,7 @@ from sagaz_lab.notebook.outputs import LINES, tail
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
+from sagaz_lab.runtime.away import RESUME
 from sagaz_lab.views import open_letters
 
 SAGA_OPTIONS = ("--quiet", "--shadow")
@@ -82,9 +84,9 @@ class Magics:
                 acts: Mapping[str, Callable[[Line], Any]] = {
                     "start": self._start, "stop": self._stop, "pause": self._pause, "resume": self._resume,
                     "status": self._status, "wait": self._wait, "why": self._why, "runs": self._runs,
-                    "tail": self._tail, "dlq": self._dlq, "forget": self._forget, "params": self._params,
-                    "help": self._help, "dashboard": self._dashboard, "limits": self._limits,
-                    "shadow": self._shadow,
+                    "resume-run": self._resume_run, "compensate-run": self._compensate_run, "tail": self._tail,
+                    "dlq": self._dlq, "forget": self._forget, "params": self._params, "help": self._help,
+                    "dashboard": self._dashboard, "limits": self._limits, "shadow": self._shadow,
                 }  # fmt: skip
                 result = acts[command.name](read(command, rest))
         if iscoroutine(result):
@@ -119,8 +121,10 @@ class Magics:
         if not isolated and loop_here() is None:
             told = "a terminal's event loop runs only while a cell does; use Jupyter, or %triggers start --isolated"
             raise mistake("start", told)
+        resume = one_of("start", "--resume", line.options.get("--resume", "all"), RESUME)
+        hold = "--hold" in line.options
+        self._handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated)
         self._reports.belong_here()
-        self._handle = self._lab.start(line.words or None, isolated=isolated)
         return self._handle
 
     def _stop(self, line: Line) -> Awaitable[None]:
@@ -166,6 +170,18 @@ class Magics:
         status = one_of("runs", "status", line.options["--status"], map(str, RunStatus))
         runs = self._lab.runs(limit=None)
         return runs[runs["status"] == status].head(limit).reset_index(drop=True)
+
+    async def _resume_run(self, line: Line) -> RunStatus:
+        return self._told(_first(line), await self._lab.resume_run(_first(line), line.options.get("--from")))
+
+    async def _compensate_run(self, line: Line) -> RunStatus:
+        return self._told(_first(line), await self._lab.compensate_run(_first(line)))
+
+    def _told(self, run_id: str, status: RunStatus) -> RunStatus:
+        """Say here why it has failed: the cell that started the triggers need not be near."""
+        if status is not RunStatus.COMPLETED and (error := self._lab.run(run_id).error):
+            print(f"run {run_id} {status}: {error}", file=sys.stderr)
+        return status
 
     def _tail(self, line: Line) -> None:
         limit = max(1, int(number("tail", "--lines", line.options.get("--lines", str(LINES)))))

@@ -8,6 +8,11 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from sagaz_lab.lab import Lab
+from sagaz_lab.notebook.cards import away_card
+from sagaz_lab.notebook.markup import Card
+from sagaz_lab.runtime.away import AWAY
+
 KEPT = 100
 
 
@@ -18,8 +23,10 @@ class Reports:
     the next `%triggers wait` as well.
     """
 
-    def __init__(self, shell: InteractiveShell) -> None:
+    def __init__(self, shell: InteractiveShell, lab: Lab) -> None:
         self._shell = shell
+        self._lab = lab
+        self._starts = 0
         self._parent: Any = None
         self._waiting = 0
         self._closed = False
@@ -31,6 +38,7 @@ class Reports:
         get_parent = getattr(self._shell, "get_parent", None)  # a terminal has none
         self._parent = get_parent() if get_parent else None
         self._known.clear()
+        self._starts += 1
 
     def hear(self, kind: str, text: str) -> None:
         """Called by the Lab, on any thread."""
@@ -39,7 +47,10 @@ class Reports:
         self._known.add(kind)
         text = " ".join(text.split())
         self._unseen.append((kind, text))
-        if not self._waiting:
+        away = self._lab.status().away if kind == AWAY else None
+        if away is not None:
+            self._show_card(away_card(away, "kernel was" if self._starts < 2 else "triggers were"))
+        elif not self._waiting:
             self._show(text)
 
     def close(self) -> None:
@@ -60,10 +71,19 @@ class Reports:
         self._waiting -= 1
 
     def _show(self, text: str) -> None:
+        if not self._sent("stream", {"name": "stderr", "text": f"{text}\n"}, b"stream.stderr"):
+            print(text, file=sys.stderr)
+
+    def _show_card(self, card: Card) -> None:
+        data = {"text/html": card.html, "text/plain": card.text}
+        if not self._sent("display_data", {"data": data, "metadata": {}, "transient": {}}, b"display_data"):
+            self._shell.display_pub.publish(data)
+
+    def _sent(self, kind: str, content: dict[str, Any], ident: bytes) -> bool:
+        """To the cell that started the triggers, if there is one and it can be reached."""
         publisher: Any = self._shell.display_pub
         socket = getattr(publisher, "pub_socket", None)
         if self._parent is None or socket is None:
-            print(text, file=sys.stderr)
-            return
-        content = {"name": "stderr", "text": f"{text}\n"}
-        publisher.session.send(socket, "stream", content, parent=self._parent, ident=b"stream.stderr")
+            return False
+        publisher.session.send(socket, kind, content, parent=self._parent, ident=ident)
+        return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sagaz_lab.model.run import Loadable, SagaContext
+from sagaz_lab.abc import StoredRun
+from sagaz_lab.model.run import History, Loadable, SagaContext
 from sagaz_lab.runtime.tickets import Ticket
 
 
@@ -18,6 +19,12 @@ def context_of(ticket: Ticket) -> SagaContext:
             return SagaContext(values, ticket.run_id, ticket.event)
         return LoadingContext(values, ticket.run_id, ticket.event)
     return LoadingContext({**ticket.context, **history.changes}, ticket.run_id, ticket.event)
+
+
+def stored_context(run: StoredRun) -> SagaContext:
+    """What the run began with and what the finished actions of its present attempt have set."""
+    changes = History.of(run.records, run.attempt).changes
+    return LoadingContext({**run.context, **changes}, run.run_id, run.event)
 
 
 class LoadingContext(SagaContext):

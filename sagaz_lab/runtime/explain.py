@@ -9,6 +9,7 @@ from typing import Any
 from sagaz_lab.model.params import Scalar
 from sagaz_lab.model.run import Outcome, Run
 from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.params import LiveParams
 from sagaz_lab.runtime.pump import Pump
@@ -81,7 +82,7 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How things stand. `warnings` are the problems reported last, newest last.
+    """How things stand. `warnings` are the problems reported last, newest last; `away` is what the last start found.
 
     `isolated` says that the Lab lives on a loop of a thread of its own.
     """
@@ -91,6 +92,7 @@ class Status:
     triggers: Sequence[TriggerStatus]
     runs: Sequence[RunProgress]
     warnings: Sequence[str]
+    away: Away | None = None
     isolated: bool = False
 
     @property

@@ -169,8 +169,9 @@ class Holding:
 
     # --- from one opening to the next ---
 
-    async def restore(self, states: Collection[TriggerState]) -> None:
-        """Take up what waited when the process before this one ended."""
+    async def restore(self, states: Collection[TriggerState]) -> int:
+        """Take up what waited when the process before this one ended; returns how many events."""
+        total = 0
         by_name = {state.name: state for state in states}
         found: defaultdict[str, list[HeldEvent]] = defaultdict(list)
         for held in await self._dispatcher.store.held(list(by_name)):
@@ -184,6 +185,8 @@ class Holding:
             state.counters.deciding += new
             _moved(state, new)
             self.time(state)
+            total += new
+        return total
 
     def close(self) -> None:
         """What is held goes on with the next opening; who waits for its outcome is told that it is held."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
-from sagaz_lab.abc import Clock, Source
+from sagaz_lab.abc import Clock, Missed, Source
 from sagaz_lab.model.trigger import SourceSpec, Trigger, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
@@ -14,6 +14,9 @@ from sagaz_lab.runtime.pump import Pump
 
 OpenSource = Callable[[Trigger, SourceSpec], Source | None]
 """None where the Lab is offline: then only `fire` brings events."""
+
+
+SOON_S = 1.0
 
 
 class Intake:
@@ -49,6 +52,18 @@ class Intake:
         """Returns when every source is connected; raises the error of the first that cannot be."""
         for pump in list(self.pumps.values()):
             await asyncio.shield(pump.connected)
+
+    async def missed(self) -> dict[str, Missed]:
+        """By trigger, what came due while nobody read its source, as far as that is known soon. Told once."""
+        waiting = [pump.connected for pump in self.pumps.values() if not pump.connected.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=SOON_S)
+        found = {}
+        for pump in self.pumps.values():
+            if pump.missed is not None:
+                found.update(dict.fromkeys((state.name for state in pump.states), pump.missed))
+                pump.missed = None
+        return found
 
     async def ended(self) -> None:
         """Returns when the finite sources have given all they had."""

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sagaz_lab.abc import Clock, Delivery, Source
+from sagaz_lab.abc import Clock, Delivery, Missed, Source
 from sagaz_lab.errors import (
     EndOfSource,
-    LeaseLost,
     SourceError,
     SourceUnavailable,
     StaleDelivery,
@@ -52,6 +51,8 @@ class Pump:
         self.since = clock.now()
         self.error = ""
         self.received = 0
+        self.missed: Missed | None = None
+        """What came due before it was connected first, until somebody has taken note of it."""
         self.lag_s: float | None = None
         """How old the newest event was when it was received; None for what is read long after it happened."""
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,6 +94,7 @@ class Pump:
                     self._connected("offline")
                     return
                 async with opened as source:
+                    self._note_missed(source)
                     self._connected("connected")
                     failures = 0
                     await self._receive(source)
@@ -108,6 +110,11 @@ class Pump:
             except Exception as error:
                 self._fail(error)
                 raise
+
+    def _note_missed(self, source: Source) -> None:
+        missed = getattr(source, "missed", None)
+        if isinstance(missed, Missed) and missed.due and not self.connected.done():
+            self.missed = missed
 
     def _connected(self, state: str) -> None:
         self._enter(state)
@@ -143,9 +150,10 @@ class Pump:
             await tightest.held_up(self._clock)
 
     async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        """Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over."""
         try:
             await self._dispatcher.take(self.readers, deliveries)
-        except (StoreUnavailable, LeaseLost) as error:
+        except StoreUnavailable as error:
             # Intake stops while the store cannot answer: what was received goes back.
             self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
             for delivery in deliveries:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from sagaz_lab.abc import Ending, StoredRun
 from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import History, Record, RunStatus
+from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.away import Found
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.tickets import Ticket
@@ -19,15 +21,33 @@ class Recovery:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
+        # Between two awaits of taking a run, so that two who ask for the same do not both get it.
+        self._taking: set[str] = set()
+        # Sagas whose newest run was taken up, so that another start does not take up the one before it.
+        self._newest_taken: set[str] = set()
 
-    async def resume_interrupted(self) -> int:
-        """Take over the runs of processes that are gone, and those whose code has come back; returns how many."""
-        dispatcher = self._dispatcher
-        runs = [*await dispatcher.store.interrupted(), *await self._with_code_again()]
+    async def resume_interrupted(self, which: str = "all") -> Found:
+        """Take over the runs of processes that are gone, and those whose code has come back.
+
+        Of the former all, the newest ("last") of each saga or none; the others are left as they are.
+        """
+        found, left = Found(), dict[str, str]()
+
+        def choose(runs: Sequence[tuple[str, str]]) -> Collection[str]:
+            newest = {saga: run_id for run_id, saga in runs if saga not in self._newest_taken}
+            wanted = {"all": [run_id for run_id, _ in runs], "last": newest.values(), "none": ()}[which]
+            left.clear()
+            left.update((run_id, saga) for run_id, saga in runs if run_id not in wanted)
+            return wanted
+
+        taken = await self._dispatcher.store.interrupted(choose)
+        found.left = left
+        if which == "last":
+            self._newest_taken.update(stored.saga for stored in taken)
         # Those that have a slot or a turn take it up before any that waits for one is let through.
-        for stored in sorted(runs, key=_standing):
-            await self._go_on(stored, dispatcher.registry.current)
-        return len(runs)
+        for stored in sorted([*taken, *await self._with_code_again()], key=_standing):
+            await self._go_on(stored, found)
+        return found
 
     async def _with_code_again(self) -> list[StoredRun]:
         """The runs that this process could not go on with, and now can."""
@@ -38,13 +58,16 @@ class Recovery:
             found += [run for id in ids if await store.adopt(id) and (run := await store.load(id))]
         return found
 
-    async def _go_on(self, stored: StoredRun, sagas: Mapping[str, SagaDefinition]) -> None:
+    async def _go_on(
+        self, stored: StoredRun, found: Found, from_action: str | None = None, *, foreground: bool = False
+    ) -> Run | None:
+        """With a run that is this owner's now. None if it waits, or has ended."""
         dispatcher = self._dispatcher
         now = dispatcher.clock.now()
-        definition = sagas.get(stored.saga)
+        definition = dispatcher.registry.current.get(stored.saga)
         if definition is None:
-            await dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
-            return
+            await self._wait_for_code(stored, found)
+            return None
         ticket = ticket_of(stored)
         self._read_keys(ticket)
         begun = stored.attempt > 0 and ticket.status is not RunStatus.WAITING
@@ -52,22 +75,31 @@ class Recovery:
             ticket.revision = definition.revision
             ticket.history = await self._history(stored, definition)
             if ticket.history is None:
-                return
+                return None
+            if from_action is not None:
+                rewind(ticket.history, definition, from_action)
             state = dispatcher.states.get(ticket.trigger or "")
             if state is not None:
                 state.admission.occupy(ticket)
-            dispatcher.runner.launch(ticket, definition, now, foreground=False)
-            return
+            found.resumed[stored.run_id] = stored.saga
+            return dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
         state = dispatcher.states.get(ticket.trigger or "")
         if state is None:
-            await dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
-            return
+            await self._wait_for_code(stored, found)
+            return None
         if stored.retry_at is not None:
             ticket.attempt = stored.attempt + 1
             state.admission.keep_turn(ticket)
             dispatcher.turns.retry_later(ticket, max(0.0, stored.retry_at - now))
+            found.resumed[stored.run_id] = stored.saga
         else:
             dispatcher.turns.hold_again(state, ticket)
+            found.waited += 1
+        return None
+
+    async def _wait_for_code(self, stored: StoredRun, found: Found) -> None:
+        await self._dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
+        found.needs_code[stored.run_id] = stored.saga
 
     async def _history(self, stored: StoredRun, definition: SagaDefinition) -> History | None:
         """The state to resume the run from, which says that its process died. None: it is given up, and has ended."""
@@ -134,60 +166,115 @@ class Recovery:
         except Exception as error:
             self._dispatcher.report("key", f"run {ticket.run_id} goes without its key: {describe(error)}")
 
-    async def resume(self, run_id: str, from_action: str | None = None) -> RunStatus:
-        """Go on with a run that was held, from the failed action, with the current revision; returns how it ended."""
-        ticket, definition, stored = await self._adopt(run_id, (RunStatus.HELD,), "resumed", from_action)
-        ticket.history = History.of(stored.records, stored.attempt)
-        if from_action is not None:
-            rewind(ticket.history, definition, from_action)
-        return await self._to_its_end(ticket, definition)
+    # --- asked for by name ---
 
-    async def _to_its_end(self, ticket: Ticket, definition: SagaDefinition) -> RunStatus:
-        runner = self._dispatcher.runner
-        run = runner.launch(ticket, definition, self._dispatcher.clock.now())
-        await runner.ended(run)
-        return run.status
+    async def resume(self, run_id: str, from_action: str | None = None) -> RunStatus:
+        """Go on with a run that was held, from the failed action, with the current revision; held again if it fails.
+
+        Or with one that was interrupted and left. Returns when it has ended; at once if it waits for its turn.
+        """
+        dispatcher = self._dispatcher
+        with self._alone(run_id):
+            stored, definition = await self._known(run_id, from_action)
+            if stored.status is RunStatus.HELD:
+                ticket = await self._adopt(stored, definition)
+                ticket.history, ticket.hold = History.of(stored.records, stored.attempt), True
+                if from_action is not None:
+                    rewind(ticket.history, definition, from_action)
+                run: Run | None = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now())
+            elif taken := await self._left(run_id):
+                run = await self._go_on(taken, Found(), from_action, foreground=True)
+            else:
+                raise _refusal(stored, "held", "resumed")
+        return await self._ended(run_id, run)
 
     async def compensate(self, run_id: str) -> RunStatus:
-        """Undo a held or partially committed run; a live one is cancelled first. Returns how it ended."""
-        live = self._dispatcher.runner.live.get(run_id)
-        if live is not None:
+        """Undo a run that was held or is partially committed, or was interrupted and left; cancel a live one."""
+        dispatcher = self._dispatcher
+        if live := dispatcher.runner.live.get(run_id):
             live.cancel()
-            await self._dispatcher.runner.ended(live)
-            return live.status
+            return await self._ended(run_id, live)
         allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
-        ticket, definition, stored = await self._adopt(run_id, allowed, "compensated")
-        ticket.history = History.of(stored.records, stored.attempt)
-        ticket.compensate_only = True
-        return await self._to_its_end(ticket, definition)
+        with self._alone(run_id):
+            stored, definition = await self._known(run_id)
+            if stored.status in allowed:
+                ticket = await self._adopt(stored, definition)
+                ticket.history = History.of(stored.records, stored.attempt)
+            elif taken := await self._left(run_id):
+                if taken.attempt == 0 or taken.retry_at is not None:  # nothing is done, or all is undone
+                    now = dispatcher.clock.now()
+                    await dispatcher.store.end(run_id, Ending(RunStatus.CANCELLED), attempt=taken.attempt, at=now)
+                    return RunStatus.CANCELLED
+                history = await self._history(taken, definition)
+                if history is None:
+                    return await self._ended(run_id, None)
+                ticket = self._in_its_place(taken, definition)
+                ticket.history = history
+            else:
+                raise _refusal(stored, ", ".join(allowed), "compensated")
+            ticket.compensate_only = True
+            run = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now())
+        return await self._ended(run_id, run)
 
-    async def _adopt(
-        self, run_id: str, allowed: tuple[RunStatus, ...], verb: str, action: str | None = None
-    ) -> tuple[Ticket, SagaDefinition, StoredRun]:
+    @contextmanager
+    def _alone(self, run_id: str) -> Iterator[None]:
+        """Of two who ask for the same run at the same time, the second is refused."""
+        if run_id in self._taking:
+            raise RunError(f"run {run_id} is being resumed or compensated already")
+        self._taking.add(run_id)
+        try:
+            yield
+        finally:
+            self._taking.discard(run_id)
+
+    async def _known(self, run_id: str, action: str | None = None) -> tuple[StoredRun, SagaDefinition]:
         dispatcher = self._dispatcher
         stored = await dispatcher.store.load(run_id)
         if stored is None:
             raise RunError(f"no run {run_id!r}")
-        if stored.status not in allowed:
-            known = ", ".join(allowed)
-            raise RunError(f"run {run_id} is {stored.status}; only a run that is {known} can be {verb}")
         definition = dispatcher.registry.current.get(stored.saga)
         if definition is None:
             raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")
         if action is not None and action not in definition.actions:
             raise UnknownName(f"resume {run_id}", "action", action, definition.actions)
-        if not await dispatcher.store.adopt(run_id):
-            raise RunError(f"run {run_id} is in the hands of another live process")
+        return stored, definition
+
+    async def _left(self, run_id: str) -> StoredRun | None:
+        """The run, this owner's now, if a process left it that is gone and nobody has taken it up."""
+        taken = await self._dispatcher.store.interrupted(lambda runs: [id for id, _ in runs if id == run_id])
+        return taken[0] if taken else None
+
+    async def _adopt(self, stored: StoredRun, definition: SagaDefinition) -> Ticket:
+        """Make a run that has ended live again."""
+        dispatcher = self._dispatcher
+        if not await dispatcher.store.adopt(stored.run_id):
+            raise RunError(f"run {stored.run_id} is in the hands of another live process")
         await dispatcher.store.begin(
-            run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=dispatcher.clock.now()
+            stored.run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=dispatcher.clock.now()
         )
+        return self._in_its_place(stored, definition)
+
+    def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> Ticket:
+        """Its ticket, with the slot and the turn of a run that has begun."""
         ticket = ticket_of(stored)
         ticket.revision = definition.revision
         self._read_keys(ticket)
-        state = dispatcher.states.get(ticket.trigger or "")
+        state = self._dispatcher.states.get(ticket.trigger or "")
         if state is not None:
             state.admission.occupy(ticket)
-        return ticket, definition, stored
+        return ticket
+
+    async def _ended(self, run_id: str, run: Run | None) -> RunStatus:
+        """How the run's attempt ends, or how the run stands."""
+        if run is not None:
+            await self._dispatcher.runner.ended(run)
+            return run.status
+        stored = await self._dispatcher.store.load(run_id)
+        return RunStatus.WAITING if stored is None else stored.status
+
+
+def _refusal(stored: StoredRun, known: str, verb: str) -> RunError:
+    return RunError(f"run {stored.run_id} is {stored.status}; only a run that is {known} can be {verb}")
 
 
 def _standing(stored: StoredRun) -> int:

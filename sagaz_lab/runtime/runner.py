@@ -45,6 +45,8 @@ class Runner:
         self.idle = asyncio.Event()
         self.logs = Logs()
         """Of ended runs; the Lab puts its own here, which outlives a stop."""
+        self.hold = False
+        """Whether runs of triggers that begin now are held when they fail; the Service says so."""
         self.published: Callable[[], None] = _nobody
         """To be called when the store has something to publish; the Service puts the relay here."""
 
@@ -73,6 +75,7 @@ class Runner:
             ticket.history,
             ticket.compensate_only,
         )
+        run.hold = ticket.hold or (self.hold and ticket.trigger is not None)
         if self.logs.ended:
             run.ctx.log_lines = self.logs.take(ticket.run_id)
         self.live[ticket.run_id] = run

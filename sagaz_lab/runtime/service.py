@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
-from sagaz_lab.errors import StoreError, TriggersOwned, describe
+from sagaz_lab.errors import LeaseLost, StoreError, TriggersOwned, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.away import AWAY, RESUME, Away, Found
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
@@ -25,6 +27,18 @@ from sagaz_lab.runtime.tasks import Report
 _GROUP = "consumer group"
 HEARTBEAT_S = 5.0
 """A third of the lease: two may fail before another process takes over."""
+
+
+def what_to_start(sagas: Mapping[str, SagaDefinition], only: str | Collection[str] | None, resume: str) -> list[str]:
+    """The names that `only` has. Raises `UnknownName` for what is none."""
+    if resume not in RESUME:
+        raise UnknownName("start", "resume", resume, RESUME)
+    names = [only] if isinstance(only, str) else list(only or ())
+    known = [*sagas, *(trigger.name for saga in sagas.values() for trigger in saga.triggers.values())]
+    for name in names:
+        if name not in known:
+            raise UnknownName("start", "saga or trigger", name, known)
+    return names
 
 
 class Service:
@@ -49,7 +63,9 @@ class Service:
         self._report = report
         self._only: frozenset[str] | None = None
         self._lock = asyncio.Lock()
+        self._resume = "all"
         self.started = False
+        self.away: Away | None = None
         self.group = ""
         self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
         self.intake = Intake(self.dispatcher, clock, open_source)
@@ -85,19 +101,34 @@ class Service:
             clock=self._clock, positions=store.positions(), group=self.group, letters=store.letters_after
         )
 
-    async def start(self, only: Collection[str]) -> None:
+    async def start(self, only: Collection[str], hold: bool = False, resume: str = "all") -> None:
         """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""
         self._only = frozenset(only) or None
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
-        await self._store.own_triggers([state.name for state in wanted])
-        self.started = True
-        await self.dispatcher.holding.restore(wanted)
-        await self.recovery.resume_interrupted()
+        last_seen_s = await self._store.own_triggers([state.name for state in wanted])
+        away_s = 0.0 if self.started or last_seen_s is None else last_seen_s
+        self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
+        waited = await self.dispatcher.holding.restore(wanted)
+        found = await self.recovery.resume_interrupted(resume)
+        found.waited += waited
         self.relay.wake()
         await self._reconcile()
+        await self._tell(away_s, found)
         await self.intake.connected()
+
+    async def _tell(self, away_s: float, found: Found) -> None:
+        self.away = Away(
+            away_s=away_s,
+            missed=await self.intake.missed(),
+            resumed=found.resumed,
+            needs_code=found.needs_code,
+            left=found.left,
+            events_waited=found.waited,
+        )
+        if self.away.is_worth_telling:
+            self._report(AWAY, f"{self.away.headline()} (lab.status().away has the details)")
 
     def changed(self, changes: Sequence[Change]) -> None:
         """The registry has other definitions: the next batch is decided by them."""
@@ -145,16 +176,20 @@ class Service:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.recovery.leave()
         await self.relay.close()
-        await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
-        await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
-        await self._store.close()
+        try:
+            await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
+            await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
+        except LeaseLost as error:
+            self._report("lease", f"stopped; what was counted last is not kept: {describe(error)}")
+        finally:
+            await self._store.close()
 
     async def _follow(self, changes: Sequence[Change]) -> None:
         await self.params.follow(list(self.dispatcher.states.values()))
         await self._save_revisions((change.name, change.revision) for change in changes if change.is_new)
         if self.started:
             await self._reconcile()
-            await self.recovery.resume_interrupted()
+            await self.recovery.resume_interrupted(self._resume)
 
     async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:
         now = self._clock.now()
@@ -170,6 +205,9 @@ class Service:
             states = list(self._wanted())
             try:
                 await self._store.own_triggers([state.name for state in states])
+            except LeaseLost as error:
+                self._report("lease", f"the sources are not read: {describe(error)}")
+                states = []
             except (StoreError, TriggersOwned) as error:
                 self._report("store", describe(error))
             await self.intake.read(states)

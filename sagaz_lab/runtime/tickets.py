@@ -20,10 +20,10 @@ class Ticket(NewRun):
 
     `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
     in the same lane. `final`, if somebody has asked for it, is resolved when it has started or never will. A ticket
-    of attempt 1 that waits has not started yet.
+    of attempt 1 that waits has not started yet. `hold` says that it is held when it fails, whatever its saga says.
     """
 
-    __slots__ = ("attempt", "behind", "compensate_only", "final", "history", "key", "left_id", "pace_key")
+    __slots__ = ("attempt", "behind", "compensate_only", "final", "history", "hold", "key", "left_id", "pace_key")
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Ticket(NewRun):
         self.attempt = 1
         self.history: History | None = None
         self.compensate_only = False
+        self.hold = False
         self.final: Future[Outcome] | None = None
         self.left_id = ""
 

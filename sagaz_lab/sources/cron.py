@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import ClassVar, Self
 
-from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
+from sagaz_lab.abc import Delivery, Event, Missed, SourceTraits, Surroundings
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.model.schedule import ticks
 from sagaz_lab.sources.delayed import Delayed, sleep_unless
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 NAP_S = 60.0  # a laptop's sleep and a clock that was set are noticed this soon
 ON_TIME_S = 60.0  # with missed="none" a tick may be this late, as when a cell held the loop
+COUNTED = 5000  # of missed ticks: a tenth of a second
 _ROUNDING_S = 1e-6
 
 
@@ -28,6 +29,8 @@ class CronSource:
     Ticks follow from the last one that was settled, in this process or an earlier one; a first start begins at its
     own time. Ticks that are due together were missed: `missed` says whether the last one comes, all (the last
     `missed_cap` of them), or none. The id is the same in all processes. The runtime honours `overlap`.
+
+    `missed.due` counts no further than `COUNTED`.
     """
 
     traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
@@ -39,7 +42,8 @@ class CronSource:
         self.name = f"cron {schedule}"
         self.overlap = overlap
         self._schedule, self._timezone = " ".join(schedule.split()), timezone
-        self._missed = missed
+        self._rule = missed
+        self.missed = Missed(0, 0)
         self._cap = missed_cap if missed == "all" else 1
         self._clock, self._positions = surroundings.clock, surroundings.positions
         self._position_name = f"cron {self._schedule}|{timezone}"
@@ -54,6 +58,7 @@ class CronSource:
         if stored is None:
             stored = self._now().isoformat()
             await self._positions.put(self._position_name, stored)
+        self.missed = self._missed_since(datetime.fromisoformat(stored))
         # What this object gave out and was not settled comes again, whatever `missed` says.
         left = [self._unsettled[tick] for tick in sorted(self._unsettled)]
         self._again = deque(Delivery(next_attempt(event), token) for event, token, _ in left)
@@ -97,12 +102,23 @@ class CronSource:
         self._again.append(delivery)
         self._nacked.set()
 
+    def _missed_since(self, last: datetime) -> Missed:
+        now = self._now()
+        due = sum(1 for _ in takewhile(lambda tick: tick <= now, islice(self._ticks_after(last), COUNTED)))
+        if self._rule == "none":
+            on_time = max(last, now - timedelta(seconds=ON_TIME_S))
+            return Missed(due, 1 if next(self._ticks_after(on_time)) <= now else 0)
+        return Missed(due, min(due, self._cap))
+
+    def _ticks_after(self, last: datetime) -> Iterator[datetime]:
+        return ticks(self._schedule, self._timezone, last)
+
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now(), UTC)
 
     def _walk_from(self, last: datetime) -> None:
         self._last = last
-        self._ticks: Iterator[datetime] = ticks(self._schedule, self._timezone, last)
+        self._ticks = self._ticks_after(last)
         self._next = next(self._ticks)
 
     def _due(self) -> list[Delivery]:
@@ -116,7 +132,7 @@ class CronSource:
             due = self._latest(now)
             logger.info("%s: more than one tick was due; %s is the last of them", self.name, due[-1])
             self._walk_from(due[-1])
-        if self._missed == "none" and (now - due[-1]).total_seconds() > ON_TIME_S:
+        if self._rule == "none" and (now - due[-1]).total_seconds() > ON_TIME_S:
             logger.warning("%s: the tick of %s was missed", self.name, due[-1])
             return []
         deliveries = [self._delivery(tick) for tick in due]
@@ -128,11 +144,11 @@ class CronSource:
         span = timedelta(minutes=1)
         while True:
             after = max(self._last, now - span)
-            found = list(takewhile(lambda tick: tick <= now, ticks(self._schedule, self._timezone, after)))
+            found = list(takewhile(lambda tick: tick <= now, self._ticks_after(after)))
             if len(found) >= self._cap or after == self._last:
                 break
             span *= 8
-        if self._missed == "all" and (after > self._last or len(found) > self._cap):
+        if self._rule == "all" and (after > self._last or len(found) > self._cap):
             logger.warning("%s: of the missed ticks only the last %d come", self.name, self._cap)
         return list(islice(found, max(0, len(found) - self._cap), None))
 

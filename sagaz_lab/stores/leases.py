@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sagaz_lab.abc import Owner
+from sagaz_lab.abc import Choose, Owner
 from sagaz_lab.errors import TriggersOwned
 from sagaz_lab.stores.transactions import RECORDS_PER_RUN, Transactions
 
@@ -66,10 +67,12 @@ def enter(connection: Any, sql: dict[str, str], name: str) -> Owner:
     return Owner(id, name, connection.execute(sql["insert_owner"], row).fetchone()[0])
 
 
-def take_over(transactions: Transactions) -> list[tuple[Sequence[Any], list[Sequence[Any]]]]:
+def take_over(
+    transactions: Transactions, choose: Choose | None = None
+) -> list[tuple[Sequence[Any], list[Sequence[Any]]]]:
     """Fence off all owners that are gone, and publish for them.
 
-    Returns the rows of their unfinished runs, each with its records' rows.
+    Returns the rows of their unfinished runs, each with its records' rows, as far as `choose` wants them.
     """
     connection, sql = transactions.connection, transactions.sql
     for epoch, host, pid, pid_started, lapsed in connection.execute(
@@ -79,6 +82,9 @@ def take_over(transactions: Transactions) -> list[tuple[Sequence[Any], list[Sequ
             connection.execute(sql["fence_owner"], (epoch,))
     connection.execute(sql["take_publications"], (transactions.epoch,))
     runs = connection.execute(sql["live_runs_of_others"]).fetchall()
+    if choose is not None:
+        taken = set(choose([(run[1], run[2]) for run in runs]))
+        runs = [run for run in runs if run[1] in taken]
     connection.executemany(sql["take_run"], [(transactions.epoch, run[0]) for run in runs])
     return [(run, records_of(connection, sql, run[0])) for run in runs]
 
@@ -108,9 +114,13 @@ def adopt(transactions: Transactions, run_id: str) -> bool:
     return True
 
 
-def own_triggers(transactions: Transactions, names: Sequence[str]) -> None:
-    """Say that this owner runs these triggers and no others. Raises `TriggersOwned`."""
+def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | None:
+    """Say that this owner runs these triggers and no others. Raises `TriggersOwned`.
+
+    Returns how long ago an owner of any of them was last seen; None if there was none.
+    """
     connection, sql = transactions.connection, transactions.sql
+    (last_seen_s,) = connection.execute(sql["last_seen"], (json.dumps(list(names)),)).fetchone()
     others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
     for name in names:
         living = _living(transactions, others[name]) if name in others else None
@@ -118,6 +128,7 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> None:
             raise TriggersOwned(f"{name} is already run by {living}; stop it there first")
     connection.execute(sql["disown_triggers"], (transactions.epoch,))
     connection.executemany(sql["own_trigger"], [(name, transactions.epoch) for name in names])
+    return None if last_seen_s is None else max(0.0, float(last_seen_s))
 
 
 def _living(transactions: Transactions, epoch: int) -> str | None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from sagaz_lab.abc import (
     Acceptance,
+    Choose,
     DeadLetter,
     Ending,
     HeldEvent,
@@ -26,6 +27,7 @@ from sagaz_lab.abc import (
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.model.run import LIVE, Record, RecordKind, RunStatus
+from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
@@ -52,17 +54,6 @@ _NEEDS_CODE = RunStatus.NEEDS_CODE
 _UNSETTLED = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
 
 
-class _Positions:
-    def __init__(self) -> None:
-        self._values: dict[str, str] = {}
-
-    async def get(self, name: str) -> str | None:
-        return self._values.get(name)
-
-    async def put(self, name: str, value: str) -> None:
-        self._values[name] = value
-
-
 class MemoryStore:
     """Keeps all in this process, within the bounds above. Reopened, it still has what it had.
 
@@ -85,7 +76,8 @@ class MemoryStore:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._outbox = Outbox()
         self._revisions: defaultdict[str, dict[int, RevisionRow]] = defaultdict(dict)
-        self._positions = _Positions()
+        self._positions = memory_names.Positions()
+        self._owned = memory_names.Owned()
         self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox.by_number)
         self._left_behind: list[MemoryRun] = []
         self._epoch = 0
@@ -95,6 +87,7 @@ class MemoryStore:
         return Owner(uuid4().hex, owner_name, self._epoch)
 
     async def close(self) -> None:
+        self._owned.leave()
         self._left_behind = [run for run in self._runs.values() if run.ended_at is None]
 
     async def heartbeat(self) -> None:
@@ -339,9 +332,11 @@ class MemoryStore:
 
     # --- resuming ---
 
-    async def interrupted(self) -> Sequence[StoredRun]:
-        left, self._left_behind = self._left_behind, []
-        return [run.stored() for run in left if run.ended_at is None]
+    async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
+        left = [run for run in self._left_behind if run.ended_at is None]
+        taken = None if choose is None else set(choose([(run.run_id, run.new.saga) for run in left]))
+        self._left_behind = [] if taken is None else [run for run in left if run.run_id not in taken]
+        return [run.stored() for run in left if taken is None or run.run_id in taken]
 
     async def load(self, run_id: str) -> StoredRun | None:
         return self.run(run_id)
@@ -350,6 +345,7 @@ class MemoryStore:
         run = self._runs.get(run_id)
         if run is None:
             return False
+        self._left_behind = [other for other in self._left_behind if other is not run]
         if run.status not in LIVE:
             run.status = RunStatus.RUNNING
             run.ended_at = None
@@ -375,8 +371,8 @@ class MemoryStore:
     async def save_revision(self, row: RevisionRow) -> None:
         self._revisions[row.saga].setdefault(row.number, row)
 
-    async def own_triggers(self, names: Sequence[str]) -> None:
-        """Nobody else can reach this store."""
+    async def own_triggers(self, names: Sequence[str]) -> float | None:
+        return self._owned.own(names)  # nobody else can reach this store
 
     def positions(self) -> Positions:
         return self._positions

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 from sagaz_lab.abc import (
     Acceptance,
+    Choose,
     DeadLetter,
     Ending,
     HeldEvent,
@@ -233,8 +234,8 @@ class SqliteStore:
 
     # --- resuming ---
 
-    async def interrupted(self) -> Sequence[StoredRun]:
-        found = await self._call(leases.take_over)
+    async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
+        found = await self._call(lambda it: leases.take_over(it, choose))
         return await asyncio.to_thread(lambda: [stored_run(run, records, self._artifacts) for run, records in found])
 
     async def load(self, run_id: str) -> StoredRun | None:
@@ -284,8 +285,9 @@ class SqliteStore:
         values = (row.saga, row.number, row.digest, text(row.source_text), row.at)
         await self._call(lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
 
-    async def own_triggers(self, names: Sequence[str]) -> None:
-        await self._call(lambda it: leases.own_triggers(it, names))
+    async def own_triggers(self, names: Sequence[str]) -> float | None:
+        last_seen_s: float | None = await self._call(lambda it: leases.own_triggers(it, names))
+        return last_seen_s
 
     def positions(self) -> Positions:
         return _Positions(self)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Refusal
@@ -116,6 +117,11 @@ class Transactions:
                 write.error = error
         except Exception as error:
             self._commit_alone(writes, error)
+
+    def renew_lease(self) -> None:
+        """If that can be done now."""
+        with suppress(sqlite3.Error):
+            self.connection.execute(self.sql["heartbeat"], (self.epoch,))
 
     def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
         alone = len(writes) > 1 and not is_hopeless(error)

@@ -11,6 +11,10 @@ from typing import Any
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.stores.transactions import Transactions, Write
 
+BEAT_S = 6.0
+"""With nothing to write for so long the lease is renewed here: two may fail before it ends. The loop's own heartbeat
+comes sooner, unless a cell holds the loop up."""
+
 MOST_WRITES = 2000
 """Writes of one transaction, so that the first of them need not wait for all of a long queue."""
 
@@ -63,21 +67,28 @@ class Writer:
     def _work(self) -> None:
         stopping = False
         while not stopping:
-            writes, stopping = self._next_group()
+            try:
+                writes, stopping = self._next_group()
+            except Empty:
+                if self._loop.is_running():  # held up or not; one that is gone does not keep its runs from others
+                    self._transactions.renew_lease()
+                continue
             if writes:
                 self._transactions.commit(writes)
                 _report(writes)
 
     def _next_group(self) -> tuple[list[Write], bool]:
+        """Raises `Empty` when nothing has come for so long that the lease is to be renewed."""
         group: list[Write] = []
         try:
             while len(group) < MOST_WRITES:
-                writes = self._queue.get(block=not group)
+                writes = self._queue.get(block=not group, timeout=BEAT_S)
                 if writes is None:
                     return group, True
                 group += writes
         except Empty:
-            pass
+            if not group:
+                raise
         return group, False
 
 

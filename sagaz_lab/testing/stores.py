@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -160,6 +160,31 @@ class StoreSuite(IntakeSuite, OutboxSuite):
         await store.end("r1", Ending(RunStatus.COMPLETED), attempt=1, at=AT)
         assert [it.kind for it in (await loaded(store, "r1")).records] == ["action_started", "action_finished"]
 
+    async def test_what_is_not_chosen_stays_for_a_later_call_or_to_be_adopted(self, store: Store) -> None:
+        await take(store, *(new_run(f"r{n}", started=()) for n in range(3)))
+        await store.close()
+        await store.open("the next notebook")
+        asked: list[tuple[str, str]] = []
+
+        def the_last(runs: Sequence[tuple[str, str]]) -> list[str]:
+            asked[:] = runs
+            return [runs[-1][0]]
+
+        assert [run.run_id for run in await store.interrupted(the_last)] == ["r2"]
+        assert asked == [("r0", "orders"), ("r1", "orders"), ("r2", "orders")]
+        assert await store.interrupted(lambda _: ()) == []
+        assert await store.adopt("r0")
+        assert [run.run_id for run in await store.interrupted()] == ["r1"]
+        assert await store.interrupted() == []
+
+    async def test_what_nobody_chose_is_left_to_the_next_owner(self, store: Store) -> None:
+        await take(store, new_run("r1"), new_run("r2"))
+        for name in ("the next notebook", "the one after"):
+            await store.close()
+            await store.open(name)
+            assert await store.interrupted(lambda _: ()) == []
+        assert [run.run_id for run in await store.interrupted()] == ["r1", "r2"]
+
     async def test_a_held_run_can_be_adopted(self, store: Store) -> None:
         await take(store, new_run("r1"))
         await store.end("r1", Ending(RunStatus.HELD, OSError("down")), attempt=1, at=AT)
@@ -207,6 +232,22 @@ class StoreSuite(IntakeSuite, OutboxSuite):
         await other.own_triggers(["orders.on_order"])
         await store.close()
         await other.own_triggers(["orders.on_order", "orders.on_return"])
+
+    async def test_a_store_knows_how_long_nobody_has_run_a_trigger(self, store: Store) -> None:
+        assert await store.own_triggers(["orders.on_order"]) is None
+        await store.close()
+        await asyncio.sleep(0.3)
+        await store.open("the next notebook")
+        assert await store.own_triggers(["orders.other"]) is None
+        away_s = await store.own_triggers(["orders.on_order", "orders.other"])
+        assert away_s is not None
+        assert away_s < 0.2  # as one of them is run already
+        await store.close()
+        await asyncio.sleep(0.3)
+        await store.open("the one after")
+        away_s = await store.own_triggers(["orders.on_order"])
+        assert away_s is not None
+        assert 0.3 <= away_s < 30
 
     # --- letters, names, frames ---
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import textwrap
 import time
 from dataclasses import dataclass, field
@@ -100,6 +101,27 @@ class Kernel:
 
     def interrupt(self) -> None:
         self._manager.interrupt_kernel()
+
+    def signal(self, number: int) -> None:
+        """Send it to the kernel's process itself."""
+        os.kill(self.pid, number)
+
+    @property
+    def pid(self) -> int:
+        provisioner: Any = self._manager.provisioner
+        number: int = provisioner.process.pid
+        return number
+
+    def kill(self) -> None:
+        """As the kernel of an out-of-memory machine dies."""
+        self.signal(signal.SIGKILL)
+        provisioner: Any = self._manager.provisioner
+        provisioner.process.wait(10)
+
+    def restart(self) -> None:
+        """As "Restart kernel" does: the kernel is asked to end, and another takes its place."""
+        self._manager.restart_kernel(now=False)
+        self.client.wait_for_ready(timeout=60)
 
     def shut_down(self, timeout_s: float = 15.0) -> None:
         """Ask it to end, as Jupyter does, and wait until it has."""

@@ -5,6 +5,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -188,6 +189,19 @@ async def test_an_owner_that_was_silent_too_long_goes_on_if_nobody_took_over(sto
     change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 60")
     await store.append([finished("r1")])
     await store.heartbeat()
+
+
+async def test_an_owner_whose_loop_is_held_up_keeps_its_runs(store, path, monkeypatch):
+    await start(store, "r1")
+    monkeypatch.setattr("sagaz_lab.stores.writer.BEAT_S", 0.05)
+    await store.heartbeat()
+    change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 60")
+    time.sleep(2)  # as a cell does
+    other = SqliteStore(path)
+    await other.open("another notebook")
+    assert await other.interrupted() == []
+    await store.append([finished("r1")])
+    await other.close()
 
 
 async def test_an_owner_whose_runs_were_taken_over_writes_nothing_more(store, path):

@@ -160,3 +160,25 @@ async def test_a_tick_that_is_fired_by_hand_is_scheduled_for_now() -> None:
             decided = await lab.preview("Nightly.on_tick", payload)
             assert decided.context is not None
             assert decided.context["same"]
+
+
+async def test_it_says_how_many_ticks_came_due_while_nobody_was_there_and_how_many_come() -> None:
+    for missed, come in (("last", 1), ("all", 5), ("none", 0)):
+        process = Process(datetime(2026, 1, 1, 0, 30, tzinfo=UTC))
+        options: dict[str, Any] = {"schedule": "0 * * * *", "missed": missed, "missed_cap": 5}
+        async with process.running(**options) as source:
+            assert source.missed == (0, 0)
+        await process.clock.advance(14 * HOUR_S)
+        async with process.running(**options) as source:
+            assert source.missed == (14, come)
+        assert len(process.got) == come
+
+
+async def test_a_tick_that_is_hardly_late_is_missed_by_no_rule() -> None:
+    process = Process(datetime(2026, 1, 1, 0, 59, 50, tzinfo=UTC))
+    async with process.running(schedule="0 * * * *", missed="none"):
+        pass
+    await process.clock.advance(15)
+    async with process.running(schedule="0 * * * *", missed="none") as source:
+        assert source.missed == (1, 1)
+    assert process.times == ["01 01:00"]

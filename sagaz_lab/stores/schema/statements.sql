@@ -178,16 +178,22 @@ INSERT INTO owners (id, name, host, pid, pid_started, heartbeat_at) VALUES (?, ?
 UPDATE owners SET heartbeat_at = {now} WHERE epoch = ?
 
 -- name: close_owner
-UPDATE owners SET closed = 1 WHERE epoch = ?
+UPDATE owners SET closed = 1, heartbeat_at = {now} WHERE epoch = ?
 
 -- name: forget_owners
--- Owners that were fenced off long ago and have nothing left.
+-- Owners that were fenced off long ago and have nothing left, and whose triggers others have run since.
 DELETE FROM owners WHERE fenced AND heartbeat_at < {now} - ?
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.ended_at IS NULL AND runs.owner = owners.epoch)
     AND NOT EXISTS (SELECT 1 FROM publications WHERE publications.owner = owners.epoch)
+    AND NOT EXISTS (SELECT 1 FROM triggers WHERE triggers.owner = owners.epoch)
 
 -- name: owner
 SELECT name, host, pid, pid_started, closed OR fenced OR heartbeat_at + ? <= {now} FROM owners WHERE epoch = ?
+
+-- name: last_seen
+-- How long ago an owner of any of these triggers was last seen.
+SELECT {now} - max(heartbeat_at) FROM owners
+WHERE epoch IN (SELECT owner FROM triggers WHERE name IN (SELECT value FROM json_each(?)))
 
 -- name: trigger_owners
 SELECT name, owner FROM triggers WHERE owner <> ?

@@ -1,0 +1,128 @@
+"""What a start found: how long nobody had run the triggers, what was missed meanwhile and what goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sagaz_lab.abc import Missed
+
+RESUME = ("all", "last", "none")
+"""Which interrupted runs a start takes up: all, the newest of each saga, or none."""
+
+AWAY = "away"
+"""The kind of the report that tells of it."""
+
+TELL_S = 60.0
+"""Away for longer than this is told although nothing was missed."""
+
+NAMED = 5
+"""Runs that are named, of each kind."""
+
+
+@dataclass(slots=True)
+class Found:
+    """The runs that had been interrupted: the saga by the run's id. `waited` counts events that had not begun a run."""
+
+    resumed: dict[str, str] = field(default_factory=dict)
+    needs_code: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    waited: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Away:
+    """What a start found. Each mapping of runs has the saga by the run's id.
+
+    `away_s` is how long nobody had run these triggers, to a few seconds; 0 where nobody ever had. `missed` has the
+    ticks by trigger. `resumed` goes on, `needs_code` once its saga is defined, `left` only when it is asked for.
+    `events_waited` counts the events that were held, in a window or for their turn, and go on waiting.
+    """
+
+    away_s: float
+    missed: Mapping[str, Missed]
+    resumed: Mapping[str, str]
+    needs_code: Mapping[str, str]
+    left: Mapping[str, str]
+    events_waited: int
+
+    @property
+    def ticks_missed(self) -> int:
+        """Of all triggers together."""
+        return sum(missed.due for missed in self.missed.values())
+
+    @property
+    def lasted(self) -> bool:
+        """Whether there was an absence to speak of."""
+        return self.away_s >= 1.0
+
+    @property
+    def is_worth_telling(self) -> bool:
+        found = self.missed or self.resumed or self.needs_code or self.left or self.events_waited
+        return bool(found) or self.away_s > TELL_S
+
+    def headline(self) -> str:
+        """One line: "away 2 h 10 min: 14 ticks missed, 3 runs resumed"."""
+        facts = [
+            _counted(self.ticks_missed, "tick", "missed"),
+            _counted(len(self.resumed), "run", "resumed"),
+            _counted(len(self.needs_code), "run", "waiting for code"),
+            _counted(len(self.left), "run", "left as it was" if len(self.left) == 1 else "left as they were"),
+            _counted(self.events_waited, "event", "waiting since then"),
+        ]
+        found = ", ".join(filter(None, facts))
+        if not self.lasted:
+            return found
+        return f"away {spoken(self.away_s)}: {found or 'nothing missed, nothing to resume'}"
+
+    def lines(self) -> Iterator[str]:
+        """What was done about each, and how to have it otherwise."""
+        for name, missed in self.missed.items():
+            yield (
+                f"{name}: {_counted(missed.due, 'tick', 'missed')}, {_come(missed)}; "
+                'its trigger\'s missed="all", "last" or "none" decides that'
+            )
+        if self.resumed:
+            yield (
+                f"resumed: {_named(self.resumed)}; lab.compensate_run(id) undoes one, "
+                'lab.start(resume="last") or "none" takes up fewer'
+            )
+        if self.needs_code:
+            yield f"waiting for code: {_named(self.needs_code)}; each goes on when its saga is defined"
+        if self.left:
+            yield (
+                f"left: {_named(self.left)}; lab.resume_run(id) goes on with one, lab.compensate_run(id) undoes one, "
+                'lab.start(resume="all") takes up all'
+            )
+        if self.events_waited:
+            yield f"{_counted(self.events_waited, 'event', 'waited')} in windows or for their turn, and will be decided"
+
+    def __repr__(self) -> str:
+        return f"Away({self.headline() or 'nothing missed'})"
+
+
+def spoken(seconds: float) -> str:
+    """The two largest units: "2 h 10 min", "45 s"."""
+    left, parts = round(seconds), list[tuple[int, str]]()
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        n, left = divmod(left, size)
+        if n or parts:
+            parts.append((n, unit))
+    return " ".join(f"{n} {unit}" for n, unit in parts[:2] if n) or "0 s"
+
+
+def _counted(n: int, what: str, how: str) -> str:
+    return f"{n} {what}{'s' if n != 1 else ''} {how}" if n else ""
+
+
+def _come(missed: Missed) -> str:
+    if missed.come == 0:
+        return "none of them comes"
+    if missed.come >= missed.due:
+        return "which comes now" if missed.due == 1 else "all of which come now"
+    return "the last of which comes now" if missed.come == 1 else f"the last {missed.come} of which come now"
+
+
+def _named(runs: Mapping[str, str]) -> str:
+    named = [f"{run_id} ({saga})" for run_id, saga in list(runs.items())[:NAMED]]
+    return ", ".join(named) + (f" and {len(runs) - NAMED} more" if len(runs) > NAMED else "")
