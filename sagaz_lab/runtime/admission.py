@@ -130,6 +130,17 @@ class Admission:
         if ticket.key is not None:
             self._busy[ticket.key] = ticket.run_id
 
+    def at_once(self) -> int:
+        """How many runs without a key may start now whatever they are: none if something waits, or there is a pace."""
+        if self.pace is not None or self.lanes or self._coming or self._ready:
+            return 0
+        return max(0, min(self.limit - self.in_flight, self.slots.limit - self.slots.used))
+
+    def occupy_some(self, runs: int) -> None:
+        """Give so many runs without a key their slots."""
+        self.in_flight += runs
+        self.slots.used += runs
+
     def comes(self, ticket: Ticket) -> None:
         """It will wait as soon as the store has it."""
         self._coming.setdefault(_lane(ticket), []).append(ticket)

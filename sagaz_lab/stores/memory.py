@@ -251,8 +251,7 @@ class MemoryStore:
         runs = self._runs
         try:
             for record in records:
-                log = runs[record.run_id].log
-                log += self._apart(record) if record.publications else record
+                runs[record.run_id].add(self._apart(record) if record.publications else record)
         except KeyError as error:
             raise StoreError(f"no run {error.args[0]!r} in this store") from None
 
@@ -269,13 +268,13 @@ class MemoryStore:
         if context is not None:
             run.context = context
         for name in started:
-            run.log += Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at)
+            run.add(Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at))
 
     async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
                   dead: DeadLetter | None = None) -> None:  # fmt: skip
         run = self._run(run_id)
         for record in ending.records:
-            run.log += self._apart(record) if record.publications else record
+            run.add(self._apart(record) if record.publications else record)
         if ending.publications:
             self._outbox.add(ending.publications)
         run.attempt = attempt

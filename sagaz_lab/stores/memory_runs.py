@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sagaz_lab.abc import NewRun, Refusal, StoredRun
@@ -28,6 +29,7 @@ class MemoryRun:
     retry_at: float | None = None
     ended_at: float | None = None
     error: str | None = None
+    log: Sequence[Any] = ()
 
     def __init__(self, new: NewRun) -> None:
         self.run_id = new.run_id
@@ -43,9 +45,14 @@ class MemoryRun:
         self.claim_ends = new.claim_ends
         self.started = new.started
         self.attempt = 0 if status is WAITING else 1
-        self.log: list[Any] = []
         if new.members:
             self.members = tuple(member.claim for member in new.members if member.claim is not None)
+
+    def add(self, record: Record) -> None:
+        """Keep it."""
+        if type(log := self.log) is not list:
+            log = self.log = []
+        log += record
 
     @property
     def past(self) -> Past | None:
