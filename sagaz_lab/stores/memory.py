@@ -29,7 +29,7 @@ from sagaz_lab.model.run import LIVE, Record, RecordKind, RunStatus
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
-from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, refusal
+from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; the oldest go first."""
@@ -301,7 +301,7 @@ class MemoryStore:
         if run is None or run.ended_at is None:
             return
         del self._runs[run_id]
-        self._settle_claims(run, run.past)
+        self._settle_claims(run, past_of(run))
 
     def _settle_claims(self, run: MemoryRun, past: Past | None) -> None:
         """The run goes; its claims remember what is past, or go with it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
+from struct import Struct
 from typing import Any
 
 from sagaz_lab.abc import NewRun, Refusal, StoredRun
@@ -54,13 +56,6 @@ class MemoryRun:
             log = self.log = []
         log += record
 
-    @property
-    def past(self) -> Past | None:
-        """What its claims remember once it is not kept any more; None if they are free."""
-        if self.claim_ends or self.status in _RESTARTABLE:
-            return None
-        return self.run_id, self.status.value, self.claim_until
-
     def records(self) -> list[Record]:
         log = self.log
         started = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
@@ -72,12 +67,21 @@ class MemoryRun:
                          self.error)  # fmt: skip
 
 
-# What a claim remembers of a run that is no longer kept: (run id, status, until). There may be a million of them, so
-# each is a plain tuple of plain values, which the garbage collector passes over.
-Past = tuple[str, str, float | None]
+# What a claim remembers of a run that is no longer kept: until when it holds, the run's status and its id. There may be
+# a million of them, so each is one object and none for the garbage collector, which is woken by how many it has to see.
+Past = bytes
+_UNTIL = Struct("d")
 
 Holder = MemoryRun | Past | str
 """Who has a claim: a run, one that is no longer kept, or (its id) an event that is held."""
+
+
+def past_of(run: MemoryRun) -> Past | None:
+    """What its claims remember once it is not kept any more; None if they are free."""
+    if run.claim_ends or run.status in _RESTARTABLE:
+        return None
+    until = inf if run.claim_until is None else run.claim_until
+    return _UNTIL.pack(until) + f"{run.status.value} {run.run_id}".encode("utf-8", "surrogatepass")
 
 
 def holds(holder: Holder, at: float) -> bool:
@@ -86,11 +90,17 @@ def holds(holder: Holder, at: float) -> bool:
         until = holder.claim_until
         ended = _CLAIM_ENDED if holder.claim_ends else _RESTARTABLE
         return (until is None or until > at) and holder.status not in ended
-    return isinstance(holder, str) or holder[2] is None or holder[2] > at
+    if isinstance(holder, str):
+        return True
+    held_until: float = _UNTIL.unpack_from(holder)[0]
+    return held_until > at
 
 
 def refusal(holder: Holder) -> Refusal:
     """What another who wants the claim is told."""
     if isinstance(holder, MemoryRun):
         return Refusal(holder.run_id, holder.status)
-    return Refusal() if isinstance(holder, str) else Refusal(holder[0], RunStatus(holder[1]))
+    if isinstance(holder, str):
+        return Refusal()
+    status, run_id = holder[_UNTIL.size :].decode("utf-8", "surrogatepass").split(" ", 1)
+    return Refusal(run_id, RunStatus(status))
