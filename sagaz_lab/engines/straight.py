@@ -6,6 +6,7 @@ Most sagas are such chains, and most of their runs go well. What goes wrong is h
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
@@ -15,6 +16,7 @@ from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes
 from sagaz_lab.model.step import current_step
 
 _new = tuple.__new__
+_COMPLETED = RunStatus.COMPLETED
 _STARTED, _FINISHED = RecordKind.ACTION_STARTED, RecordKind.ACTION_FINISHED
 
 
@@ -26,16 +28,18 @@ class Stopped(NamedTuple):
     unstorable: list[Record] | None
 
 
-async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str, Any]) -> Stopped | None:
-    """None when the run has completed. `finished` takes the results."""
-    run_id, attempt, instance, ctx = run.run_id, run.attempt, run.instance, run.ctx
-    actions = run.definition.plan.straight
-    last = len(actions) - 1
-    token = None
-    for i, action in enumerate(actions):
+GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
+"""The general way: what has finished, and where the straight way has stopped."""
+
+
+async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
+    """The whole attempt: this way as far as it leads, then the general one."""
+    run_id, attempt, instance, ctx, steps, now = run.run_id, run.attempt, run.instance, run.ctx, run.steps, clock.now
+    finished: dict[str, Any] = {}
+    stopped = token = None
+    for action, after in run.definition.plan.straight:
         name = action.name
-        step = ActiveStep(run, name)
-        run.steps[name] = step
+        steps[name] = step = ActiveStep(run, name)
         if token is None:
             token = current_step.set(step)
         else:
@@ -43,13 +47,15 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
         try:
             value = await getattr(instance, action.method_name)(ctx)
         except BaseException as error:
-            return Stopped(step, error, None)
+            stopped = Stopped(step, error, None)
+            break
         finished[name] = value
         if run.cancelling:  # it has swallowed that
-            return Stopped(step, CancelledError(), None)
+            stopped = Stopped(step, CancelledError(), None)
+            break
         if value is not None:
             dict.update(ctx, as_changes(name, value))
-        at = clock.now()
+        at = now()
         changes = ctx.take_changes() if ctx.changed else None
         published = step.publications or ()
         step.publications = ()
@@ -58,20 +64,22 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
             _new(Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published))
         ]
         try:
-            if i == last:
-                await journal.end(Ending(RunStatus.COMPLETED, None, records))
+            if after is None:
+                await journal.end(_new(Ending, (_COMPLETED, None, records, ())))
             else:
-                after = actions[i + 1].name
                 records.append(
                     _new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None, ()))
                 )
                 await journal.append(records)
         except UnstorableValue:
-            return Stopped(step, None, records)
+            stopped = Stopped(step, None, records)
+            break
         except CancelledError as error:
-            del run.steps[name]
-            return Stopped(step, error, None)
-        del run.steps[name]
-    if token is not None:
+            stopped = Stopped(step, error, None)
+        del steps[name]
+        if stopped is not None:
+            break
+    if stopped is not None:
+        await go_on(run, journal, finished, stopped)
+    elif token is not None:
         current_step.reset(token)
-    return None

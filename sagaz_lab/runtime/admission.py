@@ -222,7 +222,7 @@ class Admission:
             self._ready = deque(other for other in self._ready if other != lane)
             self._later = sorted(entry for entry in self._later if entry[2] != lane)
 
-    def leave(self, ticket: Ticket, *, keep_turn: bool = False) -> None:
+    def leave(self, ticket: Ticket, keep_turn: bool = False) -> None:
         """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
         self.in_flight -= 1
         self.slots.used -= 1

@@ -221,11 +221,12 @@ class Runner:
         dispatcher = self._dispatcher
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
-            state.admission.leave(ticket, keep_turn=retry_in_s is not None)
-            if dispatcher.slots.scarce:
-                dispatcher.slots.scarce = False
+            admission = state.admission
+            admission.leave(ticket, retry_in_s is not None)
+            if admission.slots.scarce:
+                admission.slots.scarce = False
                 dispatcher.turns.release_all()
-            elif state.admission.waiting:
+            elif admission.waiting:
                 dispatcher.turns.release(state)
             else:
                 state.wake()
@@ -234,7 +235,7 @@ class Runner:
         run.task = None  # which may be another run's by now
         if run.waiters:
             _wake(run)
-        if not self.busy():
+        if not (self._live or self._ready):
             self.idle.set()
 
     async def ended(self, run: Run) -> None:

@@ -248,10 +248,16 @@ class MemoryStore:
     # --- the journal ---
 
     async def append(self, records: Sequence[Record]) -> None:
+        self._keep(records)
+
+    def _keep(self, records: Sequence[Record]) -> None:
         runs = self._runs
         try:
             for record in records:
-                runs[record.run_id].add(self._apart(record) if record.publications else record)
+                run = runs[record.run_id]
+                if not run.log:
+                    run.log = []
+                run.log += self._apart(record) if record.publications else record
         except KeyError as error:
             raise StoreError(f"no run {error.args[0]!r} in this store") from None
 
@@ -267,30 +273,30 @@ class MemoryStore:
         run.retry_at = run.ended_at = run.error = None
         if context is not None:
             run.context = context
-        for name in started:
-            run.add(Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at))
+        self._keep([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
 
     async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
                   dead: DeadLetter | None = None) -> None:  # fmt: skip
         run = self._run(run_id)
-        for record in ending.records:
-            run.add(self._apart(record) if record.publications else record)
-        if ending.publications:
-            self._outbox.add(ending.publications)
+        status, error, records, publications = ending
+        if records:
+            self._keep(records)
+        if publications:
+            self._outbox.add(publications)
         run.attempt = attempt
-        if ending.error is not None:
-            run.error = describe(ending.error)
+        if error is not None:
+            run.error = describe(error)
         if dead is not None:
             self._bury(dead)
         if retry_at is not None:
             run.status = WAITING
             run.retry_at = retry_at
             return
-        run.status = ending.status
-        if ending.status is _NEEDS_CODE:
+        run.status = status
+        if status is _NEEDS_CODE:
             return
         run.ended_at = at
-        if ending.status in _UNSETTLED:
+        if status in _UNSETTLED:
             return
         self._ended.append(run_id)
         if len(self._ended) > ENDED_RUNS:

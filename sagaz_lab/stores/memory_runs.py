@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import inf
 from struct import Struct
 from typing import Any
@@ -31,7 +30,7 @@ class MemoryRun:
     retry_at: float | None = None
     ended_at: float | None = None
     error: str | None = None
-    log: Sequence[Any] = ()
+    log: list[Any] | tuple[()] = ()
 
     def __init__(self, new: NewRun) -> None:
         self.run_id = new.run_id
@@ -49,12 +48,6 @@ class MemoryRun:
         self.attempt = 0 if status is WAITING else 1
         if new.members:
             self.members = tuple(member.claim for member in new.members if member.claim is not None)
-
-    def add(self, record: Record) -> None:
-        """Keep it."""
-        if type(log := self.log) is not list:
-            log = self.log = []
-        log += record
 
     def records(self) -> list[Record]:
         log = self.log
