@@ -74,7 +74,7 @@ def past_of(run: MemoryRun) -> Past | None:
     if run.claim_ends or run.status in _RESTARTABLE:
         return None
     until = inf if run.claim_until is None else run.claim_until
-    return _UNTIL.pack(until) + f"{run.status.value} {run.run_id}".encode("utf-8", "surrogatepass")
+    return _UNTIL.pack(until) + f"{run.status} {run.run_id}".encode("utf-8", "surrogatepass")
 
 
 def holds(holder: Holder, at: float) -> bool:
