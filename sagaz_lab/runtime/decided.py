@@ -150,6 +150,7 @@ def taken_by(first: Refusal | str) -> str:
 def acceptance(decisions: Sequence[Decided]) -> Acceptance:
     """All that one transaction takes in."""
     batch = Acceptance()
+    dead: list[DeadLetter] = []
     kept: list[KeptEvent] = []
     held: list[HeldEvent] = []
     released: list[str] = []
@@ -161,9 +162,10 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
         released += [held.id for held in decided.released]
         if decided.letters:
             letters = letters_only(decided.state, decided.letters)
-            batch.dead += letters.dead
+            dead += letters.dead
             publications += letters.publications
-    batch.kept, batch.held, batch.released, batch.publications = kept, held, released, publications
+    batch.dead, batch.kept, batch.held = dead, kept, held
+    batch.released, batch.publications = released, publications
     return batch
 
 
@@ -171,4 +173,4 @@ def letters_only(state: TriggerState, letters: Sequence[DeadLetter]) -> Acceptan
     """Dead letters, and what is published of them."""
     topic = state.compiled.config.dead_letter_topic
     publications = [] if topic is None else [publication_of(letter, topic) for letter in letters]
-    return Acceptance(dead=list(letters), publications=publications)
+    return Acceptance(dead=letters, publications=publications)
