@@ -13,6 +13,7 @@ from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.calls import ActiveStep
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes
+from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
 
 _new = tuple.__new__
@@ -34,12 +35,13 @@ GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
 
 async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
     """The whole attempt: this way as far as it leads, then the general one."""
-    run_id, attempt, instance, ctx, steps, now = run.run_id, run.attempt, run.instance, run.ctx, run.steps, clock.now
-    finished: dict[str, Any] = {}
+    instance, ctx, steps, plan = run.instance, run.ctx, run.steps, run.definition.plan
+    values: list[Any] = []
     stopped = token = None
-    for action, after in run.definition.plan.straight:
-        name = action.name
-        steps[name] = step = ActiveStep(run, name)
+    for action, after in plan.straight:
+        steps[action.name] = step = ActiveStep()
+        step.run = run
+        step.name = action.name
         if token is None:
             token = current_step.set(step)
         else:
@@ -49,37 +51,43 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         except BaseException as error:
             stopped = Stopped(step, error, None)
             break
-        finished[name] = value
+        values.append(value)
         if run.cancelling:  # it has swallowed that
             stopped = Stopped(step, CancelledError(), None)
             break
-        if value is not None:
-            dict.update(ctx, as_changes(name, value))
-        at = now()
-        changes = ctx.take_changes() if ctx.changed else None
-        published = step.publications or ()
-        step.publications = ()
-        # Like Record(...), without the call of its constructor.
-        records = [
-            _new(Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published))
-        ]
+        records = _records(step, action, value, after, clock.now())
         try:
             if after is None:
                 await journal.end(_new(Ending, (_COMPLETED, None, records, ())))
             else:
-                records.append(
-                    _new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None, ()))
-                )
                 await journal.append(records)
         except UnstorableValue:
             stopped = Stopped(step, None, records)
             break
         except CancelledError as error:
             stopped = Stopped(step, error, None)
-        del steps[name]
+        del steps[action.name]
         if stopped is not None:
             break
     if stopped is not None:
-        await go_on(run, journal, finished, stopped)
+        await go_on(run, journal, dict(zip(plan.order, values, strict=False)), stopped)
     elif token is not None:
         current_step.reset(token)
+
+
+def _records(step: ActiveStep, action: Action, value: Any, after: str | None, at: float) -> list[Record]:
+    """That the action has finished and the next one starts. What it has returned goes into the context."""
+    run, name = step.run, action.name
+    ctx, run_id, attempt = run.ctx, run.run_id, run.attempt
+    if value is not None:
+        dict.update(ctx, as_changes(name, value))
+    changes = ctx.take_changes() if ctx.changed else None
+    published = step.publications or ()
+    step.publications = ()
+    # Like Record(...), without the call of its constructor.
+    finished = _new(
+        Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published)
+    )
+    if after is None:
+        return [finished]
+    return [finished, _new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None, ()))]

@@ -374,7 +374,7 @@ def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
         tuple(order),
         roots,
         MappingProxyType({n: tuple(d) for n, d in dependents.items()}),
-        tuple((actions[name], after) for name, after in zip(order, [*order[1:], None], strict=True)) if straight else (),
+        tuple(zip((actions[name] for name in order), [*order[1:], None], strict=True)) if straight else (),
     )
 
 

@@ -59,9 +59,7 @@ class Counters:
 # Its kind is a plain text, since a tuple of nothing but plain values is no work for the garbage collector. The events
 # of a batch for which the method returned None share an entry, which has their ids in a tuple; so do those that have
 # started a run each, whose ids are in another.
-Entry = tuple[
-    str, str, str | tuple[str, ...], str, str | None | tuple[str, ...], int, float, Mapping[str, Any] | None
-]
+Entry = tuple[str, str, str | tuple[str, ...], str, str | tuple[str, ...] | None, int, float, Mapping[str, Any] | None]
 
 
 class Tally:

@@ -108,9 +108,8 @@ class MemoryStore:
             return {}
         taken: dict[str, Refusal] = {}
         now = time.time() if at is None else at
-        holder_of = holders.get
         for claim in claims:
-            holder = holder_of(claim)
+            holder = holders.get(claim)
             if holder is not None and holds(holder, now):
                 taken[claim] = refusal(holder)
         return taken
@@ -165,9 +164,8 @@ class MemoryStore:
 
     def _taken_besides(self, run: MemoryRun, new: NewRun) -> Refusal | None:
         """Why the run cannot be accepted, but for its own claim."""
-        claims = self._claims[run.trigger]
         for claim in run.members:
-            holder = claims.get(claim)
+            holder = self._claims[run.trigger].get(claim)
             if holder is not None and holds(holder, run.at):
                 return refusal(holder)
         return None if new.cooldown is None else self._cooling(run.trigger, new.cooldown[0], run.at)
