@@ -132,7 +132,7 @@ class Acceptance:
     """
 
     runs: list[NewRun] = field(default_factory=list)
-    dead: list[DeadLetter] = field(default_factory=list)
+    dead: Sequence[DeadLetter] = ()
     filtered: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     kept: Sequence[KeptEvent] = ()
     held: Sequence[HeldEvent] = ()

@@ -30,7 +30,7 @@ class ActiveStep:
     after which it cannot.
     """
 
-    # Defaults of the class, so that making a step costs as little as may be.
+    # Defaults of the class and no constructor, so that making a step costs as little as may be.
     trial = 1
     cancelled = False
     told = False
@@ -41,14 +41,15 @@ class ActiveStep:
     publications: Sequence[Publication] | None = None
     _suffix = ""
 
-    def __init__(self, run: Run, name: str) -> None:
-        self.run = run
-        self.name = name
+    run: Run
+    name: str
 
     @classmethod
     def of(cls, run: Run, name: str, trial: int = 1, suffix: str = "") -> ActiveStep:
-        """A step whose trial is not the first, or that is not the action itself."""
-        step = cls(run, name)
+        """A step; its trial may not be the first, and it may not be the action itself."""
+        step = cls()
+        step.run = run
+        step.name = name
         step.trial = trial
         step._suffix = suffix
         return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
@@ -30,15 +30,14 @@ class LocalEngine:
         self._clock = clock
         self._threads = Threads()
 
-    async def execute(self, run: Run, journal: Journal) -> None:
+    def execute(self, run: Run, journal: Journal) -> Coroutine[Any, Any, None]:
         definition = run.definition
-        finished: dict[str, Any] = {}
-        stopped = None
         run.begun = True
         if definition.plan.straight and run.history is None and not definition.hooks and not run.cancelling:
-            stopped = await straight(run, journal, self._clock, finished)
-            if stopped is None:
-                return
+            return straight(run, journal, self._clock, self._go_on)
+        return self._go_on(run, journal, {}, None)
+
+    async def _go_on(self, run: Run, journal: Journal, finished: dict[str, Any], stopped: Stopped | None) -> None:
         await _Execution(run, journal, self._clock, self._threads, finished).execute(stopped)
 
     def close(self) -> None:

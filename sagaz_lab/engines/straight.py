@@ -6,15 +6,18 @@ Most sagas are such chains, and most of their runs go well. What goes wrong is h
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.calls import ActiveStep
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes
+from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
 
 _new = tuple.__new__
+_COMPLETED = RunStatus.COMPLETED
 _STARTED, _FINISHED = RecordKind.ACTION_STARTED, RecordKind.ACTION_FINISHED
 
 
@@ -26,16 +29,19 @@ class Stopped(NamedTuple):
     unstorable: list[Record] | None
 
 
-async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str, Any]) -> Stopped | None:
-    """None when the run has completed. `finished` takes the results."""
-    run_id, attempt, instance, ctx = run.run_id, run.attempt, run.instance, run.ctx
-    actions = run.definition.plan.straight
-    last = len(actions) - 1
-    token = None
-    for i, action in enumerate(actions):
-        name = action.name
-        step = ActiveStep(run, name)
-        run.steps[name] = step
+GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
+"""The general way: what has finished, and where the straight way has stopped."""
+
+
+async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
+    """The whole attempt: this way as far as it leads, then the general one."""
+    instance, ctx, steps, plan = run.instance, run.ctx, run.steps, run.definition.plan
+    values: list[Any] = []
+    stopped = token = None
+    for action, after in plan.straight:
+        steps[action.name] = step = ActiveStep()
+        step.run = run
+        step.name = action.name
         if token is None:
             token = current_step.set(step)
         else:
@@ -43,35 +49,45 @@ async def straight(run: Run, journal: Journal, clock: Clock, finished: dict[str,
         try:
             value = await getattr(instance, action.method_name)(ctx)
         except BaseException as error:
-            return Stopped(step, error, None)
-        finished[name] = value
+            stopped = Stopped(step, error, None)
+            break
+        values.append(value)
         if run.cancelling:  # it has swallowed that
-            return Stopped(step, CancelledError(), None)
-        if value is not None:
-            dict.update(ctx, as_changes(name, value))
-        at = clock.now()
-        changes = ctx.take_changes() if ctx.changed else None
-        published = step.publications or ()
-        step.publications = ()
-        # Like Record(...), without the call of its constructor.
-        records = [
-            _new(Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published))
-        ]
+            stopped = Stopped(step, CancelledError(), None)
+            break
+        records = _records(step, action, value, after, clock.now())
         try:
-            if i == last:
-                await journal.end(Ending(RunStatus.COMPLETED, None, records))
+            if after is None:
+                await journal.end(_new(Ending, (_COMPLETED, None, records, ())))
             else:
-                after = actions[i + 1].name
-                records.append(
-                    _new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None, ()))
-                )
                 await journal.append(records)
         except UnstorableValue:
-            return Stopped(step, None, records)
+            stopped = Stopped(step, None, records)
+            break
         except CancelledError as error:
-            del run.steps[name]
-            return Stopped(step, error, None)
-        del run.steps[name]
-    if token is not None:
+            stopped = Stopped(step, error, None)
+        del steps[action.name]
+        if stopped is not None:
+            break
+    if stopped is not None:
+        await go_on(run, journal, dict(zip(plan.order, values, strict=False)), stopped)
+    elif token is not None:
         current_step.reset(token)
-    return None
+
+
+def _records(step: ActiveStep, action: Action, value: Any, after: str | None, at: float) -> list[Record]:
+    """That the action has finished and the next one starts. What it has returned goes into the context."""
+    run, name = step.run, action.name
+    ctx, run_id, attempt = run.ctx, run.run_id, run.attempt
+    if value is not None:
+        dict.update(ctx, as_changes(name, value))
+    changes = ctx.take_changes() if ctx.changed else None
+    published = step.publications or ()
+    step.publications = ()
+    # Like Record(...), without the call of its constructor.
+    finished = _new(
+        Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published)
+    )
+    if after is None:
+        return [finished]
+    return [finished, _new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None, ()))]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_allocate = object.__new__
 _new_tuple = tuple.__new__
 
 
@@ -49,7 +49,7 @@ class Event(_Fields):
     ) -> Event:
         # Filling open slots and then closing them costs half of what a frozen dataclass does,
         # and one event is made for each delivery.
-        event = _allocate(_Fields)
+        event = _Fields()
         event.payload = payload
         event.id = id
         event.source = source
@@ -134,9 +134,9 @@ def deliveries(
 
     `payloads` and `ids` go together; `timestamp` is when the batch came.
     """
-    made = []
+    events = []
     for payload, id in zip(payloads, ids, strict=True):
-        event = _allocate(_Fields)
+        event = _Fields()
         event.payload = payload
         event.id = id
         event.source = source
@@ -145,5 +145,5 @@ def deliveries(
         event.timestamp = timestamp
         event.attempt = 1
         event.__class__ = Event
-        made.append(_new_tuple(Delivery, (event, None, fresh)))
-    return made
+        events.append(event)
+    return list(map(_new_tuple, repeat(Delivery), zip(events, repeat(None), repeat(fresh))))

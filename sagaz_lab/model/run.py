@@ -259,28 +259,16 @@ class Run:
     it fails, whatever its saga's `on_failure` says.
     """
 
-    __slots__ = (
-        "attempt",
-        "begun",
-        "cancelling",
-        "compensate_only",
-        "ctx",
-        "definition",
-        "error",
-        "event",
-        "foreground",
-        "history",
-        "hold",
-        "instance",
-        "run_id",
-        "started_at",
-        "status",
-        "steps",
-        "stopping",
-        "task",
-        "trigger",
-        "waiters",
-    )
+    # Defaults of the class, so that making a run costs as little as may be.
+    status = _RUNNING
+    error: BaseException | None = None
+    task: Task[Any] | None = None
+    waiters: Sequence[Future[None]] = ()
+    foreground = False
+    hold = False
+    begun = False
+    stopping = False
+    cancelling = False
 
     def __init__(
         self,
@@ -298,22 +286,16 @@ class Run:
         self.definition = definition
         self.instance = instance
         self.ctx = ctx
-        self.event = ctx.event
         self.trigger = trigger
         self.attempt = attempt
         self.started_at = started_at
         self.history = history
         self.compensate_only = compensate_only
-        self.status = _RUNNING
-        self.error: BaseException | None = None
         self.steps: dict[str, Step] = {}
-        self.task: Task[Any] | None = None
-        self.waiters: list[Future[None]] = []
-        self.foreground = False
-        self.hold = False
-        self.begun = False
-        self.stopping = False
-        self.cancelling = False
+
+    @property
+    def event(self) -> Event | None:
+        return self.ctx.event
 
     def write(self, action: str, stream: str, text: str) -> None:
         """Put into its log what an action has printed."""

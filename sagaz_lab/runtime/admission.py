@@ -130,6 +130,17 @@ class Admission:
         if ticket.key is not None:
             self._busy[ticket.key] = ticket.run_id
 
+    def at_once(self) -> int:
+        """How many runs without a key may start now whatever they are: none if something waits, or there is a pace."""
+        if self.pace is not None or self.lanes or self._coming or self._ready:
+            return 0
+        return max(0, min(self.limit - self.in_flight, self.slots.limit - self.slots.used))
+
+    def occupy_some(self, runs: int) -> None:
+        """Give so many runs without a key their slots."""
+        self.in_flight += runs
+        self.slots.used += runs
+
     def comes(self, ticket: Ticket) -> None:
         """It will wait as soon as the store has it."""
         self._coming.setdefault(_lane(ticket), []).append(ticket)
@@ -211,7 +222,7 @@ class Admission:
             self._ready = deque(other for other in self._ready if other != lane)
             self._later = sorted(entry for entry in self._later if entry[2] != lane)
 
-    def leave(self, ticket: Ticket, *, keep_turn: bool = False) -> None:
+    def leave(self, ticket: Ticket, keep_turn: bool = False) -> None:
         """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
         self.in_flight -= 1
         self.slots.used -= 1

@@ -25,22 +25,17 @@ _COMPLETED = RunStatus.COMPLETED
 class Attempt:
     """The journal of one attempt, which also wakes the relay. `retry_in_s` is set when the run is to be tried again."""
 
-    __slots__ = ("_dispatcher", "_events", "_run", "_ticket", "append", "retry_in_s")
+    retry_in_s: float | None = None
+    _events: StepEvents | None = None
 
     def __init__(self, dispatcher: Dispatcher, run: Run, ticket: Ticket) -> None:
         self._dispatcher = dispatcher
         self._run = run
         self._ticket = ticket
-        self.retry_in_s: float | None = None
-        listener = outbox_listener(run.definition) if run.definition.listeners else None
-        self._events = None if listener is None else StepEvents(run, listener)
-        # A store in memory is never away.
-        simple = self._events is None and not dispatcher.store.durable
-        self.append: Callable[[Sequence[Record]], Coroutine[Any, Any, None]] = (
-            self._append_in_memory if simple else self._append
-        )
+        if run.definition.listeners and (listener := outbox_listener(run.definition)) is not None:
+            self._events = StepEvents(run, listener)
 
-    async def _append(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record]) -> None:
         if self._events is not None:
             records = self._events.of(records)
         try:
@@ -48,10 +43,6 @@ class Attempt:
         except StoreUnavailable as error:
             await self._insist(error, lambda: self._dispatcher.store.append(records))
         self._wake_relay(records)
-
-    def _append_in_memory(self, records: Sequence[Record]) -> Coroutine[Any, Any, None]:
-        self._wake_relay(records)  # which looks after this task has gone on, when they are stored
-        return self._dispatcher.store.append(records)
 
     def _wake_relay(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -150,3 +141,22 @@ class Attempt:
                 return
             except StoreUnavailable as again:
                 error = again
+
+
+class AttemptInMemory(Attempt):
+    """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
+
+    def append(self, records: Sequence[Record]) -> Coroutine[Any, Any, None]:
+        if self._events is not None:
+            return super().append(records)
+        self._wake_relay(records)  # which looks after this task has gone on, when they are stored
+        return self._dispatcher.store.append(records)
+
+    def end(self, ending: Ending) -> Coroutine[Any, Any, None]:
+        run = self._run
+        if ending.status is not _COMPLETED or self._events is not None or "on_saga_complete" in run.definition.hooks:
+            return super().end(ending)
+        run.status = _COMPLETED
+        self._wake_relay_at_end(ending)
+        dispatcher = self._dispatcher
+        return dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=dispatcher.clock.now())

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.runtime.decided import COOLING, Decided
 from sagaz_lab.runtime.entrance import LIVE_ALREADY
-from sagaz_lab.runtime.outcomes import Entry, ids_of
+from sagaz_lab.runtime.outcomes import Entry, outcomes_of
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import IN_PERIOD
 
@@ -70,23 +70,22 @@ class Difference:
 
 def finals_of(decided: Decided) -> Iterator[tuple[str, Final]]:
     """The final decisions of a batch, by event id. What is held has none yet."""
-    contexts = {ticket.run_id: ticket.context for ticket in decided.starts}
+    contexts: dict[str | None, Facts] = {ticket.run_id: ticket.context for ticket in decided.starts}
     for entry in decided.entries:
-        yield from _finals(entry, contexts.get(entry[4] or ""))
+        yield from _finals(entry, contexts)
 
 
 def finals_of_ticket(ticket: Ticket, entries: Sequence[Entry]) -> Iterator[tuple[str, Final]]:
     """The same of a run that has waited for its turn."""
     for entry in entries:
-        yield from _finals(entry, ticket.context)
+        yield from _finals(entry, {ticket.run_id: ticket.context})
 
 
-def _finals(entry: Entry, context: Facts) -> Iterator[tuple[str, Final]]:
+def _finals(entry: Entry, contexts: Mapping[str | None, Facts]) -> Iterator[tuple[str, Final]]:
     kind, reason, *_, facts = entry
     if kind != _HELD:
-        final = Final(kind, reason, facts, context if kind == _STARTED else None)
-        for event_id in ids_of(entry):
-            yield event_id, final
+        for found in outcomes_of(entry):
+            yield found.event_id, Final(kind, reason, facts, contexts.get(found.run_id) if kind == _STARTED else None)
 
 
 class _Open:

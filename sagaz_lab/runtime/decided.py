@@ -15,7 +15,7 @@ from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.leading import Before
 from sagaz_lab.runtime.letters import dead_letter, letter_id
 from sagaz_lab.runtime.outbox import publication_of
-from sagaz_lab.runtime.outcomes import Entry
+from sagaz_lab.runtime.outcomes import Entry, outcome
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import Closing, Released
 
@@ -124,12 +124,12 @@ class Decided:
             ticket.members = members
             until = at + self.state.compiled.config.event_retention_days * 86400.0
             self.kept += [KeptEvent(it.event, self.state.name, "started", "", ticket.run_id, until) for it in members]
-        for kind, reason, _, _, run_id, _, _, facts in list(self.entries):
+        for own in [outcome(entry) for entry in self.entries]:
             like = self.letters[-1] if self.letters else None
             for member in members:
                 if like is not None:
                     self.letters.append(replace(like, id=letter_id(), event=member.event))
-                self.add(OutcomeKind(kind), reason, member.event, at, facts, run_id=run_id,
+                self.add(own.kind, own.reason, member.event, at, own.facts, run_id=own.run_id,
                          count_as=like.cause if like else None)  # fmt: skip
 
 
@@ -150,6 +150,7 @@ def taken_by(first: Refusal | str) -> str:
 def acceptance(decisions: Sequence[Decided]) -> Acceptance:
     """All that one transaction takes in."""
     batch = Acceptance()
+    dead: list[DeadLetter] = []
     kept: list[KeptEvent] = []
     held: list[HeldEvent] = []
     released: list[str] = []
@@ -161,9 +162,10 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
         released += [held.id for held in decided.released]
         if decided.letters:
             letters = letters_only(decided.state, decided.letters)
-            batch.dead += letters.dead
+            dead += letters.dead
             publications += letters.publications
-    batch.kept, batch.held, batch.released, batch.publications = kept, held, released, publications
+    batch.dead, batch.kept, batch.held = dead, kept, held
+    batch.released, batch.publications = released, publications
     return batch
 
 
@@ -171,4 +173,4 @@ def letters_only(state: TriggerState, letters: Sequence[DeadLetter]) -> Acceptan
     """Dead letters, and what is published of them."""
     topic = state.compiled.config.dead_letter_topic
     publications = [] if topic is None else [publication_of(letter, topic) for letter in letters]
-    return Acceptance(dead=list(letters), publications=publications)
+    return Acceptance(dead=letters, publications=publications)

@@ -20,13 +20,13 @@ from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
 from sagaz_lab.runtime.holding import Holding
 from sagaz_lab.runtime.letters import LetterWatch
-from sagaz_lab.runtime.outcomes import Entry, Tally
+from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
 from sagaz_lab.runtime.tee import Tee
 from sagaz_lab.runtime.tickets import Ticket
-from sagaz_lab.runtime.turns import Turns, entries_of
+from sagaz_lab.runtime.turns import Turns, started_entries
 
 _RUNNING = RunStatus.RUNNING
 
@@ -217,23 +217,17 @@ class Dispatcher:
         self.tally.keep(decided.entries)
         if decided.held or decided.released or decided.outdone:
             self.holding.taken_in(decided, refused, now)
-        launched: list[Entry] = []
-        for ticket in decided.starts:
+        launched = [it for it in decided.starts if it.status is _RUNNING and it.run_id not in refused]
+        if launched:
+            self._launch(decided, launched, now)
+        for ticket in decided.starts if len(launched) < len(decided.starts) else ():
             waits = ticket.status is not _RUNNING
             if waits:
                 state.admission.came(ticket)
-            if refused and (refusal := refused.get(ticket.run_id)) is not None:
+            if (refusal := refused.get(ticket.run_id)) is not None:
                 await self._refused(decided, ticket, refusal, now)
             elif waits:
                 await self.turns.hold(decided, ticket, now)
-            else:
-                launched += entries_of("started", "", ticket, now)
-                self.runner.launch_shared(ticket, state.compiled.definition, now)
-        if launched:
-            decided.entries += launched
-            self.tally.keep(launched)
-            state.counters.deciding -= len(launched)
-            state.counters.started += len(launched)
         for (kind, reason), times in decided.reasons.items():
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
@@ -251,6 +245,16 @@ class Dispatcher:
             self.turns.release(state)
         else:
             state.wake()
+
+    def _launch(self, decided: Decided, tickets: Sequence[Ticket], now: float) -> None:
+        state = decided.state
+        self.runner.launch_shared(tickets, state.compiled.definition, now)
+        entries = started_entries(tickets, now)
+        decided.entries += entries
+        self.tally.keep(entries)
+        events = len(tickets) + sum([len(ticket.members) for ticket in tickets])
+        state.counters.deciding -= events
+        state.counters.started += events
 
     async def _tell_refused(self, decided: Decided) -> None:
         definition = decided.state.compiled.definition
@@ -292,7 +296,7 @@ class Dispatcher:
     def busy(self) -> bool:
         """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""
         states = self.states.values()
-        return bool(self.runner.live) or any(
+        return self.runner.busy() or any(
             s.admission.waiting or s.admission.in_flight or s.counters.deciding or self.holding.closing(s.name)
             for s in states
         )
@@ -321,7 +325,7 @@ class Dispatcher:
         """Returns when nothing is under way."""
         while self.busy():
             self.runner.idle.clear()
-            if self.runner.live:
+            if self.runner.busy():
                 await self.runner.idle.wait()
             else:
                 await asyncio.sleep(0.005)

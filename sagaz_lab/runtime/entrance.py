@@ -17,10 +17,17 @@ def admit(decided: Decided, moment: float) -> None:
     No other task may come between this and the store's answer: what is decided here is what holds.
     """
     state = decided.state
-    admission, config = state.admission, state.compiled.config
-    roots = state.compiled.definition.plan.roots
-    singleton = state.compiled.singleton
+    compiled, admission, config = state.compiled, state.admission, state.compiled.config
+    roots = compiled.definition.plan.roots
+    singleton = compiled.singleton
     starts, decided.starts = decided.starts, []
+    if compiled.concurrency_key is None:
+        at_once = starts[: admission.at_once()]
+        for ticket in at_once:
+            ticket.status = RunStatus.RUNNING
+            ticket.started = roots
+        admission.occupy_some(len(at_once))
+        decided.starts, starts = at_once, starts[len(at_once) :]
     mine: dict[str, Ticket] = {}
     for ticket in starts:
         if singleton is not None and not _alone(decided, singleton, ticket, mine):

@@ -63,8 +63,9 @@ class Counters:
 
 # In the ring an outcome is a plain tuple of Outcome's fields: making an Outcome of each would cost more than deciding.
 # Its kind is a plain text, since a tuple of nothing but plain values is no work for the garbage collector. The events
-# of a batch for which the method returned None share an entry, which has their ids in a tuple.
-Entry = tuple[str, str, str | tuple[str, ...], str, str | None, int, float, Mapping[str, Any] | None]
+# of a batch for which the method returned None share an entry, which has their ids in a tuple; so do those that have
+# started a run each, whose ids are in another.
+Entry = tuple[str, str, str | tuple[str, ...], str, str | tuple[str, ...] | None, int, float, Mapping[str, Any] | None]
 
 
 class Tally:
@@ -90,14 +91,11 @@ class Tally:
 
     def newest(self) -> Iterator[Outcome]:
         for entry in reversed(list(self._ring)):  # it grows meanwhile, if another thread decides
-            if isinstance(entry[2], tuple):
-                for event_id in reversed(entry[2]):
-                    yield outcome_about(entry, event_id)
-            else:
-                yield outcome(entry)
+            yield from reversed(outcomes_of(entry))
 
     def about(self, event_id: str) -> list[Outcome]:
-        return [outcome_about(entry, event_id) for entry in list(self._ring) if event_id in ids_of(entry)]
+        found = [outcomes_of(entry) for entry in list(self._ring) if event_id in ids_of(entry)]
+        return [outcome for outcomes in found for outcome in outcomes if outcome.event_id == event_id]
 
 
 def ids_of(entry: Entry) -> tuple[str, ...]:
@@ -106,10 +104,20 @@ def ids_of(entry: Entry) -> tuple[str, ...]:
 
 def outcome(entry: Entry) -> Outcome:
     """The outcome of an entry about one event."""
-    (event_id,) = ids_of(entry)
-    return outcome_about(entry, event_id)
+    (found,) = outcomes_of(entry)
+    return found
 
 
 def outcome_about(entry: Entry, event_id: str) -> Outcome:
-    kind, reason, _, trigger, run_id, revision, at, facts = entry
-    return Outcome(OutcomeKind(kind), reason, event_id, trigger, run_id, revision, at, facts)
+    return next(found for found in outcomes_of(entry) if found.event_id == event_id)
+
+
+def outcomes_of(entry: Entry) -> list[Outcome]:
+    """One for each event of the entry."""
+    kind, reason, _, trigger, run, revision, at, facts = entry
+    ids = ids_of(entry)
+    runs = run if isinstance(run, tuple) else (run,) * len(ids)
+    return [
+        Outcome(OutcomeKind(kind), reason, event_id, trigger, run_id, revision, at, facts)
+        for event_id, run_id in zip(ids, runs, strict=True)
+    ]

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import copy_context
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Engine, Event
@@ -16,7 +17,7 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
-from sagaz_lab.runtime.attempt import Attempt
+from sagaz_lab.runtime.attempt import Attempt, AttemptInMemory
 from sagaz_lab.runtime.context import context_of
 from sagaz_lab.runtime.logs import Logs
 from sagaz_lab.runtime.outbox import refuse_other_store
@@ -39,8 +40,11 @@ class Runner:
         self._dispatcher = dispatcher
         self._engine = engine
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
-        self.live: dict[str, Run] = {}
-        self._ready: deque[tuple[Run, Ticket]] = deque()
+        self._attempt = Attempt if dispatcher.store.durable else AttemptInMemory
+        self._live: dict[str, Run] = {}
+        # What is to be executed in this round. Its runs are made when it is their turn, or somebody asks: so there is
+        # never more than one of those that do not wait, and the garbage collector is not woken for them.
+        self._ready: deque[tuple[Ticket, SagaDefinition, float]] = deque()
         self._working: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
         self.logs = Logs()
@@ -49,6 +53,17 @@ class Runner:
         """Whether runs of triggers that begin now are held when they fail; the Service says so."""
         self.published: Callable[[], None] = _nobody
         """To be called when the store has something to publish; the Service puts the relay here."""
+
+    @property
+    def live(self) -> Mapping[str, Run]:
+        """The runs under way, by id."""
+        for ticket, definition, now in self._ready:
+            if ticket.run_id not in self._live:
+                self._made(ticket, definition, now)
+        return self._live
+
+    def busy(self) -> bool:
+        return bool(self._live or self._ready)
 
     def instance(self, definition: SagaDefinition) -> Saga:
         """One object of each revision's class; runs keep no state in it."""
@@ -63,7 +78,7 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def _made(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None) -> Run:
+    def _made(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
         run = Run(
             ticket.run_id,
             definition,
@@ -75,10 +90,11 @@ class Runner:
             ticket.history,
             ticket.compensate_only,
         )
-        run.hold = ticket.hold or (self.hold and ticket.trigger is not None)
+        if ticket.hold or (self.hold and ticket.trigger is not None):
+            run.hold = True
         if self.logs.ended:
             run.ctx.log_lines = self.logs.take(ticket.run_id)
-        self.live[ticket.run_id] = run
+        self._live[ticket.run_id] = run
         return run
 
     def launch(
@@ -99,9 +115,9 @@ class Runner:
         run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
         return run
 
-    def launch_shared(self, ticket: Ticket, definition: SagaDefinition, now: float) -> None:
-        """The same for a run that a trigger has started: it may share its task with others of this round."""
-        self._ready.append((self._made(ticket, definition, now, None), ticket))
+    def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
+        """The same for runs that a trigger has started: they may share a task with others of this round."""
+        self._ready.extend(zip(tickets, repeat(definition), repeat(now)))
         if self._working is None:
             self._working = asyncio.get_running_loop().create_task(self._work())
 
@@ -119,7 +135,8 @@ class Runner:
         assert task is not None
         awaited = work = None
         while ready:
-            run, ticket = ready.popleft()
+            ticket, definition, now = ready.popleft()
+            run = self._live.get(ticket.run_id) or self._made(ticket, definition, now)
             run.task = task
             work = self._execute(run, ticket)
             try:
@@ -184,7 +201,7 @@ class Runner:
     async def _execute(self, run: Run, ticket: Ticket) -> None:
         """Runs the attempt. It owns its errors: whatever is not the saga's own is reported."""
         hooks = run.definition.hooks
-        attempt = Attempt(self._dispatcher, run, ticket)
+        attempt = self._attempt(self._dispatcher, run, ticket)
         try:
             if "on_saga_start" in hooks:
                 await tell(hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
@@ -202,7 +219,7 @@ class Runner:
             self._ended(run, ticket, attempt.retry_in_s)
 
     def _ended(self, run: Run, ticket: Ticket, retry_in_s: float | None) -> None:
-        del self.live[run.run_id]
+        del self._live[run.run_id]
         if run.ctx.log_lines is not None:
             self.logs.keep(run.run_id, run.ctx.log_lines)
         dispatcher = self._dispatcher
@@ -211,26 +228,28 @@ class Runner:
             if run.status is not RunStatus.RUNNING:  # which it still is if it was abandoned
                 ends = state.counters.ends
                 ends[run.status] = ends.get(run.status, 0) + 1
-            state.admission.leave(ticket, keep_turn=retry_in_s is not None)
-            if dispatcher.slots.scarce:
-                dispatcher.slots.scarce = False
+            admission = state.admission
+            admission.leave(ticket, retry_in_s is not None)
+            if admission.slots.scarce:
+                admission.slots.scarce = False
                 dispatcher.turns.release_all()
-            elif state.admission.waiting:
+            elif admission.waiting:
                 dispatcher.turns.release(state)
             else:
                 state.wake()
         if retry_in_s is not None and not dispatcher.closing:
             dispatcher.turns.retry_later(ticket, retry_in_s)
         run.task = None  # which may be another run's by now
-        _wake(run)
-        if not self.live:
+        if run.waiters:
+            _wake(run)
+        if not (self._live or self._ready):
             self.idle.set()
 
     async def ended(self, run: Run) -> None:
         """Returns when the run's attempt has ended or was abandoned."""
-        if self.live.get(run.run_id) is run:
+        if self._live.get(run.run_id) is run:
             waiter = asyncio.get_running_loop().create_future()
-            run.waiters.append(waiter)
+            run.waiters = [*run.waiters, waiter]
             await waiter
 
     async def close(self) -> None:
@@ -244,8 +263,9 @@ class Runner:
             _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
             if left:
                 self._dispatcher.report("stop", f"{len(left)} run(s) did not let themselves be stopped")
-        for run, _ in self._ready:
-            _wake(run)
+        live = self.live  # with those that were to be started meanwhile
+        for ticket, *_ in self._ready:
+            _wake(live[ticket.run_id])
         self._engine.close()
 
 

@@ -33,7 +33,7 @@ class Twins:
         loop = asyncio.get_running_loop()
         end, waiter = loop.create_future(), loop.create_future()
         waiter.add_done_callback(lambda _: None if end.done() else end.set_result(run.status))
-        run.waiters.append(waiter)
+        run.waiters = [*run.waiters, waiter]
         self._ends[run.trigger or "", run.event.id] = end
         if len(self._ends) > WATCHED:
             del self._ends[next(iter(self._ends))]

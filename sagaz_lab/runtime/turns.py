@@ -232,7 +232,7 @@ class Turns:
             if ticket.attempt == 1:
                 self._finally(state, ticket, OutcomeKind.STARTED, "", now)
             ticket.status = RunStatus.RUNNING
-            self._dispatcher.runner.launch_shared(ticket, definition, now)
+            self._dispatcher.runner.launch_shared([ticket], definition, now)
             if ticket.run_id in self._unwanted:
                 self._dispatcher.runner.live[ticket.run_id].cancel()
         except StoreError as error:
@@ -302,3 +302,16 @@ def entries_of(
     if not ticket.members:
         return (own,)
     return [*((kind, reason, it.event.id, trigger, run_id, revision, now, facts) for it in ticket.members), own]
+
+
+def started_entries(tickets: Sequence[Ticket], now: float) -> list[Entry]:
+    """That these runs of a trigger have started. Those of one event each share an entry."""
+    alone = [ticket for ticket in tickets if not ticket.members]
+    entries = [entry for ticket in tickets if ticket.members for entry in entries_of("started", "", ticket, now)]
+    if len(alone) == 1:
+        entries += entries_of("started", "", alone[0], now)
+    elif alone:
+        first, events = alone[0], tuple([ticket.event_id for ticket in alone])
+        runs = tuple([ticket.run_id for ticket in alone])
+        entries.append(("started", "", events, first.trigger or "", runs, first.revision, now, None))
+    return entries

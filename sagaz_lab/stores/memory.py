@@ -31,7 +31,7 @@ from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
-from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, refusal
+from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; the oldest go first."""
@@ -67,7 +67,7 @@ class MemoryStore:
         self._runs: dict[str, MemoryRun] = {}
         self._ended: deque[str] = deque()
         # By trigger, then by claim: so a claim costs no tuple.
-        self._claims: dict[str, dict[str, Holder]] = {}
+        self._claims: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._cooldowns: dict[str, dict[str, tuple[float, str]]] = {}
         self._held: dict[str, HeldEvent] = {}
         self._letters: dict[str, Letter] = {}
@@ -97,13 +97,12 @@ class MemoryStore:
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
         holders = self._claims.get(trigger)
+        if not holders or holders.keys().isdisjoint(claims):
+            return {}
         taken: dict[str, Refusal] = {}
-        if not holders:
-            return taken
         now = time.time() if at is None else at
-        holder_of = holders.get
         for claim in claims:
-            holder = holder_of(claim)
+            holder = holders.get(claim)
             if holder is not None and holds(holder, now):
                 taken[claim] = refusal(holder)
         return taken
@@ -127,15 +126,15 @@ class MemoryStore:
                 refused[run_id] = Refusal(run_id, runs[run_id].status)
                 continue
             run = MemoryRun(new)
-            taken = self._taken_besides(run) if run.members or new.cooldown is not None else None
-            if taken is None and new.claim is not None:
-                taken = self._take(new.trigger or "", new.claim, run, new.at)
+            taken = self._taken_besides(run, new) if run.members or new.cooldown is not None else None
+            if taken is None and run.claim is not None:
+                taken = self._take(run.trigger, run.claim, run, run.at)
             if taken is not None:
                 refused[run_id] = taken
                 continue
             runs[run_id] = run
             if run.members or new.cooldown is not None:
-                self._take_besides(run)
+                self._take_besides(run, new)
         for held in batch.held:
             if (taken := self._hold(held)) is not None:
                 refused[held.id] = taken
@@ -144,9 +143,7 @@ class MemoryStore:
         return refused
 
     def _take(self, trigger: str, claim: str, holder: Holder, at: float) -> Refusal | None:
-        claims = self._claims.get(trigger)
-        if claims is None:
-            claims = self._claims[trigger] = {}
+        claims = self._claims[trigger]
         known = claims.setdefault(claim, holder)
         if known is not holder:
             if holds(known, at):
@@ -158,22 +155,19 @@ class MemoryStore:
                 del claims[old]
         return None
 
-    def _taken_besides(self, run: MemoryRun) -> Refusal | None:
+    def _taken_besides(self, run: MemoryRun, new: NewRun) -> Refusal | None:
         """Why the run cannot be accepted, but for its own claim."""
-        new = run.new
-        claims = self._claims.get(new.trigger or "", {})
         for claim in run.members:
-            holder = claims.get(claim)
-            if holder is not None and holds(holder, new.at):
+            holder = self._claims[run.trigger].get(claim)
+            if holder is not None and holds(holder, run.at):
                 return refusal(holder)
-        return None if new.cooldown is None else self._cooling(new.trigger or "", new.cooldown[0], new.at)
+        return None if new.cooldown is None else self._cooling(run.trigger, new.cooldown[0], run.at)
 
-    def _take_besides(self, run: MemoryRun) -> None:
-        new = run.new
+    def _take_besides(self, run: MemoryRun, new: NewRun) -> None:
         for claim in run.members:
-            self._take(new.trigger or "", claim, run, new.at)
-        if new.cooldown is not None and new.status is RunStatus.RUNNING:
-            self._cool(new, new.cooldown, new.at)
+            self._take(run.trigger, claim, run, run.at)
+        if new.cooldown is not None and run.status is RunStatus.RUNNING:
+            self._cool(run, new.cooldown, run.at)
 
     def _cooling(self, trigger: str, key: str, at: float) -> Refusal | None:
         until, run_id = self._cooldowns.get(trigger, {}).get(key, (at, ""))
@@ -182,11 +176,11 @@ class MemoryStore:
         run = self._runs.get(run_id)
         return Refusal(run_id, None if run is None else run.status, cooling_until=until)
 
-    def _cool(self, new: NewRun, cooldown: tuple[str, float], at: float) -> None:
-        cooling = self._cooldowns.setdefault(new.trigger or "", {})
+    def _cool(self, run: MemoryRun, cooldown: tuple[str, float], at: float) -> None:
+        cooling = self._cooldowns.setdefault(run.trigger, {})
         key, until = cooldown
         cooling.pop(key, None)
-        cooling[key] = (until, new.run_id)
+        cooling[key] = (until, run.run_id)
         # Those of a trigger end in the order in which they began, more or less: two for one keeps only what is needed.
         for oldest in list(islice(cooling, 2)):
             if cooling[oldest][0] <= at or len(cooling) > COOLDOWNS:
@@ -245,10 +239,16 @@ class MemoryStore:
     # --- the journal ---
 
     async def append(self, records: Sequence[Record]) -> None:
+        self._keep(records)
+
+    def _keep(self, records: Sequence[Record]) -> None:
         runs = self._runs
         try:
             for record in records:
-                runs[record.run_id].log.append(self._apart(record) if record.publications else record)
+                run = runs[record.run_id]
+                if not run.log:
+                    run.log = []
+                run.log += self._apart(record) if record.publications else record
         except KeyError as error:
             raise StoreError(f"no run {error.args[0]!r} in this store") from None
 
@@ -257,37 +257,37 @@ class MemoryStore:
                     ) -> None:  # fmt: skip
         run = self._run(run_id)
         if cooldown is not None:
-            self._cool(run.new, cooldown, at)
+            self._cool(run, cooldown, at)
         run.status = RunStatus.RUNNING
         run.revision = revision
         run.attempt = attempt
         run.retry_at = run.ended_at = run.error = None
         if context is not None:
             run.context = context
-        run.log += [Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started]
+        self._keep([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
 
     async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
                   dead: DeadLetter | None = None) -> None:  # fmt: skip
         run = self._run(run_id)
-        if ending.records:
-            for record in ending.records:
-                run.log.append(self._apart(record) if record.publications else record)
-        if ending.publications:
-            self._outbox.add(ending.publications)
+        status, error, records, publications = ending
+        if records:
+            self._keep(records)
+        if publications:
+            self._outbox.add(publications)
         run.attempt = attempt
-        if ending.error is not None:
-            run.error = describe(ending.error)
+        if error is not None:
+            run.error = describe(error)
         if dead is not None:
             self._bury(dead)
         if retry_at is not None:
             run.status = WAITING
             run.retry_at = retry_at
             return
-        run.status = ending.status
-        if ending.status is _NEEDS_CODE:
+        run.status = status
+        if status is _NEEDS_CODE:
             return
         run.ended_at = at
-        if ending.status in _UNSETTLED:
+        if status in _UNSETTLED:
             return
         self._ended.append(run_id)
         if len(self._ended) > ENDED_RUNS:
@@ -298,12 +298,12 @@ class MemoryStore:
         if run is None or run.ended_at is None:
             return
         del self._runs[run_id]
-        self._settle_claims(run, run.past)
+        self._settle_claims(run, past_of(run))
 
     def _settle_claims(self, run: MemoryRun, past: Past | None) -> None:
         """The run goes; its claims remember what is past, or go with it."""
-        claims = self._claims.get(run.new.trigger or "", {})
-        for claim in (run.new.claim, *run.members):
+        claims = self._claims[run.trigger]
+        for claim in (run.claim, *run.members) if run.members else (run.claim,):
             if claim is not None and claims.get(claim) is run:
                 if past is None:
                     del claims[claim]
@@ -334,7 +334,7 @@ class MemoryStore:
 
     async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
         left = [run for run in self._left_behind if run.ended_at is None]
-        taken = None if choose is None else set(choose([(run.run_id, run.new.saga) for run in left]))
+        taken = None if choose is None else set(choose([(run.run_id, run.saga) for run in left]))
         self._left_behind = [] if taken is None else [run for run in left if run.run_id not in taken]
         return [run.stored() for run in left if taken is None or run.run_id in taken]
 

@@ -73,18 +73,17 @@ class Frames:
 
     def _rows_of_runs(self) -> Iterator[tuple[Any, ...]]:
         for run in self._newest_runs():
-            new = run.new
-            event_id = new.event.id if new.event else None
-            yield (new.run_id, new.saga, run.revision, new.trigger, str(run.status), event_id, run.attempt, new.at,
-                   run.ended_at, run.error)  # fmt: skip
+            event_id = run.event.id if run.event else None
+            yield (run.run_id, run.saga, run.revision, run.trigger or None, str(run.status), event_id, run.attempt,
+                   run.at, run.ended_at, run.error)  # fmt: skip
 
     def _rows_of_steps(self) -> Iterator[tuple[Any, ...]]:
         for run in self._newest_runs():
             yield from steps(run.records())
 
     def _rows_of_outcomes(self) -> Iterable[tuple[Any, ...]]:
-        started = ((run.new.event.id, run.new.trigger, "held" if run.attempt == 0 else "started", "", run.new.run_id,
-                    run.revision, run.new.at) for run in self._newest_runs() if run.new.event)  # fmt: skip
+        started = ((run.event.id, run.trigger or None, "held" if run.attempt == 0 else "started", "", run.run_id,
+                    run.revision, run.at) for run in self._newest_runs() if run.event)  # fmt: skip
         letters = [entry.letter for entry in self._newest_letters() if entry.letter.run_id is None]
         dead = ((it.event.id, it.trigger, "dead", it.error, None, it.revision, it.at) for it in letters)
         kept = ((it.event.id, it.trigger, it.outcome, it.reason, it.run_id, None, at)
@@ -96,10 +95,10 @@ class Frames:
         if kept.outcome != "started":
             return kept.outcome != "dead"
         run = None if kept.run_id is None else self._runs.get(kept.run_id)
-        return run is not None and (run.new.event is None or run.new.event.id != kept.event.id)
+        return run is not None and (run.event is None or run.event.id != kept.event.id)
 
     def _rows_of_events(self) -> Iterator[tuple[Any, ...]]:
-        started = ((run.new.at, run.new.event) for run in self._newest_runs() if run.new.event)
+        started = ((run.at, run.event) for run in self._newest_runs() if run.event)
         kept = ((at, it.event) for at, it in reversed(list(self._kept)))
         shown = set()
         for _, event in merge(started, kept, key=lambda pair: pair[0], reverse=True):

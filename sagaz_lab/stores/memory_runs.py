@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from copy import copy
+from math import inf
+from struct import Struct
+from typing import Any
 
 from sagaz_lab.abc import NewRun, Refusal, StoredRun
 from sagaz_lab.model.run import RESTARTABLE, Record, RecordKind, RunStatus
@@ -13,69 +15,85 @@ WAITING = RunStatus.WAITING
 _RESTARTABLE, _CLAIM_ENDED = tuple(RESTARTABLE), tuple(CLAIM_ENDED)
 
 
-class MemoryRun:
-    """A run. Of its members only the claims are kept: `members`."""
+_WIDTH = len(Record._fields)
 
-    __slots__ = ("attempt", "context", "ended_at", "error", "log", "members", "new", "retry_at", "revision", "status")
+
+class MemoryRun:
+    """A run. Of its members only the claims are kept: `members`.
+
+    There are ten thousand of them and more, each seen by every full garbage collection, so a run is one object: of the
+    `NewRun` it keeps what is asked for later, and its log has the records' values, one record after the other.
+    """
+
+    # Defaults of the class, so that making one costs as little as may be.
+    members: tuple[str, ...] = ()
+    retry_at: float | None = None
+    ended_at: float | None = None
+    error: str | None = None
+    log: list[Any] | tuple[()] = ()
 
     def __init__(self, new: NewRun) -> None:
-        self.members: tuple[str, ...] = ()
+        self.run_id = new.run_id
+        self.saga = new.saga
+        self.trigger = new.trigger or ""
+        self.revision = new.revision
+        self.event = new.event
+        self.context = new.context
+        self.at = new.at
+        self.status = status = new.status
+        self.claim = new.claim
+        self.claim_until = new.claim_until
+        self.claim_ends = new.claim_ends
+        self.started = new.started
+        self.attempt = 0 if status is WAITING else 1
         if new.members:
             self.members = tuple(member.claim for member in new.members if member.claim is not None)
-            new = copy(new)
-            new.members = ()
-        self.new = new
-        self.status = new.status
-        self.revision = new.revision
-        self.context = new.context
-        self.attempt = 0 if new.status is WAITING else 1
-        self.log: list[Record] = []
-        self.retry_at: float | None = None
-        self.ended_at: float | None = None
-        self.error: str | None = None
-
-    @property
-    def run_id(self) -> str:
-        return self.new.run_id
-
-    @property
-    def past(self) -> Past | None:
-        """What its claims remember once it is not kept any more; None if they are free."""
-        if self.new.claim_ends or self.status in _RESTARTABLE:
-            return None
-        return self.run_id, self.status.value, self.new.claim_until
 
     def records(self) -> list[Record]:
-        new = self.new
-        started = [Record(new.run_id, 1, RecordKind.ACTION_STARTED, name, 1, new.at) for name in new.started]
-        return started + self.log
+        log = self.log
+        started = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
+        return started + [Record._make(log[i : i + _WIDTH]) for i in range(0, len(log), _WIDTH)]
 
     def stored(self) -> StoredRun:
-        new = self.new
-        return StoredRun(new.run_id, new.saga, self.revision, new.trigger, new.event, self.context, self.status,
-                         self.attempt, new.at, self.retry_at, self.records(), self.ended_at, self.error)  # fmt: skip
+        return StoredRun(self.run_id, self.saga, self.revision, self.trigger or None, self.event, self.context,
+                         self.status, self.attempt, self.at, self.retry_at, self.records(), self.ended_at,
+                         self.error)  # fmt: skip
 
 
-# What a claim remembers of a run that is no longer kept: (run id, status, until). There may be a million of them, so
-# each is a plain tuple of plain values, which the garbage collector passes over.
-Past = tuple[str, str, float | None]
+# What a claim remembers of a run that is no longer kept: until when it holds, the run's status and its id. There may be
+# a million of them, so each is one object and none for the garbage collector, which is woken by how many it has to see.
+Past = bytes
+_UNTIL = Struct("d")
 
 Holder = MemoryRun | Past | str
 """Who has a claim: a run, one that is no longer kept, or (its id) an event that is held."""
 
 
+def past_of(run: MemoryRun) -> Past | None:
+    """What its claims remember once it is not kept any more; None if they are free."""
+    if run.claim_ends or run.status in _RESTARTABLE:
+        return None
+    until = inf if run.claim_until is None else run.claim_until
+    return _UNTIL.pack(until) + f"{run.status} {run.run_id}".encode("utf-8", "surrogatepass")
+
+
 def holds(holder: Holder, at: float) -> bool:
     """Whether the claim is still its."""
     if isinstance(holder, MemoryRun):
-        new = holder.new
-        until = new.claim_until
-        ended = _CLAIM_ENDED if new.claim_ends else _RESTARTABLE
+        until = holder.claim_until
+        ended = _CLAIM_ENDED if holder.claim_ends else _RESTARTABLE
         return (until is None or until > at) and holder.status not in ended
-    return isinstance(holder, str) or holder[2] is None or holder[2] > at
+    if isinstance(holder, str):
+        return True
+    held_until: float = _UNTIL.unpack_from(holder)[0]
+    return held_until > at
 
 
 def refusal(holder: Holder) -> Refusal:
     """What another who wants the claim is told."""
     if isinstance(holder, MemoryRun):
-        return Refusal(holder.new.run_id, holder.status)
-    return Refusal() if isinstance(holder, str) else Refusal(holder[0], RunStatus(holder[1]))
+        return Refusal(holder.run_id, holder.status)
+    if isinstance(holder, str):
+        return Refusal()
+    status, run_id = holder[_UNTIL.size :].decode("utf-8", "surrogatepass").split(" ", 1)
+    return Refusal(run_id, RunStatus(status))

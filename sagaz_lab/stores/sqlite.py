@@ -207,7 +207,9 @@ class SqliteStore:
         ended_at = None if status in ("waiting", "needs_code") else at
         error = None if ending.error is None else text(describe(ending.error))
 
-        found = [*publications_of(ending.records), *publication_rows(ending.publications)]
+        found = publications_of(ending.records)
+        if ending.publications:
+            found = [*found, *publication_rows(ending.publications)]
 
         def make(files: Artifacts | None) -> Write:
             write = Write(run_id, records=record_rows(ending.records, files), publications=found,

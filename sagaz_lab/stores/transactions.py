@@ -27,8 +27,12 @@ RECORDS_PER_RUN = 1 << 20
 # Rows of one statement: few sizes, so that the compiled statements are used again.
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
-RecordRow = tuple[Any, ...]
-RecordsOf = tuple[str, Sequence[RecordRow]]
+RecordValues = Sequence[Any]
+"""What the rows of records have but for their keys, one row after the other: few objects, since many wait at once."""
+
+RECORD_WIDTH = 9
+
+RecordsOf = tuple[str, RecordValues]
 """A run's id and rows to add to its records."""
 
 
@@ -48,7 +52,7 @@ class RunRow(NamedTuple):
     waits: bool
     at: float
     values: tuple[Any, ...]
-    records: Sequence[RecordRow]
+    records: RecordValues
 
     def claim_rows(self) -> list[tuple[Any, ...]]:
         return [(self.trigger, claim, self.run_id, self.until, self.kind) for claim in self.claims]
@@ -62,15 +66,16 @@ class Write:
     """What one call changes.
 
     It calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications` and calls
-    `call`. `begin` and `end` are the values of their statements but for the run's number. `future` and `loop` are the
-    caller's; `result` or `error` is set when it has been settled. The result is that of `call`; of a write with runs
+    `call`. `begin` and `end` are the values of their statements but for the run's number. `future` is the caller's, on
+    its `loop`; `result` or `error` is set when it has been settled. The result is that of `call`; of a write with runs
     it has the refused ones too.
     """
 
-    __slots__ = (
-        "begin", "call", "end", "error", "first", "future", "loop", "publications", "records", "result", "run_id",
-        "runs",
-    )  # fmt: skip
+    # Defaults of the class, so that making a write costs as little as may be.
+    future: Any = None
+    loop: Any = None
+    result: Any = None
+    error: BaseException | None = None
 
     def __init__(self, run_id: str = "", *, runs: Sequence[RunRow] = (), records: Sequence[RecordsOf] = (),
                  begin: tuple[Any, ...] | None = None, end: tuple[Any, ...] | None = None,
@@ -84,10 +89,6 @@ class Write:
         self.publications = publications
         self.first = first
         self.call = call
-        self.future: Any = None
-        self.loop: Any = None
-        self.result: Any = None
-        self.error: BaseException | None = None
 
 
 class Transactions:
@@ -218,11 +219,11 @@ class Transactions:
             group.publications += publication
             group.publications.append(self.epoch)
 
-    def _add_records(self, run_id: str, rows: Sequence[RecordRow], values: list[Any]) -> None:
+    def _add_records(self, run_id: str, rows: RecordValues, values: list[Any]) -> None:
         key = first = self._next_record.get(run_id) or self._find_next_record(run_id)
-        for row in rows:
+        for begin in range(0, len(rows), RECORD_WIDTH):
             values.append(key)
-            values += row
+            values += rows[begin : begin + RECORD_WIDTH]
             key += 1
         if key // RECORDS_PER_RUN != first // RECORDS_PER_RUN:
             raise StoreError(f"run {run_id!r} has more than a million records")

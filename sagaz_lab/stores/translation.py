@@ -19,7 +19,7 @@ from sagaz_lab.stores.encoding import (
     event_facts,
 )
 from sagaz_lab.stores.held import HeldRow
-from sagaz_lab.stores.transactions import RecordRow, RecordsOf, RunRow
+from sagaz_lab.stores.transactions import RecordsOf, RecordValues, RunRow
 
 _KINDS = {str(kind): kind for kind in RecordKind}
 
@@ -31,9 +31,12 @@ def text(value: str | None) -> str | None:
     return value.encode("utf-8", "backslashreplace").decode()
 
 
-def started_rows(names: Iterable[str], attempt: int, at: float) -> list[RecordRow]:
+def started_rows(names: Iterable[str], attempt: int, at: float) -> RecordValues:
     """The records of actions that start."""
-    return [(attempt, "action_started", name, 1, at, None, None, None, None) for name in names]
+    rows: list[Any] = []
+    for name in names:
+        rows += (attempt, "action_started", name, 1, at, None, None, None, None)
+    return rows
 
 
 def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
@@ -61,14 +64,14 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
         context,
         at,
     )
-    members = _members(new, claim) if new.members else []
+    members = _members(new, claim) if new.members else ()
     claims = members if claim is None else [claim, *members]
     cooldown = None if new.cooldown is None else (text(new.cooldown[0]) or "", new.cooldown[1])
     return RunRow(run_id, new.trigger or "", claims, members, new.claim_until, "live" if new.claim_ends else "key",
                   cooldown, attempt == 0, at, values, started_rows(new.started, 1, at))  # fmt: skip
 
 
-def _members(new: NewRun, own: str | None) -> list[str]:
+def _members(new: NewRun, own: str | None) -> Sequence[str]:
     """The claims of a run's members, each once and but for its own."""
     claims = dict.fromkeys(text(member.claim) for member in new.members)
     return [claim for claim in claims if claim is not None and claim != own]
@@ -77,17 +80,17 @@ def _members(new: NewRun, own: str | None) -> list[str]:
 def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[RecordsOf]:
     """The rows of records, by run. Raises `NeedsFiles`, `UnstorableValue`."""
     found: list[RecordsOf] = []
-    rows: list[RecordRow] = []
+    rows: list[Any] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, value, changes, error, trace, *_ = record
+        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, _ = record
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
         if not found or found[-1][0] != run_id:
             rows = []
             found.append((run_id, rows))
         # Exact types: for an enum SQLite would look for an adapter each time.
-        rows.append((attempt, str.__str__(kind), action, trial, at, encoded, changed,
-                     error and text(error), trace and text(trace)))  # fmt: skip
+        rows += (attempt, str.__str__(kind), action, trial, at, encoded, changed,
+                 error and text(error), trace and text(trace))  # fmt: skip
     return found
 
 

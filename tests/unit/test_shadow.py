@@ -372,7 +372,7 @@ async def test_the_shadow_keeps_no_contexts_or_events_of_its_runs(lab: Lab) -> N
     await shown(lab)
     store = lab.shadows._shadows["retraining"]._own.store._own._runs  # type: ignore[attr-defined]
     assert len(store) == 2
-    assert [(run.new.event, dict(run.context)) for run in store.values()] == [(None, {})] * 2
+    assert [(run.event, dict(run.context)) for run in store.values()] == [(None, {})] * 2
 
 
 async def test_what_the_shadow_has_no_room_for_is_missed_and_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
