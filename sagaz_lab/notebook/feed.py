@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from sagaz_lab.lab import Lab
-from sagaz_lab.model.run import Record, RunStatus
+from sagaz_lab.model.run import LIVE, Record, RunStatus
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import shortened
 from sagaz_lab.runtime.admission import CONCURRENCY
@@ -31,6 +31,9 @@ LOOKED_THROUGH = 1000
 
 FIELDS = ("received", "filtered", "started", "completed", "dead", "lag_s")
 TOTALS = FIELDS[:4]
+INTERRUPTED = "interrupted"
+"""What is shown of a run that a dead process left and that the start has not taken up."""
+
 _UNKNOWN = (math.nan,) * len(FIELDS)
 _STUCK = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
 T = TypeVar("T")
@@ -153,7 +156,13 @@ class Feed:
             self._letters = letters
         names, found = await self._read(lambda: store.rows("runs", LOOKED_THROUGH))
         runs = [dict(zip(names, row, strict=True)) for row in found]
-        stuck = [run for run in runs if run["status"] in _STUCK][:HELD_RUNS]
+        away = self._lab.status().away
+        left = away.left if away is not None else {}
+        live = {run.run_id for run in self._lab.status().runs}
+        for run in runs:
+            if run["run_id"] in left and run["status"] in LIVE and run["run_id"] not in live:
+                run["status"] = INTERRUPTED
+        stuck = [run for run in runs if run["status"] in (*_STUCK, INTERRUPTED)][:HELD_RUNS]
         stored = await self._read(lambda: [store.run(run["run_id"]) for run in stuck])
         self._held = [_held(run, kept.records if kept else ()) for run, kept in zip(stuck, stored, strict=True)]
 
@@ -215,8 +224,10 @@ def _first(runs: Sequence[RunProgress]) -> Iterable[RunProgress]:
 
 def _lab(lab: Lab, status: Status) -> State:
     warnings = [shortened(" ".join(warning.split()), TEXT) for warning in status.warnings[-WARNINGS:]]
+    away = status.away if status.away is not None and status.away.is_worth_telling else None
+    told = None if away is None else [away.headline(), *away.lines()]
     return {"store": lab.store.url, "started": status.started, "isolated": status.isolated, "live": len(status.runs),
-            "warnings": warnings}  # fmt: skip
+            "away": told, "warnings": warnings}  # fmt: skip
 
 
 def _trigger(trigger: TriggerStatus) -> State:

@@ -54,6 +54,7 @@ function openDashboard(model, el) {
       h("div.row", stateOf(state), `${number(lab.live)} in flight`, h("span.dim", lab.store), h("b.note", { tone: "warn" }, shown),
         ui.button("start", { cmd: "start" }, { disabled: lab.started }), ui.button("stop", { cmd: "stop" }, { disabled: !lab.started })),
       h("div.unseen", { "aria-live": "polite" }, `${state} ${spoken}`),
+      lab.away && ui.details("away", lab.away[0], () => h("ol", lab.away.slice(1).map((text) => h("li", text)))),
       lab.warnings?.map((text) => h("p.notice", { key: text }, text)),
     ];
   }

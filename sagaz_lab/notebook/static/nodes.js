@@ -50,7 +50,7 @@ function drawn(node, child) {
 }
 
 function toneOf(state) {
-  const tones = { bad: /^(fail|cut|dead|drop|compensation|block|bad)/, warn: /connecting|^(held|compensated|retr|stopping|part|warn)/, ok: /^(connected|completed)/, run: /^(started|running)/ };
+  const tones = { bad: /^(fail|cut|dead|drop|compensation|block|bad)/, warn: /connecting|^(held|compensated|retr|stopping|part|interrupted|warn)/, ok: /^(connected|completed)/, run: /^(started|running)/ };
   return Object.keys(tones).find((tone) => tones[tone].test(state)) || "";
 }
 

@@ -35,7 +35,7 @@ const runsView = (ui, { now, runs, more_runs = 0 }) => section("Runs in flight",
 
 const heldView = (ui, { held_runs }) => section("Held runs", held_runs.length,
   table("run, saga, status, error, ", held_runs.map(({ run_id, saga, revision, status, error, failed }) => line(run_id,
-    `${saga}, revision ${revision}`, stateOf(status), `${failed}: ${error}`,
+    `${saga}, revision ${revision}`, stateOf(status), [failed, error].filter(Boolean).join(": "),
     h("div.row", ui.button("resume", { cmd: "resume_run", run_id }), ui.button("compensate", { cmd: "compensate_run", run_id }, { sure: "undo it?" }))))));
 
 function letterLine(ui, { cause, count, first_at, last_at, error }) {
