@@ -197,6 +197,7 @@ def test_a_picture_with_its_date_is_kept_for_a_page_without_a_kernel(kernel, pag
     _, picture = kernel.run("%triggers dashboard").shown
     assert "as of 20" in picture["text/plain"]
     assert "shown.on_event" in picture["text/html"]
+    page.listen(2.0)
     kernel.run("await default_lab().fire('shown.on_event', {'n': 1})")
     page.listen(15.0)
     assert any("shown.on_event" in text and "throughput" in text for text in page.pictures)

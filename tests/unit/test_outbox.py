@@ -708,7 +708,11 @@ async def test_a_listener_with_another_store_is_refused_where_the_saga_is_used()
             @action()
             async def work(self, ctx: SagaContext) -> None: ...
 
-        for use in (lambda: Other().run({}), lambda: lab._start([], False, "all"), lambda: lab.fire("other.on_event", None)):
+        for use in (
+            lambda: Other().run({}),
+            lambda: lab._start([], False, "all"),
+            lambda: lab.fire("other.on_event", None),
+        ):
             with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(store=.*leave store= out"):
                 await use()
 
