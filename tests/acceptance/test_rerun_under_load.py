@@ -205,3 +205,94 @@ def test_each_event_is_handled_once_while_the_cell_is_run_fifty_times(tmp_path: 
     assert found.rest["revisions"] == sum(step.is_new for step in story)
     assert found.rest["statuses"] == {"completed": len(found.handled)}
     assert found.rest["warnings"] == []
+
+
+# --- a real broker's connections ---
+
+NOTES = """
+class Notes:
+    numbers = []
+
+    def handles(self, ctx):
+        self.numbers.append(ctx["n"])
+
+notes = Notes()
+"""
+
+READER = """%%saga
+class {saga}(Saga):
+    @trigger(source="redis", stream="{stream}", url="{url}", concurrency_key=lambda event: "one")
+    def {method}(self, event):
+        return {{"n": int(event["n"]), "text": {text!r}}}
+
+    @action("note")
+    async def note(self, ctx):
+        notes.handles(ctx)
+{after}
+"""
+
+EDITS: Sequence[tuple[str, Mapping[str, str], bool]] = (
+    ("changed", {"text": "changed"}, True),
+    ("unchanged", {"text": "changed"}, True),
+    ("a syntax error", {"after": "x = = 1"}, False),
+    ("an error at run time", {"after": "1 / 0"}, False),
+    ("a renamed trigger", {"method": "on_renamed"}, True),
+)
+
+
+def connections(server: RedisServer) -> set[int]:
+    """The ids of all connections but the one that asks."""
+    with server.client() as client:
+        own = client.client_id()
+        return {int(one["id"]) for one in client.client_list()} - {own}
+
+
+@pytest.mark.timeout(120)
+def test_the_connections_to_redis_are_the_same_before_and_after(tmp_path: Path) -> None:
+    put = 0
+    with running_redis(tmp_path) as server, Kernel(tmp_path) as kernel, server.client() as producer:
+
+        def give(stream: str, n: int) -> None:
+            nonlocal put
+            with producer.pipeline(transaction=False) as pipeline:
+                for _ in range(n):
+                    pipeline.xadd(stream, {"n": put})
+                    put += 1
+                pipeline.execute()
+
+        def reader(saga: str, stream: str, method: str = "on_number", text: str = "", after: str = "") -> str:
+            return READER.format(saga=saga, stream=stream, url=server.url, method=method, text=text, after=after)
+
+        def handled() -> None:
+            wait = f"while len(notes.numbers) < {put}:\n    await asyncio.sleep(0.01)"
+            assert kernel.run(wait, timeout_s=60).ok
+
+        kernel.run(LOAD + "\nimport asyncio" + NOTES)
+        kernel.run(reader("Bystander", "steady"))
+        kernel.run("await default_lab().start()")
+        give("steady", 5)
+        handled()
+        steady = connections(server)
+        kernel.run(reader("Counting", "numbers"))
+        give("numbers", 5)
+        handled()
+        ours = connections(server)
+        assert steady < ours
+        for number in range(2 * len(EDITS)):
+            what, edit, works = EDITS[number % len(EDITS)]
+            request = kernel.send(reader("Counting", "numbers", **edit))
+            give("numbers", 100)
+            assert kernel.result(request).ok is works, what
+            assert connections(server) == ours, f"run {number} of the cell, {what}"
+        handled()
+        assert connections(server) == ours
+        kernel.run(reader("Counting", "elsewhere"))
+        give("elsewhere", 100)
+        give("steady", 100)
+        handled()
+        left = connections(server) & ours
+        assert steady <= left, "those of the stream that is read on stay"
+        assert left < ours, "those of the stream that is read no more are closed"
+        times = Counter(ast.literal_eval(kernel.run("print(notes.numbers)").stdout))
+        wrong = (f"event {n} was handled {times[n]} times" for n in range(put) if times[n] != 1)
+        assert next(wrong, None) is None
