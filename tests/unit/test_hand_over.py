@@ -1,4 +1,4 @@
-"""From the moment a saga is registered its triggers decide what comes, whatever connections are opened or closed yet."""
+"""From the moment a saga is registered its triggers decide what comes, whichever connections are still to follow."""
 
 from __future__ import annotations
 
