@@ -64,7 +64,9 @@ def test_triggers_start_and_fire_also_within_a_loop(kernel):
 
 def test_what_a_background_run_prints_is_in_its_log_and_in_no_cell(kernel):
     talks = "print('from the loop'); import asyncio; await asyncio.sleep(0.3); print('from later')"
-    thread = "\n@action('thread')\ndef thread(self, ctx):\n    import time\n    time.sleep(0.2)\n    print('from a thread')"
+    thread = (
+        "\n@action('thread')\ndef thread(self, ctx):\n    import time\n    time.sleep(0.2)\n    print('from a thread')"
+    )
     kernel.run(saga("talks", action=talks) + thread.replace("\n", "\n    "))
     kernel.run("%triggers start")
     shown = kernel.run("%triggers fire talks.on_event {} --id told")

@@ -36,7 +36,10 @@ class Flow:
         return None
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        while (due := int((time.perf_counter() - self._begun) * self._per_s) - self.given) <= 0:
+        while True:
+            due = int((time.perf_counter() - self._begun) * self._per_s) - self.given
+            if due > 0:
+                break
             await asyncio.sleep(PAUSE_S)
         begin, self.given = self.given, self.given + min(due, limit)
         numbers = range(begin, self.given)

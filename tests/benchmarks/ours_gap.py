@@ -1,8 +1,9 @@
-"""Ours: what a source whose settings stay the same notices while its saga is defined again, and another source moves."""
+"""Ours: what a source that stays the same notices while its saga is defined again, and another source moves."""
 
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 from sagaz_lab import Lab
 from tests.benchmarks.ours_swap import BETWEEN_S, PER_S, Notebook
@@ -22,4 +23,4 @@ async def measure(n: int, *, path: str, swaps: bool) -> float:
                 notebook.define(number)
             await asyncio.sleep(BETWEEN_S)
         seen = notebook.seen[first:]
-    return max(after - before for before, after in zip(seen, seen[1:], strict=False)) * 1000
+    return max(after - before for before, after in pairwise(seen)) * 1000
