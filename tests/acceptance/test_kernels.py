@@ -12,7 +12,6 @@ from tests.acceptance.page import Page
 
 VERSIONS = ("6.31.0", "7.3.0", "the newest")
 CURE = "no ipykernel {} for the tests: run tools/kernels.sh, or name the folder that it prints in KERNELS"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def started(number: str, folder: Path) -> Kernel:
@@ -100,7 +99,7 @@ def test_an_interrupted_cell_leaves_the_sources_running(kernel):
 
 def test_a_dashboard_is_told_how_things_stand_and_its_orders_are_obeyed(kernel):
     kernel.run("%%saga\n" + saga("shown"))
-    page = Page(kernel, kernel.run("%triggers start").data[WIDGET]["model_id"])
+    page = Page(kernel, kernel.run("%triggers start"))
     page.send("open")
     assert "shown" in [it["name"] for it in page.hear("full")["sagas"]]
     assert page.order("pause", trigger="shown.on_event")["error"] is None
