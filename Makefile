@@ -20,6 +20,7 @@ lab: setup ## JupyterLab on the notebooks
 
 test: setup ## all tests, with a real Redis server and a real browser
 	@server=$$(tools/redis.sh) && browser=$$(tools/chromium.sh) && echo "==> tests, with $$server and $$browser" && \
+	export KERNELS && KERNELS=$$(tools/kernels.sh) && \
 	REDIS_SERVER=$$server CHROMIUM=$$browser $(python) -m pytest -n $(WORKERS) $(ARGS)
 
 check: setup ## lint, formatting and types

@@ -23,6 +23,7 @@ from sagaz_lab.model.saga import Saga, SagaDefinition
 _NOT_THE_USERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
                   os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # fmt: skip
 _STORING = ("STORE_GLOBAL", "DELETE_GLOBAL")
+_LOADING = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 
 
 class Fingerprint(NamedTuple):
@@ -111,7 +112,7 @@ def _class_text(cls: type, methods: list[FunctionType]) -> str:
 def _used(function: FunctionType, home: str) -> Iterator[tuple[str, Any]]:
     """By name, with its module where that is not the saga's."""
     names, there = _names(function.__code__), _prefix(function, home)
-    for name in names:
+    for name in _loaded_globals(function.__code__):
         if name not in function.__globals__:
             continue
         value = function.__globals__[name]
@@ -142,6 +143,14 @@ def _names(code: CodeType) -> set[str]:
         if isinstance(constant, CodeType):
             names |= _names(constant)
     return names
+
+
+@functools.lru_cache(maxsize=1000)
+def _loaded_globals(code: CodeType) -> frozenset[str]:
+    """Names that the code reads from its module: unlike `_names`, without those of attributes."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    own = (found.argval for found in dis.get_instructions(code) if found.opname in _LOADING)
+    return frozenset(own).union(*map(_loaded_globals, inner))
 
 
 def _stored_globals(function: FunctionType, home: str) -> Iterator[str]:

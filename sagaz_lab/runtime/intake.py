@@ -28,20 +28,21 @@ class Intake:
         self._open_source = open_source
         self.pumps: dict[str, Pump] = {}
 
-    async def read(self, states: Iterable[TriggerState]) -> None:
+    def hand_over(self, states: Iterable[TriggerState]) -> None:
+        """What is received goes to these triggers from this moment on; connections are left to `read`."""
+        wanted, _ = _readers(states)
+        for identity, pump in self.pumps.items():
+            pump.read_for(wanted.get(identity, ()))
+
+    async def read(self, wanted_now: Callable[[], Iterable[TriggerState]]) -> None:
         """Read the sources of these triggers. A source whose settings are read already is not touched."""
-        wanted: dict[str, list[Reader]] = {}
-        specs: dict[str, SourceSpec] = {}
-        for state in states:
-            for part, spec in enumerate(specs_of(state.compiled.trigger)):
-                specs[spec.identity] = spec
-                wanted.setdefault(spec.identity, []).append((state, part))
-        gone = [identity for identity in self.pumps if identity not in wanted]
-        await self._stop(gone)
+        wanted, _ = _readers(wanted_now())
+        await self._stop([identity for identity in self.pumps if identity not in wanted])
+        wanted, specs = _readers(wanted_now())  # closing takes its time: others may be wanted by now
         for identity, readers in wanted.items():
             pump = self.pumps.get(identity)
             if pump is not None and pump.state not in ("failed", "stopped"):
-                pump.readers = tuple(readers)
+                pump.read_for(readers)
                 continue
             spec, trigger = specs[identity], readers[0][0].compiled.trigger
             pump = Pump(spec, partial(self._open_source, trigger, spec), readers, self._dispatcher, self._clock)
@@ -81,3 +82,14 @@ class Intake:
                 for state in pump.states:
                     state.wake()
             await asyncio.gather(*(pump.stop() for pump in pumps))
+
+
+def _readers(states: Iterable[TriggerState]) -> tuple[dict[str, list[Reader]], dict[str, SourceSpec]]:
+    """Who reads each source, and its settings, by their identity."""
+    readers: dict[str, list[Reader]] = {}
+    specs: dict[str, SourceSpec] = {}
+    for state in states:
+        for part, spec in enumerate(specs_of(state.compiled.trigger)):
+            specs[spec.identity] = spec
+            readers.setdefault(spec.identity, []).append((state, part))
+    return readers, specs

@@ -46,7 +46,9 @@ class Pump:
         clock: Clock,
     ) -> None:
         self.spec = spec
-        self.readers = tuple(readers)
+        self.readers: tuple[Reader, ...] = tuple(readers)
+        self._is_read = asyncio.Event()
+        self._is_read.set()
         self.state = "connecting"
         self.since = clock.now()
         self.error = ""
@@ -72,6 +74,16 @@ class Pump:
     def finite(self) -> bool:
         """Whether it will end by itself."""
         return self.spec.kind == "recording"
+
+    def read_for(self, readers: Sequence[Reader]) -> None:
+        """What it receives goes to these from now on; without any it receives nothing more."""
+        before, self.readers = self.states, tuple(readers)
+        for state in before:  # it may wait for the room of one that does not read it any more
+            state.wake()
+        if readers:
+            self._is_read.set()
+        else:
+            self._is_read.clear()
 
     def start(self) -> None:
         self.task = self._dispatcher.tasks.start(self._run(), f"source {self.spec}")
@@ -127,8 +139,8 @@ class Pump:
             limit = await self._room()
             deliveries = await source.receive(limit)
             self._interruptible = False
-            if any(state.paused for state in self.states):
-                for delivery in deliveries:  # asked for before the pause
+            if not self.readers or any(state.paused for state in self.states):
+                for delivery in deliveries:  # asked for before the pause, or while somebody read it
                     await source.nack(delivery)
             elif deliveries:
                 self.received += len(deliveries)
@@ -140,6 +152,7 @@ class Pump:
     async def _room(self) -> int:
         """How many deliveries may come: as many as the fullest trigger has room for."""
         while True:
+            await self._is_read.wait()
             tightest = min(self.states, key=TriggerState.room)
             if (room := tightest.room()) > 0:
                 if self.state == "paused":

@@ -133,6 +133,7 @@ class Service:
     def changed(self, changes: Sequence[Change]) -> None:
         """The registry has other definitions: the next batch is decided by them."""
         self.dispatcher.load(self._registry.current)
+        self.intake.hand_over(self._wanted())
         if self.dispatcher.tee is not None:
             self.dispatcher.tee.changed([change.name for change in changes])
         self.dispatcher.tasks.start(self._follow(changes), "registry change")
@@ -202,15 +203,15 @@ class Service:
         async with self._lock:
             if not self.started:
                 return
-            states = list(self._wanted())
             try:
-                await self._store.own_triggers([state.name for state in states])
+                await self._store.own_triggers([state.name for state in self._wanted()])
             except LeaseLost as error:
                 self._report("lease", f"the sources are not read: {describe(error)}")
-                states = []
+                await self.intake.read(tuple)
+                return
             except (StoreError, TriggersOwned) as error:
                 self._report("store", describe(error))
-            await self.intake.read(states)
+            await self.intake.read(self._wanted)
 
     def _wanted(self) -> Iterator[TriggerState]:
         for state in self.dispatcher.states.values():

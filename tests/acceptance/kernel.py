@@ -36,17 +36,18 @@ class Result:
 
 
 class Kernel:
-    """`with Kernel(folder) as kernel: kernel.run("1 + 1").text`."""
+    """`with Kernel(folder) as kernel: kernel.run("1 + 1").text`. It looks into `first_on_path` before all else."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *first_on_path: Path) -> None:
         self._folder = folder
+        self._path = os.pathsep.join(map(str, (*first_on_path, ROOT)))
         self._manager = KernelManager(kernel_name="python3")
         self._client: BlockingKernelClient | None = None
         self._results: dict[str, Result] = {}
 
     def __enter__(self) -> Self:
         settings = self._folder / ".ipython"
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(settings), "PYTHONWARNINGS": "default"}
+        env = {**os.environ, "PYTHONPATH": self._path, "IPYTHONDIR": str(settings), "PYTHONWARNINGS": "default"}
         self._manager.start_kernel(cwd=str(self._folder), env=env)
         self._client = self._manager.blocking_client()
         self._client.start_channels()

@@ -57,7 +57,17 @@ def at_least(ratio: float) -> Goal:
     return Goal(bound="at least", ratio=ratio)
 
 
+def within(limit: float) -> Goal:
+    """So much in the row's unit, whatever the baseline."""
+    return Goal(bound="at most", ratio=0.0, plus=limit)
+
+
+def in_kernel(n: int, small: int, **options: Any) -> Call:
+    return Call(module="ours_kernel", n=n, small=small, options=options, needs=("path",))
+
+
 ALL_KEPT = {"keep_every": 1}
+LOADED = {"per_s": 10_000, "view": True}
 
 COMPARISONS: Sequence[Comparison] = (
     Comparison(
@@ -193,6 +203,63 @@ COMPARISONS: Sequence[Comparison] = (
                 name="after 200,000 events",
                 call=Call(module="ours_memory", n=200_000, small=2_000),
                 goal=Goal(bound="at most", ratio=1.0, plus=20.0),
+            ),
+        ),
+    ),
+    Comparison(
+        name="swap of a saga's revision while events flow, p99",
+        unit="ms",
+        ours=Call(module="ours_swap", n=200, small=30, options={"flows": True}, needs=("path",)),
+        against=(
+            Against(
+                name="without events",
+                call=Call(module="ours_swap", n=200, small=30, options={"flows": False}, needs=("path",)),
+                goal=within(5.0),
+            ),
+        ),
+    ),
+    Comparison(
+        name="longest gap of a source that did not change, in 200 changes",
+        unit="ms",
+        ours=Call(module="ours_gap", n=200, small=30, options={"swaps": True}, needs=("path",)),
+        against=(
+            Against(
+                name="without swaps",
+                call=Call(module="ours_gap", n=200, small=30, options={"swaps": False}, needs=("path",)),
+                goal=within(50.0),
+            ),
+        ),
+    ),
+    Comparison(
+        name="`pass` cell with 10,000 events/s and a dashboard open",
+        unit="ms",
+        ours=in_kernel(200, 10, what="cell", **LOADED),
+        rounds=3,
+        against=(
+            Against(
+                name="idle kernel",
+                call=in_kernel(200, 10, what="cell"),
+                goal=Goal(bound="at most", ratio=1.5),
+            ),
+        ),
+    ),
+    Comparison(
+        name="lag of the kernel's loop, p99, same load",
+        unit="ms",
+        ours=in_kernel(100, 5, what="loop", **LOADED),
+        rounds=3,
+        against=(Against(name="idle kernel", call=in_kernel(100, 5, what="loop"), goal=within(5.0)),),
+    ),
+    Comparison(
+        name="processor time with a dashboard open, 20 events/s",
+        unit="% of a core",
+        ours=in_kernel(200, 5, what="processor", per_s=20, view=True),
+        rounds=3,
+        against=(
+            Against(
+                name="none open",
+                call=in_kernel(200, 5, what="processor", per_s=20),
+                goal=Goal(bound="at most", ratio=1.0, plus=3.0),
             ),
         ),
     ),

@@ -144,6 +144,14 @@ def test_what_an_action_counts_in_a_global_is_no_constant(shut: Lab, notebook: N
     assert shut.registry.refresh() == []
 
 
+def test_a_global_that_is_called_as_a_field_of_the_event_is_not_reached(shut: Lab, notebook: Notebook) -> None:
+    notebook.run("score = 1", HELPERS, SCORES)
+    notebook.run("score = 2")
+    assert shut.registry.refresh() == []
+    notebook.run("LIMIT = 6")
+    assert [change.warnings for change in shut.registry.refresh()] == [["helper changed: LIMIT"]]
+
+
 @pytest.mark.parametrize(
     "option",
     [
