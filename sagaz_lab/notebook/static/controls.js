@@ -61,7 +61,9 @@ function makeControls(feed, changed) {
       else if (wanted === "" && (limit || usual === null)) send(null);
       else if (wanted !== "" || !numeric) send(numeric ? Number(wanted) : wanted);
     };
-    const hand = { label, oninput, onchange, onblur: free };
+    // JupyterLab keeps a field from hearing of Enter by itself.
+    const onkeyup = ({ key: pressed, target }) => pressed === "Enter" && onchange({ target });
+    const hand = { label, oninput, onchange, onkeyup, onblur: free };
     const shown = drafts.get(key) ?? value ?? "";
     const around = usual ?? value ?? 5;
     const max = Math.max(around >= 0 && around <= 1 ? 1 : 2 * around, shown);

@@ -38,6 +38,7 @@ function drawn(node, child) {
     if (typeof value === "function") node[name] = value;
     else if (value === node.given?.[name]) continue;
     else if (name === "html") node.innerHTML = value;
+    else if (name === "value" || name === "checked") continue; // see below
     else if (name === "tone") node.dataset.tone = toneOf(value);
     else if ((value ?? false) === false) node.removeAttribute(name);
     else node.setAttribute(name === "label" ? "aria-label" : name, value);
