@@ -24,6 +24,7 @@ _NOT_THE_USERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), s
                   os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # fmt: skip
 _STORING = ("STORE_GLOBAL", "DELETE_GLOBAL")
 _LOADING = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_GLOBAL = frozenset((*_STORING, *_LOADING))
 
 
 class Fingerprint(NamedTuple):
@@ -112,7 +113,7 @@ def _class_text(cls: type, methods: list[FunctionType]) -> str:
 def _used(function: FunctionType, home: str) -> Iterator[tuple[str, Any]]:
     """By name, with its module where that is not the saga's."""
     names, there = _names(function.__code__), _prefix(function, home)
-    for name in _loaded_globals(function.__code__):
+    for name in _globals_of(function.__code__).loaded:
         if name not in function.__globals__:
             continue
         value = function.__globals__[name]
@@ -145,19 +146,26 @@ def _names(code: CodeType) -> set[str]:
     return names
 
 
+class Globals(NamedTuple):
+    """Names of its module that code reads and assigns, in what it has inside too. Those of attributes are none."""
+
+    loaded: frozenset[str]
+    stored: frozenset[str]
+
+
 @functools.lru_cache(maxsize=1000)
-def _loaded_globals(code: CodeType) -> frozenset[str]:
-    """Names that the code reads from its module: unlike `_names`, without those of attributes."""
-    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    own = (found.argval for found in dis.get_instructions(code) if found.opname in _LOADING)
-    return frozenset(own).union(*map(_loaded_globals, inner))
+def _globals_of(code: CodeType) -> Globals:
+    inner = [_globals_of(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    used = [(found.opname, found.argval) for found in dis.get_instructions(code) if found.opname in _GLOBAL]
+    loaded, stored = ({name for how, name in used if how in hows} for hows in (_LOADING, _STORING))
+    return Globals(
+        frozenset(loaded).union(*(it.loaded for it in inner)), frozenset(stored).union(*(it.stored for it in inner))
+    )
 
 
 def _stored_globals(function: FunctionType, home: str) -> Iterator[str]:
-    """Names that the code assigns with `global`: what changes while it runs is no constant."""
-    for instruction in dis.get_instructions(function.__code__):
-        if instruction.opname in _STORING:
-            yield _prefix(function, home) + instruction.argval
+    """What changes while it runs is no constant."""
+    return (_prefix(function, home) + name for name in _globals_of(function.__code__).stored)
 
 
 def _options(definition: SagaDefinition) -> str:
