@@ -1,7 +1,7 @@
 # On a fresh machine: `make demo`, `make test`. Another Python: PYTHON=python3.12 make test.
 # ARGS goes to the program behind a target: make test ARGS="tests/unit -k cron".
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check format docs bench constraints clean
+.PHONY: help setup demo lab test check format docs pictures bench constraints clean
 
 python := .venv/bin/python
 WORKERS ?= 2
@@ -34,6 +34,10 @@ format: setup ## put the code into the form that `make check` wants
 
 docs: setup ## write the parts and pictures of docs/ that are made from the code
 	@$(python) tools/docs.py $(ARGS)
+
+pictures: setup ## take the pictures of docs/ that show a page
+	@browser=$$(tools/chromium.sh) && CHROMIUM=$$browser $(python) -m pytest -q tests/browser/test_live_notebook.py
+	@for name in dashboard-light dashboard-dark shadow; do cp build/browser/docs-$$name.png docs/pictures/$$name.png; done
 
 bench: setup ## measure
 	@tools/setup.sh bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -226,7 +227,8 @@ def _lab(lab: Lab, status: Status) -> State:
     warnings = [shortened(" ".join(warning.split()), TEXT) for warning in status.warnings[-WARNINGS:]]
     away = status.away if status.away is not None and status.away.is_worth_telling else None
     told = None if away is None else [away.headline(), *away.lines()]
-    return {"store": lab.store.url, "started": status.started, "isolated": status.isolated, "live": len(status.runs),
+    here = lab.store.url.replace(f"{os.getcwd()}{os.sep}", "")
+    return {"store": here, "started": status.started, "isolated": status.isolated, "live": len(status.runs),
             "away": told, "warnings": warnings}  # fmt: skip
 
 

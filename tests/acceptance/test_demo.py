@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -55,6 +56,7 @@ def test_the_same_notebook_takes_its_events_from_a_redis_stream(tmp_path: Path) 
         check(tmp_path / "demo", run_demo(tmp_path / "demo", REDIS_URL=server.url))
 
 
+LIVE = ROOT / "notebooks" / "03_live_lab.ipynb"
 FLOW = ROOT / "notebooks" / "02_flow_control.ipynb"
 
 
@@ -75,6 +77,25 @@ def test_the_gates_do_in_a_notebook_what_its_text_says(tmp_path: Path, monkeypat
         "Route.on_order": [2, 2, 0, 0, 0],
         "Call.on_call": [6, 6, 0, 0, 0],
         "Charge.on_bill": [7, 4, 0, 3, 0],
+    }
+
+
+def test_what_runs_is_watched_changed_tried_and_mended_in_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(LIVE, as_version=4)
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=60, kernel_name="python3", resources=where).execute()
+    (summary,) = (
+        cell.outputs[-1].data["text/plain"] for cell in notebook.cells if "summary" in cell.metadata.get("tags", ())
+    )
+    assert ast.literal_eval(summary) == {
+        "the shadow differs in": "no such customer",
+        "put back as": ["no such customer"],
+        "the night": "completed",
+        "trained": 1,
+        "revisions": [2, 1],
     }
 
 
