@@ -14,7 +14,7 @@ from sagaz_lab.engines.local import LocalEngine
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.handle import Handle
 from sagaz_lab.home import LEAVE_S, Home
-from sagaz_lab.isolated import on_its_loop
+from sagaz_lab.isolated import Isolated, on_its_loop
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -155,6 +155,11 @@ class Lab:
     @property
     def is_open(self) -> bool:
         return self._home.is_open
+
+    @property
+    def isolated(self) -> Isolated:
+        """Where it lives: a thread's loop or, without one, its callers'."""
+        return self._home.isolated
 
     async def open(self) -> None:
         """Open the store and be ready for `fire`. Raises `StoreError`. Idempotent."""

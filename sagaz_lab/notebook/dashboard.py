@@ -12,7 +12,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -31,7 +32,10 @@ MESSAGES_PER_S = 8.0
 """Of the whole kernel, whatever the number of dashboards: the Jupyter server drops what comes faster than it bears,
 which is 1,000 a second of everything. Two a second are left for replies and for a busy kernel."""
 
-SAMPLE_S, LOOK_S, FAILED_S, STILL_S = 1.0, 1.0, 5.0, 10.0
+SAMPLE_S = 1.0
+EVERY_S = {"sample": SAMPLE_S, "look": 1.0, "anew": 5.0, "still": 10.0}
+"""A point of the series; reading what runs; reading what failed; the picture that is saved."""
+
 PICTURES = 5
 """Of a dashboard, the latest: they are kept up to date, so that a notebook is saved with what it showed last."""
 
@@ -75,6 +79,9 @@ class Dashboard(anywidget.AnyWidget):
         self._ticking: asyncio.Task[None] | None = None
         self._views: dict[str, float] = {}
         self._seq = 0
+        self._wanted = asyncio.Event()
+        """A view wants to be sent everything."""
+        self._due = dict.fromkeys(EVERY_S, 0.0)
         self._told: State = {}
         self._told_until = 0.0
         self._orders: set[asyncio.Task[None]] = set()
@@ -104,10 +111,12 @@ class Dashboard(anywidget.AnyWidget):
         still = picture(self._lab, self._feed)
         return {"text/html": still.html, "text/plain": still.text}
 
+    async def _drawn(self) -> Mapping[str, str]:
+        return self._picture()
+
     # --- to the page ---
 
     async def _tick_on(self) -> None:
-        due = dict.fromkeys(("sample", "look", "failed", "still"), 0.0)
         idle_at = time.monotonic() + IDLE_S
         while (now := time.monotonic()) < idle_at:
             if self._views or self._lab.is_open:
@@ -115,26 +124,40 @@ class Dashboard(anywidget.AnyWidget):
             for view in [view for view, heard in self._views.items() if now - heard > SILENT_S]:
                 del self._views[view]
             _live.add(self) if self._views else _live.discard(self)
-            if self._lab.is_open and now >= due["sample"]:
-                due["sample"] = now + SAMPLE_S
-                self._feed.sample()
-            if self._views:
-                if now >= due["look"]:
-                    due["look"] = now + LOOK_S
-                    anew = now >= due["failed"]
-                    due["failed"] = now + FAILED_S if anew else due["failed"]
-                    await self._feed.look(anew=anew)
-                self._tell()
-                if now >= due["still"]:
-                    due["still"] = now + STILL_S
-                    for shown in self._pictures:
-                        shown.update(self._picture(), raw=True)
-            await asyncio.sleep(max(TICK_S, len(_live) / MESSAGES_PER_S) if self._views else SAMPLE_S)
+            await self._tick(now)
+            pause_s = max(TICK_S, len(_live) / MESSAGES_PER_S) if self._views else SAMPLE_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wanted.wait()
 
-    def _tell(self, *, full: bool = False) -> None:
+    async def _tick(self, now: float) -> None:
+        """A Lab on a thread of its own is asked there: should it be held up, the kernel is not."""
+        seen = bool(self._views)
+        asked = {name: (seen or name == "sample") and now >= self._due[name] for name in ("sample", "look", "anew")}
+        full = self._wanted.is_set()
+        self._wanted.clear()
+        asked["anew"] = asked["anew"] or (full and seen)
+        if not (seen or asked["sample"]):
+            return
+        draw, there = seen and now >= self._due["still"], self._lab.isolated.await_there
+        try:
+            state = await there(partial(self._feed.now, **asked))
+            drawn = await there(self._drawn) if draw else None
+        except asyncio.CancelledError:  # the Lab has left its thread
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return
+        self._due.update((name, now + EVERY_S[name]) for name, done in asked.items() if done)
+        if self._views:
+            self._tell(state, full=full)
+        if drawn is not None:
+            self._due["still"] = now + EVERY_S["still"]
+            for shown in self._pictures:
+                shown.update(drawn, raw=True)
+
+    def _tell(self, state: State, *, full: bool) -> None:
         """Everything, or what stands now with what is new of the rest."""
-        state, before = self._feed.state(), self._told
-        names = [trigger["name"] for trigger in state["triggers"]]
+        before, names = self._told, [trigger["name"] for trigger in state["triggers"]]
         full = full or names != [trigger["name"] for trigger in before.get("triggers", ())]
         series, numbers = self._feed.series(0.0 if full else self._told_until)
         self._told, self._told_until = state, self._feed.newest
@@ -171,7 +194,7 @@ class Dashboard(anywidget.AnyWidget):
         self._views[view] = time.monotonic()
         self.begin()
         if is_new or order == "resync":
-            self._tell(full=True)
+            self._wanted.set()
         if order not in ("open", "alive", "resync"):
             assert self._loop is not None
             task = self._loop.create_task(self._obey(view, content), name=f"dashboard: {order}")
@@ -185,7 +208,7 @@ class Dashboard(anywidget.AnyWidget):
         except Exception as error:
             reply["error"] = " ".join(describe(error).split())
         self.send(reply)
-        await self._feed.look(anew=True)
+        self._due["anew"] = 0.0
 
     def close(self) -> None:
         """Take it from all pages. `lab.dashboard()` makes another."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import LIVE, Record, RunStatus
 from sagaz_lab.notebook import dag
@@ -51,7 +52,7 @@ class Point(NamedTuple):
 
 
 class Feed:
-    """`look` reads what takes a store or a file; `sample` and `state` only what lies in memory."""
+    """All of it but `series` and `totals` belongs on the Lab's loop."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -62,6 +63,17 @@ class Feed:
         self._sagas: list[State] = []
         self._sagas_of: object = None
         self._ended = -1
+
+    async def now(self, *, sample: bool, look: bool, anew: bool) -> State:
+        """How things stand, after adding a point to the series and reading the store, if that is due."""
+        if sample and self._lab.is_open:
+            self.sample()
+        if look or anew:
+            try:
+                await self.look(anew=anew)
+            except StoreError as error:
+                self._lab.report("dashboard:store", f"the dashboard cannot read the store: {describe(error)}")
+        return self.state()
 
     # --- series ---
 

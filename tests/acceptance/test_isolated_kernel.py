@@ -258,6 +258,20 @@ def test_the_dashboard_works(kernel):
     assert kernel.run("default_lab().is_open").text == "False"
 
 
+def test_an_action_that_holds_up_the_isolated_loop_does_not_hold_up_cells_through_the_dashboard(kernel):
+    kernel.run("import time")
+    kernel.run("%%saga\n" + saga("slow", action="time.sleep(6)"))
+    page = Page(kernel, kernel.run("%triggers start --isolated"))
+    page.send("open")
+    page.hear("full")
+    kernel.run("await default_lab().fire('slow.on_event', {}, wait=False)")
+    page.listen(1.0)
+    begun = time.monotonic()
+    assert kernel.run("1 + 1").text == "2"
+    assert time.monotonic() - begun < 3
+    page.hear("tick")  # it goes on when the loop does
+
+
 def test_an_interrupt_ends_the_cell_and_nothing_else(kernel, tmp_path):
     kernel.run("import asyncio, os, time\n" + saga("goes_on", action="open('ran', 'w').close()"))
     kernel.run("handle = await default_lab().start(isolated=True)")
