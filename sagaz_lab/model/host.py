@@ -18,6 +18,9 @@ class Host(Protocol):
     def register(self, saga: type[Saga]) -> None:
         """Make this class the current revision of its name. Raises `SagaConflict`."""
 
+    def diff(self, saga: str, old: int, new: int) -> Any:
+        """What changed from one revision's code to another's."""
+
     async def run_saga(self, saga: Saga, context: Mapping[str, Any], run_id: str | None) -> SagaContext:
         """Run it once, without a trigger; raise the action's own error after compensating."""
 

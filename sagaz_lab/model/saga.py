@@ -261,6 +261,11 @@ class Saga:
         cls.__definition__ = define(cls)
         host().register(cls)
 
+    @classmethod
+    def diff(cls, old: int, new: int) -> Any:
+        """What changed from one revision's code to another's; a coloured difference in a notebook."""
+        return host().diff(cls.__definition__.name if cls.__definition__ else cls.__name__, old, new)
+
     async def run(self, context: Mapping[str, Any] | None = None, run_id: str | None = None) -> SagaContext:
         """Run it once, without a trigger. Returns the context; raises the action's own error after compensating."""
         return await host().run_saga(self, context or {}, run_id)

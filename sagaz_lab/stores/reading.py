@@ -49,9 +49,13 @@ def read_revisions(path: Path, saga: str) -> Sequence[RevisionRow]:
         return []
     try:
         with closing(connect_to_read(path)) as connection:
-            return [RevisionRow(*row) for row in connection.execute(statements(NOW)["select_revisions"], (saga,))]
+            return revisions_of(connection, saga)
     except sqlite3.Error as error:
         raise unavailable(path, error) from error
+
+
+def revisions_of(connection: sqlite3.Connection, saga: str) -> Sequence[RevisionRow]:
+    return [RevisionRow(*row) for row in connection.execute(statements(NOW)["select_revisions"], (saga,))]
 
 
 def read_run(path: Path, artifacts: Artifacts, run_id: str) -> StoredRun | None:

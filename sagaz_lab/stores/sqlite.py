@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection, Error
+from threading import Lock
 from typing import Any, ClassVar, TypeVar
 
 from sagaz_lab.abc import (
@@ -36,7 +37,7 @@ from sagaz_lab.stores.connection import NOW, connect, connect_to_read, unavailab
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.intake import Rest
-from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, run_from
+from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, revisions_of, run_from
 from sagaz_lab.stores.retention import drop_expired, free_members
 from sagaz_lab.stores.statements import statements
 from sagaz_lab.stores.transactions import Transactions, Write, cooled
@@ -295,7 +296,7 @@ class SqliteStore:
         return _Positions(self)
 
     def revisions(self, saga: str) -> Sequence[RevisionRow]:
-        return read_revisions(self.path, saga)
+        return read_revisions(self.path, saga) if self._open is None else self._open.revisions(saga)
 
     def run(self, run_id: str) -> StoredRun | None:
         return read_run(self.path, self._artifacts, run_id)
@@ -337,13 +338,22 @@ class _Opened:
         self._path, self._sql, self._pid = path, sql, os.getpid()
         self._writing = connect(path)
         try:
-            self.reading = connect_to_read(path)
+            self.reading, self._glancing = connect_to_read(path), connect_to_read(path)
             self.owner = leases.enter(self._writing, sql, owner_name)
         except Error as error:
             self._writing.close()
             raise unavailable(path, error) from error
         self.writer = Writer(Transactions(os.fspath(path), self._writing, sql, self.owner.epoch), loop)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
+        self._lock = Lock()
+
+    def revisions(self, saga: str) -> Sequence[RevisionRow]:
+        """Each run of a cell asks for them, on whichever thread: opening a connection would be half of its cost."""
+        with self._lock:
+            try:
+                return revisions_of(self._glancing, saga)
+            except Error as error:
+                raise unavailable(self._path, error) from error
 
     def close(self) -> None:
         """Write what is queued, give the lease back. Blocks; raises nothing."""
@@ -356,6 +366,8 @@ class _Opened:
         except Error as error:
             logger.warning("closing the store %s: %s", self._path, describe(error))
         self.reading.close()
+        with self._lock:
+            self._glancing.close()
         self._writing.close()
 
 

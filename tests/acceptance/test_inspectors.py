@@ -151,6 +151,7 @@ def test_two_revisions_are_shown_as_a_diff(kernel):
             f"class Changed(Saga):\n    @action()\n    async def work(self, ctx):\n        return '<script>{limit}'"
         )
     text, html = shown(kernel, "lab.diff('Changed', 1, 2)")
+    assert shown(kernel, "Changed.diff(1, 2)") == (text, html)
     assert text.splitlines()[:2] == ["--- revision 1", "+++ revision 2"]
     assert text.splitlines()[-2:] == ["-        return '<script>1'", "+        return '<script>2'"]
     assert "--jp-success-color1" in html
