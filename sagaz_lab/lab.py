@@ -189,7 +189,7 @@ class Lab:
 
     def _lives(self) -> bool:
         starting = self._handle is not None and self._handle.is_starting
-        return self._service.started or starting or self._service.dispatcher.busy()
+        return starting or (self.is_open and (self._service.started or self._service.dispatcher.busy()))
 
     def _leave(self) -> Coroutine[Any, Any, None]:
         """Close what is open on this loop; on another there will be a new one."""

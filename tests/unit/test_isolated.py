@@ -502,3 +502,22 @@ async def test_what_ends_a_process_does_not_end_the_thread(lab):
     await Leaves().run({})
     await Leaves().run({})
     assert len(lab.runs()) == 2
+
+
+async def test_a_lab_that_was_stopped_while_runs_waited_can_be_started_isolated(lab: Lab) -> None:
+    class OneByOne(Saga):
+        @trigger(source="memory", topic="n", max_concurrent_sagas=1)
+        def on_n(self, event):
+            return {}
+
+        @action()
+        async def hang(self, ctx):
+            await asyncio.Event().wait()
+
+    await lab.start()
+    for n in range(3):
+        await lab.fire("OneByOne.on_n", n, wait=False)
+    await lab.stop(grace_s=0.01)
+    await lab.start(isolated=True)
+    assert lab.status().isolated
+    await lab.stop(grace_s=0.01)
