@@ -91,7 +91,7 @@ class Lab:
         self._service.dispatcher.runner.logs = self._logs
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
-        self.shadows = Shadows(self._service.dispatcher, open_store)
+        self.shadows = Shadows(self._service.dispatcher, open_store, self._home.isolated.call_there)
 
     @property
     def store(self) -> Store:
@@ -218,9 +218,11 @@ class Lab:
 
     async def _stop(self, grace_s: float) -> None:
         handle, self._handle = self._handle, None
-        await self._service.stop(grace_s)
-        if handle is not None:
-            handle.ended()
+        try:
+            await self._service.stop(grace_s)
+        finally:
+            if handle is not None:
+                handle.ended()
 
     # --- events ---
 
