@@ -19,7 +19,7 @@ from typing import Any
 import anywidget
 from IPython.display import DisplayHandle, display
 
-from sagaz_lab.errors import describe
+from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.lab import Lab
 from sagaz_lab.notebook.busy import Watchman
 from sagaz_lab.notebook.feed import Feed, State
@@ -77,6 +77,7 @@ class Dashboard(anywidget.AnyWidget):
         self._seq = 0
         self._told: State = {}
         self._told_until = 0.0
+        self._unread = ""
         self._orders: set[asyncio.Task[None]] = set()
         self._pictures: deque[DisplayHandle] = deque(maxlen=PICTURES)
         self.on_msg(self._hear)
@@ -88,13 +89,14 @@ class Dashboard(anywidget.AnyWidget):
         except RuntimeError:
             return
         Watchman.of(self._loop).tell(self._busy)
-        if self._ticking is None or self._ticking.done():
+        if self._ticking is None or self._ticking.done() or self._ticking.get_loop() is not self._loop:
             self._ticking = self._loop.create_task(self._tick_on(), name="dashboard")
             self._ticking.add_done_callback(self._ended)
 
     def _ipython_display_(self) -> None:
         """The widget, and beneath it a picture with its date, which a page hides as long as it has the widget."""
         self.begin()
+        self._feed.renew_now()
         shown = self._repr_mimebundle_()
         widget = shown[0] if isinstance(shown, tuple) else shown
         display({**(widget or {}), "text/plain": f"dashboard of {self._lab.store.url}"}, raw=True)
@@ -115,6 +117,8 @@ class Dashboard(anywidget.AnyWidget):
             for view in [view for view, heard in self._views.items() if now - heard > SILENT_S]:
                 del self._views[view]
             _live.add(self) if self._views else _live.discard(self)
+            if self._views or self._lab.is_open:
+                await self._renew()
             if self._lab.is_open and now >= due["sample"]:
                 due["sample"] = now + SAMPLE_S
                 self._feed.sample()
@@ -123,13 +127,30 @@ class Dashboard(anywidget.AnyWidget):
                     due["look"] = now + LOOK_S
                     anew = now >= due["failed"]
                     due["failed"] = now + FAILED_S if anew else due["failed"]
-                    await self._feed.look(anew=anew)
+                    await self._look(anew=anew)
                 self._tell()
                 if now >= due["still"]:
                     due["still"] = now + STILL_S
                     for shown in self._pictures:
                         shown.update(self._picture(), raw=True)
             await asyncio.sleep(max(TICK_S, len(_live) / MESSAGES_PER_S) if self._views else SAMPLE_S)
+
+    async def _renew(self) -> None:
+        try:
+            await self._feed.renew()
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise  # else the Lab's thread has ended meanwhile: the next time is soon
+
+    async def _look(self, *, anew: bool) -> None:
+        """What the store does not give stays as it was shown last; that is told once."""
+        try:
+            await self._feed.look(anew=anew)
+            self._unread = ""
+        except StoreError as error:
+            if (told := describe(error)) != self._unread:
+                self._unread = told
+                self._lab.report("dashboard", f"the dashboard shows what it has read before: {told}")
 
     def _tell(self, *, full: bool = False) -> None:
         """Everything, or what stands now with what is new of the rest."""
@@ -159,7 +180,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def _hear(self, _: object, content: Mapping[str, Any], buffers: object) -> None:
         """On any thread."""
-        if self._loop is not None and not self._loop.is_closed():
+        if isinstance(content, Mapping) and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._take, content)
 
     def _take(self, content: Mapping[str, Any]) -> None:
@@ -185,7 +206,8 @@ class Dashboard(anywidget.AnyWidget):
         except Exception as error:
             reply["error"] = " ".join(describe(error).split())
         self.send(reply)
-        await self._feed.look(anew=True)
+        await self._renew()
+        await self._look(anew=True)
 
     def close(self) -> None:
         """Take it from all pages. `lab.dashboard()` makes another."""

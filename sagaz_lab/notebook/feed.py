@@ -50,10 +50,14 @@ class Point(NamedTuple):
 
 
 class Feed:
-    """`look` reads what takes a store or a file; `sample` and `state` only what lies in memory."""
+    """`look` reads what takes a store or a file; `sample` and `state` only what lies in memory.
+
+    All tell of `status`, which `renew` brings up to date without holding up the kernel while an isolated Lab is busy.
+    """
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        self._status: Status | None = None
         self._points: deque[Point] = deque(maxlen=POINTS + 1)
         self._actions: dict[str, list[State]] = {}
         self._held: list[State] = []
@@ -62,11 +66,22 @@ class Feed:
         self._sagas_of: object = None
         self._ended = -1
 
+    @property
+    def status(self) -> Status:
+        return self._status or self.renew_now()
+
+    def renew_now(self) -> Status:
+        self._status = self._lab.status()
+        return self._status
+
+    async def renew(self) -> None:
+        self._status = await self._lab.status_soon()
+
     # --- series ---
 
     def sample(self) -> None:
         """Add a point to the series."""
-        now, counts = self._lab.clock.now(), {t.name: _numbers(t) for t in self._lab.status().triggers}
+        now, counts = self._lab.clock.now(), {t.name: _numbers(t) for t in self.status.triggers}
         before = self._points[-1] if self._points else Point(now, counts, {})
         rates = {name: _rates(before, now, name, numbers) for name, numbers in counts.items()}
         self._points.append(Point(now, counts, rates))
@@ -113,7 +128,7 @@ class Feed:
 
     def state(self) -> State:
         """How things stand, for JSON. `sagas` and `letters` are the same objects as long as they have not changed."""
-        status, rates = self._lab.status(), self._rates_now()
+        status, rates = self.status, self._rates_now()
         self._renew_sagas()
         return {
             "now": self._lab.clock.now(),
@@ -129,7 +144,7 @@ class Feed:
 
     async def look(self, *, anew: bool = False) -> None:
         """Read the actions of the runs that live, and if something has ended (or `anew`) what waits for a person."""
-        lab, status = self._lab, self._lab.status()
+        lab, status = self._lab, self.status
         if not lab.is_open:
             return
         runs = list(_first(status.runs))
@@ -156,9 +171,9 @@ class Feed:
             self._letters = letters
         names, found = await self._read(lambda: store.rows("runs", LOOKED_THROUGH))
         runs = [dict(zip(names, row, strict=True)) for row in found]
-        away = self._lab.status().away
+        away = self.status.away
         left = away.left if away is not None else {}
-        live = {run.run_id for run in self._lab.status().runs}
+        live = {run.run_id for run in self.status.runs}
         for run in runs:
             if run["run_id"] in left and run["status"] in LIVE and run["run_id"] not in live:
                 run["status"] = INTERRUPTED

@@ -31,7 +31,7 @@ async def obey(lab: Lab, order: Order) -> Result:
 
 
 async def _start(lab: Lab, order: Order) -> Result:
-    await lab.start()
+    await lab.start(isolated=lab.status().isolated)
     return None
 
 

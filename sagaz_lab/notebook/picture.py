@@ -16,7 +16,7 @@ _COLOURS = {"received": "#1976d2", "filtered": "#9e9e9e", "started": "#f57c00", 
 
 def picture(lab: Lab, feed: Feed) -> Card:
     """The tables of `lab.status()`, with the throughput of the last minutes drawn above them."""
-    now, status = datetime.fromtimestamp(lab.clock.now()).astimezone(), status_card(lab.status())
+    now, status = datetime.fromtimestamp(lab.clock.now()).astimezone(), status_card(feed.status)
     head = f"sagaz_lab, as of {now:%Y-%m-%d %H:%M:%S %Z}"
     html = tag("div", tag("b", head), Markup(_throughput(feed)), status.html)
     # The class is the one that dashboard.css hides beside a live dashboard.
