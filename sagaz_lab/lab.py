@@ -38,7 +38,6 @@ from sagaz_lab.views import Views, dashboards
 
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
-
 ANYWHERE = ("activate", "start", "stop", "on_report", "report", "register", "unregister", "rollback", "dashboard")
 READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "diff", "run")
 
@@ -325,18 +324,18 @@ class Lab:
         await self.open()
         return await self._service.dispatcher.runner.run_to_its_end(saga, definition, context, run_id, event)
 
-    async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
+    async def resume_run(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision.
 
-        Or with one that a dead process left and no start has taken up; if that waits for its turn, it waits on.
+        Or with one that a dead process left; if it waits for its turn, it waits on. In the background its log has the prints.
         """
         await self.open()
-        return await self._service.recovery.resume(run_id, from_action)
+        return await self._service.recovery.resume(run_id, from_action, foreground=foreground)
 
-    async def compensate_run(self, run_id: str) -> RunStatus:
+    async def compensate_run(self, run_id: str, *, foreground: bool = True) -> RunStatus:
         """Undo a run that is held, partially committed or left by a dead process; a live one is cancelled first."""
         await self.open()
-        return await self._service.recovery.compensate(run_id)
+        return await self._service.recovery.compensate(run_id, foreground=foreground)
 
     # --- views ---
 

@@ -247,7 +247,7 @@ task = asyncio.create_task(later())""")
 def test_the_dashboard_works(kernel):
     kernel.run("%%saga\n" + saga("shown", trigger="return {}"))
     shown = kernel.run("%triggers start --isolated")
-    page = Page(kernel, shown.data["application/vnd.jupyter.widget-view+json"]["model_id"])
+    page = Page(kernel, shown)
     page.send("open")
     assert page.hear("full")["lab"]["isolated"]
     assert kernel.run("for n in range(3):\n    await default_lab().fire('shown.on_event', {'n': n})").ok
