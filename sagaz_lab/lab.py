@@ -327,7 +327,7 @@ class Lab:
     async def resume_run(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision.
 
-        Or with one that a dead process left; if it waits for its turn, it waits on. In the background its log has the prints.
+        Or with one that a dead process left; if it waits for its turn, it waits on. `foreground`: as in a cell.
         """
         await self.open()
         return await self._service.recovery.resume(run_id, from_action, foreground=foreground)
