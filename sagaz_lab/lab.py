@@ -38,7 +38,6 @@ from sagaz_lab.views import Views, dashboards
 
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
-
 ANYWHERE = ("activate", "start", "stop", "on_report", "report", "register", "unregister", "rollback", "dashboard")
 READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "diff", "run")
 
@@ -91,7 +90,7 @@ class Lab:
         self._service.dispatcher.runner.logs = self._logs
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
-        self.shadows = Shadows(self._service.dispatcher, open_store)
+        self.shadows = Shadows(self._service.dispatcher, open_store, self._home.isolated.call_there)
 
     @property
     def store(self) -> Store:
@@ -194,7 +193,7 @@ class Lab:
 
     def _lives(self) -> bool:
         starting = self._handle is not None and self._handle.is_starting
-        return self._service.started or starting or self._service.dispatcher.busy()
+        return starting or (self.is_open and (self._service.started or self._service.dispatcher.busy()))
 
     def _leave(self) -> Coroutine[Any, Any, None]:
         """Close what is open on this loop; on another there will be a new one."""
@@ -223,9 +222,11 @@ class Lab:
 
     async def _stop(self, grace_s: float) -> None:
         handle, self._handle = self._handle, None
-        await self._service.stop(grace_s)
-        if handle is not None:
-            handle.ended()
+        try:
+            await self._service.stop(grace_s)
+        finally:
+            if handle is not None:
+                handle.ended()
 
     # --- events ---
 
@@ -328,27 +329,26 @@ class Lab:
         await self.open()
         return await self._service.dispatcher.runner.run_to_its_end(saga, definition, context, run_id, event)
 
-    async def resume_run(self, run_id: str, from_action: str | None = None) -> RunStatus:
+    async def resume_run(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision.
 
-        Or with one that a dead process left and no start has taken up; if that waits for its turn, it waits on.
+        Or with one that a dead process left; if it waits for its turn, it waits on. `foreground`: as in a cell.
         """
         await self.open()
-        return await self._service.recovery.resume(run_id, from_action)
+        return await self._service.recovery.resume(run_id, from_action, foreground=foreground)
 
-    async def compensate_run(self, run_id: str) -> RunStatus:
+    async def compensate_run(self, run_id: str, *, foreground: bool = True) -> RunStatus:
         """Undo a run that is held, partially committed or left by a dead process; a live one is cancelled first."""
         await self.open()
-        return await self._service.recovery.compensate(run_id)
+        return await self._service.recovery.compensate(run_id, foreground=foreground)
 
     # --- views ---
 
     def status(self) -> Status:
         """How things stand now."""
         service, isolated = self._service, self._home.isolated.loop is not None
-        started = service.started_names()
-        pumps, told = service.intake.pumps.values(), self._reports.texts()
-        return self._views.status(self.sagas, pumps, started, told, service.away, isolated)
+        pumps, started = service.intake.pumps.values(), service.started_names()
+        return self._views.status(self.sagas, pumps, started, self._reports.texts(), service.away, isolated)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -18,7 +19,7 @@ from sagaz_lab.runtime.comparison import Difference
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.outcomes import Entry
-from sagaz_lab.runtime.registry import Change
+from sagaz_lab.runtime.registry import CallThere, Change, call_here
 from sagaz_lab.runtime.shadow import Shadow
 from sagaz_lab.runtime.tickets import Ticket
 
@@ -75,20 +76,31 @@ class ShadowReport:
 
 
 class Shadows(Mapping[str, ShadowReport]):
-    """The shadows of a Lab, by saga: each with its report as it is now. They end when the Lab stops."""
+    """The shadows of a Lab, by saga: each with its report as it is now. They end when the Lab stops.
 
-    def __init__(self, dispatcher: Dispatcher, open_store: Callable[[str], Store]) -> None:
+    `call_there` calls a function on the thread where events are decided: there each is begun, read and ended.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, open_store: Callable[[str], Store], call_there: CallThere = call_here
+    ) -> None:
         self._dispatcher = dispatcher
         self._open_store = open_store
+        self._call_there = call_there
         self._shadows: dict[str, Shadow] = {}
 
     def __getitem__(self, saga: str) -> ShadowReport:
+        if saga not in self._shadows:  # so that who asks for none need not wait
+            raise UnknownShadow("shadow", "shadow of", saga, self)
+        return self._call_there(partial(self._report_of, saga))
+
+    def _report_of(self, saga: str) -> ShadowReport:
         if saga not in self._shadows:
-            raise UnknownShadow("shadow", "shadow of", saga, self._shadows)
+            raise UnknownShadow("shadow", "shadow of", saga, self)
         return _report(self._shadows[saga])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shadows)
+        return iter(list(self._shadows))
 
     def __len__(self) -> int:
         return len(self._shadows)
@@ -101,6 +113,9 @@ class Shadows(Mapping[str, ShadowReport]):
 
         Raises `DefinitionError` where no saga of its name is registered, and `LabClosed`.
         """
+        return self._call_there(partial(self._begin, classes))
+
+    def _begin(self, classes: Sequence[type[Saga]]) -> list[ShadowReport]:
         dispatcher = self._dispatcher
         if dispatcher.closing:
             raise LabClosed("the Lab has been stopped: start it, then begin the shadow")
@@ -116,6 +131,9 @@ class Shadows(Mapping[str, ShadowReport]):
 
     def end(self, saga: str) -> ShadowReport:
         """End it; returns its last report. Raises `UnknownName`."""
+        return self._call_there(partial(self._end_one, saga))
+
+    def _end_one(self, saga: str) -> ShadowReport:
         last = self[saga]
         self._end([saga])
         return replace(last, ended=True)

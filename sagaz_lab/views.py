@@ -168,7 +168,7 @@ class Views:
 
     def run(self, run_id: str) -> RunView:
         stored = self._stored(run_id)
-        clock, live = self._dispatcher.clock, self._dispatcher.runner.live.get(run_id)
+        clock, live = self._dispatcher.clock, self._dispatcher.runner.begun(run_id)
         return run_view(stored, clock.now(), run_progress(live, clock.monotonic()).actions if live else {})
 
     def why(self, event_id: str) -> Why:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import ClassVar, Self
-from weakref import WeakKeyDictionary, WeakMethod
+from weakref import WeakKeyDictionary, WeakMethod, ref
 
 BEAT_S = 0.25
 BUSY_S = 1.0
@@ -27,7 +27,7 @@ class Watchman:
     _of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Watchman]] = WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = ref(loop)  # by which it is known for as long as the loop lives
         self._beat = time.monotonic()
         self._listeners: list[WeakMethod[Listener]] = []
         self._thread: threading.Thread | None = None
@@ -50,12 +50,13 @@ class Watchman:
 
     def _beat_on(self) -> None:
         self._beat = time.monotonic()
-        if self._listeners:
-            self._loop.call_later(BEAT_S, self._beat_on)
+        if self._listeners and (loop := self._loop()) is not None:
+            loop.call_later(BEAT_S, self._beat_on)
 
     def _watch(self) -> None:
         told = 0.0
-        while not self._loop.is_closed():
+        while (loop := self._loop()) is not None and not loop.is_closed():
+            del loop
             time.sleep(BEAT_S)
             self._listeners = [known for known in self._listeners if known() is not None]
             if not self._listeners:

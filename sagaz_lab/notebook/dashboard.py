@@ -95,7 +95,8 @@ class Dashboard(anywidget.AnyWidget):
         except RuntimeError:
             return
         Watchman.of(self._loop).tell(self._busy)
-        if self._ticking is None or self._ticking.done():
+        if self._ticking is None or self._ticking.done() or self._ticking.get_loop() is not self._loop:
+            self._wanted = asyncio.Event()
             self._ticking = self._loop.create_task(self._tick_on(), name="dashboard")
             self._ticking.add_done_callback(self._ended)
 
@@ -182,7 +183,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def _hear(self, _: object, content: Mapping[str, Any], buffers: object) -> None:
         """On any thread."""
-        if self._loop is not None and not self._loop.is_closed():
+        if isinstance(content, Mapping) and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._take, content)
 
     def _take(self, content: Mapping[str, Any]) -> None:

@@ -63,23 +63,28 @@ class Feed:
         self._sagas: list[State] = []
         self._sagas_of: object = None
         self._ended = -1
+        self._unread = ""
 
     async def now(self, *, sample: bool, look: bool, anew: bool) -> State:
         """How things stand, after adding a point to the series and reading the store, if that is due."""
+        status = self._lab.status()
         if sample and self._lab.is_open:
-            self.sample()
-        if look or anew:
+            self._sample(status)
+        if (look or anew) and self._lab.is_open:
             try:
-                await self.look(anew=anew)
+                await self._look(status, anew=anew)
+                self._unread = ""
             except StoreError as error:
-                self._lab.report("dashboard:store", f"the dashboard cannot read the store: {describe(error)}")
-        return self.state()
+                if (told := describe(error)) != self._unread:
+                    self._unread = told
+                    self._lab.report("dashboard", f"the dashboard shows what it has read before: {told}")
+        return self._state(status)
 
     # --- series ---
 
-    def sample(self) -> None:
+    def _sample(self, status: Status) -> None:
         """Add a point to the series."""
-        now, counts = self._lab.clock.now(), {t.name: _numbers(t) for t in self._lab.status().triggers}
+        now, counts = self._lab.clock.now(), {t.name: _numbers(t) for t in status.triggers}
         before = self._points[-1] if self._points else Point(now, counts, {})
         rates = {name: _rates(before, now, name, numbers) for name, numbers in counts.items()}
         self._points.append(Point(now, counts, rates))
@@ -124,9 +129,9 @@ class Feed:
 
     # --- state ---
 
-    def state(self) -> State:
+    def _state(self, status: Status) -> State:
         """How things stand, for JSON. `sagas` and `letters` are the same objects as long as they have not changed."""
-        status, rates = self._lab.status(), self._rates_now()
+        rates = self._rates_now()
         self._renew_sagas()
         return {
             "now": self._lab.clock.now(),
@@ -140,11 +145,9 @@ class Feed:
             "letters": self._letters,
         }
 
-    async def look(self, *, anew: bool = False) -> None:
+    async def _look(self, status: Status, *, anew: bool) -> None:
         """Read the actions of the runs that live, and if something has ended (or `anew`) what waits for a person."""
-        lab, status = self._lab, self._lab.status()
-        if not lab.is_open:
-            return
+        lab = self._lab
         runs = list(_first(status.runs))
         stored = await self._read(lambda: {run.run_id: lab.store.run(run.run_id) for run in runs})
         actions = {}
@@ -156,9 +159,9 @@ class Feed:
                     for t in status.triggers)  # fmt: skip
         if anew or ended != self._ended:
             self._ended = ended
-            await self._read_what_failed()
+            await self._read_what_failed(status)
 
-    async def _read_what_failed(self) -> None:
+    async def _read_what_failed(self, status: Status) -> None:
         store = self._lab.store
         columns, rows = await self._read(lambda: store.rows("causes", CAUSES))
         causes = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -169,9 +172,8 @@ class Feed:
             self._letters = letters
         names, found = await self._read(lambda: store.rows("runs", LOOKED_THROUGH))
         runs = [dict(zip(names, row, strict=True)) for row in found]
-        away = self._lab.status().away
-        left = away.left if away is not None else {}
-        live = {run.run_id for run in self._lab.status().runs}
+        left = status.away.left if status.away is not None else {}
+        live = {run.run_id for run in status.runs}
         for run in runs:
             if run["run_id"] in left and run["status"] in LIVE and run["run_id"] not in live:
                 run["status"] = INTERRUPTED

@@ -31,7 +31,7 @@ async def obey(lab: Lab, order: Order) -> Result:
 
 
 async def _start(lab: Lab, order: Order) -> Result:
-    await lab.start()
+    await lab.start(isolated=lab.isolated.loop is not None)
     return None
 
 
@@ -61,11 +61,18 @@ async def _set_limits(lab: Lab, order: Order) -> Result:
 
 
 async def _redrive(lab: Lab, order: Order) -> Result:
-    return {"count": len(await lab.redrive(open_letters(lab.store, order["cause"])))}
+    return {"count": len(await lab.redrive(await _letters(lab, order["cause"])))}
 
 
 async def _discard(lab: Lab, order: Order) -> Result:
-    return {"count": await lab.discard(open_letters(lab.store, order["cause"]), order["reason"])}
+    return {"count": await lab.discard(await _letters(lab, order["cause"]), order["reason"])}
+
+
+async def _letters(lab: Lab, cause: str) -> list[str]:
+    """There may be a million: a store in files is read in a thread."""
+    if lab.store.durable:
+        return await asyncio.to_thread(open_letters, lab.store, cause)
+    return open_letters(lab.store, cause)
 
 
 async def _rollback(lab: Lab, order: Order) -> Result:
@@ -78,11 +85,11 @@ async def _diff(lab: Lab, order: Order) -> Result:
 
 
 async def _resume_run(lab: Lab, order: Order) -> Result:
-    return await _begun(lab, lab.resume_run(order["run_id"]))
+    return await _begun(lab, lab.resume_run(order["run_id"], foreground=False))
 
 
 async def _compensate_run(lab: Lab, order: Order) -> Result:
-    return await _begun(lab, lab.compensate_run(order["run_id"]))
+    return await _begun(lab, lab.compensate_run(order["run_id"], foreground=False))
 
 
 async def _begun(lab: Lab, work: Coroutine[Any, Any, RunStatus]) -> Result:

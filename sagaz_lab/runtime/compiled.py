@@ -10,7 +10,7 @@ from typing import Any
 from sagaz_lab.abc import Clock
 from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.limits import limits_of, with_limits
+from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
 from sagaz_lab.model.params import Params, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -174,6 +174,11 @@ class TriggerState:
         compiled = self.compiled
         compiled.show(self.params.values)
         self.loading = self.params.loading
+        for name, value in self.limits.changed.items():
+            try:
+                checked_limits(compiled.trigger, {name: value})
+            except DefinitionError:  # the cell has come with an option that contradicts it
+                self.limits.withdraw(name)
         gates = with_limits(compiled.trigger.gates, self.limits.values)
         self.admission.configure(gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue")
 

@@ -75,6 +75,17 @@ class LiveParams:
                 del self._changed[name]
                 self._outdone.append((name, value, defaults.get(name)))
 
+    def withdraw(self, name: str) -> None:
+        """What it was changed to gives way to what the cell says now."""
+        _, value = self._changed.pop(name)
+        self._outdone.append((name, value, self.defaults[name]))
+        self._renew()
+
+    @property
+    def changed(self) -> Mapping[str, Scalar]:
+        """The values that are not the cell's."""
+        return {name: value for name, (_, value) in self._changed.items()}
+
     def note_outdone(self, at: float) -> None:
         """A new default that has ended a change is a change as well; so is the end of the param, to `None`."""
         outdone, self._outdone = self._outdone, []

@@ -168,7 +168,7 @@ class Recovery:
 
     # --- asked for by name ---
 
-    async def resume(self, run_id: str, from_action: str | None = None) -> RunStatus:
+    async def resume(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
         """Go on with a run that was held, from the failed action, with the current revision; held again if it fails.
 
         Or with one that was interrupted and left. Returns when it has ended; at once if it waits for its turn.
@@ -181,14 +181,15 @@ class Recovery:
                 ticket.history, ticket.hold = History.of(stored.records, stored.attempt), True
                 if from_action is not None:
                     rewind(ticket.history, definition, from_action)
-                run: Run | None = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now())
+                now = dispatcher.clock.now()
+                run: Run | None = dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
             elif taken := await self._left(run_id):
-                run = await self._go_on(taken, Found(), from_action, foreground=True)
+                run = await self._go_on(taken, Found(), from_action, foreground=foreground)
             else:
                 raise _refusal(stored, "held", "resumed")
         return await self._ended(run_id, run)
 
-    async def compensate(self, run_id: str) -> RunStatus:
+    async def compensate(self, run_id: str, *, foreground: bool = True) -> RunStatus:
         """Undo a run that was held or is partially committed, or was interrupted and left; cancel a live one."""
         dispatcher = self._dispatcher
         if live := dispatcher.runner.live.get(run_id):
@@ -213,7 +214,7 @@ class Recovery:
             else:
                 raise _refusal(stored, ", ".join(allowed), "compensated")
             ticket.compensate_only = True
-            run = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now())
+            run = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now(), foreground=foreground)
         return await self._ended(run_id, run)
 
     @contextmanager

@@ -84,7 +84,7 @@ def _there(method: Callable[P, T]) -> Callable[P, T]:
     return called_there
 
 
-def _call_here(function: Callable[[], T]) -> T:
+def call_here(function: Callable[[], T]) -> T:
     return function()
 
 
@@ -99,7 +99,7 @@ class Registry:
         history: Callable[[str], Sequence[RevisionRow]],
         on_change: Callable[[Sequence[Change]], None],
         now: Callable[[], float],
-        call_there: CallThere = _call_here,
+        call_there: CallThere = call_here,
     ) -> None:
         self._history = history
         self._on_change = on_change

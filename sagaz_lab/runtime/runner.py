@@ -62,6 +62,10 @@ class Runner:
                 self._made(ticket, definition, now)
         return self._live
 
+    def begun(self, run_id: str) -> Run | None:
+        """The run, if it is under way and has begun; any thread may ask."""
+        return self._live.get(run_id)
+
     def busy(self) -> bool:
         return bool(self._live or self._ready)
 

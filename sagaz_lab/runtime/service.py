@@ -77,11 +77,12 @@ class Service:
     async def open(self) -> None:
         await self._store.open(os.path.basename(sys.argv[0]) or "python")
         self.group = await self._private_group()
-        self.dispatcher.load(self._registry.current)
-        await self._save_revisions(
-            [(name, number) for name in self._registry.current for number in self._registry.past(name)]
-        )
-        await self.params.follow(list(self.dispatcher.states.values()))
+        sagas: Mapping[str, SagaDefinition] | None = None
+        while sagas is not self._registry.current:  # a cell may be run meanwhile
+            sagas = self._registry.current
+            self.dispatcher.load(sagas)
+            await self._save_revisions([(name, number) for name in sagas for number in self._registry.past(name)])
+            await self.params.follow(list(self.dispatcher.states.values()))
         self.dispatcher.tasks.start(self._beat(), "heartbeat")
         self.relay.start()
 

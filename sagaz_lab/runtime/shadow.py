@@ -99,8 +99,8 @@ class Shadow:
     def applied(self, decided: Decided) -> None:
         """The current revision has decided these."""
         now = self._live.clock.now()
-        for ticket in decided.starts:
-            self._twins.watch(ticket.run_id)
+        if decided.starts:
+            self._twins.watch(*(ticket.run_id for ticket in decided.starts))
         for event_id, final in finals_of(decided):
             self.comparison.decided("current", decided.state.name, event_id, final, now)
 

@@ -25,10 +25,15 @@ class Twins:
         self._live = live
         self._ends: dict[tuple[str, str], asyncio.Future[RunStatus]] = {}
 
-    def watch(self, run_id: str) -> None:
-        """A live run has begun."""
-        run = self._live.live.get(run_id)
-        if run is None or run.event is None:
+    def watch(self, *run_ids: str) -> None:
+        """Live runs have begun."""
+        live = self._live.live
+        for run_id in run_ids:
+            if (run := live.get(run_id)) is not None:
+                self._watch(run)
+
+    def _watch(self, run: Run) -> None:
+        if run.event is None:
             return
         loop = asyncio.get_running_loop()
         end, waiter = loop.create_future(), loop.create_future()

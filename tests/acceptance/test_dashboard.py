@@ -201,3 +201,26 @@ def test_a_picture_with_its_date_is_kept_for_a_page_without_a_kernel(kernel, pag
     kernel.run("await default_lab().fire('shown.on_event', {'n': 1})")
     page.listen(15.0)
     assert any("shown.on_event" in text and "throughput" in text for text in page.pictures)
+
+
+def test_what_a_run_prints_that_is_resumed_from_the_page_is_in_its_log(kernel, page):
+    kernel.run("""%%saga
+class Holds(Saga):
+    on_failure = "hold"
+
+    @trigger(source="memory", topic="holds")
+    def on_event(self, event):
+        return {}
+
+    @action()
+    def work(self, ctx):
+        print("try", mended)
+        if not mended:
+            raise ValueError("not yet")
+""")
+    run_id = kernel.run("mended = False\nprint((await default_lab().fire('Holds.on_event'))[0].run_id)").stdout.split()[
+        0
+    ]
+    kernel.run("await default_lab().drain()\nmended = True")
+    assert page.order("resume_run", run_id=run_id)["result"] == {"status": "completed"}
+    assert page.order("log", run_id=run_id)["result"] == {"lines": [["work", "try False"], ["work", "try True"]]}

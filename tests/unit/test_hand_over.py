@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Lab, Saga, trigger
+from sagaz_lab.abc import RevisionRow
+from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.stores.memory import MemoryStore
 from tests.unit.tools import Taps, counted, until
 
@@ -81,3 +83,36 @@ async def test_a_source_does_not_wait_for_a_trigger_that_is_gone(slow: Any) -> N
     await until(lambda: lab.status().sources[0].state == "paused")
     define("on_renamed")
     await until(lambda: counted(lab, "Scores.on_renamed") == {"received": 1, "started": 1})
+
+
+async def test_a_cell_that_is_run_while_the_lab_opens_is_started_too() -> None:
+    class Slow(MemoryStore):
+        async def save_revision(self, row: RevisionRow) -> None:
+            await super().save_revision(row)
+            if row.number == 1:
+                define("on_first", "on_second")
+
+    taps = Taps()
+    lab = Lab(Slow(), sources={"memory": taps})
+    with lab.activate():
+        define("on_first")
+        await lab.start()
+        taps["t"].put_nowait({})
+        await until(lambda: lab.counters()["Scores.on_first"]["received"])
+        assert counted(lab, "Scores.on_second") == {"received": 1, "started": 1}
+    await lab.stop()
+
+
+async def test_who_waits_for_the_triggers_to_end_is_told_also_if_the_store_fails_then() -> None:
+    class Failing(MemoryStore):
+        async def close(self) -> None:
+            raise StoreUnavailable("the disk is full")
+
+    lab = Lab(Failing())
+    with lab.activate():
+        define("on_first")
+        waiting = asyncio.ensure_future((await lab.start()).wait())
+        await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailable):
+            await lab.stop()
+        await asyncio.wait_for(waiting, 5.0)

@@ -18,6 +18,7 @@ from sagaz_lab import Lab, Saga, action, compensate, default_lab, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.errors import LabClosed, SourceNotReady, TriggersOwned, UnknownName
 from sagaz_lab.isolated import THREAD
+from sagaz_lab.runtime.runner import Runner
 from tests.unit.tools import assert_adds_up, statuses, until
 
 EVENTS = 200
@@ -502,3 +503,78 @@ async def test_what_ends_a_process_does_not_end_the_thread(lab):
     await Leaves().run({})
     await Leaves().run({})
     assert len(lab.runs()) == 2
+
+
+async def test_a_lab_that_was_stopped_while_runs_waited_can_be_started_isolated(lab: Lab) -> None:
+    class OneByOne(Saga):
+        @trigger(source="memory", topic="n", max_concurrent_sagas=1)
+        def on_n(self, event):
+            return {}
+
+        @action()
+        async def hang(self, ctx):
+            await asyncio.Event().wait()
+
+    await lab.start()
+    for n in range(3):
+        await lab.fire("OneByOne.on_n", n, wait=False)
+    await lab.stop(grace_s=0.01)
+    await lab.start(isolated=True)
+    assert lab.status().isolated
+    await lab.stop(grace_s=0.01)
+
+
+async def test_shadows_are_begun_and_ended_on_the_thread_of_the_lab(lab: Lab) -> None:
+    made_on: list[str] = []
+
+    def define() -> type[Saga]:
+        class Beside(Saga):
+            def __init__(self) -> None:
+                made_on.append(threading.current_thread().name)
+
+            @trigger(source="memory", topic="n")
+            def on_n(self, event):
+                return {}
+
+            @action()
+            def work(self, ctx): ...
+
+        return Beside
+
+    define()
+    await lab.start(isolated=True)
+    with lab.registry.staging():
+        shadow = define()
+    made_on.clear()
+    lab.shadows.begin(shadow)
+    assert made_on == [THREAD]
+    await lab.fire("Beside.on_n", 1)
+    await lab.drain()
+    assert lab.shadows["Beside"].same == 1
+    assert lab.shadows.end("Beside").ended
+    assert not lab.shadows
+
+
+async def test_looking_at_a_run_makes_no_other_run_on_this_thread(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_on, really = set(), Runner._made
+
+    def made(self, *args):
+        made_on.add(threading.current_thread().name)
+        return really(self, *args)
+
+    monkeypatch.setattr(Runner, "_made", made)
+
+    class Many(Saga):
+        @trigger(source=Numbers(3000))
+        def on_n(self, event):
+            return {}
+
+        @action()
+        async def work(self, ctx): ...
+
+    await lab.start(isolated=True)
+    wait_blocking(lambda: len(lab.runs(limit=1)))
+    run_id = lab.runs(limit=1)["run_id"][0]
+    for _ in range(200):
+        lab.run(run_id)
+    assert made_on == {THREAD}

@@ -101,3 +101,26 @@ async def test_a_changed_limit_holds_until_the_cell_says_another(restarted: Call
         assert (await lab.set_limits(LIMITED))["max_concurrent_sagas"] == 7
         limited(max_concurrent_sagas=3)
         assert limits_of(lab)["max_concurrent_sagas"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "option"),
+    [
+        ({"rate_limit_per_second": 5}, {"throttle": Throttle(1, per="1s")}),
+        ({"max_concurrent_sagas": 7}, {"singleton": "skip"}),
+    ],
+)
+async def test_a_changed_limit_gives_way_to_an_option_that_contradicts_it(
+    tmp_path: Path, changed: dict[str, int], option: dict[str, object]
+) -> None:
+    url = f"sqlite:///{tmp_path}/lab.db"
+    async with Lab(url) as lab:
+        limited()
+        await lab.set_limits(LIMITED, **changed)
+    async with Lab(url) as lab:
+        limited(**option)  # the cell as it is edited before the next start
+        assert limits_of(lab) == {"max_concurrent_sagas": None, "rate_limit_per_second": None}
+        limited()
+        await lab.set_limits(LIMITED, **changed)
+        limited(**option)  # and while it is started
+        assert limits_of(lab) == {"max_concurrent_sagas": None, "rate_limit_per_second": None}
