@@ -95,7 +95,9 @@ async def test_the_theme_is_followed_while_it_is_open(open_dashboard):
 
 async def test_a_trigger_is_paused_and_resumed_with_the_keyboard_alone(open_dashboard):
     notebook, dashboard = await open_dashboard()
-    await dashboard.get_by_role("button", name="pause Scores.on_score").press("Enter")
+    pause = dashboard.get_by_role("button", name="pause Scores.on_score")
+    await expect(pause).to_be_enabled()
+    await pause.press("Enter")
     await expect(dashboard.get_by_role("button", name="resume Scores.on_score")).to_be_visible()
     await expect(await notebook.add_and_run("lab.status().triggers[0].state")).to_contain_text("paused")
     await dashboard.get_by_role("button", name="resume Scores.on_score").press("Space")

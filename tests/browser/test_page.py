@@ -70,6 +70,10 @@ async def test_a_page_that_does_what_none_may_is_told(chromium, done, told):
             await page.evaluate(done)
         except Error:
             assert "fetch" in done
+        for _ in range(100):  # a websocket is told of a moment later
+            if watch.faults:
+                break
+            await page.wait_for_timeout(50)
         with pytest.raises(AssertionError):
             await watch.check(context)
     assert told in "\n".join(watch.faults)

@@ -21,7 +21,7 @@ class Topic:
         self.name = name
         self.entered = self.left = 0
         self.given: dict[int, Sequence[str]] = {}
-        """By number, which triggers the saga had when it was handed over for the first time."""
+        """By number, which triggers the saga had when it was handed over, unless it was given back."""
         self._saga = saga
         self._log: list[int] = []
         self._next = self._settled = 0
@@ -71,6 +71,7 @@ class Topic:
 
     async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
         self._next = min(self._next, delivery.token)
+        self.given.pop(self._log[delivery.token], None)
 
 
 class Numbers:
