@@ -243,6 +243,23 @@ async def test_nothing_is_sent_where_nobody_looks(open_dashboard):
     assert await notebook.comms.during(3) == []
 
 
+HIDE = """hidden => {
+    Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+async def test_a_page_that_is_hidden_is_sent_nothing_and_then_everything(open_dashboard):
+    notebook, dashboard = await open_dashboard()
+    await notebook.page.evaluate(HIDE, True)
+    await notebook.comms.during(1)
+    received = await shown(stage(dashboard, "received"))
+    assert await notebook.comms.during(3) == []
+    await notebook.page.evaluate(HIDE, False)
+    await expect(stage(dashboard, "received")).not_to_have_text(f"{received:,}")
+    assert "full" in [update.data["content"]["kind"] for update in notebook.comms.updates()[-20:]]
+
+
 async def test_a_saved_notebook_shows_how_it_stood_when_there_is_no_kernel(open_dashboard, lab_server):
     notebook, dashboard = await open_dashboard()
     await expect(stage(dashboard, "completed")).not_to_have_text("0")

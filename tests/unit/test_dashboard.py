@@ -9,8 +9,6 @@ from weakref import ref
 
 import pytest
 
-pytest.importorskip("anywidget")
-
 from sagaz_lab import Lab, Saga, action, trigger
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.notebook.busy import Watchman
