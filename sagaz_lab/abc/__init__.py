@@ -11,6 +11,7 @@ from sagaz_lab.abc.engine import Engine, Journal
 from sagaz_lab.abc.source import Clock, Missed, Positions, Publisher, Source, SourceTraits, Surroundings
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
+    DONE,
     Acceptance,
     DeadLetter,
     Ending,
@@ -28,6 +29,7 @@ from sagaz_lab.model.host import Host, current_host
 from sagaz_lab.model.run import Publication, Record, Run
 
 __all__ = [
+    "DONE",
     "Acceptance",
     "Choose",
     "Clock",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from sagaz_lab.abc.values import Ending
@@ -10,12 +10,15 @@ from sagaz_lab.model.run import Record, Run
 
 
 class Journal(Protocol):
-    """The append-only history of one run's attempt."""
+    """The append-only history of one run's attempt. What it returns is `DONE` where there is nothing to wait for."""
 
-    async def append(self, records: Sequence[Record]) -> None:
-        """Returns when the records are durable. Raises `UnstorableValue`; nothing of the call is kept then."""
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+        """The records are durable once it has been awaited.
 
-    async def end(self, ending: Ending) -> None:
+        Raises `UnstorableValue` when it is awaited; nothing of the call is kept then.
+        """
+
+    def end(self, ending: Ending) -> Awaitable[None]:
         """The attempt has ended; raises as `append` does."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sagaz_lab.abc.source import Positions
@@ -67,10 +67,11 @@ class Store(Protocol):
     async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
         """The events that wait to be decided for these triggers, oldest first."""
 
-    async def append(self, records: Sequence[Record]) -> None:
-        """Returns when the records are durable, in the order in which `append` was called.
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+        """The records are durable once it has been awaited, in the order in which `append` was called.
 
-        Raises `UnstorableValue`; nothing of the call is kept then.
+        Raises `UnstorableValue` when it is awaited; nothing of the call is kept then. Returns `DONE` where nobody need
+        wait.
         """
 
     async def begin(
@@ -86,7 +87,7 @@ class Store(Protocol):
     ) -> None:
         """A waiting run starts (another attempt): it is counted before it runs. It takes the cooldown in any case."""
 
-    async def end(
+    def end(
         self,
         run_id: str,
         ending: Ending,
@@ -95,8 +96,8 @@ class Store(Protocol):
         at: float,
         retry_at: float | None = None,
         dead: DeadLetter | None = None,
-    ) -> None:
-        """An attempt has ended. With `retry_at` the run waits until then."""
+    ) -> Awaitable[None]:
+        """An attempt has ended. With `retry_at` the run waits until then. Awaited as `append` is."""
 
     async def withdraw(self, run_id: str) -> None:
         """Remove a waiting run that never started, and its claim."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -200,3 +200,17 @@ class Owner(NamedTuple):
     id: str
     name: str
     epoch: int
+
+
+class _Done:
+    """Can be awaited, without a coroutine being made for it."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+DONE: Awaitable[None] = _Done()
+"""What has been done already: who awaits it goes on at once, and who knows it need not."""

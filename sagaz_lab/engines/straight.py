@@ -9,7 +9,7 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import Clock, Ending, Journal
+from sagaz_lab.abc import DONE, Clock, Ending, Journal
 from sagaz_lab.engines.calls import ActiveStep
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes
@@ -58,9 +58,11 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         records = _records(step, action, value, after, clock.now())
         try:
             if after is None:
-                await journal.end(_new(Ending, (_COMPLETED, None, records, ())))
+                written = journal.end(_new(Ending, (_COMPLETED, None, records, ())))
             else:
-                await journal.append(records)
+                written = journal.append(records)
+            if written is not DONE:
+                await written
         except UnstorableValue:
             stopped = Stopped(step, None, records)
             break

@@ -259,9 +259,20 @@ class Run:
     it fails, whatever its saga's `on_failure` says.
     """
 
+    run_id: str
+    definition: SagaDefinition
+    instance: Saga
+    ctx: SagaContext
+    trigger: str | None
+    attempt: int
+    started_at: float
+    steps: dict[str, Step]
+
     # Defaults of the class, so that making a run costs as little as may be.
     status = _RUNNING
     error: BaseException | None = None
+    history: History | None = None
+    compensate_only = False
     task: Task[Any] | None = None
     waiters: Sequence[Future[None]] = ()
     foreground = False
@@ -269,29 +280,6 @@ class Run:
     begun = False
     stopping = False
     cancelling = False
-
-    def __init__(
-        self,
-        run_id: str,
-        definition: SagaDefinition,
-        instance: Saga,
-        ctx: SagaContext,
-        trigger: str | None,
-        attempt: int,
-        started_at: float,
-        history: History | None = None,
-        compensate_only: bool = False,
-    ) -> None:
-        self.run_id = run_id
-        self.definition = definition
-        self.instance = instance
-        self.ctx = ctx
-        self.trigger = trigger
-        self.attempt = attempt
-        self.started_at = started_at
-        self.history = history
-        self.compensate_only = compensate_only
-        self.steps: dict[str, Step] = {}
 
     @property
     def event(self) -> Event | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import DeadLetter, Ending
 from sagaz_lab.errors import Permanent, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Record, Run, RunStatus
+from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.context import context_of
 from sagaz_lab.runtime.letters import letter_of_run
 from sagaz_lab.runtime.outbox import StepEvents, outbox_listener, publication_of
 from sagaz_lab.runtime.tickets import Ticket
@@ -22,20 +24,42 @@ STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _COMPLETED = RunStatus.COMPLETED
 
 
-class Attempt:
-    """The journal of one attempt, which also wakes the relay. `retry_in_s` is set when the run is to be tried again."""
+class Attempt(Run):
+    """A run while an attempt of it lives here, and the journal of that attempt, which also wakes the relay.
+
+    `retry_in_s` is set when the run is to be tried again.
+    """
 
     retry_in_s: float | None = None
     _events: StepEvents | None = None
 
-    def __init__(self, dispatcher: Dispatcher, run: Run, ticket: Ticket) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, ticket: Ticket, definition: SagaDefinition, instance: Saga, started_at: float
+    ) -> None:
+        self.ticket = ticket
+        self.definition = definition
+        self.instance = instance
+        self.run_id = ticket.run_id
+        self.ctx = context_of(ticket)
+        self.trigger = ticket.trigger
+        self.attempt = ticket.attempt
+        self.started_at = started_at
+        if ticket.history is not None:
+            self.history = ticket.history
+        if ticket.compensate_only:
+            self.compensate_only = True
+        self.steps = {}
         self._dispatcher = dispatcher
-        self._run = run
-        self._ticket = ticket
-        if run.definition.listeners and (listener := outbox_listener(run.definition)) is not None:
-            self._events = StepEvents(run, listener)
+        if definition.listeners and (listener := outbox_listener(definition)) is not None:
+            self._events = StepEvents(self, listener)
 
-    async def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+        return self._append(records)
+
+    def end(self, ending: Ending) -> Awaitable[None]:
+        return self._end(ending)
+
+    async def _append(self, records: Sequence[Record]) -> None:
         if self._events is not None:
             records = self._events.of(records)
         try:
@@ -50,38 +74,35 @@ class Attempt:
                 self._dispatcher.runner.published()
                 return
 
-    async def end(self, ending: Ending) -> None:
-        dispatcher, run = self._dispatcher, self._run
+    async def _end(self, ending: Ending) -> None:
+        dispatcher = self._dispatcher
         now = dispatcher.clock.now()
         if ending.status is _COMPLETED:
             if self._events is not None:
                 ending = self._events.end(ending, now, None)
-            try:
-                await dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now)
-            except StoreUnavailable as error:
-                await self._insist(error, lambda: dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now))
-            run.status = _COMPLETED
+            await self._write(ending, now, None, None)
+            self.status = _COMPLETED
             self._wake_relay_at_end(ending)
-            if told := run.definition.hooks.get("on_saga_complete"):
-                await tell(told, run.definition.name, run.run_id, run.ctx)
+            if told := self.definition.hooks.get("on_saga_complete"):
+                await tell(told, self.definition.name, self.run_id, self.ctx)
             return
         letter = retry_at = None
-        if ending.status is RunStatus.COMPENSATED and run.trigger is not None:
+        if ending.status is RunStatus.COMPENSATED and self.trigger is not None:
             letter, retry_at = self._after_failure(ending.error, now)
         ending = self._with_publications(ending, now, retry_at, letter)
         await self._write(ending, now, retry_at, letter)
         if letter is not None:
             dispatcher.letters.note(letter, now)
         self._wake_relay_at_end(ending)
-        run.status = RunStatus.WAITING if retry_at is not None else ending.status
-        run.error = ending.error
+        self.status = RunStatus.WAITING if retry_at is not None else ending.status
+        self.error = ending.error
         if retry_at is not None:
             self.retry_in_s = retry_at - now
-            self._ticket.attempt = run.attempt + 1
-            self._ticket.history = None
+            self.ticket.attempt = self.attempt + 1
+            self.ticket.history = None
         self._report(ending, letter)
-        if told := run.definition.hooks.get("on_saga_failed"):
-            await tell(told, run.definition.name, run.run_id, run.ctx, ending.error)
+        if told := self.definition.hooks.get("on_saga_failed"):
+            await tell(told, self.definition.name, self.run_id, self.ctx, ending.error)
 
     def _with_publications(
         self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None
@@ -100,7 +121,7 @@ class Attempt:
             self._wake_relay(ending.records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
-        end, run_id, attempt = self._dispatcher.store.end, self._run.run_id, self._run.attempt
+        end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
         try:
             await end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
         except StoreUnavailable as error:
@@ -109,32 +130,31 @@ class Attempt:
             )
 
     def _after_failure(self, error: BaseException | None, now: float) -> tuple[DeadLetter | None, float | None]:
-        run, trigger = self._run, self._ticket.trigger
-        if trigger is None or run.event is None:
+        trigger, event = self.trigger, self.event
+        if trigger is None or event is None:
             return None, None
         state, note = self._dispatcher.states.get(trigger), ""
         config = None if state is None else state.compiled.config
-        if config is not None and run.attempt <= config.max_retries and not isinstance(error, Permanent):
-            retry_at = now + config.retry_delay_s(run.attempt)
-            if not config.too_old(retry_at - self._ticket.at):
+        if config is not None and self.attempt <= config.max_retries and not isinstance(error, Permanent):
+            retry_at = now + config.retry_delay_s(self.attempt)
+            if not config.too_old(retry_at - self.ticket.at):
                 return None, retry_at
-            age_s = now - self._ticket.at
+            age_s = now - self.ticket.at
             note = f" (not tried again: its event came {age_s:.0f} s ago; retry_max_age={config.retry_max_age!r})"
         failure = RuntimeError("the run failed") if error is None else error
-        return letter_of_run(run, trigger, run.event, failure, now, note), None
+        return letter_of_run(self, trigger, event, failure, now, note), None
 
     def _report(self, ending: Ending, letter: DeadLetter | None) -> None:
-        run = self._run
         error = "no error" if ending.error is None else describe(ending.error)
         then = f"; tried again in {self.retry_in_s:g} s" if self.retry_in_s is not None else ""
         then = "; it left a dead letter" if letter is not None else then
-        kind = f"{run.definition.name}:{ending.status}:{type(ending.error).__name__}"
-        self._dispatcher.report(kind, f"run {run.run_id} of {run.definition.name} {ending.status}: {error}{then}")
+        kind = f"{self.definition.name}:{ending.status}:{type(ending.error).__name__}"
+        self._dispatcher.report(kind, f"run {self.run_id} of {self.definition.name} {ending.status}: {error}{then}")
 
     async def _insist(self, error: StoreUnavailable, write: Callable[[], Awaitable[None]]) -> None:
         """The store is away: what has happened must be written before anything follows from it."""
         for n in range(1_000_000):
-            self._dispatcher.report("store", f"run {self._run.run_id} waits for the store: {describe(error)}")
+            self._dispatcher.report("store", f"run {self.run_id} waits for the store: {describe(error)}")
             await self._dispatcher.clock.sleep(STORE_RETRY_S[min(n, len(STORE_RETRY_S) - 1)])
             try:
                 await write()
@@ -146,17 +166,19 @@ class Attempt:
 class AttemptInMemory(Attempt):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
 
-    def append(self, records: Sequence[Record]) -> Coroutine[Any, Any, None]:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
         if self._events is not None:
-            return super().append(records)
-        self._wake_relay(records)  # which looks after this task has gone on, when they are stored
+            return self._append(records)
+        for record in records:
+            if record.publications:
+                self._dispatcher.runner.published()  # which looks after this task has gone on, when they are stored
+                break
         return self._dispatcher.store.append(records)
 
-    def end(self, ending: Ending) -> Coroutine[Any, Any, None]:
-        run = self._run
-        if ending.status is not _COMPLETED or self._events is not None or "on_saga_complete" in run.definition.hooks:
-            return super().end(ending)
-        run.status = _COMPLETED
+    def end(self, ending: Ending) -> Awaitable[None]:
+        if ending.status is not _COMPLETED or self._events is not None or "on_saga_complete" in self.definition.hooks:
+            return self._end(ending)
+        self.status = _COMPLETED
         self._wake_relay_at_end(ending)
         dispatcher = self._dispatcher
-        return dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=dispatcher.clock.now())
+        return dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())

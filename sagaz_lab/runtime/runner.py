@@ -6,7 +6,7 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from sagaz_lab.model.run import Run, RunStatus, SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.attempt import Attempt, AttemptInMemory
-from sagaz_lab.runtime.context import context_of
 from sagaz_lab.runtime.logs import Logs
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.tickets import Ticket
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sagaz_lab")
 
+
+_RUNNING = RunStatus.RUNNING
 
 CLOSE_S = 3.0
 """How long runs that are abandoned may take to end."""
@@ -41,7 +42,7 @@ class Runner:
         self._engine = engine
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
         self._attempt = Attempt if dispatcher.store.durable else AttemptInMemory
-        self._live: dict[str, Run] = {}
+        self._live: dict[str, Attempt] = {}
         # What is to be executed in this round. Its runs are made when it is their turn, or somebody asks: so there is
         # never more than one of those that do not wait, and the garbage collector is not woken for them.
         self._ready: deque[tuple[Ticket, SagaDefinition, float]] = deque()
@@ -82,18 +83,8 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def _made(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Run:
-        run = Run(
-            ticket.run_id,
-            definition,
-            instance or self.instance(definition),
-            context_of(ticket),
-            ticket.trigger,
-            ticket.attempt,
-            now,
-            ticket.history,
-            ticket.compensate_only,
-        )
+    def _made(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Attempt:
+        run = self._attempt(self._dispatcher, ticket, definition, instance or self.instance(definition), now)
         if ticket.hold or (self.hold and ticket.trigger is not None):
             run.hold = True
         if self.logs.ended:
@@ -108,7 +99,7 @@ class Runner:
         now: float,
         instance: Saga | None = None,
         foreground: bool = True,
-    ) -> Run:
+    ) -> Attempt:
         """Start an attempt that the store has as running, in a task of its own and in the caller's context.
 
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
@@ -116,7 +107,7 @@ class Runner:
         run = self._made(ticket, definition, now, instance)
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
-        run.task = asyncio.get_running_loop().create_task(self._execute(run, ticket))
+        run.task = asyncio.get_running_loop().create_task(self._execute([run]))
         return run
 
     def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
@@ -130,27 +121,14 @@ class Runner:
 
     @types.coroutine
     def _execute_ready(self) -> Generator[Any, Any, None]:
-        """Execute what is ready, one after the other, until one of them waits: that one keeps the task to itself.
-
-        A task for each costs more than a short run does. A run that leaves its mark on the task - a context variable
-        that it has set, a cancellation it has asked for - is the last of its task too, so that none sees another's.
-        """
-        ready, task, context = self._ready, asyncio.current_task(), copy_context()
-        assert task is not None
-        awaited = work = None
-        while ready:
-            ticket, definition, now = ready.popleft()
-            run = self._live.get(ticket.run_id) or self._made(ticket, definition, now)
-            run.task = task
-            work = self._execute(run, ticket)
-            try:
-                awaited = work.send(None)
-                break
-            except StopIteration:
-                work = None
-                if copy_context() != context or task.cancelling():
-                    break
-        self._working = asyncio.get_running_loop().create_task(self._work()) if ready else None
+        """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others."""
+        work: Coroutine[Any, Any, None] | None = self._execute(self._taken())
+        assert work is not None
+        try:
+            awaited = work.send(None)
+        except StopIteration:
+            work = None
+        self._working = asyncio.get_running_loop().create_task(self._work()) if self._ready else None
         while work is not None:
             try:
                 yield awaited
@@ -162,6 +140,21 @@ class Runner:
             else:
                 yield from work.__await__()
                 return
+
+    def _taken(self) -> Iterator[Attempt]:
+        """What is ready, one after the other, as long as this task may go on to the next.
+
+        A task for each costs more than a short run does. A run that waits is the last of its task, and so is one that
+        leaves its mark on it - a context variable that it has set, a cancellation it has asked for - so that none sees
+        another's.
+        """
+        ready, task, context = self._ready, asyncio.current_task(), copy_context()
+        assert task is not None
+        while ready and self._working is task and copy_context() == context and not task.cancelling():
+            ticket, definition, now = ready.popleft()
+            run = self._live.get(ticket.run_id) or self._made(ticket, definition, now)
+            run.task = task
+            yield run
 
     async def run_to_its_end(
         self,
@@ -202,34 +195,35 @@ class Runner:
             raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
         return self.launch(ticket, definition, now, saga)
 
-    async def _execute(self, run: Run, ticket: Ticket) -> None:
-        """Runs the attempt. It owns its errors: whatever is not the saga's own is reported."""
-        hooks = run.definition.hooks
-        attempt = self._attempt(self._dispatcher, run, ticket)
-        try:
-            if "on_saga_start" in hooks:
-                await tell(hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
-            await self._engine.execute(run, attempt)
-        except asyncio.CancelledError:
-            pass  # abandoned: the store says how to go on
-        except LeaseLost as error:
-            self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
-        except BaseException as error:
-            logger.exception("run %s", run.run_id)
-            self._dispatcher.report(
-                "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
-            )
-        finally:
-            self._ended(run, ticket, attempt.retry_in_s)
+    async def _execute(self, runs: Iterable[Attempt]) -> None:
+        """Runs their attempts. It owns their errors: whatever is not the saga's own is reported."""
+        for run in runs:
+            hooks = run.definition.hooks
+            try:
+                if "on_saga_start" in hooks:
+                    await tell(hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
+                await self._engine.execute(run, run)
+            except asyncio.CancelledError:
+                pass  # abandoned: the store says how to go on
+            except LeaseLost as error:
+                self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
+            except BaseException as error:
+                logger.exception("run %s", run.run_id)
+                self._dispatcher.report(
+                    "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
+                )
+            finally:
+                self._ended(run)
 
-    def _ended(self, run: Run, ticket: Ticket, retry_in_s: float | None) -> None:
+    def _ended(self, run: Attempt) -> None:
+        ticket, retry_in_s = run.ticket, run.retry_in_s
         del self._live[run.run_id]
         if run.ctx.log_lines is not None:
             self.logs.keep(run.run_id, run.ctx.log_lines)
         dispatcher = self._dispatcher
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
-            if run.status is not RunStatus.RUNNING:  # which it still is if it was abandoned
+            if run.status is not _RUNNING:  # which it still is if it was abandoned
                 ends = state.counters.ends
                 ends[run.status] = ends.get(run.status, 0) + 1
             admission = state.admission

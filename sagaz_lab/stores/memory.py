@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from itertools import count, islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 from uuid import uuid4
 
 from sagaz_lab.abc import (
+    DONE,
     Acceptance,
     Choose,
     DeadLetter,
@@ -65,7 +66,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._runs: dict[str, MemoryRun] = {}
-        self._ended: deque[str] = deque()
+        self._ended: deque[MemoryRun] = deque()
         # By trigger, then by claim: so a claim costs no tuple.
         self._claims: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._cooldowns: dict[str, dict[str, tuple[float, str]]] = {}
@@ -220,7 +221,7 @@ class MemoryStore:
                 del self._letters[old]
 
     async def withdraw(self, run_id: str) -> None:
-        run = self._run(run_id)
+        run = await self._run(run_id)
         if run.status is WAITING and run.attempt == 0:
             del self._runs[run_id]
             self._settle_claims(run, None)
@@ -238,24 +239,24 @@ class MemoryStore:
 
     # --- the journal ---
 
-    async def append(self, records: Sequence[Record]) -> None:
-        self._keep(records)
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+        return self._keep(records)
 
-    def _keep(self, records: Sequence[Record]) -> None:
+    def _keep(self, records: Sequence[Record]) -> Awaitable[None]:
         runs = self._runs
-        try:
-            for record in records:
-                run = runs[record.run_id]
-                if not run.log:
-                    run.log = []
-                run.log += self._apart(record) if record.publications else record
-        except KeyError as error:
-            raise StoreError(f"no run {error.args[0]!r} in this store") from None
+        for record in records:
+            run = runs.get(record.run_id)
+            if run is None:
+                return _refuse(record.run_id)
+            if not run.log:
+                run.log = []
+            run.log += self._apart(record) if record.publications else record
+        return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
                     ) -> None:  # fmt: skip
-        run = self._run(run_id)
+        run = await self._run(run_id)
         if cooldown is not None:
             self._cool(run, cooldown, at)
         run.status = RunStatus.RUNNING
@@ -266,12 +267,15 @@ class MemoryStore:
             run.context = context
         self._keep([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
 
-    async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
-                  dead: DeadLetter | None = None) -> None:  # fmt: skip
-        run = self._run(run_id)
+    def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
+            dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
+        run = self._runs.get(run_id)
+        if run is None:
+            return _refuse(run_id)
         status, error, records, publications = ending
-        if records:
-            self._keep(records)
+        kept = self._keep(records) if records else DONE
+        if kept is not DONE:
+            return kept
         if publications:
             self._outbox.add(publications)
         run.attempt = attempt
@@ -282,23 +286,20 @@ class MemoryStore:
         if retry_at is not None:
             run.status = WAITING
             run.retry_at = retry_at
-            return
+            return DONE
         run.status = status
         if status is _NEEDS_CODE:
-            return
+            return DONE
         run.ended_at = at
-        if status in _UNSETTLED:
-            return
-        self._ended.append(run_id)
-        if len(self._ended) > ENDED_RUNS:
-            self._drop(self._ended.popleft())
+        if status not in _UNSETTLED:
+            self._ended.append(run)
+            if len(self._ended) > ENDED_RUNS:
+                self._drop(self._ended.popleft())
+        return DONE
 
-    def _drop(self, run_id: str) -> None:
-        run = self._runs.get(run_id)
-        if run is None or run.ended_at is None:
-            return
-        del self._runs[run_id]
-        self._settle_claims(run, past_of(run))
+    def _drop(self, run: MemoryRun) -> None:
+        if run.ended_at is not None and self._runs.pop(run.run_id, None) is not None:
+            self._settle_claims(run, past_of(run))
 
     def _settle_claims(self, run: MemoryRun, past: Past | None) -> None:
         """The run goes; its claims remember what is past, or go with it."""
@@ -310,11 +311,9 @@ class MemoryStore:
                 else:
                     claims[claim] = past
 
-    def _run(self, run_id: str) -> MemoryRun:
+    async def _run(self, run_id: str) -> MemoryRun:
         run = self._runs.get(run_id)
-        if run is None:
-            raise StoreError(f"no run {run_id!r} in this store")
-        return run
+        return await _refuse(run_id) if run is None else run
 
     # --- what is to be published ---
 
@@ -393,3 +392,7 @@ def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retentio
     if address not in ("memory", "memory:", "memory://"):
         raise StoreError(f"store {address!r}: a memory store has no path; write 'memory'")
     return MemoryStore()
+
+
+async def _refuse(run_id: str) -> NoReturn:
+    raise StoreError(f"no run {run_id!r} in this store")

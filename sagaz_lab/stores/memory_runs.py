@@ -63,7 +63,9 @@ class MemoryRun:
 # What a claim remembers of a run that is no longer kept: until when it holds, the run's status and its id. There may be
 # a million of them, so each is one object and none for the garbage collector, which is woken by how many it has to see.
 Past = bytes
-_UNTIL = Struct("d")
+_HEAD = Struct("=dB")
+_STATUSES = tuple(RunStatus)
+_NUMBERS = {status: number for number, status in enumerate(_STATUSES)}
 
 Holder = MemoryRun | Past | str
 """Who has a claim: a run, one that is no longer kept, or (its id) an event that is held."""
@@ -74,7 +76,7 @@ def past_of(run: MemoryRun) -> Past | None:
     if run.claim_ends or run.status in _RESTARTABLE:
         return None
     until = inf if run.claim_until is None else run.claim_until
-    return _UNTIL.pack(until) + f"{run.status} {run.run_id}".encode("utf-8", "surrogatepass")
+    return _HEAD.pack(until, _NUMBERS[run.status]) + run.run_id.encode("utf-8", "surrogatepass")
 
 
 def holds(holder: Holder, at: float) -> bool:
@@ -85,7 +87,7 @@ def holds(holder: Holder, at: float) -> bool:
         return (until is None or until > at) and holder.status not in ended
     if isinstance(holder, str):
         return True
-    held_until: float = _UNTIL.unpack_from(holder)[0]
+    held_until: float = _HEAD.unpack_from(holder)[0]
     return held_until > at
 
 
@@ -95,5 +97,5 @@ def refusal(holder: Holder) -> Refusal:
         return Refusal(holder.run_id, holder.status)
     if isinstance(holder, str):
         return Refusal()
-    status, run_id = holder[_UNTIL.size :].decode("utf-8", "surrogatepass").split(" ", 1)
-    return Refusal(run_id, RunStatus(status))
+    status = _STATUSES[_HEAD.unpack_from(holder)[1]]
+    return Refusal(holder[_HEAD.size :].decode("utf-8", "surrogatepass"), status)
