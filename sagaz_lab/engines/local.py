@@ -216,7 +216,7 @@ class _Execution:
             touched = [*streaming, *(done.name for done in finished)]
             near = dict.fromkeys(d for name in touched for d in run.definition.plan.dependents[name])
             starting = standing.ready(near, self._tasks)
-            records += [standing.record(RecordKind.ACTION_STARTED, name) for name in starting]
+            records = standing.with_starts(records, starting)
         self._complete = forward and standing.all_done()
         try:
             if self._complete:
@@ -236,7 +236,7 @@ class _Execution:
         for record in records:
             if record.kind is RecordKind.ACTION_FINISHED:
                 try:
-                    await self._journal.append([record])
+                    await self._journal.append([record._replace(then=())])
                 except UnstorableValue as error:
                     self._standing.unstorable(record.action, error)
 

@@ -120,6 +120,13 @@ class Standing:
         at = self._clock.now()
         return Record(run.run_id, run.attempt, kind, name, trial, at, value, changes, None, None, codec, publications)
 
+    def with_starts(self, records: list[Record], names: Sequence[str]) -> list[Record]:
+        """The records and the starts of these actions. A first trial's goes into the last record, which is as new."""
+        first = [name for name in names if self.trials.setdefault(name, 1) == 1] if records else []
+        if first:
+            records = [*records[:-1], records[-1]._replace(then=first)]
+        return records + [self.record(RecordKind.ACTION_STARTED, name) for name in names if name not in first]
+
     def failures(self) -> list[Record]:
         return [self._failure_record(name) for name in sorted({*self.cut_off, *self.errors})]
 

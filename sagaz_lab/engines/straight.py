@@ -18,7 +18,7 @@ from sagaz_lab.model.step import current_step
 
 _new = tuple.__new__
 _COMPLETED = RunStatus.COMPLETED
-_STARTED, _FINISHED = RecordKind.ACTION_STARTED, RecordKind.ACTION_FINISHED
+_FINISHED = RecordKind.ACTION_FINISHED
 
 
 class Stopped(NamedTuple):
@@ -55,7 +55,7 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         if run.cancelling:  # it has swallowed that
             stopped = Stopped(step, CancelledError(), None)
             break
-        records = _records(step, action, value, after, clock.now())
+        records = [_record(step, action, value, after, clock.now())]
         try:
             if after is None:
                 written = journal.end(_new(Ending, (_COMPLETED, None, records, ())))
@@ -77,7 +77,7 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         current_step.reset(token)
 
 
-def _records(step: ActiveStep, action: Action, value: Any, after: str | None, at: float) -> list[Record]:
+def _record(step: ActiveStep, action: Action, value: Any, after: str | None, at: float) -> Record:
     """That the action has finished and the next one starts. What it has returned goes into the context."""
     run, name = step.run, action.name
     ctx, run_id, attempt = run.ctx, run.run_id, run.attempt
@@ -87,9 +87,7 @@ def _records(step: ActiveStep, action: Action, value: Any, after: str | None, at
     published = step.publications or ()
     step.publications = ()
     # Like Record(...), without the call of its constructor.
-    finished = _new(
-        Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published)
+    then = () if after is None else (after,)
+    return _new(
+        Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published, then)
     )
-    if after is None:
-        return [finished]
-    return [finished, _new(Record, (run_id, attempt, _STARTED, after, 1, at, None, None, None, None, None, ()))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,7 +105,8 @@ class Record(NamedTuple):
     `attempt` is the run's, `trial` the action's own (1 at first). `value` is what an action
     returned, `changes` what it set in the context besides; `error` is a description and
     `traceback` its text; the `value` of a failure is True if it is permanent. `at` is in seconds
-    since the epoch. `codec` (not stored) is the action's.
+    since the epoch. `codec` (not stored) is the action's. `then` are the actions whose first trial starts with it, at
+    the same time: a record that stores keep in this one and give back as one of its own.
     """
 
     run_id: str
@@ -120,6 +121,16 @@ class Record(NamedTuple):
     traceback: str | None = None
     codec: Any = None
     publications: Sequence[Publication] = ()
+    then: Sequence[str] = ()
+
+    def in_full(self) -> Iterator[Record]:
+        """As it is read: the record, and one for each action that started with it."""
+        if not self.then:
+            yield self
+            return
+        yield self._replace(then=())
+        for name in self.then:
+            yield Record(self.run_id, self.attempt, RecordKind.ACTION_STARTED, name, 1, self.at)
 
 
 class Loadable:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from sagaz_lab.errors import StoreTooNew, StoreUnavailable
 from sagaz_lab.stores.statements import schema
 
-VERSION = 2
+VERSION = 3
 """Of the tables; kept as `PRAGMA user_version`."""
 
 APPLICATION = 0x5361676C

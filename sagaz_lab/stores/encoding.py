@@ -8,7 +8,7 @@ A subclass of `dict`, `list`, `str`, `int` or `float` that has no tag of its own
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -26,9 +26,11 @@ __all__ = [
     "NeedsFiles",
     "decode",
     "decode_event",
+    "decode_names",
     "encode",
     "encode_event",
     "encode_event_or_text",
+    "encode_names",
     "encode_plain",
     "event_facts",
     "is_ref",
@@ -117,6 +119,15 @@ def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
         if value[TAG] == "dict":
             return {unpack(key, artifacts): _part(item, artifacts) for key, item in value["v"]}
     return _part(value, artifacts)
+
+
+def encode_names(names: Sequence[str]) -> bytes:
+    """The names of actions as JSON."""
+    return _to_json(names)
+
+
+def decode_names(text: bytes | None) -> Sequence[str]:
+    return () if text is None else _from_json(text)
 
 
 def encode_event(event: Event, owner: str, artifacts: Artifacts | None = None, run_id: str = "") -> bytes:

@@ -52,7 +52,8 @@ class MemoryRun:
     def records(self) -> list[Record]:
         log = self.log
         started = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
-        return started + [Record._make(log[i : i + _WIDTH]) for i in range(0, len(log), _WIDTH)]
+        kept = (Record._make(log[i : i + _WIDTH]) for i in range(0, len(log), _WIDTH))
+        return started + [record for each in kept for record in each.in_full()]
 
     def stored(self) -> StoredRun:
         return StoredRun(self.run_id, self.saga, self.revision, self.trigger or None, self.event, self.context,

@@ -15,7 +15,7 @@ from sagaz_lab.abc import RevisionRow, StoredRun
 from sagaz_lab.model.run import Record, RecordKind
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
-from sagaz_lab.stores.encoding import decode_event
+from sagaz_lab.stores.encoding import decode_event, decode_names
 from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.leases import records_of
 from sagaz_lab.stores.statements import statements
@@ -86,9 +86,9 @@ def _outcomes(connection: sqlite3.Connection, limit: int | None) -> Iterable[tup
 def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     rows = connection.execute(statements(NOW)["records_newest_first"])
     for run_id, of_run in groupby(rows, key=itemgetter(0)):
-        records = [Record(run_id, attempt, RecordKind(kind), action, trial, at, error=error)
-                   for _, attempt, kind, action, trial, at, error in of_run]  # fmt: skip
-        yield from steps(reversed(records))
+        records = [Record(run_id, attempt, RecordKind(kind), action, trial, at, error=error, then=decode_names(starts))
+                   for _, attempt, kind, action, trial, at, error, starts in of_run]  # fmt: skip
+        yield from steps(record for each in reversed(records) for record in each.in_full())
 
 
 def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:

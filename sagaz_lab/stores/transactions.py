@@ -30,7 +30,7 @@ _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 RecordValues = Sequence[Any]
 """What the rows of records have but for their keys, one row after the other: few objects, since many wait at once."""
 
-RECORD_WIDTH = 9
+RECORD_WIDTH = 10
 
 RecordsOf = tuple[str, RecordValues]
 """A run's id and rows to add to its records."""
@@ -235,7 +235,7 @@ class Transactions:
         self._insert("insert_claims", 5, group.claims)
         self._insert("insert_runs", 13, group.runs)
         self._insert("insert_members", 2, group.members)
-        self._insert("insert_records", 10, group.records)
+        self._insert("insert_records", 11, group.records)
         if group.begins:
             self.connection.executemany(self.sql["begin_run"], group.begins)
         if group.ends:

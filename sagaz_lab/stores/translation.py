@@ -12,9 +12,11 @@ from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.encoding import (
     decode,
     decode_event,
+    decode_names,
     encode,
     encode_event,
     encode_event_or_text,
+    encode_names,
     encode_plain,
     event_facts,
 )
@@ -35,7 +37,7 @@ def started_rows(names: Iterable[str], attempt: int, at: float) -> RecordValues:
     """The records of actions that start."""
     rows: list[Any] = []
     for name in names:
-        rows += (attempt, "action_started", name, 1, at, None, None, None, None)
+        rows += (attempt, "action_started", name, 1, at, None, None, None, None, None)
     return rows
 
 
@@ -82,7 +84,7 @@ def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[
     found: list[RecordsOf] = []
     rows: list[Any] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, _ = record
+        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, _, then = record
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
         if not found or found[-1][0] != run_id:
@@ -90,7 +92,7 @@ def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[
             found.append((run_id, rows))
         # Exact types: for an enum SQLite would look for an adapter each time.
         rows += (attempt, str.__str__(kind), action, trial, at, encoded, changed,
-                 error and text(error), trace and text(trace))  # fmt: skip
+                 error and text(error), trace and text(trace), encode_names(then) if then else None)  # fmt: skip
     return found
 
 
@@ -152,13 +154,14 @@ def publications_of(records: Iterable[Record]) -> Sequence[tuple[Any, ...]]:
 
 def stored_run(row: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
     _, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, *end = row
+    history = [record for row in records for record in _record(run_id, row, artifacts).in_full()]
     return StoredRun(
         run_id, saga, revision, trigger, decode_event(event, artifacts), decode(context, artifacts), RunStatus(status),
-        attempt, started_at, retry_at, [_record(run_id, record, artifacts) for record in records], *end,
+        attempt, started_at, retry_at, history, *end,
     )  # fmt: skip
 
 
 def _record(run_id: str, row: Sequence[Any], artifacts: Artifacts) -> Record:
-    attempt, kind, action, trial, at, value, changes, error, traceback = row
+    attempt, kind, action, trial, at, value, changes, error, traceback, starts = row
     return Record(run_id, attempt, _KINDS[kind], action, trial, at, decode(value, artifacts),
-                  decode(changes, artifacts), error, traceback)  # fmt: skip
+                  decode(changes, artifacts), error, traceback, then=decode_names(starts))  # fmt: skip

@@ -83,6 +83,19 @@ class StoreSuite(IntakeSuite, OutboxSuite):
         await asyncio.gather(*(store.append([it]) for it in history), store.append([failed]))
         assert (await loaded(store, "r1")).records == [*history, failed]
 
+    async def test_actions_that_started_with_a_record_come_back_as_records_of_their_own(self, store: Store) -> None:
+        await take(store, new_run("r1"))
+        await store.append([finished("r1", value=7, at=AT + 2, then=("pack", "pay"))])
+        await store.end("r1", Ending(RunStatus.HELD, None, [finished("r1", "pay", at=AT + 3)]), attempt=1, at=AT + 4)
+        started = [record("r1", RecordKind.ACTION_STARTED, name, at=AT + 2) for name in ("pack", "pay")]
+        assert (await loaded(store, "r1")).records[1:] == [
+            finished("r1", value=7, at=AT + 2), *started, finished("r1", "pay", at=AT + 3),
+        ]  # fmt: skip
+        steps = [(row["action"], row["status"], row["started_at"]) for row in frame(store, "steps")]
+        assert steps == [
+            ("pay", "completed", AT + 2), ("pack", "running", AT + 2), ("reserve", "completed", AT),
+        ]  # fmt: skip
+
     async def test_a_run_ends_with_its_last_records(self, store: Store) -> None:
         await take(store, new_run("r1"))
         await store.end("r1", Ending(RunStatus.COMPLETED, None, [finished("r1", value=7)]), attempt=1, at=AT + 5)

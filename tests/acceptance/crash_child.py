@@ -55,11 +55,15 @@ class Killing:
         return await self._around(sum(1 + len(run.started) for run in batch.runs), self._inner.accept(batch))
 
     async def append(self, records: Sequence[Record]) -> None:
-        await self._around(len(records), self._inner.append(records))
+        await self._around(_count(records), self._inner.append(records))
 
     async def end(self, run_id: str, ending: Ending, **facts: Any) -> None:
-        await self._around(1 + len(ending.records), self._inner.end(run_id, ending, **facts))
+        await self._around(1 + _count(ending.records), self._inner.end(run_id, ending, **facts))
         print("records", self._written, flush=True)
+
+
+def _count(records: Sequence[Record]) -> int:
+    return sum(1 + len(record.then) for record in records)
 
 
 def define() -> type[Saga]:

@@ -104,7 +104,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
     change(path, "PRAGMA user_version = 7")
     change(path, "PRAGMA application_id = 0x5361676C")
     before = path.read_bytes()
-    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 2.*upgrade"):
+    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 3.*upgrade"):
         await SqliteStore(path).open("this notebook")
     with pytest.raises(StoreTooNew):
         SqliteStore(path).rows("runs", None)

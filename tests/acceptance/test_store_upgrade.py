@@ -14,7 +14,6 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.sqlite import SqliteStore
 
-OLD_TABLES = Path(__file__).with_name("store_version_1.sql").read_text()
 AT = 1_700_000_000.0
 TRIGGER = "orders.on_order"
 
@@ -28,12 +27,13 @@ def insert(connection: sqlite3.Connection, table: str, **values: object) -> None
     connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
 
 
-def make_old(path: Path) -> None:
-    """What a process of version 1 left when it was closed with a run under way."""
+def make_old(path: Path, version: int) -> None:
+    """What a process of that version left when it was closed with a run under way."""
+    tables = Path(__file__).with_name(f"store_version_{version}.sql").read_text()
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(OLD_TABLES)
+        connection.executescript(tables)
         connection.execute("PRAGMA application_id = 0x5361676C")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {version}")
         insert(connection, "owners", epoch=1, id="a", name="old notebook", host="host", pid=1, pid_started="",
                heartbeat_at=AT, closed=1)  # fmt: skip
         for n, status, ended_at in ((1, "completed", AT + 2), (2, "running", None)):
@@ -48,7 +48,7 @@ def make_old(path: Path) -> None:
                    cause="KeyError", error="KeyError: n", traceback="", attempts=1, revision=1, at=AT,
                    state=state)  # fmt: skip
         insert(connection, "kept_events", event_id="low", event=event("low"), trigger=TRIGGER, outcome="filtered",
-               reason="too low", at=time.time())  # fmt: skip
+               reason="too low", at=time.time(), **({"until": 1e12} if version > 1 else {}))  # fmt: skip
 
 
 def shape(path: Path) -> dict[str, object]:
@@ -62,13 +62,13 @@ def shape(path: Path) -> dict[str, object]:
         return {**shape, "version": connection.execute("PRAGMA user_version").fetchone()}
 
 
-@pytest.fixture
-def path(tmp_path):
-    make_old(tmp_path / "lab.db")
+@pytest.fixture(params=[1, 2])
+def path(tmp_path, request):
+    make_old(tmp_path / "lab.db", request.param)
     return tmp_path / "lab.db"
 
 
-async def test_runs_claims_and_letters_of_version_1_are_there_after_the_upgrade(path):
+async def test_runs_claims_and_letters_of_an_old_version_are_there_after_the_upgrade(path):
     store = SqliteStore(path)
     await store.open("this notebook")
     (left,) = await store.interrupted()
@@ -97,10 +97,12 @@ async def test_an_upgraded_store_has_the_tables_of_a_new_one(path, tmp_path):
 
 def test_reading_an_old_store_upgrades_it_too(path):
     assert [row[0] for row in SqliteStore(path).rows("dead_letters", None)[1]] == ["d2"]
-    assert shape(path)["version"] == (2,)
+    assert shape(path)["version"] == (3,)
 
 
-async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(path):
+async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path):
+    path = tmp_path / "lab.db"
+    make_old(path, 1)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE publications (mine)")
     before = shape(path)

@@ -1,4 +1,4 @@
--- The tables of a store, version 2 (PRAGMA user_version). Times are seconds since the epoch.
+-- The tables of a store, version 3 (PRAGMA user_version). Times are seconds since the epoch.
 
 -- A process that has opened the store. Its epoch is its number; `fenced` says that another has taken over its runs.
 CREATE TABLE owners (
@@ -36,7 +36,8 @@ CREATE TABLE runs (
 CREATE INDEX runs_ended ON runs (ended_at);
 
 -- The history of runs, append-only. `seq` is the run's seq * 2^20 plus the record's number, so that the records of a
--- run lie together, in order, without an index of their own.
+-- run lie together, in order, without an index of their own. `starts` are the actions whose first trial starts with the
+-- record, as JSON.
 CREATE TABLE records (
     seq       INTEGER PRIMARY KEY,
     attempt   INTEGER NOT NULL,
@@ -47,7 +48,8 @@ CREATE TABLE records (
     value     BLOB,
     changes   BLOB,
     error     TEXT,
-    traceback TEXT
+    traceback TEXT,
+    starts    BLOB
 );
 
 -- The idempotency keys that are taken. An `orphan` has outlived its run. `kind` says by whom: 'key' is a run's, 'live'

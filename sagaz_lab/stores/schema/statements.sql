@@ -10,8 +10,8 @@ INSERT INTO runs (seq, run_id, saga, revision, trigger, status, attempt, owner, 
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_records
-INSERT INTO records (seq, attempt, kind, action, trial, at, value, changes, error, traceback)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO records (seq, attempt, kind, action, trial, at, value, changes, error, traceback, starts)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_claims
 INSERT INTO claims (trigger, claim, run_id, until, kind) VALUES (?, ?, ?, ?, ?)
@@ -136,7 +136,7 @@ SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, st
 FROM runs WHERE run_id = ?
 
 -- name: select_records
-SELECT attempt, kind, action, trial, at, value, changes, error, traceback FROM records
+SELECT attempt, kind, action, trial, at, value, changes, error, traceback, starts FROM records
 WHERE seq >= ? AND seq < ? ORDER BY seq
 
 -- name: lapsed_owners
@@ -256,7 +256,7 @@ SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, e
 ORDER BY seq DESC LIMIT ?
 
 -- name: records_newest_first
-SELECT runs.run_id, records.attempt, kind, action, trial, at, records.error
+SELECT runs.run_id, records.attempt, kind, action, trial, at, records.error, starts
 FROM records JOIN runs ON runs.seq = records.seq >> 20 ORDER BY records.seq DESC
 
 -- name: started_outcomes
