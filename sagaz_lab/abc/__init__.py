@@ -15,6 +15,7 @@ from sagaz_lab.abc.values import (
     Acceptance,
     DeadLetter,
     Ending,
+    EndingRow,
     HeldEvent,
     KeptEvent,
     Member,
@@ -26,7 +27,7 @@ from sagaz_lab.abc.values import (
 )
 from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
-from sagaz_lab.model.run import Publication, Record, Run
+from sagaz_lab.model.run import Publication, Record, RecordRow, Run
 
 __all__ = [
     "DONE",
@@ -37,6 +38,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Ending",
+    "EndingRow",
     "Engine",
     "Event",
     "HeldEvent",
@@ -51,6 +53,7 @@ __all__ = [
     "Publication",
     "Publisher",
     "Record",
+    "RecordRow",
     "Refusal",
     "RevisionRow",
     "Run",

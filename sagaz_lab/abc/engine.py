@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
-from sagaz_lab.abc.values import Ending
-from sagaz_lab.model.run import Record, Run
+from sagaz_lab.abc.values import EndingRow
+from sagaz_lab.model.run import RecordRow, Run
 
 
 class Journal(Protocol):
     """The append-only history of one run's attempt. What it returns is `DONE` where there is nothing to wait for."""
 
-    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         """The records are durable once it has been awaited.
 
         Raises `UnstorableValue` when it is awaited; nothing of the call is kept then.
         """
 
-    def end(self, ending: Ending) -> Awaitable[None]:
+    def end(self, ending: EndingRow) -> Awaitable[None]:
         """The attempt has ended; raises as `append` does."""
 
 

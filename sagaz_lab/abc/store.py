@@ -9,14 +9,14 @@ from sagaz_lab.abc.source import Positions
 from sagaz_lab.abc.values import (
     Acceptance,
     DeadLetter,
-    Ending,
+    EndingRow,
     HeldEvent,
     Owner,
     Refusal,
     RevisionRow,
     StoredRun,
 )
-from sagaz_lab.model.run import Publication, Record
+from sagaz_lab.model.run import Publication, RecordRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ class Store(Protocol):
     async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
         """The events that wait to be decided for these triggers, oldest first."""
 
-    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         """The records are durable once it has been awaited, in the order in which `append` was called.
 
         Raises `UnstorableValue` when it is awaited; nothing of the call is kept then. Returns `DONE` where nobody need
@@ -90,7 +90,7 @@ class Store(Protocol):
     def end(
         self,
         run_id: str,
-        ending: Ending,
+        ending: EndingRow,
         *,
         attempt: int,
         at: float,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import Publication, Record, RunStatus
+from sagaz_lab.model.run import Publication, Record, RecordRow, RunStatus
 
 
 class Member(NamedTuple):
@@ -158,8 +158,12 @@ class Ending(NamedTuple):
 
     status: RunStatus
     error: BaseException | None = None
-    records: Sequence[Record] = ()
+    records: Sequence[RecordRow] = ()
     publications: Sequence[Publication] = ()
+
+
+EndingRow = tuple[RunStatus, BaseException | None, Sequence[RecordRow], Sequence[Publication]]
+"""An ending's fields as a plain tuple: what a journal is given."""
 
 
 class StoredRun(NamedTuple):

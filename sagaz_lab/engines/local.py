@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
@@ -16,7 +16,7 @@ from sagaz_lab.engines.straight import Stopped, straight
 from sagaz_lab.engines.streams import Channel
 from sagaz_lab.errors import RunError, UnstorableValue
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus
+from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run, RunStatus
 from sagaz_lab.model.saga import Action
 
 ABANDON_S = 1.0
@@ -232,9 +232,9 @@ class _Execution:
                 await tell(hooks, run.definition.name, done.name, run.ctx, done.value)
         return starting
 
-    async def _find_unstorable(self, records: list[Record]) -> None:
-        for record in records:
-            if record.kind is RecordKind.ACTION_FINISHED:
+    async def _find_unstorable(self, rows: Sequence[RecordRow]) -> None:
+        for record in map(Record._make, rows):
+            if record.kind == RecordKind.ACTION_FINISHED:
                 try:
                     await self._journal.append([record._replace(then=())])
                 except UnstorableValue as error:

@@ -6,19 +6,18 @@ Most sagas are such chains, and most of their runs go well. What goes wrong is h
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import DONE, Clock, Ending, Journal
+from sagaz_lab.abc import DONE, Clock, Journal
 from sagaz_lab.engines.calls import ActiveStep
 from sagaz_lab.errors import UnstorableValue
-from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes
+from sagaz_lab.model.run import RecordKind, RecordRow, Run, RunStatus, as_changes
 from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
 
-_new = tuple.__new__
 _COMPLETED = RunStatus.COMPLETED
-_FINISHED = RecordKind.ACTION_FINISHED
+_FINISHED = str.__str__(RecordKind.ACTION_FINISHED)
 
 
 class Stopped(NamedTuple):
@@ -26,7 +25,7 @@ class Stopped(NamedTuple):
 
     step: ActiveStep
     error: BaseException | None
-    unstorable: list[Record] | None
+    unstorable: Sequence[RecordRow] | None
 
 
 GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
@@ -55,12 +54,9 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         if run.cancelling:  # it has swallowed that
             stopped = Stopped(step, CancelledError(), None)
             break
-        records = [_record(step, action, value, after, clock.now())]
+        records = (_row(step, action, value, after, clock.now()),)
         try:
-            if after is None:
-                written = journal.end(_new(Ending, (_COMPLETED, None, records, ())))
-            else:
-                written = journal.append(records)
+            written = journal.append(records) if after else journal.end((_COMPLETED, None, records, ()))
             if written is not DONE:
                 await written
         except UnstorableValue:
@@ -77,17 +73,15 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         current_step.reset(token)
 
 
-def _record(step: ActiveStep, action: Action, value: Any, after: str | None, at: float) -> Record:
+def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> RecordRow:
     """That the action has finished and the next one starts. What it has returned goes into the context."""
     run, name = step.run, action.name
-    ctx, run_id, attempt = run.ctx, run.run_id, run.attempt
+    ctx = run.ctx
     if value is not None:
         dict.update(ctx, as_changes(name, value))
     changes = ctx.take_changes() if ctx.changed else None
     published = step.publications or ()
     step.publications = ()
-    # Like Record(...), without the call of its constructor.
-    then = () if after is None else (after,)
-    return _new(
-        Record, (run_id, attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published, then)
-    )
+    return (
+        run.run_id, run.attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published, after
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sagaz_lab.errors import RunError, describe
 from sagaz_lab.model.event import Event
@@ -131,6 +131,17 @@ class Record(NamedTuple):
         yield self._replace(then=())
         for name in self.then:
             yield Record(self.run_id, self.attempt, RecordKind.ACTION_STARTED, name, 1, self.at)
+
+
+RecordRow = tuple[
+    str, int, str, str, int, float, Any, Mapping[str, Any] | None, str | None, str | None, Any,
+    Sequence[Publication], Sequence[str],
+]  # fmt: skip
+"""A record's fields as a plain tuple, which is made and taken apart at a third of the cost: what a journal is given.
+Its kind may be the plain text."""
+
+RUN_ID: Final = 0
+PUBLICATIONS: Final = 11
 
 
 class Loadable:
@@ -270,6 +281,10 @@ class Run:
     it fails, whatever its saga's `on_failure` says.
     """
 
+    __slots__ = ("attempt", "begun", "cancelling", "compensate_only", "ctx", "definition", "error", "foreground",
+                 "history", "hold", "instance", "run_id", "started_at", "status", "steps", "stopping", "task", "trigger",
+                 "waiters")  # fmt: skip
+
     run_id: str
     definition: SagaDefinition
     instance: Saga
@@ -277,20 +292,18 @@ class Run:
     trigger: str | None
     attempt: int
     started_at: float
+    status: RunStatus
+    error: BaseException | None
+    history: History | None
     steps: dict[str, Step]
-
-    # Defaults of the class, so that making a run costs as little as may be.
-    status = _RUNNING
-    error: BaseException | None = None
-    history: History | None = None
-    compensate_only = False
-    task: Task[Any] | None = None
-    waiters: Sequence[Future[None]] = ()
-    foreground = False
-    hold = False
-    begun = False
-    stopping = False
-    cancelling = False
+    task: Task[Any] | None
+    waiters: Sequence[Future[None]]
+    compensate_only: bool
+    foreground: bool
+    hold: bool
+    begun: bool
+    stopping: bool
+    cancelling: bool
 
     @property
     def event(self) -> Event | None:

@@ -65,14 +65,14 @@ class Recovery:
 class Plan:
     """The order of the actions: `order` is topological, as written where free; `dependents` has all names.
 
-    `straight` has the actions, each with the name of the next, if they are a chain of coroutines without time-outs,
-    which can run one after the other.
+    `straight` has the actions, each with what follows it, if they are a chain of coroutines without time-outs, which
+    can run one after the other.
     """
 
     order: tuple[str, ...]
     roots: tuple[str, ...]
     dependents: Mapping[str, tuple[str, ...]]
-    straight: tuple[tuple[Action, str | None], ...]
+    straight: tuple[tuple[Action, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,7 +379,7 @@ def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
         tuple(order),
         roots,
         MappingProxyType({n: tuple(d) for n, d in dependents.items()}),
-        tuple(zip((actions[name] for name in order), [*order[1:], None], strict=True)) if straight else (),
+        tuple((actions[name], tuple(dependents[name])) for name in order) if straight else (),
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import DeadLetter, Ending
+from sagaz_lab.abc import DeadLetter, Ending, EndingRow, Publication
 from sagaz_lab.errors import Permanent, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Record, Run, RunStatus
+from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.context import context_of
 from sagaz_lab.runtime.letters import letter_of_run
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """While the store does not answer, a run stands still and asks again after these delays; the last one repeats."""
 
-_COMPLETED = RunStatus.COMPLETED
+_RUNNING, _COMPLETED = RunStatus.RUNNING, RunStatus.COMPLETED
 
 
 class Attempt(Run):
@@ -30,12 +30,17 @@ class Attempt(Run):
     `retry_in_s` is set when the run is to be tried again.
     """
 
-    retry_in_s: float | None = None
-    _events: StepEvents | None = None
+    __slots__ = ("_dispatcher", "_events", "retry_in_s", "ticket")
 
-    def __init__(
+    ticket: Ticket
+    retry_in_s: float | None
+    _dispatcher: Dispatcher
+    _events: StepEvents | None
+
+    def begin(
         self, dispatcher: Dispatcher, ticket: Ticket, definition: SagaDefinition, instance: Saga, started_at: float
     ) -> None:
+        """Fill it in. One is made for every run, and a constructor would cost as much again."""
         self.ticket = ticket
         self.definition = definition
         self.instance = instance
@@ -44,22 +49,25 @@ class Attempt(Run):
         self.trigger = ticket.trigger
         self.attempt = ticket.attempt
         self.started_at = started_at
-        if ticket.history is not None:
-            self.history = ticket.history
-        if ticket.compensate_only:
-            self.compensate_only = True
+        self.status = _RUNNING
+        self.error = self.task = self.retry_in_s = self._events = None
+        self.history = ticket.history
+        self.compensate_only = ticket.compensate_only
+        self.hold = ticket.hold
         self.steps = {}
+        self.waiters = ()
+        self.foreground = self.begun = self.stopping = self.cancelling = False
         self._dispatcher = dispatcher
         if definition.listeners and (listener := outbox_listener(definition)) is not None:
             self._events = StepEvents(self, listener)
 
-    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return self._append(records)
 
-    def end(self, ending: Ending) -> Awaitable[None]:
-        return self._end(ending)
+    def end(self, ending: EndingRow) -> Awaitable[None]:
+        return self._end(Ending._make(ending))
 
-    async def _append(self, records: Sequence[Record]) -> None:
+    async def _append(self, records: Sequence[RecordRow]) -> None:
         if self._events is not None:
             records = self._events.of(records)
         try:
@@ -68,9 +76,9 @@ class Attempt(Run):
             await self._insist(error, lambda: self._dispatcher.store.append(records))
         self._wake_relay(records)
 
-    def _wake_relay(self, records: Sequence[Record]) -> None:
+    def _wake_relay(self, records: Sequence[RecordRow]) -> None:
         for record in records:
-            if record.publications:
+            if record[PUBLICATIONS]:
                 self._dispatcher.runner.published()
                 return
 
@@ -82,7 +90,7 @@ class Attempt(Run):
                 ending = self._events.end(ending, now, None)
             await self._write(ending, now, None, None)
             self.status = _COMPLETED
-            self._wake_relay_at_end(ending)
+            self._wake_relay_at_end(ending.records, ending.publications)
             if told := self.definition.hooks.get("on_saga_complete"):
                 await tell(told, self.definition.name, self.run_id, self.ctx)
             return
@@ -93,7 +101,7 @@ class Attempt(Run):
         await self._write(ending, now, retry_at, letter)
         if letter is not None:
             dispatcher.letters.note(letter, now)
-        self._wake_relay_at_end(ending)
+        self._wake_relay_at_end(ending.records, ending.publications)
         self.status = RunStatus.WAITING if retry_at is not None else ending.status
         self.error = ending.error
         if retry_at is not None:
@@ -114,11 +122,11 @@ class Attempt(Run):
             ending = ending._replace(publications=(*ending.publications, publication_of(letter, topic)))
         return ending
 
-    def _wake_relay_at_end(self, ending: Ending) -> None:
-        if ending.publications:
+    def _wake_relay_at_end(self, records: Sequence[RecordRow], publications: Sequence[Publication]) -> None:
+        if publications:
             self._dispatcher.runner.published()
         else:
-            self._wake_relay(ending.records)
+            self._wake_relay(records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
         end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
@@ -166,19 +174,20 @@ class Attempt(Run):
 class AttemptInMemory(Attempt):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
 
-    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+    __slots__ = ()
+
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         if self._events is not None:
             return self._append(records)
-        for record in records:
-            if record.publications:
-                self._dispatcher.runner.published()  # which looks after this task has gone on, when they are stored
-                break
+        self._wake_relay(records)  # which looks after this task has gone on, when they are stored
         return self._dispatcher.store.append(records)
 
-    def end(self, ending: Ending) -> Awaitable[None]:
-        if ending.status is not _COMPLETED or self._events is not None or "on_saga_complete" in self.definition.hooks:
-            return self._end(ending)
+    def end(self, ending: EndingRow) -> Awaitable[None]:
+        status, _, records, publications = ending
+        if status is not _COMPLETED or self._events is not None or "on_saga_complete" in self.definition.hooks:
+            return self._end(Ending._make(ending))
         self.status = _COMPLETED
-        self._wake_relay_at_end(ending)
+        if publications or records:
+            self._wake_relay_at_end(records, publications)
         dispatcher = self._dispatcher
         return dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())

@@ -10,7 +10,7 @@ from sagaz_lab.abc import DeadLetter, Ending, Publication, Store
 from sagaz_lab.errors import DefinitionError, UnstorableValue, describe
 from sagaz_lab.model.listener import OutboxSagaListener
 from sagaz_lab.model.publishing import to_json
-from sagaz_lab.model.run import Record, RecordKind, Run
+from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run
 from sagaz_lab.model.saga import SagaDefinition
 
 _TOLD = frozenset(RecordKind) - {RecordKind.ACTION_STARTED, RecordKind.COMPENSATION_STARTED}
@@ -48,14 +48,15 @@ class StepEvents:
         self._steps = listener.publish_step_events
         self._topic = f"{run.definition.name}.events"
 
-    def of(self, records: Sequence[Record], *, ends: bool = False) -> Sequence[Record]:
+    def of(self, rows: Sequence[RecordRow], *, ends: bool = False) -> Sequence[RecordRow]:
         """The records with their events. `ends`: they come with the end of the attempt.
 
         A failure that comes with neither the end nor the start of a compensation is that of a trial which will be
         tried again; nobody is told of that.
         """
         if not self._steps:
-            return records
+            return rows
+        records = [Record._make(row) for row in rows]
         final = ends or any(record.kind is RecordKind.COMPENSATION_STARTED for record in records)
         return [
             record._replace(publications=(*record.publications, self._event(record)))
@@ -73,7 +74,7 @@ class StepEvents:
         return ending._replace(records=records, publications=(*ending.publications, event))
 
     def _event(self, record: Record) -> Publication:
-        return self._publication(record.kind.value, record.action, record.at, {"error": _whole(record.error)})
+        return self._publication(str(record.kind), record.action, record.at, {"error": _whole(record.error)})
 
     def _publication(self, kind: str, action: str | None, at: float, facts: dict[str, Any]) -> Publication:
         run = self._run

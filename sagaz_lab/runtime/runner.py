@@ -45,7 +45,7 @@ class Runner:
         self._live: dict[str, Attempt] = {}
         # What is to be executed in this round. Its runs are made when it is their turn, or somebody asks: so there is
         # never more than one of those that do not wait, and the garbage collector is not woken for them.
-        self._ready: deque[tuple[Ticket, SagaDefinition, float]] = deque()
+        self._ready: deque[tuple[Ticket, SagaDefinition, Saga, float]] = deque()
         self._working: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
         self.logs = Logs()
@@ -58,9 +58,9 @@ class Runner:
     @property
     def live(self) -> Mapping[str, Run]:
         """The runs under way, by id."""
-        for ticket, definition, now in self._ready:
-            if ticket.run_id not in self._live:
-                self._made(ticket, definition, now)
+        for ready in self._ready:
+            if ready[0].run_id not in self._live:
+                self._made(*ready)
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
@@ -83,9 +83,10 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def _made(self, ticket: Ticket, definition: SagaDefinition, now: float, instance: Saga | None = None) -> Attempt:
-        run = self._attempt(self._dispatcher, ticket, definition, instance or self.instance(definition), now)
-        if ticket.hold or (self.hold and ticket.trigger is not None):
+    def _made(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt:
+        run = self._attempt()
+        run.begin(self._dispatcher, ticket, definition, instance, now)
+        if self.hold and ticket.trigger is not None:
             run.hold = True
         if self.logs.ended:
             run.ctx.log_lines = self.logs.take(ticket.run_id)
@@ -104,7 +105,7 @@ class Runner:
 
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
         """
-        run = self._made(ticket, definition, now, instance)
+        run = self._made(ticket, definition, instance or self.instance(definition), now)
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
         run.task = asyncio.get_running_loop().create_task(self._execute([run]))
@@ -112,7 +113,7 @@ class Runner:
 
     def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
         """The same for runs that a trigger has started: they may share a task with others of this round."""
-        self._ready.extend(zip(tickets, repeat(definition), repeat(now)))
+        self._ready.extend(zip(tickets, repeat(definition), repeat(self.instance(definition)), repeat(now)))
         if self._working is None:
             self._working = asyncio.get_running_loop().create_task(self._work())
 
@@ -151,8 +152,9 @@ class Runner:
         ready, task, context = self._ready, asyncio.current_task(), copy_context()
         assert task is not None
         while ready and self._working is task and copy_context() == context and not task.cancelling():
-            ticket, definition, now = ready.popleft()
-            run = self._live.get(ticket.run_id) or self._made(ticket, definition, now)
+            ticket, definition, instance, now = ready.popleft()
+            # It is live already if somebody has asked.
+            run = self._live.get(ticket.run_id) or self._made(ticket, definition, instance, now)
             run.task = task
             yield run
 

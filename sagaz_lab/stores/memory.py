@@ -15,7 +15,7 @@ from sagaz_lab.abc import (
     Acceptance,
     Choose,
     DeadLetter,
-    Ending,
+    EndingRow,
     HeldEvent,
     KeptEvent,
     NewRun,
@@ -27,7 +27,7 @@ from sagaz_lab.abc import (
     StoredRun,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
-from sagaz_lab.model.run import LIVE, Record, RecordKind, RunStatus
+from sagaz_lab.model.run import LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_frames import Frames, Letter
@@ -239,18 +239,16 @@ class MemoryStore:
 
     # --- the journal ---
 
-    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return self._keep(records)
 
-    def _keep(self, records: Sequence[Record]) -> Awaitable[None]:
+    def _keep(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         runs = self._runs
         for record in records:
-            run = runs.get(record.run_id)
+            run = runs.get(record[RUN_ID])
             if run is None:
-                return _refuse(record.run_id)
-            if not run.log:
-                run.log = []
-            run.log += self._apart(record) if record.publications else record
+                return _refuse(record[RUN_ID])
+            run.keep(self._apart(record) if record[PUBLICATIONS] else record)
         return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
@@ -267,7 +265,7 @@ class MemoryStore:
             run.context = context
         self._keep([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
 
-    def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
+    def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
             dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
         run = self._runs.get(run_id)
         if run is None:
@@ -317,11 +315,10 @@ class MemoryStore:
 
     # --- what is to be published ---
 
-    def _apart(self, record: Record) -> Record:
+    def _apart(self, record: RecordRow) -> RecordRow:
         """The record without its publications, which are queued."""
-        if record.run_id in self._runs:
-            self._outbox.add(record.publications)
-        return record._replace(publications=())
+        self._outbox.add(record[PUBLICATIONS])
+        return Record._make(record)._replace(publications=())
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
         return self._outbox.oldest(limit)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from struct import Struct
 from typing import Any
 
 from sagaz_lab.abc import NewRun, Refusal, StoredRun
-from sagaz_lab.model.run import RESTARTABLE, Record, RecordKind, RunStatus
+from sagaz_lab.model.run import RESTARTABLE, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores.claims import CLAIM_ENDED
 
 # An enum's member costs a look-up through its class each time, and a set of them a hash in Python.
@@ -16,6 +17,7 @@ _RESTARTABLE, _CLAIM_ENDED = tuple(RESTARTABLE), tuple(CLAIM_ENDED)
 
 
 _WIDTH = len(Record._fields)
+_LONG = 20 * _WIDTH
 
 
 class MemoryRun:
@@ -25,12 +27,8 @@ class MemoryRun:
     `NewRun` it keeps what is asked for later, and its log has the records' values, one record after the other.
     """
 
-    # Defaults of the class, so that making one costs as little as may be.
-    members: tuple[str, ...] = ()
-    retry_at: float | None = None
-    ended_at: float | None = None
-    error: str | None = None
-    log: list[Any] | tuple[()] = ()
+    __slots__ = ("at", "attempt", "claim", "claim_ends", "claim_until", "context", "ended_at", "error", "event", "log",
+                 "members", "retry_at", "revision", "run_id", "saga", "started", "status", "trigger")  # fmt: skip
 
     def __init__(self, new: NewRun) -> None:
         self.run_id = new.run_id
@@ -46,14 +44,32 @@ class MemoryRun:
         self.claim_ends = new.claim_ends
         self.started = new.started
         self.attempt = 0 if status is WAITING else 1
+        self.members: Sequence[str] = ()
         if new.members:
             self.members = tuple(member.claim for member in new.members if member.claim is not None)
+        self.retry_at: float | None = None
+        self.ended_at: float | None = None
+        self.error: str | None = None
+        # As a tuple it is nothing for the garbage collector, as long as its values are plain.
+        self.log: tuple[Any, ...] | list[Any] = ()
+
+    def keep(self, record: RecordRow) -> None:
+        """Add it to the log."""
+        log = self.log
+        if isinstance(log, list):
+            log += record
+        elif len(log) < _LONG:
+            self.log = log + record
+        else:
+            self.log = [*log, *record]
 
     def records(self) -> list[Record]:
         log = self.log
-        started = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
-        kept = (Record._make(log[i : i + _WIDTH]) for i in range(0, len(log), _WIDTH))
-        return started + [record for each in kept for record in each.in_full()]
+        records = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
+        for i in range(0, len(log), _WIDTH):
+            run_id, attempt, kind, *rest = log[i : i + _WIDTH]
+            records += Record(run_id, attempt, RecordKind(kind), *rest).in_full()
+        return records
 
     def stored(self) -> StoredRun:
         return StoredRun(self.run_id, self.saga, self.revision, self.trigger or None, self.event, self.context,

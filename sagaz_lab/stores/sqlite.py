@@ -19,7 +19,7 @@ from sagaz_lab.abc import (
     Acceptance,
     Choose,
     DeadLetter,
-    Ending,
+    EndingRow,
     HeldEvent,
     Owner,
     Positions,
@@ -29,7 +29,7 @@ from sagaz_lab.abc import (
     StoredRun,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
-from sagaz_lab.model.run import Record
+from sagaz_lab.model.run import RUN_ID, RecordRow
 from sagaz_lab.stores import leases
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
@@ -181,11 +181,11 @@ class SqliteStore:
 
     # --- the journal ---
 
-    async def append(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[RecordRow]) -> None:
         if records:
             found = publications_of(records)
             await self._journal(
-                records[0].run_id, lambda files: Write(records=record_rows(records, files), publications=found)
+                records[0][RUN_ID], lambda files: Write(records=record_rows(records, files), publications=found)
             )
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
@@ -202,18 +202,19 @@ class SqliteStore:
 
         await self._journal(run_id, make)
 
-    async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
+    async def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
                   dead: DeadLetter | None = None) -> None:  # fmt: skip
-        status = str.__str__(ending.status) if retry_at is None else "waiting"
+        ended_as, raised, records, publications = ending
+        status = str.__str__(ended_as) if retry_at is None else "waiting"
         ended_at = None if status in ("waiting", "needs_code") else at
-        error = None if ending.error is None else text(describe(ending.error))
+        error = None if raised is None else text(describe(raised))
 
-        found = publications_of(ending.records)
-        if ending.publications:
-            found = [*found, *publication_rows(ending.publications)]
+        found = publications_of(records)
+        if publications:
+            found = [*found, *publication_rows(publications)]
 
         def make(files: Artifacts | None) -> Write:
-            write = Write(run_id, records=record_rows(ending.records, files), publications=found,
+            write = Write(run_id, records=record_rows(records, files), publications=found,
                           end=(status, attempt, ended_at, retry_at, error))  # fmt: skip
             if dead is not None:
                 letter = letter_row(dead, files)

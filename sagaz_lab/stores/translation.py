@@ -7,7 +7,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import Record, RecordKind, RunStatus
+from sagaz_lab.model.run import PUBLICATIONS, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.encoding import (
     decode,
@@ -79,7 +79,7 @@ def _members(new: NewRun, own: str | None) -> Sequence[str]:
     return [claim for claim in claims if claim is not None and claim != own]
 
 
-def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[RecordsOf]:
+def record_rows(records: Sequence[RecordRow], artifacts: Artifacts | None) -> list[RecordsOf]:
     """The rows of records, by run. Raises `NeedsFiles`, `UnstorableValue`."""
     found: list[RecordsOf] = []
     rows: list[Any] = []
@@ -96,7 +96,8 @@ def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[
     return found
 
 
-def _encoded(value: Any, record: Record, artifacts: Artifacts | None) -> bytes:
+def _encoded(value: Any, row: RecordRow, artifacts: Artifacts | None) -> bytes:
+    record = Record._make(row)
     owner = f"run {record.run_id}, action {record.action!r}"
     return encode(value, owner, record.action, artifacts, record.run_id, record.codec)
 
@@ -143,12 +144,11 @@ def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...
     return [(id, text(topic), payload, trigger, run_id) for id, topic, payload, trigger, run_id in publications]
 
 
-def publications_of(records: Iterable[Record]) -> Sequence[tuple[Any, ...]]:
+def publications_of(records: Iterable[RecordRow]) -> Sequence[tuple[Any, ...]]:
     """The rows of what the records have to publish."""
     found: list[Publication] = []
     for record in records:
-        if record.publications:
-            found += record.publications
+        found += record[PUBLICATIONS]
     return publication_rows(found) if found else ()
 
 
