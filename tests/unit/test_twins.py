@@ -12,11 +12,10 @@ from sagaz_lab import Lab, Saga, action, trigger
 from sagaz_lab.abc import Acceptance, Delivery, Refusal, Source
 from sagaz_lab.engines import compensation as compensation_module
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.model.run import Run
 from sagaz_lab.runtime.admission import Admission
+from sagaz_lab.runtime.attempt import Attempt
 from sagaz_lab.runtime.pump import Pump
 from sagaz_lab.runtime.runner import Runner
-from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.stores import StoreSuite
 from tests.unit import test_engine
@@ -119,10 +118,10 @@ def forget_slots_of_cancelled_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An admission that does not get the slot of a cancelled run back."""
     ended, leave = Runner._ended, Admission.leave
 
-    def end_without_leaving(self: Runner, run: Run, ticket: Ticket, retry_in_s: float | None) -> None:
+    def end_without_leaving(self: Runner, run: Attempt) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Admission, "leave", (lambda *_, **__: None) if run.cancelling else leave)
-            ended(self, run, ticket, retry_in_s)
+            ended(self, run)
 
     monkeypatch.setattr(Runner, "_ended", end_without_leaving)
 
