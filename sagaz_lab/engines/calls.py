@@ -71,6 +71,7 @@ class ActiveStep:
             raise RunError(f"{self.name!r} publishes more than {PUBLICATIONS}; put several facts into one payload")
         # Counted within the trial, so that the ids are the same when it is run again after a crash.
         id = f"{self.idempotency_key}/{len(before) + 1}"
+        run.publishes = True
         before.append(Publication(id, topic, payload, run.trigger, run.run_id))
 
     def end_trial(self) -> Sequence[Publication]:

@@ -31,9 +31,8 @@ class LocalEngine:
         self._threads = Threads()
 
     def execute(self, run: Run, journal: Journal) -> Coroutine[Any, Any, None]:
-        definition = run.definition
         run.begun = True
-        if definition.plan.straight and run.history is None and not definition.hooks and not run.cancelling:
+        if run.definition.plan.straight and run.history is None and not run.cancelling:
             return straight(run, journal, self._clock, self._go_on)
         return self._go_on(run, journal, {}, None)
 

@@ -65,8 +65,8 @@ class Recovery:
 class Plan:
     """The order of the actions: `order` is topological, as written where free; `dependents` has all names.
 
-    `straight` has the actions, each with what follows it, if they are a chain of coroutines without time-outs, which
-    can run one after the other.
+    `straight` has the actions, each with what follows it, if they are a chain of coroutines without time-outs, of which
+    no listener is told: they can run one after the other.
     """
 
     order: tuple[str, ...]
@@ -290,6 +290,8 @@ def define(cls: type[Saga]) -> SagaDefinition:
         if role.action not in actions:
             raise UnknownName(f"{name}.{role.method_name}", "action", role.action, actions)
     triggers = {n: bind(name, n, m) for n, m in members.items() if hasattr(m, MARK) and _own_trigger(cls, n)}
+    listeners = _listeners(name, cls)
+    hooks = hooks_of(listeners)
     definition = SagaDefinition(
         name=name,
         cls=cls,
@@ -297,9 +299,9 @@ def define(cls: type[Saga]) -> SagaDefinition:
         compensations=MappingProxyType(compensations),
         recoveries=MappingProxyType(recoveries),
         triggers=MappingProxyType(triggers),
-        plan=_plan(name, actions),
-        listeners=_listeners(name, cls),
-        hooks=hooks_of(cls.listeners),
+        plan=_plan(name, actions, told=bool(hooks)),
+        listeners=listeners,
+        hooks=hooks,
         config=cls.trigger_config,
         on_failure=cls.on_failure,
     )
@@ -352,7 +354,7 @@ def _listeners(name: str, cls: type[Saga]) -> tuple[SagaListener, ...]:
     return tuple(cls.listeners)
 
 
-def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
+def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
     dependents: dict[str, list[str]] = {name: [] for name in actions}
     for one in actions.values():
         for needed in one.depends_on:
@@ -374,7 +376,7 @@ def _plan(saga: str, actions: Mapping[str, Action]) -> Plan:
             needs.difference_update(free)
     roots = tuple(name for name, one in actions.items() if not one.depends_on)
     chain = len(roots) == 1 and all(len(d) <= 1 for d in dependents.values())
-    straight = chain and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
+    straight = chain and not told and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
     return Plan(
         tuple(order),
         roots,

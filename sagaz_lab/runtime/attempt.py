@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import DeadLetter, Ending, EndingRow, Publication
+from sagaz_lab.abc import DeadLetter, Ending, EndingRow
 from sagaz_lab.errors import Permanent, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
@@ -56,10 +56,11 @@ class Attempt(Run):
         self.hold = ticket.hold
         self.steps = {}
         self.waiters = ()
-        self.foreground = self.begun = self.stopping = self.cancelling = False
+        self.publishes = self.foreground = self.begun = self.stopping = self.cancelling = False
         self._dispatcher = dispatcher
         if definition.listeners and (listener := outbox_listener(definition)) is not None:
             self._events = StepEvents(self, listener)
+            self.publishes = True
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return self._append(records)
@@ -90,7 +91,7 @@ class Attempt(Run):
                 ending = self._events.end(ending, now, None)
             await self._write(ending, now, None, None)
             self.status = _COMPLETED
-            self._wake_relay_at_end(ending.records, ending.publications)
+            self._wake_relay_at_end(ending)
             if told := self.definition.hooks.get("on_saga_complete"):
                 await tell(told, self.definition.name, self.run_id, self.ctx)
             return
@@ -101,7 +102,7 @@ class Attempt(Run):
         await self._write(ending, now, retry_at, letter)
         if letter is not None:
             dispatcher.letters.note(letter, now)
-        self._wake_relay_at_end(ending.records, ending.publications)
+        self._wake_relay_at_end(ending)
         self.status = RunStatus.WAITING if retry_at is not None else ending.status
         self.error = ending.error
         if retry_at is not None:
@@ -122,11 +123,11 @@ class Attempt(Run):
             ending = ending._replace(publications=(*ending.publications, publication_of(letter, topic)))
         return ending
 
-    def _wake_relay_at_end(self, records: Sequence[RecordRow], publications: Sequence[Publication]) -> None:
-        if publications:
+    def _wake_relay_at_end(self, ending: Ending) -> None:
+        if ending.publications:
             self._dispatcher.runner.published()
         else:
-            self._wake_relay(records)
+            self._wake_relay(ending.records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
         end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
@@ -177,17 +178,11 @@ class AttemptInMemory(Attempt):
     __slots__ = ()
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        if self._events is not None:
-            return self._append(records)
-        self._wake_relay(records)  # which looks after this task has gone on, when they are stored
-        return self._dispatcher.store.append(records)
+        return self._append(records) if self.publishes else self._dispatcher.store.append(records)
 
     def end(self, ending: EndingRow) -> Awaitable[None]:
-        status, _, records, publications = ending
-        if status is not _COMPLETED or self._events is not None or "on_saga_complete" in self.definition.hooks:
+        if ending[0] is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
             return self._end(Ending._make(ending))
         self.status = _COMPLETED
-        if publications or records:
-            self._wake_relay_at_end(records, publications)
         dispatcher = self._dispatcher
         return dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())

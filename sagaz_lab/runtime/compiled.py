@@ -43,7 +43,8 @@ class CompiledTrigger:
 
     __slots__ = ("claim_ends", "claim_key", "claim_ttl_s", "concurrency_key", "config", "cooldown_s", "decode",
                  "definition", "instance", "is_async", "leading_key", "method", "overlap", "pace_key", "policy",
-                 "singleton", "together", "trigger", "validate", "wants_event", "window_key")  # fmt: skip
+                 "singleton", "together", "trigger", "ungated", "validate", "wants_event",
+                 "window_key")  # fmt: skip
 
     def __init__(self, definition: SagaDefinition, trigger: Trigger, instance: Saga, default: TriggerConfig) -> None:
         gates = trigger.gates
@@ -68,6 +69,7 @@ class CompiledTrigger:
         self.cooldown_s = None if gates.cooldown is None else seconds(gates.cooldown, "cooldown")
         self.singleton = gates.singleton
         self._read_keys()
+        self.ungated = self.overlap is None and self.concurrency_key is None and self.pace_key is None
         self._refuse_small_queue()
 
     def _read_keys(self) -> None:

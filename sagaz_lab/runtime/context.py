@@ -16,7 +16,7 @@ def context_of(ticket: Ticket) -> SagaContext:
     if history is None:
         values = ticket.context
         if ticket.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
-            return SagaContext(values, ticket.run_id, ticket.event)
+            return SagaContext.fresh(values, ticket.run_id, ticket.event)
         return LoadingContext(values, ticket.run_id, ticket.event)
     return LoadingContext({**ticket.context, **history.changes}, ticket.run_id, ticket.event)
 

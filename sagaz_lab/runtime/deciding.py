@@ -247,31 +247,26 @@ class Decider:
                 now,
             )
             return
-        admission = decided.state.admission
-        if compiled.overlap == "skip" and (admission.in_flight or admission.waiting or decided.starts):
-            decided.add(_FILTERED, OVERLAP, event, now)
-            return
-        key = None
-        if compiled.concurrency_key is not None:
+        key = pace_key = None
+        if not compiled.ungated:
+            admission = decided.state.admission
+            if compiled.overlap == "skip" and (admission.in_flight or admission.waiting or decided.starts):
+                decided.add(_FILTERED, OVERLAP, event, now)
+                return
             try:
-                key = compiled.concurrency_key(subject)
+                key = None if compiled.concurrency_key is None else compiled.concurrency_key(subject)
+                pace_key = None if compiled.pace_key is None else compiled.pace_key(subject)
             except DecisionError as error:
                 decided.dead(event, error, now)
                 return
-        until = None if claim is None else now + compiled.claim_ttl_s
-        ticket = Ticket(next(self._run_ids), definition.name, decided.state.name, definition.revision, event, context,
-                        now, key, claim, until)  # fmt: skip
-        if compiled.claim_ends:
-            ticket.claim_ends = True
-        if compiled.pace_key is not None:
-            try:
-                ticket.pace_key = compiled.pace_key(subject)
-            except DecisionError as error:
-                decided.dead(event, error, now)
-                return
+        run_id, until = next(self._run_ids), None
         if claim is not None:
-            taken[claim] = ticket.run_id
-        decided.starts.append(ticket)
+            until = now + compiled.claim_ttl_s
+            taken[claim] = run_id
+        decided.starts.append(
+            Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now,
+                   key, claim, until, compiled.claim_ends, pace_key)
+        )  # fmt: skip
 
     # --- gates ---
 

@@ -25,6 +25,10 @@ class Ticket(NewRun):
 
     __slots__ = ("attempt", "behind", "compensate_only", "final", "history", "hold", "key", "left_id", "pace_key")
 
+    behind: Ticket | None
+    history: History | None
+    final: Future[Outcome] | None
+
     def __init__(
         self,
         run_id: str,
@@ -37,6 +41,8 @@ class Ticket(NewRun):
         key: str | None = None,
         claim: str | None = None,
         claim_until: float | None = None,
+        claim_ends: bool = False,
+        pace_key: str | None = None,
     ) -> None:
         self.run_id = run_id
         self.saga = saga
@@ -48,18 +54,14 @@ class Ticket(NewRun):
         self.status = _WAITING
         self.claim = claim
         self.claim_until = claim_until
-        self.claim_ends = False
-        self.cooldown: tuple[str, float] | None = None
-        self.members: Sequence[Member] = ()
-        self.started: Sequence[str] = ()
+        self.claim_ends = claim_ends
+        self.cooldown = None
+        self.members = self.started = ()
         self.key = key
-        self.pace_key: str | None = None
-        self.behind: Ticket | None = None
+        self.pace_key = pace_key
         self.attempt = 1
-        self.history: History | None = None
-        self.compensate_only = False
-        self.hold = False
-        self.final: Future[Outcome] | None = None
+        self.compensate_only = self.hold = False
+        self.behind = self.history = self.final = None
         self.left_id = ""
 
     @property

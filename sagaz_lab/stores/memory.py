@@ -32,7 +32,7 @@ from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
-from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
+from sagaz_lab.stores.memory_runs import LONG_LOG, WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; the oldest go first."""
@@ -240,15 +240,20 @@ class MemoryStore:
     # --- the journal ---
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        return self._keep(records)
-
-    def _keep(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         runs = self._runs
         for record in records:
             run = runs.get(record[RUN_ID])
             if run is None:
                 return _refuse(record[RUN_ID])
-            run.keep(self._apart(record) if record[PUBLICATIONS] else record)
+            if record[PUBLICATIONS]:
+                record = self._apart(record)
+            log = run.log
+            if len(log) < LONG_LOG:
+                run.log = (*log, *record)
+            elif isinstance(log, list):
+                log += record
+            else:
+                run.log = [*log, *record]
         return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
@@ -263,7 +268,7 @@ class MemoryStore:
         run.retry_at = run.ended_at = run.error = None
         if context is not None:
             run.context = context
-        self._keep([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
+        await self.append([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
 
     def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
             dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
@@ -271,7 +276,7 @@ class MemoryStore:
         if run is None:
             return _refuse(run_id)
         status, error, records, publications = ending
-        kept = self._keep(records) if records else DONE
+        kept = self.append(records)
         if kept is not DONE:
             return kept
         if publications:
@@ -286,18 +291,20 @@ class MemoryStore:
             run.retry_at = retry_at
             return DONE
         run.status = status
-        if status is _NEEDS_CODE:
-            return DONE
-        run.ended_at = at
-        if status not in _UNSETTLED:
-            self._ended.append(run)
-            if len(self._ended) > ENDED_RUNS:
-                self._drop(self._ended.popleft())
+        if status is not _NEEDS_CODE:
+            run.ended_at = at
+            if status not in _UNSETTLED:
+                self._ended.append(run)
+                if len(self._ended) > ENDED_RUNS:
+                    self._drop_oldest()
         return DONE
 
-    def _drop(self, run: MemoryRun) -> None:
-        if run.ended_at is not None and self._runs.pop(run.run_id, None) is not None:
-            self._settle_claims(run, past_of(run))
+    def _drop_oldest(self) -> None:
+        """A few at a time, which costs less than each by itself."""
+        for _ in range(max(1, ENDED_RUNS // 100)):
+            run = self._ended.popleft()
+            if run.ended_at is not None and self._runs.pop(run.run_id, None) is not None:
+                self._settle_claims(run, past_of(run))
 
     def _settle_claims(self, run: MemoryRun, past: Past | None) -> None:
         """The run goes; its claims remember what is past, or go with it."""

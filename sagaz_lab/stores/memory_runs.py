@@ -17,7 +17,9 @@ _RESTARTABLE, _CLAIM_ENDED = tuple(RESTARTABLE), tuple(CLAIM_ENDED)
 
 
 _WIDTH = len(Record._fields)
-_LONG = 20 * _WIDTH
+
+LONG_LOG = 20 * _WIDTH
+"""Values of a log that are kept as a tuple, which is copied each time; a longer one is a list."""
 
 
 class MemoryRun:
@@ -52,16 +54,6 @@ class MemoryRun:
         self.error: str | None = None
         # As a tuple it is nothing for the garbage collector, as long as its values are plain.
         self.log: tuple[Any, ...] | list[Any] = ()
-
-    def keep(self, record: RecordRow) -> None:
-        """Add it to the log."""
-        log = self.log
-        if isinstance(log, list):
-            log += record
-        elif len(log) < _LONG:
-            self.log = log + record
-        else:
-            self.log = [*log, *record]
 
     def records(self) -> list[Record]:
         log = self.log
