@@ -16,6 +16,7 @@ from sagaz_lab.model.run import RecordKind, RecordRow, Run, RunStatus, as_change
 from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
 
+_set_step, _reset_step = current_step.set, current_step.reset
 _COMPLETED = RunStatus.COMPLETED
 _FINISHED = str.__str__(RecordKind.ACTION_FINISHED)
 
@@ -34,7 +35,7 @@ GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
 
 async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
     """The whole attempt: this way as far as it leads, then the general one."""
-    instance, ctx, steps, plan = run.instance, run.ctx, run.steps, run.definition.plan
+    instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
     stopped = token = None
     for action, after in plan.straight:
@@ -42,9 +43,9 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         step.run = run
         step.name = action.name
         if token is None:
-            token = current_step.set(step)
+            token = _set_step(step)
         else:
-            current_step.set(step)
+            _set_step(step)
         try:
             value = await getattr(instance, action.method_name)(ctx)
         except BaseException as error:
@@ -54,7 +55,7 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         if run.cancelling:  # it has swallowed that
             stopped = Stopped(step, CancelledError(), None)
             break
-        records = (_row(step, action, value, after, clock.now()),)
+        records = (_row(step, action, value, after, now()),)
         try:
             written = journal.append(records) if after else journal.end((_COMPLETED, None, records, ()))
             if written is not DONE:
@@ -70,7 +71,7 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
     if stopped is not None:
         await go_on(run, journal, dict(zip(plan.order, values, strict=False)), stopped)
     elif token is not None:
-        current_step.reset(token)
+        _reset_step(token)
 
 
 def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> RecordRow:
@@ -80,8 +81,8 @@ def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at:
     if value is not None:
         dict.update(ctx, as_changes(name, value))
     changes = ctx.take_changes() if ctx.changed else None
-    published = step.publications or ()
-    step.publications = ()
+    published = step.publications or () if run.publishes else ()
+    step.publications = ()  # from now on it cannot publish
     return (
         run.run_id, run.attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published, after
     )  # fmt: skip

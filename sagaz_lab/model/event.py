@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_new_tuple = tuple.__new__
 
 
 class _Fields:
@@ -127,23 +125,71 @@ class Delivery(NamedTuple):
     fresh: bool = False
 
 
+class Alike(Sequence[Event]):
+    """Events that differ by payload and id only, each made anew whenever it is asked for.
+
+    Most events are filtered: made one by one as they are decided, they come and go without the garbage collector.
+    """
+
+    __slots__ = ("_source", "_timestamp", "ids", "payloads")
+
+    def __init__(self, payloads: list[Any], ids: list[str], source: str, timestamp: datetime) -> None:
+        if len(payloads) != len(ids):
+            raise ValueError(f"{len(payloads)} payloads and {len(ids)} ids: each event has one of either")
+        self.payloads = payloads
+        self.ids = ids
+        self._source = source
+        self._timestamp = timestamp
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Event]:
+        source, timestamp = self._source, self._timestamp
+        for payload, id in zip(self.payloads, self.ids, strict=True):
+            event = _Fields()
+            event.payload = payload
+            event.id = id
+            event.source = source
+            event.key = None
+            event.headers = NO_HEADERS
+            event.timestamp = timestamp
+            event.attempt = 1
+            event.__class__ = Event
+            yield event  # type: ignore[misc]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Alike(self.payloads[index], self.ids[index], self._source, self._timestamp)
+        return Event(self.payloads[index], self.ids[index], self._source, timestamp=self._timestamp)
+
+
+class Deliveries(Sequence[Delivery]):
+    """Deliveries of such events, without tokens."""
+
+    __slots__ = ("events", "fresh")
+
+    def __init__(self, events: Alike, fresh: bool) -> None:
+        self.events = events
+        self.fresh = fresh
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return (Delivery(event, None, self.fresh) for event in self.events)
+
+    def __getitem__(self, index: Any) -> Any:
+        events = self.events[index]
+        return Deliveries(events, self.fresh) if isinstance(events, Alike) else Delivery(events, None, self.fresh)
+
+
 def deliveries(
     payloads: Iterable[Any], ids: Iterable[str], source: str, timestamp: datetime, *, fresh: bool = False
-) -> list[Delivery]:
-    """Many deliveries of events without keys, headers and tokens, at a third of the cost of making each by itself.
+) -> Sequence[Delivery]:
+    """Many deliveries of events without keys, headers and tokens, at a fraction of the cost of making each by itself.
 
-    `payloads` and `ids` go together; `timestamp` is when the batch came.
+    `payloads` and `ids` go together; `timestamp` is when the batch came. Raises `ValueError` if one has more than the
+    other.
     """
-    events = []
-    for payload, id in zip(payloads, ids, strict=True):
-        event = _Fields()
-        event.payload = payload
-        event.id = id
-        event.source = source
-        event.key = None
-        event.headers = NO_HEADERS
-        event.timestamp = timestamp
-        event.attempt = 1
-        event.__class__ = Event
-        events.append(event)
-    return list(map(_new_tuple, repeat(Delivery), zip(events, repeat(None), repeat(fresh))))
+    return Deliveries(Alike(list(payloads), list(ids), source, timestamp), fresh)

@@ -144,6 +144,9 @@ RUN_ID: Final = 0
 PUBLICATIONS: Final = 11
 
 
+_new_dict = dict.__new__
+
+
 class Loadable:
     """A value that still lies in an artifact."""
 
@@ -191,16 +194,6 @@ class SagaContext(dict[str, Any]):
         self.event = event
         self.log_lines: RunLog | None = None
         self.changed: set[str] | None = None
-
-    @classmethod
-    def fresh(cls, values: Mapping[str, Any], run_id: str, event: Event | None) -> SagaContext:
-        """The same as calling the class, at half the cost."""
-        ctx = dict.__new__(cls)
-        dict.update(ctx, values)
-        ctx.run_id = run_id
-        ctx.event = event
-        ctx.log_lines = ctx.changed = None
-        return ctx
 
     @property
     def idempotency_key(self) -> str:
@@ -282,6 +275,16 @@ class SagaContext(dict[str, Any]):
                 "in a thread of your own, run it with contextvars.copy_context().run(...)"
             )
         return step
+
+
+def fresh_context(values: Mapping[str, Any], run_id: str, event: Event | None) -> SagaContext:
+    """As `SagaContext(...)` makes it, at half the cost."""
+    ctx = _new_dict(SagaContext)
+    dict.update(ctx, values)
+    ctx.run_id = run_id
+    ctx.event = event
+    ctx.log_lines = ctx.changed = None
+    return ctx
 
 
 class Run:

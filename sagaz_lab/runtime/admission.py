@@ -8,6 +8,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from sagaz_lab.model.trigger import Gates
+from sagaz_lab.runtime.appetite import Appetite
 from sagaz_lab.runtime.pace import Pace, pace_of
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.windows import Windows
@@ -46,7 +47,7 @@ class Admission:
     `waiting` counts what waits, `coming` what will as soon as the store has it.
     """
 
-    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "coming", "in_flight", "lanes", "limit", "pace",
+    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "appetite", "coming", "in_flight", "lanes", "limit", "pace",
                  "size", "slots", "waiting", "windows")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
@@ -62,6 +63,7 @@ class Admission:
         self.in_flight = 0
         self.waiting = 0
         self.windows: Windows | None = None
+        self.appetite = Appetite()
         self.configure(gates, queue_size, in_turn=in_turn)
 
     def configure(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
@@ -95,12 +97,14 @@ class Admission:
         return self.waiting + (self.windows.size if self.windows is not None else 0)
 
     def free(self) -> int:
-        """How many events may be taken in now: as many as can start, else as many as can wait."""
+        """How many events may be taken in now: as many as should find a slot, else as many as can wait."""
         slots = self.limit - self.in_flight
         if slots > 0:
             slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
         if slots > 0 and not self.held():
-            return slots if self.pace is None else min(slots, self.size)
+            if self.pace is not None:
+                return min(slots, self.size)
+            return min(self.appetite.events_for(slots), slots + self.size)
         return self.size - self.held()
 
     def full(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sagaz_lab.abc import StoredRun
-from sagaz_lab.model.run import History, Loadable, SagaContext
+from sagaz_lab.model.run import History, Loadable, SagaContext, fresh_context
 from sagaz_lab.runtime.tickets import Ticket
 
 
@@ -16,7 +16,7 @@ def context_of(ticket: Ticket) -> SagaContext:
     if history is None:
         values = ticket.context
         if ticket.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
-            return SagaContext.fresh(values, ticket.run_id, ticket.event)
+            return fresh_context(values, ticket.run_id, ticket.event)
         return LoadingContext(values, ticket.run_id, ticket.event)
     return LoadingContext({**ticket.context, **history.changes}, ticket.run_id, ticket.event)
 

@@ -33,8 +33,8 @@ class Decided:
     what is held.
     """
 
-    __slots__ = ("answered", "closings", "dropped", "entries", "filtered", "finals", "held", "kept", "letters",
-                 "outdone", "periods", "reasons", "released", "replaced", "slowest_s", "starts", "state")  # fmt: skip
+    __slots__ = ("answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held", "kept", "letters",
+                 "outdone", "periods", "reasons", "released", "replaced", "starts", "state", "took_s")  # fmt: skip
 
     def __init__(self, state: TriggerState) -> None:
         self.state = state
@@ -50,7 +50,8 @@ class Decided:
         self.outdone: list[tuple[HeldEvent, Sequence[Released]]] = []
         self.replaced: list[tuple[str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
-        self.slowest_s = 0.0
+        self.took_s = 0.0
+        self.events = 0
         self.periods: Before = {}
         self.answered = False
         self.finals: list[Future[Outcome]] = []

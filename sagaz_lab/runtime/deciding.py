@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import HeldEvent, Member, Refusal, Store
 from sagaz_lab.errors import DecisionError
-from sagaz_lab.model.event import OWN_FIELDS, Delivery, Event
+from sagaz_lab.model.event import OWN_FIELDS, Deliveries, Delivery, Event
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.model.trigger import Skip
@@ -20,33 +21,46 @@ from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import IN_PERIOD, Closing
 
 SLOW_S = 0.05
-"""A decision that takes longer is reported: the loop stands still meanwhile."""
+"""Decisions that take longer are reported: the loop stands still meanwhile."""
 
+_ITSELF = object()
 _FILTERED, _DUPLICATE = OutcomeKind.FILTERED, OutcomeKind.DUPLICATE
 RETURNED_NONE = "returned None"
 OVERLAP = "the run of an earlier tick still goes"
 
 
 class _Prepared(NamedTuple):
-    """One item each for every event that can be decided: the event, what the method gets, the claim."""
+    """One item each for every event that can be decided: the event, what the method gets (None: the event, for all of
+    them), the claim."""
 
-    events: list[Event]
-    subjects: list[Any]
-    claims: list[str | None]
+    events: Sequence[Event]
+    subjects: Sequence[Any] | None
+    claims: Sequence[str | None]
+
+    def each(self) -> Iterator[tuple[Event, Any, str | None]]:
+        for event, subject, claim in zip(self.events, self.subjects or repeat(_ITSELF), self.claims, strict=False):
+            yield event, event if subject is _ITSELF else subject, claim
 
 
 def _ready(deliveries: Sequence[Delivery]) -> _Prepared | None:
     """Events that need nothing done, whose ids are their claims: of all at once, as most batches are such."""
-    events = [delivery[0] for delivery in deliveries]
-    ids = [event.id for event in events]
-    if set(map(type, ids)) != {str} or bytes in set(map(type, [event.payload for event in events])):
+    events: Sequence[Event]
+    fresh: Sequence[bool]
+    if type(deliveries) is Deliveries:
+        events, fresh = deliveries.events, (deliveries.fresh,) * len(deliveries)
+        ids, payloads = deliveries.events.ids, deliveries.events.payloads
+    elif deliveries:
+        events, _, fresh = zip(*deliveries, strict=True)
+        ids, payloads = [event.id for event in events], [event.payload for event in events]
+    else:
+        return None
+    if set(map(type, ids)) != {str} or bytes in set(map(type, payloads)):
         return None
     sizes = set(map(len, ids))
     if 0 in sizes or max(sizes) > ID_LENGTH:
         return None
-    fresh = [delivery[2] for delivery in deliveries]
-    claims = [None if new else id for new, id in zip(fresh, ids, strict=True)] if any(fresh) else ids
-    return _Prepared(events, list(events), claims)  # type: ignore[arg-type]
+    claims = [None if new else id for new, id in zip(fresh, ids, strict=True)] if True in fresh else ids
+    return _Prepared(events, None, claims)
 
 
 class Decider:
@@ -73,7 +87,7 @@ class Decider:
         if asked := [claim for claim in prepared.claims if claim is not None]:
             taken.update(await self._store.seen(state.name, asked, at=now))
         if state.leading.active:
-            self._lead(decided, prepared, taken, now, quiet)
+            prepared = self._lead(decided, prepared, taken, now, quiet)
         if compiled.policy is not None:
             self._hold(decided, prepared, taken, part, now)
         else:
@@ -84,7 +98,7 @@ class Decider:
                 raise
         if not quiet:
             self._tell_slow(decided)
-            if not state.told_hidden_fields and prepared.events:
+            if not state.told_hidden_fields and prepared.claims:
                 self._tell_hidden(state, prepared.events[0])
         return decided
 
@@ -117,7 +131,8 @@ class Decider:
 
         Of a window's list the run claims the key of the last event.
         """
-        decided, prepared, compiled = Decided(state), _Prepared([], [], []), state.compiled
+        decided, compiled = Decided(state), state.compiled
+        fit: list[tuple[Event, Any, str | None]] = []
         for event in events:
             try:
                 subject = compiled.subject_of(event)
@@ -126,12 +141,11 @@ class Decider:
             except Exception as error:
                 decided.dead(event, error, now)
                 continue
-            prepared.events.append(event)
-            prepared.subjects.append(subject)
-            prepared.claims.append(claim)
+            fit.append((event, subject, claim))
         taken: dict[str, Refusal | str] = {}
-        taken.update(await self._store.seen(state.name, [claim for claim in prepared.claims if claim], at=now))
-        await self._judge(decided, prepared, taken, now)
+        taken.update(await self._store.seen(state.name, [claim for _, _, claim in fit if claim], at=now))
+        if fit:
+            await self._judge(decided, _Prepared(*zip(*fit, strict=True)), taken, now)
         return decided
 
     async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
@@ -154,8 +168,9 @@ class Decider:
         plain = compiled.claim_key is None and compiled.trigger.composite is None
         if plain and validate is None and (ready := _ready(deliveries)) is not None:
             return ready
-        prepared = _Prepared([], [], [])
-        events, subjects, claims = prepared
+        events: list[Event] = []
+        subjects: list[Any] = []
+        claims: list[str | None] = []
         claim: str | None
         for raw, _, fresh in deliveries:
             event = raw if type(raw.id) is str else raw.with_id("" if raw.id is None else str(raw.id))
@@ -170,7 +185,7 @@ class Decider:
             events.append(event)
             subjects.append(subject)
             claims.append(claim)
-        return prepared
+        return _Prepared(events, subjects, claims)
 
     async def _judge(self, decided: Decided, prepared: _Prepared, taken: dict[str, Refusal | str], now: float) -> None:
         """The method, and the cooldown of what it lets through."""
@@ -192,12 +207,15 @@ class Decider:
         name, revision = state.name, compiled.definition.revision
         noted = compiled.config.persist_events or "on_trigger_filtered" in compiled.definition.hooks
         nones: list[str] = []
-        before = perf_counter()
-        for event, subject, claim in zip(*prepared, strict=True):
+        begun = perf_counter()
+        subjects = repeat(_ITSELF) if prepared.subjects is None else prepared.subjects
+        for event, subject, claim in zip(prepared.events, subjects, prepared.claims, strict=False):
             if claim in taken:
                 assert claim is not None
                 decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
                 continue
+            if subject is _ITSELF:
+                subject = event
             try:
                 result = method(subject, event) if wants_event else method(subject)
                 if is_async:
@@ -208,9 +226,6 @@ class Decider:
             except BaseException as error:
                 decided.dead(event, error, now)
                 continue
-            if (after := perf_counter()) - before > SLOW_S and not is_async:
-                decided.slowest_s = max(decided.slowest_s, after - before)
-            before = after
             if result is None:
                 # The commonest case by far, so it is the shortest way.
                 nones.append(event.id)
@@ -220,6 +235,11 @@ class Decider:
                 decided.add(_FILTERED, result.reason, event, now, result.facts)
             else:
                 self._start(decided, event, subject, claim, result, taken, now)
+        took_s = perf_counter() - begun
+        if prepared.claims:
+            state.admission.appetite.learn(len(prepared.claims), len(decided.starts), took_s)
+        if not is_async:
+            decided.took_s, decided.events = took_s, len(prepared.claims)
         if nones:
             ids = nones[0] if len(nones) == 1 else tuple(nones)
             decided.entries.append(("filtered", RETURNED_NONE, ids, name, None, revision, now, None))
@@ -270,11 +290,14 @@ class Decider:
 
     # --- gates ---
 
-    def _lead(self, decided: Decided, prepared: _Prepared, taken: Mapping[str, Any], now: float, quiet: bool) -> None:
-        """Filter what falls into a period that an earlier event has opened."""
-        state, steady, passed = decided.state, self.steady(), _Prepared([], [], [])
+    def _lead(
+        self, decided: Decided, prepared: _Prepared, taken: Mapping[str, Any], now: float, quiet: bool
+    ) -> _Prepared:
+        """What is left when that is filtered which falls into a period that an earlier event has opened."""
+        state, steady = decided.state, self.steady()
+        passed: list[tuple[Event, Any, str | None]] = []
         read = state.compiled.leading_key
-        for event, subject, claim in zip(*prepared, strict=True):
+        for event, subject, claim in prepared.each():
             if claim is None or claim not in taken:
                 try:
                     key = None if read is None else read(subject)
@@ -286,10 +309,8 @@ class Decider:
                     facts = {"key": key, "closes_in_s": round(closes_in_s, 3)}
                     decided.add(_FILTERED, IN_PERIOD, event, now, facts)
                     continue
-            passed.events.append(event)
-            passed.subjects.append(subject)
-            passed.claims.append(claim)
-        prepared.events[:], prepared.subjects[:], prepared.claims[:] = passed
+            passed.append((event, subject, claim))
+        return _Prepared(*zip(*passed, strict=True)) if passed else _Prepared([], [], [])
 
     def _hold(
         self, decided: Decided, prepared: _Prepared, taken: dict[str, Refusal | str], part: int, now: float
@@ -297,7 +318,7 @@ class Decider:
         """Have them wait in their windows, once the store has them."""
         state, at = decided.state, self.steady()
         read = state.compiled.window_key
-        for event, subject, claim in zip(*prepared, strict=True):
+        for event, subject, claim in prepared.each():
             if claim is not None and claim in taken:
                 decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
                 continue
@@ -328,12 +349,12 @@ class Decider:
     # --- reports ---
 
     def _tell_slow(self, decided: Decided) -> None:
-        if decided.slowest_s > SLOW_S:
-            name = decided.state.name
+        if decided.took_s > SLOW_S:
+            name, took_ms = decided.state.name, decided.took_s * 1000
+            what = "an event" if decided.events == 1 else f"{decided.events} events"
             self._report(
                 f"slow:{name}",
-                f"trigger {name} took {decided.slowest_s * 1000:.0f} ms for an event, and the loop stood still; "
-                "let an action do the work",
+                f"trigger {name} took {took_ms:.0f} ms for {what}, and the loop stood still; let an action do the work",
             )
 
     def _tell_hidden(self, state: TriggerState, event: Event) -> None:

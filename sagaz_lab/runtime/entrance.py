@@ -8,6 +8,7 @@ from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import OUTDONE
 
+_RUNNING = RunStatus.RUNNING
 LIVE_ALREADY = "a run is live already"
 
 
@@ -24,7 +25,7 @@ def admit(decided: Decided, moment: float) -> None:
     if compiled.concurrency_key is None:
         at_once = starts[: admission.at_once()]
         for ticket in at_once:
-            ticket.status = RunStatus.RUNNING
+            ticket.status = _RUNNING
             ticket.started = roots
         admission.occupy_some(len(at_once))
         decided.starts, starts = at_once, starts[len(at_once) :]
@@ -33,7 +34,7 @@ def admit(decided: Decided, moment: float) -> None:
         if singleton is not None and not _alone(decided, singleton, ticket, mine):
             continue
         if admission.enter(ticket, moment):
-            ticket.status = RunStatus.RUNNING
+            ticket.status = _RUNNING
             ticket.started = roots
         elif config.backpressure_strategy in ("drop_newest", "reject") and (
             admission.held() + admission.coming >= admission.size

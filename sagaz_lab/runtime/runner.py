@@ -94,7 +94,8 @@ class Runner:
         return known[1]
 
     def _made(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt:
-        run = self._attempt()
+        kind = self._attempt
+        run = kind()
         run.begin(self._dispatcher, ticket, definition, instance, now)
         if self.hold and ticket.trigger is not None:
             run.hold = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Ending
@@ -26,6 +27,8 @@ WAITS = "waits for its turn"
 IN_MEMORY = 10_000
 """Tickets of a trigger that wait with their event and context; further ones leave them to a store that is durable."""
 
+
+_event_id_of, _run_id_of = attrgetter("event.id"), attrgetter("run_id")
 
 FINE_S = 0.001
 """A timer is not set anew for less."""
@@ -322,7 +325,6 @@ def started_entries(tickets: Sequence[Ticket], now: float) -> list[Entry]:
     if len(alone) == 1:
         entries += entries_of("started", "", alone[0], now)
     elif alone:
-        first, events = alone[0], tuple([ticket.event_id for ticket in alone])
-        runs = tuple([ticket.run_id for ticket in alone])
+        first, events, runs = alone[0], tuple(map(_event_id_of, alone)), tuple(map(_run_id_of, alone))
         entries.append(("started", "", events, first.trigger or "", runs, first.revision, now, None))
     return entries
