@@ -22,6 +22,7 @@ from sagaz_lab.runtime.window_policies import Closing, Released
 TAKEN = "its key is taken"
 QUEUE_FULL = "the queue is full"
 COOLING = "cooling down"
+RETURNED_NONE = "returned None"
 
 
 class Decided:
@@ -72,6 +73,18 @@ class Decided:
         key = (kind.value, count_as or reason)
         self.reasons[key] = self.reasons.get(key, 0) + 1
         self.note(event, kind, reason, at, run_id)
+
+    def add_nones(self, ids: list[str], at: float) -> None:
+        """The method returned None for the events of these ids: all share an entry."""
+        filtered, of = OutcomeKind.FILTERED.value, ids[0] if len(ids) == 1 else tuple(ids)
+        revision = self.state.compiled.definition.revision
+        self.entries.append((filtered, RETURNED_NONE, of, self.state.name, None, revision, at, None))
+        self.reasons[filtered, RETURNED_NONE] = len(ids)
+
+    def measured(self, took_s: float, events: int) -> None:
+        """The method has taken so long for so many events."""
+        self.took_s, self.events = took_s, events
+        self.state.admission.appetite.learn(events, len(self.starts), took_s)
 
     def note(self, event: Event, kind: OutcomeKind, reason: str, at: float, run_id: str | None = None) -> None:
         """Keep the event with its outcome, if the trigger is to; remember whom to tell of it."""

@@ -15,7 +15,7 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.runtime.compiled import ID_LENGTH, TriggerState, claim_of
-from sagaz_lab.runtime.decided import TAKEN, Decided, taken_by
+from sagaz_lab.runtime.decided import RETURNED_NONE, TAKEN, Decided, taken_by
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import IN_PERIOD, Closing
@@ -25,7 +25,6 @@ SLOW_S = 0.05
 
 _ITSELF = object()
 _FILTERED, _DUPLICATE = OutcomeKind.FILTERED, OutcomeKind.DUPLICATE
-RETURNED_NONE = "returned None"
 OVERLAP = "the run of an earlier tick still goes"
 
 
@@ -201,21 +200,18 @@ class Decider:
         taken: dict[str, Refusal | str],
         now: float,
     ) -> None:
-        state = decided.state
-        compiled = state.compiled
+        compiled = decided.state.compiled
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
-        name, revision = state.name, compiled.definition.revision
         noted = compiled.config.persist_events or "on_trigger_filtered" in compiled.definition.hooks
         nones: list[str] = []
-        begun = perf_counter()
+        until, begun = now + compiled.claim_ttl_s, perf_counter()
         subjects = repeat(_ITSELF) if prepared.subjects is None else prepared.subjects
-        for event, subject, claim in zip(prepared.events, subjects, prepared.claims, strict=False):
+        for event, given, claim in zip(prepared.events, subjects, prepared.claims, strict=False):
             if claim in taken:
                 assert claim is not None
                 decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
                 continue
-            if subject is _ITSELF:
-                subject = event
+            subject = event if given is _ITSELF else given
             try:
                 result = method(subject, event) if wants_event else method(subject)
                 if is_async:
@@ -234,16 +230,11 @@ class Decider:
             elif type(result) is Skip:
                 decided.add(_FILTERED, result.reason, event, now, result.facts)
             else:
-                self._start(decided, event, subject, claim, result, taken, now)
-        took_s = perf_counter() - begun
-        if prepared.claims:
-            state.admission.appetite.learn(len(prepared.claims), len(decided.starts), took_s)
-        if not is_async:
-            decided.took_s, decided.events = took_s, len(prepared.claims)
+                self._start(decided, event, subject, claim, result, taken, now, until)
         if nones:
-            ids = nones[0] if len(nones) == 1 else tuple(nones)
-            decided.entries.append(("filtered", RETURNED_NONE, ids, name, None, revision, now, None))
-            decided.reasons["filtered", RETURNED_NONE] = len(nones)
+            decided.add_nones(nones, now)
+        if prepared.claims:
+            decided.measured(perf_counter() - begun, len(prepared.claims))
 
     def _start(
         self,
@@ -254,6 +245,7 @@ class Decider:
         context: Any,
         taken: dict[str, Refusal | str],
         now: float,
+        until: float,
     ) -> None:
         compiled = decided.state.compiled
         definition = compiled.definition
@@ -279,13 +271,12 @@ class Decider:
             except DecisionError as error:
                 decided.dead(event, error, now)
                 return
-        run_id, until = next(self._run_ids), None
+        run_id = next(self._run_ids)
         if claim is not None:
-            until = now + compiled.claim_ttl_s
             taken[claim] = run_id
         decided.starts.append(
             Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now,
-                   key, claim, until, compiled.claim_ends, pace_key)
+                   key, claim, None if claim is None else until, compiled.claim_ends, pace_key)
         )  # fmt: skip
 
     # --- gates ---
@@ -349,7 +340,7 @@ class Decider:
     # --- reports ---
 
     def _tell_slow(self, decided: Decided) -> None:
-        if decided.took_s > SLOW_S:
+        if decided.took_s > SLOW_S and not decided.state.compiled.is_async:
             name, took_ms = decided.state.name, decided.took_s * 1000
             what = "an event" if decided.events == 1 else f"{decided.events} events"
             self._report(

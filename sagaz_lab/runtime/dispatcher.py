@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Refusal, Store
@@ -36,10 +37,7 @@ Reader = tuple[TriggerState, int]
 
 def fresh_ids(kind: str) -> Iterator[str]:
     """Short, ordered within a process, unlike those of any other."""
-    prefix, n = os.urandom(4).hex(), 0
-    while True:
-        n += 1
-        yield f"{kind}-{prefix}-{n}"
+    return map(f"{kind}-{os.urandom(4).hex()}-".__add__, map(str, count(1)))
 
 
 class Dispatcher:

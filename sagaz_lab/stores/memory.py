@@ -38,7 +38,7 @@ ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; the oldest go first."""
 
 CLAIMS = 1_000_000
-"""Claims of a trigger that are kept, about 200 MB; past it the oldest go, a thousand at a time."""
+"""Claims of a trigger that are kept, about 270 MB; past it the oldest go, a thousand at a time."""
 
 COOLDOWNS = 1_000_000
 """Cooldowns of a trigger that are kept, should so many be running at once; past it the oldest go."""
@@ -126,7 +126,7 @@ class MemoryStore:
             if run_id in runs:
                 refused[run_id] = Refusal(run_id, runs[run_id].status)
                 continue
-            run = MemoryRun(new)
+            run = MemoryRun.of(new)
             taken = self._taken_besides(run, new) if run.members or new.cooldown is not None else None
             if taken is None and run.claim is not None:
                 taken = self._take(run.trigger, run.claim, run, run.at)
@@ -245,15 +245,14 @@ class MemoryStore:
             run = runs.get(record[RUN_ID])
             if run is None:
                 return _refuse(record[RUN_ID])
-            if record[PUBLICATIONS]:
-                record = self._apart(record)
+            kept = self._apart(record) if record[PUBLICATIONS] else record
             log = run.log
             if len(log) < LONG_LOG:
-                run.log = (*log, *record)
+                run.log = (*log, *kept)
             elif isinstance(log, list):
-                log += record
+                log += kept
             else:
-                run.log = [*log, *record]
+                run.log = [*log, *kept]
         return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
-from struct import Struct
 from typing import Any
 
 from sagaz_lab.abc import NewRun, Refusal, StoredRun
-from sagaz_lab.model.run import RESTARTABLE, Record, RecordKind, RecordRow, RunStatus
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import RESTARTABLE, Record, RecordKind, RunStatus
 from sagaz_lab.stores.claims import CLAIM_ENDED
 
 # An enum's member costs a look-up through its class each time, and a set of them a hash in Python.
@@ -32,7 +32,30 @@ class MemoryRun:
     __slots__ = ("at", "attempt", "claim", "claim_ends", "claim_until", "context", "ended_at", "error", "event", "log",
                  "members", "retry_at", "revision", "run_id", "saga", "started", "status", "trigger")  # fmt: skip
 
-    def __init__(self, new: NewRun) -> None:
+    run_id: str
+    saga: str
+    trigger: str
+    revision: int
+    event: Event | None
+    context: Mapping[str, Any]
+    at: float
+    status: RunStatus
+    attempt: int
+    claim: str | None
+    claim_until: float | None
+    claim_ends: bool
+    started: Sequence[str]
+    members: Sequence[str]
+    retry_at: float | None
+    ended_at: float | None
+    error: str | None
+    log: tuple[Any, ...] | list[Any]
+    """A tuple of plain values is nothing for the garbage collector."""
+
+    @staticmethod
+    def of(new: NewRun) -> MemoryRun:
+        """One is made for every run, and a constructor would cost as much again."""
+        self = MemoryRun()
         self.run_id = new.run_id
         self.saga = new.saga
         self.trigger = new.trigger or ""
@@ -46,14 +69,12 @@ class MemoryRun:
         self.claim_ends = new.claim_ends
         self.started = new.started
         self.attempt = 0 if status is WAITING else 1
-        self.members: Sequence[str] = ()
+        self.members = ()
         if new.members:
             self.members = tuple(member.claim for member in new.members if member.claim is not None)
-        self.retry_at: float | None = None
-        self.ended_at: float | None = None
-        self.error: str | None = None
-        # As a tuple it is nothing for the garbage collector, as long as its values are plain.
-        self.log: tuple[Any, ...] | list[Any] = ()
+        self.retry_at = self.ended_at = self.error = None
+        self.log = ()
+        return self
 
     def records(self) -> list[Record]:
         log = self.log
@@ -69,12 +90,9 @@ class MemoryRun:
                          self.error)  # fmt: skip
 
 
-# What a claim remembers of a run that is no longer kept: until when it holds, the run's status and its id. There may be
-# a million of them, so each is one object and none for the garbage collector, which is woken by how many it has to see.
-Past = bytes
-_HEAD = Struct("=dB")
-_STATUSES = tuple(RunStatus)
-_NUMBERS = {status: number for number, status in enumerate(_STATUSES)}
+# What a claim remembers of a completed run that is no longer kept: until when it holds, and the run's id. There may be a
+# million of them; the garbage collector leaves tuples of plain values alone once it has seen them.
+Past = tuple[float, str]
 
 Holder = MemoryRun | Past | str
 """Who has a claim: a run, one that is no longer kept, or (its id) an event that is held."""
@@ -84,8 +102,7 @@ def past_of(run: MemoryRun) -> Past | None:
     """What its claims remember once it is not kept any more; None if they are free."""
     if run.claim_ends or run.status in _RESTARTABLE:
         return None
-    until = inf if run.claim_until is None else run.claim_until
-    return _HEAD.pack(until, _NUMBERS[run.status]) + run.run_id.encode("utf-8", "surrogatepass")
+    return (inf if run.claim_until is None else run.claim_until), run.run_id
 
 
 def holds(holder: Holder, at: float) -> bool:
@@ -96,8 +113,7 @@ def holds(holder: Holder, at: float) -> bool:
         return (until is None or until > at) and holder.status not in ended
     if isinstance(holder, str):
         return True
-    held_until: float = _HEAD.unpack_from(holder)[0]
-    return held_until > at
+    return holder[0] > at
 
 
 def refusal(holder: Holder) -> Refusal:
@@ -106,5 +122,4 @@ def refusal(holder: Holder) -> Refusal:
         return Refusal(holder.run_id, holder.status)
     if isinstance(holder, str):
         return Refusal()
-    status = _STATUSES[_HEAD.unpack_from(holder)[1]]
-    return Refusal(holder[_HEAD.size :].decode("utf-8", "surrogatepass"), status)
+    return Refusal(holder[1], RunStatus.COMPLETED)
