@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from sagaz_lab.current import default_lab, fire_event, start_triggers
     from sagaz_lab.errors import Permanent, SagazLabError
     from sagaz_lab.lab import Lab
+    from sagaz_lab.model.context import SagaContext
     from sagaz_lab.model.event import Event
     from sagaz_lab.model.listener import OutboxSagaListener, SagaListener
     from sagaz_lab.model.policy import Batch, Debounce, Throttle, TriggerConfig
-    from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
+    from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
     from sagaz_lab.model.saga import Saga, action, compensate, forward_recovery
     from sagaz_lab.model.trigger import absent, all_of, any_of, sequence, skip, trigger
 
@@ -53,10 +54,11 @@ _HOMES = {
     "current": ("default_lab", "fire_event", "start_triggers"),
     "errors": ("Permanent", "SagazLabError"),
     "lab": ("Lab",),
+    "model.context": ("SagaContext",),
     "model.event": ("Event",),
     "model.listener": ("OutboxSagaListener", "SagaListener"),
     "model.policy": ("Batch", "Debounce", "Throttle", "TriggerConfig"),
-    "model.run": ("Outcome", "OutcomeKind", "RunStatus", "SagaContext"),
+    "model.run": ("Outcome", "OutcomeKind", "RunStatus"),
     "model.saga": ("Saga", "action", "compensate", "forward_recovery"),
     "model.trigger": ("absent", "all_of", "any_of", "sequence", "skip", "trigger"),
 }

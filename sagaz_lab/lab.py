@@ -15,8 +15,9 @@ from sagaz_lab.errors import DefinitionError
 from sagaz_lab.handle import Handle
 from sagaz_lab.home import LEAVE_S, Home
 from sagaz_lab.isolated import Isolated, on_its_loop
+from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import Outcome, RunStatus, SagaContext
+from sagaz_lab.model.run import Outcome, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 from sagaz_lab.opening import Opening, Place
@@ -319,10 +320,7 @@ class Lab:
     async def run_saga(
         self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None, event: Event | None = None
     ) -> SagaContext:
-        """Run it once, without a trigger; raise the action's own error after compensating.
-
-        If the waiting is cancelled, the run is cancelled and compensated first.
-        """
+        """Run it once, without a trigger; compensated if it fails or nobody waits any more. Raises the action's error."""
         definition = type(saga).__definition__
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")

@@ -10,7 +10,8 @@ from typing import Any
 from sagaz_lab.abc import Store, StoredRun
 from sagaz_lab.errors import RunError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
-from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus, SagaContext
+from sagaz_lab.model.context import SagaContext
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.context import stored_context

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from sagaz_lab.model.run import SagaContext
+    from sagaz_lab.model.context import SagaContext
     from sagaz_lab.model.saga import Saga
 
 

@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 from sagaz_lab.errors import DefinitionError, UnknownName
+from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.host import host
 from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
 from sagaz_lab.model.params import ParamsOfTriggers, has_params
 from sagaz_lab.model.policy import TriggerConfig, at_least, backoff, delay_after, positive
-from sagaz_lab.model.run import SagaContext
 from sagaz_lab.model.signatures import positional, takes
 from sagaz_lab.model.trigger import MARK, Trigger, bind
 

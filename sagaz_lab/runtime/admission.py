@@ -47,8 +47,8 @@ class Admission:
     `waiting` counts what waits, `coming` what will as soon as the store has it.
     """
 
-    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "appetite", "coming", "in_flight", "lanes", "limit", "pace",
-                 "size", "slots", "waiting", "windows")  # fmt: skip
+    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "appetite", "coming", "in_flight", "lanes",
+                 "limit", "pace", "size", "slots", "waiting", "windows")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
         self.slots = slots or Slots()

@@ -31,6 +31,6 @@ class Appetite:
         self._event_s = max(took_s / events, self._event_s * FORGET)
 
     def events_for(self, slots: int) -> int:
-        """How many events are likely to find a slot for each run that they start; as many as there are slots at least."""
+        """How many events are likely to find a slot for each run that they start, and at least as many as slots."""
         likely = slots / (MARGIN * self._share)
         return max(slots, int(min(likely, TURN_S / self._event_s if self._event_s else likely)))

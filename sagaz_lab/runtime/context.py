@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sagaz_lab.abc import StoredRun
-from sagaz_lab.model.run import History, Loadable, SagaContext, fresh_context
+from sagaz_lab.model.context import SagaContext, fresh_context
+from sagaz_lab.model.run import History, Loadable
 from sagaz_lab.runtime.tickets import Ticket
 
 

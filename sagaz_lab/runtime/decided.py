@@ -31,11 +31,12 @@ class Decided:
     `held` wait in a window, `released` do not any more; `closings` are windows that they have filled, and `outdone`
     has what they take the place of. `replaced` pairs runs of `starts` with those whose place they take, by id. Of
     `filtered` and `dropped` listeners are told. Where somebody is `answered`, `finals` has the outcomes to come of
-    what is held.
+    what is held. Deciding `events` of them took `took_s`.
     """
 
-    __slots__ = ("answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held", "kept", "letters",
-                 "outdone", "periods", "reasons", "released", "replaced", "starts", "state", "took_s")  # fmt: skip
+    __slots__ = ("answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held", "kept",
+                 "letters", "outdone", "periods", "reasons", "released", "replaced", "starts", "state",
+                 "took_s")  # fmt: skip
 
     def __init__(self, state: TriggerState) -> None:
         self.state = state

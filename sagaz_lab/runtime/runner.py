@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Engine, Event
 from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
+from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Run, RunStatus, SagaContext
+from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.attempt import Attempt, AttemptInMemory

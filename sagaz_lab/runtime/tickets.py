@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sagaz_lab.abc import Member, NewRun
+from sagaz_lab.abc import NewRun
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import History, Outcome, RunStatus
 

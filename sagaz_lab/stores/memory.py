@@ -32,7 +32,7 @@ from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
-from sagaz_lab.stores.memory_runs import LONG_LOG, WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
+from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; the oldest go first."""
@@ -240,19 +240,15 @@ class MemoryStore:
     # --- the journal ---
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+        return self._keep(records)
+
+    def _keep(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         runs = self._runs
         for record in records:
             run = runs.get(record[RUN_ID])
             if run is None:
                 return _refuse(record[RUN_ID])
-            kept = self._apart(record) if record[PUBLICATIONS] else record
-            log = run.log
-            if len(log) < LONG_LOG:
-                run.log = (*log, *kept)
-            elif isinstance(log, list):
-                log += kept
-            else:
-                run.log = [*log, *kept]
+            run.keep(self._apart(record) if record[PUBLICATIONS] else record)
         return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
@@ -267,7 +263,7 @@ class MemoryStore:
         run.retry_at = run.ended_at = run.error = None
         if context is not None:
             run.context = context
-        await self.append([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
+        await self._keep([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
 
     def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
             dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
@@ -275,7 +271,7 @@ class MemoryStore:
         if run is None:
             return _refuse(run_id)
         status, error, records, publications = ending
-        kept = self.append(records)
+        kept = self._keep(records)
         if kept is not DONE:
             return kept
         if publications:
@@ -316,8 +312,7 @@ class MemoryStore:
                     claims[claim] = past
 
     async def _run(self, run_id: str) -> MemoryRun:
-        run = self._runs.get(run_id)
-        return await _refuse(run_id) if run is None else run
+        return self._runs.get(run_id) or await _refuse(run_id)
 
     # --- what is to be published ---
 

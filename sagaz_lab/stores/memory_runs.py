@@ -8,7 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import NewRun, Refusal, StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import RESTARTABLE, Record, RecordKind, RunStatus
+from sagaz_lab.model.run import RESTARTABLE, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores.claims import CLAIM_ENDED
 
 # An enum's member costs a look-up through its class each time, and a set of them a hash in Python.
@@ -17,9 +17,8 @@ _RESTARTABLE, _CLAIM_ENDED = tuple(RESTARTABLE), tuple(CLAIM_ENDED)
 
 
 _WIDTH = len(Record._fields)
-
-LONG_LOG = 20 * _WIDTH
-"""Values of a log that are kept as a tuple, which is copied each time; a longer one is a list."""
+_LONG = 20 * _WIDTH
+"""A log of as many values is a list, since a tuple is copied each time."""
 
 
 class MemoryRun:
@@ -76,6 +75,16 @@ class MemoryRun:
         self.log = ()
         return self
 
+    def keep(self, record: RecordRow) -> None:
+        """Add it to the log."""
+        log = self.log
+        if len(log) < _LONG:
+            self.log = (*log, *record)
+        elif isinstance(log, list):
+            log += record
+        else:
+            self.log = [*log, *record]
+
     def records(self) -> list[Record]:
         log = self.log
         records = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
@@ -90,8 +99,8 @@ class MemoryRun:
                          self.error)  # fmt: skip
 
 
-# What a claim remembers of a completed run that is no longer kept: until when it holds, and the run's id. There may be a
-# million of them; the garbage collector leaves tuples of plain values alone once it has seen them.
+# What a claim remembers of a completed run that is no longer kept: until when it holds, and the run's id. There may be
+# a million of them; the garbage collector leaves tuples of plain values alone once it has seen them.
 Past = tuple[float, str]
 
 Holder = MemoryRun | Past | str

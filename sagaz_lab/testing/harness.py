@@ -7,9 +7,9 @@ from typing import Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.lab import Lab
+from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
-from sagaz_lab.model.run import SagaContext
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Skip, Trigger, takes_list
 from sagaz_lab.runtime.decode import decoder, key_reader, validator

@@ -1,0 +1,128 @@
+"""The context that the actions of a run share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from sagaz_lab.errors import RunError
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.log import RunLog
+from sagaz_lab.model.publishing import PUBLISHED, Published, to_json
+from sagaz_lab.model.step import Progress, Step, current_step
+
+_new_dict = dict.__new__
+
+
+class SagaContext(dict[str, Any]):
+    """What the actions of one run share: a `dict` of their results, with the run's own facts.
+
+    A mapping that an action returns is merged into it; any other value is stored under the action's
+    name. Values may be more than JSON: tables, arrays, models (see `codec=`). `changed` names what was set since
+    the journal last asked.
+    """
+
+    __slots__ = ("changed", "event", "log_lines", "run_id")
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+        run_id: str = "",
+        event: Event | None = None,
+    ) -> None:
+        dict.__init__(self, values)
+        self.run_id = run_id
+        self.event = event
+        self.log_lines: RunLog | None = None
+        self.changed: set[str] | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """Stable for this run's attempt and the action that asks, also after a crash; give it to what you call."""
+        return self._step().idempotency_key
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the action that asks should return: it timed out, or the run is being cancelled."""
+        step = current_step.get(None)
+        return step is not None and step.cancelled
+
+    def set(self, key: str, value: Any) -> None:
+        """The same as `ctx[key] = value`."""
+        self[key] = value
+
+    def has(self, key: str) -> bool:
+        """The same as `key in ctx`."""
+        return key in self
+
+    def stream(self, name: str) -> AsyncIterator[Any]:
+        """The records of the action `name`, which is in this one's `depends_on`, or of an iterable in the context."""
+        return self._step().stream(name)
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Say how far the action is: `done` of `total`, in any unit."""
+        self._step().progress = Progress(done, total, note)
+
+    def publish(self, topic: str, payload: Any) -> Published:
+        """Publish JSON to `topic` of the broker that the run's trigger reads from, once the action has succeeded.
+
+        Where that is no broker, `source="memory"` triggers with this topic get it. It is stored in one transaction
+        with the action's success, so it is published at least once, always with the same id; a trial that fails
+        publishes nothing. `await` it, or (in a plain `def`) just call it. At most 1,000 an action. Raises `RunError`
+        outside of a running action or compensation, `UnstorableValue` if the payload is no JSON.
+        """
+        step = self._step()
+        if not (isinstance(topic, str) and topic and topic.isprintable()):
+            raise RunError(f"{step.name}: ctx.publish(topic={topic!r}): the topic must be a name")
+        step.publish(topic, to_json(payload, step.name, topic))
+        return PUBLISHED
+
+    def log(self, *values: object) -> None:
+        """Write a line to the run's log, which keeps the last 1,000."""
+        step = current_step.get(None)
+        if self.log_lines is None:
+            self.log_lines = RunLog()
+        self.log_lines.append((step.name if step else "", " ".join(map(str, values))))
+
+    def take_changes(self) -> dict[str, Any] | None:
+        """What has been set since the last call; changes inside a value are not seen."""
+        changed, self.changed = self.changed, None
+        return {key: self[key] for key in changed if key in self} if changed else None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        dict.__setitem__(self, key, value)
+        if self.changed is None:
+            self.changed = set()
+        self.changed.add(key)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __ior__(self, other: Any) -> SagaContext:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
+    def _step(self) -> Step:
+        step = current_step.get(None)
+        if step is None:
+            raise RunError(
+                "only an action or a compensation that is running can ask for this; "
+                "in a thread of your own, run it with contextvars.copy_context().run(...)"
+            )
+        return step
+
+
+def fresh_context(values: Mapping[str, Any], run_id: str, event: Event | None) -> SagaContext:
+    """As `SagaContext(...)` makes it, at half the cost."""
+    ctx = _new_dict(SagaContext)
+    dict.update(ctx, values)
+    ctx.run_id = run_id
+    ctx.event = event
+    ctx.log_lines = ctx.changed = None
+    return ctx
