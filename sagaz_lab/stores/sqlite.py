@@ -193,7 +193,7 @@ class SqliteStore:
                     ) -> None:  # fmt: skip
         def make(files: Artifacts | None) -> Write:
             encoded = None if context is None else encode(context, f"run {run_id}", "context", files, run_id)
-            rows = [(run_id, started_rows(started, attempt, at))]
+            rows = started_rows(run_id, started, attempt, at)
             write = Write(run_id, records=rows, begin=(revision, attempt, encoded))
             if cooldown is not None:
                 values = (text(cooldown[0]), cooldown[1], run_id)

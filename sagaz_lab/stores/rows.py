@@ -1,0 +1,30 @@
+"""Rows to insert, as it costs least to hand them to SQLite.
+
+`sqlite3` looks for an adapter for each None and each `bytes`, which costs more than the rest of the column: so a NULL
+is written in the statement, and a `bytearray` stands for `bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+Row = tuple[str, Sequence[Any]]
+"""The marks of a row, as in VALUES (?, NULL), and the values for its question marks."""
+
+Rows = dict[str, list[Any]]
+"""Of many rows, the values by marks, one row after the other."""
+
+
+@cache
+def marks(given: int, *optional: bool) -> str:
+    """Of a row with so many values, and of the columns after them those that are not None."""
+    return f"({', '.join(['?'] * given + ['?' if there else 'NULL' for there in optional])})"
+
+
+def row(given: Sequence[Any], *optional: Any) -> Row:
+    """The row but for its key, which comes first. `given` has no None."""
+    there = [value for value in optional if value is not None]
+    values = [bytearray(value) if type(value) is bytes else value for value in (*given, *there)]
+    return marks(1 + len(given), *[value is not None for value in optional]), values
