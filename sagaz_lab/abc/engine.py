@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from sagaz_lab.abc.values import Ending
@@ -12,10 +12,10 @@ from sagaz_lab.model.run import Record, Run
 class Journal(Protocol):
     """The append-only history of one run's attempt."""
 
-    async def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
         """Returns when the records are durable. Raises `UnstorableValue`; nothing of the call is kept then."""
 
-    async def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> Awaitable[None]:
         """The attempt has ended; raises as `append` does."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sagaz_lab.abc.source import Positions
@@ -56,7 +56,7 @@ class Store(Protocol):
     async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
         """Which of these cooldown keys of the trigger are taken at this time."""
 
-    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+    def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
         """Take the batch in. Returns the runs and held events that were refused, by id; all else is stored.
 
         Claims and cooldowns are taken in the same transaction: of two runs with one claim exactly one is accepted.
@@ -67,13 +67,13 @@ class Store(Protocol):
     async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
         """The events that wait to be decided for these triggers, oldest first."""
 
-    async def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
         """Returns when the records are durable, in the order in which `append` was called.
 
         Raises `UnstorableValue`; nothing of the call is kept then.
         """
 
-    async def begin(
+    def begin(
         self,
         run_id: str,
         *,
@@ -83,10 +83,10 @@ class Store(Protocol):
         at: float,
         context: Mapping[str, Any] | None = None,
         cooldown: tuple[str, float] | None = None,
-    ) -> None:
+    ) -> Awaitable[None]:
         """A waiting run starts (another attempt): it is counted before it runs. It takes the cooldown in any case."""
 
-    async def end(
+    def end(
         self,
         run_id: str,
         ending: Ending,
@@ -95,7 +95,7 @@ class Store(Protocol):
         at: float,
         retry_at: float | None = None,
         dead: DeadLetter | None = None,
-    ) -> None:
+    ) -> Awaitable[None]:
         """An attempt has ended. With `retry_at` the run waits until then."""
 
     async def withdraw(self, run_id: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import DeadLetter, Ending
 from sagaz_lab.errors import Permanent, StoreUnavailable, describe
@@ -35,13 +36,15 @@ class Attempt:
         if run.definition.listeners and (listener := outbox_listener(run.definition)) is not None:
             self._events = StepEvents(run, listener)
 
-    async def append(self, records: Sequence[Record]) -> None:
-        if self._events is not None:
-            records = self._events.of(records)
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+        return self._append(records if self._events is None else self._events.of(records))
+
+    async def _append(self, records: Sequence[Record]) -> None:
+        append = self._dispatcher.store.append
         try:
-            await self._dispatcher.store.append(records)
+            await append(records)
         except StoreUnavailable as error:
-            await self._insist(error, lambda: self._dispatcher.store.append(records))
+            await self._insist(error, partial(append, records))
         self._wake_relay(records)
 
     def _wake_relay(self, records: Sequence[Record]) -> None:
@@ -50,28 +53,34 @@ class Attempt:
                 self._dispatcher.runner.published()
                 return
 
-    async def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> Awaitable[None]:
+        return self._complete(ending) if ending.status is _COMPLETED else self._end_badly(ending)
+
+    async def _complete(self, ending: Ending) -> None:
         dispatcher, run = self._dispatcher, self._run
         now = dispatcher.clock.now()
-        if ending.status is _COMPLETED:
-            if self._events is not None:
-                ending = self._events.end(ending, now, None)
-            try:
-                await dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now)
-            except StoreUnavailable as error:
-                await self._insist(error, lambda: dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now))
-            run.status = _COMPLETED
-            self._wake_relay_at_end(ending)
-            if told := run.definition.hooks.get("on_saga_complete"):
-                await tell(told, run.definition.name, run.run_id, run.ctx)
-            return
+        if self._events is not None:
+            ending = self._events.end(ending, now, None)
+        end = dispatcher.store.end
+        try:
+            await end(run.run_id, ending, attempt=run.attempt, at=now)
+        except StoreUnavailable as error:
+            await self._insist(error, partial(end, run.run_id, ending, attempt=run.attempt, at=now))
+        run.status = _COMPLETED
+        self._wake_relay_at_end(ending)
+        if told := run.definition.hooks.get("on_saga_complete"):
+            await tell(told, run.definition.name, run.run_id, run.ctx)
+
+    async def _end_badly(self, ending: Ending) -> None:
+        run = self._run
+        now = self._dispatcher.clock.now()
         letter = retry_at = None
         if ending.status is RunStatus.COMPENSATED and run.trigger is not None:
             letter, retry_at = self._after_failure(ending.error, now)
         ending = self._with_publications(ending, now, retry_at, letter)
         await self._write(ending, now, retry_at, letter)
         if letter is not None:
-            dispatcher.letters.note(letter, now)
+            self._dispatcher.letters.note(letter, now)
         self._wake_relay_at_end(ending)
         run.status = RunStatus.WAITING if retry_at is not None else ending.status
         run.error = ending.error
@@ -105,7 +114,7 @@ class Attempt:
             await end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
         except StoreUnavailable as error:
             await self._insist(
-                error, lambda: end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
+                error, partial(end, run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
             )
 
     def _after_failure(self, error: BaseException | None, now: float) -> tuple[DeadLetter | None, float | None]:
@@ -146,13 +155,13 @@ class Attempt:
 class AttemptInMemory(Attempt):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
 
-    def append(self, records: Sequence[Record]) -> Coroutine[Any, Any, None]:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
         if self._events is not None:
             return super().append(records)
         self._wake_relay(records)  # which looks after this task has gone on, when they are stored
         return self._dispatcher.store.append(records)
 
-    def end(self, ending: Ending) -> Coroutine[Any, Any, None]:
+    def end(self, ending: Ending) -> Awaitable[None]:
         run = self._run
         if ending.status is not _COMPLETED or self._events is not None or "on_saga_complete" in run.definition.hooks:
             return super().end(ending)

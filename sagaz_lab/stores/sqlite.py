@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection, Error
@@ -36,22 +37,21 @@ from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import NOW, connect, connect_to_read, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
-from sagaz_lab.stores.intake import Rest
+from sagaz_lab.stores.intake import Rest, has_rest
 from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, revisions_of, run_from
 from sagaz_lab.stores.retention import drop_expired, free_members
 from sagaz_lab.stores.statements import statements
-from sagaz_lab.stores.transactions import Transactions, Write, cooled
+from sagaz_lab.stores.transactions import NOTHING, Transactions, Write, cooled
 from sagaz_lab.stores.translation import (
     held_from,
     letter_from,
     letter_row,
     publication_rows,
-    publications_of,
-    record_rows,
     run_row,
     started_rows,
     stored_run,
     text,
+    with_records,
 )  # fmt: skip
 from sagaz_lab.stores.turns import Turns
 from sagaz_lab.stores.writer import Writer
@@ -134,7 +134,15 @@ class SqliteStore:
 
         return await self._read(look)
 
-    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+    def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
+        if batch.runs and not has_rest(batch):
+            epoch = self._opened().owner.epoch
+            with suppress(NeedsFiles, UnstorableValue):
+                write = Write(runs=[run_row(new, epoch, None) for new in batch.runs])
+                return self._put(write)
+        return self._accept(batch)
+
+    async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
         rows = []
         epoch = self._opened().owner.epoch
@@ -148,11 +156,11 @@ class SqliteStore:
                 refused[new.run_id] = Refusal(error=error)
         write = Write(runs=rows)
         rest = None
-        if batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications:
+        if has_rest(batch):
             rest = Rest(batch, self._artifacts, self._with_files)
             refused.update(await rest.join(write))
         if rows or rest is not None:
-            refused.update(await self._put(write) or {})
+            refused.update(await self._put(write) or NOTHING)
         if rest is not None:
             await rest.clean_up(refused)
         return refused
@@ -181,56 +189,51 @@ class SqliteStore:
 
     # --- the journal ---
 
-    async def append(self, records: Sequence[Record]) -> None:
-        if records:
-            found = publications_of(records)
-            await self._journal(
-                records[0].run_id, lambda files: Write(records=record_rows(records, files), publications=found)
-            )
+    # These give the future itself where they can: whoever waits for it waits for nothing else.
 
-    async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+        return self._journal(records[0].run_id if records else "", lambda files: with_records(Write(), records, files))
+
+    def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
-                    ) -> None:  # fmt: skip
+                    ) -> Awaitable[None]:  # fmt: skip
         def make(files: Artifacts | None) -> Write:
             encoded = None if context is None else encode(context, f"run {run_id}", "context", files, run_id)
-            rows = started_rows(run_id, started, attempt, at)
-            write = Write(run_id, records=rows, begin=(revision, attempt, encoded))
+            write = Write(run_id)
+            write.records = started_rows(run_id, started, attempt, at)
+            write.begin = (revision, attempt, encoded)
             if cooldown is not None:
                 values = (text(cooldown[0]), cooldown[1], run_id)
                 write.call = lambda it: it.connection.execute(it.sql["begin_cooldown"], values).rowcount
             return write
 
-        await self._journal(run_id, make)
+        return self._journal(run_id, make)
 
-    async def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
-                  dead: DeadLetter | None = None) -> None:  # fmt: skip
+    def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
+                  dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
         status = str.__str__(ending.status) if retry_at is None else "waiting"
         ended_at = None if status in ("waiting", "needs_code") else at
         error = None if ending.error is None else text(describe(ending.error))
 
-        found = publications_of(ending.records)
-        if ending.publications:
-            found = [*found, *publication_rows(ending.publications)]
-
         def make(files: Artifacts | None) -> Write:
-            write = Write(run_id, records=record_rows(ending.records, files), publications=found,
-                          end=(status, attempt, ended_at, retry_at, error))  # fmt: skip
+            write = with_records(Write(run_id), ending.records, files)
+            write.end = (status, attempt, ended_at, retry_at, error)
+            if ending.publications:
+                write.publications = [*write.publications, *publication_rows(ending.publications)]
             if dead is not None:
                 letter = letter_row(dead, files)
                 write.call = lambda it: it.connection.execute(it.sql["insert_letter"], letter).rowcount
             return write
 
-        await self._journal(run_id, make)
+        return self._journal(run_id, make)
 
-    async def _journal(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> None:
+    def _journal(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> Awaitable[None]:
         if run_id not in self._turns:
-            try:
-                write = make(None)
-            except NeedsFiles:
-                pass
-            else:
-                await self._put(write)
-                return
+            with suppress(NeedsFiles):
+                return self._put(make(None))
+        return self._journal_with_files(run_id, make)
+
+    async def _journal_with_files(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> None:
         async with self._turns.of(run_id):
             future = self._put(await self._with_files(make, self._artifacts))
         await future

@@ -13,6 +13,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Refusal
@@ -31,8 +32,11 @@ _CLAIM, _MEMBER, _PUBLICATION = marks(5), marks(2), marks(6)
 # Rows of one statement: few sizes, so that the compiled statements are used again.
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
-RecordRow = tuple[str, str, Sequence[Any]]
-"""A record to insert: its run's id, and its row but for the key."""
+RecordRows = Sequence[Any]
+"""Of each record to insert its run's id, and its row's marks and values but for the key, one record after the other."""
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunRow(NamedTuple):
@@ -66,28 +70,28 @@ class Write:
 
     It calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications` and calls
     `call`. `begin` and `end` are the values of their statements but for the run's number. `future` is the caller's, on
-    its `loop`; `result` or `error` is set when it has been settled. The result is that of `call`; of a write with runs
-    it has the refused ones too.
+    `loop` (None: the store's own); `result` or `error` is set when it has been settled. The result is that of `call`;
+    of a write with runs it has the refused ones too.
     """
 
     # Defaults of the class, so that making a write costs as little as may be.
+    records: RecordRows = ()
+    publications: Sequence[tuple[Any, ...]] = ()
+    begin: tuple[Any, ...] | None = None
+    end: tuple[Any, ...] | None = None
+    first: Callable[[Transactions], Any] | None = None
     future: Any = None
     loop: Any = None
     result: Any = None
     error: BaseException | None = None
 
-    def __init__(self, run_id: str = "", *, runs: Sequence[RunRow] = (), records: Sequence[RecordRow] = (),
-                 begin: tuple[Any, ...] | None = None, end: tuple[Any, ...] | None = None,
-                 publications: Sequence[tuple[Any, ...]] = (), first: Callable[[Transactions], Any] | None = None,
+    def __init__(self, run_id: str = "", runs: Sequence[RunRow] = (),
                  call: Callable[[Transactions], Any] | None = None) -> None:  # fmt: skip
         self.run_id = run_id
         self.runs = runs
-        self.records = records
-        self.begin = begin
-        self.end = end
-        self.publications = publications
-        self.first = first
         self.call = call
+        if runs:
+            self.result = NOTHING
 
 
 class Transactions:
@@ -205,7 +209,8 @@ class Transactions:
             self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
 
     def _add_changes(self, write: Write, group: _Group) -> None:
-        for run_id, shape, values in write.records:
+        parts = iter(write.records)
+        for run_id, shape, values in zip(parts, parts, parts, strict=True):
             key = self._next_record.get(run_id) or self._find_next_record(run_id)
             rows = group.records[shape]
             rows.append(key)

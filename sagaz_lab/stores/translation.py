@@ -22,7 +22,7 @@ from sagaz_lab.stores.encoding import (
 )
 from sagaz_lab.stores.held import HeldRow
 from sagaz_lab.stores.rows import marks, row
-from sagaz_lab.stores.transactions import RecordRow, RunRow
+from sagaz_lab.stores.transactions import RecordRows, RunRow, Write
 
 _KINDS = {str(kind): kind for kind in RecordKind}
 
@@ -38,9 +38,12 @@ def text(value: str | None) -> str | None:
     return value.encode("utf-8", "backslashreplace").decode()
 
 
-def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> list[RecordRow]:
+def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> RecordRows:
     """The records of actions that start."""
-    return [(run_id, _BARE_RECORD, (attempt, "action_started", name, 1, at, "")) for name in names]
+    rows: list[Any] = []
+    for name in names:
+        rows += (run_id, _BARE_RECORD, (attempt, "action_started", name, 1, at, ""))
+    return rows
 
 
 def started_records(run_id: str, starts: str, at: float) -> list[Record]:
@@ -77,20 +80,23 @@ def _members(new: NewRun, own: str | None) -> Sequence[str]:
     return [claim for claim in claims if claim is not None and claim != own]
 
 
-def record_rows(records: Sequence[Record], artifacts: Artifacts | None) -> list[RecordRow]:
-    """Raises `NeedsFiles`, `UnstorableValue`."""
-    found: list[RecordRow] = []
+def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts | None) -> Write:
+    """The write, which now adds the records and what they publish. Raises `NeedsFiles`, `UnstorableValue`."""
+    rows: list[Any] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, _, then = record
+        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, published, then = record
+        if published:
+            write.publications = [*write.publications, *publication_rows(published)]
         # Exact types: for an enum SQLite would look for an adapter each time.
         given = (attempt, str.__str__(kind), action, trial, at, encode_names(then) if then else "")
         if value is None and changes is None and error is None and trace is None:
-            found.append((run_id, _BARE_RECORD, given))
+            rows += (run_id, _BARE_RECORD, given)
             continue
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        found.append((run_id, *row(given, encoded, changed, text(error), text(trace))))
-    return found
+        rows += (run_id, *row(given, encoded, changed, text(error), text(trace)))
+    write.records = rows
+    return write
 
 
 def _encoded(value: Any, record: Record, artifacts: Artifacts | None) -> bytes:
@@ -138,15 +144,6 @@ def held_from(found: Sequence[Any], artifacts: Artifacts) -> HeldEvent:
 def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...]]:
     """The rows of what is to be published, but for the owner."""
     return [(id, text(topic), payload, trigger, run_id) for id, topic, payload, trigger, run_id in publications]
-
-
-def publications_of(records: Iterable[Record]) -> Sequence[tuple[Any, ...]]:
-    """The rows of what the records have to publish."""
-    found: list[Publication] = []
-    for record in records:
-        if record.publications:
-            found += record.publications
-    return publication_rows(found) if found else ()
 
 
 def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
