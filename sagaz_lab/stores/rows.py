@@ -23,8 +23,13 @@ def marks(given: int, *optional: bool) -> str:
     return f"({', '.join(['?'] * given + ['?' if there else 'NULL' for there in optional])})"
 
 
+@cache
+def width(marks: str) -> int:
+    """How many values a row with these marks has."""
+    return marks.count("?")
+
+
 def row(given: Sequence[Any], *optional: Any) -> Row:
     """The row but for its key, which comes first. `given` has no None."""
-    there = [value for value in optional if value is not None]
-    values = [bytearray(value) if type(value) is bytes else value for value in (*given, *there)]
-    return marks(1 + len(given), *[value is not None for value in optional]), values
+    there = [bytearray(value) if type(value) is bytes else value for value in optional if value is not None]
+    return marks(1 + len(given), *[value is not None for value in optional]), [*given, *there]

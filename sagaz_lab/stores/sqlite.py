@@ -9,7 +9,6 @@ import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection, Error
@@ -137,9 +136,10 @@ class SqliteStore:
     def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
         if batch.runs and not has_rest(batch):
             epoch = self._opened().owner.epoch
-            with suppress(NeedsFiles, UnstorableValue):
-                write = Write(runs=[run_row(new, epoch, None) for new in batch.runs])
-                return self._put(write)
+            try:
+                return self._put(Write(runs=[run_row(new, epoch, None) for new in batch.runs]))
+            except (NeedsFiles, UnstorableValue):
+                pass
         return self._accept(batch)
 
     async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
@@ -229,8 +229,10 @@ class SqliteStore:
 
     def _journal(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> Awaitable[None]:
         if run_id not in self._turns:
-            with suppress(NeedsFiles):
+            try:
                 return self._put(make(None))
+            except NeedsFiles:
+                pass
         return self._journal_with_files(run_id, make)
 
     async def _journal_with_files(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> None:

@@ -21,7 +21,7 @@ from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavaila
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import is_hopeless, unavailable
-from sagaz_lab.stores.rows import Rows, marks
+from sagaz_lab.stores.rows import Rows, marks, width
 from sagaz_lab.stores.statements import with_rows
 
 RECORDS_PER_RUN = 1 << 20
@@ -32,8 +32,9 @@ _CLAIM, _MEMBER, _PUBLICATION = marks(5), marks(2), marks(6)
 # Rows of one statement: few sizes, so that the compiled statements are used again.
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
-RecordRows = Sequence[Any]
-"""Of each record to insert its run's id, and its row's marks and values but for the key, one record after the other."""
+RecordRows = list[Any] | tuple[()]
+"""Of each record to insert its run's id, and its row's marks and values but for the key, one after the other: few
+objects, since many wait at once."""
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -209,15 +210,18 @@ class Transactions:
             self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
 
     def _add_changes(self, write: Write, group: _Group) -> None:
-        parts = iter(write.records)
-        for run_id, shape, values in zip(parts, parts, parts, strict=True):
+        records, done = write.records, 0
+        while done < len(records):
+            run_id, shape = records[done : done + 2]
+            end = done + 1 + width(shape)
             key = self._next_record.get(run_id) or self._find_next_record(run_id)
             rows = group.records[shape]
             rows.append(key)
-            rows += values
+            rows += records[done + 2 : end]
             self._next_record[run_id] = key + 1
             if not (key + 1) % RECORDS_PER_RUN:
                 raise StoreError(f"run {run_id!r} has more than a million records")
+            done = end
         if write.begin is not None:
             group.changed.add(write.run_id)
             group.begins.append((*write.begin, self.run_number(write.run_id)))
@@ -264,10 +268,10 @@ class Transactions:
         sql = self.sql[name]
         for shape, values in rows.items():
             # Many rows a statement, because between statements another thread may take the interpreter.
-            done, width = 0, shape.count("?")
+            done, each = 0, width(shape)
             for count in _ROWS:
-                while len(values) - done >= count * width:
-                    upto = done + count * width
+                while len(values) - done >= count * each:
+                    upto = done + count * each
                     self.connection.execute(with_rows(sql, shape, count), values[done:upto])
                     done = upto
 

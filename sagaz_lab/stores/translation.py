@@ -42,7 +42,7 @@ def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> 
     """The records of actions that start."""
     rows: list[Any] = []
     for name in names:
-        rows += (run_id, _BARE_RECORD, (attempt, "action_started", name, 1, at, ""))
+        rows += (run_id, _BARE_RECORD, attempt, "action_started", name, 1, at, "")
     return rows
 
 
@@ -70,8 +70,10 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
     members = _members(new, claim) if new.members else ()
     claims = members if claim is None else [claim, *members]
     cooldown = None if new.cooldown is None else (text(new.cooldown[0]) or "", new.cooldown[1])
-    return RunRow(run_id, trigger or "", claims, members, new.claim_until, "live" if new.claim_ends else "key",
-                  cooldown, attempt == 0, at, shape, values)  # fmt: skip
+    kind = "live" if new.claim_ends else "key"
+    # Like RunRow(...), without the call of its constructor.
+    return tuple.__new__(RunRow, (run_id, trigger or "", claims, members, new.claim_until, kind, cooldown, attempt == 0,
+                                  at, shape, values))  # fmt: skip
 
 
 def _members(new: NewRun, own: str | None) -> Sequence[str]:
@@ -88,13 +90,14 @@ def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts |
         if published:
             write.publications = [*write.publications, *publication_rows(published)]
         # Exact types: for an enum SQLite would look for an adapter each time.
-        given = (attempt, str.__str__(kind), action, trial, at, encode_names(then) if then else "")
+        word, starts = str.__str__(kind), encode_names(then) if then else ""
         if value is None and changes is None and error is None and trace is None:
-            rows += (run_id, _BARE_RECORD, given)
+            rows += (run_id, _BARE_RECORD, attempt, word, action, trial, at, starts)
             continue
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        rows += (run_id, *row(given, encoded, changed, text(error), text(trace)))
+        shape, values = row((attempt, word, action, trial, at, starts), encoded, changed, text(error), text(trace))
+        rows += (run_id, shape, *values)
     write.records = rows
     return write
 
