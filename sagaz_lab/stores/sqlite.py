@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection, Error
-from threading import Lock
 from typing import Any, ClassVar, TypeVar
 
 from sagaz_lab.abc import (
@@ -33,11 +29,12 @@ from sagaz_lab.model.run import Record
 from sagaz_lab.stores import leases
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
-from sagaz_lab.stores.connection import NOW, connect, connect_to_read, unavailable
+from sagaz_lab.stores.connection import NOW, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.intake import Rest, has_rest
-from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, revisions_of, run_from
+from sagaz_lab.stores.opened import Opened
+from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.retention import drop_expired, free_members
 from sagaz_lab.stores.statements import statements
 from sagaz_lab.stores.transactions import NOTHING, Transactions, Write, cooled
@@ -53,10 +50,8 @@ from sagaz_lab.stores.translation import (
     with_records,
 )  # fmt: skip
 from sagaz_lab.stores.turns import Turns
-from sagaz_lab.stores.writer import Writer
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 
 class SqliteStore:
@@ -77,14 +72,14 @@ class SqliteStore:
         self._artifacts = Artifacts(Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts")
         self._turns = Turns()
         self._sql = statements(NOW)
-        self._open: _Opened | None = None
+        self._open: Opened | None = None
         self._abandon: Callable[[], Any] = lambda: None
 
     async def open(self, owner_name: str) -> Owner:
         if self._open is not None:
             raise StoreError(f"the store {self.path} is open already")
         loop = asyncio.get_running_loop()
-        opened = await asyncio.to_thread(_Opened, self.path, self._sql, owner_name, loop)
+        opened = await asyncio.to_thread(Opened, self.path, self._sql, owner_name, loop)
         self._open = opened
         # A store that is left behind open, with its loop or at the end of the process, gives its lease back too.
         self._abandon = weakref.finalize(self, opened.close)
@@ -311,7 +306,7 @@ class SqliteStore:
 
     # --- threads ---
 
-    def _opened(self) -> _Opened:
+    def _opened(self) -> Opened:
         if self._open is None:
             raise StoreUnavailable(f"the store {self.path} is closed")
         return self._open
@@ -334,46 +329,6 @@ class SqliteStore:
             return await asyncio.to_thread(make, *values)
         except OSError as error:
             raise unavailable(self._artifacts.root, error) from error
-
-
-class _Opened:
-    """What an open store holds: an owner, a connection that writes with its thread, one that reads with its own."""
-
-    def __init__(self, path: Path, sql: dict[str, str], owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
-        self._path, self._sql, self._pid = path, sql, os.getpid()
-        self._writing = connect(path)
-        try:
-            self.reading, self._glancing = connect_to_read(path), connect_to_read(path)
-            self.owner = leases.enter(self._writing, sql, owner_name)
-        except Error as error:
-            self._writing.close()
-            raise unavailable(path, error) from error
-        self.writer = Writer(Transactions(os.fspath(path), self._writing, sql, self.owner.epoch), loop)
-        self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
-        self._lock = Lock()
-
-    def revisions(self, saga: str) -> Sequence[RevisionRow]:
-        """Each run of a cell asks for them, on whichever thread: opening a connection would be half of its cost."""
-        with self._lock:
-            try:
-                return revisions_of(self._glancing, saga)
-            except Error as error:
-                raise unavailable(self._path, error) from error
-
-    def close(self) -> None:
-        """Write what is queued, give the lease back. Blocks; raises nothing."""
-        if os.getpid() != self._pid:
-            return
-        self.writer.stop()
-        self.reader.shutdown()
-        try:
-            self._writing.execute(self._sql["close_owner"], (self.owner.epoch,))
-        except Error as error:
-            logger.warning("closing the store %s: %s", self._path, describe(error))
-        self.reading.close()
-        with self._lock:
-            self._glancing.close()
-        self._writing.close()
 
 
 class _Positions:
