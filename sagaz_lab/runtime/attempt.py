@@ -40,11 +40,11 @@ class Attempt:
         return self._append(records if self._events is None else self._events.of(records))
 
     async def _append(self, records: Sequence[Record]) -> None:
-        append = self._dispatcher.store.append
+        store = self._dispatcher.store
         try:
-            await append(records)
+            await store.append(records)
         except StoreUnavailable as error:
-            await self._insist(error, partial(append, records))
+            await self._insist(error, partial(store.append, records))
         self._wake_relay(records)
 
     def _wake_relay(self, records: Sequence[Record]) -> None:
@@ -61,11 +61,10 @@ class Attempt:
         now = dispatcher.clock.now()
         if self._events is not None:
             ending = self._events.end(ending, now, None)
-        end = dispatcher.store.end
         try:
-            await end(run.run_id, ending, attempt=run.attempt, at=now)
+            await dispatcher.store.end(run.run_id, ending, attempt=run.attempt, at=now)
         except StoreUnavailable as error:
-            await self._insist(error, partial(end, run.run_id, ending, attempt=run.attempt, at=now))
+            await self._insist(error, partial(dispatcher.store.end, run.run_id, ending, attempt=run.attempt, at=now))
         run.status = _COMPLETED
         self._wake_relay_at_end(ending)
         if told := run.definition.hooks.get("on_saga_complete"):
