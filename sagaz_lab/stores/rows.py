@@ -18,9 +18,10 @@ Rows = dict[str, list[Any]]
 
 
 @cache
-def marks(given: int, *optional: bool) -> str:
-    """Of a row with so many values, and of the columns after them those that are not None."""
-    return f"({', '.join(['?'] * given + ['?' if there else 'NULL' for there in optional])})"
+def marks(given: int, optional: int = 0, there: int = 0) -> str:
+    """Of a row with so many values, and so many columns after them: of these the bits of `there` say which have one."""
+    bits = f"{there:0{optional}b}" if optional else ""
+    return f"({', '.join(['?'] * given + ['?' if bit == '1' else 'NULL' for bit in bits])})"
 
 
 @cache
@@ -31,5 +32,10 @@ def width(marks: str) -> int:
 
 def row(given: Sequence[Any], *optional: Any) -> Row:
     """The row but for its key, which comes first. `given` has no None."""
-    there = [bytearray(value) if type(value) is bytes else value for value in optional if value is not None]
-    return marks(1 + len(given), *[value is not None for value in optional]), [*given, *there]
+    values, there = [*given], 0
+    for value in optional:
+        there <<= 1
+        if value is not None:
+            there += 1
+            values.append(bytearray(value) if type(value) is bytes else value)
+    return marks(1 + len(given), len(optional), there), values

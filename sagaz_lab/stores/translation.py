@@ -27,8 +27,8 @@ from sagaz_lab.stores.transactions import RecordRows, RunRow, Write
 _KINDS = {str(kind): kind for kind in RecordKind}
 
 # The rows of most runs and records.
-_RUN_ALONE = marks(10, False, False, False, False)
-_BARE_RECORD = marks(7, False, False, False, False)
+_RUN_ALONE = marks(10, 4)
+_BARE_RECORD = marks(7, 4)
 
 
 def text(value: str | None) -> str | None:
