@@ -39,7 +39,8 @@ class Writer:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         loop = asyncio.get_running_loop()
-        write.future = future = loop.create_future()
+        future: asyncio.Future[Any]
+        write.future = future = asyncio.Future(loop=loop)
         if loop is not self._loop:
             write.loop = loop
             self._queue.put([write])
