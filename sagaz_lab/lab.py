@@ -320,7 +320,7 @@ class Lab:
     async def run_saga(
         self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None, event: Event | None = None
     ) -> SagaContext:
-        """Run it once, without a trigger; compensated if it fails or its caller is cancelled. Raises the action's error."""
+        """Run it once, without a trigger; compensated if it fails or is cancelled. Raises the action's error."""
         definition = type(saga).__definition__
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")

@@ -56,7 +56,7 @@ class Store(Protocol):
     async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
         """Which of these cooldown keys of the trigger are taken at this time."""
 
-    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+    def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
         """Take the batch in. Returns the runs and held events that were refused, by id; all else is stored.
 
         Claims and cooldowns are taken in the same transaction: of two runs with one claim exactly one is accepted.
@@ -74,7 +74,7 @@ class Store(Protocol):
         wait.
         """
 
-    async def begin(
+    def begin(
         self,
         run_id: str,
         *,
@@ -84,7 +84,7 @@ class Store(Protocol):
         at: float,
         context: Mapping[str, Any] | None = None,
         cooldown: tuple[str, float] | None = None,
-    ) -> None:
+    ) -> Awaitable[None]:
         """A waiting run starts (another attempt): it is counted before it runs. It takes the cooldown in any case."""
 
     def end(

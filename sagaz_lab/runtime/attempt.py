@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import DeadLetter, Ending, EndingRow
@@ -63,18 +64,14 @@ class Attempt(Run):
             self.publishes = True
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        return self._append(records)
-
-    def end(self, ending: EndingRow) -> Awaitable[None]:
-        return self._end(Ending._make(ending))
+        return self._append(records if self._events is None else self._events.of(records))
 
     async def _append(self, records: Sequence[RecordRow]) -> None:
-        if self._events is not None:
-            records = self._events.of(records)
+        store = self._dispatcher.store
         try:
-            await self._dispatcher.store.append(records)
+            await store.append(records)
         except StoreUnavailable as error:
-            await self._insist(error, lambda: self._dispatcher.store.append(records))
+            await self._insist(error, partial(store.append, records))
         self._wake_relay(records)
 
     def _wake_relay(self, records: Sequence[RecordRow]) -> None:
@@ -83,25 +80,32 @@ class Attempt(Run):
                 self._dispatcher.runner.published()
                 return
 
-    async def _end(self, ending: Ending) -> None:
+    def end(self, ending: EndingRow) -> Awaitable[None]:
+        return self._complete(ending) if ending[0] is _COMPLETED else self._end_badly(Ending._make(ending))
+
+    async def _complete(self, ending: EndingRow) -> None:
         dispatcher = self._dispatcher
         now = dispatcher.clock.now()
-        if ending.status is _COMPLETED:
-            if self._events is not None:
-                ending = self._events.end(ending, now, None)
-            await self._write(ending, now, None, None)
-            self.status = _COMPLETED
-            self._wake_relay_at_end(ending)
-            if told := self.definition.hooks.get("on_saga_complete"):
-                await tell(told, self.definition.name, self.run_id, self.ctx)
-            return
+        if self._events is not None:
+            ending = self._events.end(Ending._make(ending), now, None)
+        try:
+            await dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=now)
+        except StoreUnavailable as error:
+            await self._insist(error, partial(dispatcher.store.end, self.run_id, ending, attempt=self.attempt, at=now))
+        self.status = _COMPLETED
+        self._wake_relay_at_end(ending)
+        if told := self.definition.hooks.get("on_saga_complete"):
+            await tell(told, self.definition.name, self.run_id, self.ctx)
+
+    async def _end_badly(self, ending: Ending) -> None:
+        now = self._dispatcher.clock.now()
         letter = retry_at = None
         if ending.status is RunStatus.COMPENSATED and self.trigger is not None:
             letter, retry_at = self._after_failure(ending.error, now)
         ending = self._with_publications(ending, now, retry_at, letter)
         await self._write(ending, now, retry_at, letter)
         if letter is not None:
-            dispatcher.letters.note(letter, now)
+            self._dispatcher.letters.note(letter, now)
         self._wake_relay_at_end(ending)
         self.status = RunStatus.WAITING if retry_at is not None else ending.status
         self.error = ending.error
@@ -123,11 +127,12 @@ class Attempt(Run):
             ending = ending._replace(publications=(*ending.publications, publication_of(letter, topic)))
         return ending
 
-    def _wake_relay_at_end(self, ending: Ending) -> None:
-        if ending.publications:
+    def _wake_relay_at_end(self, ending: EndingRow) -> None:
+        _, _, records, publications = ending
+        if publications:
             self._dispatcher.runner.published()
         else:
-            self._wake_relay(ending.records)
+            self._wake_relay(records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
         end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
@@ -135,7 +140,7 @@ class Attempt(Run):
             await end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
         except StoreUnavailable as error:
             await self._insist(
-                error, lambda: end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
+                error, partial(end, run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
             )
 
     def _after_failure(self, error: BaseException | None, now: float) -> tuple[DeadLetter | None, float | None]:
@@ -178,11 +183,11 @@ class AttemptInMemory(Attempt):
     __slots__ = ()
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        return self._append(records) if self.publishes else self._dispatcher.store.append(records)
+        return super().append(records) if self.publishes else self._dispatcher.store.append(records)
 
     def end(self, ending: EndingRow) -> Awaitable[None]:
         if ending[0] is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
-            return self._end(Ending._make(ending))
+            return super().end(ending)
         self.status = _COMPLETED
         dispatcher = self._dispatcher
         return dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())

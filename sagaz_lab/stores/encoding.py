@@ -121,13 +121,13 @@ def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
     return _part(value, artifacts)
 
 
-def encode_names(names: Sequence[str]) -> bytes:
-    """The names of actions as JSON."""
-    return _to_json(names)
+def encode_names(names: Sequence[str]) -> str:
+    """The names of actions as JSON, if there are any."""
+    return _to_json(names).decode() if names else ""
 
 
-def decode_names(text: bytes | None) -> Sequence[str]:
-    return () if text is None else _from_json(text)
+def decode_names(text: str) -> Sequence[str]:
+    return _from_json(text) if text else ()
 
 
 def encode_event(event: Event, owner: str, artifacts: Artifacts | None = None, run_id: str = "") -> bytes:

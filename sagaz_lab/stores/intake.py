@@ -16,6 +16,11 @@ from sagaz_lab.stores.transactions import Transactions, Write
 from sagaz_lab.stores.translation import held_row, kept_row, letter_row, publication_rows, text
 
 
+def has_rest(batch: Acceptance) -> bool:
+    """Whether there is more to take in than runs."""
+    return bool(batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications)
+
+
 class Rest:
     """All of a batch but its runs. `in_thread` calls a function that writes files in a thread."""
 

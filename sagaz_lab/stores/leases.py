@@ -83,8 +83,8 @@ def take_over(
     connection.execute(sql["take_publications"], (transactions.epoch,))
     runs = connection.execute(sql["live_runs_of_others"]).fetchall()
     if choose is not None:
-        taken = set(choose([(run[1], run[2]) for run in runs]))
-        runs = [run for run in runs if run[1] in taken]
+        taken = set(choose([(run[2], run[3]) for run in runs]))
+        runs = [run for run in runs if run[2] in taken]
     connection.executemany(sql["take_run"], [(transactions.epoch, run[0]) for run in runs])
     return [(run, records_of(connection, sql, run[0])) for run in runs]
 

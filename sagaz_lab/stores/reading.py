@@ -19,7 +19,7 @@ from sagaz_lab.stores.encoding import decode_event, decode_names
 from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.leases import records_of
 from sagaz_lab.stores.statements import statements
-from sagaz_lab.stores.translation import stored_run, text
+from sagaz_lab.stores.translation import started_records, stored_run, text
 
 
 def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, before: str | None = None) -> Rows:
@@ -85,10 +85,14 @@ def _outcomes(connection: sqlite3.Connection, limit: int | None) -> Iterable[tup
 
 def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     rows = connection.execute(statements(NOW)["records_newest_first"])
-    for run_id, of_run in groupby(rows, key=itemgetter(0)):
-        records = [Record(run_id, attempt, RecordKind(kind), action, trial, at, error=error, then=decode_names(starts))
-                   for _, attempt, kind, action, trial, at, error, starts in of_run]  # fmt: skip
-        yield from steps(record for each in reversed(records) for record in each.in_full())
+    for (run_id, started_at, first), of_run in groupby(rows, key=itemgetter(0, 1, 2)):
+        records = started_records(run_id, first, started_at)
+        for _, _, _, attempt, kind, action, trial, at, error, starts in of_run:
+            if kind is not None:  # else the run has none but its first ones
+                record = Record(run_id, attempt, RecordKind(kind), action, trial, at, error=error,
+                                then=decode_names(starts))  # fmt: skip
+                records += record.in_full()
+        yield from steps(records)
 
 
 def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:

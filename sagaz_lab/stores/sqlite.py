@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection, Error
-from threading import Lock
 from typing import Any, ClassVar, TypeVar
 
 from sagaz_lab.abc import (
@@ -33,31 +29,29 @@ from sagaz_lab.model.run import RUN_ID, RecordRow
 from sagaz_lab.stores import leases
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
-from sagaz_lab.stores.connection import NOW, connect, connect_to_read, unavailable
+from sagaz_lab.stores.connection import NOW, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
-from sagaz_lab.stores.intake import Rest
-from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, revisions_of, run_from
+from sagaz_lab.stores.intake import Rest, has_rest
+from sagaz_lab.stores.opened import Opened
+from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.retention import drop_expired, free_members
 from sagaz_lab.stores.statements import statements
-from sagaz_lab.stores.transactions import Transactions, Write, cooled
+from sagaz_lab.stores.transactions import NOTHING, Transactions, Write, cooled
 from sagaz_lab.stores.translation import (
     held_from,
     letter_from,
     letter_row,
     publication_rows,
-    publications_of,
-    record_rows,
     run_row,
     started_rows,
     stored_run,
     text,
+    with_records,
 )  # fmt: skip
 from sagaz_lab.stores.turns import Turns
-from sagaz_lab.stores.writer import Writer
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 
 class SqliteStore:
@@ -78,14 +72,14 @@ class SqliteStore:
         self._artifacts = Artifacts(Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts")
         self._turns = Turns()
         self._sql = statements(NOW)
-        self._open: _Opened | None = None
+        self._open: Opened | None = None
         self._abandon: Callable[[], Any] = lambda: None
 
     async def open(self, owner_name: str) -> Owner:
         if self._open is not None:
             raise StoreError(f"the store {self.path} is open already")
         loop = asyncio.get_running_loop()
-        opened = await asyncio.to_thread(_Opened, self.path, self._sql, owner_name, loop)
+        opened = await asyncio.to_thread(Opened, self.path, self._sql, owner_name, loop)
         self._open = opened
         # A store that is left behind open, with its loop or at the end of the process, gives its lease back too.
         self._abandon = weakref.finalize(self, opened.close)
@@ -134,7 +128,16 @@ class SqliteStore:
 
         return await self._read(look)
 
-    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+    def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
+        if batch.runs and not has_rest(batch):
+            epoch = self._opened().owner.epoch
+            try:
+                return self._put(Write(runs=[run_row(new, epoch, None) for new in batch.runs]))
+            except (NeedsFiles, UnstorableValue):
+                pass
+        return self._accept(batch)
+
+    async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
         rows = []
         epoch = self._opened().owner.epoch
@@ -148,11 +151,11 @@ class SqliteStore:
                 refused[new.run_id] = Refusal(error=error)
         write = Write(runs=rows)
         rest = None
-        if batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications:
+        if has_rest(batch):
             rest = Rest(batch, self._artifacts, self._with_files)
             refused.update(await rest.join(write))
         if rows or rest is not None:
-            refused.update(await self._put(write) or {})
+            refused.update(await self._put(write) or NOTHING)
         if rest is not None:
             await rest.clean_up(refused)
         return refused
@@ -181,57 +184,54 @@ class SqliteStore:
 
     # --- the journal ---
 
-    async def append(self, records: Sequence[RecordRow]) -> None:
-        if records:
-            found = publications_of(records)
-            await self._journal(
-                records[0][RUN_ID], lambda files: Write(records=record_rows(records, files), publications=found)
-            )
+    # These give the future itself where they can: whoever waits for it waits for nothing else.
 
-    async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+        return self._journal(records[0][RUN_ID] if records else "", lambda files: with_records(Write(), records, files))
+
+    def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
-                    ) -> None:  # fmt: skip
+                    ) -> Awaitable[None]:  # fmt: skip
         def make(files: Artifacts | None) -> Write:
             encoded = None if context is None else encode(context, f"run {run_id}", "context", files, run_id)
-            rows = [(run_id, started_rows(started, attempt, at))]
-            write = Write(run_id, records=rows, begin=(revision, attempt, encoded))
+            write = Write(run_id)
+            write.records = started_rows(run_id, started, attempt, at)
+            write.begin = (revision, attempt, encoded)
             if cooldown is not None:
                 values = (text(cooldown[0]), cooldown[1], run_id)
                 write.call = lambda it: it.connection.execute(it.sql["begin_cooldown"], values).rowcount
             return write
 
-        await self._journal(run_id, make)
+        return self._journal(run_id, make)
 
-    async def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
-                  dead: DeadLetter | None = None) -> None:  # fmt: skip
+    def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
+                  dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
         ended_as, raised, records, publications = ending
         status = str.__str__(ended_as) if retry_at is None else "waiting"
         ended_at = None if status in ("waiting", "needs_code") else at
         error = None if raised is None else text(describe(raised))
 
-        found = publications_of(records)
-        if publications:
-            found = [*found, *publication_rows(publications)]
-
         def make(files: Artifacts | None) -> Write:
-            write = Write(run_id, records=record_rows(records, files), publications=found,
-                          end=(status, attempt, ended_at, retry_at, error))  # fmt: skip
+            write = with_records(Write(run_id), records, files)
+            write.end = (status, attempt, ended_at, retry_at, error)
+            if publications:
+                write.publications = [*write.publications, *publication_rows(publications)]
             if dead is not None:
                 letter = letter_row(dead, files)
                 write.call = lambda it: it.connection.execute(it.sql["insert_letter"], letter).rowcount
             return write
 
-        await self._journal(run_id, make)
+        return self._journal(run_id, make)
 
-    async def _journal(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> None:
+    def _journal(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> Awaitable[None]:
         if run_id not in self._turns:
             try:
-                write = make(None)
+                return self._put(make(None))
             except NeedsFiles:
                 pass
-            else:
-                await self._put(write)
-                return
+        return self._journal_with_files(run_id, make)
+
+    async def _journal_with_files(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> None:
         async with self._turns.of(run_id):
             future = self._put(await self._with_files(make, self._artifacts))
         await future
@@ -307,7 +307,7 @@ class SqliteStore:
 
     # --- threads ---
 
-    def _opened(self) -> _Opened:
+    def _opened(self) -> Opened:
         if self._open is None:
             raise StoreUnavailable(f"the store {self.path} is closed")
         return self._open
@@ -330,46 +330,6 @@ class SqliteStore:
             return await asyncio.to_thread(make, *values)
         except OSError as error:
             raise unavailable(self._artifacts.root, error) from error
-
-
-class _Opened:
-    """What an open store holds: an owner, a connection that writes with its thread, one that reads with its own."""
-
-    def __init__(self, path: Path, sql: dict[str, str], owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
-        self._path, self._sql, self._pid = path, sql, os.getpid()
-        self._writing = connect(path)
-        try:
-            self.reading, self._glancing = connect_to_read(path), connect_to_read(path)
-            self.owner = leases.enter(self._writing, sql, owner_name)
-        except Error as error:
-            self._writing.close()
-            raise unavailable(path, error) from error
-        self.writer = Writer(Transactions(os.fspath(path), self._writing, sql, self.owner.epoch), loop)
-        self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
-        self._lock = Lock()
-
-    def revisions(self, saga: str) -> Sequence[RevisionRow]:
-        """Each run of a cell asks for them, on whichever thread: opening a connection would be half of its cost."""
-        with self._lock:
-            try:
-                return revisions_of(self._glancing, saga)
-            except Error as error:
-                raise unavailable(self._path, error) from error
-
-    def close(self) -> None:
-        """Write what is queued, give the lease back. Blocks; raises nothing."""
-        if os.getpid() != self._pid:
-            return
-        self.writer.stop()
-        self.reader.shutdown()
-        try:
-            self._writing.execute(self._sql["close_owner"], (self.owner.epoch,))
-        except Error as error:
-            logger.warning("closing the store %s: %s", self._path, describe(error))
-        self.reading.close()
-        with self._lock:
-            self._glancing.close()
-        self._writing.close()
 
 
 class _Positions:

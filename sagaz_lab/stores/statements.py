@@ -26,9 +26,9 @@ def statements(now: str) -> dict[str, str]:
 
 
 @cache
-def with_rows(statement: str, count: int) -> str:
-    """The same INSERT for `count` rows."""
-    row = _ROW.search(statement)
-    if row is None:
+def with_rows(statement: str, marks: str, count: int) -> str:
+    """The same INSERT for `count` rows with these marks."""
+    whole, found = _ROW.subn(", ".join([marks] * count), statement)
+    if not found:
         raise ValueError(f"no VALUES (?, ...) at the end of: {statement}")
-    return statement + f", {row[0]}" * (count - 1)
+    return whole

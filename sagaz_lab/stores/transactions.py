@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Refusal
@@ -19,25 +21,27 @@ from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavaila
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import is_hopeless, unavailable
+from sagaz_lab.stores.rows import Rows, marks, width
 from sagaz_lab.stores.statements import with_rows
 
 RECORDS_PER_RUN = 1 << 20
 """A record's key is its run's number times this, plus its own number."""
 
+_CLAIM, _MEMBER, _PUBLICATION = marks(5), marks(2), marks(6)
+
 # Rows of one statement: few sizes, so that the compiled statements are used again.
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
-RecordValues = Sequence[Any]
-"""What the rows of records have but for their keys, one row after the other: few objects, since many wait at once."""
+RecordRows = list[Any] | tuple[()]
+"""Of each record to insert its run's id, and its row's marks and values but for the key, one after the other: few
+objects, since many wait at once."""
 
-RECORD_WIDTH = 10
 
-RecordsOf = tuple[str, RecordValues]
-"""A run's id and rows to add to its records."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunRow(NamedTuple):
-    """A run to insert: the values of its row but for the number, and the records that go with it.
+    """A run to insert: its row's marks, and its values but for the number.
 
     `claims` are its own and its members', all to be taken until `until`; `kind` is the claims'.
     """
@@ -51,8 +55,8 @@ class RunRow(NamedTuple):
     cooldown: tuple[str, float] | None
     waits: bool
     at: float
-    values: tuple[Any, ...]
-    records: RecordValues
+    marks: str
+    values: Sequence[Any]
 
     def claim_rows(self) -> list[tuple[Any, ...]]:
         return [(self.trigger, claim, self.run_id, self.until, self.kind) for claim in self.claims]
@@ -67,28 +71,28 @@ class Write:
 
     It calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications` and calls
     `call`. `begin` and `end` are the values of their statements but for the run's number. `future` is the caller's, on
-    its `loop`; `result` or `error` is set when it has been settled. The result is that of `call`; of a write with runs
-    it has the refused ones too.
+    `loop` (None: the store's own); `result` or `error` is set when it has been settled. The result is that of `call`;
+    of a write with runs it has the refused ones too.
     """
 
     # Defaults of the class, so that making a write costs as little as may be.
+    records: RecordRows = ()
+    publications: Sequence[tuple[Any, ...]] = ()
+    begin: tuple[Any, ...] | None = None
+    end: tuple[Any, ...] | None = None
+    first: Callable[[Transactions], Any] | None = None
     future: Any = None
     loop: Any = None
     result: Any = None
     error: BaseException | None = None
 
-    def __init__(self, run_id: str = "", *, runs: Sequence[RunRow] = (), records: Sequence[RecordsOf] = (),
-                 begin: tuple[Any, ...] | None = None, end: tuple[Any, ...] | None = None,
-                 publications: Sequence[tuple[Any, ...]] = (), first: Callable[[Transactions], Any] | None = None,
+    def __init__(self, run_id: str = "", runs: Sequence[RunRow] = (),
                  call: Callable[[Transactions], Any] | None = None) -> None:  # fmt: skip
         self.run_id = run_id
         self.runs = runs
-        self.records = records
-        self.begin = begin
-        self.end = end
-        self.publications = publications
-        self.first = first
         self.call = call
+        if runs:
+            self.result = NOTHING
 
 
 class Transactions:
@@ -188,59 +192,67 @@ class Transactions:
         for run in write.runs:
             self._add_run(run, group)
             for row in run.claim_rows() if run.claims else ():
-                group.claims += row
+                group.claims[_CLAIM] += row
         self._add_changes(write, group)
 
     def _add_run(self, run: RunRow, group: _Group) -> None:
         self._newest_run += 1
-        group.runs.append(self._newest_run)
-        group.runs += run.values
+        rows = group.runs[run.marks]
+        rows.append(self._newest_run)
+        rows += run.values
         if run.kind == "live":
             group.freed += [(run.trigger, claim) for claim in run.claims]
         for claim in run.members:
-            group.members += (self._newest_run, claim)
+            group.members[_MEMBER] += (self._newest_run, claim)
         if run.cooldown is not None:
             group.cooldowns.append(run)
-        if run.records:  # else it waits, perhaps among a million others, and its number is found when it begins
+        if not run.waits:  # else perhaps among a million others, and its number is found when it begins
             self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
-            self._add_records(run.run_id, run.records, group.records)
 
     def _add_changes(self, write: Write, group: _Group) -> None:
-        for run_id, rows in write.records:
-            self._add_records(run_id, rows, group.records)
+        records, done = write.records, 0
+        while done < len(records):
+            run_id, shape = records[done : done + 2]
+            end = done + 1 + width(shape)
+            key = self._next_record.get(run_id) or self._find_next_record(run_id)
+            rows = group.records[shape]
+            rows.append(key)
+            rows += records[done + 2 : end]
+            self._next_record[run_id] = key + 1
+            if not (key + 1) % RECORDS_PER_RUN:
+                raise StoreError(f"run {run_id!r} has more than a million records")
+            done = end
         if write.begin is not None:
             group.changed.add(write.run_id)
             group.begins.append((*write.begin, self.run_number(write.run_id)))
         if write.end is not None:
             group.changed.add(write.run_id)
-            group.ends.append((*write.end, self.run_number(write.run_id)))
+            self._add_end(write.end, self.run_number(write.run_id), group)
             self.forget_run(write.run_id)
         for publication in write.publications:
-            group.publications += publication
-            group.publications.append(self.epoch)
+            group.publications[_PUBLICATION] += (*publication, self.epoch)
 
-    def _add_records(self, run_id: str, rows: RecordValues, values: list[Any]) -> None:
-        key = first = self._next_record.get(run_id) or self._find_next_record(run_id)
-        for begin in range(0, len(rows), RECORD_WIDTH):
-            values.append(key)
-            values += rows[begin : begin + RECORD_WIDTH]
-            key += 1
-        if key // RECORDS_PER_RUN != first // RECORDS_PER_RUN:
-            raise StoreError(f"run {run_id!r} has more than a million records")
-        self._next_record[run_id] = key
+    def _add_end(self, end: tuple[Any, ...], number: int, group: _Group) -> None:
+        status, attempt, ended_at, retry_at, error = end
+        if status == "completed" and error is None and retry_at is None:
+            group.completed.append((attempt, ended_at, number))
+        else:
+            group.ends.append((*end, number))
 
     def _flush(self, group: _Group) -> None:
         if group.freed:
             self.connection.executemany(self.sql["free_ended_claim"], group.freed)
-        self._insert("insert_claims", 5, group.claims)
-        self._insert("insert_runs", 13, group.runs)
-        self._insert("insert_members", 2, group.members)
-        self._insert("insert_records", 11, group.records)
+        self._insert("insert_claims", group.claims)
+        self._insert("insert_runs", group.runs)
+        self._insert("insert_members", group.members)
+        self._insert("insert_records", group.records)
         if group.begins:
             self.connection.executemany(self.sql["begin_run"], group.begins)
+        if group.completed:
+            self.connection.executemany(self.sql["complete_run"], group.completed)
         if group.ends:
             self.connection.executemany(self.sql["end_run"], group.ends)
-        self._insert("insert_publications", 6, group.publications)
+        self._insert("insert_publications", group.publications)
         for run in group.cooldowns:
             self._cool(run)
 
@@ -252,16 +264,16 @@ class Transactions:
             key, until = run.cooldown
             self.connection.execute(self.sql["take_cooldown"], (run.trigger, key, run.run_id, until))
 
-    def _insert(self, name: str, width: int, values: list[Any]) -> None:
-        if not values:
-            return
-        # Many rows a statement, because between statements another thread may take the interpreter.
-        done, sql = 0, self.sql[name]
-        for rows in _ROWS:
-            while len(values) - done >= rows * width:
-                upto = done + rows * width
-                self.connection.execute(with_rows(sql, rows), values[done:upto])
-                done = upto
+    def _insert(self, name: str, rows: Rows) -> None:
+        sql = self.sql[name]
+        for shape, values in rows.items():
+            # Many rows a statement, because between statements another thread may take the interpreter.
+            done, each = 0, width(shape)
+            for count in _ROWS:
+                while len(values) - done >= count * each:
+                    upto = done + count * each
+                    self.connection.execute(with_rows(sql, shape, count), values[done:upto])
+                    done = upto
 
     def run_number(self, run_id: str) -> int:
         """The number of the run's row. Raises `StoreError` if there is none."""
@@ -346,22 +358,24 @@ def cooled(row: Sequence[Any]) -> Refusal:
 
 
 class _Group:
-    """What is to be written together; of inserts the rows' values, one row after the other."""
+    """What is to be written together."""
 
     __slots__ = (
-        "begins", "changed", "claims", "cooldowns", "ends", "freed", "members", "publications", "records", "runs",
+        "begins", "changed", "claims", "completed", "cooldowns", "ends", "freed", "members", "publications",
+        "records", "runs",
     )  # fmt: skip
 
     def __init__(self) -> None:
         # Claims that are free if the run that has them has ended.
         self.freed: list[tuple[str, str]] = []
-        self.claims: list[Any] = []
-        self.runs: list[Any] = []
-        self.members: list[Any] = []
-        self.records: list[Any] = []
-        self.publications: list[Any] = []
+        self.claims: Rows = defaultdict(list)
+        self.runs: Rows = defaultdict(list)
+        self.members: Rows = defaultdict(list)
+        self.records: Rows = defaultdict(list)
+        self.publications: Rows = defaultdict(list)
         self.cooldowns: list[RunRow] = []
         self.begins: list[tuple[Any, ...]] = []
+        self.completed: list[tuple[Any, ...]] = []
         self.ends: list[tuple[Any, ...]] = []
         # Runs whose row this group changes: a second change of one needs a new group.
         self.changed: set[str] = set()

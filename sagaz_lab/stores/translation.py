@@ -7,7 +7,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import PUBLICATIONS, Record, RecordKind, RecordRow, RunStatus
+from sagaz_lab.model.run import Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.encoding import (
     decode,
@@ -21,9 +21,14 @@ from sagaz_lab.stores.encoding import (
     event_facts,
 )
 from sagaz_lab.stores.held import HeldRow
-from sagaz_lab.stores.transactions import RecordsOf, RecordValues, RunRow
+from sagaz_lab.stores.rows import marks, row
+from sagaz_lab.stores.transactions import RecordRows, RunRow, Write
 
 _KINDS = {str(kind): kind for kind in RecordKind}
+
+# The rows of most runs and records.
+_RUN_ALONE = marks(10, 4)
+_BARE_RECORD = marks(7, 4)
 
 
 def text(value: str | None) -> str | None:
@@ -33,44 +38,42 @@ def text(value: str | None) -> str | None:
     return value.encode("utf-8", "backslashreplace").decode()
 
 
-def started_rows(names: Iterable[str], attempt: int, at: float) -> RecordValues:
+def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> RecordRows:
     """The records of actions that start."""
     rows: list[Any] = []
     for name in names:
-        rows += (attempt, "action_started", name, 1, at, None, None, None, None, None)
+        rows += (run_id, _BARE_RECORD, attempt, "action_started", name, 1, at, "")
     return rows
+
+
+def started_records(run_id: str, starts: str, at: float) -> list[Record]:
+    """The records of the actions that started with their run."""
+    return [Record(run_id, 1, RecordKind.ACTION_STARTED, name, 1, at) for name in decode_names(starts)]
 
 
 def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
     """Raises `NeedsFiles`, `UnstorableValue`."""
-    run_id, event, at = new.run_id, new.event, new.at
-    event_id = event_text = None
-    if event is not None:
-        event_id = text(event.id)
-        event_text = encode_plain(event_facts(event)) or encode_event(event, f"run {run_id}", artifacts, run_id)
+    run_id, event, at, trigger = new.run_id, new.event, new.at, new.trigger
     context = encode_plain(new.context) or encode(new.context, f"run {run_id}", "context", artifacts, run_id)
     claim = text(new.claim)
     status = str.__str__(new.status)
     attempt = 0 if status == "waiting" else 1
-    values = (
-        run_id,
-        new.saga,
-        new.revision,
-        new.trigger,
-        status,
-        attempt,
-        epoch,
-        claim,
-        event_id,
-        event_text,
-        context,
-        at,
-    )
+    starts = encode_names(new.started)
+    values: Sequence[Any]
+    values = (run_id, new.saga, new.revision, status, attempt, epoch, at, starts, bytearray(context))
+    shape = _RUN_ALONE
+    if event is not None:
+        event_text = encode_plain(event_facts(event)) or encode_event(event, f"run {run_id}", artifacts, run_id)
+        shape, values = row(values, trigger, claim, text(event.id), event_text)
+    elif trigger is not None or claim is not None:
+        shape, values = row(values, trigger, claim, None, None)
     members = _members(new, claim) if new.members else ()
     claims = members if claim is None else [claim, *members]
     cooldown = None if new.cooldown is None else (text(new.cooldown[0]) or "", new.cooldown[1])
-    return RunRow(run_id, new.trigger or "", claims, members, new.claim_until, "live" if new.claim_ends else "key",
-                  cooldown, attempt == 0, at, values, started_rows(new.started, 1, at))  # fmt: skip
+    kind = "live" if new.claim_ends else "key"
+    # Like RunRow(...), without the call of its constructor.
+    return tuple.__new__(RunRow, (run_id, trigger or "", claims, members, new.claim_until, kind, cooldown, attempt == 0,
+                                  at, shape, values))  # fmt: skip
 
 
 def _members(new: NewRun, own: str | None) -> Sequence[str]:
@@ -79,21 +82,24 @@ def _members(new: NewRun, own: str | None) -> Sequence[str]:
     return [claim for claim in claims if claim is not None and claim != own]
 
 
-def record_rows(records: Sequence[RecordRow], artifacts: Artifacts | None) -> list[RecordsOf]:
-    """The rows of records, by run. Raises `NeedsFiles`, `UnstorableValue`."""
-    found: list[RecordsOf] = []
+def with_records(write: Write, records: Sequence[RecordRow], artifacts: Artifacts | None) -> Write:
+    """The write, which now adds the records and what they publish. Raises `NeedsFiles`, `UnstorableValue`."""
     rows: list[Any] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, _, then = record
+        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, published, then = record
+        if published:
+            write.publications = [*write.publications, *publication_rows(published)]
+        # Exact types: for an enum SQLite would look for an adapter each time.
+        word, starts = str.__str__(kind), encode_names(then) if then else ""
+        if value is None and changes is None and error is None and trace is None:
+            rows += (run_id, _BARE_RECORD, attempt, word, action, trial, at, starts)
+            continue
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        if not found or found[-1][0] != run_id:
-            rows = []
-            found.append((run_id, rows))
-        # Exact types: for an enum SQLite would look for an adapter each time.
-        rows += (attempt, str.__str__(kind), action, trial, at, encoded, changed,
-                 error and text(error), trace and text(trace), encode_names(then) if then else None)  # fmt: skip
-    return found
+        shape, values = row((attempt, word, action, trial, at, starts), encoded, changed, text(error), text(trace))
+        rows += (run_id, shape, *values)
+    write.records = rows
+    return write
 
 
 def _encoded(value: Any, row: RecordRow, artifacts: Artifacts | None) -> bytes:
@@ -110,9 +116,9 @@ def letter_row(letter: DeadLetter, artifacts: Artifacts | None) -> tuple[Any, ..
             letter.redriven)  # fmt: skip
 
 
-def letter_from(row: Sequence[Any], artifacts: Artifacts) -> tuple[int, DeadLetter]:
+def letter_from(found: Sequence[Any], artifacts: Artifacts) -> tuple[int, DeadLetter]:
     """The letter with its number."""
-    number, id, encoded, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven = row
+    number, id, encoded, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven = found
     event = decode_event(encoded, artifacts) or Event()
     letter = DeadLetter(id=id, event=event, trigger=trigger, saga=saga, cause=cause, error=error, traceback=traceback,
                         attempts=attempts, revision=revision, at=at, run_id=run_id, redriven=redriven)  # fmt: skip
@@ -134,8 +140,8 @@ def held_row(held: HeldEvent, artifacts: Artifacts | None, folder: str) -> HeldR
     return HeldRow(id, trigger, text(key), part, text(claim), encoded, at, folder if artifacts else None)
 
 
-def held_from(row: Sequence[Any], artifacts: Artifacts) -> HeldEvent:
-    id, trigger, key, part, claim, encoded, at = row
+def held_from(found: Sequence[Any], artifacts: Artifacts) -> HeldEvent:
+    id, trigger, key, part, claim, encoded, at = found
     return HeldEvent(id, trigger, key, part, decode_event(encoded, artifacts) or Event(), claim, at)
 
 
@@ -144,24 +150,18 @@ def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...
     return [(id, text(topic), payload, trigger, run_id) for id, topic, payload, trigger, run_id in publications]
 
 
-def publications_of(records: Iterable[RecordRow]) -> Sequence[tuple[Any, ...]]:
-    """The rows of what the records have to publish."""
-    found: list[Publication] = []
-    for record in records:
-        found += record[PUBLICATIONS]
-    return publication_rows(found) if found else ()
-
-
-def stored_run(row: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
-    _, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, *end = row
-    history = [record for row in records for record in _record(run_id, row, artifacts).in_full()]
+def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
+    _, starts, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, *end = found
+    history = started_records(run_id, starts, started_at)
+    for each in records:
+        history += _record(run_id, each, artifacts).in_full()
     return StoredRun(
         run_id, saga, revision, trigger, decode_event(event, artifacts), decode(context, artifacts), RunStatus(status),
         attempt, started_at, retry_at, history, *end,
     )  # fmt: skip
 
 
-def _record(run_id: str, row: Sequence[Any], artifacts: Artifacts) -> Record:
-    attempt, kind, action, trial, at, value, changes, error, traceback, starts = row
+def _record(run_id: str, found: Sequence[Any], artifacts: Artifacts) -> Record:
+    attempt, kind, action, trial, at, value, changes, error, traceback, starts = found
     return Record(run_id, attempt, _KINDS[kind], action, trial, at, decode(value, artifacts),
                   decode(changes, artifacts), error, traceback, then=decode_names(starts))  # fmt: skip

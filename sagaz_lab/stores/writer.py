@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -37,10 +38,11 @@ class Writer:
         """Queue it; the future has its result. To be called on a loop."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        loop = write.loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        write.future = future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any]
+        write.future = future = asyncio.Future(loop=loop)
         if loop is not self._loop:
+            write.loop = loop
             self._queue.put([write])
             return future
         if not self._round:
@@ -75,7 +77,7 @@ class Writer:
                 continue
             if writes:
                 self._transactions.commit(writes)
-                _report(writes)
+                self._report(writes)
 
     def _next_group(self) -> tuple[list[Write], bool]:
         """Raises `Empty` when nothing has come for so long that the lease is to be renewed."""
@@ -91,13 +93,16 @@ class Writer:
                 raise
         return group, False
 
+    def _report(self, writes: Sequence[Write]) -> None:
+        elsewhere = [write for write in writes if write.loop is not None]
+        for write in elsewhere:
+            _tell(write.loop, [write])
+        _tell(self._loop, [write for write in writes if write.loop is None] if elsewhere else writes)
 
-def _report(writes: Sequence[Write]) -> None:
-    for loop in {write.loop for write in writes}:
-        try:
-            loop.call_soon_threadsafe(_settle, [write for write in writes if write.loop is loop])
-        except RuntimeError:  # the loop is closed, so nobody waits
-            continue
+
+def _tell(loop: asyncio.AbstractEventLoop, writes: Sequence[Write]) -> None:
+    with suppress(RuntimeError):  # the loop is closed, so nobody waits
+        loop.call_soon_threadsafe(_settle, writes)
 
 
 def _settle(writes: Sequence[Write]) -> None:

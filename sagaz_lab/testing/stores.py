@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from itertools import product
 
 import pytest
 
-from sagaz_lab.abc import Acceptance, Ending, Refusal, RevisionRow, Store
+from sagaz_lab.abc import Acceptance, Ending, Event, Refusal, RevisionRow, Store
 from sagaz_lab.errors import StoreUnavailable, TriggersOwned, UnstorableValue
 from sagaz_lab.model.run import RecordKind, RunStatus
 from sagaz_lab.testing.store_intake import IntakeSuite
@@ -82,6 +83,24 @@ class StoreSuite(IntakeSuite, OutboxSuite):
         history = [finished("r1", str(n), value={"n": n}, changes={"seen": [n]}) for n in range(300)]
         await asyncio.gather(*(store.append([it]) for it in history), store.append([failed]))
         assert (await loaded(store, "r1")).records == [*history, failed]
+
+    async def test_runs_and_records_come_back_whatever_they_lack(self, store: Store) -> None:
+        facts = product((None, "orders.on_order"), (None, "claim"), (None, Event({"n": 1}, "e")))
+        runs = [
+            new_run(f"r{n}", trigger=trigger, claim=claim and f"{claim}-{n}", event=event)
+            for n, (trigger, claim, event) in enumerate(facts)
+        ]
+        assert await take(store, *runs) == NOTHING
+        for run in runs:
+            stored = await loaded(store, run.run_id)
+            assert (stored.trigger, stored.event, stored.context) == (run.trigger, run.event, run.context)
+        parts = product((None, 7), (None, {"seen": 1}), (None, "OSError: down"), (None, "Traceback ..."))
+        history = [
+            record("r0", RecordKind.ACTION_FAILED, value=value, changes=changes, error=error, traceback=text)
+            for value, changes, error, text in parts
+        ]
+        await store.append(history)
+        assert (await loaded(store, "r0")).records[1:] == history
 
     async def test_actions_that_started_with_a_record_come_back_as_records_of_their_own(self, store: Store) -> None:
         await take(store, new_run("r1"))

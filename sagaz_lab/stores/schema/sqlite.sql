@@ -13,7 +13,7 @@ CREATE TABLE owners (
     fenced       INTEGER NOT NULL DEFAULT 0
 );
 
--- One execution of a saga; the row is the record "run started". A run that waits, runs or needs code has no `ended_at`,
+-- One execution of a saga; the row is the record "run started", also of the actions `starts` (as JSON), if any. A run that waits, runs or needs code has no `ended_at`,
 -- so that the index finds both what is to be resumed and what has outlived its retention.
 CREATE TABLE runs (
     seq        INTEGER PRIMARY KEY,
@@ -31,7 +31,8 @@ CREATE TABLE runs (
     started_at REAL NOT NULL,
     ended_at   REAL,
     retry_at   REAL,
-    error      TEXT
+    error      TEXT,
+    starts     TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX runs_ended ON runs (ended_at);
 
@@ -49,7 +50,7 @@ CREATE TABLE records (
     changes   BLOB,
     error     TEXT,
     traceback TEXT,
-    starts    BLOB
+    starts    TEXT NOT NULL DEFAULT ''
 );
 
 -- The idempotency keys that are taken. An `orphan` has outlived its run. `kind` says by whom: 'key' is a run's, 'live'

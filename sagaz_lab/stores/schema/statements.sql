@@ -1,16 +1,17 @@
 -- What the SQL store says to its database. {now} is the database's own clock.
--- A statement that ends in VALUES (...) is also used with many rows.
+-- A statement that ends in VALUES (...) is also used with many rows, and with NULL for some of the last columns.
 
 -- name: fence
 -- Whether this owner may still write, and the newest run's number.
 SELECT fenced, (SELECT max(seq) FROM runs) FROM owners WHERE epoch = ?
 
 -- name: insert_runs
-INSERT INTO runs (seq, run_id, saga, revision, trigger, status, attempt, owner, claim, event_id, event, context, started_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO runs (seq, run_id, saga, revision, status, attempt, owner, started_at, starts, context, trigger, claim, event_id,
+    event)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_records
-INSERT INTO records (seq, attempt, kind, action, trial, at, value, changes, error, traceback, starts)
+INSERT INTO records (seq, attempt, kind, action, trial, at, starts, value, changes, error, traceback)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_claims
@@ -30,6 +31,9 @@ DELETE FROM claims WHERE trigger = ? AND claim = ? AND kind = 'live' AND EXISTS 
 
 -- name: end_run
 UPDATE runs SET status = ?, attempt = ?, ended_at = ?, retry_at = ?, error = ? WHERE seq = ?
+
+-- name: complete_run
+UPDATE runs SET status = 'completed', attempt = ?, ended_at = ?, retry_at = NULL, error = NULL WHERE seq = ?
 
 -- name: begin_run
 UPDATE runs SET status = 'running', revision = ?, attempt = ?, retry_at = NULL, ended_at = NULL, error = NULL,
@@ -132,7 +136,7 @@ DELETE FROM claims WHERE trigger = ? AND kind <> 'held'
 DELETE FROM cooldowns WHERE trigger = ?
 
 -- name: select_run
-SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, ended_at, error
+SELECT seq, starts, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, ended_at, error
 FROM runs WHERE run_id = ?
 
 -- name: select_records
@@ -147,7 +151,7 @@ SELECT epoch, host, pid, pid_started, closed OR heartbeat_at + ? <= {now} FROM o
 UPDATE owners SET fenced = 1 WHERE epoch = ?
 
 -- name: live_runs_of_others
-SELECT seq, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at FROM runs
+SELECT seq, starts, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at FROM runs
 WHERE ended_at IS NULL AND owner IN (SELECT epoch FROM owners WHERE fenced) ORDER BY seq
 
 -- name: take_run
@@ -256,8 +260,9 @@ SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, e
 ORDER BY seq DESC LIMIT ?
 
 -- name: records_newest_first
-SELECT runs.run_id, records.attempt, kind, action, trial, at, records.error, starts
-FROM records JOIN runs ON runs.seq = records.seq >> 20 ORDER BY records.seq DESC
+SELECT runs.run_id, runs.started_at, runs.starts, records.attempt, kind, action, trial, at, records.error, records.starts
+FROM runs LEFT JOIN records ON records.seq >= runs.seq << 20 AND records.seq < (runs.seq + 1) << 20
+ORDER BY runs.seq DESC, records.seq
 
 -- name: started_outcomes
 SELECT event_id, trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs
