@@ -228,14 +228,10 @@ class Admission:
 
     def leave(self, ticket: Ticket, keep_turn: bool = False) -> None:
         """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
-        self.leave_some(1)
+        self.in_flight -= 1
+        self.slots.used -= 1
         if ticket.key is not None and not keep_turn:
             self._free(ticket)
-
-    def leave_some(self, runs: int) -> None:
-        """So many runs without a key have ended."""
-        self.in_flight -= runs
-        self.slots.used -= runs
 
     def _free(self, ticket: Ticket) -> None:
         assert ticket.key is not None

@@ -187,7 +187,6 @@ class Dispatcher:
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
         """One transaction for all. Each run that may start gets its slot; the others wait."""
         moment = self.clock.monotonic()
-        self.runner.settle()
         for decided in decisions:
             if decided.held:
                 self.holding.take_in(decided, now)

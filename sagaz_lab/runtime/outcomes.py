@@ -51,9 +51,6 @@ class Counters:
             key = (kind, OTHER)
         self.reasons[key] += times
 
-    def ended(self, status: str, runs: int = 1) -> None:
-        self.ends[status] = self.ends.get(status, 0) + runs
-
     def take_reasons(self) -> Counter[tuple[str, str]]:
         """What has been counted since the last call."""
         new = self.reasons - self.stored

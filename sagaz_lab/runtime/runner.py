@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import types
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from itertools import repeat
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Engine, Event
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sagaz_lab")
 
 
-_RUNNING, _COMPLETED = RunStatus.RUNNING, RunStatus.COMPLETED
-_trigger_of = attrgetter("trigger")
+_RUNNING = RunStatus.RUNNING
 
 CLOSE_S = 3.0
 """How long runs that are abandoned may take to end."""
@@ -50,10 +48,6 @@ class Runner:
         # never more than one of those that do not wait, and the garbage collector is not woken for them.
         self._ready: deque[tuple[Ticket, SagaDefinition, Saga, float]] = deque()
         self._working: asyncio.Task[None] | None = None
-        # The one of these that is being executed, and those that have ended without a wait: their slots are given back
-        # all at once.
-        self._current: Attempt | None = None
-        self._quiet: list[Attempt] = []
         self.idle = asyncio.Event()
         self.logs = Logs()
         """Of ended runs; the Lab puts its own here, which outlives a stop."""
@@ -65,21 +59,17 @@ class Runner:
     @property
     def live(self) -> Mapping[str, Run]:
         """The runs under way, by id."""
-        self.settle()
-        if self._current is not None:
-            self._live[self._current.run_id] = self._current
         for ready in self._ready:
             if ready[0].run_id not in self._live:
-                self._live[ready[0].run_id] = self._made(*ready)
+                self._made(*ready)
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
         """The run, if it is under way and has begun; any thread may ask."""
-        current = self._current
-        return current if current is not None and current.run_id == run_id else self._live.get(run_id)
+        return self._live.get(run_id)
 
     def busy(self) -> bool:
-        return bool(self._live or self._ready or self._current is not None)
+        return bool(self._live or self._ready)
 
     def instance(self, definition: SagaDefinition) -> Saga:
         """One object of each revision's class; runs keep no state in it."""
@@ -102,6 +92,7 @@ class Runner:
             run.hold = True
         if self.logs.ended:
             run.ctx.log_lines = self.logs.take(ticket.run_id)
+        self._live[ticket.run_id] = run
         return run
 
     def launch(
@@ -117,7 +108,6 @@ class Runner:
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
         """
         run = self._made(ticket, definition, instance or self.instance(definition), now)
-        self._live[run.run_id] = run
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
         run.task = asyncio.get_running_loop().create_task(self._execute([run]))
@@ -141,11 +131,7 @@ class Runner:
             awaited = work.send(None)
         except StopIteration:
             work = None
-        if self._current is not None:
-            self._live[self._current.run_id] = self._current
-            self._current = None
         self._working = asyncio.get_running_loop().create_task(self._work()) if self._ready else None
-        self.settle()
         while work is not None:
             try:
                 yield awaited
@@ -165,13 +151,12 @@ class Runner:
         leaves its mark on it - a context variable that it has set, a cancellation it has asked for - so that none sees
         another's.
         """
-        ready, live, task, context = self._ready, self._live, asyncio.current_task(), copy_context()
+        ready, task, context = self._ready, asyncio.current_task(), copy_context()
         assert task is not None
         while ready and self._working is task and copy_context() == context and not task.cancelling():
             ticket, definition, instance, now = ready.popleft()
             # It has been made already if somebody has asked.
-            run = live.get(ticket.run_id) if live else None
-            self._current = run = run or self._made(ticket, definition, instance, now)
+            run = self._live.get(ticket.run_id) or self._made(ticket, definition, instance, now)
             run.task = task
             yield run
 
@@ -235,53 +220,30 @@ class Runner:
                 self._ended(run)
 
     def _ended(self, run: Attempt) -> None:
-        if run is self._current:
-            self._current = None
-            if run.status is _COMPLETED and run.ticket.key is None:
-                self._quiet.append(run)
-                return
-        self._let_go(run)
         dispatcher, ticket, retry_in_s = self._dispatcher, run.ticket, run.retry_in_s
+        del self._live[run.run_id]
+        if run.ctx.log_lines is not None:
+            self.logs.keep(run.run_id, run.ctx.log_lines)
         state = dispatcher.states.get(ticket.trigger or "")
         if state is not None:
             if run.status is not _RUNNING:  # which it still is if it was abandoned
-                state.counters.ended(run.status)
-            state.admission.leave(ticket, retry_in_s is not None)
-            dispatcher.turns.left(state)
+                ends = state.counters.ends
+                ends[run.status] = ends.get(run.status, 0) + 1
+            admission = state.admission
+            admission.leave(ticket, retry_in_s is not None)
+            if admission.slots.scarce:
+                admission.slots.scarce = False
+                dispatcher.turns.release_all()
+            elif admission.waiting:
+                dispatcher.turns.release(state)
+            else:
+                state.wake()
         if retry_in_s is not None and not dispatcher.closing:
             dispatcher.turns.retry_later(ticket, retry_in_s)
-        self._note_idle()
-
-    def settle(self) -> None:
-        """Give back the slots of runs that have ended without a wait, before anybody looks at them."""
-        if not self._quiet:
-            return
-        quiet, self._quiet = self._quiet, []
-        for run in quiet:
-            self._let_go(run)
-        for trigger, runs in Counter(map(_trigger_of, quiet)).items():
-            state = self._dispatcher.states.get(trigger or "")
-            if state is None:
-                continue
-            state.counters.ended(_COMPLETED, runs)
-            # Where slots are scarce, the triggers take turns for each.
-            for some in [1] * runs if state.admission.slots.scarce else [runs]:
-                state.admission.leave_some(some)
-                self._dispatcher.turns.left(state)
-        self._note_idle()
-
-    def _let_go(self, run: Attempt) -> None:
-        """Nobody is to do anything about it any more."""
-        if self._live:
-            self._live.pop(run.run_id, None)
-        if run.ctx.log_lines is not None:
-            self.logs.keep(run.run_id, run.ctx.log_lines)
         run.task = None  # which may be another run's by now
         if run.waiters:
             _wake(run)
-
-    def _note_idle(self) -> None:
-        if not self.busy():
+        if not (self._live or self._ready):
             self.idle.set()
 
     async def ended(self, run: Run) -> None:

@@ -188,17 +188,6 @@ class Turns:
             self._dispatcher.tasks.start(self._release_later(state, due), f"pace of {state.name}")
         state.wake()
 
-    def left(self, state: TriggerState) -> None:
-        """A run of this trigger has given its slot back."""
-        slots = state.admission.slots
-        if slots.scarce:
-            slots.scarce = False
-            self.release_all()
-        elif state.admission.waiting:
-            self.release(state)
-        else:
-            state.wake()
-
     def release_all(self) -> None:
         """The Lab's slots were scarce and one is free: the trigger with the highest priority is first."""
         waiting = [state for state in self._dispatcher.states.values() if state.admission.waiting]

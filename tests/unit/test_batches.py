@@ -1,0 +1,200 @@
+"""How large batches are, the events of plain ones, and what the runs of one round see of each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import pytest
+
+from sagaz_lab import Event, Lab, Saga, TriggerConfig, action, trigger
+from sagaz_lab.abc import Delivery, SourceTraits, deliveries
+from sagaz_lab.errors import EndOfSource
+from sagaz_lab.runtime.appetite import TURN_S, Appetite
+from tests.unit.tools import assert_adds_up, counted, until
+
+SLOTS = 20
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Numbers:
+    """A source of numbers from 0 on, which notes how many it was asked for."""
+
+    traits: ClassVar[SourceTraits] = SourceTraits(redelivers=False, finite=True)
+
+    def __init__(self, n: int) -> None:
+        self.name = "numbers"
+        self.asked: list[int] = []
+        self.n = n
+        self.given = 0
+
+    async def __aenter__(self) -> Numbers:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        self.asked.append(limit)
+        numbers = range(self.given, min(self.given + limit, self.n))
+        if not numbers:
+            raise EndOfSource(self.name)
+        self.given = numbers.stop
+        return deliveries(numbers, map(str, numbers), self.name, datetime.now(UTC))
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        return None
+
+    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
+        raise AssertionError(f"{delivery} was given back")
+
+
+async def given(lab: Lab, source: Numbers, keeps: Callable[[int], bool]) -> list[int]:
+    """The numbers that have started a run."""
+    kept: list[int] = []
+
+    class Kept(Saga):
+        saga_name = "kept"
+        trigger_config = TriggerConfig(queue_size=1000)
+
+        @trigger(source=source, max_concurrent_sagas=SLOTS)
+        def on_number(self, event: Event) -> dict[str, Any] | None:
+            return {"number": event.payload} if keeps(event.payload) else None
+
+        @action()
+        async def keep(self, ctx: Any) -> None:
+            await asyncio.sleep(0)
+            kept.append(ctx["number"])
+
+    await lab.start()
+    await until(lambda: source.given == source.n)
+    await lab.drain()
+    assert_adds_up(lab)
+    return kept
+
+
+# --- how many are asked for ---
+
+
+def test_an_appetite_grows_by_and_by_and_shrinks_at_once() -> None:
+    appetite = Appetite()
+    assert appetite.events_for(SLOTS) == SLOTS, "nothing is known yet"
+    grown = []
+    for _ in range(20):
+        appetite.learn(100, 1, 0.0)
+        grown.append(appetite.events_for(SLOTS))
+    assert grown == sorted(grown)
+    assert 50 * SLOTS < grown[-1] < 100 * SLOTS, "a hundred events start one run, and there is a margin"
+    appetite.learn(10, 10, 0.0)
+    assert appetite.events_for(SLOTS) == SLOTS
+
+
+def test_slow_decisions_make_small_batches_but_never_smaller_than_the_slots() -> None:
+    appetite = Appetite()
+    for _ in range(20):
+        appetite.learn(100, 0, 100 * TURN_S / 50)
+    assert appetite.events_for(SLOTS) == pytest.approx(50, abs=1)
+    appetite.learn(1, 0, 1.0)
+    assert appetite.events_for(SLOTS) == SLOTS
+
+
+async def test_a_source_whose_events_are_filtered_is_asked_for_more_than_there_are_slots(lab: Lab) -> None:
+    source = Numbers(20_000)
+    kept = await given(lab, source, lambda number: number % 100 == 0)
+    assert kept == list(range(0, 20_000, 100))
+    assert source.asked[0] == SLOTS
+    assert max(source.asked) > 10 * SLOTS
+
+
+async def test_when_all_events_are_kept_after_none_was_nothing_is_lost_and_all_start_in_their_order(lab: Lab) -> None:
+    source = Numbers(10_000)
+    kept = await given(lab, source, lambda number: number >= 8000)
+    assert kept == list(range(8000, 10_000))
+    assert max(source.asked) > 10 * SLOTS
+    counts = counted(lab, "kept.on_number")
+    assert (counts["started"], counts["filtered"]) == (2000, 8000)
+
+
+# --- the events of a plain batch ---
+
+
+def test_a_plain_batch_is_a_sequence_of_deliveries() -> None:
+    batch = deliveries([{"n": 1}, {"n": 2}, {"n": 3}], ["a", "b", "c"], "made", NOW, fresh=True)
+    assert [(it.event.id, it.event["n"], it.token, it.fresh) for it in batch] == [
+        ("a", 1, None, True), ("b", 2, None, True), ("c", 3, None, True)
+    ]  # fmt: skip
+    assert len(batch) == 3
+    assert batch[-1].event.id == "c"
+    assert (batch[0].event.source, batch[0].event.timestamp, batch[0].event.attempt) == ("made", NOW, 1)
+    assert [it.event.id for it in batch[1:]] == ["b", "c"]
+    assert not batch[3:]
+    with pytest.raises(IndexError):
+        batch[3]
+
+
+def test_a_plain_batch_needs_an_id_for_each_payload() -> None:
+    with pytest.raises(ValueError, match="3 payloads and 2 ids"):
+        deliveries([1, 2, 3], ["a", "b"], "made", NOW)
+
+
+async def test_a_payload_that_is_false_is_still_what_the_method_gets(lab: Lab) -> None:
+    assert await given(lab, Numbers(3), lambda number: number == 0) == [0]
+
+
+# --- runs of one round ---
+
+
+async def test_a_run_sees_those_of_its_round_that_have_ended_as_ended(lab: Lab) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Seen(Saga):
+        @trigger(source="memory", topic="seen", max_concurrent_sagas=10)
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {}
+
+        @action()
+        async def look(self, ctx: Any) -> None:
+            status = lab.status()
+            (row,) = [it for it in status.triggers if it.name == "Seen.on_event"]
+            seen.append((len(status.runs), row.running))
+
+    await asyncio.gather(*(lab.fire("Seen.on_event", {}) for _ in range(3)))
+    await lab.drain()
+    assert seen == [(3, 3), (2, 2), (1, 1)]
+
+
+async def test_an_action_that_fires_finds_the_slot_of_a_run_that_has_ended_before_it(lab: Lab) -> None:
+    order: list[str] = []
+
+    class One(Saga):
+        saga_name = "one"
+        trigger_config = TriggerConfig(queue_size=1, backpressure_strategy="drop_newest")
+
+        @trigger(source="memory", topic="both", max_concurrent_sagas=1)
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {}
+
+        @action()
+        async def note(self, ctx: Any) -> None:
+            order.append("one")
+
+    class Two(Saga):
+        saga_name = "two"
+
+        @trigger(source="memory", topic="both")
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {}
+
+        @action()
+        async def fire(self, ctx: Any) -> None:
+            order.append("two")
+            # One of these has the only slot, which is free by now, the other the only place in the queue.
+            outcomes = [await lab.fire("one.on_event", {}, wait=False) for _ in range(2)]
+            order.extend(str(it.kind) for (it,) in outcomes)
+
+    await lab.fire("memory", {}, topic="both")
+    await lab.drain()
+    assert order[:4] == ["one", "two", "started", "held"] or order[:3] == ["one", "two", "one"]
+    assert counted(lab, "one.on_event") == {"received": 3, "started": 3}
