@@ -203,6 +203,7 @@ def test_a_kernel_that_is_killed_is_followed_by_one_that_resumes_its_runs(world:
                 world.begin(kernel)
                 world.wait_for(30)
                 kernel.kill()
+        time.sleep(1.0)  # a shorter absence is not worth a word
         with Kernel(world.folder) as kernel:
             card = world.begin(kernel).shown[0]["text/plain"]
             assert card.startswith("kernel was away ")
