@@ -15,7 +15,7 @@ class Journal(Protocol):
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         """The records are durable once it has been awaited.
 
-        Raises `UnstorableValue` when it is awaited; nothing of the call is kept then.
+        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does.
         """
 
     def end(self, ending: EndingRow) -> Awaitable[None]:

@@ -70,8 +70,8 @@ class Store(Protocol):
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         """The records are durable once it has been awaited, in the order in which `append` was called.
 
-        Raises `UnstorableValue` when it is awaited; nothing of the call is kept then. Returns `DONE` where nobody need
-        wait.
+        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does. Returns `DONE` where nobody
+        need wait.
         """
 
     def begin(

@@ -35,7 +35,7 @@ from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
 
 ENDED_RUNS = 10_000
-"""Ended runs that are kept, with their records; the oldest go first."""
+"""Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
 
 CLAIMS = 1_000_000
 """Claims of a trigger that are kept, about 270 MB; past it the oldest go, a thousand at a time."""

@@ -13,8 +13,9 @@ CREATE TABLE owners (
     fenced       INTEGER NOT NULL DEFAULT 0
 );
 
--- One execution of a saga; the row is the record "run started", also of the actions `starts` (as JSON), if any. A run that waits, runs or needs code has no `ended_at`,
--- so that the index finds both what is to be resumed and what has outlived its retention.
+-- One execution of a saga; the row is the record "run started", and the start of the actions `starts` (as JSON) too. A
+-- run that waits, runs or needs code has no `ended_at`, so that the index finds both what is to be resumed and what has
+-- outlived its retention.
 CREATE TABLE runs (
     seq        INTEGER PRIMARY KEY,
     run_id     TEXT NOT NULL UNIQUE,
