@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
@@ -102,7 +103,7 @@ class _Execution:
         except asyncio.CancelledError:
             if not self._run.cancelling:
                 raise
-            _uncancel()
+            await _uncancel()
             return False
 
     async def _after(self, stopped: Stopped) -> list[str]:
@@ -277,7 +278,7 @@ class _Execution:
         except asyncio.CancelledError:
             if self._run.stopping or not self._run.cancelling:
                 raise
-            _uncancel()  # past the pivot what runs may finish, unless the run is cancelled meanwhile
+            await _uncancel()  # past the pivot what runs may finish, unless the run is cancelled meanwhile
             return await self._wind_down()
 
     async def _wind_down(self) -> list[Record]:
@@ -359,7 +360,11 @@ def needs(actions: Mapping[str, Action], name: str) -> set[str]:
     return found
 
 
-def _uncancel() -> None:
+async def _uncancel() -> None:
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
+    if getattr(task, "_must_cancel", False):
+        # Its action has cancelled it and not waited since: that would come with what is waited for next.
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)

@@ -108,6 +108,9 @@ class SagaContext(dict[str, Any]):
         self.update(other)
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self), self.run_id, self.event)
+
     def _step(self) -> Step:
         step = current_step.get(None)
         if step is None:

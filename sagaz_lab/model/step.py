@@ -44,4 +44,4 @@ class Step(Protocol):
         """Tell it to return."""
 
 
-current_step: ContextVar[Step] = ContextVar("current_step")
+current_step: ContextVar[Step | None] = ContextVar("current_step")

@@ -47,8 +47,8 @@ class Admission:
     `waiting` counts what waits, `coming` what will as soon as the store has it.
     """
 
-    __slots__ = ("_busy", "_coming", "_later", "_numbers", "_ready", "appetite", "coming", "in_flight", "lanes",
-                 "limit", "pace", "size", "slots", "waiting", "windows")  # fmt: skip
+    __slots__ = ("_busy", "_coming", "_keyed", "_later", "_numbers", "_ready", "appetite", "coming", "in_flight",
+                 "lanes", "limit", "pace", "size", "slots", "waiting", "windows")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
         self.slots = slots or Slots()
@@ -70,6 +70,7 @@ class Admission:
         """Take over changed options; what waits goes on waiting. `in_turn`: one run at a time."""
         self.limit = 1 if in_turn else gates.max_concurrent_sagas or CONCURRENCY
         self.size = queue_size
+        self._keyed = gates.concurrency_key is not None or gates.singleton is not None
         numbers = pace_of(gates)
         if numbers is None:
             self.pace = None
@@ -101,11 +102,13 @@ class Admission:
         slots = self.limit - self.in_flight
         if slots > 0:
             slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
-        if slots > 0 and not self.held():
-            if self.pace is not None:
-                return min(slots, self.size)
-            return min(self.appetite.events_for(slots), slots + self.size)
-        return self.size - self.held()
+        if slots <= 0 or self.held():
+            return self.size - self.held()
+        if self.pace is not None:
+            return min(slots, self.size)
+        # What does not find a slot waits, be it all of them: runs of one key start one at a time.
+        sure = min(slots, self.size) if self._keyed else slots
+        return max(sure, min(self.appetite.events_for(slots), self.size))
 
     def full(self) -> bool:
         return self.held() >= self.size

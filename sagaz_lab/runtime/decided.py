@@ -80,7 +80,8 @@ class Decided:
         filtered, of = OutcomeKind.FILTERED.value, ids[0] if len(ids) == 1 else tuple(ids)
         revision = self.state.compiled.definition.revision
         self.entries.append((filtered, RETURNED_NONE, of, self.state.name, None, revision, at, None))
-        self.reasons[filtered, RETURNED_NONE] = len(ids)
+        key = (filtered, RETURNED_NONE)
+        self.reasons[key] = self.reasons.get(key, 0) + len(ids)
 
     def measured(self, took_s: float, events: int) -> None:
         """The method has taken so long for so many events."""

@@ -62,6 +62,15 @@ def _ready(deliveries: Sequence[Delivery]) -> _Prepared | None:
     return _Prepared(events, None, claims)
 
 
+def _plain(returned: Any, trigger: str) -> dict[str, Any]:
+    """What a trigger method has returned, as the context of a run. Raises `TypeError`, and what a mapping raises."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(
+            f"{trigger} returned a {type(returned).__name__}; a trigger method returns a mapping, None or skip(...)"
+        )
+    return dict(returned)
+
+
 class Decider:
     """Decides batches of deliveries, and what has waited. `steady` gives a time that is never set back."""
 
@@ -249,16 +258,12 @@ class Decider:
     ) -> None:
         compiled = decided.state.compiled
         definition = compiled.definition
-        if type(context) is not dict and not isinstance(context, Mapping):
-            decided.dead(
-                event,
-                TypeError(
-                    f"{decided.state.name} returned a {type(context).__name__}; "
-                    "a trigger method returns a mapping, None or skip(...)"
-                ),
-                now,
-            )
-            return
+        if type(context) is not dict:
+            try:
+                context = _plain(context, decided.state.name)
+            except Exception as error:
+                decided.dead(event, error, now)
+                return
         key = pace_key = None
         if not compiled.ungated:
             admission = decided.state.admission

@@ -139,14 +139,7 @@ class Pump:
             limit = await self._room()
             deliveries = await source.receive(limit)
             self._interruptible = False
-            if not self.readers or any(state.paused for state in self.states):
-                for delivery in deliveries:  # asked for before the pause, or while somebody read it
-                    await source.nack(delivery)
-            elif deliveries:
-                self.received += len(deliveries)
-                if not self.finite:
-                    self.lag_s = max(0.0, self._clock.now() - deliveries[-1].event.timestamp.timestamp())
-                await self._take(source, deliveries)
+            await self._hand_over(source, deliveries)
             await asyncio.sleep(0)
 
     async def _room(self) -> int:
@@ -161,6 +154,30 @@ class Pump:
             if tightest.paused and self.state != "paused":
                 self._enter("paused")
             await tightest.held_up(self._clock)
+
+    async def _hand_over(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        """To the triggers, as far as there is room: it may have become less since they were asked for."""
+        while deliveries:
+            if not self.readers or any(state.paused for state in self.states):
+                await _give_back(source, deliveries)  # asked for before the pause, or while somebody read it
+                return
+            tightest = min(self.states, key=TriggerState.room)
+            room = tightest.room()
+            if room > 0:
+                taken, deliveries = deliveries[:room], deliveries[room:]
+                self.received += len(taken)
+                if not self.finite:
+                    self.lag_s = max(0.0, self._clock.now() - taken[-1].event.timestamp.timestamp())
+                await self._take(source, taken)
+                continue
+            self._interruptible = True
+            try:
+                await tightest.held_up(self._clock)
+            except asyncio.CancelledError:
+                await _give_back(source, deliveries)
+                raise
+            finally:
+                self._interruptible = False
 
     async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         """Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over."""
@@ -198,3 +215,9 @@ class Pump:
         if state != self.state:
             self.state, self.since = state, self._clock.now()
         self.error = error
+
+
+async def _give_back(source: Source, deliveries: Sequence[Delivery]) -> None:
+    for delivery in deliveries:
+        with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
+            await source.nack(delivery)

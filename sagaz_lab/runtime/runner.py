@@ -7,7 +7,7 @@ import logging
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -117,21 +117,36 @@ class Runner:
         """The same for runs that a trigger has started: they may share a task with others of this round."""
         self._ready.extend(zip(tickets, repeat(definition), repeat(self.instance(definition)), repeat(now)))
         if self._working is None:
-            self._working = asyncio.get_running_loop().create_task(self._work())
+            context = copy_context()
+            if context.get(current_step) is not None:  # an action has fired the event, and waits meanwhile
+                context.run(current_step.set, None)
+            self._work_on(context)
 
-    async def _work(self) -> None:
-        await self._execute_ready()
+    def _work_on(self, context: Context) -> None:
+        """In a task of its own, if there is anything to do."""
+        loop = asyncio.get_running_loop()
+        self._working = loop.create_task(self._work(context.copy()), context=context) if self._ready else None
+
+    async def _work(self, context: Context) -> None:
+        await self._execute_ready(context)
 
     @types.coroutine
-    def _execute_ready(self) -> Generator[Any, Any, None]:
-        """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others."""
-        work: Coroutine[Any, Any, None] | None = self._execute(self._taken())
+    def _execute_ready(self, context: Context) -> Generator[Any, Any, None]:
+        """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others.
+
+        `context` is as it was before the first of them.
+        """
+        work: Coroutine[Any, Any, None] | None = self._execute(self._taken(context))
         assert work is not None
         try:
             awaited = work.send(None)
         except StopIteration:
             work = None
-        self._working = asyncio.get_running_loop().create_task(self._work()) if self._ready else None
+        except Exception as error:
+            work = None
+            logger.exception("a run could not be begun")
+            self._dispatcher.report("engine", f"a run could not be begun: {describe(error)}")
+        self._work_on(context)
         while work is not None:
             try:
                 yield awaited
@@ -144,16 +159,16 @@ class Runner:
                 yield from work.__await__()
                 return
 
-    def _taken(self) -> Iterator[Attempt]:
+    def _taken(self, context: Context) -> Iterator[Attempt]:
         """What is ready, one after the other, as long as this task may go on to the next.
 
         A task for each costs more than a short run does. A run that waits is the last of its task, and so is one that
         leaves its mark on it - a context variable that it has set, a cancellation it has asked for - so that none sees
         another's.
         """
-        ready, task, context = self._ready, asyncio.current_task(), copy_context()
+        ready, task = self._ready, asyncio.current_task()
         assert task is not None
-        while ready and self._working is task and copy_context() == context and not task.cancelling():
+        while ready and self._working is task and _is_now(context) and not task.cancelling():
             ticket, definition, instance, now = ready.popleft()
             # It has been made already if somebody has asked.
             run = self._live.get(ticket.run_id) or self._made(ticket, definition, instance, now)
@@ -272,6 +287,14 @@ class Runner:
 
 def _nobody() -> None:
     """There is no relay."""
+
+
+def _is_now(context: Context) -> bool:
+    """Whether no context variable has been set since."""
+    try:
+        return copy_context() == context
+    except Exception:  # noqa: BLE001  # values that cannot be compared are others than before
+        return False
 
 
 def _wake(run: Run) -> None:

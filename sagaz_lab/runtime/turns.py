@@ -278,6 +278,7 @@ class Turns:
             return True
         if again.letters:
             await self._store.accept(letters_only(state, again.letters))
+            self._dispatcher.runner.published()
         kind, reason, *_, facts = again.entries[0]
         await self._turn_away(state, ticket, OutcomeKind(kind), reason, now, facts, queued=False)
         return False

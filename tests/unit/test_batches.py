@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pytest
 
-from sagaz_lab import Event, Lab, Saga, TriggerConfig, action, trigger
+from sagaz_lab import Event, Lab, Saga, SagaListener, TriggerConfig, action, any_of, trigger
 from sagaz_lab.abc import Delivery, SourceTraits, deliveries
 from sagaz_lab.errors import EndOfSource
+from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.appetite import TURN_S, Appetite
-from tests.unit.tools import assert_adds_up, counted, until
+from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
 SLOTS = 20
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,7 +145,142 @@ async def test_a_payload_that_is_false_is_still_what_the_method_gets(lab: Lab) -
     assert await given(lab, Numbers(3), lambda number: number == 0) == [0]
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_however_large_a_batch_is_no_more_wait_than_the_queue_holds(parts: int) -> None:
+    """Runs of one key start one at a time, so all but one of a batch wait; and two sources ask at the same time."""
+    taps, end = Taps(), asyncio.Event()
+    specs = [{"source": "memory", "topic": f"part {n}"} for n in range(parts)]
+    where = specs[0] if parts == 1 else {"source": any_of(*specs)}
+
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        with lab.activate():
+
+            class Keyed(Saga):
+                trigger_config = TriggerConfig(queue_size=50)
+
+                @trigger(**where, concurrency_key=lambda event: "one", max_concurrent_sagas=100)
+                def on_event(self, event: Event) -> dict[str, Any] | None:
+                    return {} if event["go"] else None
+
+                @action()
+                async def wait(self, ctx: Any) -> None:
+                    await end.wait()
+
+        await lab.start()
+        feeds = [taps[f"part {n}"] for n in range(parts)]
+        for n in range(4000):
+            feeds[n % parts].put_nowait({"go": False})
+        await until(lambda: lab.counters()["Keyed.on_event"]["filtered"] == 4000)
+        for n in range(500):
+            feeds[n % parts].put_nowait({"go": True})
+        most = 0
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+            most = max(most, counted(lab, "Keyed.on_event").get("held", 0))
+        assert most == 50
+        end.set()
+        await until(lambda: lab.counters()["Keyed.on_event"]["started"] == 500)
+        await lab.drain()
+        assert statuses(lab) == ["completed"] * 500
+
+
+async def test_what_was_received_and_still_waits_for_room_goes_back_when_the_lab_stops() -> None:
+    taps = Taps()
+    specs = [{"source": "memory", "topic": f"part {n}"} for n in range(2)]
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        with lab.activate():
+
+            class Full(Saga):
+                trigger_config = TriggerConfig(queue_size=5)
+
+                @trigger(source=any_of(*specs), max_concurrent_sagas=5)
+                def on_event(self, event: Event) -> dict[str, Any]:
+                    return {}
+
+                @action()
+                async def wait(self, ctx: Any) -> None:
+                    await asyncio.Event().wait()
+
+        await lab.start()
+        for n in range(30):
+            taps[f"part {n % 2}"].put_nowait({})
+        await until(lambda: counted(lab, "Full.on_event").get("held") == 5)
+        before = counted(lab, "Full.on_event")
+        assert before["received"] == 10
+        async with asyncio.timeout(5):
+            await lab.stop(grace_s=0)
+        assert sum(taps[f"part {n}"].waiting for n in range(2)) == 30 - before["received"]
+
+
 # --- runs of one round ---
+
+
+mark: ContextVar[Any] = ContextVar("mark")
+
+
+class Incomparable:
+    """Like an array: `==` is no answer."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("make", [str, Incomparable])
+async def test_no_run_sees_the_context_variables_of_another(lab: Lab, make: type[Any]) -> None:
+    seen: list[bool] = []
+    before = make()
+    mark.set(before)
+
+    class Marks(Saga):
+        @trigger(source="memory", topic="marks")
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {"n": event["n"]}
+
+        @action()
+        async def set_it(self, ctx: Any) -> None:
+            seen.append(mark.get() is before)
+            if ctx["n"] % 2 == 0:
+                mark.set("mine" if make is str else make())
+            if ctx["n"] == 2:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(lab.fire("Marks.on_event", {"n": n}) for n in range(5)))
+    await lab.drain()
+    assert seen == [True] * 5
+
+
+async def test_a_run_whose_event_an_action_fired_begins_outside_of_that_action(lab: Lab) -> None:
+    steps: list[Any] = []
+
+    class Begins(SagaListener):
+        async def on_saga_start(self, saga_name: str, saga_id: str, ctx: Any) -> None:
+            steps.append(current_step.get(None))
+
+    class Inner(Saga):
+        listeners: ClassVar[list[SagaListener]] = [Begins()]
+
+        @trigger(source="memory", topic="inner")
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {}
+
+        @action()
+        async def work(self, ctx: Any) -> None: ...
+
+    class Outer(Saga):
+        @trigger(source="memory", topic="outer")
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {}
+
+        @action()
+        async def fire(self, ctx: Any) -> None:
+            await asyncio.sleep(0)
+            await lab.fire("Inner.on_event", {})
+
+    await lab.fire("Outer.on_event", {})
+    await lab.drain()
+    assert steps == [None]
 
 
 async def test_a_run_sees_those_of_its_round_that_have_ended_as_ended(lab: Lab) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,56 @@ async def test_a_trigger_that_returns_something_else_is_told_so(lab: Lab, return
     assert (
         f"returned a {type(returned).__name__}; a trigger method returns a mapping, None or skip(...)" in outcome.reason
     )
+
+
+class Unreadable(Mapping[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        raise Broken(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+async def test_a_mapping_that_cannot_be_read_is_a_dead_letter_and_stops_no_other_run(lab: Lab) -> None:
+    done: list[int] = []
+
+    class Reads(Saga):
+        @trigger(source="memory", topic="reads")
+        def on_event(self, event):
+            return Unreadable() if event["n"] == 0 else {"n": event["n"]}
+
+        @action()
+        async def work(self, ctx):
+            done.append(ctx["n"])
+
+    outcomes = await asyncio.gather(*(lab.fire("Reads.on_event", {"n": n}) for n in range(3)))
+    assert [str(one.kind) for (one,) in outcomes] == ["dead", "started", "started"]
+    await lab.drain()
+    assert done == [1, 2]
+
+
+async def test_a_skip_with_the_words_for_none_is_counted_with_it(tmp_path: Path) -> None:
+    taps = Taps()
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        with lab.activate():
+
+            class Skips(Saga):
+                @trigger(source="memory", topic="skips")
+                def on_event(self, event):
+                    return None if event["n"] % 2 else skip("returned None")
+
+                @action()
+                async def work(self, ctx): ...
+
+        await lab.start()
+        for n in range(4):
+            taps["skips"].put_nowait({"n": n})
+        await until(lambda: counted(lab, "Skips.on_event").get("filtered") == 4)
+        assert counted(lab, "Skips.on_event") == {"received": 4, "filtered": 4}
+        await lab.drain()
 
 
 async def test_a_context_that_cannot_be_stored_is_a_dead_letter(each_lab: Lab) -> None:

@@ -1,6 +1,7 @@
 """How a run goes through its actions, and back when one fails."""
 
 import asyncio
+import pickle
 import threading
 import time
 from collections.abc import Coroutine
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from sagaz_lab import (
+    Event,
     Lab,
     OutcomeKind,
     Permanent,
@@ -961,6 +963,41 @@ async def test_a_run_that_is_cancelled_while_the_store_writes_is_compensated() -
             await run
         assert log == ["one", "undo one"]
         assert statuses(lab) == ["cancelled"]
+
+
+async def test_a_run_that_its_own_action_has_cancelled_is_compensated_in_one_go(lab: Lab) -> None:
+    log: list[str] = []
+
+    class Replaced(Saga):
+        @trigger(source="memory", topic="replaced", concurrency_key="key", singleton="cancel")
+        def on_event(self, event):
+            return {"n": event["n"]}
+
+        @action("one")
+        async def one(self, ctx): ...
+
+        @compensate("one")
+        async def undo(self, ctx):
+            log.append("begins")
+            await asyncio.sleep(0)
+            log.append("undone")
+
+        @action("two", depends_on="one")
+        async def two(self, ctx):
+            if ctx["n"] == 0:
+                await lab.fire("Replaced.on_event", {"key": "a", "n": 1}, wait=False)
+
+    await lab.fire("Replaced.on_event", {"key": "a", "n": 0})
+    await lab.drain()
+    assert log == ["begins", "undone"]
+    assert statuses(lab) == ["cancelled", "completed"]
+
+
+def test_a_context_can_be_pickled() -> None:
+    ctx = SagaContext({"a": 1}, run_id="r1", event=Event({"b": 2}, "e1"))
+    ctx["c"] = 3
+    again = pickle.loads(pickle.dumps(ctx))
+    assert (type(again), again, again.run_id, again.event.id) == (SagaContext, {"a": 1, "c": 3}, "r1", "e1")
 
 
 async def test_an_action_that_swallows_the_cancelling_of_its_run_is_the_last_one(lab: Lab) -> None:

@@ -565,6 +565,40 @@ async def test_an_event_that_cannot_be_decided_goes_there_too(lab: Lab, brokers:
     assert letter["error"].startswith("KeyError")
 
 
+async def test_a_held_event_that_a_new_revision_cannot_decide_goes_there_at_once(lab: Lab) -> None:
+    letters: list[Any] = []
+    end = asyncio.Event()
+
+    class Letters(Saga):
+        @trigger(source="memory", topic="letters")
+        def on_letter(self, event):
+            letters.append(event)
+
+        @action()
+        async def nothing(self, ctx): ...
+
+    def define(fails: bool) -> None:
+        class Strict(Saga):
+            trigger_config = TriggerConfig(dead_letter_topic="letters")
+
+            @trigger(source="memory", topic="strict", max_concurrent_sagas=1)
+            def on_event(self, event):
+                if fails:
+                    raise ValueError("not any more")
+                return {}
+
+            @action()
+            async def wait(self, ctx):
+                await end.wait()
+
+    define(fails=False)
+    for _ in range(2):
+        await lab.fire("Strict.on_event", {}, wait=False)
+    define(fails=True)
+    end.set()
+    await until(lambda: letters, within_s=2.0)  # the relay looks by itself every five seconds
+
+
 async def test_a_dead_letter_target_that_is_down_stops_intake(
     timed_lab: Lab, clock: VirtualClock, brokers: dict[str, Broker]
 ) -> None:

@@ -67,5 +67,10 @@ class Tap(MemorySource):
         await super().__aexit__(*error)
 
     @property
+    def waiting(self) -> int:
+        """What is still to be received."""
+        return len(self._buffer) + len(self._again)
+
+    @property
     def unsettled(self) -> int:
         return len(self._in_flight)
