@@ -104,10 +104,8 @@ class Admission:
             slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
         if slots <= 0 or self.held():
             return self.size - self.held()
-        if self.pace is not None:
-            return min(slots, self.size)
-        # What does not find a slot waits, be it all of them: runs of one key start one at a time.
-        sure = min(slots, self.size) if self._keyed else slots
+        # What does not find a slot waits, be it all: runs of one key start one at a time, and a pace spaces them.
+        sure = slots if self.pace is None and not self._keyed else min(slots, self.size)
         return max(sure, min(self.appetite.events_for(slots), self.size))
 
     def full(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -60,6 +60,13 @@ def _ready(deliveries: Sequence[Delivery]) -> _Prepared | None:
         return None
     claims = [None if new else id for new, id in zip(fresh, ids, strict=True)] if True in fresh else ids
     return _Prepared(events, None, claims)
+
+
+def _events_of(deliveries: Sequence[Delivery]) -> Iterable[tuple[Event, bool]]:
+    """Each event, and whether its id is fresh."""
+    if type(deliveries) is Deliveries:
+        return zip(deliveries.events, repeat(deliveries.fresh))
+    return ((event, fresh) for event, _, fresh in deliveries)
 
 
 def _plain(returned: Any, trigger: str) -> dict[str, Any]:
@@ -180,7 +187,7 @@ class Decider:
         subjects: list[Any] = []
         claims: list[str | None] = []
         claim: str | None
-        for raw, _, fresh in deliveries:
+        for raw, fresh in _events_of(deliveries):
             event = raw if type(raw.id) is str else raw.with_id("" if raw.id is None else str(raw.id))
             try:
                 if type(raw.payload) is bytes:
