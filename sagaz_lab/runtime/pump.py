@@ -19,6 +19,7 @@ from sagaz_lab.errors import (
     StoreUnavailable,
     describe,
 )
+from sagaz_lab.model.event import Deliveries
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
@@ -164,7 +165,7 @@ class Pump:
             tightest = min(self.states, key=TriggerState.room)
             room = tightest.room()
             if room > 0:
-                taken, deliveries = deliveries[:room], deliveries[room:]
+                taken, deliveries = _parted(deliveries, room)
                 self.received += len(taken)
                 if not self.finite:
                     self.lag_s = max(0.0, self._clock.now() - taken[-1].event.timestamp.timestamp())
@@ -215,6 +216,14 @@ class Pump:
         if state != self.state:
             self.state, self.since = state, self._clock.now()
         self.error = error
+
+
+def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+    """So many of them, and the others."""
+    if len(deliveries) <= room:
+        return deliveries, ()
+    every = deliveries if isinstance(deliveries, Deliveries) else list(deliveries)  # a deque cannot be sliced
+    return every[:room], every[room:]
 
 
 async def _give_back(source: Source, deliveries: Sequence[Delivery]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -117,6 +118,17 @@ async def test_when_all_events_are_kept_after_none_was_nothing_is_lost_and_all_s
     assert max(source.asked) > 10 * SLOTS
     counts = counted(lab, "kept.on_number")
     assert (counts["started"], counts["filtered"]) == (2000, 8000)
+
+
+class Deque(Numbers):
+    """Gives twice as many as it is asked for, in a sequence without slices."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        return deque(await super().receive(2 * limit))
+
+
+async def test_a_source_that_gives_more_than_it_is_asked_for_waits_until_there_is_room(lab: Lab) -> None:
+    assert await given(lab, Deque(500), lambda number: True) == list(range(500))
 
 
 # --- the events of a plain batch ---
