@@ -63,6 +63,8 @@ class Service:
         self._report = report
         self._only: frozenset[str] | None = None
         self._lock = asyncio.Lock()
+        # One at a time asks for what is to be resumed: whoever is second knows what the first has taken.
+        self._resuming = asyncio.Lock()
         self._resume = "all"
         self.started = False
         self.away: Away | None = None
@@ -110,9 +112,10 @@ class Service:
             refuse_other_store(state.compiled.definition, self._store)
         last_seen_s = await self._store.own_triggers([state.name for state in wanted])
         away_s = 0.0 if self.started or last_seen_s is None else last_seen_s
-        self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
-        waited = await self.dispatcher.holding.restore(wanted)
-        found = await self.recovery.resume_interrupted(resume)
+        async with self._resuming:
+            self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
+            waited = await self.dispatcher.holding.restore(wanted)
+            found = await self.recovery.resume_interrupted(resume)
         found.waited += waited
         self.relay.wake()
         await self._reconcile()
@@ -191,7 +194,8 @@ class Service:
         await self._save_revisions((change.name, change.revision) for change in changes if change.is_new)
         if self.started:
             await self._reconcile()
-            await self.recovery.resume_interrupted(self._resume)
+            async with self._resuming:
+                await self.recovery.resume_interrupted(self._resume)
 
     async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:
         now = self._clock.now()
