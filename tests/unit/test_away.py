@@ -152,7 +152,8 @@ async def test_a_run_that_waits_for_its_turn_can_be_resumed_or_cancelled_by_name
         world.define()
         await lab.start(resume="none")
         assert await lab.compensate_run(left[3]) is RunStatus.CANCELLED
-        assert await lab.resume_run(left[2]) in (RunStatus.WAITING, RunStatus.COMPLETED)
+        # It is not waited for, as it waits for its turn itself: which comes at once here, sooner or later than this.
+        assert await lab.resume_run(left[2]) in (RunStatus.WAITING, RunStatus.RUNNING, RunStatus.COMPLETED)
         await lab.drain()
         assert list(lab.runs()["status"]) == ["cancelled", "completed", "running", "running"]
         assert [one for one in world.done if one.endswith(("2", "3"))] == ["first 2", "second 2"]
