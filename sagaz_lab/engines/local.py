@@ -30,12 +30,11 @@ class LocalEngine:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._threads = Threads()
-        self._general = self._go_on
 
     def execute(self, run: Run, journal: Journal) -> Coroutine[Any, Any, None]:
         run.begun = True
         if run.definition.plan.straight and run.history is None and not run.cancelling:
-            return straight(run, journal, self._clock, self._general)
+            return straight(run, journal, self._clock, self._go_on)
         return self._go_on(run, journal, {}, None)
 
     async def _go_on(self, run: Run, journal: Journal, finished: dict[str, Any], stopped: Stopped | None) -> None:
