@@ -30,15 +30,25 @@ from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.model.run import LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
+from sagaz_lab.stores.memory_claims import Claims, Taken
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
-from sagaz_lab.stores.memory_runs import WAITING, Holder, MemoryRun, Past, holds, past_of, refusal
+from sagaz_lab.stores.memory_runs import (
+    ATTEMPT,
+    ENDED_AT,
+    ERROR,
+    ID,
+    MEMBERS,
+    STATUS,
+    TRIGGER,
+    WAITING,
+    MemoryRun,
+    RunRow,
+    run_row,
+)  # fmt: skip
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
-
-CLAIMS = 1_000_000
-"""Claims of a trigger that are kept, about 270 MB; past it the oldest go, a thousand at a time."""
 
 COOLDOWNS = 1_000_000
 """Cooldowns of a trigger that are kept, should so many be running at once; past it the oldest go."""
@@ -65,10 +75,9 @@ class MemoryStore:
     durable: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._runs: dict[str, MemoryRun] = {}
-        self._ended: deque[MemoryRun] = deque()
-        # By trigger, then by claim: so a claim costs no tuple.
-        self._claims: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
+        self._runs: dict[str, RunRow] = {}
+        self._ended: deque[RunRow] = deque()
+        self._claims = Claims(self._runs)
         self._cooldowns: dict[str, dict[str, tuple[float, str]]] = {}
         self._held: dict[str, HeldEvent] = {}
         self._letters: dict[str, Letter] = {}
@@ -80,7 +89,7 @@ class MemoryStore:
         self._positions = memory_names.Positions()
         self._owned = memory_names.Owned()
         self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox.by_number)
-        self._left_behind: list[MemoryRun] = []
+        self._left_behind: list[RunRow] = []
         self._epoch = 0
 
     async def open(self, owner_name: str) -> Owner:
@@ -89,7 +98,7 @@ class MemoryStore:
 
     async def close(self) -> None:
         self._owned.leave()
-        self._left_behind = [run for run in self._runs.values() if run.ended_at is None]
+        self._left_behind = [run for run in self._runs.values() if run[ENDED_AT] is None]
 
     async def heartbeat(self) -> None:
         pass
@@ -97,16 +106,7 @@ class MemoryStore:
     # --- intake ---
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
-        holders = self._claims.get(trigger)
-        if not holders or holders.keys().isdisjoint(claims):
-            return {}
-        taken: dict[str, Refusal] = {}
-        now = time.time() if at is None else at
-        for claim in claims:
-            holder = holders.get(claim)
-            if holder is not None and holds(holder, now):
-                taken[claim] = refusal(holder)
-        return taken
+        return self._claims.seen(trigger, claims, time.time() if at is None else at)
 
     async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
         found = ((key, self._cooling(trigger, key, at)) for key in keys)
@@ -121,67 +121,63 @@ class MemoryStore:
         runs = self._runs
         if batch.released:
             self._release(batch.released)
+        taking: Taken | None = None
         for new in batch.runs:
-            run_id = new.run_id
+            run_id, claim = new.run_id, new.claim
             if run_id in runs:
-                refused[run_id] = Refusal(run_id, runs[run_id].status)
+                refused[run_id] = Refusal(run_id, runs[run_id][STATUS])
                 continue
-            run = MemoryRun.of(new)
-            taken = self._taken_besides(run, new) if run.members or new.cooldown is not None else None
-            if taken is None and run.claim is not None:
-                taken = self._take(run.trigger, run.claim, run, run.at)
-            if taken is not None:
-                refused[run_id] = taken
+            row, refusal = run_row(new), None
+            if new.members or new.cooldown is not None:
+                refusal = self._refused_besides(row, new)
+            if claim is not None and refusal is None:
+                if taking is None or taking.until != new.claim_until or taking.trigger != row[TRIGGER]:
+                    taking = self._claims.taking(row[TRIGGER], new.claim_until, taking)
+                if taking.take(claim, run_id) is not None:
+                    refusal = self._claims.take_over(taking, claim, run_id, new.at)
+            if refusal is not None:
+                refused[run_id] = refusal
                 continue
-            runs[run_id] = run
-            if run.members or new.cooldown is not None:
-                self._take_besides(run, new)
+            runs[run_id] = row
+            if new.members or new.cooldown is not None:
+                self._take_besides(row, new)
+        if taking is not None:
+            taking.close()
         for held in batch.held:
-            if (taken := self._hold(held)) is not None:
-                refused[held.id] = taken
+            if (refusal := self._hold(held)) is not None:
+                refused[held.id] = refusal
         if batch.dead or batch.filtered or batch.kept or batch.publications:
             self._note(batch)
         return refused
 
-    def _take(self, trigger: str, claim: str, holder: Holder, at: float) -> Refusal | None:
-        claims = self._claims[trigger]
-        known = claims.setdefault(claim, holder)
-        if known is not holder:
-            if holds(known, at):
-                return refusal(known)
-            del claims[claim]  # so that it counts as the youngest
-            claims[claim] = holder
-        elif len(claims) > CLAIMS:
-            for old in list(islice(claims, 1000)):
-                del claims[old]
-        return None
-
-    def _taken_besides(self, run: MemoryRun, new: NewRun) -> Refusal | None:
+    def _refused_besides(self, run: RunRow, new: NewRun) -> Refusal | None:
         """Why the run cannot be accepted, but for its own claim."""
-        for claim in run.members:
-            holder = self._claims[run.trigger].get(claim)
-            if holder is not None and holds(holder, run.at):
-                return refusal(holder)
-        return None if new.cooldown is None else self._cooling(run.trigger, new.cooldown[0], run.at)
+        for claim in run[MEMBERS]:
+            if (refusal := self._claims.refusal(run[TRIGGER], claim, new.at)) is not None:
+                return refusal
+        return None if new.cooldown is None else self._cooling(run[TRIGGER], new.cooldown[0], new.at)
 
-    def _take_besides(self, run: MemoryRun, new: NewRun) -> None:
-        for claim in run.members:
-            self._take(run.trigger, claim, run, run.at)
-        if new.cooldown is not None and run.status is RunStatus.RUNNING:
-            self._cool(run, new.cooldown, run.at)
+    def _take_besides(self, run: RunRow, new: NewRun) -> None:
+        taking = self._claims.taking(run[TRIGGER], new.claim_until)
+        for claim in run[MEMBERS]:
+            if taking.take(claim, new.run_id) is not None:
+                self._claims.take_over(taking, claim, new.run_id, new.at)
+        taking.close()
+        if new.cooldown is not None and new.status is RunStatus.RUNNING:
+            self._cool(new.trigger or "", new.run_id, new.cooldown, new.at)
 
     def _cooling(self, trigger: str, key: str, at: float) -> Refusal | None:
         until, run_id = self._cooldowns.get(trigger, {}).get(key, (at, ""))
         if until <= at:
             return None
         run = self._runs.get(run_id)
-        return Refusal(run_id, None if run is None else run.status, cooling_until=until)
+        return Refusal(run_id, None if run is None else run[STATUS], cooling_until=until)
 
-    def _cool(self, run: MemoryRun, cooldown: tuple[str, float], at: float) -> None:
-        cooling = self._cooldowns.setdefault(run.trigger, {})
+    def _cool(self, trigger: str, run_id: str, cooldown: tuple[str, float], at: float) -> None:
+        cooling = self._cooldowns.setdefault(trigger, {})
         key, until = cooldown
         cooling.pop(key, None)
-        cooling[key] = (until, run.run_id)
+        cooling[key] = (until, run_id)
         # Those of a trigger end in the order in which they began, more or less: two for one keeps only what is needed.
         for oldest in list(islice(cooling, 2)):
             if cooling[oldest][0] <= at or len(cooling) > COOLDOWNS:
@@ -190,18 +186,16 @@ class MemoryStore:
     def _hold(self, held: HeldEvent) -> Refusal | None:
         if held.id in self._held:
             return Refusal()
-        if held.claim is not None and (taken := self._take(held.trigger, held.claim, held.id, held.at)) is not None:
-            return taken
-        self._held[held.id] = held
-        return None
+        refusal = None if held.claim is None else self._claims.hold(held.trigger, held.claim, held.id, held.at)
+        if refusal is None:
+            self._held[held.id] = held
+        return refusal
 
     def _release(self, ids: Iterable[str]) -> None:
         for id in ids:
             held = self._held.pop(id, None)
             if held is not None and held.claim is not None:
-                claims = self._claims.get(held.trigger, {})
-                if claims.get(held.claim) == id:
-                    del claims[held.claim]
+                self._claims.release(held.trigger, held.claim, id)
 
     def _note(self, batch: Acceptance) -> None:
         for letter in batch.dead:
@@ -222,20 +216,16 @@ class MemoryStore:
 
     async def withdraw(self, run_id: str) -> None:
         run = await self._run(run_id)
-        if run.status is WAITING and run.attempt == 0:
+        if run[STATUS] is WAITING and run[ATTEMPT] == 0:
             del self._runs[run_id]
-            self._settle_claims(run, None)
+            self._claims.withdraw(run)
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
-        claims, cooldowns = self._claims.get(trigger, {}), self._cooldowns.get(trigger, {})
+        freed, cooldowns = self._claims.forget(trigger, key), self._cooldowns.get(trigger, {})
         if key is not None:
-            is_held = isinstance(claims.get(key), str)
-            freed = 0 if is_held or claims.pop(key, None) is None else 1
             return freed + (cooldowns.pop(key, None) is not None)
-        still_held: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
-        self._claims[trigger] = still_held
         self._cooldowns.pop(trigger, None)
-        return len(claims) - len(still_held) + len(cooldowns)
+        return freed + len(cooldowns)
 
     # --- the journal ---
 
@@ -248,22 +238,24 @@ class MemoryStore:
             run = runs.get(record[RUN_ID])
             if run is None:
                 return _refuse(record[RUN_ID])
-            run.keep(self._apart(record) if record[PUBLICATIONS] else record)
+            run += self._apart(record) if record[PUBLICATIONS] else record
         return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
                     ) -> None:  # fmt: skip
-        run = await self._run(run_id)
+        row = await self._run(run_id)
+        run = MemoryRun(row)
         if cooldown is not None:
-            self._cool(run, cooldown, at)
+            self._cool(run.trigger, run_id, cooldown, at)
         run.status = RunStatus.RUNNING
         run.revision = revision
         run.attempt = attempt
         run.retry_at = run.ended_at = run.error = None
         if context is not None:
             run.context = context
-        await self._keep([Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at) for name in started])
+        for name in started:
+            row += Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at)
 
     def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
             dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
@@ -276,18 +268,18 @@ class MemoryStore:
             return kept
         if publications:
             self._outbox.add(publications)
-        run.attempt = attempt
+        run[ATTEMPT] = attempt
         if error is not None:
-            run.error = describe(error)
+            run[ERROR] = describe(error)
         if dead is not None:
             self._bury(dead)
         if retry_at is not None:
-            run.status = WAITING
-            run.retry_at = retry_at
+            run[STATUS] = WAITING
+            MemoryRun(run).retry_at = retry_at
             return DONE
-        run.status = status
+        run[STATUS] = status
         if status is not _NEEDS_CODE:
-            run.ended_at = at
+            run[ENDED_AT] = at
             if status not in _UNSETTLED:
                 self._ended.append(run)
                 if len(self._ended) > ENDED_RUNS:
@@ -298,20 +290,10 @@ class MemoryStore:
         """A few at a time, which costs less than each by itself."""
         for _ in range(max(1, ENDED_RUNS // 100)):
             run = self._ended.popleft()
-            if run.ended_at is not None and self._runs.pop(run.run_id, None) is not None:
-                self._settle_claims(run, past_of(run))
+            if run[ENDED_AT] is not None and self._runs.pop(run[ID], None) is not None:
+                self._claims.outlive(run)
 
-    def _settle_claims(self, run: MemoryRun, past: Past | None) -> None:
-        """The run goes; its claims remember what is past, or go with it."""
-        claims = self._claims[run.trigger]
-        for claim in (run.claim, *run.members) if run.members else (run.claim,):
-            if claim is not None and claims.get(claim) is run:
-                if past is None:
-                    del claims[claim]
-                else:
-                    claims[claim] = past
-
-    async def _run(self, run_id: str) -> MemoryRun:
+    async def _run(self, run_id: str) -> RunRow:
         return self._runs.get(run_id) or await _refuse(run_id)
 
     # --- what is to be published ---
@@ -330,9 +312,9 @@ class MemoryStore:
     # --- resuming ---
 
     async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
-        left = [run for run in self._left_behind if run.ended_at is None]
+        left = [MemoryRun(run) for run in self._left_behind if run[ENDED_AT] is None]
         taken = None if choose is None else set(choose([(run.run_id, run.saga) for run in left]))
-        self._left_behind = [] if taken is None else [run for run in left if run.run_id not in taken]
+        self._left_behind = [] if taken is None else [run.row for run in left if run.run_id not in taken]
         return [run.stored() for run in left if taken is None or run.run_id in taken]
 
     async def load(self, run_id: str) -> StoredRun | None:
@@ -343,9 +325,9 @@ class MemoryStore:
         if run is None:
             return False
         self._left_behind = [other for other in self._left_behind if other is not run]
-        if run.status not in LIVE:
-            run.status = RunStatus.RUNNING
-            run.ended_at = None
+        if run[STATUS] not in LIVE:
+            run[STATUS] = RunStatus.RUNNING
+            run[ENDED_AT] = None
         return True
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
@@ -378,7 +360,7 @@ class MemoryStore:
         return sorted(self._revisions.get(saga, {}).values(), key=lambda row: row.number)
 
     def run(self, run_id: str) -> StoredRun | None:
-        return run.stored() if (run := self._runs.get(run_id)) else None
+        return MemoryRun(run).stored() if (run := self._runs.get(run_id)) else None
 
     def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
         names = columns(frame)

@@ -1,0 +1,135 @@
+"""Who has the claims, in the memory store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from sagaz_lab.abc import Refusal
+from sagaz_lab.model.run import RESTARTABLE, RunStatus
+from sagaz_lab.stores.claims import CLAIM_ENDED
+from sagaz_lab.stores.memory_runs import CLAIM, CLAIM_ENDS, ID, MEMBERS, STATUS, TRIGGER, RunRow
+
+CLAIMS = 1_000_000
+"""Claims of a trigger that are kept, about 200 MB; past it the oldest go, a thousand at a time."""
+
+
+class Taken:
+    """Claims of one trigger that runs have taken together, until the same time.
+
+    There may be a million claims, most of them of runs that are not kept any more: so none has an object of its own.
+    """
+
+    __slots__ = ("_all", "_claims", "_runs", "trigger", "until")
+
+    def __init__(self, all_claims: dict[str, Holder], trigger: str, until: float | None) -> None:
+        self.trigger = trigger
+        self.until = until
+        self._all = all_claims
+        self._claims: list[str] = []
+        self._runs: list[str] = []
+
+    def take(self, claim: str, run_id: str) -> Holder | None:
+        """Take the claim for the run, unless (who is returned) another has it already."""
+        known, before = self._all, len(self._all)
+        holder = known.setdefault(claim, self)
+        if len(known) == before:
+            return holder
+        self._claims.append(claim)
+        self._runs.append(run_id)
+        return None
+
+    def close(self) -> None:
+        """No more are taken. The garbage collector leaves tuples of texts alone once it has seen them."""
+        while len(self._all) > CLAIMS:
+            for old in list(islice(self._all, 1000)):
+                del self._all[old]
+        self._claims, self._runs = tuple(self._claims), tuple(self._runs)  # type: ignore[assignment]
+
+    def run_of(self, claim: str) -> str:
+        return self._runs[self._claims.index(claim)]
+
+
+Holder = Taken | str
+"""Who has a claim: a run, or (its id) an event that is held."""
+
+
+class Claims:
+    """By trigger, then by claim. `runs` are those that are kept: any other has completed."""
+
+    def __init__(self, runs: Mapping[str, RunRow]) -> None:
+        self._runs = runs
+        self._by_trigger: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
+
+    def taking(self, trigger: str, until: float | None, before: Taken | None = None) -> Taken:
+        """To take claims with until this time, instead of `before`."""
+        if before is not None:
+            before.close()
+        return Taken(self._by_trigger[trigger], trigger, until)
+
+    def seen(self, trigger: str, claims: Sequence[str], at: float) -> dict[str, Refusal]:
+        """Which of them are taken."""
+        known = self._by_trigger.get(trigger)
+        if not known or known.keys().isdisjoint(claims):
+            return {}
+        said = ((claim, self.refusal(trigger, claim, at)) for claim in claims)
+        return {claim: refusal for claim, refusal in said if refusal is not None}
+
+    def refusal(self, trigger: str, claim: str, at: float) -> Refusal | None:
+        """What another who wants the claim is told; None if it is free."""
+        holder = self._by_trigger[trigger].get(claim)
+        if holder is None or isinstance(holder, str):
+            return None if holder is None else Refusal()
+        if holder.until is not None and holder.until <= at:
+            return None
+        run_id = holder.run_of(claim)
+        run = self._runs.get(run_id)
+        if run is None:
+            return Refusal(run_id, RunStatus.COMPLETED)
+        free = CLAIM_ENDED if run[CLAIM_ENDS] else RESTARTABLE
+        return None if run[STATUS] in free else Refusal(run_id, run[STATUS])
+
+    def take_over(self, taking: Taken, claim: str, run_id: str, at: float) -> Refusal | None:
+        """Take for the run what somebody else has had, if that does not hold any more."""
+        refusal = self.refusal(taking.trigger, claim, at)
+        if refusal is None:
+            del self._by_trigger[taking.trigger][claim]  # so that it counts as the youngest
+            taking.take(claim, run_id)
+        return refusal
+
+    def hold(self, trigger: str, claim: str, held_id: str, at: float) -> Refusal | None:
+        """Take it for an event that is held."""
+        refusal = self.refusal(trigger, claim, at)
+        if refusal is None:
+            self._by_trigger[trigger].pop(claim, None)
+            self._by_trigger[trigger][claim] = held_id
+        return refusal
+
+    def release(self, trigger: str, claim: str, held_id: str) -> None:
+        """The event is not held any more."""
+        claims = self._by_trigger[trigger]
+        if claims.get(claim) == held_id:
+            del claims[claim]
+
+    def withdraw(self, run: RunRow) -> None:
+        """Free those of a run that goes."""
+        claims = self._by_trigger[run[TRIGGER]]
+        for claim in (run[CLAIM], *run[MEMBERS]):
+            holder = claims.get(claim)
+            if isinstance(holder, Taken) and holder.run_of(claim) == run[ID]:
+                del claims[claim]
+
+    def outlive(self, run: RunRow) -> None:
+        """The run has ended and is not kept any more: if it has completed its claims remember it, else they go."""
+        if run[CLAIM_ENDS] or run[STATUS] in RESTARTABLE:
+            self.withdraw(run)
+
+    def forget(self, trigger: str, claim: str | None) -> int:
+        """Free one, or all, but for those of held events. How many there were."""
+        claims = self._by_trigger.get(trigger, {})
+        if claim is not None:
+            return 0 if isinstance(claims.get(claim), str) or claims.pop(claim, None) is None else 1
+        still_held: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
+        self._by_trigger[trigger] = still_held
+        return len(claims) - len(still_held)
