@@ -171,7 +171,8 @@ class Runner:
         while ready and self._working is task and _is_now(context) and not task.cancelling():
             ticket, definition, instance, now = ready.popleft()
             # It has been made already if somebody has asked.
-            run = self._live.get(ticket.run_id) or self._made(ticket, definition, instance, now)
+            live = self._live
+            run = live[ticket.run_id] if live and ticket.run_id in live else self._made(ticket, definition, instance, now)
             run.task = task
             yield run
 

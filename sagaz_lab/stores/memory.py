@@ -123,11 +123,10 @@ class MemoryStore:
             self._release(batch.released)
         taking: Taken | None = None
         for new in batch.runs:
-            run_id, claim = new.run_id, new.claim
-            if run_id in runs:
-                refused[run_id] = Refusal(run_id, runs[run_id][STATUS])
+            run_id, claim, row, refusal = new.run_id, new.claim, run_row(new), None
+            if (known := runs.setdefault(run_id, row)) is not row:
+                refused[run_id] = Refusal(run_id, known[STATUS])
                 continue
-            row, refusal = run_row(new), None
             if new.members or new.cooldown is not None:
                 refusal = self._refused_besides(row, new)
             if claim is not None and refusal is None:
@@ -137,9 +136,8 @@ class MemoryStore:
                     refusal = self._claims.take_over(taking, claim, run_id, new.at)
             if refusal is not None:
                 refused[run_id] = refusal
-                continue
-            runs[run_id] = row
-            if new.members or new.cooldown is not None:
+                del runs[run_id]
+            elif new.members or new.cooldown is not None:
                 self._take_besides(row, new)
         if taking is not None:
             taking.close()
@@ -230,9 +228,6 @@ class MemoryStore:
     # --- the journal ---
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        return self._keep(records)
-
-    def _keep(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         runs = self._runs
         for record in records:
             run = runs.get(record[RUN_ID])
@@ -263,9 +258,8 @@ class MemoryStore:
         if run is None:
             return _refuse(run_id)
         status, error, records, publications = ending
-        kept = self._keep(records)
-        if kept is not DONE:
-            return kept
+        for record in records:
+            run += self._apart(record) if record[PUBLICATIONS] else record
         if publications:
             self._outbox.add(publications)
         run[ATTEMPT] = attempt
