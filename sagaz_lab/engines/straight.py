@@ -37,15 +37,12 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
     """The whole attempt: this way as far as it leads, then the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
-    stopped = token = None
+    stopped = None
     for action, after in plan.straight:
         steps[action.name] = step = ActiveStep()
         step.run = run
         step.name = action.name
-        if token is None:
-            token = _set_step(step)
-        else:
-            _set_step(step)
+        _set_step(step)
         try:
             value = await getattr(instance, action.method_name)(ctx)
         except BaseException as error:
@@ -70,8 +67,6 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
             break
     if stopped is not None:
         await go_on(run, journal, dict(zip(plan.order, values, strict=False)), stopped)
-    elif token is not None:
-        _reset_step(token)
 
 
 def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> RecordRow:

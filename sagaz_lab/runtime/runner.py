@@ -6,7 +6,7 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ logger = logging.getLogger("sagaz_lab")
 
 
 _RUNNING = RunStatus.RUNNING
+
+_ENDED = object()
 
 CLOSE_S = 3.0
 """How long runs that are abandoned may take to end."""
@@ -110,7 +112,7 @@ class Runner:
         run = self._made(ticket, definition, instance or self.instance(definition), now)
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
-        run.task = asyncio.get_running_loop().create_task(self._execute([run]))
+        run.task = asyncio.get_running_loop().create_task(self._execute(run))
         return run
 
     def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
@@ -125,7 +127,7 @@ class Runner:
     def _work_on(self, context: Context) -> None:
         """In a task of its own, if there is anything to do."""
         loop = asyncio.get_running_loop()
-        self._working = loop.create_task(self._work(context.copy()), context=context) if self._ready else None
+        self._working = loop.create_task(self._work(context), context=context) if self._ready else None
 
     async def _work(self, context: Context) -> None:
         await self._execute_ready(context)
@@ -134,47 +136,35 @@ class Runner:
     def _execute_ready(self, context: Context) -> Generator[Any, Any, None]:
         """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others.
 
-        `context` is as it was before the first of them.
-        """
-        work: Coroutine[Any, Any, None] | None = self._execute(self._taken(context))
-        assert work is not None
-        try:
-            awaited = work.send(None)
-        except StopIteration:
-            work = None
-        except Exception as error:
-            work = None
-            logger.exception("a run could not be begun")
-            self._dispatcher.report("engine", f"a run could not be begun: {describe(error)}")
-        self._work_on(context)
-        while work is not None:
-            try:
-                yield awaited
-            except BaseException as error:  # noqa: BLE001  # cancelled: the run is to hear of it
-                try:
-                    awaited = work.throw(error)
-                except StopIteration:
-                    return
-            else:
-                yield from work.__await__()
-                return
-
-    def _taken(self, context: Context) -> Iterator[Attempt]:
-        """What is ready, one after the other, as long as this task may go on to the next.
-
-        A task for each costs more than a short run does. A run that waits is the last of its task, and so is one that
-        leaves its mark on it - a context variable that it has set, a cancellation it has asked for - so that none sees
-        another's.
+        A task for each costs more than a short run does. Each has its own copy of `context` all the same, so that none
+        sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
         """
         ready, task = self._ready, asyncio.current_task()
         assert task is not None
-        while ready and self._working is task and _is_now(context) and not task.cancelling():
-            ticket, definition, instance, now = ready.popleft()
+        while ready and not task.cancelling():
+            work = self._begun(task)
+            own = context.copy()
+            awaited = own.run(next, work, _ENDED)
+            if awaited is not _ENDED:
+                self._work_on(context)
+                yield from _in_context(own, work, awaited)
+                return
+        self._work_on(context)
+
+    def _begun(self, task: asyncio.Task[Any]) -> Generator[Any, Any, None]:
+        """The next one that is ready, to be executed in this task."""
+        ticket, definition, instance, now = self._ready.popleft()
+        try:
             # It has been made already if somebody has asked.
-            live = self._live
-            run = live[ticket.run_id] if live and ticket.run_id in live else self._made(ticket, definition, instance, now)
-            run.task = task
-            yield run
+            run = self._live.get(ticket.run_id) if self._live else None
+            if run is None:
+                run = self._made(ticket, definition, instance, now)
+        except Exception as error:
+            logger.exception("run %s could not be begun", ticket.run_id)
+            self._dispatcher.report("engine", f"run {ticket.run_id} could not be begun: {describe(error)}")
+            return _nothing()
+        run.task = task
+        return self._execute(run).__await__()
 
     async def run_to_its_end(
         self,
@@ -215,25 +205,24 @@ class Runner:
             raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
         return self.launch(ticket, definition, now, saga)
 
-    async def _execute(self, runs: Iterable[Attempt]) -> None:
-        """Runs their attempts. It owns their errors: whatever is not the saga's own is reported."""
-        for run in runs:
-            hooks = run.definition.hooks
-            try:
-                if "on_saga_start" in hooks:
-                    await tell(hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
-                await self._engine.execute(run, run)
-            except asyncio.CancelledError:
-                pass  # abandoned: the store says how to go on
-            except LeaseLost as error:
-                self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
-            except BaseException as error:
-                logger.exception("run %s", run.run_id)
-                self._dispatcher.report(
-                    "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
-                )
-            finally:
-                self._ended(run)
+    async def _execute(self, run: Attempt) -> None:
+        """Runs the attempt. It owns its errors: whatever is not the saga's own is reported."""
+        hooks = run.definition.hooks
+        try:
+            if "on_saga_start" in hooks:
+                await tell(hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
+            await self._engine.execute(run, run)
+        except asyncio.CancelledError:
+            pass  # abandoned: the store says how to go on
+        except LeaseLost as error:
+            self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
+        except BaseException as error:
+            logger.exception("run %s", run.run_id)
+            self._dispatcher.report(
+                "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
+            )
+        finally:
+            self._ended(run)
 
     def _ended(self, run: Attempt) -> None:
         dispatcher, ticket, retry_in_s = self._dispatcher, run.ticket, run.retry_in_s
@@ -290,12 +279,23 @@ def _nobody() -> None:
     """There is no relay."""
 
 
-def _is_now(context: Context) -> bool:
-    """Whether no context variable has been set since."""
-    try:
-        return copy_context() == context
-    except Exception:  # noqa: BLE001  # values that cannot be compared are others than before
-        return False
+def _nothing() -> Generator[Any, Any, None]:
+    """A run that could not be begun."""
+    yield from ()
+
+
+def _in_context(context: Context, work: Generator[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    """The rest of what waits for `awaited`, in this context."""
+    while awaited is not _ENDED:
+        try:
+            yield awaited
+        except BaseException as error:  # noqa: BLE001  # cancelled: the run is to hear of it
+            try:
+                awaited = context.run(work.throw, error)
+            except StopIteration:
+                return
+        else:
+            awaited = context.run(next, work, _ENDED)
 
 
 def _wake(run: Run) -> None:
