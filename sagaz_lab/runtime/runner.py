@@ -142,29 +142,51 @@ class Runner:
         ready, task = self._ready, asyncio.current_task()
         assert task is not None
         while ready and not task.cancelling():
-            work = self._begun(task)
+            run = self._begun(*ready.popleft())
+            if run is None:
+                continue
+            run.task = task
             own = context.copy()
-            awaited = own.run(next, work, _ENDED)
-            if awaited is not _ENDED:
-                self._work_on(context)
-                yield from _in_context(own, work, awaited)
-                return
+            told = "on_saga_start" in run.definition.hooks
+            work = (self._told(run) if told else self._engine.execute(run, run)).__await__()
+            try:
+                awaited = own.run(next, work, _ENDED)
+            except BaseException as error:  # noqa: BLE001
+                self._failed(run, error)
+            else:
+                if awaited is not _ENDED:
+                    self._work_on(context)
+                    yield from self._rest(run, own, work, awaited)
+                    return
+            self._ended(run)
         self._work_on(context)
 
-    def _begun(self, task: asyncio.Task[Any]) -> Generator[Any, Any, None]:
-        """The next one that is ready, to be executed in this task."""
-        ticket, definition, instance, now = self._ready.popleft()
+    def _begun(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt | None:
+        """The run that is to be executed; it has been made already if somebody has asked."""
         try:
-            # It has been made already if somebody has asked.
             run = self._live.get(ticket.run_id) if self._live else None
-            if run is None:
-                run = self._made(ticket, definition, instance, now)
+            return self._made(ticket, definition, instance, now) if run is None else run
         except Exception as error:
             logger.exception("run %s could not be begun", ticket.run_id)
             self._dispatcher.report("engine", f"run {ticket.run_id} could not be begun: {describe(error)}")
-            return _nothing()
-        run.task = task
-        return self._execute(run).__await__()
+            return None
+
+    def _rest(
+        self, run: Attempt, context: Context, work: Generator[Any, Any, None], awaited: Any
+    ) -> Generator[Any, Any, None]:
+        """What is left of a run that waits."""
+        try:
+            while awaited is not _ENDED:
+                try:
+                    yield awaited
+                except BaseException as error:  # noqa: BLE001  # cancelled: the run is to hear of it
+                    awaited = context.run(_thrown, work, error)
+                else:
+                    awaited = context.run(next, work, _ENDED)
+        except BaseException as error:  # noqa: BLE001
+            self._failed(run, error)
+        finally:
+            self._ended(run)
 
     async def run_to_its_end(
         self,
@@ -206,23 +228,28 @@ class Runner:
         return self.launch(ticket, definition, now, saga)
 
     async def _execute(self, run: Attempt) -> None:
-        """Runs the attempt. It owns its errors: whatever is not the saga's own is reported."""
-        hooks = run.definition.hooks
         try:
-            if "on_saga_start" in hooks:
-                await tell(hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
-            await self._engine.execute(run, run)
-        except asyncio.CancelledError:
-            pass  # abandoned: the store says how to go on
-        except LeaseLost as error:
+            await self._told(run)
+        except BaseException as error:  # noqa: BLE001
+            self._failed(run, error)
+        finally:
+            self._ended(run)
+
+    async def _told(self, run: Attempt) -> None:
+        """The attempt, of which listeners are told first."""
+        if told := run.definition.hooks.get("on_saga_start"):
+            await tell(told, run.definition.name, run.run_id, run.ctx)
+        await self._engine.execute(run, run)
+
+    def _failed(self, run: Attempt, error: BaseException) -> None:
+        """Whatever is not the saga's own is reported; the store says how to go on."""
+        if isinstance(error, LeaseLost):
             self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
-        except BaseException as error:
-            logger.exception("run %s", run.run_id)
+        elif not isinstance(error, asyncio.CancelledError):
+            logger.error("run %s", run.run_id, exc_info=error)
             self._dispatcher.report(
                 "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
             )
-        finally:
-            self._ended(run)
 
     def _ended(self, run: Attempt) -> None:
         dispatcher, ticket, retry_in_s = self._dispatcher, run.ticket, run.retry_in_s
@@ -279,23 +306,12 @@ def _nobody() -> None:
     """There is no relay."""
 
 
-def _nothing() -> Generator[Any, Any, None]:
-    """A run that could not be begun."""
-    yield from ()
-
-
-def _in_context(context: Context, work: Generator[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
-    """The rest of what waits for `awaited`, in this context."""
-    while awaited is not _ENDED:
-        try:
-            yield awaited
-        except BaseException as error:  # noqa: BLE001  # cancelled: the run is to hear of it
-            try:
-                awaited = context.run(work.throw, error)
-            except StopIteration:
-                return
-        else:
-            awaited = context.run(next, work, _ENDED)
+def _thrown(work: Generator[Any, Any, None], error: BaseException) -> Any:
+    """What it waits for when it has heard of the error."""
+    try:
+        return work.throw(error)
+    except StopIteration:
+        return _ENDED
 
 
 def _wake(run: Run) -> None:
