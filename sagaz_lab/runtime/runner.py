@@ -147,9 +147,9 @@ class Runner:
                 continue
             run.task = task
             own = context.copy()
-            told = "on_saga_start" in run.definition.hooks
-            work = (self._told(run) if told else self._engine.execute(run, run)).__await__()
             try:
+                told = "on_saga_start" in run.definition.hooks
+                work = (self._told(run) if told else self._engine.execute(run, run)).__await__()
                 awaited = own.run(next, work, _ENDED)
             except BaseException as error:  # noqa: BLE001
                 self._failed(run, error)
@@ -233,6 +233,7 @@ class Runner:
         except BaseException as error:  # noqa: BLE001
             self._failed(run, error)
         finally:
+            current_step.set(None)  # what follows is no part of the run
             self._ended(run)
 
     async def _told(self, run: Attempt) -> None:

@@ -130,7 +130,7 @@ class MemoryStore:
             if new.members or new.cooldown is not None:
                 refusal = self._refused_besides(row, new)
             if claim is not None and refusal is None:
-                if taking is None or taking.until != new.claim_until or taking.trigger != row[TRIGGER]:
+                if taking is None or not taking.takes(row[TRIGGER], new.claim_until):
                     taking = self._claims.taking(row[TRIGGER], new.claim_until, taking)
                 if taking.take(claim, run_id) is not None:
                     refusal = self._claims.take_over(taking, claim, run_id, new.at)

@@ -14,6 +14,9 @@ from sagaz_lab.stores.memory_runs import CLAIM, CLAIM_ENDS, ID, MEMBERS, STATUS,
 CLAIMS = 1_000_000
 """Claims of a trigger that are kept, about 200 MB; past it the oldest go, a thousand at a time."""
 
+_TOGETHER = 100
+"""Claims that are taken together: many, since they share an object, but soon looked through."""
+
 
 class Taken:
     """Claims of one trigger that runs have taken together, until the same time.
@@ -39,6 +42,10 @@ class Taken:
         self._claims.append(claim)
         self._runs.append(run_id)
         return None
+
+    def takes(self, trigger: str, until: float | None) -> bool:
+        """Whether such a claim may be taken here."""
+        return until == self.until and trigger == self.trigger and len(self._claims) < _TOGETHER
 
     def close(self) -> None:
         """No more are taken. The garbage collector leaves tuples of texts alone once it has seen them."""

@@ -1,0 +1,87 @@
+"""Claims in the memory store, beside a model of what they should be."""
+
+import random
+from itertools import count
+
+import pytest
+
+from sagaz_lab.abc import Acceptance, Ending
+from sagaz_lab.model.run import RunStatus
+from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.testing.store_values import TRIGGER, new_run
+
+TRIGGERS = (TRIGGER, "orders.other")
+CLAIMS = [f"c{n}" for n in range(40)]
+FREES = {RunStatus.COMPENSATED, RunStatus.CANCELLED}
+
+
+class Model:
+    """Who has each claim, by the words of the documentation."""
+
+    def __init__(self) -> None:
+        self.holders: dict[tuple[str, str], tuple[str, float]] = {}
+        self.status: dict[str, RunStatus] = {}
+        self.ends: set[str] = set()
+
+    def holder(self, trigger: str, claim: str, at: float) -> str | None:
+        run_id, until = self.holders.get((trigger, claim), ("", 0.0))
+        if until <= at:
+            return None
+        status = self.status[run_id]
+        ended = status is not RunStatus.RUNNING
+        return None if status in FREES or (ended and run_id in self.ends) else run_id
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_claim_is_whose_it_should_be_whatever_became_of_the_runs(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sagaz_lab.stores.memory.ENDED_RUNS", 10)
+    dice, store, model, numbers = random.Random(seed), MemoryStore(), Model(), count()
+    live: list[str] = []
+    for at in range(600):
+        runs = [
+            new_run(
+                f"r{next(numbers)}", trigger=dice.choice(TRIGGERS), claim=dice.choice(CLAIMS), at=float(at),
+                claim_until=at + dice.choice([5.0, 50.0, 500.0]), claim_ends=dice.random() < 0.2,
+            )
+            for _ in range(dice.randrange(4))
+        ]  # fmt: skip
+        refused = await store.accept(Acceptance(runs=runs))
+        for run in runs:
+            holder = model.holder(run.trigger or "", run.claim or "", at)
+            assert (run.run_id in refused) == (holder is not None)
+            if holder is not None:
+                assert refused[run.run_id].first_run == holder
+                assert refused[run.run_id].first_status is model.status[holder]
+                continue
+            model.holders[run.trigger or "", run.claim or ""] = (run.run_id, run.claim_until or 0.0)
+            model.status[run.run_id] = RunStatus.RUNNING
+            if run.claim_ends:
+                model.ends.add(run.run_id)
+            live.append(run.run_id)
+        dice.shuffle(live)
+        for _ in range(dice.randrange(4) if len(live) > 5 else 0):
+            run_id, status = live.pop(), dice.choice([RunStatus.COMPLETED, *FREES])
+            await store.end(run_id, Ending(status), attempt=1, at=float(at))
+            model.status[run_id] = status
+        if dice.random() < 0.05:
+            trigger, claim = dice.choice(TRIGGERS), dice.choice(CLAIMS)
+            await store.forget(trigger, claim)
+            model.holders.pop((trigger, claim), None)
+        for trigger in TRIGGERS:
+            seen = await store.seen(trigger, CLAIMS, at=float(at))
+            holders = {claim: model.holder(trigger, claim, at) for claim in CLAIMS}
+            assert {claim: said.first_run for claim, said in seen.items()} == {c: r for c, r in holders.items() if r}
+
+
+async def test_claims_that_were_taken_together_end_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sagaz_lab.stores.memory.ENDED_RUNS", 1)
+    store = MemoryStore()
+    await store.accept(Acceptance(runs=[new_run(f"r{n}", claim=f"c{n}") for n in range(250)]))
+    for n in range(250):
+        status = RunStatus.COMPENSATED if n % 2 else RunStatus.COMPLETED
+        await store.end(f"r{n}", Ending(status), attempt=1, at=1.0)
+    assert store.run("r0") is None
+    seen = await store.seen(TRIGGER, [f"c{n}" for n in range(250)])
+    assert {claim: said.first_run for claim, said in seen.items()} == {f"c{n}": f"r{n}" for n in range(0, 250, 2)}
