@@ -6,7 +6,7 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -148,8 +148,7 @@ class Runner:
             run.task = task
             own = context.copy()
             try:
-                told = "on_saga_start" in run.definition.hooks
-                work = (self._told(run) if told else self._engine.execute(run, run)).__await__()
+                work = self._attempt_of(run).__await__()
                 awaited = own.run(next, work, _ENDED)
             except BaseException as error:  # noqa: BLE001
                 self._failed(run, error)
@@ -229,17 +228,19 @@ class Runner:
 
     async def _execute(self, run: Attempt) -> None:
         try:
-            await self._told(run)
+            await self._attempt_of(run)
         except BaseException as error:  # noqa: BLE001
             self._failed(run, error)
         finally:
             current_step.set(None)  # what follows is no part of the run
             self._ended(run)
 
+    def _attempt_of(self, run: Attempt) -> Coroutine[Any, Any, None]:
+        return self._told(run) if "on_saga_start" in run.definition.hooks else self._engine.execute(run, run)
+
     async def _told(self, run: Attempt) -> None:
         """The attempt, of which listeners are told first."""
-        if told := run.definition.hooks.get("on_saga_start"):
-            await tell(told, run.definition.name, run.run_id, run.ctx)
+        await tell(run.definition.hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
         await self._engine.execute(run, run)
 
     def _failed(self, run: Attempt, error: BaseException) -> None:
