@@ -37,7 +37,10 @@ class Reports:
                 del self._kept[next(iter(self._kept))]
         logger.warning("%s", text)
         for listener in list(self._listeners):
-            listener(kind, text)
+            try:
+                listener(kind, text)
+            except Exception:  # it is told of what goes wrong, and is not to make it worse
+                logger.exception("a listener to reports failed")
 
     def texts(self) -> list[str]:
         """The last text of each kind, newest last, with the number of those like it."""

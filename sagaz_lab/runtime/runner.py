@@ -139,26 +139,29 @@ class Runner:
         A task for each costs more than a short run does. Each has its own copy of `context` all the same, so that none
         sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
         """
-        ready, task = self._ready, asyncio.current_task()
+        ready, task, waits = self._ready, asyncio.current_task(), None
         assert task is not None
-        while ready and not task.cancelling():
-            run = self._begun(*ready.popleft())
-            if run is None:
-                continue
-            run.task = task
-            own = context.copy()
-            try:
-                work = self._attempt_of(run).__await__()
-                awaited = own.run(next, work, _ENDED)
-            except BaseException as error:  # noqa: BLE001
-                self._failed(run, error)
-            else:
-                if awaited is not _ENDED:
-                    self._work_on(context)
-                    yield from self._rest(run, own, work, awaited)
-                    return
-            self._ended(run)
-        self._work_on(context)
+        try:
+            while ready and waits is None and not _is_cancelled(task):
+                run = self._begun(*ready.popleft())
+                if run is None:
+                    continue
+                run.task = task
+                own = context.copy()
+                try:
+                    work = self._attempt_of(run).__await__()
+                    awaited = own.run(next, work, _ENDED)
+                except BaseException as error:  # noqa: BLE001
+                    self._settle(run, error)
+                else:
+                    if awaited is _ENDED:
+                        self._settle(run)
+                    else:
+                        waits = self._rest(run, own, work, awaited)
+        finally:
+            self._work_on(context)
+        if waits is not None:
+            yield from waits
 
     def _begun(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt | None:
         """The run that is to be executed; it has been made already if somebody has asked."""
@@ -174,6 +177,7 @@ class Runner:
         self, run: Attempt, context: Context, work: Generator[Any, Any, None], awaited: Any
     ) -> Generator[Any, Any, None]:
         """What is left of a run that waits."""
+        failure: BaseException | None = None
         try:
             while awaited is not _ENDED:
                 try:
@@ -183,9 +187,8 @@ class Runner:
                 else:
                     awaited = context.run(next, work, _ENDED)
         except BaseException as error:  # noqa: BLE001
-            self._failed(run, error)
-        finally:
-            self._ended(run)
+            failure = error
+        self._settle(run, failure)
 
     async def run_to_its_end(
         self,
@@ -227,13 +230,13 @@ class Runner:
         return self.launch(ticket, definition, now, saga)
 
     async def _execute(self, run: Attempt) -> None:
+        failure: BaseException | None = None
         try:
             await self._attempt_of(run)
         except BaseException as error:  # noqa: BLE001
-            self._failed(run, error)
-        finally:
-            current_step.set(None)  # what follows is no part of the run
-            self._ended(run)
+            failure = error
+        current_step.set(None)  # what follows is no part of the run
+        self._settle(run, failure)
 
     def _attempt_of(self, run: Attempt) -> Coroutine[Any, Any, None]:
         return self._told(run) if "on_saga_start" in run.definition.hooks else self._engine.execute(run, run)
@@ -242,6 +245,17 @@ class Runner:
         """The attempt, of which listeners are told first."""
         await tell(run.definition.hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
         await self._engine.execute(run, run)
+
+    def _settle(self, run: Attempt, error: BaseException | None = None) -> None:
+        """Its attempt is over. Whatever goes wrong here is not to stop any other run."""
+        try:
+            try:
+                if error is not None:
+                    self._failed(run, error)
+            finally:
+                self._ended(run)
+        except Exception:
+            logger.exception("after run %s", run.run_id)
 
     def _failed(self, run: Attempt, error: BaseException) -> None:
         """Whatever is not the saga's own is reported; the store says how to go on."""
@@ -306,6 +320,11 @@ class Runner:
 
 def _nobody() -> None:
     """There is no relay."""
+
+
+def _is_cancelled(task: asyncio.Task[Any]) -> bool:
+    """Whether the task is to be cancelled; Python 3.11 and 3.12 cancel it even where that was taken back."""
+    return task.cancelling() > 0 or getattr(task, "_must_cancel", False)
 
 
 def _thrown(work: Generator[Any, Any, None], error: BaseException) -> Any:

@@ -24,7 +24,7 @@ class Taken:
     There may be a million claims, most of them of runs that are not kept any more: so none has an object of its own.
     """
 
-    __slots__ = ("_all", "_claims", "_runs", "trigger", "until")
+    __slots__ = ("_all", "_claims", "_gone", "_runs", "trigger", "until")
 
     def __init__(self, all_claims: dict[str, Holder], trigger: str, until: float | None) -> None:
         self.trigger = trigger
@@ -32,6 +32,7 @@ class Taken:
         self._all = all_claims
         self._claims: list[str] = []
         self._runs: list[str] = []
+        self._gone = 0
 
     def take(self, claim: str, run_id: str) -> Holder | None:
         """Take the claim for the run, unless (who is returned) another has it already."""
@@ -51,8 +52,17 @@ class Taken:
         """No more are taken. The garbage collector leaves tuples of texts alone once it has seen them."""
         while len(self._all) > CLAIMS:
             for old in list(islice(self._all, 1000)):
-                del self._all[old]
+                drop(self._all, old)
         self._claims, self._runs = tuple(self._claims), tuple(self._runs)  # type: ignore[assignment]
+
+    def lose(self) -> None:
+        """One of them is another's now, or nobody's. What most have left is packed anew, so that it keeps no more."""
+        self._gone += 1
+        if 2 * self._gone > len(self._claims):
+            still = [pair for pair in zip(self._claims, self._runs, strict=True) if self._all.get(pair[0]) is self]
+            kind = type(self._claims)
+            self._claims, self._runs = kind(claim for claim, _ in still), kind(run_id for _, run_id in still)
+            self._gone = 0
 
     def run_of(self, claim: str) -> str:
         return self._runs[self._claims.index(claim)]
@@ -60,6 +70,12 @@ class Taken:
 
 Holder = Taken | str
 """Who has a claim: a run, or (its id) an event that is held."""
+
+
+def drop(claims: dict[str, Holder], claim: str) -> None:
+    """Nobody has it any more."""
+    if isinstance(holder := claims.pop(claim, None), Taken):
+        holder.lose()
 
 
 class Claims:
@@ -101,7 +117,7 @@ class Claims:
         """Take for the run what somebody else has had, if that does not hold any more."""
         refusal = self.refusal(taking.trigger, claim, at)
         if refusal is None:
-            del self._by_trigger[taking.trigger][claim]  # so that it counts as the youngest
+            drop(self._by_trigger[taking.trigger], claim)  # so that it counts as the youngest
             taking.take(claim, run_id)
         return refusal
 
@@ -109,7 +125,7 @@ class Claims:
         """Take it for an event that is held."""
         refusal = self.refusal(trigger, claim, at)
         if refusal is None:
-            self._by_trigger[trigger].pop(claim, None)
+            drop(self._by_trigger[trigger], claim)
             self._by_trigger[trigger][claim] = held_id
         return refusal
 
@@ -125,7 +141,7 @@ class Claims:
         for claim in (run[CLAIM], *run[MEMBERS]):
             holder = claims.get(claim)
             if isinstance(holder, Taken) and holder.run_of(claim) == run[ID]:
-                del claims[claim]
+                drop(claims, claim)
 
     def outlive(self, run: RunRow) -> None:
         """The run has ended and is not kept any more: if it has completed its claims remember it, else they go."""
@@ -136,7 +152,10 @@ class Claims:
         """Free one, or all, but for those of held events. How many there were."""
         claims = self._by_trigger.get(trigger, {})
         if claim is not None:
-            return 0 if isinstance(claims.get(claim), str) or claims.pop(claim, None) is None else 1
+            if not isinstance(claims.get(claim), Taken):
+                return 0
+            drop(claims, claim)
+            return 1
         still_held: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
         self._by_trigger[trigger] = still_held
         return len(claims) - len(still_held)

@@ -12,10 +12,14 @@ from typing import Any, ClassVar
 import pytest
 
 from sagaz_lab import Event, Lab, Saga, SagaListener, TriggerConfig, action, any_of, trigger
-from sagaz_lab.abc import Delivery, SourceTraits, deliveries
+from sagaz_lab.abc import Delivery, Journal, SourceTraits, deliveries
+from sagaz_lab.engines.local import LocalEngine
 from sagaz_lab.errors import EndOfSource
+from sagaz_lab.model.run import Run
 from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.appetite import TURN_S, Appetite
+from sagaz_lab.runtime.clock import SystemClock
+from sagaz_lab.runtime.runner import Runner
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
 SLOTS = 20
@@ -261,6 +265,81 @@ async def test_no_run_sees_the_context_variables_of_another(lab: Lab, make: type
     await asyncio.gather(*(lab.fire("Marks.on_event", {"n": n}) for n in range(5)))
     await lab.drain()
     assert seen == [True] * 5
+
+
+class Breaks(LocalEngine):
+    """Fails at the run of number 1 before that has begun or while it waits, as no engine should."""
+
+    waits = False
+
+    def execute(self, run: Run, journal: Journal) -> Any:
+        if run.ctx["n"] != 1:
+            return super().execute(run, journal)
+        if not self.waits:
+            raise RuntimeError("broken")
+        return self._break_later()
+
+    async def _break_later(self) -> None:
+        await asyncio.sleep(0)
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_breaks_one_run_and_who_is_told_of_it_stop_no_other(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    engine = Breaks(SystemClock())
+    engine.waits = waits
+    ended = Runner._ended
+
+    def breaks_too(runner: Runner, run: Any) -> None:
+        ended(runner, run)
+        if run.ctx["n"] == 3:
+            raise RuntimeError("broken as well")
+
+    monkeypatch.setattr(Runner, "_ended", breaks_too)
+    async with Lab("memory", engine=engine) as lab:
+        with lab.activate():
+
+            class Kept(Saga):
+                @trigger(source="memory", topic="kept", max_concurrent_sagas=3)
+                def on_event(self, event: Event) -> dict[str, Any]:
+                    return {"n": event["n"]}
+
+                @action()
+                async def keep(self, ctx: Any) -> None:
+                    ran.append(ctx["n"])
+
+        told: list[str] = []
+        lab.on_report(lambda kind, text: [told.append(kind), 1 / 0])  # type: ignore[arg-type, return-value]
+        await asyncio.gather(*(lab.fire("Kept.on_event", {"n": n}) for n in range(8)))
+        async with asyncio.timeout(5):
+            await lab.drain()
+        assert sorted(ran) == [0, 2, 3, 4, 5, 6, 7]
+        assert told == ["engine"]
+        assert lab.status().triggers[0].running == 0, "its slot is free again"
+
+
+async def test_a_cancelling_that_was_taken_back_hits_no_other_run(lab: Lab) -> None:
+    class Odd(Saga):
+        @trigger(source="memory", topic="odd")
+        def on_event(self, event: Event) -> dict[str, Any]:
+            return {"n": event["n"]}
+
+        @action()
+        async def work(self, ctx: Any) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            if ctx["n"] == 0:
+                task.cancel()
+                task.uncancel()
+            else:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(lab.fire("Odd.on_event", {"n": n}) for n in range(3)))
+    await lab.drain()
+    assert statuses(lab) == ["completed"] * 3
 
 
 async def test_a_run_whose_event_an_action_fired_begins_outside_of_that_action(lab: Lab) -> None:
