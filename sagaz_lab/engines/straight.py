@@ -16,7 +16,7 @@ from sagaz_lab.model.run import RecordKind, RecordRow, Run, RunStatus, as_change
 from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
 
-_set_step, _reset_step = current_step.set, current_step.reset
+_set_step = current_step.set
 _COMPLETED = RunStatus.COMPLETED
 _FINISHED = str.__str__(RecordKind.ACTION_FINISHED)
 
@@ -42,7 +42,7 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         steps[action.name] = step = ActiveStep()
         step.run = run
         step.name = action.name
-        _set_step(step)
+        _set_step(step)  # never taken back: each attempt has a context of its own
         try:
             value = await getattr(instance, action.method_name)(ctx)
         except BaseException as error:

@@ -102,9 +102,9 @@ class Claims:
     def refusal(self, trigger: str, claim: str, at: float) -> Refusal | None:
         """What another who wants the claim is told; None if it is free."""
         holder = self._by_trigger[trigger].get(claim)
-        if holder is None or isinstance(holder, str):
-            return None if holder is None else Refusal()
-        if holder.until is not None and holder.until <= at:
+        if isinstance(holder, str):
+            return Refusal()
+        if holder is None or (holder.until is not None and holder.until <= at):
             return None
         run_id = holder.run_of(claim)
         run = self._runs.get(run_id)

@@ -35,7 +35,7 @@ RunRow = list[Any]
 
 
 def run_row(new: NewRun) -> RunRow:
-    """Of its members only the claims are kept."""
+    """In the order above. Of its members only the claims are kept."""
     status, members = new.status, new.members
     return [
         new.run_id, status, 0 if status is WAITING else 1, None, new.trigger or "", new.claim, new.claim_ends,
@@ -72,8 +72,6 @@ class MemoryRun:
     at = _Fact[float](_AT)
     status = _Fact[RunStatus](STATUS)
     attempt = _Fact[int](ATTEMPT)
-    claim = _Fact[str | None](CLAIM)
-    members = _Fact[Sequence[str]](MEMBERS)
     started = _Fact[Sequence[str]](_STARTED)
     retry_at = _Fact[float | None](_RETRY_AT)
     ended_at = _Fact[float | None](ENDED_AT)
