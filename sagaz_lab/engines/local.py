@@ -233,7 +233,7 @@ class _Execution:
         return starting
 
     async def _find_unstorable(self, rows: Sequence[RecordRow]) -> None:
-        for record in map(Record._make, rows):
+        for record in map(Record.of, rows):
             if record.kind == RecordKind.ACTION_FINISHED:
                 try:
                     await self._journal.append([record._replace(then=())])

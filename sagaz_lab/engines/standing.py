@@ -118,7 +118,7 @@ class Standing:
             codec = run.definition.actions[name].codec
         trial = self.trials.setdefault(name, 1)
         at = self._clock.now()
-        return Record(run.run_id, run.attempt, kind, name, trial, at, value, changes, None, None, codec, publications)
+        return Record(run.run_id, run.attempt, kind, name, trial, at, (), publications, value, changes, codec)
 
     def with_starts(self, records: list[Record], names: Sequence[str]) -> list[Record]:
         """The records and the starts of these actions. A first trial's goes into the last record, which is as new."""

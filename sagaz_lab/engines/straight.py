@@ -78,6 +78,5 @@ def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at:
     changes = ctx.take_changes() if ctx.changed else None
     published = step.publications or () if run.publishes else ()
     step.publications = ()  # from now on it cannot publish
-    return (
-        run.run_id, run.attempt, _FINISHED, name, 1, at, value, changes, None, None, action.codec, published, after
-    )  # fmt: skip
+    bare = (run.run_id, run.attempt, _FINISHED, name, 1, at, after, published)
+    return bare if value is None and changes is None else (*bare, value, changes, action.codec)

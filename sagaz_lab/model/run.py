@@ -101,11 +101,11 @@ class Publication(NamedTuple):
 class Record(NamedTuple):
     """One line of a run's history, append-only.
 
-    `attempt` is the run's, `trial` the action's own (1 at first). `value` is what an action
-    returned, `changes` what it set in the context besides; `error` is a description and
-    `traceback` its text; the `value` of a failure is True if it is permanent. `at` is in seconds
-    since the epoch. `codec` (not stored) is the action's. `then` are the actions whose first trial starts with it, at
-    the same time: a record that stores keep in this one and give back as one of its own.
+    `attempt` is the run's, `trial` the action's own (1 at first). `at` is in seconds since the epoch. `then` are the
+    actions whose first trial starts with it, at the same time: a record that stores keep in this one and give back as
+    one of its own. `value` is what an action returned, `changes` what it set in the context besides, `codec` (not
+    stored) the action's; `error` is a description and `traceback` its text; the `value` of a failure is True if it is
+    permanent.
     """
 
     run_id: str
@@ -114,13 +114,17 @@ class Record(NamedTuple):
     action: str
     trial: int
     at: float
+    then: Sequence[str] = ()
+    publications: Sequence[Publication] = ()
     value: Any = None
     changes: Mapping[str, Any] | None = None
+    codec: Any = None
     error: str | None = None
     traceback: str | None = None
-    codec: Any = None
-    publications: Sequence[Publication] = ()
-    then: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, row: RecordRow) -> Record:
+        return cls(*row)
 
     def in_full(self) -> Iterator[Record]:
         """As it is read: the record, and one for each action that started with it."""
@@ -132,15 +136,15 @@ class Record(NamedTuple):
             yield Record(self.run_id, self.attempt, RecordKind.ACTION_STARTED, name, 1, self.at)
 
 
-RecordRow = tuple[
-    str, int, str, str, int, float, Any, Mapping[str, Any] | None, str | None, str | None, Any,
-    Sequence[Publication], Sequence[str],
-]  # fmt: skip
+RecordRow = tuple[Any, ...]
 """A record's fields as a plain tuple, which is made and taken apart at a third of the cost: what a journal is given.
-Its kind may be the plain text."""
+The kind may be the plain text. All from `value` on is left out of a bare one, where nothing of it differs from its
+default: most are, and it is half as long."""
 
 RUN_ID: Final = 0
-PUBLICATIONS: Final = 11
+PUBLICATIONS: Final = 7
+BARE: Final = 8
+"""The length of a bare one."""
 
 
 class Loadable:

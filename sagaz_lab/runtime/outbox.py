@@ -56,7 +56,7 @@ class StepEvents:
         """
         if not self._steps:
             return rows
-        records = [Record._make(row) for row in rows]
+        records = [Record.of(row) for row in rows]
         final = ends or any(record.kind is RecordKind.COMPENSATION_STARTED for record in records)
         return [
             record._replace(publications=(*record.publications, self._event(record)))

@@ -6,9 +6,8 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, Engine, Event
@@ -37,6 +36,18 @@ CLOSE_S = 3.0
 """How long runs that are abandoned may take to end."""
 
 
+class _Round:
+    """Runs of a saga that are to be executed, some of which may have been made already."""
+
+    __slots__ = ("definition", "instance", "now", "tickets")
+
+    def __init__(self, tickets: Iterable[Ticket], definition: SagaDefinition, instance: Saga, now: float) -> None:
+        self.tickets = deque(tickets)
+        self.definition = definition
+        self.instance = instance
+        self.now = now
+
+
 class Runner:
     """Launches attempts and gives their slots back."""
 
@@ -46,9 +57,9 @@ class Runner:
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
         self._attempt = Attempt if dispatcher.store.durable else AttemptInMemory
         self._live: dict[str, Attempt] = {}
-        # What is to be executed in this round. Its runs are made when it is their turn, or somebody asks: so there is
+        # What is to be executed, none of it empty. Runs are made when it is their turn, or somebody asks: so there is
         # never more than one of those that do not wait, and the garbage collector is not woken for them.
-        self._ready: deque[tuple[Ticket, SagaDefinition, Saga, float]] = deque()
+        self._ready: deque[_Round] = deque()
         self._working: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
         self.logs = Logs()
@@ -62,8 +73,9 @@ class Runner:
     def live(self) -> Mapping[str, Run]:
         """The runs under way, by id."""
         for ready in self._ready:
-            if ready[0].run_id not in self._live:
-                self._made(*ready)
+            for ticket in ready.tickets:
+                if ticket.run_id not in self._live:
+                    self._made(ticket, ready)
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
@@ -86,10 +98,10 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def _made(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt:
+    def _made(self, ticket: Ticket, of: _Round) -> Attempt:
         kind = self._attempt
         run = kind()
-        run.begin(self._dispatcher, ticket, definition, instance, now)
+        run.begin(self._dispatcher, ticket, of.definition, of.instance, of.now)
         if self.hold and ticket.trigger is not None:
             run.hold = True
         if self.logs.ended:
@@ -109,15 +121,15 @@ class Runner:
 
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
         """
-        run = self._made(ticket, definition, instance or self.instance(definition), now)
+        run = self._made(ticket, _Round((), definition, instance or self.instance(definition), now))
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
         run.task = asyncio.get_running_loop().create_task(self._execute(run))
         return run
 
     def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
-        """The same for runs that a trigger has started: they may share a task with others of this round."""
-        self._ready.extend(zip(tickets, repeat(definition), repeat(self.instance(definition)), repeat(now)))
+        """The same for one or more runs that a trigger has started: they may share a task with others."""
+        self._ready.append(_Round(tickets, definition, self.instance(definition), now))
         if self._working is None:
             context = copy_context()
             if context.get(current_step) is not None:  # an action has fired the event, and waits meanwhile
@@ -139,13 +151,10 @@ class Runner:
         A task for each costs more than a short run does. Each has its own copy of `context` all the same, so that none
         sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
         """
-        ready, task, waits = self._ready, asyncio.current_task(), None
+        task, waits = asyncio.current_task(), None
         assert task is not None
         try:
-            while ready and waits is None and not _is_cancelled(task):
-                run = self._begun(*ready.popleft())
-                if run is None:
-                    continue
+            while waits is None and not _is_cancelled(task) and (run := self._next()) is not None:
                 run.task = task
                 own = context.copy()
                 try:
@@ -163,15 +172,21 @@ class Runner:
         if waits is not None:
             yield from waits
 
-    def _begun(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt | None:
+    def _next(self) -> Attempt | None:
         """The run that is to be executed; it has been made already if somebody has asked."""
-        try:
-            run = self._live.get(ticket.run_id) if self._live else None
-            return self._made(ticket, definition, instance, now) if run is None else run
-        except Exception as error:
-            logger.exception("run %s could not be begun", ticket.run_id)
-            self._dispatcher.report("engine", f"run {ticket.run_id} could not be begun: {describe(error)}")
-            return None
+        ready = self._ready
+        while ready:
+            first = ready[0]
+            ticket = first.tickets.popleft()
+            if not first.tickets:
+                ready.popleft()
+            try:
+                run = self._live.get(ticket.run_id) if self._live else None
+                return self._made(ticket, first) if run is None else run
+            except Exception as error:
+                logger.exception("run %s could not be begun", ticket.run_id)
+                self._dispatcher.report("engine", f"run {ticket.run_id} could not be begun: {describe(error)}")
+        return None
 
     def _rest(
         self, run: Attempt, context: Context, work: Generator[Any, Any, None], awaited: Any
@@ -313,8 +328,9 @@ class Runner:
             if left:
                 self._dispatcher.report("stop", f"{len(left)} run(s) did not let themselves be stopped")
         live = self.live  # with those that were to be started meanwhile
-        for ticket, *_ in self._ready:
-            _wake(live[ticket.run_id])
+        for ready in self._ready:
+            for ticket in ready.tickets:
+                _wake(live[ticket.run_id])
         self._engine.close()
 
 
@@ -324,7 +340,7 @@ def _nobody() -> None:
 
 def _is_cancelled(task: asyncio.Task[Any]) -> bool:
     """Whether the task is to be cancelled; Python 3.11 and 3.12 cancel it even where that was taken back."""
-    return task.cancelling() > 0 or getattr(task, "_must_cancel", False)
+    return getattr(task, "_must_cancel", False) or task.cancelling() > 0
 
 
 def _thrown(work: Generator[Any, Any, None], error: BaseException) -> Any:

@@ -6,7 +6,8 @@ import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from itertools import count, islice
+from itertools import count, groupby, islice
+from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
 from uuid import uuid4
 
@@ -27,14 +28,15 @@ from sagaz_lab.abc import (
     StoredRun,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
-from sagaz_lab.model.run import LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
+from sagaz_lab.model.run import BARE, LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
-from sagaz_lab.stores.memory_claims import Claims, Taken
+from sagaz_lab.stores.memory_claims import Claims
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import (
     ATTEMPT,
+    CLAIM,
     ENDED_AT,
     ERROR,
     ID,
@@ -118,29 +120,12 @@ class MemoryStore:
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
-        runs = self._runs
         if batch.released:
             self._release(batch.released)
-        taking: Taken | None = None
-        for new in batch.runs:
-            run_id, claim, row, refusal = new.run_id, new.claim, run_row(new), None
-            if (known := runs.setdefault(run_id, row)) is not row:
-                refused[run_id] = Refusal(run_id, known[STATUS])
-                continue
-            if new.members or new.cooldown is not None:
-                refusal = self._refused_besides(row, new)
-            if claim is not None and refusal is None:
-                if taking is None or not taking.takes(row[TRIGGER], new.claim_until):
-                    taking = self._claims.taking(row[TRIGGER], new.claim_until, taking)
-                if taking.take(claim, run_id) is not None:
-                    refusal = self._claims.take_over(taking, claim, run_id, new.at)
-            if refusal is not None:
-                refused[run_id] = refusal
-                del runs[run_id]
-            elif new.members or new.cooldown is not None:
-                self._take_besides(row, new)
-        if taking is not None:
-            taking.close()
+        for _, alike in groupby(batch.runs, attrgetter("trigger")):
+            runs = [*alike]
+            if not self._accept_together(runs):
+                refused.update((new.run_id, refusal) for new in runs if (refusal := self._accept_run(new)) is not None)
         for held in batch.held:
             if (refusal := self._hold(held)) is not None:
                 refused[held.id] = refusal
@@ -148,21 +133,46 @@ class MemoryStore:
             self._note(batch)
         return refused
 
-    def _refused_besides(self, run: RunRow, new: NewRun) -> Refusal | None:
-        """Why the run cannot be accepted, but for its own claim."""
-        for claim in run[MEMBERS]:
-            if (refusal := self._claims.refusal(run[TRIGGER], claim, new.at)) is not None:
-                return refusal
-        return None if new.cooldown is None else self._cooling(run[TRIGGER], new.cooldown[0], new.at)
+    def _accept_together(self, runs: Sequence[NewRun]) -> bool:
+        """Of one trigger, new ones with new claims: as most are. If any is not, none is accepted."""
+        rows: dict[str, RunRow] = {}
+        claimed: dict[str, str] = {}
+        until = runs[0].claim_until
+        unclaimed = 0
+        for new in runs:
+            if new.members or new.cooldown is not None or new.claim_until != until:
+                return False
+            run_id, claim = new.run_id, new.claim
+            rows[run_id] = run_row(new)
+            if claim is None:
+                unclaimed += 1
+            else:
+                claimed[claim] = run_id
+        if len(rows) < len(runs) or unclaimed + len(claimed) < len(runs) or not self._runs.keys().isdisjoint(rows):
+            return False
+        if claimed and not self._claims.take(runs[0].trigger or "", until, claimed):
+            return False
+        self._runs.update(rows)
+        return True
 
-    def _take_besides(self, run: RunRow, new: NewRun) -> None:
-        taking = self._claims.taking(run[TRIGGER], new.claim_until)
-        for claim in run[MEMBERS]:
-            if taking.take(claim, new.run_id) is not None:
-                self._claims.take_over(taking, claim, new.run_id, new.at)
-        taking.close()
-        if new.cooldown is not None and new.status is RunStatus.RUNNING:
-            self._cool(new.trigger or "", new.run_id, new.cooldown, new.at)
+    def _accept_run(self, new: NewRun) -> Refusal | None:
+        run_id, row = new.run_id, run_row(new)
+        if (known := self._runs.get(run_id)) is not None:
+            return Refusal(run_id, known[STATUS])
+        trigger = row[TRIGGER]
+        claims = [claim for claim in dict.fromkeys((row[CLAIM], *row[MEMBERS])) if claim is not None]
+        for claim in claims:
+            if (refusal := self._claims.refusal(trigger, claim, new.at)) is not None:
+                return refusal
+        if new.cooldown is not None:
+            if (refusal := self._cooling(trigger, new.cooldown[0], new.at)) is not None:
+                return refusal
+            if new.status is RunStatus.RUNNING:
+                self._cool(trigger, run_id, new.cooldown, new.at)
+        for claim in claims:
+            self._claims.take_over(trigger, new.claim_until, claim, run_id)
+        self._runs[run_id] = row
+        return None
 
     def _cooling(self, trigger: str, key: str, at: float) -> Refusal | None:
         until, run_id = self._cooldowns.get(trigger, {}).get(key, (at, ""))
@@ -233,7 +243,7 @@ class MemoryStore:
             run = runs.get(record[RUN_ID])
             if run is None:
                 return _refuse(record[RUN_ID])
-            run += self._apart(record) if record[PUBLICATIONS] else record
+            run += record if len(record) == BARE and not record[PUBLICATIONS] else self._whole(record)
         return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
@@ -250,7 +260,7 @@ class MemoryStore:
         if context is not None:
             run.context = context
         for name in started:
-            row += Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at)
+            row.append(Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at))
 
     def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
             dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
@@ -259,7 +269,7 @@ class MemoryStore:
             return _refuse(run_id)
         status, error, records, publications = ending
         for record in records:
-            run += self._apart(record) if record[PUBLICATIONS] else record
+            run += record if len(record) == BARE and not record[PUBLICATIONS] else self._whole(record)
         if publications:
             self._outbox.add(publications)
         run[ATTEMPT] = attempt
@@ -292,10 +302,13 @@ class MemoryStore:
 
     # --- what is to be published ---
 
-    def _apart(self, record: RecordRow) -> RecordRow:
-        """The record without its publications, which are queued."""
-        self._outbox.add(record[PUBLICATIONS])
-        return Record._make(record)._replace(publications=())
+    def _whole(self, record: RecordRow) -> tuple[Record]:
+        """The record as it is kept where it is not bare. Its publications are queued."""
+        whole = Record.of(record)
+        if whole.publications:
+            self._outbox.add(whole.publications)
+            whole = whole._replace(publications=())
+        return (whole,)
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
         return self._outbox.oldest(limit)

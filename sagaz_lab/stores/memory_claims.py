@@ -24,44 +24,23 @@ class Taken:
     There may be a million claims, most of them of runs that are not kept any more: so none has an object of its own.
     """
 
-    __slots__ = ("_all", "_claims", "_gone", "_runs", "trigger", "until")
+    __slots__ = ("_all", "_claims", "_gone", "_runs", "until")
 
-    def __init__(self, all_claims: dict[str, Holder], trigger: str, until: float | None) -> None:
-        self.trigger = trigger
+    def __init__(
+        self, all_claims: dict[str, Holder], until: float | None, claims: tuple[str, ...], runs: tuple[str, ...]
+    ) -> None:
         self.until = until
         self._all = all_claims
-        self._claims: list[str] = []
-        self._runs: list[str] = []
+        # Tuples of texts, which the garbage collector leaves alone once it has seen them.
+        self._claims, self._runs = claims, runs
         self._gone = 0
-
-    def take(self, claim: str, run_id: str) -> Holder | None:
-        """Take the claim for the run, unless (who is returned) another has it already."""
-        known, before = self._all, len(self._all)
-        holder = known.setdefault(claim, self)
-        if len(known) == before:
-            return holder
-        self._claims.append(claim)
-        self._runs.append(run_id)
-        return None
-
-    def takes(self, trigger: str, until: float | None) -> bool:
-        """Whether such a claim may be taken here."""
-        return until == self.until and trigger == self.trigger and len(self._claims) < _TOGETHER
-
-    def close(self) -> None:
-        """No more are taken. The garbage collector leaves tuples of texts alone once it has seen them."""
-        while len(self._all) > CLAIMS:
-            for old in list(islice(self._all, 1000)):
-                drop(self._all, old)
-        self._claims, self._runs = tuple(self._claims), tuple(self._runs)  # type: ignore[assignment]
 
     def lose(self) -> None:
         """One of them is another's now, or nobody's. What most have left is packed anew, so that it keeps no more."""
         self._gone += 1
         if 2 * self._gone > len(self._claims):
             still = [pair for pair in zip(self._claims, self._runs, strict=True) if self._all.get(pair[0]) is self]
-            kind = type(self._claims)
-            self._claims, self._runs = kind(claim for claim, _ in still), kind(run_id for _, run_id in still)
+            self._claims, self._runs = zip(*still, strict=True) if still else ((), ())
             self._gone = 0
 
     def run_of(self, claim: str) -> str:
@@ -85,12 +64,6 @@ class Claims:
         self._runs = runs
         self._by_trigger: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
 
-    def taking(self, trigger: str, until: float | None, before: Taken | None = None) -> Taken:
-        """To take claims with until this time, instead of `before`."""
-        if before is not None:
-            before.close()
-        return Taken(self._by_trigger[trigger], trigger, until)
-
     def seen(self, trigger: str, claims: Sequence[str], at: float) -> dict[str, Refusal]:
         """Which of them are taken."""
         known = self._by_trigger.get(trigger)
@@ -113,13 +86,24 @@ class Claims:
         free = CLAIM_ENDED if run[CLAIM_ENDS] else RESTARTABLE
         return None if run[STATUS] in free else Refusal(run_id, run[STATUS])
 
-    def take_over(self, taking: Taken, claim: str, run_id: str, at: float) -> Refusal | None:
-        """Take for the run what somebody else has had, if that does not hold any more."""
-        refusal = self.refusal(taking.trigger, claim, at)
-        if refusal is None:
-            drop(self._by_trigger[taking.trigger], claim)  # so that it counts as the youngest
-            taking.take(claim, run_id)
-        return refusal
+    def take(self, trigger: str, until: float | None, runs: Mapping[str, str]) -> bool:
+        """Take these for their runs, or none of them if any has been taken before."""
+        known = self._by_trigger[trigger]
+        if not known.keys().isdisjoint(runs):
+            return False
+        pairs = iter(runs.items())
+        while some := list(islice(pairs, _TOGETHER)):
+            claims, ids = zip(*some, strict=True)
+            known.update(dict.fromkeys(claims, Taken(known, until, claims, ids)))
+        while len(known) > CLAIMS:
+            for old in list(islice(known, 1000)):
+                drop(known, old)
+        return True
+
+    def take_over(self, trigger: str, until: float | None, claim: str, run_id: str) -> None:
+        """Take one for the run, whoever had it before."""
+        drop(self._by_trigger[trigger], claim)  # so that it counts as the youngest
+        self.take(trigger, until, {claim: run_id})
 
     def hold(self, trigger: str, claim: str, held_id: str, at: float) -> Refusal | None:
         """Take it for an event that is held."""

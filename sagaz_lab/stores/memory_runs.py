@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 from sagaz_lab.abc import NewRun, StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import Record, RecordKind, RunStatus
+from sagaz_lab.model.run import BARE, Record, RecordKind, RunStatus
 
 T = TypeVar("T")
 
 # An enum's member costs a look-up through its class each time.
 WAITING: Final = RunStatus.WAITING
 
-_WIDTH = len(Record._fields)
-
-# A run is one list: these facts, then the values of its records, one after the other. There are ten thousand of them
-# and more, each seen by every full garbage collection. A list costs half of an object to make, and takes in records
-# without another object for them.
+# A run is one list: these facts, then its records, the values of a bare one and any other as it is. There are ten
+# thousand of them and more, each seen by every full garbage collection. A list costs half of an object to make, and
+# takes in bare records without another object for them.
 ID: Final = 0
 STATUS: Final = 1
 ATTEMPT: Final = 2
@@ -83,9 +82,10 @@ class MemoryRun:
     def records(self) -> list[Record]:
         row = self.row
         records = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
-        for i in range(_RECORDS, len(row), _WIDTH):
-            run_id, attempt, kind, *rest = row[i : i + _WIDTH]
-            records += Record(run_id, attempt, RecordKind(kind), *rest).in_full()
+        kept = iter(row[_RECORDS:])
+        for first in kept:
+            record = first if isinstance(first, Record) else Record(first, *islice(kept, BARE - 1))
+            records += record._replace(kind=RecordKind(record.kind)).in_full()
         return records
 
     def stored(self) -> StoredRun:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import Record, RecordKind, RecordRow, RunStatus
+from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.encoding import (
     decode,
@@ -86,14 +86,15 @@ def with_records(write: Write, records: Sequence[RecordRow], artifacts: Artifact
     """The write, which now adds the records and what they publish. Raises `NeedsFiles`, `UnstorableValue`."""
     rows: list[Any] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, value, changes, error, trace, _, published, then = record
+        run_id, attempt, kind, action, trial, at, then, published = record[:BARE]
         if published:
             write.publications = [*write.publications, *publication_rows(published)]
         # Exact types: for an enum SQLite would look for an adapter each time.
         word, starts = str.__str__(kind), encode_names(then) if then else ""
-        if value is None and changes is None and error is None and trace is None:
+        if len(record) == BARE:
             rows += (run_id, _BARE_RECORD, attempt, word, action, trial, at, starts)
             continue
+        *_, value, changes, _, error, trace = Record.of(record)
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
         shape, values = row((attempt, word, action, trial, at, starts), encoded, changed, text(error), text(trace))
@@ -103,7 +104,7 @@ def with_records(write: Write, records: Sequence[RecordRow], artifacts: Artifact
 
 
 def _encoded(value: Any, row: RecordRow, artifacts: Artifacts | None) -> bytes:
-    record = Record._make(row)
+    record = Record.of(row)
     owner = f"run {record.run_id}, action {record.action!r}"
     return encode(value, owner, record.action, artifacts, record.run_id, record.codec)
 
@@ -163,5 +164,5 @@ def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts
 
 def _record(run_id: str, found: Sequence[Any], artifacts: Artifacts) -> Record:
     attempt, kind, action, trial, at, value, changes, error, traceback, starts = found
-    return Record(run_id, attempt, _KINDS[kind], action, trial, at, decode(value, artifacts),
-                  decode(changes, artifacts), error, traceback, then=decode_names(starts))  # fmt: skip
+    return Record(run_id, attempt, _KINDS[kind], action, trial, at, decode_names(starts), (), decode(value, artifacts),
+                  decode(changes, artifacts), None, error, traceback)  # fmt: skip

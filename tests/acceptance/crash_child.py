@@ -63,7 +63,7 @@ class Killing:
 
 
 def _count(records: Sequence[RecordRow]) -> int:
-    return sum(1 + len(record.then) for record in map(Record._make, records))
+    return sum(1 + len(record.then) for record in map(Record.of, records))
 
 
 def define() -> type[Saga]:

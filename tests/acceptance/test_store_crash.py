@@ -30,8 +30,7 @@ async def saga(store, prefix, number):
     say("started", run_id)
     value = b"x" * 5000 if number % 50 == 0 else {"n": number}
     outbox = [Publication(run_id, "topic", b"{}", None, run_id)]
-    await store.append([Record(run_id, 1, RecordKind.ACTION_FINISHED, "a", 1, 2.0, value, publications=outbox,
-                               then=("b",))])
+    await store.append([Record(run_id, 1, RecordKind.ACTION_FINISHED, "a", 1, 2.0, ("b",), outbox, value)])
     say("recorded", run_id)
     await store.end(run_id, Ending(RunStatus.COMPLETED, None,
                                    [Record(run_id, 1, RecordKind.ACTION_FINISHED, "b", 1, 3.0)]), attempt=1, at=3.0)

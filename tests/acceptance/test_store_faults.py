@@ -42,7 +42,7 @@ async def start(store, run_id: str, **fields) -> None:
 
 
 def finished(run_id: str, value=None) -> Record:
-    return Record(run_id, 1, RecordKind.ACTION_FINISHED, "reserve", 1, AT, value)
+    return Record(run_id, 1, RecordKind.ACTION_FINISHED, "reserve", 1, AT, value=value)
 
 
 def change(path: Path, sql: str) -> None:
