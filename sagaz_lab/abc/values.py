@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Publication, Record, RecordRow, RunStatus
 
@@ -17,7 +19,7 @@ class Member(NamedTuple):
     claim: str | None
 
 
-class NewRun:
+class NewRun(Struct, eq=False):
     """A run to be accepted. `claim` is its idempotency key (None: nothing to claim), valid until `claim_until`.
 
     With `claim_ends` the claim is free again as soon as the run has ended, however it has. `cooldown` is a key and
@@ -27,55 +29,20 @@ class NewRun:
     it (the roots, where it starts at once).
     """
 
-    __slots__ = (
-        "at",
-        "claim",
-        "claim_ends",
-        "claim_until",
-        "context",
-        "cooldown",
-        "event",
-        "members",
-        "revision",
-        "run_id",
-        "saga",
-        "started",
-        "status",
-        "trigger",
-    )
-
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        saga: str,
-        revision: int,
-        trigger: str | None,
-        event: Event | None,
-        context: Mapping[str, Any],
-        at: float,
-        status: RunStatus = RunStatus.RUNNING,
-        claim: str | None = None,
-        claim_until: float | None = None,
-        claim_ends: bool = False,
-        cooldown: tuple[str, float] | None = None,
-        members: Sequence[Member] = (),
-        started: Sequence[str] = (),
-    ) -> None:
-        self.run_id = run_id
-        self.saga = saga
-        self.revision = revision
-        self.trigger = trigger
-        self.event = event
-        self.context = context
-        self.at = at
-        self.status = status
-        self.claim = claim
-        self.claim_until = claim_until
-        self.claim_ends = claim_ends
-        self.cooldown = cooldown
-        self.members = members
-        self.started = started
+    run_id: str
+    saga: str
+    trigger: str | None
+    revision: int
+    event: Event | None
+    context: Mapping[str, Any]
+    at: float
+    status: RunStatus = RunStatus.RUNNING
+    claim: str | None = None
+    claim_until: float | None = None
+    claim_ends: bool = False
+    cooldown: tuple[str, float] | None = None
+    members: Sequence[Member] = ()
+    started: Sequence[str] = ()
 
 
 class HeldEvent(NamedTuple):

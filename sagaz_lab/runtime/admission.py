@@ -71,13 +71,7 @@ class Admission:
         self.limit = 1 if in_turn else gates.max_concurrent_sagas or CONCURRENCY
         self.size = queue_size
         self._keyed = gates.concurrency_key is not None or gates.singleton is not None
-        numbers = pace_of(gates)
-        if numbers is None:
-            self.pace = None
-        elif self.pace is None:
-            self.pace = Pace(*numbers)
-        else:
-            self.pace.take_over(*numbers)
+        self.pace = pace_of(gates, self.pace)
         self._ask_again()
 
     def forget(self, key: str | None) -> None:
@@ -191,7 +185,7 @@ class Admission:
             if self.pace is not None:
                 opens_at = self.pace.opens_at(ticket.pace_key)
                 if opens_at > now:
-                    if ticket.pace_key is None:  # no lane may start before that
+                    if not self.pace.keyed:  # no lane may start before that
                         return None
                     heappush(self._later, (opens_at, next(self._numbers), self._ready.popleft()))
                     continue

@@ -12,7 +12,7 @@ from sagaz_lab.abc import HeldEvent, Member, Refusal, Store
 from sagaz_lab.errors import DecisionError
 from sagaz_lab.model.event import OWN_FIELDS, Deliveries, Delivery, Event
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import OutcomeKind
+from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.runtime.compiled import ID_LENGTH, TriggerState, claim_of
 from sagaz_lab.runtime.decided import RETURNED_NONE, TAKEN, Decided, taken_by
@@ -25,6 +25,7 @@ SLOW_S = 0.05
 
 _ITSELF = object()
 _FILTERED, _DUPLICATE = OutcomeKind.FILTERED, OutcomeKind.DUPLICATE
+_WAITING = RunStatus.WAITING
 OVERLAP = "the run of an earlier tick still goes"
 
 
@@ -287,8 +288,8 @@ class Decider:
         if claim is not None:
             taken[claim] = run_id
         decided.starts.append(
-            Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now,
-                   key, claim, None if claim is None else until, compiled.claim_ends, pace_key)
+            Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now, _WAITING,
+                   claim, None if claim is None else until, compiled.claim_ends, key=key, pace_key=pace_key)
         )  # fmt: skip
 
     # --- gates ---

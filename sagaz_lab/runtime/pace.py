@@ -14,18 +14,22 @@ KEYS = 1_000_000
 
 
 class Pace:
-    """At most one start per `interval_s` and key on the average, with `burst` starts ahead of their time."""
+    """At most one start per `interval_s` and key on the average, with `burst` starts ahead of their time.
 
-    __slots__ = ("_due", "_slack_s", "gate", "interval_s", "limit", "per_s")
+    What came before the pace was `keyed` has the key None.
+    """
 
-    def __init__(self, gate: str, limit: float, per_s: float, burst: int = 0) -> None:
+    __slots__ = ("_due", "_slack_s", "gate", "interval_s", "keyed", "limit", "per_s")
+
+    def __init__(self, gate: str, limit: float, per_s: float, burst: int = 0, *, keyed: bool = False) -> None:
         self._due: dict[str | None, float] = {}
         self.interval_s = per_s / limit
-        self.take_over(gate, limit, per_s, burst)
+        self.take_over(gate, limit, per_s, burst, keyed=keyed)
 
-    def take_over(self, gate: str, limit: float, per_s: float, burst: int = 0) -> None:
+    def take_over(self, gate: str, limit: float, per_s: float, burst: int = 0, *, keyed: bool = False) -> None:
         """Use other numbers from now on. At a faster pace what is due comes sooner; it never comes later."""
         self.gate = gate
+        self.keyed = keyed
         self.limit = limit
         self.per_s = per_s
         faster_s = self.interval_s - per_s / limit
@@ -63,10 +67,16 @@ class Pace:
             del self._due[next(iter(self._due))]
 
 
-def pace_of(gates: Gates) -> tuple[str, float, float, int] | None:
-    """Gate, limit, period in seconds and burst of a trigger's rate or throttle; None where it has none."""
+def pace_of(gates: Gates, before: Pace | None) -> Pace | None:
+    """Of a trigger's rate or throttle, None where it has none. The one that it had before is changed."""
     if gates.rate_limit_per_second is not None:
-        return "rate", gates.rate_limit_per_second, 1.0, 0
-    if gates.throttle is not None:
-        return "throttle", gates.throttle.limit, seconds(gates.throttle.per, "Throttle per"), gates.throttle.burst
-    return None
+        numbers, keyed = ("rate", gates.rate_limit_per_second, 1.0, 0), False
+    elif (throttle := gates.throttle) is not None:
+        per_s = seconds(throttle.per, "Throttle per")
+        numbers, keyed = ("throttle", throttle.limit, per_s, throttle.burst), throttle.key is not None
+    else:
+        return None
+    if before is None:
+        return Pace(*numbers, keyed=keyed)
+    before.take_over(*numbers, keyed=keyed)
+    return before

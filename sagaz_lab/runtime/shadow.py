@@ -145,7 +145,7 @@ class Shadow:
         state, definition = feed.state, feed.state.compiled.definition
         for run_id, key in runs.items():
             if (run := self._live.runner.live.get(run_id)) is not None:
-                ticket = Ticket(run_id, definition.name, state.name, definition.revision, run.event, {}, 0.0, key)
+                ticket = Ticket(run_id, definition.name, state.name, definition.revision, run.event, {}, 0.0, key=key)
                 ticket.status = RunStatus.RUNNING
                 self._twins.watch(run_id)
                 state.admission.occupy(ticket)

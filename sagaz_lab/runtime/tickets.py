@@ -11,11 +11,10 @@ from sagaz_lab.abc import NewRun
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import History, Outcome, RunStatus
 
-_WAITING = RunStatus.WAITING
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Ticket(NewRun):
+class Ticket(NewRun, eq=False):
     """A run that the store is to accept or has accepted, started when it is its turn.
 
     `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
@@ -23,46 +22,16 @@ class Ticket(NewRun):
     of attempt 1 that waits has not started yet. `hold` says that it is held when it fails, whatever its saga says.
     """
 
-    __slots__ = ("attempt", "behind", "compensate_only", "final", "history", "hold", "key", "left_id", "pace_key")
-
-    behind: Ticket | None
-    history: History | None
-    final: Future[Outcome] | None
-
-    def __init__(
-        self,
-        run_id: str,
-        saga: str,
-        trigger: str | None,
-        revision: int,
-        event: Event | None,
-        context: Mapping[str, Any],
-        at: float,
-        key: str | None = None,
-        claim: str | None = None,
-        claim_until: float | None = None,
-        claim_ends: bool = False,
-        pace_key: str | None = None,
-    ) -> None:
-        self.run_id = run_id
-        self.saga = saga
-        self.trigger = trigger
-        self.revision = revision
-        self.event = event
-        self.context = context
-        self.at = at
-        self.status = _WAITING
-        self.claim = claim
-        self.claim_until = claim_until
-        self.claim_ends = claim_ends
-        self.cooldown = None
-        self.members = self.started = ()
-        self.key = key
-        self.pace_key = pace_key
-        self.attempt = 1
-        self.compensate_only = self.hold = False
-        self.behind = self.history = self.final = None
-        self.left_id = ""
+    status: RunStatus = RunStatus.WAITING
+    key: str | None = None
+    pace_key: str | None = None
+    attempt: int = 1
+    compensate_only: bool = False
+    hold: bool = False
+    behind: Ticket | None = None
+    history: History | None = None
+    final: Future[Outcome] | None = None
+    left_id: str = ""
 
     @property
     def event_id(self) -> str:

@@ -34,20 +34,7 @@ from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_claims import Claims
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
-from sagaz_lab.stores.memory_runs import (
-    ATTEMPT,
-    CLAIM,
-    ENDED_AT,
-    ERROR,
-    ID,
-    MEMBERS,
-    STATUS,
-    TRIGGER,
-    WAITING,
-    MemoryRun,
-    RunRow,
-    run_row,
-)  # fmt: skip
+from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
@@ -77,8 +64,8 @@ class MemoryStore:
     durable: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._runs: dict[str, RunRow] = {}
-        self._ended: deque[RunRow] = deque()
+        self._runs: dict[str, MemoryRun] = {}
+        self._ended: deque[MemoryRun] = deque()
         self._claims = Claims(self._runs)
         self._cooldowns: dict[str, dict[str, tuple[float, str]]] = {}
         self._held: dict[str, HeldEvent] = {}
@@ -91,7 +78,7 @@ class MemoryStore:
         self._positions = memory_names.Positions()
         self._owned = memory_names.Owned()
         self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox.by_number)
-        self._left_behind: list[RunRow] = []
+        self._left_behind: list[MemoryRun] = []
         self._epoch = 0
 
     async def open(self, owner_name: str) -> Owner:
@@ -100,7 +87,7 @@ class MemoryStore:
 
     async def close(self) -> None:
         self._owned.leave()
-        self._left_behind = [run for run in self._runs.values() if run[ENDED_AT] is None]
+        self._left_behind = [run for run in self._runs.values() if run.ended_at is None]
 
     async def heartbeat(self) -> None:
         pass
@@ -122,10 +109,10 @@ class MemoryStore:
         refused: dict[str, Refusal] = {}
         if batch.released:
             self._release(batch.released)
-        for _, alike in groupby(batch.runs, attrgetter("trigger")):
-            runs = [*alike]
-            if not self._accept_together(runs):
-                refused.update((new.run_id, refusal) for new in runs if (refusal := self._accept_run(new)) is not None)
+        for _, of_trigger in groupby(batch.runs, attrgetter("trigger")):
+            news = [*of_trigger]
+            if not self._accept_together(news):
+                refused.update((new.run_id, refusal) for new in news if (refusal := self._accept_run(new)) is not None)
         for held in batch.held:
             if (refusal := self._hold(held)) is not None:
                 refused[held.id] = refusal
@@ -133,45 +120,45 @@ class MemoryStore:
             self._note(batch)
         return refused
 
-    def _accept_together(self, runs: Sequence[NewRun]) -> bool:
+    def _accept_together(self, news: Sequence[NewRun]) -> bool:
         """Of one trigger, new ones with new claims: as most are. If any is not, none is accepted."""
-        rows: dict[str, RunRow] = {}
+        runs: dict[str, MemoryRun] = {}
         claimed: dict[str, str] = {}
-        until = runs[0].claim_until
+        until = news[0].claim_until
         unclaimed = 0
-        for new in runs:
+        for new in news:
             if new.members or new.cooldown is not None or new.claim_until != until:
                 return False
             run_id, claim = new.run_id, new.claim
-            rows[run_id] = run_row(new)
+            runs[run_id] = memory_run(new)
             if claim is None:
                 unclaimed += 1
             else:
                 claimed[claim] = run_id
-        if len(rows) < len(runs) or unclaimed + len(claimed) < len(runs) or not self._runs.keys().isdisjoint(rows):
+        if len(runs) < len(news) or unclaimed + len(claimed) < len(news) or not self._runs.keys().isdisjoint(runs):
             return False
-        if claimed and not self._claims.take(runs[0].trigger or "", until, claimed):
+        if claimed and not self._claims.take(news[0].trigger or "", until, claimed):
             return False
-        self._runs.update(rows)
+        self._runs.update(runs)
         return True
 
     def _accept_run(self, new: NewRun) -> Refusal | None:
-        run_id, row = new.run_id, run_row(new)
-        if (known := self._runs.get(run_id)) is not None:
-            return Refusal(run_id, known[STATUS])
-        trigger = row[TRIGGER]
-        claims = [claim for claim in dict.fromkeys((row[CLAIM], *row[MEMBERS])) if claim is not None]
+        """Any run, by itself."""
+        if (known := self._runs.get(new.run_id)) is not None:
+            return Refusal(new.run_id, known.status)
+        run = memory_run(new)
+        claims = run.claims()
         for claim in claims:
-            if (refusal := self._claims.refusal(trigger, claim, new.at)) is not None:
+            if (refusal := self._claims.refusal(run.trigger, claim, new.at)) is not None:
                 return refusal
         if new.cooldown is not None:
-            if (refusal := self._cooling(trigger, new.cooldown[0], new.at)) is not None:
+            if (refusal := self._cooling(run.trigger, new.cooldown[0], new.at)) is not None:
                 return refusal
             if new.status is RunStatus.RUNNING:
-                self._cool(trigger, run_id, new.cooldown, new.at)
+                self._cool(run.trigger, run.run_id, new.cooldown, new.at)
         for claim in claims:
-            self._claims.take_over(trigger, new.claim_until, claim, run_id)
-        self._runs[run_id] = row
+            self._claims.take_over(run.trigger, new.claim_until, claim, run.run_id)
+        self._runs[run.run_id] = run
         return None
 
     def _cooling(self, trigger: str, key: str, at: float) -> Refusal | None:
@@ -179,7 +166,7 @@ class MemoryStore:
         if until <= at:
             return None
         run = self._runs.get(run_id)
-        return Refusal(run_id, None if run is None else run[STATUS], cooling_until=until)
+        return Refusal(run_id, None if run is None else run.status, cooling_until=until)
 
     def _cool(self, trigger: str, run_id: str, cooldown: tuple[str, float], at: float) -> None:
         cooling = self._cooldowns.setdefault(trigger, {})
@@ -224,7 +211,7 @@ class MemoryStore:
 
     async def withdraw(self, run_id: str) -> None:
         run = await self._run(run_id)
-        if run[STATUS] is WAITING and run[ATTEMPT] == 0:
+        if run.status is WAITING and run.attempt == 0:
             del self._runs[run_id]
             self._claims.withdraw(run)
 
@@ -243,14 +230,16 @@ class MemoryStore:
             run = runs.get(record[RUN_ID])
             if run is None:
                 return _refuse(record[RUN_ID])
-            run += record if len(record) == BARE and not record[PUBLICATIONS] else self._whole(record)
+            if len(record) == BARE and not record[PUBLICATIONS]:
+                run.journal += record
+            else:
+                self._keep(run, record)
         return DONE
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
                     ) -> None:  # fmt: skip
-        row = await self._run(run_id)
-        run = MemoryRun(row)
+        run = await self._run(run_id)
         if cooldown is not None:
             self._cool(run.trigger, run_id, cooldown, at)
         run.status = RunStatus.RUNNING
@@ -260,7 +249,7 @@ class MemoryStore:
         if context is not None:
             run.context = context
         for name in started:
-            row.append(Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at))
+            run.keep(Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at))
 
     def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
             dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
@@ -269,21 +258,24 @@ class MemoryStore:
             return _refuse(run_id)
         status, error, records, publications = ending
         for record in records:
-            run += record if len(record) == BARE and not record[PUBLICATIONS] else self._whole(record)
+            if len(record) == BARE and not record[PUBLICATIONS]:
+                run.journal += record
+            else:
+                self._keep(run, record)
         if publications:
             self._outbox.add(publications)
-        run[ATTEMPT] = attempt
+        run.attempt = attempt
         if error is not None:
-            run[ERROR] = describe(error)
+            run.error = describe(error)
         if dead is not None:
             self._bury(dead)
         if retry_at is not None:
-            run[STATUS] = WAITING
-            MemoryRun(run).retry_at = retry_at
+            run.status = WAITING
+            run.retry_at = retry_at
             return DONE
-        run[STATUS] = status
+        run.status = status
         if status is not _NEEDS_CODE:
-            run[ENDED_AT] = at
+            run.ended_at = at
             if status not in _UNSETTLED:
                 self._ended.append(run)
                 if len(self._ended) > ENDED_RUNS:
@@ -294,21 +286,20 @@ class MemoryStore:
         """A few at a time, which costs less than each by itself."""
         for _ in range(max(1, ENDED_RUNS // 100)):
             run = self._ended.popleft()
-            if run[ENDED_AT] is not None and self._runs.pop(run[ID], None) is not None:
+            if run.ended_at is not None and self._runs.pop(run.run_id, None) is not None:
                 self._claims.outlive(run)
 
-    async def _run(self, run_id: str) -> RunRow:
+    async def _run(self, run_id: str) -> MemoryRun:
         return self._runs.get(run_id) or await _refuse(run_id)
 
     # --- what is to be published ---
 
-    def _whole(self, record: RecordRow) -> tuple[Record]:
-        """The record as it is kept where it is not bare. Its publications are queued."""
-        whole = Record.of(record)
-        if whole.publications:
-            self._outbox.add(whole.publications)
-            whole = whole._replace(publications=())
-        return (whole,)
+    def _keep(self, run: MemoryRun, record: RecordRow) -> None:
+        """Any record. Its publications are queued."""
+        if published := record[PUBLICATIONS]:
+            self._outbox.add(published)
+            record = Record.of(record)._replace(publications=())
+        run.keep(record)
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
         return self._outbox.oldest(limit)
@@ -319,9 +310,9 @@ class MemoryStore:
     # --- resuming ---
 
     async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
-        left = [MemoryRun(run) for run in self._left_behind if run[ENDED_AT] is None]
+        left = [run for run in self._left_behind if run.ended_at is None]
         taken = None if choose is None else set(choose([(run.run_id, run.saga) for run in left]))
-        self._left_behind = [] if taken is None else [run.row for run in left if run.run_id not in taken]
+        self._left_behind = [] if taken is None else [run for run in left if run.run_id not in taken]
         return [run.stored() for run in left if taken is None or run.run_id in taken]
 
     async def load(self, run_id: str) -> StoredRun | None:
@@ -332,9 +323,9 @@ class MemoryStore:
         if run is None:
             return False
         self._left_behind = [other for other in self._left_behind if other is not run]
-        if run[STATUS] not in LIVE:
-            run[STATUS] = RunStatus.RUNNING
-            run[ENDED_AT] = None
+        if run.status not in LIVE:
+            run.status = RunStatus.RUNNING
+            run.ended_at = None
         return True
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
@@ -367,7 +358,7 @@ class MemoryStore:
         return sorted(self._revisions.get(saga, {}).values(), key=lambda row: row.number)
 
     def run(self, run_id: str) -> StoredRun | None:
-        return MemoryRun(run).stored() if (run := self._runs.get(run_id)) else None
+        return run.stored() if (run := self._runs.get(run_id)) else None
 
     def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
         names = columns(frame)

@@ -9,7 +9,7 @@ from itertools import islice
 from sagaz_lab.abc import Refusal
 from sagaz_lab.model.run import RESTARTABLE, RunStatus
 from sagaz_lab.stores.claims import CLAIM_ENDED
-from sagaz_lab.stores.memory_runs import CLAIM, CLAIM_ENDS, ID, MEMBERS, STATUS, TRIGGER, RunRow
+from sagaz_lab.stores.memory_runs import MemoryRun
 
 CLAIMS = 1_000_000
 """Claims of a trigger that are kept, about 200 MB; past it the oldest go, a thousand at a time."""
@@ -60,7 +60,7 @@ def drop(claims: dict[str, Holder], claim: str) -> None:
 class Claims:
     """By trigger, then by claim. `runs` are those that are kept: any other has completed."""
 
-    def __init__(self, runs: Mapping[str, RunRow]) -> None:
+    def __init__(self, runs: Mapping[str, MemoryRun]) -> None:
         self._runs = runs
         self._by_trigger: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
 
@@ -83,8 +83,8 @@ class Claims:
         run = self._runs.get(run_id)
         if run is None:
             return Refusal(run_id, RunStatus.COMPLETED)
-        free = CLAIM_ENDED if run[CLAIM_ENDS] else RESTARTABLE
-        return None if run[STATUS] in free else Refusal(run_id, run[STATUS])
+        free = CLAIM_ENDED if run.claim_ends else RESTARTABLE
+        return None if run.status in free else Refusal(run_id, run.status)
 
     def take(self, trigger: str, until: float | None, runs: Mapping[str, str]) -> bool:
         """Take these for their runs, or none of them if any has been taken before."""
@@ -119,17 +119,17 @@ class Claims:
         if claims.get(claim) == held_id:
             del claims[claim]
 
-    def withdraw(self, run: RunRow) -> None:
+    def withdraw(self, run: MemoryRun) -> None:
         """Free those of a run that goes."""
-        claims = self._by_trigger[run[TRIGGER]]
-        for claim in (run[CLAIM], *run[MEMBERS]):
+        claims = self._by_trigger[run.trigger]
+        for claim in run.claims():
             holder = claims.get(claim)
-            if isinstance(holder, Taken) and holder.run_of(claim) == run[ID]:
+            if isinstance(holder, Taken) and holder.run_of(claim) == run.run_id:
                 drop(claims, claim)
 
-    def outlive(self, run: RunRow) -> None:
+    def outlive(self, run: MemoryRun) -> None:
         """The run has ended and is not kept any more: if it has completed its claims remember it, else they go."""
-        if run[CLAIM_ENDS] or run[STATUS] in RESTARTABLE:
+        if run.claim_ends or run.status in RESTARTABLE:
             self.withdraw(run)
 
     def forget(self, trigger: str, claim: str | None) -> int:

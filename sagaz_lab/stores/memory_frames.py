@@ -9,7 +9,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, KeptEvent, Publication
 from sagaz_lab.stores.frames import steps
-from sagaz_lab.stores.memory_runs import MemoryRun, RunRow
+from sagaz_lab.stores.memory_runs import MemoryRun
 
 
 class Letter:
@@ -28,7 +28,7 @@ class Frames:
 
     def __init__(
         self,
-        runs: Mapping[str, RunRow],
+        runs: Mapping[str, MemoryRun],
         letters: Mapping[str, Letter],
         kept: deque[tuple[float, KeptEvent]],
         counts: Counter[tuple[str, str, str]],
@@ -48,7 +48,7 @@ class Frames:
         return found
 
     def _newest_runs(self) -> Iterator[MemoryRun]:
-        return map(MemoryRun, reversed(list(self._runs.values())))
+        return reversed(list(self._runs.values()))
 
     def _newest_letters(self) -> Iterator[Letter]:
         return reversed(list(self._letters.values()))
@@ -97,8 +97,7 @@ class Frames:
         run = None if kept.run_id is None else self._runs.get(kept.run_id)
         if run is None:
             return False
-        event = MemoryRun(run).event
-        return event is None or event.id != kept.event.id
+        return run.event is None or run.event.id != kept.event.id
 
     def _rows_of_events(self) -> Iterator[tuple[Any, ...]]:
         started = ((run.at, run.event) for run in self._newest_runs() if run.event)

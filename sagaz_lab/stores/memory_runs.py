@@ -4,85 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Any
+
+from msgspec import Struct
 
 from sagaz_lab.abc import NewRun, StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import BARE, Record, RecordKind, RunStatus
-
-T = TypeVar("T")
+from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow, RunStatus
 
 # An enum's member costs a look-up through its class each time.
-WAITING: Final = RunStatus.WAITING
+WAITING = RunStatus.WAITING
 
-# A run is one list: these facts, then its records, the values of a bare one and any other as it is. There are ten
-# thousand of them and more, each seen by every full garbage collection. A list costs half of an object to make, and
-# takes in bare records without another object for them.
-ID: Final = 0
-STATUS: Final = 1
-ATTEMPT: Final = 2
-ENDED_AT: Final = 3
-TRIGGER: Final = 4
-CLAIM: Final = 5
-CLAIM_ENDS: Final = 6
-MEMBERS: Final = 7
-ERROR: Final = 8
-_SAGA, _REVISION, _EVENT, _CONTEXT, _AT, _STARTED, _RETRY_AT = range(9, 16)
-_RECORDS = 16
-
-RunRow = list[Any]
+_MANY = 100
+"""Values of a journal which is copied with each record that comes. A longer one is a list, which is not."""
 
 
-def run_row(new: NewRun) -> RunRow:
-    """In the order above. Of its members only the claims are kept."""
-    status, members = new.status, new.members
-    return [
-        new.run_id, status, 0 if status is WAITING else 1, None, new.trigger or "", new.claim, new.claim_ends,
-        [it.claim for it in members if it.claim is not None] if members else (), None, new.saga, new.revision,
-        new.event, new.context, new.at, new.started, None,
-    ]  # fmt: skip
+# There are ten thousand of them and more. Nothing that one holds knows of it, so that the garbage collector need not.
+class MemoryRun(Struct, gc=False, eq=False):
+    """A run. `trigger` is empty where there is none, `attempt` 0 before the first; of its members only the claims are
+    kept."""
 
+    run_id: str
+    saga: str
+    revision: int
+    trigger: str
+    event: Event | None
+    context: Mapping[str, Any]
+    at: float
+    started: Sequence[str]
+    status: RunStatus
+    attempt: int
+    claim: str | None
+    claim_ends: bool
+    members: Sequence[str]
+    ended_at: float | None = None
+    retry_at: float | None = None
+    error: str | None = None
+    # Its records after those of what has started with it: the values of a bare one, any other as it is. At first a
+    # tuple, since the garbage collector leaves one of plain values alone once it has seen it; a long one is a list.
+    journal: Any = ()
 
-class _Fact(Generic[T]):
-    """A place of a run's list, by name."""
+    def claims(self) -> list[str]:
+        """Its own and its members', each once."""
+        return list(dict.fromkeys((*(() if self.claim is None else (self.claim,)), *self.members)))
 
-    def __init__(self, place: int) -> None:
-        self._place = place
-
-    def __get__(self, run: MemoryRun, owner: type[MemoryRun]) -> T:
-        value: T = run.row[self._place]
-        return value
-
-    def __set__(self, run: MemoryRun, value: T) -> None:
-        run.row[self._place] = value
-
-
-class MemoryRun:
-    """A run's list with names, for whoever is not in a hurry."""
-
-    __slots__ = ("row",)
-
-    run_id = _Fact[str](ID)
-    saga = _Fact[str](_SAGA)
-    trigger = _Fact[str](TRIGGER)
-    revision = _Fact[int](_REVISION)
-    event = _Fact[Event | None](_EVENT)
-    context = _Fact[Mapping[str, Any]](_CONTEXT)
-    at = _Fact[float](_AT)
-    status = _Fact[RunStatus](STATUS)
-    attempt = _Fact[int](ATTEMPT)
-    started = _Fact[Sequence[str]](_STARTED)
-    retry_at = _Fact[float | None](_RETRY_AT)
-    ended_at = _Fact[float | None](ENDED_AT)
-    error = _Fact[str | None](ERROR)
-
-    def __init__(self, row: RunRow) -> None:
-        self.row = row
+    def keep(self, record: RecordRow) -> None:
+        """Any record. The store adds bare ones by itself."""
+        if len(self.journal) > _MANY:
+            self.journal = [*self.journal]
+        self.journal += (Record.of(record),)
 
     def records(self) -> list[Record]:
-        row = self.row
+        """In full, oldest first."""
         records = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
-        kept = iter(row[_RECORDS:])
+        kept = iter(self.journal)
         for first in kept:
             record = first if isinstance(first, Record) else Record(first, *islice(kept, BARE - 1))
             records += record._replace(kind=RecordKind(record.kind)).in_full()
@@ -92,3 +67,13 @@ class MemoryRun:
         return StoredRun(self.run_id, self.saga, self.revision, self.trigger or None, self.event, self.context,
                          self.status, self.attempt, self.at, self.retry_at, self.records(), self.ended_at,
                          self.error)  # fmt: skip
+
+
+def memory_run(new: NewRun) -> MemoryRun:
+    """The run as it is accepted."""
+    status, members = new.status, new.members
+    return MemoryRun(
+        new.run_id, new.saga, new.revision, new.trigger or "", new.event, new.context, new.at, new.started, status,
+        0 if status is WAITING else 1, new.claim, new.claim_ends,
+        [it.claim for it in members if it.claim is not None] if members else (),
+    )  # fmt: skip

@@ -19,7 +19,7 @@ from sagaz_lab.runtime.tickets import Ticket
 
 
 def ticket(run_id: Any, key: str | None = None, pace_key: str | None = None) -> Ticket:
-    made = Ticket(str(run_id), "orders", "orders.on_order", 1, None, {}, 0.0, key)
+    made = Ticket(str(run_id), "orders", "orders.on_order", 1, None, {}, 0.0, key=key)
     made.pace_key = pace_key
     return made
 
@@ -194,6 +194,18 @@ def work_for(keys: int) -> int:
 def test_ten_times_the_keys_are_ten_times_the_work() -> None:
     small, large = work_for(1_000), work_for(10_000)
     assert 0 < large < 12 * small
+
+
+def test_what_came_before_the_pace_had_keys_holds_up_none_of_them() -> None:
+    admission = Admission(Gates(max_concurrent_sagas=3), 10)
+    before = [ticket(1, "a"), ticket(2, "b")]
+    for one in before:
+        admission.wait(one)
+    admission.configure(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0, key="k")), 10)
+    admission.wait(keyed := ticket(3, "c", "x"))
+    assert [admission.next(0.0), admission.next(0.0), admission.next(0.0)] == [before[0], keyed, None]
+    assert admission.opens_in(0.0) == 4.0
+    assert admission.next(4.0) is before[1]
 
 
 KEYS, PACE_KEYS = st.sampled_from(["a", "b", "c", None]), st.sampled_from(["x", "y", None])
