@@ -39,10 +39,10 @@ class Place:
         if isinstance(self._where, str) and self.store.durable:
             self._store = None
 
-    def revisions(self, saga: str) -> Sequence[RevisionRow]:
-        """Those that are stored; none where the store cannot tell."""
+    def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
+        """Those that are stored, oldest first, all or so many of the newest; none where the store cannot tell."""
         try:
-            return self.store.revisions(saga)
+            return self.store.revisions(saga, newest)
         except StoreError:
             return ()
 

@@ -144,8 +144,11 @@ class Store(Protocol):
 
     def positions(self) -> Positions: ...
 
-    def revisions(self, saga: str) -> Sequence[RevisionRow]:
-        """Oldest first. Reads through a connection of its own, from any thread, also while the store is closed."""
+    def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
+        """Oldest first, all or so many of the newest.
+
+        Reads through a connection of its own, from any thread, also while the store is closed.
+        """
 
     def run(self, run_id: str) -> StoredRun | None:
         """The same as `load`. Reads as `revisions` does."""

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msgspec import Struct
+
 from sagaz_lab.errors import describe
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.log import RunLog
@@ -173,16 +175,12 @@ def as_changes(action: str, value: Any) -> Mapping[str, Any]:
     return {} if value is None else {action: value}
 
 
-class Run:
+class Run(Struct, eq=False):
     """One execution of a saga, while it lives in this process.
 
     `publishes` says that its records may have something to publish. `foreground` says that somebody's call started it
     and waits for it, and not a trigger. With `hold` it is held when it fails, whatever its saga's `on_failure` says.
     """
-
-    __slots__ = ("attempt", "begun", "cancelling", "compensate_only", "ctx", "definition", "error", "foreground",
-                 "history", "hold", "instance", "publishes", "run_id", "started_at", "status", "steps", "stopping",
-                 "task", "trigger", "waiters")  # fmt: skip
 
     run_id: str
     definition: SagaDefinition
@@ -191,19 +189,19 @@ class Run:
     trigger: str | None
     attempt: int
     started_at: float
-    status: RunStatus
-    error: BaseException | None
-    history: History | None
-    steps: dict[str, Step]
-    task: Task[Any] | None
-    waiters: Sequence[Future[None]]
-    compensate_only: bool
-    foreground: bool
-    hold: bool
-    publishes: bool
-    begun: bool
-    stopping: bool
-    cancelling: bool
+    history: History | None = None
+    compensate_only: bool = False
+    hold: bool = False
+    foreground: bool = False
+    publishes: bool = False
+    status: RunStatus = RunStatus.RUNNING
+    error: BaseException | None = None
+    steps: dict[str, Step] = {}  # each has its own
+    task: Task[Any] | None = None
+    waiters: Sequence[Future[None]] = ()
+    begun: bool = False
+    stopping: bool = False
+    cancelling: bool = False
 
     @property
     def event(self) -> Event | None:

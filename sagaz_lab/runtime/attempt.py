@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sagaz_lab.abc import DeadLetter, Ending, EndingRow
 from sagaz_lab.errors import Permanent, StoreUnavailable, describe
@@ -22,46 +22,33 @@ if TYPE_CHECKING:
 STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """While the store does not answer, a run stands still and asks again after these delays; the last one repeats."""
 
-_RUNNING, _COMPLETED = RunStatus.RUNNING, RunStatus.COMPLETED
+_COMPLETED = RunStatus.COMPLETED
 
 
-class Attempt(Run):
+class Attempt(Run, kw_only=True, eq=False):
     """A run while an attempt of it lives here, and the journal of that attempt, which also wakes the relay.
 
     `retry_in_s` is set when the run is to be tried again.
     """
 
-    __slots__ = ("_dispatcher", "_events", "retry_in_s", "ticket")
-
     ticket: Ticket
-    retry_in_s: float | None
+    retry_in_s: float | None = None
     _dispatcher: Dispatcher
-    _events: StepEvents | None
+    _events: StepEvents | None = None
 
-    def begin(
-        self, dispatcher: Dispatcher, ticket: Ticket, definition: SagaDefinition, instance: Saga, started_at: float
-    ) -> None:
-        """Fill it in. One is made for every run, and a constructor would cost as much again."""
-        self.ticket = ticket
-        self.definition = definition
-        self.instance = instance
-        self.run_id = ticket.run_id
-        self.ctx = context_of(ticket)
-        self.trigger = ticket.trigger
-        self.attempt = ticket.attempt
-        self.started_at = started_at
-        self.status = _RUNNING
-        self.error = self.task = self.retry_in_s = self._events = None
-        self.history = ticket.history
-        self.compensate_only = ticket.compensate_only
-        self.hold = ticket.hold
-        self.steps = {}
-        self.waiters = ()
-        self.publishes = self.foreground = self.begun = self.stopping = self.cancelling = False
-        self._dispatcher = dispatcher
+    @classmethod
+    def of(
+        cls, ticket: Ticket, definition: SagaDefinition, instance: Saga, started_at: float, dispatcher: Dispatcher
+    ) -> Self:
+        """The attempt that the ticket asks for."""
+        run = cls(
+            ticket.run_id, definition, instance, context_of(ticket), ticket.trigger, ticket.attempt, started_at,
+            ticket.history, ticket.compensate_only, ticket.hold, ticket=ticket, _dispatcher=dispatcher,
+        )  # fmt: skip
         if definition.listeners and (listener := outbox_listener(definition)) is not None:
-            self._events = StepEvents(self, listener)
-            self.publishes = True
+            run._events = StepEvents(run, listener)
+            run.publishes = True
+        return run
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return self._append(records if self._events is None else self._events.of(records))
@@ -177,10 +164,8 @@ class Attempt(Run):
                 error = again
 
 
-class AttemptInMemory(Attempt):
+class AttemptInMemory(Attempt, eq=False):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
-
-    __slots__ = ()
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return super().append(records) if self.publishes else self._dispatcher.store.append(records)

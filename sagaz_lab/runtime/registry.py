@@ -88,6 +88,12 @@ def call_here(function: Callable[[], T]) -> T:
     return function()
 
 
+class ReadRevisions(Protocol):
+    """Reads the stored revisions of a saga, oldest first: all of them, or so many of the newest."""
+
+    def __call__(self, saga: str, newest: int | None = None, /) -> Sequence[RevisionRow]: ...
+
+
 class Registry:
     """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it; `now` is the time.
 
@@ -96,7 +102,7 @@ class Registry:
 
     def __init__(
         self,
-        history: Callable[[str], Sequence[RevisionRow]],
+        history: ReadRevisions,
         on_change: Callable[[Sequence[Change]], None],
         now: Callable[[], float],
         call_there: CallThere = call_here,
@@ -269,11 +275,12 @@ class Registry:
                 registered_at=before.registered_at,
             )
             return Change(name, before.revision, before.revision, False), None
-        stored = self._history(name)
-        last = self._last(name, stored)
-        known = before is None and bool(stored) and stored[-1].digest == now.digest
-        number = stored[-1].number if known else last + 1
-        at = stored[-1].at if known else self._now()
+        stored = next(iter(self._history(name, 1)), None)
+        last = max(self._last_here(name), 0 if stored is None else stored.number)
+        if before is None and stored is not None and stored.digest == now.digest:
+            number, at, is_new = stored.number, stored.at, False
+        else:
+            number, at, is_new = last + 1, self._now(), True
         after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text, registered_at=at)
         definition.cls.__definition__ = after
         self._prints[name] = now
@@ -282,13 +289,16 @@ class Registry:
         while len(past) > KEPT_REVISIONS:
             del past[min(past)]
         previous = before.revision if before else (last or None)
-        old_text = before.source_text if before else (stored[-1].source_text if stored else "")
-        diff = [] if known or previous is None else _text_diff(old_text, after.source_text, previous, number)
-        return Change(name, number, previous, not known, diff, _warnings(before, after) if before else ()), after
+        old_text = before.source_text if before else (stored.source_text if stored else "")
+        diff = _text_diff(old_text, after.source_text, previous, number) if is_new and previous is not None else []
+        return Change(name, number, previous, is_new, diff, _warnings(before, after) if before else ()), after
 
-    def _last(self, name: str, stored: Sequence[RevisionRow] | None = None) -> int:
-        rows = self._history(name) if stored is None else stored
-        return max([row.number for row in rows] + list(self._past.get(name, ())), default=0)
+    def _last(self, name: str) -> int:
+        return max([self._last_here(name), *(row.number for row in self._history(name, 1))])
+
+    def _last_here(self, name: str) -> int:
+        """The newest revision of this process; 0 if there is none."""
+        return max(self._past.get(name, ()), default=0)
 
     def _numbers(self, name: str) -> set[int]:
         return {row.number for row in self._history(name)}

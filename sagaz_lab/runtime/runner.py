@@ -99,9 +99,7 @@ class Runner:
         return known[1]
 
     def _made(self, ticket: Ticket, of: _Round) -> Attempt:
-        kind = self._attempt
-        run = kind()
-        run.begin(self._dispatcher, ticket, of.definition, of.instance, of.now)
+        run = self._attempt.of(ticket, of.definition, of.instance, of.now, self._dispatcher)
         if self.hold and ticket.trigger is not None:
             run.hold = True
         if self.logs.ended:

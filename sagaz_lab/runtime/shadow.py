@@ -55,7 +55,7 @@ class Shadow:
         self._context = copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         silent = _silent(definition)
-        registry = Registry(lambda _: (), lambda _: None, live.clock.now)
+        registry = Registry(lambda *_: (), lambda _: None, live.clock.now)
         registry.current = MappingProxyType({silent.name: silent})
         ledger = cast(Store, Ledger(store, live.store, next(live.run_ids)))
         self._twins = Twins(live.runner)

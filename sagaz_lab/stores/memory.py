@@ -354,8 +354,9 @@ class MemoryStore:
     def positions(self) -> Positions:
         return self._positions
 
-    def revisions(self, saga: str) -> Sequence[RevisionRow]:
-        return sorted(self._revisions.get(saga, {}).values(), key=lambda row: row.number)
+    def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
+        rows = sorted(self._revisions.get(saga, {}).values(), key=lambda row: row.number)
+        return rows if newest is None else rows[-newest:]
 
     def run(self, run_id: str) -> StoredRun | None:
         return run.stored() if (run := self._runs.get(run_id)) else None

@@ -38,11 +38,11 @@ class Opened:
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
         self._lock = Lock()
 
-    def revisions(self, saga: str) -> Sequence[RevisionRow]:
+    def revisions(self, saga: str, newest: int | None) -> Sequence[RevisionRow]:
         """Each run of a cell asks for them, on whichever thread: opening a connection would be half of its cost."""
         with self._lock:
             try:
-                return revisions_of(self._glancing, saga)
+                return revisions_of(self._glancing, saga, newest)
             except Error as error:
                 raise unavailable(self._path, error) from error
 

@@ -43,19 +43,20 @@ def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, 
         raise unavailable(path, error) from error
 
 
-def read_revisions(path: Path, saga: str) -> Sequence[RevisionRow]:
-    """The revisions of a saga, oldest first."""
+def read_revisions(path: Path, saga: str, newest: int | None) -> Sequence[RevisionRow]:
+    """The revisions of a saga, oldest first, all or so many of the newest."""
     if not path.exists():
         return []
     try:
         with closing(connect_to_read(path)) as connection:
-            return revisions_of(connection, saga)
+            return revisions_of(connection, saga, newest)
     except sqlite3.Error as error:
         raise unavailable(path, error) from error
 
 
-def revisions_of(connection: sqlite3.Connection, saga: str) -> Sequence[RevisionRow]:
-    return [RevisionRow(*row) for row in connection.execute(statements(NOW)["select_revisions"], (saga,))]
+def revisions_of(connection: sqlite3.Connection, saga: str, newest: int | None) -> Sequence[RevisionRow]:
+    rows = connection.execute(statements(NOW)["select_revisions"], (saga, -1 if newest is None else newest)).fetchall()
+    return [RevisionRow(*row) for row in reversed(rows)]
 
 
 def read_run(path: Path, artifacts: Artifacts, run_id: str) -> StoredRun | None:

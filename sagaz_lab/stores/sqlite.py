@@ -296,8 +296,8 @@ class SqliteStore:
     def positions(self) -> Positions:
         return _Positions(self)
 
-    def revisions(self, saga: str) -> Sequence[RevisionRow]:
-        return read_revisions(self.path, saga) if self._open is None else self._open.revisions(saga)
+    def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
+        return read_revisions(self.path, saga, newest) if self._open is None else self._open.revisions(saga, newest)
 
     def run(self, run_id: str) -> StoredRun | None:
         return read_run(self.path, self._artifacts, run_id)

@@ -14,6 +14,7 @@ import pytest
 
 from sagaz_lab import Lab, OutcomeKind, Saga, TriggerConfig, action, compensate, skip, trigger
 from sagaz_lab.errors import DefinitionError, SagaConflict, UnknownName
+from sagaz_lab.stores.memory import MemoryStore
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
 _cells = count(1)
@@ -355,6 +356,21 @@ async def test_revisions_and_their_numbers_survive_a_restart(tmp_path: Path) -> 
             assert outcome.revision == current
     assert list(lab.revisions("Scores")["number"]) == [4, 3, 2, 1]
     assert 'return {"by": number}' in lab.revisions("Scores")["code"][0]
+
+
+async def test_a_cell_that_runs_again_reads_one_stored_revision_however_many_there_are(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = MemoryStore(), []
+    read = store.revisions
+    monkeypatch.setattr(store, "revisions", lambda saga, newest=None: (asked.append(newest), read(saga, newest))[1])
+    async with Lab(store=store) as lab:
+        with lab.activate():
+            for limit in range(5):
+                notebook.run(HELPERS.replace("5", str(limit)), SCORES)
+    assert [row.number for row in read("Scores")] == [1, 2, 3, 4, 5]
+    assert len(asked) >= 5
+    assert set(asked) == {1}
 
 
 async def test_a_change_shows_its_diff_and_what_it_does_to_the_sources(lab: Lab, notebook: Notebook) -> None:

@@ -223,7 +223,7 @@ UPDATE dead_letters SET state = ?, reason = ?, settled_at = {now} WHERE id = ? A
 INSERT INTO revisions (saga, number, digest, source_text, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: select_revisions
-SELECT saga, number, digest, source_text, at FROM revisions WHERE saga = ? ORDER BY number
+SELECT saga, number, digest, source_text, at FROM revisions WHERE saga = ? ORDER BY number DESC LIMIT ?
 
 -- name: position
 SELECT value FROM positions WHERE name = ?
