@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -90,17 +90,16 @@ class KeptEvent(NamedTuple):
     until: float
 
 
-@dataclass(slots=True)
-class Acceptance:
+class Acceptance(Struct):
     """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason).
 
     `held` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
     is in the same batch. `publications` are to be published.
     """
 
-    runs: list[NewRun] = field(default_factory=list)
+    runs: list[NewRun] = []
     dead: Sequence[DeadLetter] = ()
-    filtered: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    filtered: Mapping[tuple[str, str, str], int] = {}
     kept: Sequence[KeptEvent] = ()
     held: Sequence[HeldEvent] = ()
     released: Sequence[str] = ()

@@ -11,6 +11,8 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
+from msgspec import Struct
+
 from sagaz_lab.engines.streams import Channel, read
 from sagaz_lab.errors import ActionTimeout, RunError
 from sagaz_lab.model.run import Publication, Run
@@ -23,40 +25,28 @@ PUBLICATIONS = 1000
 """Of one action: they go into one transaction with its success."""
 
 
-class ActiveStep:
+class ActiveStep(Struct, eq=False):
     """An action or compensation that is running.
 
     `publications` is what the present trial has published: None as long as it has not, and empty when it has ended,
-    after which it cannot.
+    after which it cannot. `suffix` tells what is not the action itself.
     """
 
-    # Defaults of the class and no constructor, so that making a step costs as little as may be.
-    trial = 1
-    cancelled = False
-    told = False
+    run: Run
+    name: str
+    trial: int = 1
+    suffix: str = ""
+    cancelled: bool = False
+    told: bool = False
     progress: Progress | None = None
     stopping_since: float | None = None
     channels: Mapping[str, Channel] | None = None
     reading: Set[str] = frozenset()
     publications: Sequence[Publication] | None = None
-    _suffix = ""
-
-    run: Run
-    name: str
-
-    @classmethod
-    def of(cls, run: Run, name: str, trial: int = 1, suffix: str = "") -> ActiveStep:
-        """A step; its trial may not be the first, and it may not be the action itself."""
-        step = cls()
-        step.run = run
-        step.name = name
-        step.trial = trial
-        step._suffix = suffix
-        return step
 
     @property
     def idempotency_key(self) -> str:
-        return f"{self.run.run_id}/{self.run.attempt}/{self.name}{self._suffix}"
+        return f"{self.run.run_id}/{self.run.attempt}/{self.name}{self.suffix}"
 
     def stream(self, name: str) -> AsyncIterator[Any]:
         return read(self, name, self.run)

@@ -66,7 +66,7 @@ class _Undo:
         self._clock = clock
         self._threads = threads
         self._compensation = compensation
-        self.step = ActiveStep.of(run, compensation.action, suffix="/compensation")
+        self.step = ActiveStep(run, compensation.action, suffix="/compensation")
         self.publications: Sequence[Publication] = ()
 
     def record(self, kind: RecordKind, trial: int, error: BaseException | None = None) -> Record:

@@ -143,7 +143,7 @@ class _Execution:
 
     def _step(self, name: str) -> ActiveStep:
         run = self._run
-        step = ActiveStep.of(run, name, self._standing.trials.setdefault(name, 1))
+        step = ActiveStep(run, name, self._standing.trials.setdefault(name, 1))
         if self._channels:
             needed = run.definition.actions[name].depends_on
             step.channels = {one: self._channels[one] for one in needed if one in self._channels}
@@ -247,7 +247,7 @@ class _Execution:
         run, name, standing = self._run, failed.name, self._standing
         recovery = run.definition.recoveries.get(name)
         while recovery and standing.past_pivot() and not isinstance(error, asyncio.CancelledError):
-            step = ActiveStep.of(run, name, standing.trials[name], "/recovery")
+            step = ActiveStep(run, name, standing.trials[name], "/recovery")
             step.publications = ()  # no record of its own would keep them
             function = getattr(run.instance, recovery.method_name)
             try:

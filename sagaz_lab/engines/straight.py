@@ -39,9 +39,7 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
     values: list[Any] = []
     stopped = None
     for action, after in plan.straight:
-        steps[action.name] = step = ActiveStep()
-        step.run = run
-        step.name = action.name
+        steps[action.name] = step = ActiveStep(run, action.name)
         _set_step(step)  # never taken back: each attempt has a context of its own
         try:
             value = await getattr(instance, action.method_name)(ctx)

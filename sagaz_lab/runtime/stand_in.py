@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from sagaz_lab.abc import Acceptance, Ending, Journal, NewRun, Refusal, Store
 from sagaz_lab.model.run import RESTARTABLE, Run, RunStatus

@@ -132,7 +132,7 @@ class SqliteStore:
         if batch.runs and not has_rest(batch):
             epoch = self._opened().owner.epoch
             try:
-                return self._put(Write(runs=[run_row(new, epoch, None) for new in batch.runs]))
+                return self._put(Write(runs=[run_row(new, epoch, None) for new in batch.runs], result=NOTHING))
             except (NeedsFiles, UnstorableValue):
                 pass
         return self._accept(batch)
@@ -149,7 +149,7 @@ class SqliteStore:
                     rows.append(await self._with_files(run_row, new, epoch, self._artifacts))
             except UnstorableValue as error:
                 refused[new.run_id] = Refusal(error=error)
-        write = Write(runs=rows)
+        write = Write(runs=rows, result=NOTHING if rows else None)
         rest = None
         if has_rest(batch):
             rest = Rest(batch, self._artifacts, self._with_files)

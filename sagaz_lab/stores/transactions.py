@@ -14,7 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from sagaz_lab.abc import Refusal
 from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavailable, describe
@@ -40,7 +42,7 @@ objects, since many wait at once."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class RunRow(NamedTuple):
+class RunRow(Struct, frozen=True, eq=False):
     """A run to insert: its row's marks, and its values but for the number.
 
     `claims` are its own and its members', all to be taken until `until`; `kind` is the claims'.
@@ -66,16 +68,18 @@ class _Cooling(Exception):
     """A run of the group must be refused."""
 
 
-class Write:
+class Write(Struct, eq=False):
     """What one call changes.
 
     It calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications` and calls
     `call`. `begin` and `end` are the values of their statements but for the run's number. `future` is the caller's, on
-    `loop` (None: the store's own); `result` or `error` is set when it has been settled. The result is that of `call`;
-    of a write with runs it has the refused ones too.
+    `loop` (None: the store's own); `result` or `error` is set when it has been settled. The result is that of `call`,
+    or of a write with runs a mapping, which has the refused ones too.
     """
 
-    # Defaults of the class, so that making a write costs as little as may be.
+    run_id: str = ""
+    runs: Sequence[RunRow] = ()
+    call: Callable[[Transactions], Any] | None = None
     records: RecordRows = ()
     publications: Sequence[tuple[Any, ...]] = ()
     begin: tuple[Any, ...] | None = None
@@ -85,14 +89,6 @@ class Write:
     loop: Any = None
     result: Any = None
     error: BaseException | None = None
-
-    def __init__(self, run_id: str = "", runs: Sequence[RunRow] = (),
-                 call: Callable[[Transactions], Any] | None = None) -> None:  # fmt: skip
-        self.run_id = run_id
-        self.runs = runs
-        self.call = call
-        if runs:
-            self.result = NOTHING
 
 
 class Transactions:

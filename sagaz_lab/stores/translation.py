@@ -71,9 +71,9 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
     claims = members if claim is None else [claim, *members]
     cooldown = None if new.cooldown is None else (text(new.cooldown[0]) or "", new.cooldown[1])
     kind = "live" if new.claim_ends else "key"
-    # Like RunRow(...), without the call of its constructor.
-    return tuple.__new__(RunRow, (run_id, trigger or "", claims, members, new.claim_until, kind, cooldown, attempt == 0,
-                                  at, shape, values))  # fmt: skip
+    return RunRow(
+        run_id, trigger or "", claims, members, new.claim_until, kind, cooldown, attempt == 0, at, shape, values
+    )
 
 
 def _members(new: NewRun, own: str | None) -> Sequence[str]:
