@@ -104,7 +104,9 @@ class Attempts:
 
 
 def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:
-    """The action's error. Raises it if it is the cancellation of the whole run."""
+    """The action's error. Raises it if it is the end of the whole run."""
+    if step.run.gone:
+        raise error
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if step.told or (task is not None and task.cancelling()):

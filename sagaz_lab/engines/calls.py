@@ -150,7 +150,8 @@ async def invoke(
             return await function(*args)
         return await _on_loop(function(*args), step, timeout_s)
     finally:
-        current_step.reset(token)
+        if not step.run.gone:  # else it is thrown away, in any context
+            current_step.reset(token)
 
 
 async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float) -> Any:

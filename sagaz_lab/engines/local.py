@@ -86,7 +86,8 @@ class _Execution:
                 records = await self._stop()
             await self._end_badly(records)
         except BaseException:
-            await self._abandon()
+            if not run.gone:
+                await self._abandon()
             raise
 
     # --- forward ---
@@ -168,11 +169,12 @@ class _Execution:
         try:
             done = await work
         except BaseException as error:
+            if self._run.gone:
+                raise
             done = Done(name, None, error)
-        finally:
-            self._note(done)
-            for channel in (step.channels or {}).values():
-                await channel.leave(name)
+        self._note(done)
+        for channel in (step.channels or {}).values():
+            await channel.leave(name)
 
     def _note(self, note: Done | _Streaming) -> None:
         self._notes.append(note)

@@ -44,6 +44,8 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         try:
             value = await getattr(instance, action.method_name)(ctx)
         except BaseException as error:
+            if run.gone:
+                raise
             stopped = Stopped(step, error, None)
             break
         values.append(value)

@@ -207,6 +207,11 @@ class Run(Struct, eq=False):
     def event(self) -> Event | None:
         return self.ctx.event
 
+    @property
+    def gone(self) -> bool:
+        """Whether its loop was closed under it: then what waits is thrown away, and nothing can be done any more."""
+        return self.task is not None and self.task.get_loop().is_closed()
+
     def write(self, action: str, stream: str, text: str) -> None:
         """Put into its log what an action has printed."""
         if self.ctx.log_lines is None:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.abc import Acceptance, Engine, Event
 from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
@@ -36,16 +36,13 @@ CLOSE_S = 3.0
 """How long runs that are abandoned may take to end."""
 
 
-class _Round:
+class _Round(NamedTuple):
     """Runs of a saga that are to be executed, some of which may have been made already."""
 
-    __slots__ = ("definition", "instance", "now", "tickets")
-
-    def __init__(self, tickets: Iterable[Ticket], definition: SagaDefinition, instance: Saga, now: float) -> None:
-        self.tickets = deque(tickets)
-        self.definition = definition
-        self.instance = instance
-        self.now = now
+    tickets: deque[Ticket]
+    definition: SagaDefinition
+    instance: Saga
+    now: float
 
 
 class Runner:
@@ -75,7 +72,7 @@ class Runner:
         for ready in self._ready:
             for ticket in ready.tickets:
                 if ticket.run_id not in self._live:
-                    self._made(ticket, ready)
+                    self._made(ticket, ready.definition, ready.instance, ready.now)
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
@@ -98,8 +95,8 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def _made(self, ticket: Ticket, of: _Round) -> Attempt:
-        run = self._attempt.of(ticket, of.definition, of.instance, of.now, self._dispatcher)
+    def _made(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt:
+        run = self._attempt.of(ticket, definition, instance, now, self._dispatcher)
         if self.hold and ticket.trigger is not None:
             run.hold = True
         if self.logs.ended:
@@ -119,7 +116,7 @@ class Runner:
 
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
         """
-        run = self._made(ticket, _Round((), definition, instance or self.instance(definition), now))
+        run = self._made(ticket, definition, instance or self.instance(definition), now)
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
         run.task = asyncio.get_running_loop().create_task(self._execute(run))
@@ -127,7 +124,7 @@ class Runner:
 
     def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
         """The same for one or more runs that a trigger has started: they may share a task with others."""
-        self._ready.append(_Round(tickets, definition, self.instance(definition), now))
+        self._ready.append(_Round(deque(tickets), definition, self.instance(definition), now))
         if self._working is None:
             context = copy_context()
             if context.get(current_step) is not None:  # an action has fired the event, and waits meanwhile
@@ -180,7 +177,7 @@ class Runner:
                 ready.popleft()
             try:
                 run = self._live.get(ticket.run_id) if self._live else None
-                return self._made(ticket, first) if run is None else run
+                return run or self._made(ticket, first.definition, first.instance, first.now)
             except Exception as error:
                 logger.exception("run %s could not be begun", ticket.run_id)
                 self._dispatcher.report("engine", f"run {ticket.run_id} could not be begun: {describe(error)}")
@@ -199,7 +196,9 @@ class Runner:
                     awaited = context.run(_thrown, work, error)
                 else:
                     awaited = context.run(next, work, _ENDED)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
+            if run.gone:
+                raise
             failure = error
         self._settle(run, failure)
 
@@ -246,7 +245,9 @@ class Runner:
         failure: BaseException | None = None
         try:
             await self._attempt_of(run)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
+            if run.gone:
+                raise
             failure = error
         current_step.set(None)  # what follows is no part of the run
         self._settle(run, failure)

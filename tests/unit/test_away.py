@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from sagaz_lab import Lab, RunStatus, Saga, action, compensate, trigger
 from sagaz_lab.errors import RunError, UnknownName
 from sagaz_lab.runtime.away import spoken
+from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import until
 
@@ -191,6 +193,52 @@ async def test_the_memory_store_leaves_its_runs_in_the_same_way() -> None:
         (left,) = lab.status().away.left
         assert await lab.resume_run(left) is RunStatus.COMPLETED
         await lab.stop()
+
+
+@pytest.mark.parametrize("limit_s", [None, 60.0], ids=["straight", "timed"])
+@pytest.mark.parametrize("parallel", [False, True], ids=["chain", "parallel"])
+@pytest.mark.parametrize("fired", [True, False], ids=["fired", "called"])
+def test_a_loop_that_is_closed_under_a_run_leaves_it_as_it_stands(
+    limit_s: float | None, parallel: bool, fired: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, done = MemoryStore(), []
+
+    async def begin() -> object:
+        lab = Lab(store=store)
+        with lab.activate():
+
+            class Work(Saga):
+                @trigger(source="memory", topic="work")
+                def on_event(self, event):
+                    return {}
+
+                @action("first")
+                async def first(self, ctx):
+                    done.append("first")
+
+                @compensate("first")
+                async def undo(self, ctx):
+                    done.append("undo")
+
+                @action("second", depends_on=[] if parallel else ["first"], timeout_s=limit_s)
+                async def second(self, ctx):
+                    done.append("second")
+                    await asyncio.Event().wait()
+
+            await lab.start()
+            kept = await lab.fire("Work.on_event") if fired else asyncio.create_task(Work().run())
+        await until(lambda: len(done) == 2)
+        return kept
+
+    loop = asyncio.new_event_loop()
+    kept: object = loop.run_until_complete(begin())
+    loop.close()
+    del kept
+    gc.collect()
+    ((_, _, _, _, status, *_),) = store.rows("runs", None)[1]
+    assert status == RunStatus.RUNNING
+    assert sorted(done) == ["first", "second"]
+    assert [record.getMessage() for record in caplog.records if record.name == "sagaz_lab"] == []
 
 
 async def test_another_word_is_refused_before_anything_starts(world: World) -> None:
