@@ -16,7 +16,8 @@ KEYS = 1_000_000
 class Pace:
     """At most one start per `interval_s` and key on the average, with `burst` starts ahead of their time.
 
-    What came before the pace was `keyed` has the key None.
+    Without `keyed` there is one pace for all, whatever key a run may have from before. What came before the pace was
+    keyed has the key None.
     """
 
     __slots__ = ("_due", "_slack_s", "gate", "interval_s", "keyed", "limit", "per_s")
@@ -40,10 +41,11 @@ class Pace:
 
     def opens_at(self, key: str | None) -> float:
         """When the next run of this key may start, in the clock's monotonic seconds."""
-        return self._due.get(key, float("-inf")) - self._slack_s
+        return self._due.get(key if self.keyed else None, float("-inf")) - self._slack_s
 
     def start(self, key: str | None, now: float) -> None:
         """A run of this key starts."""
+        key = key if self.keyed else None
         due = self._due.get(key, now)
         self._due[key] = (due if due > now else now) + self.interval_s
         if len(self._due) > KEYS:
@@ -51,6 +53,7 @@ class Pace:
 
     def refund(self, key: str | None) -> None:
         """The last start of this key was none."""
+        key = key if self.keyed else None
         if key in self._due:
             self._due[key] -= self.interval_s
 

@@ -110,9 +110,9 @@ class MemoryStore:
         if batch.released:
             self._release(batch.released)
         for _, of_trigger in groupby(batch.runs, attrgetter("trigger")):
-            news = [*of_trigger]
-            if not self._accept_together(news):
-                refused.update((new.run_id, refusal) for new in news if (refusal := self._accept_run(new)) is not None)
+            for new in self._accept_together([*of_trigger]):
+                if (refusal := self._accept_alone(new)) is not None:
+                    refused[new.run_id] = refusal
         for held in batch.held:
             if (refusal := self._hold(held)) is not None:
                 refused[held.id] = refusal
@@ -120,30 +120,29 @@ class MemoryStore:
             self._note(batch)
         return refused
 
-    def _accept_together(self, news: Sequence[NewRun]) -> bool:
-        """Of one trigger, new ones with new claims: as most are. If any is not, none is accepted."""
+    def _accept_together(self, news: Sequence[NewRun]) -> Sequence[NewRun]:
+        """Of one trigger, those that are new and whose claim nobody has: as most are. Returns the others."""
         runs: dict[str, MemoryRun] = {}
         claimed: dict[str, str] = {}
-        until = news[0].claim_until
-        unclaimed = 0
+        others: list[NewRun] = []
+        until, known, taken = news[0].claim_until, self._runs, self._claims.of(news[0].trigger or "")
         for new in news:
             if new.members or new.cooldown is not None or new.claim_until != until:
-                return False
+                return news
             run_id, claim = new.run_id, new.claim
+            if run_id in known or run_id in runs or claim in taken or claim in claimed:
+                others.append(new)
+                continue
             runs[run_id] = memory_run(new)
-            if claim is None:
-                unclaimed += 1
-            else:
+            if claim is not None:
                 claimed[claim] = run_id
-        if len(runs) < len(news) or unclaimed + len(claimed) < len(news) or not self._runs.keys().isdisjoint(runs):
-            return False
-        if claimed and not self._claims.take(news[0].trigger or "", until, claimed):
-            return False
-        self._runs.update(runs)
-        return True
+        if claimed:
+            self._claims.take(news[0].trigger or "", until, claimed)
+        known.update(runs)
+        return others
 
-    def _accept_run(self, new: NewRun) -> Refusal | None:
-        """Any run, by itself."""
+    def _accept_alone(self, new: NewRun) -> Refusal | None:
+        """Any run."""
         if (known := self._runs.get(new.run_id)) is not None:
             return Refusal(new.run_id, known.status)
         run = memory_run(new)
@@ -356,7 +355,7 @@ class MemoryStore:
 
     def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
         rows = sorted(self._revisions.get(saga, {}).values(), key=lambda row: row.number)
-        return rows if newest is None else rows[-newest:]
+        return rows if newest is None else rows[max(0, len(rows) - newest) :]
 
     def run(self, run_id: str) -> StoredRun | None:
         return run.stored() if (run := self._runs.get(run_id)) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
 from sagaz_lab.abc import Refusal
@@ -86,11 +86,13 @@ class Claims:
         free = CLAIM_ENDED if run.claim_ends else RESTARTABLE
         return None if run.status in free else Refusal(run_id, run.status)
 
-    def take(self, trigger: str, until: float | None, runs: Mapping[str, str]) -> bool:
-        """Take these for their runs, or none of them if any has been taken before."""
+    def of(self, trigger: str) -> Collection[str]:
+        """All that somebody has or has had."""
+        return self._by_trigger[trigger]
+
+    def take(self, trigger: str, until: float | None, runs: Mapping[str, str]) -> None:
+        """Take these for their runs. Nobody has had any of them."""
         known = self._by_trigger[trigger]
-        if not known.keys().isdisjoint(runs):
-            return False
         pairs = iter(runs.items())
         while some := list(islice(pairs, _TOGETHER)):
             claims, ids = zip(*some, strict=True)
@@ -98,7 +100,6 @@ class Claims:
         while len(known) > CLAIMS:
             for old in list(islice(known, 1000)):
                 drop(known, old)
-        return True
 
     def take_over(self, trigger: str, until: float | None, claim: str, run_id: str) -> None:
         """Take one for the run, whoever had it before."""

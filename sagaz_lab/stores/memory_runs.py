@@ -19,8 +19,7 @@ _MANY = 100
 """Values of a journal which is copied with each record that comes. A longer one is a list, which is not."""
 
 
-# There are ten thousand of them and more. Nothing that one holds knows of it, so that the garbage collector need not.
-class MemoryRun(Struct, gc=False, eq=False):
+class MemoryRun(Struct, eq=False):
     """A run. `trigger` is empty where there is none, `attempt` 0 before the first; of its members only the claims are
     kept."""
 
@@ -46,11 +45,12 @@ class MemoryRun(Struct, gc=False, eq=False):
 
     def claims(self) -> list[str]:
         """Its own and its members', each once."""
-        return list(dict.fromkeys((*(() if self.claim is None else (self.claim,)), *self.members)))
+        own = () if self.claim is None else (self.claim,)
+        return list(dict.fromkeys((*own, *self.members)))
 
     def keep(self, record: RecordRow) -> None:
         """Any record. The store adds bare ones by itself."""
-        if len(self.journal) > _MANY:
+        if len(self.journal) > _MANY and type(self.journal) is tuple:
             self.journal = [*self.journal]
         self.journal += (Record.of(record),)
 

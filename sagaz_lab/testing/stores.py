@@ -307,7 +307,7 @@ class StoreSuite(IntakeSuite, OutboxSuite):
             (1, "digest-1"), (2, "digest-2"), (3, "digest-3"),
         ]  # fmt: skip
         assert [row.number for row in store.revisions("orders", 2)] == [2, 3]
-        assert store.revisions("nothing") == store.revisions("nothing", 1) == []
+        assert store.revisions("nothing") == store.revisions("nothing", 1) == store.revisions("orders", 0) == []
 
     async def test_the_frames_are_newest_first_and_limited(self, store: Store) -> None:
         await take(store, *(new_run(f"r{n}", at=AT + n) for n in range(5)))

@@ -106,3 +106,17 @@ async def test_a_claim_that_lasts_keeps_nothing_of_those_that_were_taken_with_it
     assert sum(len(it._claims) + len(it._runs) for it in packs.values()) <= 4 * len(holders)
     seen = await store.seen(TRIGGER, ["only-0", "only-49", "hot-1"])
     assert {claim: said.first_run for claim, said in seen.items()} == {"only-0": "r0", "only-49": "r4900"}
+
+
+async def test_one_claim_that_comes_again_leaves_the_others_together() -> None:
+    store = MemoryStore()
+    assert await store.accept(Acceptance(runs=[new_run("first", claim="again")])) == {}
+    await store.end("first", Ending(RunStatus.COMPENSATED), attempt=1, at=1.0)
+    claims = [f"c{n}" for n in range(90)]
+    claims[50] = "again"
+    runs = [new_run(f"r{n}", claim=claim) for n, claim in enumerate([*claims, "c7"])]
+    refused = await store.accept(Acceptance(runs=runs))
+    assert {run_id: said.first_run for run_id, said in refused.items()} == {"r90": "r7"}
+    seen = await store.seen(TRIGGER, claims)
+    assert {claim: said.first_run for claim, said in seen.items()} == {claim: f"r{n}" for n, claim in enumerate(claims)}
+    assert len({id(holder) for holder in store._claims._by_trigger[TRIGGER].values()}) == 2

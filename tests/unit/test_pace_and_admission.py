@@ -43,7 +43,7 @@ def allowed(starts: list[float], at: float, interval_s: float, burst: int) -> bo
 def test_a_start_is_let_through_exactly_when_the_definition_allows_it(
     limit: int, per_s: float, burst: int, steps: list[tuple[str, int]]
 ) -> None:
-    pace, now = Pace("throttle", limit, per_s, burst), 0.0
+    pace, now = Pace("throttle", limit, per_s, burst, keyed=True), 0.0
     starts: dict[str, list[float]] = {"a": [], "b": []}
     for key, quarters in steps:
         now += quarters * pace.interval_s / 4
@@ -71,7 +71,7 @@ def test_what_is_due_comes_sooner_at_a_faster_pace_and_never_later(steps: list[t
 def test_of_too_many_keys_those_go_that_are_past(steps: list[tuple[str, int]]) -> None:
     before, pace_module.KEYS = pace_module.KEYS, 4
     try:
-        pace, now = Pace("throttle", 1, 2.0), 0.0
+        pace, now = Pace("throttle", 1, 2.0, keyed=True), 0.0
         last: dict[str, float] = {}
         for key, passed in steps:
             now += passed
@@ -208,6 +208,20 @@ def test_what_came_before_the_pace_had_keys_holds_up_none_of_them() -> None:
     assert admission.next(4.0) is before[1]
 
 
+def test_what_came_with_a_key_goes_by_the_one_pace_once_there_are_no_keys() -> None:
+    admission = Admission(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0, key="k")), 10)
+    keyed = [ticket(1, "a", "x"), ticket(2, "b", "x")]
+    for one in keyed:
+        admission.wait(one)
+    assert [admission.next(0.0), admission.next(0.0)] == [keyed[0], None]
+    admission.configure(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0)), 10)
+    admission.wait(plain := ticket(3, "c"))
+    assert [admission.next(1.0), admission.next(1.0)] == [keyed[1], None]
+    assert admission.opens_in(1.0) == 4.0
+    assert admission.next(5.0) is plain
+
+
+OPTIONS = ["plain", "throttled", "throttled by key"]
 KEYS, PACE_KEYS = st.sampled_from(["a", "b", "c", None]), st.sampled_from(["x", "y", None])
 
 
@@ -217,9 +231,12 @@ class Queue(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots = Slots(4)
-        self.throttled = Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=1, key="k"))
-        self.plain = Gates(max_concurrent_sagas=3)
-        self.admission = Admission(self.plain, 1000, self.slots)
+        self.options = {
+            "plain": Gates(max_concurrent_sagas=3),
+            "throttled": Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=1)),
+            "throttled by key": Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=1, key="k")),
+        }
+        self.admission = Admission(self.options["plain"], 1000, self.slots)
         self.waiting: list[Ticket] = []
         self.coming: list[Ticket] = []
         self.live: list[Ticket] = []
@@ -264,6 +281,8 @@ class Queue(RuleBasedStateMachine):
                 opens_at = self.admission.pace.opens_at(other.pace_key) if self.admission.pace else 0.0
                 first = next(it for it in self.waiting if _lane(it) == _lane(other))
                 assert self.busy(other.key) or first is not other or opens_at > self.now, f"{other.run_id} is lost"
+            opens_in = self.admission.opens_in(self.now)
+            assert opens_in is None or opens_in > 0, "who is told to come back finds that nothing may start"
             return
         assert not self.busy(one.key)
         lane = [other for other in self.waiting if _lane(other) == _lane(one)]
@@ -307,10 +326,10 @@ class Queue(RuleBasedStateMachine):
         self.admission.occupy(one)
         self.live.append(one)
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 4.0, 20.0]), throttled=st.booleans())
-    def time_passes_and_the_options_change(self, seconds: float, throttled: bool) -> None:
+    @rule(seconds=st.sampled_from([0.5, 1.0, 4.0, 20.0]), options=st.sampled_from(OPTIONS))
+    def time_passes_and_the_options_change(self, seconds: float, options: str) -> None:
         self.now += seconds
-        self.admission.configure(self.throttled if throttled else self.plain, 1000)
+        self.admission.configure(self.options[options], 1000)
 
     @invariant()
     def each_is_where_it_should_be(self) -> None:
