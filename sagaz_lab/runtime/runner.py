@@ -218,6 +218,8 @@ class Runner:
             run.cancel()
             await self.ended(run)
             raise
+        if run.status is _RUNNING:
+            raise RunError(f"run {run.run_id} was abandoned; it goes on with the next start")
         if run.status is not RunStatus.COMPLETED:
             raise RunError(f"run {run.run_id} ended as {run.status}") if run.error is None else run.error
         return run.ctx
@@ -275,7 +277,11 @@ class Runner:
         """Whatever is not the saga's own is reported; the store says how to go on."""
         if isinstance(error, LeaseLost):
             self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
-        elif not isinstance(error, asyncio.CancelledError):
+        elif isinstance(error, asyncio.CancelledError):
+            if not self._dispatcher.closing:
+                text = f"run {run.run_id} was abandoned, since its task was cancelled; it goes on with the next start"
+                self._dispatcher.report("engine", text)
+        else:
             logger.error("run %s", run.run_id, exc_info=error)
             self._dispatcher.report(
                 "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
