@@ -8,7 +8,7 @@ from importlib.resources import files
 
 _SCHEMA = files("sagaz_lab.stores") / "schema"
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
-_ROW = re.compile(r"\([?, ]+\)$")
+_ROW = re.compile(r"(?<=VALUES )\([?, ]+\)")
 
 
 @cache
@@ -27,8 +27,8 @@ def statements(now: str) -> dict[str, str]:
 
 @cache
 def with_rows(statement: str, marks: str, count: int) -> str:
-    """The same INSERT for `count` rows with these marks."""
+    """The same statement with the values of `count` rows, with these marks."""
     whole, found = _ROW.subn(", ".join([marks] * count), statement)
     if not found:
-        raise ValueError(f"no VALUES (?, ...) at the end of: {statement}")
+        raise ValueError(f"no VALUES (?, ...) in: {statement}")
     return whole

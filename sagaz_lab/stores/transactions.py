@@ -29,7 +29,7 @@ from sagaz_lab.stores.statements import with_rows
 RECORDS_PER_RUN = 1 << 20
 """A record's key is its run's number times this, plus its own number."""
 
-_CLAIM, _MEMBER, _PUBLICATION = marks(5), marks(2), marks(6)
+_CLAIM, _MEMBER, _PUBLICATION, _COMPLETED = marks(5), marks(2), marks(6), marks(3)
 
 # Rows of one statement: few sizes, so that the compiled statements are used again.
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -231,24 +231,23 @@ class Transactions:
     def _add_end(self, end: tuple[Any, ...], number: int, group: _Group) -> None:
         status, attempt, ended_at, retry_at, error = end
         if status == "completed" and error is None and retry_at is None:
-            group.completed.append((attempt, ended_at, number))
+            group.completed[_COMPLETED] += (attempt, ended_at, number)
         else:
             group.ends.append((*end, number))
 
     def _flush(self, group: _Group) -> None:
         if group.freed:
             self.connection.executemany(self.sql["free_ended_claim"], group.freed)
-        self._insert("insert_claims", group.claims)
-        self._insert("insert_runs", group.runs)
-        self._insert("insert_members", group.members)
-        self._insert("insert_records", group.records)
+        self._write_rows("insert_claims", group.claims)
+        self._write_rows("insert_runs", group.runs)
+        self._write_rows("insert_members", group.members)
+        self._write_rows("insert_records", group.records)
         if group.begins:
             self.connection.executemany(self.sql["begin_run"], group.begins)
-        if group.completed:
-            self.connection.executemany(self.sql["complete_run"], group.completed)
+        self._write_rows("complete_runs", group.completed)
         if group.ends:
             self.connection.executemany(self.sql["end_run"], group.ends)
-        self._insert("insert_publications", group.publications)
+        self._write_rows("insert_publications", group.publications)
         for run in group.cooldowns:
             self._cool(run)
 
@@ -260,7 +259,7 @@ class Transactions:
             key, until = run.cooldown
             self.connection.execute(self.sql["take_cooldown"], (run.trigger, key, run.run_id, until))
 
-    def _insert(self, name: str, rows: Rows) -> None:
+    def _write_rows(self, name: str, rows: Rows) -> None:
         sql = self.sql[name]
         for shape, values in rows.items():
             # Many rows a statement, because between statements another thread may take the interpreter.
@@ -371,7 +370,7 @@ class _Group:
         self.publications: Rows = defaultdict(list)
         self.cooldowns: list[RunRow] = []
         self.begins: list[tuple[Any, ...]] = []
-        self.completed: list[tuple[Any, ...]] = []
+        self.completed: Rows = defaultdict(list)
         self.ends: list[tuple[Any, ...]] = []
         # Runs whose row this group changes: a second change of one needs a new group.
         self.changed: set[str] = set()

@@ -1,5 +1,5 @@
 -- What the SQL store says to its database. {now} is the database's own clock.
--- A statement that ends in VALUES (...) is also used with many rows, and with NULL for some of the last columns.
+-- A statement with VALUES (...) is also used with many rows, and with NULL for some of the last columns.
 
 -- name: fence
 -- Whether this owner may still write, and the newest run's number.
@@ -32,8 +32,10 @@ DELETE FROM claims WHERE trigger = ? AND claim = ? AND kind = 'live' AND EXISTS 
 -- name: end_run
 UPDATE runs SET status = ?, attempt = ?, ended_at = ?, retry_at = ?, error = ? WHERE seq = ?
 
--- name: complete_run
-UPDATE runs SET status = 'completed', attempt = ?, ended_at = ?, retry_at = NULL, error = NULL WHERE seq = ?
+-- name: complete_runs
+WITH ended (attempt, at, run) AS (VALUES (?, ?, ?))
+UPDATE runs SET status = 'completed', attempt = ended.attempt, ended_at = ended.at, retry_at = NULL, error = NULL
+FROM ended WHERE runs.seq = ended.run
 
 -- name: begin_run
 UPDATE runs SET status = 'running', revision = ?, attempt = ?, retry_at = NULL, ended_at = NULL, error = NULL,
