@@ -141,7 +141,7 @@ class Record(NamedTuple):
 RecordRow = tuple[Any, ...]
 """A record's fields as a plain tuple, which is made and taken apart at a third of the cost: what a journal is given.
 The kind may be the plain text. All from `value` on is left out of a bare one, where nothing of it differs from its
-default: most are, and it is half as long."""
+default: most are bare."""
 
 RUN_ID: Final = 0
 PUBLICATIONS: Final = 7

@@ -21,7 +21,7 @@ _TOGETHER = 100
 class Taken:
     """Claims of one trigger that runs have taken together, until the same time.
 
-    There may be a million claims, most of them of runs that are not kept any more: so none has an object of its own.
+    There may be a million claims, most of them of runs that are not kept any more: so those of a batch share an object.
     """
 
     __slots__ = ("_all", "_claims", "_gone", "_runs", "until")
