@@ -1,8 +1,9 @@
-"""`python -m tests.benchmarks [--small] [--only NAME]`: every comparison in one run, a table and build/bench.json.
+"""`python -m tests.benchmarks [--small] [--only NAME] [--against REV]`: every comparison in one run, as a table.
 
 Ours and its baselines are measured by turns, each in a process of its own, and the ratio is that of the medians,
-because the speed of a shared machine drifts. A missed goal is shown, not an error; the exit status is 1 only if
-something could not be measured.
+because the speed of a shared machine drifts. The figures go to build/bench.json too. A missed goal is shown, not an
+error; the exit status is 1 only if something could not be measured. With `--against` ours is measured beside ours of an
+earlier commit, and nothing is written.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +21,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.rows import COMPARISONS, Against, Call, Comparison
-from tests.benchmarks.streams import redis_server
+from tests.benchmarks import earlier
+from tests.benchmarks.measuring import BUILD, Resources, Unmeasured, measure
+from tests.benchmarks.rows import COMPARISONS, Against, Comparison
 
-ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build"
 ROUNDS = 5
 WIDTH = 150
 """Columns of the table where there is no terminal to ask, as in a log of CI."""
-# The longest measurement takes about a minute on two slow cores.
-TIMEOUT_S = 300.0
-
-
-class Unmeasured(Exception):
-    """A measurement failed; says which and with what last words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +64,11 @@ def main() -> int:
     if not chosen:
         print(f"no comparison is named {arguments.only!r}; there are: {', '.join(row.name for row in COMPARISONS)}")
         return 2
-    BUILD.mkdir(exist_ok=True)
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
+    if arguments.against is not None:
+        return beside(arguments, chosen, console)
     rows: list[Row] = []
     failures: list[str] = []
     with ExitStack() as stack:
@@ -92,36 +85,39 @@ def main() -> int:
     return 1 if failures else 0
 
 
+def beside(arguments: argparse.Namespace, chosen: Sequence[Comparison], console: Console) -> int:
+    """Ours beside ours of an earlier commit."""
+    with ExitStack() as stack:
+        try:
+            return earlier.compare_all(
+                console,
+                chosen,
+                arguments.against,
+                Resources(stack),
+                small=arguments.small,
+                rounds=arguments.rounds,
+            )
+        except earlier.NoSuchCommit as error:
+            print(error)
+            return 2
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Ours beside the baselines.")
     parser.add_argument("--small", action="store_true", help="little work, one round: shows only that all of it runs")
     parser.add_argument("--only", default="", metavar="NAME", help="only comparisons whose name contains this")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds of each comparison (default {ROUNDS})")
     parser.add_argument("--output", type=Path, default=BUILD / "bench.json", metavar="FILE")
+    parser.add_argument(
+        "--against", metavar="REV", help=f"beside this commit instead, in {earlier.ROUNDS} rounds or more"
+    )
     arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (1 if arguments.small else ROUNDS)
+    least = 1 if arguments.against is None or arguments.small else earlier.ROUNDS
+    if arguments.rounds is not None and arguments.rounds < least:
+        parser.error(f"--rounds {arguments.rounds}: {least} at least")
+    if arguments.rounds is None:
+        arguments.rounds = 1 if arguments.small else ROUNDS if arguments.against is None else earlier.ROUNDS
     return arguments
-
-
-class Resources:
-    """What measurements need from outside, made at the first use and removed at the end."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._url: str | None = None
-        # Below build/, not /tmp: that may be memory, where a commit costs nothing.
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=BUILD)))
-        self._files = 0
-
-    def options(self, needs: Sequence[str]) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        if "path" in needs:
-            self._files += 1
-            found["path"] = str(self._folder / f"{self._files}.db")
-        if "url" in needs:
-            self._url = self._url or self._stack.enter_context(redis_server())
-            found["url"] = self._url
-        return found
 
 
 def compare(comparison: Comparison, resources: Resources, *, small: bool, rounds: int) -> tuple[list[Row], list[str]]:
@@ -135,7 +131,7 @@ def compare(comparison: Comparison, resources: Resources, *, small: bool, rounds
             if number in failed:
                 continue
             try:
-                figures[number].append(measure(call, resources, small=small))
+                figures[number].append(measure(call, resources, small=small).value)
             except (Unmeasured, OSError, RuntimeError) as error:
                 failed[number] = f"{comparison.name}: {names[number]}: {error}"
     rows = [
@@ -144,21 +140,6 @@ def compare(comparison: Comparison, resources: Resources, *, small: bool, rounds
         if not failed.keys() & {0, number}
     ]
     return rows, list(failed.values())
-
-
-def measure(call: Call, resources: Resources, *, small: bool) -> float:
-    """One figure, from a process of its own. Raises `Unmeasured`."""
-    options = json.dumps({**call.options, **resources.options(call.needs)})
-    n = call.small if small else call.n
-    command = [sys.executable, "-m", "tests.benchmarks.measure", call.module, str(n), options]
-    try:
-        done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise Unmeasured(f"no figure after {TIMEOUT_S:.0f} s") from None
-    if done.returncode:
-        last_words = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise Unmeasured(last_words[0])
-    return float(done.stdout.splitlines()[-1])
 
 
 def show(console: Console, rows: Sequence[Row], failures: Sequence[str], *, small: bool) -> None:

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import sagaz_lab
 from tests.acceptance.kernel import LOAD, Kernel, Result
 from tests.acceptance.page import Page
 
 Rest = Callable[[float], object]
 """Lets so many seconds pass, as a page does that shows what comes."""
+
+PACKAGE = Path(sagaz_lab.__file__).parents[1]
+"""The kernel's package is the one of this process, which may be that of an earlier commit."""
 
 SETTLED_S = 0.5
 BETWEEN_S = 0.02
@@ -47,7 +51,7 @@ async def measure(n: int, *, what: str, path: str, per_s: float = 0, view: bool 
     """
     folder = Path(path).with_suffix(".kernel").resolve()
     folder.mkdir()
-    with Kernel(folder) as kernel:
+    with Kernel(folder, PACKAGE) as kernel:
         run(kernel, LOAD)
         rest: Rest = time.sleep
         if per_s:
