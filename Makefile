@@ -1,15 +1,17 @@
 # On a fresh machine: `make demo`, `make test`. Another Python: PYTHON=python3.12 make test.
 # ARGS goes to the program behind a target: make test ARGS="tests/unit -k cron".
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check format docs pictures bench constraints clean
+.PHONY: help setup demo lab test test-newest check format docs pictures bench constraints clean
 
-python := .venv/bin/python
+VENV ?= .venv
+export VENV
+python := $(VENV)/bin/python
 WORKERS ?= 2
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## virtual environment .venv with all that the other targets need
+setup: ## virtual environment (VENV, else .venv) with all that the other targets need
 	@tools/setup.sh
 
 demo: setup ## the notebook from first to last cell: a year of flights, drift, retraining
@@ -22,6 +24,10 @@ test: setup ## all tests, with a real Redis server and a real browser
 	@server=$$(tools/redis.sh) && browser=$$(tools/chromium.sh) && echo "==> tests, with $$server and $$browser" && \
 	export KERNELS && KERNELS=$$(tools/kernels.sh) && \
 	REDIS_SERVER=$$server CHROMIUM=$$browser $(python) -m pytest -n $(WORKERS) $(ARGS)
+
+test-newest: ## the unit and conformance tests on the newest Python of this machine, in an environment of its own
+	@newest=$$(tools/newest_python.sh) && \
+	$(MAKE) --no-print-directory test PYTHON=$$newest VENV=.venv-newest ARGS="tests/unit tests/conformance $(ARGS)"
 
 check: setup ## lint, formatting and types
 	@echo "==> ruff check" && $(python) -m ruff check
@@ -46,6 +52,6 @@ bench: setup ## measure
 constraints: ## write constraints.txt anew: the newest versions that go together
 	@tools/constraints.sh
 
-clean: ## remove .venv and everything else that was made here, but no store
-	rm -rf .venv .setup.lock build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the environments and everything else that was made here, but no store
+	rm -rf .venv .venv-newest .setup.lock build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,10 @@ ANSWER_S = 5.0
 START = b"0-0"
 _LAST_SEQUENCE = 2**64 - 1
 
+LOST = (RedisError, OSError, RuntimeError, AttributeError)
+"""Raised by the client where its connection breaks. The last two come from the transport, when it was closed under a
+write: CPython 3.13.0 raises `AttributeError` there, uvloop `RuntimeError`."""
+
 
 class GroupLost(SourceError):
     """The stream or the group is gone."""
@@ -132,7 +136,7 @@ class ConsumerGroup:
             raise SourceNotReady(f"Redis at {self._at} refuses: {error}") from error
         except ResponseError as error:
             raise self._refused(error) from error
-        except (RedisError, OSError) as error:
+        except LOST as error:
             raise SourceUnavailable(f"Redis at {self._at}: {describe(error)}") from error
 
     def _refused(self, error: ResponseError) -> SourceError:

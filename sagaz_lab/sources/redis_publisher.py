@@ -10,11 +10,12 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 
 from sagaz_lab.abc import Publication
 from sagaz_lab.errors import SourceError, SourceNotReady, SourceUnavailable, describe
 from sagaz_lab.model.options import Address
+from sagaz_lab.sources.redis_group import LOST
 
 ANSWER_S = 5.0
 
@@ -68,7 +69,7 @@ class RedisPublisher:
             yield
         except (AuthenticationError, AuthorizationError) as error:
             raise SourceNotReady(f"Redis at {self._at} refuses: {error}") from error
-        except (RedisError, OSError) as error:
+        except LOST as error:
             raise SourceUnavailable(f"Redis at {self._at}: {describe(error)}") from error
 
     def _refused(self, topic: str, error: ResponseError) -> SourceError:

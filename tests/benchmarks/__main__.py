@@ -87,19 +87,39 @@ def main() -> int:
 
 def beside(arguments: argparse.Namespace, chosen: Sequence[Comparison], console: Console) -> int:
     """Ours beside ours of an earlier commit."""
+    title = f"beside {arguments.against}, {arguments.rounds} rounds: 1 is no change, less is slower"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in ("speed", "95 %", "", "processor", "95 %", ""):
+        table.add_column(column, justify="right")
+    failures: list[str] = []
     with ExitStack() as stack:
+        resources = Resources(stack)
         try:
-            return earlier.compare_all(
-                console,
-                chosen,
-                arguments.against,
-                Resources(stack),
-                small=arguments.small,
-                rounds=arguments.rounds,
-            )
+            package = earlier.unpack(arguments.against, resources.folder)
         except earlier.NoSuchCommit as error:
             print(error)
             return 2
+        for comparison in chosen:
+            with console.status(comparison.name):
+                try:
+                    changes = earlier.compare(
+                        comparison, package, resources, small=arguments.small, rounds=arguments.rounds
+                    )
+                except Unmeasured as error:
+                    failures.append(str(error))
+                    continue
+            cells = [cell for change in changes for cell in change_cells(change, small=arguments.small)]
+            table.add_row(comparison.name, *cells)
+    console.print(table)
+    for failure in failures:
+        console.print(f"not measured: {failure}", style="red", markup=False)
+    return 1 if failures else 0
+
+
+def change_cells(change: earlier.Change, *, small: bool) -> tuple[str, str, str]:
+    low, high = change.interval
+    return f"{change.median:.3f}", f"{low:.3f} to {high:.3f}", "" if small else change.verdict
 
 
 def parse() -> argparse.Namespace:

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from tests.benchmarks.measuring import ROOT, Figure, Resources, Unmeasured, measure
 from tests.benchmarks.rows import Comparison
 
@@ -105,34 +102,3 @@ def compare(
         figures.append(speed(comparison, now, before))
         processor.append(before.processor_s / now.processor_s)
     return Change(figures), Change(processor)
-
-
-def compare_all(
-    console: Console, chosen: Sequence[Comparison], revision: str, resources: Resources, *, small: bool, rounds: int
-) -> int:
-    """Prints a row for each as soon as it is known; returns the exit status: 1 if something could not be measured."""
-    package = unpack(revision, resources.folder)
-    table = Table(title=f"beside {revision}, {rounds} rounds: 1 is no change, less is slower", title_justify="left")
-    table.add_column("")
-    for column in ("speed", "95 %", "", "processor", "95 %", ""):
-        table.add_column(column, justify="right")
-    failures: list[str] = []
-    for comparison in chosen:
-        with console.status(comparison.name):
-            try:
-                changes = compare(comparison, package, resources, small=small, rounds=rounds)
-            except Unmeasured as error:
-                failures.append(str(error))
-                continue
-        cells = [cell for change in changes for cell in _cells(change, small=small)]
-        table.add_row(comparison.name, *cells)
-    console.print(table)
-    for failure in failures:
-        console.print(f"not measured: {failure}", style="red", markup=False)
-    return 1 if failures else 0
-
-
-def _cells(change: Change, *, small: bool) -> tuple[str, str, str]:
-    low, high = change.interval
-    verdict = "not for comparison" if small else change.verdict
-    return f"{change.median:.3f}", f"{low:.3f} to {high:.3f}", verdict

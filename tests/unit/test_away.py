@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -265,7 +266,7 @@ async def test_an_absence_of_hours_is_told_although_nothing_was_missed(world: Wo
     async with world.lab() as lab:
         world.define()
         await lab.start()
-    with sqlite3.connect(tmp_path / "lab.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "lab.db")) as connection, connection:
         connection.execute("UPDATE owners SET heartbeat_at = heartbeat_at - 7800")
     async with world.lab() as lab:
         lab.on_report(lambda kind, text: told.append(f"{kind}: {text.partition(' (')[0]}"))

@@ -206,7 +206,8 @@ def test_an_object_whose_class_is_local_is_refused_with_the_reason(artifacts):
 
 
 def test_a_class_of_the_notebook_is_looked_up_when_the_value_is_asked_for(artifacts, monkeypatch):
-    notebook_class = dataclasses.make_dataclass("Drift", ["score"], namespace={"__module__": "__main__"})
+    notebook_class = dataclasses.make_dataclass("Drift", ["score"])
+    notebook_class.__module__ = "__main__"
     monkeypatch.setattr(sys.modules["__main__"], "Drift", notebook_class, raising=False)
     ref = decode(encode(notebook_class(0.5), "run r1", "drift"), artifacts)
     assert ref.load() == notebook_class(0.5)
