@@ -11,6 +11,7 @@ SagazLabError
 │   ├── DecodeError             the payload's bytes are not what `decode=` says
 │   ├── PayloadMismatch         the payload does not fit the annotated type; names the field
 │   ├── MissingKey              a declared key is not in the event
+│   ├── UnfitKey                a declared key cannot be compared as text; names its type
 │   ├── SingletonTaken          singleton="error", and a run of the key is live
 │   └── QueueFull               backpressure_strategy="reject", and the queue is full
 ├── RunError
@@ -97,6 +98,10 @@ class PayloadMismatch(DecisionError):
 
 class MissingKey(DecisionError):
     """A declared key is not in the event."""
+
+
+class UnfitKey(DecisionError):
+    """A declared key is of a type that has no canonical text; it names the type."""
 
 
 class SingletonTaken(DecisionError):

@@ -19,11 +19,11 @@ from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.model.spelled import named_by
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 from sagaz_lab.opening import Opening, Place
 from sagaz_lab.runtime.admission import LIVE_RUNS
 from sagaz_lab.runtime.clock import SystemClock
-from sagaz_lab.runtime.decode import as_key
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.firing import Firing
 from sagaz_lab.runtime.logs import Logs
@@ -284,19 +284,19 @@ class Lab:
     def forget(self, trigger: str, key: Any = None) -> Awaitable[int]:
         """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
 
-        Its pace and open periods begin anew too. Holds for whatever is fired from now on; await it for the number.
+        A text names the value that it spells as well: "5" frees "5" and 5. Its pace and open periods begin anew too.
+        Holds for whatever is fired from now on; await it for the number.
         """
         self._service.dispatcher.load(self.sagas)
         name = self._firing.state(trigger).name
         self._forgetting = self._service.dispatcher.tasks.start(
-            self._forget(name, key if key is None else as_key(key)), f"forget {name}"
+            self._forget(name, [None] if key is None else named_by(key)), f"forget {name}"
         )
         return self._forgetting
 
-    async def _forget(self, trigger: str, key: str | None) -> int:
+    async def _forget(self, trigger: str, keys: Sequence[str | None]) -> int:
         await self.open()
-        self._firing.forget(trigger, key)
-        return await self.store.forget(trigger, key)
+        return await self._firing.forget(trigger, keys)
 
     # --- dead letters ---
 

@@ -8,8 +8,9 @@ from typing import Any, is_typeddict
 
 import msgspec
 
-from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, describe
+from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, UnfitKey, describe
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
 from sagaz_lab.model.trigger import Trigger
 
 Decode = Callable[[bytes], Any]
@@ -93,45 +94,45 @@ def _msgspec(wanted: Any) -> Validate:
 
 
 def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Callable[[Any], str]:
-    """Reads a key from what the trigger method gets, as text. Raises `MissingKey` that names the field."""
-    if callable(key):
-        function: Callable[[Any], Any] = key
+    """Reads a key from what the trigger method gets, as its canonical text.
 
-        def read(subject: Any) -> str:
-            try:
-                value = function(subject)
-            except Exception as error:
-                raise MissingKey(f"{owner}: {option}= could not read its key: {describe(error)}") from error
-            return _key_text(owner, option, value)
+    Raises `MissingKey` and `UnfitKey`, which name the option, whatever the user's code raises; but for Ctrl-C.
+    """
+    read = key if callable(key) else _field_reader(key)
+    missing = "" if callable(key) else f"={key!r}, but the event has no field {key!r}"
 
-        return read
-    field = key
-
-    def read_field(subject: Any) -> str:
-        payload = subject.payload if isinstance(subject, Event) else subject
+    def text(subject: Any) -> str:
         try:
-            # Asking an abstract class costs more than all the rest, and most payloads are dicts.
-            is_mapping = type(payload) is dict or isinstance(payload, Mapping)
-            value = payload[field] if is_mapping else getattr(payload, field)
-        except (KeyError, AttributeError):
-            raise MissingKey(f"{owner}: {option}={field!r}, but the event has no field {field!r}") from None
-        return _key_text(owner, option, value)
+            value = read(subject)
+            # Most keys are short texts, which are their own keys.
+            if type(value) is str and 0 < len(value) <= KEY_LENGTH and value[0] != OPEN:
+                return value
+            return key_text(value)
+        except (MissingKey, UnfitKey) as error:
+            shown = f"={key!r}" if missing else "="
+            raise type(error)(f"{owner}: {option}{shown} {error}") from error.__cause__
+        except _NoField:
+            raise MissingKey(f"{owner}: {option}{missing}") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise MissingKey(f"{owner}: {option}= could not read its key: {describe(error)}") from error
 
-    return read_field
-
-
-_KEY_LENGTH = 1024
-
-
-def as_key(value: Any) -> str:
-    """A key as it is stored and compared."""
-    return value if isinstance(value, str) else repr(value)
-
-
-def _key_text(owner: str, option: str, value: Any) -> str:
-    if value is None or value == "":
-        raise MissingKey(f"{owner}: {option}= is empty in this event")
-    text = value if type(value) is str else as_key(value)
-    if len(text) > _KEY_LENGTH:
-        raise MissingKey(f"{owner}: {option}= is {len(text)} characters long; {_KEY_LENGTH} are allowed")
     return text
+
+
+class _NoField(Exception):
+    """The event has no such field."""
+
+
+def _field_reader(field: str) -> Callable[[Any], Any]:
+    def read(subject: Any) -> Any:
+        payload = subject.payload if isinstance(subject, Event) else subject
+        # Asking an abstract class costs more than all the rest, and most payloads are dicts.
+        is_mapping = type(payload) is dict or isinstance(payload, Mapping)
+        try:
+            return payload[field] if is_mapping else getattr(payload, field)
+        except (KeyError, AttributeError):
+            raise _NoField from None
+
+    return read

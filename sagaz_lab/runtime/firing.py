@@ -139,11 +139,14 @@ class Firing:
             raise UnknownName("lab", "trigger", trigger, [s.name for s in states.values() if not s.removed])
         return states[trigger]
 
-    def forget(self, trigger: str, key: str | None) -> None:
-        """Let the trigger's pace and open periods begin anew, for one key or all."""
-        state = self.state(trigger)
-        state.forget(key)
-        self._dispatcher.turns.release(state)
+    async def forget(self, trigger: str, keys: Sequence[str | None]) -> int:
+        """Free the claims and cooldowns of these keys, or (None) all, and let its pace and open periods begin anew."""
+        state, freed = self.state(trigger), 0
+        for key in keys:
+            state.forget(key)
+            self._dispatcher.turns.release(state)
+            freed += await self._dispatcher.store.forget(trigger, key)
+        return freed
 
     async def _room(self, state: TriggerState) -> None:
         refuse_other_store(state.compiled.definition, self._dispatcher.store)
