@@ -202,6 +202,6 @@ def describe(error: BaseException) -> str:
     """`Type: message` in one line, also for an exception whose `__str__` raises."""
     try:
         message = str(error)
-    except Exception as failure:
+    except BaseException as failure:
         message = f"<its message cannot be shown: {type(failure).__name__}>"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

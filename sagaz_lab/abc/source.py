@@ -72,7 +72,9 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
 
     `receive` waits for one delivery and returns at most `limit`; cancelling it loses nothing. It raises
     `EndOfSource` when a finite source has given everything, `SourceUnavailable` when the connection is lost:
-    the runtime then leaves the source, backs off and enters it again. A redelivery keeps `event.id` and raises
+    the runtime then leaves the source, backs off and enters it again. So it does, reporting the error, after any other
+    that the source raises once it was connected, be it a `CancelledError`; an error at the first connection fails the
+    start. A `SourceError` of another kind ends the source. A redelivery keeps `event.id` and raises
     `event.attempt`. Payloads come as bytes wherever the broker carries bytes.
 
     Settling is idempotent; settling what the broker took back raises `StaleDelivery`, which is harmless. What is

@@ -94,9 +94,11 @@ class Attempts:
             await invoke("coroutine", pump, (), step, action.timeout_s, self._threads)
         except BaseException as raised:
             error = raised
-        finally:
+        try:
             await records.aclose()
-            await channel.close(error)
+        except BaseException as raised:  # its clean-up; the error before that counts, unless this is our cancelling
+            error = raised if error is None or isinstance(raised, asyncio.CancelledError) else error
+        await channel.close(error)
         published = step.end_trial()
         if error is not None:
             return Done(name, None, own_error(error, name, step))
@@ -143,6 +145,6 @@ def traceback_of(error: BaseException) -> str:
         while len(frames.stack) > 1 and "/sagaz_lab/engines/" in frames.stack[0].filename.replace("\\", "/"):
             frames.stack.pop(0)
         text = "".join(frames.format())
-    except Exception as broken:
+    except BaseException as broken:
         text = f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
     return text[-TRACEBACK_CHARACTERS:]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
-from sagaz_lab.engines.attempts import Attempts, Done, failure_record
+from sagaz_lab.engines.attempts import Attempts, Done, failure_record, own_error
 from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
 from sagaz_lab.engines.compensation import compensate
 from sagaz_lab.engines.standing import Standing
@@ -256,7 +256,8 @@ class _Execution:
                 answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)
                 if answer not in ("retry", "skip", None):
                     raise RunError(f"forward recovery of {name!r} returned {answer!r}, not 'retry', 'skip' or None")
-            except Exception as broken:
+            except BaseException as raised:
+                broken = own_error(raised, name, step)
                 broken.__cause__ = error
                 return Done(name, None, broken)
             if answer is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sagaz_lab.errors import UnknownName
+from sagaz_lab.errors import UnknownName, describe
+from sagaz_lab.model.stopping import OwnTask
 
 logger = logging.getLogger("sagaz_lab")
 failures: Counter[str] = Counter()
@@ -83,14 +83,15 @@ def hooks_of(listeners: Iterable[SagaListener]) -> Hooks:
 
 async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
     """Call the hooks in turn. Their errors are logged and counted, never raised."""
+    own_task = OwnTask() if hooks else None
     for hook in hooks:
         try:
             answer = hook(*facts)
             if inspect.isawaitable(answer):
                 await answer
         except BaseException as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if own_task is not None and own_task.ends_by(error):
                 raise
-            failures[hook.__name__] += 1
-            logger.exception("listener %s failed", hook.__qualname__)
+            failures[getattr(hook, "__name__", type(hook).__name__)] += 1
+            name = getattr(hook, "__qualname__", type(hook).__qualname__)
+            logger.error("listener %s failed: %s", name, describe(error), exc_info=error)

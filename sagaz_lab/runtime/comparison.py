@@ -196,7 +196,7 @@ def alike(one: Any, other: Any) -> bool:
     """Equal as values: tables and arrays by what they hold, objects of a class that a cell has made anew as well."""
     try:
         return _alike(one, other)
-    except Exception:  # noqa: BLE001  the user's `__eq__` may raise anything
+    except BaseException:  # noqa: BLE001  the user's `__eq__` may raise anything
         return False
 
 

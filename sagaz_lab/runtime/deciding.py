@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import HeldEvent, Member, Refusal, Store
-from sagaz_lab.errors import DecisionError
 from sagaz_lab.model.event import OWN_FIELDS, Deliveries, Delivery, Event
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.runtime.compiled import ID_LENGTH, TriggerState, claim_of
 from sagaz_lab.runtime.decided import RETURNED_NONE, TAKEN, Decided, taken_by
@@ -68,6 +67,14 @@ def _events_of(deliveries: Sequence[Delivery]) -> Iterable[tuple[Event, bool]]:
     if type(deliveries) is Deliveries:
         return zip(deliveries.events, repeat(deliveries.fresh))
     return ((event, fresh) for event, _, fresh in deliveries)
+
+
+def _id_text(id: Any) -> str:
+    """The id that a source has given which is no text; "" makes a dead letter of the event."""
+    try:
+        return "" if id is None else str(id)
+    except BaseException:
+        return ""
 
 
 def _plain(returned: Any, trigger: str) -> dict[str, Any]:
@@ -128,7 +135,7 @@ class Decider:
             try:
                 subjects.append(compiled.subject_of_one(held.event))
                 fit.append(held)
-            except Exception as error:
+            except BaseException as error:
                 unfit.dead(held.event, error, now)
         if fit:
             last, members = fit[-1], [Member(held.event, held.claim) for held in fit[:-1]]
@@ -154,7 +161,7 @@ class Decider:
                 subject = compiled.subject_of(event)
                 last = subject[-1] if compiled.together and isinstance(subject, list) else subject
                 claim = compiled.claim(last, event, compiled.part_of(event))
-            except Exception as error:
+            except BaseException as error:
                 decided.dead(event, error, now)
                 continue
             fit.append((event, subject, claim))
@@ -170,7 +177,7 @@ class Decider:
         assert ticket.event is not None
         try:
             prepared = _Prepared([ticket.event], [state.compiled.subject_of(ticket.event)], [None])
-        except Exception as error:
+        except BaseException as error:
             decided.dead(ticket.event, error, now)
         else:
             await self._run_methods(decided, prepared, {}, now)
@@ -189,13 +196,13 @@ class Decider:
         claims: list[str | None] = []
         claim: str | None
         for raw, fresh in _events_of(deliveries):
-            event = raw if type(raw.id) is str else raw.with_id("" if raw.id is None else str(raw.id))
+            event = raw if type(raw.id) is str else raw.with_id(_id_text(raw.id))
             try:
                 if type(raw.payload) is bytes:
                     event = event.with_payload(decode(raw.payload))
                 subject = event if validate is None else validate(event.payload)
                 claim = claim_of(event.id) if plain and not fresh else compiled.claim(subject, event, part, fresh=fresh)
-            except Exception as error:
+            except BaseException as error:
                 decided.dead(event, error, now)
                 continue
             events.append(event)
@@ -221,6 +228,7 @@ class Decider:
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
         noted = compiled.config.persist_events or "on_trigger_filtered" in compiled.definition.hooks
         nones: list[str] = []
+        own_task = OwnTask() if is_async else None
         until, begun = now + compiled.claim_ttl_s, perf_counter()
         subjects = repeat(_ITSELF) if prepared.subjects is None else prepared.subjects
         for event, given, claim in zip(prepared.events, subjects, prepared.claims, strict=False):
@@ -234,9 +242,9 @@ class Decider:
                 if is_async:
                     result = await result
                     method = compiled.method  # its params may have changed meanwhile
-            except asyncio.CancelledError:
-                raise
             except BaseException as error:
+                if own_task is not None and own_task.ends_by(error):
+                    raise
                 decided.dead(event, error, now)
                 continue
             if result is None:
@@ -269,7 +277,7 @@ class Decider:
         if type(context) is not dict:
             try:
                 context = _plain(context, decided.state.name)
-            except Exception as error:
+            except BaseException as error:
                 decided.dead(event, error, now)
                 return
         key = pace_key = None
@@ -281,7 +289,7 @@ class Decider:
             try:
                 key = None if compiled.concurrency_key is None else compiled.concurrency_key(subject)
                 pace_key = None if compiled.pace_key is None else compiled.pace_key(subject)
-            except DecisionError as error:
+            except BaseException as error:
                 decided.dead(event, error, now)
                 return
         run_id = next(self._run_ids)
@@ -305,7 +313,7 @@ class Decider:
             if claim is None or claim not in taken:
                 try:
                     key = None if read is None else read(subject)
-                except DecisionError as error:
+                except BaseException as error:
                     decided.dead(event, error, now)
                     continue
                 closes_in_s = state.leading.closes_in(key, steady)
@@ -328,7 +336,7 @@ class Decider:
                 continue
             try:
                 key = None if read is None else read(subject)
-            except DecisionError as error:
+            except BaseException as error:
                 decided.dead(event, error, now)
                 continue
             if claim is not None:
@@ -365,7 +373,11 @@ class Decider:
         ours = state.compiled.trigger.spec.kind == "dead_letters" or "sagaz-id" in event.headers
         if isinstance(event.payload, Mapping) and not ours:
             state.told_hidden_fields = True
-            if hidden := sorted(OWN_FIELDS.intersection(event.payload)):
+            try:
+                hidden = sorted(OWN_FIELDS.intersection(event.payload))
+            except BaseException:
+                return
+            if hidden:
                 names = ", ".join(hidden)
                 self._report(
                     "hidden",

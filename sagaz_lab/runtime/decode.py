@@ -47,7 +47,7 @@ def _guarded(decode: Decode) -> Decode:
     def call(raw: bytes) -> Any:
         try:
             return decode(raw)
-        except Exception as error:
+        except BaseException as error:
             raise DecodeError(f"decode= failed: {describe(error)}; the payload starts {_start(raw)}") from error
 
     return call

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Delivery, Event, Publication, Publisher
-from sagaz_lab.errors import DefinitionError, SourceError
+from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.outbox import refuse_other_store
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
+
+logger = logging.getLogger("sagaz_lab")
 
 BATCH = 500
 """Publications that are read from the store, and sent, at one time."""
@@ -94,8 +98,13 @@ class BrokerLane(Lane):
 
     async def close(self) -> None:
         connection, self._connection, self._publisher = self._connection, AsyncExitStack(), None
-        with suppress(SourceError):
+        own_task = OwnTask()
+        try:
             await connection.aclose()
+        except BaseException as error:
+            if own_task.ends_by(error):
+                raise
+            logger.info("%s: disconnecting failed: %s", self.name, describe(error))
 
 
 class ProcessLane(Lane):

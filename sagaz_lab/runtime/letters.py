@@ -166,7 +166,7 @@ def text_of(error: BaseException) -> str:
         while len(frames.stack) > 1 and frames.stack[0].filename.startswith(_PACKAGE):
             frames.stack.pop(0)
         return "".join(frames.format())[-TRACEBACK_CHARACTERS:]
-    except Exception as broken:
+    except BaseException as broken:
         return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
 
 

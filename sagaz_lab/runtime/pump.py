@@ -20,6 +20,7 @@ from sagaz_lab.errors import (
     describe,
 )
 from sagaz_lab.model.event import Deliveries
+from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
@@ -66,6 +67,7 @@ class Pump:
         self._clock = clock
         self._stopping = False
         self._interruptible = True
+        self._crashes, self._crashed_at = 0, 0.0
 
     @property
     def states(self) -> Sequence[TriggerState]:
@@ -94,12 +96,12 @@ class Pump:
         self._stopping = True
         if self.task is not None:
             if self._interruptible:
-                self.task.cancel()
+                self._dispatcher.tasks.cancel(self.task)
             await asyncio.wait([self.task])
         self._enter("stopped")
 
     async def _run(self) -> None:
-        failures = 0
+        own_task, failures = OwnTask(), 0
         while not self._stopping:
             try:
                 opened = self._open()
@@ -120,9 +122,36 @@ class Pump:
             except (SourceError, StoreError) as error:
                 self._fail(error)
                 return
-            except Exception as error:
-                self._fail(error)
-                raise
+            except BaseException as error:
+                if own_task.ends_by(error):
+                    self._cut_off()
+                    raise
+                await self._crashed(error)
+                if self.state == "failed":
+                    return
+
+    def _cut_off(self) -> None:
+        """Its task was cancelled, by a stop or from outside."""
+        if not (self._stopping or self._dispatcher.closing):
+            self._enter("failed", "its task was cancelled from outside")
+            if not self.connected.done():
+                self.connected.set_exception(SourceError(f"source {self.spec}: its task was cancelled from outside"))
+
+    async def _crashed(self, error: BaseException) -> None:
+        """The source has raised what no source is to raise. One that was connected before is opened again, after
+        growing delays; another cannot be started."""
+        logger.error("source %s", self.spec, exc_info=error)
+        if not self.connected.done():
+            plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
+            self._fail(error if plain else SourceError(f"source {self.spec}: {describe(error)}"))
+            return
+        then = "" if self._stopping else "; it is opened again"
+        self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} has failed: {describe(error)}{then}")
+        now = self._clock.monotonic()
+        self._crashes = self._crashes + 1 if now - self._crashed_at < 2 * LAST_DELAY_S else 1
+        self._crashed_at = now
+        if not self._stopping:
+            await self._reconnect_later(error, self._crashes)
 
     def _note_missed(self, source: Source) -> None:
         missed = getattr(source, "missed", None)
@@ -198,14 +227,17 @@ class Pump:
             logger.info("source %s: %s; the store has the events", self.spec, error)
 
     async def _wait_to_reconnect(self, error: SourceUnavailable, failures: int) -> None:
-        self._enter("reconnecting", describe(error))
-        self._interruptible = True
         if failures == 1:
             self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} is not connected: {describe(error)}")
+        await self._reconnect_later(error, failures)
+
+    async def _reconnect_later(self, error: BaseException, failures: int) -> None:
+        self._enter("reconnecting", describe(error))
+        self._interruptible = True
         longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures, 20))
         await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._enter("failed", describe(error))
         if self.connected.done():
             self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} failed: {describe(error)}")

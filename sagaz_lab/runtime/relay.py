@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Publisher
 from sagaz_lab.errors import LabClosed, SourceError, SourceNotReady, StoreError, describe
+from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.lanes import BATCH, BrokerLane, Lane, ProcessLane, Row
 
@@ -155,7 +156,7 @@ class Relay:
         try:
             if self._open_publisher(spec) is None:
                 return self._itself
-        except SourceError:
+        except BaseException:  # noqa: BLE001
             pass  # its library is missing, say; whenever the lane tries to open it, that is told
         at = getattr(key[1], "masked", key[1])
         lane = self._lanes[key] = BrokerLane(f"{spec.kind} at {at}" if at else spec.kind, partial(self._opened, spec))
@@ -170,14 +171,16 @@ class Relay:
     # --- one lane ---
 
     async def _publish(self, lane: Lane, rows: Sequence[Row]) -> None:
-        before, lane.missed = lane.left, False
+        before, lane.missed, own_task = lane.left, False, OwnTask()
         try:
             published = await self._try(lane, rows)
         except LabClosed:
             return
         except (SourceError, StoreError) as error:
             await self._back_off(lane, rows, error)
-        except Exception as error:
+        except BaseException as error:
+            if own_task.ends_by(error):
+                raise
             logger.exception("publishing to %s", lane.name)
             await self._back_off(lane, rows, error)
         else:
@@ -223,7 +226,7 @@ class Relay:
                 text = f"{trigger} takes in no more events: {waiting} publication(s) wait for {lane.name}"
                 self._dispatcher.report(f"blocked:{trigger}", text)
 
-    async def _back_off(self, lane: Lane, rows: Sequence[Row], error: Exception) -> None:
+    async def _back_off(self, lane: Lane, rows: Sequence[Row], error: BaseException) -> None:
         told = frozenset(lane.unmarked) | lane.marked
         lane.fail([row for row in rows if row[0] not in told])
         await lane.close()

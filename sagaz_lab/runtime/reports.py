@@ -39,7 +39,7 @@ class Reports:
         for listener in list(self._listeners):
             try:
                 listener(kind, text)
-            except Exception:  # it is told of what goes wrong, and is not to make it worse
+            except BaseException:  # it is told of what goes wrong, and is not to make it worse
                 logger.exception("a listener to reports failed")
 
     def texts(self) -> list[str]:

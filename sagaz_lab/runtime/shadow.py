@@ -290,6 +290,6 @@ def _apart(delivery: Delivery) -> Delivery:
     payload = delivery.event.payload
     if isinstance(payload, bytes | str | int | float | None):
         return delivery
-    with suppress(Exception):
+    with suppress(BaseException):
         payload = deepcopy(payload)
     return delivery._replace(event=delivery.event.with_payload(payload))

@@ -20,6 +20,8 @@ class Tasks:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._cancelled: set[asyncio.Task[Any]] = set()
+        self._closing = False
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -27,8 +29,15 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """End it; that it ends so needs no report."""
+        if not task.done():
+            self._cancelled.add(task)
+            task.cancel()
+
     async def close(self) -> None:
         """Cancel what is left and wait for it."""
+        self._closing = True
         while tasks := [task for task in self._tasks if task is not asyncio.current_task()]:
             for task in tasks:
                 task.cancel()
@@ -36,6 +45,10 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if not self._closing and task not in self._cancelled:
+                self._report("task", f"{task.get_name()} has ended, because its task was cancelled from outside")
+            self._cancelled.discard(task)
+        elif (error := task.exception()) is not None:
             logger.error("%s failed", task.get_name(), exc_info=error)
             self._report("task", f"{task.get_name()} failed: {describe(error)}")

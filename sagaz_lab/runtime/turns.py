@@ -142,7 +142,7 @@ class Turns:
             live.cancel()
         elif run_id in self._retries:
             ticket, task = self._retries.pop(run_id)
-            task.cancel()
+            dispatcher.tasks.cancel(task)
             await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=ticket.attempt - 1, at=now)
             state.retrying -= 1
             state.admission.give_up_turn(ticket)

@@ -58,6 +58,7 @@ class RedisSource:
         self._arrived = asyncio.Event()
         self._wanted = asyncio.Event()
         self._failure: BaseException | None = None
+        self._closing = False
         self._remembered_at = 0.0
 
     async def __aenter__(self) -> Self:
@@ -69,12 +70,13 @@ class RedisSource:
         except BaseException:
             await self._close()
             raise
-        self._failure = None
+        self._failure, self._closing = None, False
         self._wanted.clear()
         self._reader = asyncio.create_task(self._read_ahead(), name=self.name)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
+        self._closing = True
         for _ in range(20):
             # Once may not do: Python 3.11's `wait_for`, which redis-py awaits, can swallow a cancellation.
             self._reader.cancel()
@@ -163,6 +165,10 @@ class RedisSource:
                     await self._hand_over(self._without_orphans(entries) if self._orphans else entries)
         except SourceError as error:
             self._failure = error
+        except asyncio.CancelledError:
+            if not self._closing:  # the client has raised it by itself, or somebody cancelled this task
+                self._failure = SourceUnavailable(f"{self.name}: reading was cancelled from outside")
+            raise
         except Exception as error:
             logger.exception("%s: reading failed", self.name)
             self._failure = SourceUnavailable(f"{self.name}: reading failed, see the log")

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from sagaz_lab.errors import DefinitionError, SagazLabError, UnstorableValue
+from sagaz_lab.errors import DefinitionError, SagazLabError, UnstorableValue, describe
 from sagaz_lab.model.event import NO_HEADERS, Event
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import Artifacts
@@ -104,6 +104,10 @@ def encode(
         return _to_json(packing.pack(value, DEEPEST))
     except RecursionError:
         raise UnstorableValue(owner, key, value, f"nested more than {DEEPEST} deep") from None
+    except (NeedsFiles, SagazLabError, OSError, MemoryError):
+        raise
+    except BaseException as error:  # of the user's class, as it is read
+        raise UnstorableValue(owner, key, value, describe(error)) from error
 
 
 def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
@@ -146,7 +150,14 @@ def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str)
     try:
         return encode_event(event, "event", artifacts, folder)
     except UnstorableValue:
-        return encode_event(event.with_payload(repr(event.payload)[:10_000]), "event", artifacts, folder)
+        return encode_event(event.with_payload(_shown(event.payload)), "event", artifacts, folder)
+
+
+def _shown(payload: Any) -> str:
+    try:
+        return repr(payload)[:10_000]
+    except BaseException as error:  # noqa: BLE001  of the user's class
+        return f"<a {type(payload).__name__} that cannot be shown: {describe(error)}>"
 
 
 def decode_event(text: bytes | None, artifacts: Artifacts | None, *, load: bool = True) -> Event | None:

@@ -127,7 +127,7 @@ class Packing:
             return {TAG: "artifact", **self._artifacts.write(self._run_id, self._key, codec, value)}
         except OSError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(value, f"{type(error).__name__}: {error}") from error
 
     def _refusal(self, value: Any, why: str = "") -> UnstorableValue:

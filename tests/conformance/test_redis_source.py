@@ -97,6 +97,15 @@ async def test_a_reset_connection_loses_nothing(server: RedisServer, here: Surro
                 seen |= set(numbers(await take(source, 1)))
 
 
+async def test_a_reader_that_somebody_cancels_is_noticed(server: RedisServer, here: Surroundings) -> None:
+    async with asyncio.timeout(5), RedisSource(surroundings=here, stream=STREAM, url=server.url) as source:
+        assert await nothing_comes(source)
+        (reader,) = [task for task in asyncio.all_tasks() if task.get_name() == source.name]
+        reader.cancel()
+        with pytest.raises(SourceUnavailable, match="cancelled from outside"):
+            await source.receive(10)
+
+
 async def test_a_silent_server_is_noticed(
     server: RedisServer, here: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,32 @@
+"""Whether an error ends the task that runs, or only the user's code that the task has called."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class OwnTask:
+    """The task that runs now, as it stood before it called the user's code.
+
+    User code raises `CancelledError` when it awaits a task that somebody else has cancelled, and it may raise
+    `GeneratorExit` or `SystemExit`. These are errors like any other: only a cancellation of our own task ends it.
+    """
+
+    __slots__ = ("_asked", "_task")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._asked = 0 if self._task is None else self._task.cancelling()
+
+    def ends_by(self, error: BaseException) -> bool:
+        """Whether somebody has cancelled this task since, or its loop has thrown it away."""
+        if isinstance(error, asyncio.CancelledError):
+            return self._task is None or self._task.cancelling() > self._asked
+        return isinstance(error, GeneratorExit) and _running() is not self._task
+
+
+def _running() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # the loop is gone
+        return None
