@@ -152,6 +152,8 @@ async def _serve(lab: Lab, grace_s: float) -> int:
     left: list[str] = []
     lab.on_report(lambda kind, _: left.append(kind) if kind == "stop" else None)
     signalled = asyncio.Event()
+    # Another process runs the triggers: to stay would be to do nothing.
+    lab.on_report(lambda kind, _: signalled.set() if kind == "lease" else None)
     _on_signals(signalled.set)
     async with lab:
         handle = lab.start()

@@ -12,6 +12,12 @@ from sagaz_lab.model.run import RecordRow, Run
 class Journal(Protocol):
     """The append-only history of one run's attempt. What it returns is `DONE` where there is nothing to wait for."""
 
+    def ready(self) -> Awaitable[None]:
+        """To be awaited before each call of a user's function: the run is this process's still.
+
+        Raises `LeaseLost` if another process has taken over: it may have called that function itself.
+        """
+
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         """The records are durable once it has been awaited.
 

@@ -46,6 +46,15 @@ class Store(Protocol):
     async def heartbeat(self) -> None:
         """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time."""
 
+    def lease_held(self) -> bool:
+        """Whether the lease cannot have ended since it was last renewed, by the clock alone. Cheap; from any thread.
+
+        False does not say that it is lost: `heartbeat` renews it, or raises `LeaseLost`.
+        """
+
+    def lease_lost(self) -> bool:
+        """Whether another owner has taken over, as far as can be read at once. For the loop, which it holds up."""
+
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
         """Which of these claims of the trigger are taken: by a live or completed run, and not past their time, or by
         an event that is held.
@@ -138,6 +147,7 @@ class Store(Protocol):
     async def own_triggers(self, names: Sequence[str]) -> float | None:
         """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner.
 
+        An owner whose lease has ended is fenced off by that: it writes nothing more, on whatever it worked.
         Returns how many seconds ago somebody was last seen to run any of them, to a few seconds; None if nobody ever
         has.
         """

@@ -52,6 +52,8 @@ class Attempts:
         # A trial beyond the allowed ones means that a held run was resumed: it gets its retries anew.
         first = step.trial if step.trial > action.max_retries + 1 else 1
         while True:
+            if failed is None:
+                await self._journal.ready()
             try:
                 if failed is not None:
                     raise failed
@@ -89,6 +91,7 @@ class Attempts:
 
         if hooks := run.definition.hooks.get("on_step_enter"):
             await tell(hooks, run.definition.name, name, run.ctx)
+        await self._journal.ready()
         error: BaseException | None = None
         try:
             await invoke("coroutine", pump, (), step, action.timeout_s, self._threads)

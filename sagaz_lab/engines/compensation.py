@@ -110,6 +110,7 @@ class _Undo:
             run.steps.pop(undo.action, None)
 
     async def _trial(self, function: Any, args: tuple[Any, ...]) -> BaseException | None:
+        await self._journal.ready()
         self.step.cancelled, self.step.publications = False, None
         undo = self._compensation
         try:

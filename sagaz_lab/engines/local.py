@@ -252,6 +252,7 @@ class _Execution:
             step = ActiveStep(run, name, standing.trials[name], "/recovery")
             step.publications = ()  # no record of its own would keep them
             function = getattr(run.instance, recovery.method_name)
+            await self._journal.ready()
             try:
                 answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)
                 if answer not in ("retry", "skip", None):

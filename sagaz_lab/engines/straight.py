@@ -37,8 +37,10 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
     """The whole attempt: this way as far as it leads, then the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
-    stopped = None
+    stopped, ready = None, journal.ready
     for action, after in plan.straight:
+        if (mine := ready()) is not DONE:
+            await mine
         steps[action.name] = step = ActiveStep(run, action.name)
         _set_step(step)  # never taken back: each attempt has a context of its own
         try:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from sagaz_lab.abc import DeadLetter, Ending, EndingRow
+from sagaz_lab.abc import DONE, DeadLetter, Ending, EndingRow
 from sagaz_lab.errors import Permanent, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
@@ -49,6 +49,10 @@ class Attempt(Run, kw_only=True, eq=False):
             run._events = StepEvents(run, listener)
             run.publishes = True
         return run
+
+    def ready(self) -> Awaitable[None]:
+        lease = self._dispatcher.lease
+        return DONE if lease.held() else lease.insist()
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return self._append(records if self._events is None else self._events.of(records))
@@ -166,6 +170,9 @@ class Attempt(Run, kw_only=True, eq=False):
 
 class AttemptInMemory(Attempt, eq=False):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
+
+    def ready(self) -> Awaitable[None]:
+        return DONE
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return super().append(records) if self.publishes else self._dispatcher.store.append(records)

@@ -20,6 +20,7 @@ from sagaz_lab.runtime.decided import QUEUE_FULL, Decided, acceptance, letters_o
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
 from sagaz_lab.runtime.holding import Holding
+from sagaz_lab.runtime.lease import Lease
 from sagaz_lab.runtime.letters import LetterWatch
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Registry
@@ -69,6 +70,7 @@ class Dispatcher:
         self.closing = False
         self._going: set[asyncio.Task[None]] = set()
         self.slots = Slots(live_runs)
+        self.lease = Lease(store)
         # The wall clock as it was when this began plus what has passed since: it is never set back.
         self._origin_s = clock.now() - clock.monotonic()
         self.decider = Decider(store, self.run_ids, report, self.steady)
@@ -121,6 +123,8 @@ class Dispatcher:
         """
         if self.closing:
             raise LabClosed("the Lab is closing; the event was not taken")
+        if not self.lease.held():
+            await self.lease.seen()  # what is only filtered would be decided without the store
         now, states = self.clock.now(), [state for state, _ in readers]
         self._count(states, len(deliveries))
         decisions: list[Decided] = []

@@ -149,9 +149,10 @@ class Holding:
                 try:
                     await self._decide(state, closing)
                 except StoreError as error:
-                    self._dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
                     if isinstance(error, LeaseLost):
+                        self._dispatcher.lease.lose(error)
                         return
+                    self._dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
                     await self._dispatcher.clock.sleep(AGAIN_S)
                 else:
                     for _ in range(count):

@@ -12,6 +12,7 @@ from typing import Any
 from sagaz_lab.abc import Clock, Delivery, Missed, Source
 from sagaz_lab.errors import (
     EndOfSource,
+    LeaseLost,
     SourceError,
     SourceUnavailable,
     StaleDelivery,
@@ -119,6 +120,10 @@ class Pump:
             except SourceUnavailable as error:
                 failures += 1
                 await self._wait_to_reconnect(error, failures)
+            except LeaseLost as error:
+                self._dispatcher.lease.lose(error)
+                self._enter("stopped")
+                return
             except (SourceError, StoreError) as error:
                 self._fail(error)
                 return

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Publisher
-from sagaz_lab.errors import LabClosed, SourceError, SourceNotReady, StoreError, describe
+from sagaz_lab.errors import LabClosed, LeaseLost, SourceError, SourceNotReady, StoreError, describe
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.lanes import BATCH, BrokerLane, Lane, ProcessLane, Row
@@ -176,6 +176,9 @@ class Relay:
             published = await self._try(lane, rows)
         except LabClosed:
             return
+        except LeaseLost as error:
+            self._dispatcher.lease.lose(error)
+            return
         except (SourceError, StoreError) as error:
             await self._back_off(lane, rows, error)
         except BaseException as error:
@@ -197,6 +200,7 @@ class Relay:
         await self._mark(lane)  # what the store could not be told before
         if not rows:
             return 0
+        await self._dispatcher.lease.seen()
         await lane.publish(rows)
         published = len(lane.unmarked)
         await self._mark(lane)

@@ -276,9 +276,9 @@ class Runner:
     def _failed(self, run: Attempt, error: BaseException) -> None:
         """Whatever is not the saga's own is reported; the store says how to go on."""
         if isinstance(error, LeaseLost):
-            self._dispatcher.report("lease", f"run {run.run_id} goes on in another process: {describe(error)}")
+            self._dispatcher.lease.lose(error)
         elif isinstance(error, asyncio.CancelledError):
-            if not self._dispatcher.closing:
+            if not self._dispatcher.closing and self._dispatcher.lease.lost is None:
                 text = f"run {run.run_id} was abandoned, since its task was cancelled; it goes on with the next start"
                 self._dispatcher.report("engine", text)
         else:
@@ -320,6 +320,14 @@ class Runner:
             waiter = asyncio.get_running_loop().create_future()
             run.waiters = [*run.waiters, waiter]
             await waiter
+
+    def abandon(self) -> int:
+        """Stop the runs that have begun: they go on elsewhere. Returns how many."""
+        own = asyncio.current_task()
+        for run in self._live.values():
+            if run.task is not None and run.task is not own:
+                run.task.cancel()
+        return len(self._live)
 
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""

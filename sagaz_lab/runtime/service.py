@@ -75,6 +75,7 @@ class Service:
         self.params = ParamsInStore(store, clock, report)
         self.relay = Relay(self.dispatcher, open_publisher)
         self.dispatcher.runner.published = self.relay.wake
+        self.dispatcher.lease.on_lost = self._lost
 
     async def open(self) -> None:
         await self._store.open(os.path.basename(sys.argv[0]) or "python")
@@ -86,6 +87,7 @@ class Service:
             await self._save_revisions([(name, number) for name in sagas for number in self._registry.past(name)])
             await self.params.follow(list(self.dispatcher.states.values()))
         self.dispatcher.tasks.start(self._beat(), "heartbeat")
+        self.dispatcher.lease.watch()
         self.relay.start()
 
     async def _private_group(self) -> str:
@@ -170,6 +172,7 @@ class Service:
     async def stop(self, grace_s: float) -> None:
         """In this order: no new events, let what runs finish and publish, abandon the rest, tell the store."""
         self.started = False
+        self.dispatcher.lease.close()
         await self.intake.close()
         try:
             async with asyncio.timeout(grace_s):
@@ -211,12 +214,19 @@ class Service:
             try:
                 await self._store.own_triggers([state.name for state in self._wanted()])
             except LeaseLost as error:
-                self._report("lease", f"the sources are not read: {describe(error)}")
-                await self.intake.read(tuple)
+                self.dispatcher.lease.lose(error)
                 return
             except (StoreError, TriggersOwned) as error:
                 self._report("store", describe(error))
             await self.intake.read(self._wanted)
+
+    def _lost(self, error: LeaseLost) -> None:
+        """Another process decides the events and goes on with the runs: nothing of that is done here any more."""
+        self.started = False
+        left = self.dispatcher.runner.abandon()
+        self.dispatcher.tasks.start(self.intake.close(), "stop the sources")
+        runs = f"; {left} run(s) that were under way here go on there" if left else ""
+        self._report("lease", f"the triggers are stopped: {error}{runs}")
 
     def _wanted(self) -> Iterator[TriggerState]:
         for state in self.dispatcher.states.values():
@@ -232,5 +242,8 @@ class Service:
                 await self._store.heartbeat()
                 await self.params.follow(list(self.dispatcher.states.values()))
                 self.relay.wake()  # whatever has come into the store without its knowledge
+            except LeaseLost as error:
+                self.dispatcher.lease.lose(error)
+                return
             except StoreError as error:
                 self._report("store", f"the store: {describe(error)}")

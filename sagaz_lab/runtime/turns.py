@@ -240,11 +240,13 @@ class Turns:
                 self._dispatcher.runner.live[ticket.run_id].cancel()
         except StoreError as error:
             state.admission.leave(ticket, keep_turn=True)
+            if isinstance(error, LeaseLost):
+                self._dispatcher.lease.lose(error)
+                return
             self._dispatcher.report("store", f"run {ticket.run_id} could not start: {describe(error)}; it stays stored")
             await self._clock.sleep(1.0)
-            if not isinstance(error, LeaseLost):
-                state.admission.reenter(ticket)
-                self.release(state)
+            state.admission.reenter(ticket)
+            self.release(state)
 
     async def _wait_for_code(self, state: TriggerState, ticket: Ticket) -> None:
         state.admission.leave(ticket)

@@ -18,6 +18,9 @@ from sagaz_lab.stores.transactions import RECORDS_PER_RUN, Transactions
 LEASE_S = 15.0
 """How long after its last heartbeat an owner is believed to live, by the database's clock."""
 
+TRUSTED = 0.9
+"""How much of its lease an owner itself relies on without having renewed it: the rest is for what it does next."""
+
 
 @cache
 def this_host() -> str:
@@ -126,6 +129,8 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
         living = _living(transactions, others[name]) if name in others else None
         if living is not None:
             raise TriggersOwned(f"{name} is already run by {living}; stop it there first")
+    # With the same transaction: one whose lease has lapsed may go on at any moment, and would renew it.
+    connection.executemany(sql["fence_owner"], [(others[name],) for name in names if name in others])
     connection.execute(sql["disown_triggers"], (transactions.epoch,))
     connection.executemany(sql["own_trigger"], [(name, transactions.epoch) for name in names])
     return None if last_seen_s is None else max(0.0, float(last_seen_s))

@@ -92,6 +92,12 @@ class MemoryStore:
     async def heartbeat(self) -> None:
         pass
 
+    def lease_held(self) -> bool:
+        return True  # nobody else can reach this store
+
+    def lease_lost(self) -> bool:
+        return False
+
     # --- intake ---
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:

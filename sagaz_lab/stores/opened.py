@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from sqlite3 import Error
 from threading import Lock
+from time import time
 
 from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import describe
@@ -30,11 +32,14 @@ class Opened:
         self._writing = connect(path)
         try:
             self.reading, self._glancing = connect_to_read(path), connect_to_read(path)
+            entered_at = time()
             self.owner = leases.enter(self._writing, sql, owner_name)
         except Error as error:
             self._writing.close()
             raise unavailable(path, error) from error
-        self.writer = Writer(Transactions(os.fspath(path), self._writing, sql, self.owner.epoch), loop)
+        self._transactions = Transactions(os.fspath(path), self._writing, sql, self.owner.epoch)
+        self._transactions.renewed_at = entered_at
+        self.writer = Writer(self._transactions, loop)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
         self._lock = Lock()
 
@@ -45,6 +50,17 @@ class Opened:
                 return revisions_of(self._glancing, saga, newest)
             except Error as error:
                 raise unavailable(self._path, error) from error
+
+    def lease_held(self) -> bool:
+        """By the clock alone, which is that of all owners, since they share this host."""
+        return time() - self._transactions.renewed_at < leases.LEASE_S * leases.TRUSTED
+
+    def lease_lost(self) -> bool:
+        """By what the file says; False if it says nothing."""
+        with self._lock, suppress(Error):
+            row = self._glancing.execute(self._sql["is_fenced"], (self.owner.epoch,)).fetchone()
+            return row is None or bool(row[0])
+        return False
 
     def close(self) -> None:
         """Write what is queued, give the lease back. Blocks; raises nothing."""

@@ -93,10 +93,16 @@ class SqliteStore:
 
     async def heartbeat(self) -> None:
         def beat(it: Transactions) -> None:
-            it.connection.execute(it.sql["heartbeat"], (it.epoch,))
+            it.beat()
             drop_expired(it, self._artifacts, self.retention_days * 86400.0)
 
         await self._call(beat)
+
+    def lease_held(self) -> bool:
+        return self._open is not None and self._open.lease_held()
+
+    def lease_lost(self) -> bool:
+        return self._open is not None and self._open.lease_lost()
 
     # --- intake ---
 

@@ -13,6 +13,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from time import time
 from types import MappingProxyType
 from typing import Any
 
@@ -100,6 +101,9 @@ class Transactions:
         self.epoch = epoch
         self._path = path
         self._inode = os.stat(path).st_ino
+        self.renewed_at = 0.0
+        """When the lease was last renewed for certain, in seconds since the epoch; any thread may read it."""
+        self._renewing_at: float | None = None
         self._newest_run = 0
         # The key of the next record of each run under way.
         self._next_record: dict[str, int] = {}
@@ -120,9 +124,17 @@ class Transactions:
             self._commit_alone(writes, error)
 
     def renew_lease(self) -> None:
-        """If that can be done now."""
+        """If that can be done now, and nobody has taken over."""
+        at = time()
         with suppress(sqlite3.Error):
-            self.connection.execute(self.sql["heartbeat"], (self.epoch,))
+            if self.connection.execute(self.sql["heartbeat"], (self.epoch,)).rowcount:
+                self.renewed_at = at
+
+    def beat(self) -> None:
+        """Renew the lease with this transaction."""
+        at = time()
+        self.connection.execute(self.sql["heartbeat"], (self.epoch,))
+        self._renewing_at = at
 
     def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
         alone = len(writes) > 1 and not is_hopeless(error)
@@ -141,15 +153,18 @@ class Transactions:
     def _transaction(self, writes: Sequence[Write], how: Callable[[Sequence[Write]], None]) -> None:
         connection = self.connection
         self._find_file()
+        self._renewing_at = None
         try:
             connection.execute("BEGIN IMMEDIATE")
             row = connection.execute(self.sql["fence"], (self.epoch,)).fetchone()
             if row is None or row[0]:
-                raise LeaseLost(f"another process has taken over the runs of this one in {self._path}; "
-                                "open the store anew")  # fmt: skip
+                raise LeaseLost(f"another process has taken over the triggers and runs of this one in {self._path}, "
+                                "whose lease had ended; stop this Lab and start it anew")  # fmt: skip
             self._newest_run = row[1] or 0
             how(writes)
             connection.execute("COMMIT")
+            if self._renewing_at is not None:
+                self.renewed_at = self._renewing_at
         except BaseException:
             self._next_record.clear()
             if connection.in_transaction:

@@ -181,7 +181,10 @@ UPDATE runs SET owner = ?, status = 'running', ended_at = NULL WHERE seq = ?
 INSERT INTO owners (id, name, host, pid, pid_started, heartbeat_at) VALUES (?, ?, ?, ?, ?, {now}) RETURNING epoch
 
 -- name: heartbeat
-UPDATE owners SET heartbeat_at = {now} WHERE epoch = ?
+UPDATE owners SET heartbeat_at = {now} WHERE epoch = ? AND NOT fenced
+
+-- name: is_fenced
+SELECT fenced FROM owners WHERE epoch = ?
 
 -- name: close_owner
 UPDATE owners SET closed = 1, heartbeat_at = {now} WHERE epoch = ?
