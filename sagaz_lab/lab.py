@@ -207,7 +207,7 @@ class Lab:
         await self._service.start(names, hold, resume)
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
-        return self._opens.source(trigger, spec, self._service.surroundings)
+        return self._opens.source(trigger, spec, partial(self._service.surroundings, trigger.name))
 
     async def drain(self) -> None:
         """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""

@@ -54,9 +54,18 @@ async def no_letters(number: int, limit: int) -> Sequence[tuple[int, DeadLetter]
     return ()
 
 
+async def no_lease() -> None:
+    """Where nobody can take the triggers over."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a source is built with besides its settings. `group` is a name private to this store.
+
+    `consumer` is a name private to this store and to who reads: the same after a restart, and for the process that
+    takes over, so that both find what was fetched and not settled. `lease` is to be awaited before anything is
+    fetched that others then do not get: it returns when the triggers are certain to be this process's still, and
+    raises `LeaseLost`, whereupon nothing more is fetched or settled.
 
     `letters` gives the store's dead letters as `Store.letters_after` does.
     """
@@ -64,6 +73,8 @@ class Surroundings:
     clock: Clock
     positions: Positions
     group: str
+    consumer: str = ""
+    lease: Callable[[], Awaitable[None]] = no_lease
     letters: Callable[[int, int], Awaitable[Sequence[tuple[int, DeadLetter]]]] = no_letters
 
 

@@ -135,7 +135,7 @@ KINDS: Mapping[str, Mapping[str, Option]] = {
     "redis": {
         "stream": Option("the stream's key", text, required=True),
         "consumer_group": Option("default: private to this store", text),
-        "consumer": Option("this consumer's stable name", text),
+        "consumer": Option("this consumer's stable name; default: private to this store and trigger", text),
         "url": Option("redis://host:port/db; default: $REDIS_URL, else this machine", redis_address),
         "field": Option("the entry's field with the payload; without it `payload`, else all fields", text),
         "start_from": START_FROM,

@@ -44,7 +44,8 @@ class Intake:
             if pump is not None and pump.state not in ("failed", "stopped"):
                 pump.read_for(readers)
                 continue
-            spec, trigger = specs[identity], readers[0][0].compiled.trigger
+            # The same one each time, whichever was defined first.
+            spec, trigger = specs[identity], min(readers, key=_name)[0].compiled.trigger
             pump = Pump(spec, partial(self._open_source, trigger, spec), readers, self._dispatcher, self._clock)
             self.pumps[identity] = pump
             pump.start()
@@ -82,6 +83,10 @@ class Intake:
                 for state in pump.states:
                     state.wake()
             await asyncio.gather(*(pump.stop() for pump in pumps))
+
+
+def _name(reader: Reader) -> str:
+    return reader[0].name
 
 
 def _readers(states: Iterable[TriggerState]) -> tuple[dict[str, list[Reader]], dict[str, SourceSpec]]:

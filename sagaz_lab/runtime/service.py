@@ -99,12 +99,13 @@ class Service:
             await positions.put(_GROUP, group)
         return group
 
-    def surroundings(self) -> Surroundings:
-        """What a source is built with."""
+    def surroundings(self, reader: str) -> Surroundings:
+        """What a source is built with that this trigger reads: no other owner of this store reads for it."""
         store = self._store
         return Surroundings(
-            clock=self._clock, positions=store.positions(), group=self.group, letters=store.letters_after
-        )
+            clock=self._clock, positions=store.positions(), group=self.group, consumer=f"{self.group}/{reader}",
+            lease=self.dispatcher.lease.insist, letters=store.letters_after,
+        )  # fmt: skip
 
     async def start(self, only: Collection[str], hold: bool = False, resume: str = "all") -> None:
         """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""

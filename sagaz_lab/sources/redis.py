@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
-from sagaz_lab.errors import SourceError, SourceUnavailable, StaleDelivery, StoreError
+from sagaz_lab.errors import LeaseLost, SourceError, SourceUnavailable, StaleDelivery, StoreError
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.sources.delayed import Delayed
 from sagaz_lab.sources.redis_group import BLOCK_S, START, ConsumerGroup, Entry, GroupLost
@@ -44,10 +43,10 @@ class RedisSource:
         self.lost_by_trimming = 0
         self._stream, self._url, self._start_from = stream, url, start_from
         self._group_name = consumer_group or surroundings.group
-        self._consumer = consumer or socket.gethostname()
+        self._consumer = consumer or surroundings.consumer or surroundings.group
         self._entries = _Entries(stream, field)
         self._claim_idle_ms = claim_idle_ms
-        self._clock, self._positions = surroundings.clock, surroundings.positions
+        self._clock, self._positions, self._lease = surroundings.clock, surroundings.positions, surroundings.lease
         self._limit = 1
         self._ready: deque[Delivery] = deque()
         self._ready_since = 0.0
@@ -148,12 +147,14 @@ class RedisSource:
     async def _read_ahead(self) -> None:
         try:
             await self._wanted.wait()
+            await self._lease()
             try:
                 await self._read_pending()
             except GroupLost as error:
                 await self._renew_group(error)
             claim_at = 0.0
             while True:
+                await self._lease()  # a stale process would take entries from whoever has taken over
                 try:
                     if self._clock.monotonic() >= claim_at:
                         await self._claim()
@@ -163,7 +164,7 @@ class RedisSource:
                     await self._renew_group(error)
                 else:
                     await self._hand_over(self._without_orphans(entries) if self._orphans else entries)
-        except SourceError as error:
+        except (SourceError, LeaseLost) as error:
             self._failure = error
         except asyncio.CancelledError:
             if not self._closing:  # the client has raised it by itself, or somebody cancelled this task
