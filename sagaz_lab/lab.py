@@ -388,7 +388,7 @@ class Lab:
         """The live dashboard, to be a cell's result. Raises `SourceNotReady` where its libraries are missing."""
         return dashboards().dashboard_of(self)
 
-    def on_report(self, listener: Callable[[str, str], None]) -> Callable[[], None]:
+    def on_report(self, listener: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""
         return self._reports.listen(listener)
 

@@ -11,6 +11,7 @@ from sagaz_lab.abc import Clock, Journal
 from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
 from sagaz_lab.engines.streams import Channel
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError, describe
+from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run
 
@@ -87,7 +88,7 @@ class Attempts:
                 if waiting:
                     waiting = False
                     first_record()
-                await channel.publish(record)
+                await channel.publish(await awaited(record))
 
         if hooks := run.definition.hooks.get("on_step_enter"):
             await tell(hooks, run.definition.name, name, run.ctx)

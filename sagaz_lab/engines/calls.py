@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from sagaz_lab.engines.streams import Channel, read
 from sagaz_lab.errors import ActionTimeout, RunError
+from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.run import Publication, Run
 from sagaz_lab.model.step import Progress, current_step
 
@@ -145,17 +146,27 @@ async def invoke(
     token = current_step.set(step)
     try:
         if how == "thread":
-            return await _in_thread(threads.call(function, *args), step, timeout_s)
-        if timeout_s is None:
-            return await function(*args)
-        return await _on_loop(function(*args), step, timeout_s)
+            begun = time.monotonic()
+            value = await _in_thread(threads.call(function, *args), step, timeout_s)
+            if not is_awaitable(value):
+                return value
+            work, left_s = awaited(value), None if timeout_s is None else begun + timeout_s - time.monotonic()
+        else:
+            work, left_s = _called(function, args), timeout_s
+        return await (work if timeout_s is None else _on_loop(work, step, timeout_s, left_s))
     finally:
         if not step.run.gone:  # else it is thrown away, in any context
             current_step.reset(token)
 
 
-async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float) -> Any:
-    limit = asyncio.timeout(timeout_s)
+async def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    value = await function(*args)
+    return await awaited(value) if is_awaitable(value) else value
+
+
+async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float, left_s: float | None) -> Any:
+    """Its value. `left_s` is what is left of its time."""
+    limit = asyncio.timeout(left_s)
     try:
         async with limit:
             value = await coroutine

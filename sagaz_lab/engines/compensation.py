@@ -8,7 +8,8 @@ from typing import Any
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.attempts import own_error, traceback_of
 from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
-from sagaz_lab.errors import CompensationFailed, describe
+from sagaz_lab.errors import CompensationFailed, RunError, describe
+from sagaz_lab.model.awaiting import is_unread
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run, RunStatus, loaded
 from sagaz_lab.model.saga import Compensation
@@ -114,7 +115,9 @@ class _Undo:
         self.step.cancelled, self.step.publications = False, None
         undo = self._compensation
         try:
-            await invoke(undo.how, function, args, self.step, undo.timeout_s, self._threads)
+            returned = await invoke(undo.how, function, args, self.step, undo.timeout_s, self._threads)
+            if is_unread(returned):
+                raise RunError(f"the compensation of {undo.action!r} returned a generator, so nothing of it has run")
         except BaseException as raised:
             self.step.end_trial()
             return own_error(raised, undo.action, self.step)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sagaz_lab.abc import DONE, Clock, Journal
 from sagaz_lab.engines.calls import ActiveStep
 from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.run import RecordKind, RecordRow, Run, RunStatus, as_changes
 from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
@@ -45,6 +46,8 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
         _set_step(step)  # never taken back: each attempt has a context of its own
         try:
             value = await getattr(instance, action.method_name)(ctx)
+            if value is not None and is_awaitable(value):
+                value = await awaited(value)
         except BaseException as error:
             if run.gone:
                 raise

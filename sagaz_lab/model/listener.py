@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sagaz_lab.errors import UnknownName, describe
+from sagaz_lab.model.awaiting import awaited, is_awaitable, is_unread
 from sagaz_lab.model.stopping import OwnTask
 
 logger = logging.getLogger("sagaz_lab")
@@ -87,8 +87,10 @@ async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
     for hook in hooks:
         try:
             answer = hook(*facts)
-            if inspect.isawaitable(answer):
-                await answer
+            if is_awaitable(answer):
+                answer = await awaited(answer)
+            if is_unread(answer):
+                raise TypeError("it returned a generator, so nothing of it has run")
         except BaseException as error:
             if own_task is not None and own_task.ends_by(error):
                 raise

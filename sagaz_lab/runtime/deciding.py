@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import HeldEvent, Member, Refusal, Store
+from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.event import OWN_FIELDS, Deliveries, Delivery, Event
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
@@ -105,7 +106,7 @@ class Decider:
         if received := hooks.get("on_trigger_received"):
             for delivery in deliveries:
                 await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
-        prepared = self._prepare(decided, deliveries, now, part)
+        prepared = await self._prepare(decided, deliveries, now, part)
         taken: dict[str, Refusal | str] = {}
         if asked := [claim for claim in prepared.claims if claim is not None]:
             taken.update(await self._store.seen(state.name, asked, at=now))
@@ -184,7 +185,7 @@ class Decider:
         decided.spread(ticket.members, now)
         return decided
 
-    def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], now: float, part: int) -> _Prepared:
+    async def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], now: float, part: int) -> _Prepared:
         """Decode, validate and read the claims."""
         compiled = decided.state.compiled
         decode, validate = compiled.decode, compiled.validate
@@ -195,14 +196,18 @@ class Decider:
         subjects: list[Any] = []
         claims: list[str | None] = []
         claim: str | None
+        own_task = OwnTask()
         for raw, fresh in _events_of(deliveries):
             event = raw if type(raw.id) is str else raw.with_id(_id_text(raw.id))
             try:
                 if type(raw.payload) is bytes:
-                    event = event.with_payload(decode(raw.payload))
+                    payload = decode(raw.payload)
+                    event = event.with_payload(await payload if is_awaitable(payload) else payload)
                 subject = event if validate is None else validate(event.payload)
                 claim = claim_of(event.id) if plain and not fresh else compiled.claim(subject, event, part, fresh=fresh)
             except BaseException as error:
+                if own_task.ends_by(error):
+                    raise
                 decided.dead(event, error, now)
                 continue
             events.append(event)
@@ -228,7 +233,7 @@ class Decider:
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
         noted = compiled.config.persist_events or "on_trigger_filtered" in compiled.definition.hooks
         nones: list[str] = []
-        own_task = OwnTask() if is_async else None
+        own_task = OwnTask()
         until, begun = now + compiled.claim_ttl_s, perf_counter()
         subjects = repeat(_ITSELF) if prepared.subjects is None else prepared.subjects
         for event, given, claim in zip(prepared.events, subjects, prepared.claims, strict=False):
@@ -242,8 +247,13 @@ class Decider:
                 if is_async:
                     result = await result
                     method = compiled.method  # its params may have changed meanwhile
+                if result is not None and type(result) is not Skip and is_awaitable(result):
+                    waiting = perf_counter()
+                    result = await awaited(result)
+                    method = compiled.method
+                    begun += perf_counter() - waiting  # the loop did not stand still
             except BaseException as error:
-                if own_task is not None and own_task.ends_by(error):
+                if own_task.ends_by(error):
                     raise
                 decided.dead(event, error, now)
                 continue

@@ -9,8 +9,10 @@ from typing import Any, is_typeddict
 import msgspec
 
 from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, UnfitKey, describe
+from sagaz_lab.model.awaiting import at_once, awaited, is_awaitable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
+from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger
 
 Decode = Callable[[bytes], Any]
@@ -18,7 +20,7 @@ _SHOWN = 80
 
 
 def decoder(decode: str | Decode) -> Decode:
-    """The function for a trigger's `decode=`; it raises `DecodeError`."""
+    """The function for a trigger's `decode=`; it raises `DecodeError`. What it returns may have to be awaited."""
     if callable(decode):
         return _guarded(decode)
     return DECODERS[decode]
@@ -46,11 +48,25 @@ def _text(raw: bytes) -> str:
 def _guarded(decode: Decode) -> Decode:
     def call(raw: bytes) -> Any:
         try:
-            return decode(raw)
+            payload = decode(raw)
         except BaseException as error:
-            raise DecodeError(f"decode= failed: {describe(error)}; the payload starts {_start(raw)}") from error
+            raise _failed(error, raw) from error
+        return later(payload, raw) if is_awaitable(payload) else payload
+
+    async def later(payload: Any, raw: bytes) -> Any:
+        own_task = OwnTask()
+        try:
+            return await awaited(payload)
+        except BaseException as error:
+            if own_task.ends_by(error):
+                raise
+            raise _failed(error, raw) from error
 
     return call
+
+
+def _failed(error: BaseException, raw: bytes) -> DecodeError:
+    return DecodeError(f"decode= failed: {describe(error)}; the payload starts {_start(raw)}")
 
 
 def _start(raw: bytes) -> str:
@@ -98,7 +114,7 @@ def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Call
 
     Raises `MissingKey` and `UnfitKey`, which name the option, whatever the user's code raises; but for Ctrl-C.
     """
-    read = key if callable(key) else _field_reader(key)
+    read = _at_once(key, option) if callable(key) else _field_reader(key)
     missing = "" if callable(key) else f"={key!r}, but the event has no field {key!r}"
 
     def text(subject: Any) -> str:
@@ -123,6 +139,10 @@ def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Call
 
 class _NoField(Exception):
     """The event has no such field."""
+
+
+def _at_once(function: Callable[[Any], Any], option: str) -> Callable[[Any], Any]:
+    return lambda subject: at_once(function(subject), f"{option}=")
 
 
 def _field_reader(field: str) -> Callable[[Any], Any]:

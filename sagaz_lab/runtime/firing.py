@@ -62,7 +62,8 @@ class Firing:
                 self.state(trigger)
             events: list[tuple[DeadLetter, Event]] = []
             try:
-                events.extend((letter, redriven_event(letter, fix)) for letter in letters)
+                for letter in letters:
+                    events.append((letter, await redriven_event(letter, fix)))  # noqa: PERF401  keeps what it has
             finally:  # those before one that cannot be fixed are put back all the same
                 outcomes += await self._put_back(events)
         self._tell_skipped("redrive", skipped)

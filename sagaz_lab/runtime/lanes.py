@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Delivery, Event, Publication, Publisher
 from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
@@ -83,7 +84,7 @@ class BrokerLane(Lane):
         if self._publisher is None:
             self._publisher = await self._connection.enter_async_context(self._open())
         batch = rows[: self._size]
-        await self._publisher.publish([publication for _, publication in batch])
+        await awaited(self._publisher.publish([publication for _, publication in batch]))
         self.unmarked += [number for number, _ in batch]
 
     def fail(self, rows: Sequence[Row]) -> None:

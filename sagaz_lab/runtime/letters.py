@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.abc import DeadLetter
 from sagaz_lab.errors import describe
+from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Run
 from sagaz_lab.model.saga import SagaDefinition
@@ -53,13 +54,14 @@ def is_letter_id(id: str) -> bool:
     return isinstance(id, str) and _ID.fullmatch(id) is not None
 
 
-def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -> Event:
+async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -> Event:
     """The letter's event, redriven once more, with the payload that `fix` makes of it. Raises what `fix` raises."""
     event = letter.event
     payload = event.payload
     if fix is not None:
         try:
-            payload = fix(deepcopy(payload))  # a fix that changes it in place and then fails changes nothing
+            # A fix that changes it in place and then fails changes nothing.
+            payload = await awaited(fix(deepcopy(payload)))
             if payload is None and event.payload is not None:
                 raise TypeError("fix returned None; it has to return the payload to use")
         except Exception as error:

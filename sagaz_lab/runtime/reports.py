@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
+from typing import Any
+
+from sagaz_lab.model.awaiting import awaited, is_awaitable
+from sagaz_lab.model.stopping import OwnTask
 
 logger = logging.getLogger("sagaz_lab")
 
 KEPT = 100
 """Kinds of problem that are kept, each with its last text; the oldest go first."""
 
-Listener = Callable[[str, str], None]
-"""Called with the kind and the text of a problem."""
+Listener = Callable[[str, str], Any]
+"""Called with the kind and the text of a problem; sync or async."""
 
 
 class Reports:
@@ -23,6 +28,7 @@ class Reports:
         self._listeners: list[Listener] = []
         self._kept: dict[str, tuple[str, int]] = {}
         self._lock = Lock()
+        self._waiting: set[asyncio.Task[None]] = set()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Returns what undoes this."""
@@ -38,12 +44,35 @@ class Reports:
         logger.warning("%s", text)
         for listener in list(self._listeners):
             try:
-                listener(kind, text)
+                answer = listener(kind, text)
+                if is_awaitable(answer):
+                    self._wait_for(answer)
             except BaseException:  # it is told of what goes wrong, and is not to make it worse
                 logger.exception("a listener to reports failed")
+
+    def _wait_for(self, answer: Any) -> None:
+        """On the loop of this thread, or on one for it alone."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(_heard(answer))
+            return
+        task = loop.create_task(_heard(answer), name="listener to reports")
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
 
     def texts(self) -> list[str]:
         """The last text of each kind, newest last, with the number of those like it."""
         with self._lock:
             kept = list(self._kept.values())
         return [text if count == 1 else f"{text} (and {count - 1} like it)" for text, count in kept]
+
+
+async def _heard(answer: Any) -> None:
+    own_task = OwnTask()
+    try:
+        await awaited(answer)
+    except BaseException as error:
+        if own_task.ends_by(error):
+            raise
+        logger.exception("a listener to reports failed")

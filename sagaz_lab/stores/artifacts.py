@@ -17,6 +17,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError
+from sagaz_lab.model.awaiting import at_once
 from sagaz_lab.stores.classes import address_of, find_class
 
 LIBRARIES = {root: f"sagaz_lab.stores.codecs_{root}" for root in ("numpy", "pandas", "pyarrow")}
@@ -111,7 +112,7 @@ class Artifacts:
         final = folder / f"{label}-{uuid4().hex[:12]}{getattr(codec, 'suffix', '.bin')}"
         draft = final.with_name(f".{final.name}")
         try:
-            codec.dump(value, draft)
+            at_once(codec.dump(value, draft), f"dump() of the codec of {key!r}")
             size, digest = _sync(draft)
             draft.rename(final)
         except BaseException:
@@ -139,7 +140,7 @@ class Artifacts:
             )
         known = packed["codec"] in (*CODECS, RAW.name)
         chosen = codec if codec is not None and not known else codec_named(packed["codec"])
-        return chosen.load(path)
+        return at_once(chosen.load(path), f"load() of the codec {packed['codec']!r}")
 
     def remove(self, run_id: str) -> None:
         """Delete what a run has written."""
