@@ -50,8 +50,8 @@ class Lab:
     `store` is an address ("memory", "sqlite:///lab.db") or a `Store`; `config` holds for triggers that have none;
     `sources` maps further kinds of source to functions of (settings, surroundings); with `offline` no source is
     opened, so that only `fire` brings events; `max_live_runs` bounds the runs of all triggers together, of which the
-    one with the highest `priority` starts first. Use it as an async context manager, or let the first awaited method
-    open it.
+    one with the highest `priority` starts first, and `threads` the plain `def` steps at one time. Use it as an async
+    context manager, or let the first awaited method open it.
     """
 
     def __init__(
@@ -63,19 +63,21 @@ class Lab:
         engine: Engine | None = None,
         offline: bool = False,
         max_live_runs: int = LIVE_RUNS,
+        threads: int | None = None,
     ) -> None:
+        if not (engine is None or threads is None):
+            raise DefinitionError("Lab: threads= is an option of the built-in engine; it does not go with engine=")
         self.config = config or TriggerConfig()
         self.clock: Clock = clock or SystemClock()
         self._place = Place(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
-        self._given_engine = engine
+        self._given_engine, self._threads = engine, threads
         self._sources = dict(sources or {})
         self._opens = Opening(package_sources, self._sources, offline)
         self._max_live_runs = max_live_runs
         self._home = Home()
         self.registry = Registry(self._place.revisions, self._changed, self.clock.now, self._home.isolated.call_there)
         self._reports = Reports()
-        self._tally = Tally()
-        self._logs = Logs()
+        self._tally, self._logs = Tally(), Logs()
         self._handle: Handle | None = None
         self._forgetting: asyncio.Task[int] | None = None
         self._tokens: list[Any] = []
@@ -83,8 +85,8 @@ class Lab:
 
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
-        engine, live = self._given_engine or LocalEngine(self.clock), self._max_live_runs
-        opener, outlet = self._open_source, self._opens.publisher
+        engine = self._given_engine or LocalEngine(self.clock, self._threads, self.report)
+        opener, outlet, live = self._open_source, self._opens.publisher, self._max_live_runs
         self._service = Service(
             self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
         )

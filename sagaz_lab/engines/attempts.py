@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Journal
-from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
+from sagaz_lab.engines.calls import ActiveStep, invoke
 from sagaz_lab.engines.streams import Channel
+from sagaz_lab.engines.threads import Threads
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError, describe
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.listener import tell

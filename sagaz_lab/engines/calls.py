@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
-from contextlib import suppress
-from contextvars import Context, copy_context
-from queue import SimpleQueue
-from threading import Lock, Thread
 from typing import Any
 
 from msgspec import Struct
 
 from sagaz_lab.engines.streams import Channel, read
+from sagaz_lab.engines.threads import Call, Threads
 from sagaz_lab.errors import ActionTimeout, RunError
 from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.run import Publication, Run
 from sagaz_lab.model.step import Progress, current_step
 
-WORKERS = 64
-"""Plain `def` actions at one time; more wait. Enough for those that wait for something, few enough for memory."""
+STUCK_S = 2.0
+"""A thread that has not returned so long after it was to stop is replaced, and reported."""
 
 PUBLICATIONS = 1000
 """Of one action: they go into one transaction with its success."""
@@ -30,7 +27,7 @@ class ActiveStep(Struct, eq=False):
     """An action or compensation that is running.
 
     `publications` is what the present trial has published: None as long as it has not, and empty when it has ended,
-    after which it cannot. `suffix` tells what is not the action itself.
+    after which it cannot. `call` is in a thread, or waits for one. `suffix` tells what is not the action itself.
     """
 
     run: Run
@@ -44,6 +41,12 @@ class ActiveStep(Struct, eq=False):
     channels: Mapping[str, Channel] | None = None
     reading: Set[str] = frozenset()
     publications: Sequence[Publication] | None = None
+    call: Call | None = None
+
+    @property
+    def waiting_since(self) -> float | None:
+        call = self.call
+        return call.asked_at if call is not None and call.waits and call.begun_at is None else None
 
     @property
     def idempotency_key(self) -> str:
@@ -74,70 +77,6 @@ class ActiveStep(Struct, eq=False):
         self.cancelled = self.told = True
 
 
-class _Call:
-    __slots__ = ("args", "context", "function", "future", "loop")
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], context: Context) -> None:
-        self.function = function
-        self.args = args
-        self.context = context
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self.loop.create_future()
-
-    def run(self) -> None:
-        value: Any = None
-        error: BaseException | None = None
-        try:
-            value = self.context.run(self.function, *self.args)
-        except (StopIteration, GeneratorExit) as stop:  # these mean something else to whoever awaits the future
-            error = RuntimeError(f"it raised {stop!r}")
-        except BaseException as raised:
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
-            self.loop.call_soon_threadsafe(self._settle, value, error)
-
-    def _settle(self, value: Any, error: BaseException | None) -> None:
-        if not self.future.done():
-            if error is None:
-                self.future.set_result(value)
-            else:
-                self.future.set_exception(error)
-
-
-class Threads:
-    """Worker threads that die with the process: an hour's training must not hold up its exit."""
-
-    def __init__(self, limit: int = WORKERS) -> None:
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._limit = limit
-        self._alive = 0
-        self._idle = 0
-        self._lock = Lock()
-
-    def call(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        call = _Call(function, args, copy_context())
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-            elif self._alive < self._limit:
-                self._alive += 1
-                Thread(target=self._work, name=f"sagaz-lab-{self._alive}", daemon=True).start()
-        self._calls.put(call)
-        return call.future
-
-    def close(self) -> None:
-        with self._lock:
-            alive = self._alive
-        for _ in range(alive):
-            self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call.run()
-            with self._lock:
-                self._idle += 1
-
-
 async def invoke(
     how: str, function: Callable[..., Any], args: tuple[Any, ...], step: ActiveStep, timeout_s: float | None,
     threads: Threads,
@@ -146,11 +85,13 @@ async def invoke(
     token = current_step.set(step)
     try:
         if how == "thread":
-            begun = time.monotonic()
-            value = await _in_thread(threads.call(function, *args), step, timeout_s)
+            label = f"{step.run.definition.name}.{step.name}"
+            call = step.call = threads.call(function, args, label)
+            value = await _in_thread(call, step, timeout_s, threads)
             if not is_awaitable(value):
                 return value
-            work, left_s = awaited(value), None if timeout_s is None else begun + timeout_s - time.monotonic()
+            work = awaited(value)
+            left_s = None if timeout_s is None else (call.begun_at or 0.0) + timeout_s - time.monotonic()
         else:
             work, left_s = _called(function, args), timeout_s
         return await (work if timeout_s is None else _on_loop(work, step, timeout_s, left_s))
@@ -181,35 +122,57 @@ async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float, left_s: f
     return value
 
 
-async def _in_thread(future: asyncio.Future[Any], step: ActiveStep, timeout_s: float | None) -> Any:
+async def _in_thread(call: Call, step: ActiveStep, timeout_s: float | None, threads: Threads) -> Any:
     try:
-        async with asyncio.timeout(timeout_s) as limit:
-            return await asyncio.shield(future)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        step.cancelled = True
-        await _returned(future, step, told=False)
-        raise ActionTimeout(step.name, timeout_s or 0.0) from None
+        if timeout_s is None:
+            await asyncio.wait([call.future])
+        elif not await _in_time(call, timeout_s):
+            step.cancelled = True
+            await _returned(call, step, threads, told=False)
+            raise ActionTimeout(step.name, timeout_s)
+        return call.future.result()
     except asyncio.CancelledError:
-        if step.told:
-            await _returned(future, step, told=True)
+        begun = not threads.withdraw(call)
+        if begun and step.told:
+            await _returned(call, step, threads, told=True)
+        elif begun:
+            call.future.add_done_callback(_noted)
         raise
+    finally:
+        step.call = None
 
 
-async def _returned(future: asyncio.Future[Any], step: ActiveStep, *, told: bool) -> None:
+async def _in_time(call: Call, timeout_s: float) -> bool:
+    """Whether the function has returned when its time is over. The wait for a thread does not count."""
+    left_s = timeout_s
+    while left_s > 0:
+        await asyncio.wait([call.future], timeout=left_s)
+        if call.future.done():
+            return True
+        left_s = timeout_s if call.begun_at is None else call.begun_at + timeout_s - time.monotonic()
+    return False
+
+
+async def _returned(call: Call, step: ActiveStep, threads: Threads, *, told: bool) -> None:
     """Wait until the thread has returned. Being told to stop changes nothing; being cancelled once more abandons it."""
     step.stopping_since = time.monotonic()
     stopped: asyncio.CancelledError | None = None
-    while not future.done():
+    while not call.future.done():
         try:
-            await asyncio.wait([future])
+            await asyncio.wait([call.future], timeout=None if call.lost else STUCK_S)
+            if not call.future.done():
+                threads.replace(call)
         except asyncio.CancelledError as error:
             if told or not step.told:
                 raise
             told, stopped = True, error
     step.stopping_since = None
-    if not future.cancelled():
-        future.exception()  # taken note of: its time was over
+    _noted(call.future)
     if stopped is not None:
         raise stopped
+
+
+def _noted(future: asyncio.Future[Any]) -> None:
+    """Nobody asks how it has ended: its time was over."""
+    if not future.cancelled():
+        future.exception()

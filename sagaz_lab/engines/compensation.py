@@ -7,7 +7,8 @@ from typing import Any
 
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.attempts import own_error, traceback_of
-from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
+from sagaz_lab.engines.calls import ActiveStep, invoke
+from sagaz_lab.engines.threads import Threads
 from sagaz_lab.errors import CompensationFailed, RunError, describe
 from sagaz_lab.model.awaiting import is_unread
 from sagaz_lab.model.listener import tell

@@ -6,16 +6,18 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.attempts import Attempts, Done, failure_record, own_error
-from sagaz_lab.engines.calls import ActiveStep, Threads, invoke
+from sagaz_lab.engines.calls import ActiveStep, invoke
 from sagaz_lab.engines.compensation import compensate
 from sagaz_lab.engines.standing import Standing
 from sagaz_lab.engines.straight import Stopped, straight
 from sagaz_lab.engines.streams import Channel
-from sagaz_lab.errors import RunError, UnstorableValue
+from sagaz_lab.engines.threads import THREADS, Report, Threads
+from sagaz_lab.errors import DefinitionError, RunError, UnstorableValue
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run, RunStatus
 from sagaz_lab.model.saga import Action
@@ -25,11 +27,18 @@ ABANDON_S = 1.0
 
 
 class LocalEngine:
-    """Executes runs on the loop; plain `def` actions in worker threads."""
+    """Executes runs on the loop; plain `def` actions in worker threads, at most `threads` (64) of them.
 
-    def __init__(self, clock: Clock) -> None:
+    `report` is given the kind and text of what holds up others.
+    """
+
+    def __init__(self, clock: Clock, threads: int | None = None, report: Report | None = None) -> None:
+        threads = THREADS if threads is None else threads
+        if type(threads) is not int or threads < 1:
+            raise DefinitionError(f"Lab: threads={threads!r} must be a whole number, 1 or more")
         self._clock = clock
-        self._threads = Threads()
+        self._new_threads = partial(Threads, threads, report)
+        self._threads = self._new_threads()
 
     def execute(self, run: Run, journal: Journal) -> Coroutine[Any, Any, None]:
         run.begun = True
@@ -42,7 +51,7 @@ class LocalEngine:
 
     def close(self) -> None:
         self._threads.close()
-        self._threads = Threads()
+        self._threads = self._new_threads()
 
 
 class _Streaming(NamedTuple):

@@ -22,7 +22,8 @@ class Step(Protocol):
     """What the engine knows of the action that runs in this task or thread.
 
     `cancelled` says that it should return, `told` that the engine has stopped it and waits for its end;
-    `stopping_since` is set (monotonic seconds) while a thread that should return has not.
+    `stopping_since` is set (monotonic seconds) while a thread that should return has not, and `waiting_since` while
+    the step waits for a thread.
     """
 
     run: Run
@@ -34,6 +35,9 @@ class Step(Protocol):
 
     @property
     def idempotency_key(self) -> str: ...
+
+    @property
+    def waiting_since(self) -> float | None: ...
 
     def stream(self, name: str) -> AsyncIterator[Any]: ...
 

@@ -152,6 +152,8 @@ def run_progress(run: Run, now: float) -> RunProgress:
     for step in list(run.steps.values()):
         if step.stopping_since is not None:
             actions[step.name] = f"has been stopping for {now - step.stopping_since:.0f} s: a thread cannot be killed"
+        elif (since := step.waiting_since) is not None:
+            actions[step.name] = f"has been waiting for a thread for {now - since:.0f} s"
         elif step.progress is not None:
             done, total, note = step.progress
             actions[step.name] = f"{done:g}" + (f" of {total:g}" if total else "") + (f" {note}" if note else "")
