@@ -12,22 +12,21 @@ import importlib
 import importlib.util
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sagaz_lab import __version__
+from sagaz_lab.ending import LEFT, end_on_signal
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import DEFAULT_STORE, Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.views import open_letters
 
-OK, FAILED, LEFT = 0, 1, 3
+OK, FAILED = 0, 1
 GRACE_S = 10.0
 LONGEST_CELL = 60
 
@@ -63,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "start the triggers of a module; SIGINT or SIGTERM drains and ends it")
     run.add_argument("module", metavar="MODULE", help="a module such as app.sagas, or a file such as sagas.py")
     run.add_argument("--grace", type=float, default=GRACE_S, metavar="SECONDS",
-                     help="how long runs may take to finish after the signal (default: %(default)g)")  # fmt: skip
+                     help="how long runs may take to finish after the signal (default: %(default)g); "
+                          "the process ends 5 s later at the latest")  # fmt: skip
 
     runs = _command(commands, "runs", _runs, "the runs of a store, newest first")
     runs.add_argument("--status", choices=[status.value for status in RunStatus], help="only those that stand so")
@@ -154,7 +154,7 @@ async def _serve(lab: Lab, grace_s: float) -> int:
     signalled = asyncio.Event()
     # Another process runs the triggers: to stay would be to do nothing.
     lab.on_report(lambda kind, _: signalled.set() if kind == "lease" else None)
-    _on_signals(signalled.set)
+    end_on_signal(signalled.set, grace_s)
     async with lab:
         handle = lab.start()
         asked = asyncio.create_task(signalled.wait(), name="signal")
@@ -172,20 +172,6 @@ async def _serve(lab: Lab, grace_s: float) -> int:
 
 async def _connected(handle: Handle) -> None:
     await handle
-
-
-def _on_signals(stop: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-
-    def once() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError):  # Windows: SIGINT ends the process by itself
-            loop.add_signal_handler(number, once)
 
 
 def _started(lab: Lab) -> str:

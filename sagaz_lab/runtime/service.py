@@ -22,7 +22,7 @@ from sagaz_lab.runtime.params import ParamsInStore
 from sagaz_lab.runtime.recovery import Recovery
 from sagaz_lab.runtime.registry import Change, Registry
 from sagaz_lab.runtime.relay import OpenPublisher, Relay
-from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.tasks import CLOSE_S, Report
 
 _GROUP = "consumer group"
 HEARTBEAT_S = 5.0
@@ -174,7 +174,11 @@ class Service:
         """In this order: no new events, let what runs finish and publish, abandon the rest, tell the store."""
         self.started = False
         self.dispatcher.lease.close()
-        await self.intake.close()
+        try:
+            async with asyncio.timeout(max(grace_s, CLOSE_S)):
+                await self.intake.close()
+        except TimeoutError:
+            self._report("stop", "a source, or a trigger method that it waits for, did not let itself be stopped")
         try:
             async with asyncio.timeout(grace_s):
                 await self._quiet()

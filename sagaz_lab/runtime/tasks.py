@@ -13,6 +13,9 @@ logger = logging.getLogger("sagaz_lab")
 Report = Callable[[str, str], None]
 """Called with the kind of a problem and its text."""
 
+CLOSE_S = 3.0
+"""How long tasks that are cancelled may take to end."""
+
 
 class Tasks:
     """Starts tasks, keeps them alive, reports those that fail, and ends them all."""
@@ -36,12 +39,16 @@ class Tasks:
             task.cancel()
 
     async def close(self) -> None:
-        """Cancel what is left and wait for it."""
+        """Cancel what is left and wait for it, but not for ever: user code may swallow its cancelling."""
         self._closing = True
         while tasks := [task for task in self._tasks if task is not asyncio.current_task()]:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
+            if left:
+                names = ", ".join(sorted(task.get_name() for task in left))
+                self._report("stop", f"did not let themselves be stopped: {names}")
+                self._tasks -= left
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -100,6 +100,42 @@ def test_a_run_that_takes_longer_than_the_grace_is_left_to_the_next_start(folder
     assert len(call(folder, "runs", "--status", "running").stdout.splitlines()) >= 2
 
 
+STUBBORN = """
+import asyncio, time
+from pathlib import Path
+
+from sagaz_lab import Saga, action, trigger
+
+class Stubborn(Saga):
+    saga_name = "stubborn"
+
+    @trigger(source="recording", data=[{"n": 1}])
+    def on_row(self, row):
+        return {}
+
+    @action("work")
+    async def work(self, ctx):
+        Path("started").touch()
+        WHERE_ACTION
+"""
+SWALLOWS = """while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass"""
+
+
+@pytest.mark.parametrize("body", [SWALLOWS, "time.sleep(3600)", "while True: pass"])
+def test_the_grace_is_the_end_whatever_an_action_does(folder, body):
+    text = STUBBORN.replace("WHERE_ACTION", body)
+    (folder / "stubborn.py").write_text(text)
+    with running(folder, "stubborn.py", "--grace", "0.1") as process:
+        wait_for((folder / "started").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == LEFT
+        assert "the next start resumes" in process.stderr.read()
+
+
 def test_a_second_signal_does_not_wait(folder):
     with running(folder, "endless.py", "--grace", "600") as process:
         wait_for((folder / "started").exists)
