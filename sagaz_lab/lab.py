@@ -338,7 +338,7 @@ class Lab:
         return await self._service.recovery.resume(run_id, from_action, foreground=foreground)
 
     async def compensate_run(self, run_id: str, *, foreground: bool = True) -> RunStatus:
-        """Undo a run that is held, partially committed or left by a dead process; a live one is cancelled first."""
+        """Undo a run that is held, partially committed or left by a dead process; cancel one that runs or waits."""
         await self.open()
         return await self._service.recovery.compensate(run_id, foreground=foreground)
 

@@ -68,7 +68,7 @@ _ALL = (
             "    The current revision does that. What its actions print comes here. Returns how the run ended.",
             awaits=True, options={"--from": True}, names="held", most=1),
     Command("compensate-run", "compensate-run RUN",
-            "Undo a run that is held, partially committed or was interrupted; cancel one that runs.\n"
+            "Undo a run that is held, partially committed or was interrupted; cancel one that runs or waits.\n"
             "    Returns how it ended.",
             awaits=True, names="undoable", most=1),
     Command("tail", "tail [RUN] [--lines N]",

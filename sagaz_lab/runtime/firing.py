@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from sagaz_lab.abc import DeadLetter, Delivery, Event
 from sagaz_lab.errors import LabClosed, UnknownName
 from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.model.trigger import SourceSpec, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
@@ -22,6 +24,9 @@ from sagaz_lab.runtime.verdicts import Preview, preview
 
 PAGE = 1000
 """Dead letters that are redriven together, as many as a source gives at a time."""
+
+WAITS_S = 1.0
+"""An action that has waited so long for an event of its own is reported: the two may wait for each other."""
 
 
 class Firing:
@@ -39,15 +44,41 @@ class Firing:
         state, part = readers[0]
         delivery = self._delivery(specs_of(state.compiled.trigger)[part], payload, id)
         decisions = await self._dispatcher.take(readers, [delivery], answered=True)
-        return [await self._outcome(decided, delivery.event.id, wait) for decided in decisions]
+        return [
+            await self._outcome(state, decided, delivery.event.id, wait)
+            for (state, _), decided in zip(readers, decisions, strict=True)
+        ]
 
-    async def _outcome(self, decided: Decided, event_id: str, wait: bool) -> Outcome:
+    async def _outcome(self, state: TriggerState, decided: Decided, event_id: str, wait: bool) -> Outcome:
         """What became of the event, with `wait` in the end."""
         entry = next(entry for entry in reversed(decided.entries) if event_id in ids_of(entry))
         outcome = outcome_about(entry, event_id)
         if not wait or outcome.kind is not OutcomeKind.HELD:
             return outcome
-        return await asyncio.shield(decided.finals[0])
+        with self._told_if_long(state, f"which is held ({outcome.reason})"):
+            return await asyncio.shield(decided.finals[0])
+
+    @contextmanager
+    def _told_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
+        """If it is an action that waits, and it waits long, that is reported."""
+        step, watch = current_step.get(None), None
+        if step is not None:
+            watch = self._dispatcher.tasks.start(self._tell_later(step, state, why), f"wait of {step.name}")
+        try:
+            yield
+        finally:
+            if watch is not None:
+                watch.cancel()
+
+    async def _tell_later(self, step: Step, state: TriggerState, why: str) -> None:
+        await self._dispatcher.clock.sleep(WAITS_S)
+        owner = f"{step.run.definition.name}.{step.name}"
+        self._dispatcher.report(
+            f"waits:{owner}",
+            f"{owner} of run {step.run.run_id} has waited {WAITS_S:g} s for an event that it fired to {state.name}, "
+            f"{why}; if that waits for this run to end, both wait for ever: fire it with wait=False, and not more than "
+            "there is room for",
+        )
 
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None) -> list[Outcome]:
         """What became of those that are open. The trigger of each must be registered."""
@@ -151,10 +182,13 @@ class Firing:
 
     async def _room(self, state: TriggerState) -> None:
         refuse_other_store(state.compiled.definition, self._dispatcher.store)
-        while state.room() <= 0:
-            if self._dispatcher.closing:
-                raise LabClosed("the Lab is closing; the event was not taken")
-            await state.changed()
+        if state.room() > 0:
+            return
+        with self._told_if_long(state, "which has no room for it"):
+            while state.room() <= 0:
+                if self._dispatcher.closing:
+                    raise LabClosed("the Lab is closing; the event was not taken")
+                await state.changed()
 
     def _targets(self, target: str, where: Mapping[str, Any]) -> list[Reader]:
         states = [state for state in self._dispatcher.states.values() if not state.removed]

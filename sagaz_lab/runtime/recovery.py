@@ -190,8 +190,13 @@ class Recovery:
         return await self._ended(run_id, run)
 
     async def compensate(self, run_id: str, *, foreground: bool = True) -> RunStatus:
-        """Undo a run that was held or is partially committed, or was interrupted and left; cancel a live one."""
+        """Undo a run that was held or is partially committed, or was interrupted and left.
+
+        Cancel one that is live, or that waits for its turn or its retry.
+        """
         dispatcher = self._dispatcher
+        if await dispatcher.turns.cancel(run_id, dispatcher.clock.now()):
+            return RunStatus.CANCELLED
         if live := dispatcher.runner.live.get(run_id):
             live.cancel()
             return await self._ended(run_id, live)
@@ -204,7 +209,8 @@ class Recovery:
             elif taken := await self._left(run_id):
                 if taken.attempt == 0 or taken.retry_at is not None:  # nothing is done, or all is undone
                     now = dispatcher.clock.now()
-                    await dispatcher.store.end(run_id, Ending(RunStatus.CANCELLED), attempt=taken.attempt, at=now)
+                    attempt = max(1, taken.attempt)  # its event has its outcome with it
+                    await dispatcher.store.end(run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
                     return RunStatus.CANCELLED
                 history = await self._history(taken, definition)
                 if history is None:

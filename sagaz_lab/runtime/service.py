@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
-from sagaz_lab.errors import LeaseLost, StoreError, TriggersOwned, UnknownName, describe
+from sagaz_lab.errors import LeaseLost, RunError, StoreError, TriggersOwned, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.away import AWAY, RESUME, Away, Found
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -156,7 +157,12 @@ class Service:
         return {state.name for state in self._wanted()} if self.started else set()
 
     async def drain(self) -> None:
-        """Returns when the finite sources have ended, nothing is under way and what can be published has been."""
+        """Returns when the finite sources have ended, nothing is under way and what can be published has been.
+
+        Raises `RunError` in an action, whose own run is under way.
+        """
+        if (step := current_step.get(None)) is not None:
+            raise RunError(f"{step.name}: drain() in an action waits for its own run, and so for ever")
         await self.intake.ended()
         await self._quiet()
         if self.dispatcher.tee is not None:

@@ -30,6 +30,9 @@ IN_MEMORY = 10_000
 
 _event_id_of, _run_id_of = attrgetter("event.id"), attrgetter("run_id")
 
+STORE_RETRY_S = 1.0
+"""What the store has not taken is tried again after so long."""
+
 FINE_S = 0.001
 """A timer is not set anew for less."""
 
@@ -48,6 +51,7 @@ class Turns:
         # Runs whose place was taken while the store was about to take them in. Bounded, as some may be refused.
         self._unwanted: deque[str] = deque(maxlen=1000)
         self._retries: dict[str, tuple[Ticket, asyncio.Task[Any]]] = {}
+        self._leaving: dict[str, asyncio.Task[Any]] = {}
 
     async def hold(self, decided: Decided, ticket: Ticket, now: float) -> None:
         state = decided.state
@@ -141,15 +145,51 @@ class Turns:
         if (live := dispatcher.runner.live.get(run_id)) is not None:
             live.cancel()
         elif run_id in self._retries:
-            ticket, task = self._retries.pop(run_id)
-            dispatcher.tasks.cancel(task)
-            await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=ticket.attempt - 1, at=now)
-            state.retrying -= 1
-            state.admission.give_up_turn(ticket)
+            await self._cancel_retry(state, run_id, now)
         elif (held := self._held.get(run_id)) is not None and held.queued:
             await self._turn_away(state, held, OutcomeKind.FILTERED, OUTDONE, now, {"key": held.key})
         else:
             self._unwanted.append(run_id)
+
+    async def cancel(self, run_id: str, now: float) -> bool:
+        """End a run that waits here for its retry or its turn. False if there is none; it may have begun just now."""
+        while (leaving := self._leaving.get(run_id)) is not None:
+            await asyncio.wait([leaving])
+        if run_id in self._retries:
+            state = self._dispatcher.states[self._retries[run_id][0].trigger or ""]
+            await self._cancel_retry(state, run_id, now)
+            self.release(state)
+            return True
+        for state in self._dispatcher.states.values():
+            if (ticket := state.admission.find(run_id)) is not None:
+                await self._cancel_queued(state, ticket, now)
+                self.release(state)
+                return True
+        return False
+
+    async def _cancel_retry(self, state: TriggerState, run_id: str, now: float) -> None:
+        ticket, task = self._retries.pop(run_id)
+        self._dispatcher.tasks.cancel(task)
+        state.retrying -= 1
+        try:
+            await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=ticket.attempt - 1, at=now)
+        except StoreError:
+            self.retry_later(ticket, STORE_RETRY_S)
+            raise
+        state.admission.give_up_turn(ticket)
+
+    async def _cancel_queued(self, state: TriggerState, ticket: Ticket, now: float) -> None:
+        """Its event has its outcome: it started a run, which was cancelled before any action began."""
+        first = ticket.attempt == 1
+        state.admission.remove(ticket)
+        try:
+            attempt = 1 if first else ticket.attempt - 1
+            await self._store.end(ticket.run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
+        except StoreError:
+            state.admission.wait(ticket, first=True)
+            raise
+        if first:
+            self._finally(state, ticket, OutcomeKind.STARTED, "", now)
 
     def close(self) -> None:
         """What is held goes on with the next opening."""
@@ -180,7 +220,10 @@ class Turns:
         while ticket := state.admission.next(moment):
             self._starts += 1
             self._served[state.name] = self._starts
-            self._dispatcher.tasks.start(self._leave_queue(state, ticket), f"{ticket.trigger} {ticket.run_id}")
+            leaving = self._dispatcher.tasks.start(
+                self._leave_queue(state, ticket), f"{ticket.trigger} {ticket.run_id}"
+            )
+            self._leaving[ticket.run_id] = leaving
         delay_s = state.admission.opens_in(moment)
         # A timer that is set already may be later than what a new pace lets through.
         if delay_s is not None and (due := moment + delay_s) < self._timers.get(state.name, float("inf")) - FINE_S:
@@ -208,45 +251,52 @@ class Turns:
         self.release(state)
 
     async def _leave_queue(self, state: TriggerState, ticket: Ticket) -> None:
-        """It is this run's turn. Its event is decided by the revision that is current now."""
-        now = self._clock.now()
-        definition = self._dispatcher.registry.current.get(ticket.saga)
         try:
-            if definition is None:
-                await self._wait_for_code(state, ticket)
-                return
-            await self._fetch(ticket)
-            if ticket.attempt == 1 and not await self._still_wanted(state, ticket, definition, now):
-                state.admission.refund(ticket)
-                state.admission.leave(ticket)
-                self.release(state)
-                return
-            ticket.revision = definition.revision
-            if ticket.history is None:
-                await self._store.begin(
-                    ticket.run_id,
-                    revision=ticket.revision,
-                    attempt=ticket.attempt,
-                    started=definition.plan.roots,
-                    at=now,
-                    context=ticket.context,
-                    cooldown=ticket.cooldown if ticket.attempt == 1 else None,
-                )
-            if ticket.attempt == 1:
-                self._finally(state, ticket, OutcomeKind.STARTED, "", now)
-            ticket.status = RunStatus.RUNNING
-            self._dispatcher.runner.launch_shared([ticket], definition, now)
-            if ticket.run_id in self._unwanted:
-                self._dispatcher.runner.live[ticket.run_id].cancel()
+            await self._begin(state, ticket)
         except StoreError as error:
             state.admission.leave(ticket, keep_turn=True)
             if isinstance(error, LeaseLost):
                 self._dispatcher.lease.lose(error)
                 return
             self._dispatcher.report("store", f"run {ticket.run_id} could not start: {describe(error)}; it stays stored")
-            await self._clock.sleep(1.0)
+            await self._clock.sleep(STORE_RETRY_S)
             state.admission.reenter(ticket)
+            self._leaving.pop(ticket.run_id, None)
             self.release(state)
+        finally:
+            if self._leaving.get(ticket.run_id) is asyncio.current_task():
+                del self._leaving[ticket.run_id]
+
+    async def _begin(self, state: TriggerState, ticket: Ticket) -> None:
+        """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
+        now = self._clock.now()
+        definition = self._dispatcher.registry.current.get(ticket.saga)
+        if definition is None:
+            await self._wait_for_code(state, ticket)
+            return
+        await self._fetch(ticket)
+        if ticket.attempt == 1 and not await self._still_wanted(state, ticket, definition, now):
+            state.admission.refund(ticket)
+            state.admission.leave(ticket)
+            self.release(state)
+            return
+        ticket.revision = definition.revision
+        if ticket.history is None:
+            await self._store.begin(
+                ticket.run_id,
+                revision=ticket.revision,
+                attempt=ticket.attempt,
+                started=definition.plan.roots,
+                at=now,
+                context=ticket.context,
+                cooldown=ticket.cooldown if ticket.attempt == 1 else None,
+            )
+        if ticket.attempt == 1:
+            self._finally(state, ticket, OutcomeKind.STARTED, "", now)
+        ticket.status = RunStatus.RUNNING
+        self._dispatcher.runner.launch_shared([ticket], definition, now)
+        if ticket.run_id in self._unwanted:
+            self._dispatcher.runner.live[ticket.run_id].cancel()
 
     async def _wait_for_code(self, state: TriggerState, ticket: Ticket) -> None:
         state.admission.leave(ticket)
