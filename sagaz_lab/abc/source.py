@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -109,5 +109,9 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
 class Publisher(AbstractAsyncContextManager["Publisher"], Protocol):
     """Publishes to a broker. Entering connects. Raises `SourceUnavailable` when the connection is lost."""
 
-    async def publish(self, publications: Sequence[Publication]) -> None:
-        """Returns when the broker has all of them, in this order. Each carries its id in the header `sagaz-id`."""
+    async def publish(self, publications: Sequence[Publication]) -> Mapping[str, Exception]:
+        """Returns when the broker has them, those of one `order` in order. Each carries its id in `sagaz-id`.
+
+        Returns by id those that the broker refuses, with the reason. What has the `order` of a refused one and stands
+        behind it is not sent.
+        """

@@ -141,6 +141,27 @@ class Store(Protocol):
     async def published(self, numbers: Sequence[int]) -> None:
         """These need not be published again."""
 
+    async def park_refused(self, refused: Sequence[tuple[int, DeadLetter]]) -> None:
+        """Keep the letter of each refused publication, whose number stands before it; nobody publishes it any more.
+
+        The letter's event has the publication's id.
+        """
+
+    async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
+        """Park these publications (number and run) too where one of their run is parked; returns those runs."""
+
+    async def parked_runs(self) -> Collection[str]:
+        """The runs of which a refused publication is parked."""
+
+    async def settle_refused(
+        self, ids: Sequence[str], state: str, reason: str, *, payloads: Mapping[str, bytes] | None = None
+    ) -> Collection[str]:
+        """Settle those of these open letters that are of parked publications; returns their ids.
+
+        A `redriven` one is to be published again, by this owner and with the payload of its letter's id in `payloads`
+        if there is one; a `discarded` one is dropped. What is parked behind either is to be published.
+        """
+
     async def save_revision(self, row: RevisionRow) -> None:
         """Keep it. The same number twice is the same revision."""
 

@@ -99,6 +99,11 @@ class Publication(NamedTuple):
     trigger: str | None
     run_id: str
 
+    @property
+    def order(self) -> str:
+        """What publications that go in order have in common: their run, or for one without a run its own id."""
+        return self.run_id or self.id
+
 
 class Record(NamedTuple):
     """One line of a run's history, append-only.

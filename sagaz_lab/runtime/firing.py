@@ -11,6 +11,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, Delivery, Event
 from sagaz_lab.errors import LabClosed, UnknownName
+from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.model.trigger import SourceSpec, specs_of
@@ -20,7 +21,11 @@ from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.letters import is_letter_id, redriven_event
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.outcomes import ids_of, outcome_about
+from sagaz_lab.runtime.refusals import is_refused
 from sagaz_lab.runtime.verdicts import Preview, preview
+
+IN_OUTBOX = "it waits in the outbox"
+"""The outcome's reason of a dead publication that is put back."""
 
 PAGE = 1000
 """Dead letters that are redriven together, as many as a source gives at a time."""
@@ -89,6 +94,8 @@ class Firing:
         for start in range(0, len(ids), PAGE):
             letters = await self._dispatcher.store.letters(ids[start : start + PAGE])
             skipped -= len(letters)
+            outcomes += await self._publish_again([letter for letter in letters if is_refused(letter)], fix)
+            letters = [letter for letter in letters if not is_refused(letter)]
             for trigger in dict.fromkeys(letter.trigger for letter in letters):
                 self.state(trigger)
             events: list[tuple[DeadLetter, Event]] = []
@@ -100,13 +107,32 @@ class Firing:
         self._tell_skipped("redrive", skipped)
         return outcomes
 
+    async def _publish_again(self, letters: Sequence[DeadLetter], fix: Callable[[Any], Any] | None) -> list[Outcome]:
+        """Publications that a broker refused go back into the outbox."""
+        payloads: dict[str, bytes] = {}
+        if fix is not None:
+            for letter in letters:
+                event = await redriven_event(letter, fix)
+                payloads[letter.id] = to_json(event.payload, letter.id, event.source)
+        ids = [letter.id for letter in letters]
+        found = await self._dispatcher.store.settle_refused(ids, "redriven", "", payloads=payloads) if ids else ()
+        self._dispatcher.runner.published()
+        now = self._dispatcher.clock.now()
+        return [
+            Outcome(OutcomeKind.HELD, IN_OUTBOX, it.event.id, it.trigger, it.run_id or None, it.revision, now)
+            for it in letters
+            if it.id in found
+        ]
+
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
         """Returns how many were open."""
         ids = _listed(ids)
         if not (isinstance(reason, str) and reason.strip()):
             raise ValueError(f"discard: reason={reason!r} must be a text that says why")
         await self._refuse_unknown("discard", ids)
-        count = await self._dispatcher.store.settle_letters(ids, "discarded", reason)
+        refused = await self._dispatcher.store.settle_refused(ids, "discarded", reason)
+        self._dispatcher.runner.published()  # perhaps what waited behind it
+        count = len(refused) + await self._dispatcher.store.settle_letters(ids, "discarded", reason)
         self._tell_skipped("discard", len(set(ids)) - count)
         return count
 

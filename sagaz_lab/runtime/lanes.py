@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import Delivery, Event, Publication, Publisher
-from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.abc import Clock, Delivery, Event, Publication, Publisher
+from sagaz_lab.errors import DefinitionError, SourceError, describe
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.outbox import refuse_other_store
+from sagaz_lab.runtime.refusals import Refusals, Row
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
@@ -26,15 +27,14 @@ logger = logging.getLogger("sagaz_lab")
 BATCH = 500
 """Publications that are read from the store, and sent, at one time."""
 
-Row = tuple[int, Publication]
-
 
 class Lane:
     """What goes one way, in order, one batch at a time.
 
     It is `busy` with a batch, or `waiting` to try again after `failures` (counted since the last success). `missed`:
-    more came while it was busy. `left` are those at the head of the outbox that cannot go now. What was published is
-    `unmarked` until the store knows it; `marked` is what the store was told last.
+    more came while it was busy. `left` are those at the head of the outbox that cannot go now, and `stuck` those of
+    the last batch, for which no broker's outage is the reason. What was published is `unmarked` until the store knows
+    it; `marked` is what the store was told last.
     """
 
     def __init__(self, name: str) -> None:
@@ -43,13 +43,16 @@ class Lane:
         self.waiting = False
         self.missed = False
         self.failures = 0
-        self.left = 0
+        self.left = self.stuck = 0
         self.backlog: Counter[str] = Counter()
         self.unmarked: list[int] = []
         self.marked: frozenset[int] = frozenset()
 
     async def publish(self, rows: Sequence[Row]) -> None:
-        """Publish the first of these and note their numbers in `unmarked`; perhaps not all at once."""
+        """Publish the first of these and note their numbers in `unmarked`; perhaps not all at once.
+
+        Those which will not go before something changes are counted in `stuck`.
+        """
         raise NotImplementedError
 
     def fail(self, rows: Sequence[Row]) -> None:
@@ -73,19 +76,35 @@ class Lane:
 class BrokerLane(Lane):
     """Connected from its first publication on. `open` makes a publisher; it may raise `SourceError`."""
 
-    def __init__(self, name: str, open: Callable[[], Publisher]) -> None:
+    def __init__(self, name: str, open: Callable[[], Publisher], clock: Clock) -> None:
         super().__init__(name)
+        self.refusals = Refusals(clock)
+        self.timed = False
         self._open = open
         self._size = BATCH
         self._publisher: Publisher | None = None
         self._connection = AsyncExitStack()
 
     async def publish(self, rows: Sequence[Row]) -> None:
-        if self._publisher is None:
-            self._publisher = await self._connection.enter_async_context(self._open())
-        batch = rows[: self._size]
-        await awaited(self._publisher.publish([publication for _, publication in batch]))
-        self.unmarked += [number for number, _ in batch]
+        ready = self.refusals.ready(rows)
+        batch = ready[: self._size]
+        if batch:
+            if self._publisher is None:
+                self._publisher = await self._connection.enter_async_context(self._open())
+            self.unmarked += self.refusals.sent(batch, await self._send(self._publisher, batch))
+        self.stuck = len(rows) - len(ready) + len(batch) - len(self.unmarked)
+
+    async def _send(self, publisher: Publisher, batch: Sequence[Row]) -> Mapping[str, BaseException]:
+        own_task = OwnTask()
+        try:
+            refused: Mapping[str, BaseException] = await awaited(publisher.publish([it for _, it in batch]))
+            return refused
+        except SourceError:
+            raise  # the broker as a whole takes nothing
+        except BaseException as error:
+            if own_task.ends_by(error) or len(batch) > 1:
+                raise  # which of them it is shows when they go one by one
+            return {batch[0][1].id: error}
 
     def fail(self, rows: Sequence[Row]) -> None:
         super().fail(rows)
@@ -127,13 +146,13 @@ class ProcessLane(Lane):
         late: set[str] = set()
         for topic, group in groupby(rows, key=lambda row: row[1].topic):
             known = list(group)
-            free = [row for row in known if topic not in full and _order(row[1]) not in late]
+            free = [row for row in known if topic not in full and row[1].order not in late]
             readers = self._readers(topic)
             room = min([state.room() for state, _ in readers], default=len(free))
             now = free[: max(0, room)]
             if len(now) < len(known):
                 gone = {number for number, _ in now}
-                late.update(_order(it) for number, it in known if number not in gone)
+                late.update(it.order for number, it in known if number not in gone)
             if len(now) < len(free):
                 full[topic] = readers
             if not readers:
@@ -141,6 +160,7 @@ class ProcessLane(Lane):
             elif now:
                 await self._dispatcher.take(readers, [self._delivery(publication) for _, publication in now])
             self.unmarked += [number for number, _ in now]
+        self.stuck = len(rows) - len(self.unmarked)
         for readers in full.values():
             for state, _ in readers:
                 self._wake_when_free(state)
@@ -183,11 +203,6 @@ class ProcessLane(Lane):
         finally:
             self._watched.discard(state.name)
             self._wake()
-
-
-def _order(publication: Publication) -> str:
-    """What has this in common goes in order."""
-    return publication.run_id or publication.id
 
 
 def _parts(trigger: Trigger, topic: str) -> list[int]:

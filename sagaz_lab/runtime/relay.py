@@ -11,11 +11,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import Publisher
+from sagaz_lab.abc import Acceptance, DeadLetter, Publisher
 from sagaz_lab.errors import LabClosed, LeaseLost, SourceError, SourceNotReady, StoreError, describe
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
-from sagaz_lab.runtime.lanes import BATCH, BrokerLane, Lane, ProcessLane, Row
+from sagaz_lab.runtime.lanes import BATCH, BrokerLane, Lane, ProcessLane
+from sagaz_lab.runtime.letters import is_letter_id
+from sagaz_lab.runtime.outbox import publication_of
+from sagaz_lab.runtime.refusals import Refused, Row, letter_of
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -34,6 +37,8 @@ class Relay:
     """Owned by the Service while a Lab is open. It sleeps until it is woken.
 
     What belongs to one broker goes in the order in which it was written; a broker that is down holds up no other.
+    What a broker refuses holds up its own run only: tried a few times it is a dead letter, and it is parked, with what
+    its run published after it, until somebody redrives or discards the letter.
     What a trigger published that is not defined (any more) waits for its definition, since only that says where to.
     A crash loses nothing: what the store was not told of as published is published again, with the same id.
     """
@@ -41,10 +46,13 @@ class Relay:
     def __init__(self, dispatcher: Dispatcher, open_publisher: OpenPublisher) -> None:
         self._dispatcher = dispatcher
         self._store = dispatcher.store
+        self._clock = dispatcher.clock
         self._open_publisher = open_publisher
         self._itself = ProcessLane(dispatcher, self.wake)
         self._lanes: dict[tuple[str, str | None], Lane] = {}
         self._undefined: Counter[str] = Counter()
+        self._parked: set[str] = set()
+        self._parked_known = False
         self._woken = asyncio.Event()
         self._settled = asyncio.Event()  # it may have: look again
         self._reading = False
@@ -58,6 +66,11 @@ class Relay:
     def wake(self) -> None:
         """There may be something to publish."""
         self._woken.set()
+
+    def look_again(self) -> None:
+        """Others may have changed what is in the store."""
+        self._parked_known = False
+        self.wake()
 
     @property
     def backlog(self) -> Mapping[str, int]:
@@ -102,15 +115,29 @@ class Relay:
             self._woken.clear()
             try:
                 limit = BATCH + self.left
+                if not self._parked_known:
+                    self._parked_known = True
+                    self._parked = set(await self._store.parked_runs())
                 rows = await self._store.publications(limit)
-                self._hand_out(rows)
-                if len(rows) >= limit < BATCH + self.left:
+                free = await self._park_behind(rows)
+                self._hand_out(free)
+                if len(free) < len(rows) or len(rows) >= limit < BATCH + self.left:
                     self.wake()  # all of these wait, but behind them may be others that do not
             except StoreError as error:
                 self._dispatcher.report("store", f"publishing waits for the store: {describe(error)}")
             finally:
                 self._reading = False
                 self._settled.set()
+
+    async def _park_behind(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """What does not belong to a run of which something is parked; the rest is parked too."""
+        behind = [(number, it.run_id) for number, it in rows if it.run_id in self._parked] if self._parked else []
+        if not behind:
+            return rows
+        asked = {run_id for _, run_id in behind}
+        still = await self._store.park_behind(behind)
+        self._parked -= asked.difference(still)  # their letter was settled
+        return [row for row in rows if row[1].run_id not in asked]
 
     def _hand_out(self, rows: Sequence[Row]) -> None:
         """Give each lane that is free what is for it. What a lane has published meanwhile may still be among them."""
@@ -131,6 +158,8 @@ class Relay:
             elif waiting or lane.unmarked:
                 lane.busy = True
                 self._dispatcher.tasks.start(self._publish(lane, waiting), f"publish to {lane.name}")
+            else:
+                lane.leave(())
 
     def _report_undefined(self, undefined: Counter[str]) -> None:
         for trigger in undefined.keys() - self._undefined.keys():
@@ -159,7 +188,8 @@ class Relay:
         except BaseException:  # noqa: BLE001
             pass  # its library is missing, say; whenever the lane tries to open it, that is told
         at = getattr(key[1], "masked", key[1])
-        lane = self._lanes[key] = BrokerLane(f"{spec.kind} at {at}" if at else spec.kind, partial(self._opened, spec))
+        name = f"{spec.kind} at {at}" if at else spec.kind
+        lane = self._lanes[key] = BrokerLane(name, partial(self._opened, spec), self._clock)
         return lane
 
     def _opened(self, spec: SourceSpec) -> Publisher:
@@ -187,7 +217,7 @@ class Relay:
             logger.exception("publishing to %s", lane.name)
             await self._back_off(lane, rows, error)
         else:
-            self._went_well(lane, len(rows) - published)
+            self._went_well(lane)
             if not (published or lane.missed or lane.left > before):
                 return  # what is left waits for something that will wake this
         finally:
@@ -196,7 +226,7 @@ class Relay:
         self.wake()
 
     async def _try(self, lane: Lane, rows: Sequence[Row]) -> int:
-        """How many were published, and the store knows it."""
+        """How many were published or have become dead letters, and the store knows it."""
         await self._mark(lane)  # what the store could not be told before
         if not rows:
             return 0
@@ -204,18 +234,62 @@ class Relay:
         await lane.publish(rows)
         published = len(lane.unmarked)
         await self._mark(lane)
-        return published
+        return published + (await self._give_up(lane) if isinstance(lane, BrokerLane) else 0)
 
     async def _mark(self, lane: Lane) -> None:
         if lane.unmarked:
             await self._store.published(lane.unmarked)
             lane.marked, lane.unmarked = frozenset(lane.unmarked), []
 
-    def _went_well(self, lane: Lane, left: int) -> None:
+    async def _give_up(self, lane: BrokerLane) -> int:
+        """Make dead letters of what the broker has refused often enough; returns how many."""
+        given_up = lane.refusals.given_up()
+        if given_up:
+            now = self._clock.now()
+            letters = [self._letter(lane, refused, now) for refused in given_up]
+            await self._store.park_refused([(it.number, letter) for it, letter in zip(given_up, letters, strict=True)])
+            lane.refusals.buried(given_up)
+            self._parked.update(it.publication.run_id for it in given_up if it.publication.run_id)
+            await self._tell_refused(letters)
+        self._try_later(lane)
+        return len(given_up)
+
+    def _letter(self, lane: Lane, refused: Refused, now: float) -> DeadLetter:
+        state = self._dispatcher.states[refused.publication.trigger or ""]
+        definition = state.compiled.definition
+        return letter_of(refused, lane.name, definition.name, definition.revision, now)
+
+    async def _tell_refused(self, letters: Sequence[DeadLetter]) -> None:
+        told = []
+        for letter in letters:
+            self._dispatcher.letters.note(letter, letter.at)
+            waits = f"; what run {letter.run_id} published after it waits behind it" if letter.run_id else ""
+            text = f"{letter.trigger}: publication {letter.event.id} is dead: {letter.error}{waits}"
+            self._dispatcher.report(f"dead:{letter.trigger}:{letter.cause}", text)
+            topic = self._dispatcher.states[letter.trigger].compiled.config.dead_letter_topic
+            if topic is not None and not is_letter_id(letter.event.id):  # which would be told of itself for ever
+                told.append(publication_of(letter, topic)._replace(run_id=""))
+        if told:
+            await self._store.accept(Acceptance(publications=told))
+
+    def _try_later(self, lane: BrokerLane) -> None:
+        pause_s = lane.refusals.pause_s()
+        if pause_s is not None and lane.stuck and not lane.timed:
+            lane.timed = True
+            self._dispatcher.tasks.start(self._wake_later(lane, pause_s), f"publish to {lane.name} again")
+
+    async def _wake_later(self, lane: BrokerLane, pause_s: float) -> None:
+        try:
+            await self._clock.sleep(pause_s)
+        finally:
+            lane.timed = False
+        self.wake()
+
+    def _went_well(self, lane: Lane) -> None:
         held_up = list(lane.backlog) if lane.failures else []
         if lane.failures:
             logger.info("%s: publishing goes on", lane.name)
-        lane.succeed(left if lane is self._itself else 0)
+        lane.succeed(lane.stuck)
         for trigger in held_up:
             if state := self._dispatcher.states.get(trigger):
                 state.blocked_by = ""
@@ -240,4 +314,4 @@ class Relay:
             self._dispatcher.report(f"publish:{lane.name}", text)
         self._stop_intake(lane)
         longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(lane.failures, 20))
-        await self._dispatcher.clock.sleep(random.uniform(FIRST_DELAY_S, longest))
+        await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))

@@ -121,7 +121,7 @@ class Service:
             waited = await self.dispatcher.holding.restore(wanted)
             found = await self.recovery.resume_interrupted(resume)
         found.waited += waited
-        self.relay.wake()
+        self.relay.look_again()
         await self._reconcile()
         await self._tell(away_s, found)
         await self.intake.connected()
@@ -252,7 +252,7 @@ class Service:
                 await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
                 await self._store.heartbeat()
                 await self.params.follow(list(self.dispatcher.states.values()))
-                self.relay.wake()  # whatever has come into the store without its knowledge
+                self.relay.look_again()  # whatever has come into the store without its knowledge
             except LeaseLost as error:
                 self.dispatcher.lease.lose(error)
                 return

@@ -10,7 +10,13 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from sagaz_lab.abc import Publication
 from sagaz_lab.errors import SourceError, SourceNotReady, SourceUnavailable, describe
@@ -19,17 +25,21 @@ from sagaz_lab.sources.redis_group import LOST
 
 ANSWER_S = 5.0
 
+_FOR_ALL = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "BUSY")
+
 
 class RedisPublisher:
     """Adds to the stream named like the topic an entry with the fields `payload`, `sagaz-id` and `sagaz-run`.
 
-    A batch is one round trip. Raises `SourceUnavailable` where the server does not answer, `SourceNotReady` where it
-    refuses, as for a key that is no stream; what stands before the refused one in the batch is in its stream then.
+    A batch is one round trip, or as many as one run's publications change their topic. It refuses what Redis does, as
+    for a key that is no stream. Raises `SourceUnavailable` where the server does not answer or takes nothing at all,
+    `SourceNotReady` where it does not let us in.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         url = settings.get("url") or os.environ.get("REDIS_URL") or "redis://localhost:6379/0"
         self._at = Address(url).masked
+        self._atomic = False
         try:
             # An entry is never added twice behind our back: the relay publishes again, and tells of it.
             self._client = Redis.from_url(
@@ -43,6 +53,10 @@ class RedisPublisher:
         try:
             with self._answering():
                 await self._client.ping()
+                self._atomic = await self._may_transact()
+        except ResponseError as error:
+            await self.__aexit__()
+            raise SourceNotReady(f"Redis at {self._at} refuses: {error}") from error
         except BaseException:
             await self.__aexit__()
             raise
@@ -52,16 +66,60 @@ class RedisPublisher:
         with self._answering():
             await self._client.aclose()
 
-    async def publish(self, publications: Sequence[Publication]) -> None:
+    async def _may_transact(self) -> bool:
+        try:
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.execute_command("PING")
+            await pipeline.execute()
+        except ResponseError:
+            return False
+        return True
+
+    async def publish(self, publications: Sequence[Publication]) -> Mapping[str, Exception]:
+        refused: dict[str, Exception] = {}
+        stopped: set[str] = set()
+        left = list(publications)
+        while left:
+            now, later = _stretches(left)
+            for publication, reply in zip(now, await self._add(now), strict=True):
+                if isinstance(reply, ResponseError) and publication.order not in stopped:
+                    refused[publication.id] = SourceError(
+                        f"stream {publication.topic!r} of Redis at {self._at}: {reply}"
+                    )
+                    stopped.add(publication.order)
+            left = [it for it in later if it.order not in stopped]
+        return refused
+
+    async def _add(self, publications: Sequence[Publication]) -> Sequence[Any]:
+        """What Redis says to each, an error of its own for all that go behind a refused one."""
+        if self._atomic and len(publications) > 1:
+            try:
+                return await self._execute(publications, transaction=True)
+            except ResponseError:
+                pass  # one of them may not even be asked for, and then a transaction has none
+        elif len({it.order for it in publications}) == len(publications):
+            return await self._execute(publications, transaction=False)
+        replies: list[Any] = []
+        stopped: dict[str, Any] = {}
+        for it in publications:
+            if it.order not in stopped:
+                [reply] = await self._execute([it], transaction=False)
+                if isinstance(reply, ResponseError):
+                    stopped[it.order] = reply
+            replies.append(stopped.get(it.order))
+        return replies
+
+    async def _execute(self, publications: Sequence[Publication], *, transaction: bool) -> Sequence[Any]:
         with self._answering():
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline = self._client.pipeline(transaction=transaction)
             for it in publications:
                 fields = {"payload": it.payload, "sagaz-id": it.id, "sagaz-run": it.run_id}
                 pipeline.xadd(it.topic, fields)  # type: ignore[arg-type]
-            replies = await pipeline.execute(raise_on_error=False)
-        for publication, reply in zip(publications, replies, strict=True):
-            if isinstance(reply, ResponseError):
-                raise self._refused(publication.topic, reply)
+            replies: Sequence[Any] = await pipeline.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, ResponseError) and _is_for_all(reply):
+                    raise reply
+        return replies
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -69,11 +127,27 @@ class RedisPublisher:
             yield
         except (AuthenticationError, AuthorizationError) as error:
             raise SourceNotReady(f"Redis at {self._at} refuses: {error}") from error
+        except ResponseError as error:
+            if not _is_for_all(error):
+                raise
+            raise SourceUnavailable(f"Redis at {self._at}: {describe(error)}") from error
         except LOST as error:
             raise SourceUnavailable(f"Redis at {self._at}: {describe(error)}") from error
 
-    def _refused(self, topic: str, error: ResponseError) -> SourceError:
-        text = f"stream {topic!r} of Redis at {self._at}: {error}"
-        if isinstance(error, NoPermissionError) or str(error).startswith("WRONGTYPE"):
-            return SourceNotReady(text)
-        return SourceUnavailable(text)
+
+def _stretches(publications: Sequence[Publication]) -> tuple[list[Publication], list[Publication]]:
+    """Of each run those that come before its topic changes; and all others."""
+    topics: dict[str, str | None] = {}
+    now, later = [], []
+    for it in publications:
+        if topics.setdefault(it.order, it.topic) == it.topic:
+            now.append(it)
+        else:
+            topics[it.order] = None
+            later.append(it)
+    return now, later
+
+
+def _is_for_all(error: ResponseError) -> bool:
+    """Whether the server takes nothing now, whatever is added; else it refuses this entry."""
+    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(_FOR_ALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from itertools import count, groupby, islice
 from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
@@ -77,7 +77,7 @@ class MemoryStore:
         self._revisions: defaultdict[str, dict[int, RevisionRow]] = defaultdict(dict)
         self._positions = memory_names.Positions()
         self._owned = memory_names.Owned()
-        self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox.by_number)
+        self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox)
         self._left_behind: list[MemoryRun] = []
         self._epoch = 0
 
@@ -311,6 +311,26 @@ class MemoryStore:
 
     async def published(self, numbers: Sequence[int]) -> None:
         self._outbox.remove(numbers)
+
+    async def park_refused(self, refused: Sequence[tuple[int, DeadLetter]]) -> None:
+        for _, letter in refused:
+            self._bury(letter)
+        self._outbox.park(number for number, _ in refused)
+
+    async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
+        return self._outbox.park_behind(rows)
+
+    async def parked_runs(self) -> Collection[str]:
+        return self._outbox.parked_runs()
+
+    async def settle_refused(
+        self, ids: Sequence[str], state: str, reason: str, *, payloads: Mapping[str, bytes] | None = None
+    ) -> Collection[str]:
+        letters = {it.event.id: it.id for it in await self.letters(ids)}
+        new = {id: payload for id, letter in letters.items() if (payload := (payloads or {}).get(letter)) is not None}
+        settled = [letters[id] for id in self._outbox.settle(letters, state, new)]
+        await self.settle_letters(settled, state, reason)
+        return settled
 
     # --- resuming ---
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from typing import Any
 
-from sagaz_lab.abc import DeadLetter, KeptEvent, Publication
+from sagaz_lab.abc import DeadLetter, KeptEvent
 from sagaz_lab.stores.frames import steps
+from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import MemoryRun
 
 
@@ -32,7 +33,7 @@ class Frames:
         letters: Mapping[str, Letter],
         kept: deque[tuple[float, KeptEvent]],
         counts: Counter[tuple[str, str, str]],
-        outbox: Mapping[int, Publication],
+        outbox: Outbox,
     ) -> None:
         self._runs = runs
         self._letters = letters
@@ -112,4 +113,4 @@ class Frames:
         return ((*names, count) for names, count in self._counts.most_common())
 
     def _rows_of_publications(self) -> Iterator[tuple[Any, ...]]:
-        return ((it.id, it.topic, it.trigger, it.run_id) for it in reversed(list(self._outbox.values())))
+        return ((it.id, it.topic, it.trigger, it.run_id) for it in reversed(self._outbox.all()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count, islice
 
 from sagaz_lab.abc import Publication
@@ -15,10 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Publications by number, oldest first, each id once."""
+    """Publications by number, oldest first, each id once. What was refused is `parked`, with what stands behind it."""
 
     def __init__(self) -> None:
         self.by_number: dict[int, Publication] = {}
+        self.parked: dict[int, Publication] = {}
         self._ids: set[str] = set()
         self._numbers = count(1)
 
@@ -40,3 +41,35 @@ class Outbox:
 
     def oldest(self, limit: int) -> Sequence[tuple[int, Publication]]:
         return list(islice(self.by_number.items(), max(0, limit)))
+
+    def all(self) -> Sequence[Publication]:
+        return [publication for _, publication in sorted([*self.by_number.items(), *self.parked.items()])]
+
+    def park(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if number in self.by_number:
+                self.parked[number] = self.by_number.pop(number)
+
+    def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
+        """Park those of runs that have one parked already; returns these runs."""
+        runs = self.parked_runs()
+        self.park(number for number, run_id in rows if run_id in runs)
+        return runs & {run_id for _, run_id in rows}
+
+    def parked_runs(self) -> set[str]:
+        return {publication.run_id for publication in self.parked.values() if publication.run_id}
+
+    def settle(self, ids: Collection[str], state: str, payloads: Mapping[str, bytes]) -> Collection[str]:
+        """Give back, or drop, the parked publications of these ids, with what stands behind; returns those found."""
+        refused = {it.id: number for number, it in self.parked.items() if it.id in ids}
+        runs = {self.parked[number].run_id for number in refused.values()} - {""}
+        if state == "discarded":
+            for number in refused.values():
+                self._ids.discard(self.parked.pop(number).id)
+        back = {number: it for number, it in self.parked.items() if it.id in refused or it.run_id in runs}
+        for number, it in back.items():
+            del self.parked[number]
+            self.by_number[number] = it._replace(payload=payloads.get(it.id, it.payload))
+        if back:
+            self.by_number = dict(sorted(self.by_number.items()))
+        return refused

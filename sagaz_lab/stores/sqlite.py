@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection, Error
@@ -26,7 +26,7 @@ from sagaz_lab.abc import (
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
 from sagaz_lab.model.run import RUN_ID, RecordRow
-from sagaz_lab.stores import leases
+from sagaz_lab.stores import leases, parked
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import NOW, unavailable
@@ -288,6 +288,27 @@ class SqliteStore:
     async def published(self, numbers: Sequence[int]) -> None:
         values = [(number,) for number in numbers]
         await self._call(lambda it: it.connection.executemany(it.sql["published"], values).rowcount)
+
+    async def park_refused(self, refused: Sequence[tuple[int, DeadLetter]]) -> None:
+        def rows() -> list[tuple[Any, ...]]:
+            return [letter_row(letter, self._artifacts) for _, letter in refused]
+
+        letters, numbers = await self._with_files(rows), [number for number, _ in refused]
+        await self._call(lambda it: parked.park_refused(it, numbers, letters))
+
+    async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
+        runs: Collection[str] = await self._call(lambda it: parked.park_behind(it, rows))
+        return runs
+
+    async def parked_runs(self) -> Collection[str]:
+        return await self._read(lambda it: {run_id for (run_id,) in it.execute(self._sql["parked_runs"])})
+
+    async def settle_refused(
+        self, ids: Sequence[str], state: str, reason: str, *, payloads: Mapping[str, bytes] | None = None
+    ) -> Collection[str]:
+        why, new = text(reason), payloads or {}
+        settled: Collection[str] = await self._call(lambda it: parked.settle_refused(it, ids, state, why, new))
+        return settled
 
     # --- names ---
 

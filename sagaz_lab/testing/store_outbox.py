@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sagaz_lab.abc import Acceptance, Ending, Store
+from sagaz_lab.abc import Acceptance, Ending, Event, Store
 from sagaz_lab.errors import StoreError
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.testing.store_values import (
@@ -63,6 +63,41 @@ class OutboxSuite:
         ((later, _),) = await store.publications(100)
         assert later > number
         assert len((await loaded(store, "r1")).records) == 4
+
+    async def test_a_refused_publication_is_parked_with_what_its_run_publishes_later(self, store: Store) -> None:
+        await store.accept(Acceptance(publications=[publication(f"p{n}") for n in range(3)]))
+        await store.accept(Acceptance(publications=[publication("q1", run_id="r2")]))
+        rows = await store.publications(100)
+        await store.park_refused([(rows[0][0], dead_letter("d1", event=Event({"n": 1}, id="p0"), run_id="r1"))])
+        assert await store.parked_runs() == {"r1"}
+        assert await store.park_behind([(number, it.run_id) for number, it in rows]) == {"r1"}
+        assert await to_publish(store) == ["q1"]
+        assert [it.id for it in await store.letters(["d1"])] == ["d1"]
+        assert [row["id"] for row in frame(store, "publications")] == ["q1", "p2", "p1", "p0"]
+
+    async def test_a_redriven_publication_is_to_be_published_before_what_is_behind_it(self, store: Store) -> None:
+        await store.accept(Acceptance(publications=[publication(f"p{n}") for n in range(3)]))
+        rows = await store.publications(100)
+        await store.park_refused([(rows[0][0], dead_letter("d1", event=Event({"n": 1}, id="p0"), run_id="r1"))])
+        await store.park_behind([(number, it.run_id) for number, it in rows])
+        await store.accept(Acceptance(dead=[dead_letter("d2")]))
+        assert set(await store.settle_refused(["d1", "d2"], "redriven", "", payloads={"d1": b"2"})) == {"d1"}
+        assert (await store.publications(1))[0][1] == publication("p0")._replace(payload=b"2")
+        assert await to_publish(store) == ["p0", "p1", "p2"]
+        assert await store.park_behind([(number, it.run_id) for number, it in rows]) == set()
+        assert list(await store.settle_refused(["d1"], "discarded", "twice")) == []
+        assert [row["id"] for row in frame(store, "dead_letters")] == ["d2"]
+
+    async def test_a_discarded_publication_is_gone_and_frees_what_is_behind_it(self, store: Store) -> None:
+        await store.accept(Acceptance(publications=[publication("p0"), publication("p1"), publication("lone", "")]))
+        rows = await store.publications(100)
+        letters = [dead_letter(f"d{n}", event=Event(1, id=it.id), run_id=it.run_id) for n, (_, it) in enumerate(rows)]
+        await store.park_refused([(rows[0][0], letters[0]), (rows[2][0], letters[2])])
+        await store.park_behind([(rows[1][0], "r1")])
+        assert await to_publish(store) == []
+        assert set(await store.settle_refused(["d0", "d1", "d2"], "discarded", "misspelt")) == {"d0", "d2"}
+        assert await to_publish(store) == ["p1"]
+        assert not await store.parked_runs()
 
     async def test_a_record_that_is_refused_publishes_nothing(self, store: Store) -> None:
         with pytest.raises(StoreError):

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -70,7 +70,7 @@ class LedgerPublisher:
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def publish(self, publications: Sequence[Publication]) -> None:
+    async def publish(self, publications: Sequence[Publication]) -> Mapping[str, Exception]:
         boundary()
         ledger = os.open(LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for it in publications:
@@ -79,6 +79,7 @@ class LedgerPublisher:
             os.fsync(ledger)
         os.close(ledger)
         boundary()
+        return {}
 
 
 def define() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ async def test_a_server_that_is_away_or_refuses_says_so(tmp_path: Path) -> None:
         async with RedisPublisher({"url": server.url}) as publisher:
             with server.client() as client:
                 client.set("out", "no stream")
-            with pytest.raises(SourceNotReady, match=r"stream 'out' of Redis at .*WRONGTYPE"):
-                await publisher.publish(publications(1))
+            refused = await publisher.publish(publications(1))
+            assert re.match(r"stream 'out' of Redis at .*WRONGTYPE", str(refused["r/1/a/1"]))
             server.kill()
             with pytest.raises(SourceUnavailable, match=r"Redis at redis://:\*\*\*@127") as raised:
                 await publisher.publish(publications(1, topic="other"))
@@ -63,6 +64,51 @@ async def test_a_server_that_is_away_or_refuses_says_so(tmp_path: Path) -> None:
                 pass
     with pytest.raises(SourceNotReady, match="no address"):
         RedisPublisher({"url": "http://127.0.0.1"})
+
+
+def of_run(run: str, *topics: str) -> list[Publication]:
+    return [Publication(f"{run}/{n}", topic, b"1", "s.t", run) for n, topic in enumerate(topics)]
+
+
+@pytest.mark.parametrize("rights", ["+@all ~*", "+@all -@transaction ~*", "+@all ~good* ~bad"])
+async def test_nothing_of_a_run_overtakes_what_is_refused(server: RedisServer, rights: str) -> None:
+    with server.client() as client:
+        client.set("bad", "no stream")
+        client.acl_setuser("maker", enabled=True, nopass=True, reset=True, commands=[], keys=[])
+        client.execute_command("ACL", "SETUSER", "maker", *rights.split())
+    sent = [
+        *of_run("a", "good", "bad", "good", "good"),
+        *of_run("b", "good", "good2", "good"),
+        *of_run("c", "bad", "good"),
+        *of_run("d", "good2", "good2"),
+    ]
+    async with RedisPublisher({"url": server.url.replace("redis://", "redis://maker:x@")}) as publisher:
+        refused = await publisher.publish(sent)
+        assert sorted(refused) == ["a/1", "c/0"]
+    arrived = [it["sagaz-id"] for stream in ("good", "good2") for it in entries(server, stream)]
+    assert sorted(arrived) == ["a/0", "b/0", "b/1", "b/2", "d/0", "d/1"]
+    assert arrived.index("b/0") < arrived.index("b/2")
+    assert arrived.index("d/0") < arrived.index("d/1")
+
+
+async def test_what_it_may_not_write_is_refused_alone(server: RedisServer) -> None:
+    with server.client() as client:
+        client.acl_setuser("maker", enabled=True, nopass=True, reset=True, commands=["+@all"], keys=["good"])
+    async with RedisPublisher({"url": server.url.replace("redis://", "redis://maker:x@")}) as publisher:
+        refused = await publisher.publish([*of_run("a", "secret", "good"), *of_run("b", "good")])
+    assert list(refused) == ["a/0"]
+    assert [it["sagaz-id"] for it in entries(server, "good")] == ["b/0"]
+
+
+async def test_a_server_without_memory_is_not_there_for_now(server: RedisServer) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory", "1")
+    async with RedisPublisher({"url": server.url}) as publisher:
+        with pytest.raises(SourceUnavailable, match="memory"):
+            await publisher.publish([*of_run("a", "good", "good"), *of_run("b", "good")])
+    with server.client() as client:
+        client.config_set("maxmemory", "0")
+    assert entries(server, "good") == []
 
 
 async def test_what_runs_publish_survives_the_server(server: RedisServer, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -380,13 +380,14 @@ class FakePublisher:
     async def __aexit__(self, *_: object) -> None:
         self._broker.open -= 1
 
-    async def publish(self, publications: Sequence[Publication]) -> None:
+    async def publish(self, publications: Sequence[Publication]) -> Mapping[str, Exception]:
         self._check()
         self._broker.calls.append(len(publications))
         for publication in publications:
             if publication.topic == self._broker.refuses:
                 raise SourceUnavailable(f"no {publication.topic}")
             self._broker.append(publication.payload.decode())
+        return {}
 
     def _check(self) -> None:
         if self._broker.down:

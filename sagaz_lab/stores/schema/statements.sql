@@ -171,6 +171,28 @@ SELECT seq, id, topic, payload, trigger, run_id FROM publications WHERE owner = 
 -- name: published
 DELETE FROM publications WHERE seq = ?
 
+-- name: park_publication
+-- Owner 0 is nobody: what was refused, and what of its run stands behind it.
+UPDATE publications SET owner = 0 WHERE seq = ? AND owner = ?
+
+-- name: parked_runs
+SELECT DISTINCT run_id FROM publications WHERE owner = 0 AND run_id <> ''
+
+-- name: parked_publications
+SELECT dead_letters.id, publications.id, publications.run_id
+FROM dead_letters JOIN publications ON publications.id = dead_letters.event_id AND publications.owner = 0
+WHERE dead_letters.state = 'open' AND dead_letters.id IN (SELECT value FROM json_each(?))
+
+-- name: replace_payload
+UPDATE publications SET payload = ? WHERE id = ?
+
+-- name: delete_publication
+DELETE FROM publications WHERE id = ?
+
+-- name: release_publications
+UPDATE publications SET owner = ? WHERE owner = 0
+    AND (id IN (SELECT value FROM json_each(?)) OR run_id IN (SELECT value FROM json_each(?)))
+
 -- name: run_owner
 SELECT seq, owner, ended_at FROM runs WHERE run_id = ?
 
