@@ -43,6 +43,7 @@ class Registration:
         self._cells: list[Cell] = []
         self._to_shadow: list[type[Saga]] = []
         self._names: dict[str, Any] | None = None
+        self._outdated: dict[str, dict[str, type]] = {}
 
     def announce(self, *, quiet: bool, shadow: bool = False) -> None:
         """The cell that runs is a `%%saga` cell."""
@@ -117,6 +118,7 @@ class Registration:
         as_cards = bool(cell.announced) and not any(cell.announced)
         self._show(changes, as_cards=as_cards)
         self._show(noticed, as_cards=False)
+        self._tell_outdated()
         for name in shadows.keys() - self._lab.shadows.keys():
             print(f"the shadow of {name} has ended; {shadow_counts(shadows[name])}")
         for report in begun:
@@ -149,6 +151,14 @@ class Registration:
                 self._show_card(change_card(change, self._lab.sagas[change.name]))
             elif change.is_new or change.previous != change.revision:
                 print(change_line(change))
+
+    def _tell_outdated(self) -> None:
+        """A class that a saga holds - its base, its payload's - is the one that its own cell saw."""
+        told, self._outdated = self._outdated, {}
+        for saga, classes in self._lab.registry.outdated().items():
+            self._outdated[saga] = classes
+            if any(told.get(saga, {}).get(name) is not cls for name, cls in classes.items()):
+                print(f"saga {saga} goes on with {', '.join(sorted(classes))} as before; run its cell again")
 
     def _show_card(self, card: Card) -> None:
         self._shell.display_pub.publish({"text/html": card.html, "text/plain": card.text})

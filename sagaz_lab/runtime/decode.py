@@ -14,6 +14,7 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger
+from sagaz_lab.runtime.refit import refitted
 
 Decode = Callable[[bytes], Any]
 _SHOWN = 80
@@ -86,8 +87,8 @@ def validator(trigger: Trigger) -> Validate | None:
     if _is_pydantic(wanted):
         # A table of one: pydantic is imported only where a payload type needs it.
         convert: Validate = import_module("sagaz_lab.runtime.pydantic_payloads").validator(wanted)
-        return convert
-    return _msgspec(wanted)
+        return refitted(convert, wanted)
+    return refitted(_msgspec(wanted), wanted)
 
 
 def _is_pydantic(wanted: Any) -> bool:

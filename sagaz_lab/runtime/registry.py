@@ -159,7 +159,7 @@ class Registry:
             self._refuse_conflict(cls)
         changes, news = [], {}
         for cls in latest.values():
-            change, definition = self._next(_definition(cls), fingerprint(cls, _definition(cls)))
+            change, definition = self._next(_definition(cls), self._print(cls, _definition(cls)))
             changes.append(change)
             if definition is not None:
                 news[definition.name] = definition
@@ -179,7 +179,7 @@ class Registry:
                 "register it first: run its cell without --shadow"
             )
         self._refuse_conflict(cls)
-        now = fingerprint(cls, definition)
+        now = self._print(cls, definition)
         is_new = now.digest != before.digest
         number = self._last(definition.name) + 1 if is_new else before.revision
         after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text)
@@ -193,10 +193,10 @@ class Registry:
     @_there
     def _refresh(self) -> list[Change]:
         changes, news = [], {}
-        for name, helpers, now in list(self._changed_helpers()):
+        for name, _, now in list(self._changed_helpers()):
             definition, before = self.current[name], self._prints[name]
             change, changed = self._next(definition, now._replace(source_text=before.source_text))
-            changes.append(replace(change, warnings=[*change.warnings, f"helper changed: {', '.join(helpers)}"]))
+            changes.append(change)
             if changed is not None:
                 news[definition.name] = changed
         if news:
@@ -209,12 +209,22 @@ class Registry:
 
     def _changed_helpers(self) -> Iterator[tuple[str, list[str], Fingerprint]]:
         for name, definition in self.current.items():
-            if definition.cls.__module__ != "__main__":
+            if not _of_notebook(definition):
                 continue
-            before, now = self._prints[name], fingerprint(definition.cls, definition)
-            helpers = sorted(n for n in {*before.reached, *now.reached} if before.reached.get(n) != now.reached.get(n))
+            before, now = self._prints[name], self._print(definition.cls, definition)
+            helpers = now.changed(before)
             if helpers and before.digest != now.digest:
                 yield name, helpers, now
+            elif self._prints[name] is before:
+                self._prints[name] = before._replace(known=now.known)  # what is gone need not be kept
+
+    def outdated(self) -> dict[str, dict[str, type]]:
+        """By saga, the notebook's classes that have been made anew, and differ, since the saga's cell ran."""
+        found = {name: self._prints[name].outdated() for name, it in self.current.items() if _of_notebook(it)}
+        return {name: classes for name, classes in found.items() if classes}
+
+    def _print(self, cls: type[Saga], definition: SagaDefinition) -> Fingerprint:
+        return fingerprint(cls, definition, self._prints.get(definition.name))
 
     @_there
     def rollback(self, name: str, number: int) -> Change:
@@ -226,7 +236,7 @@ class Registry:
             stored = "; it is stored: run the code that lab.revisions() shows" if number in self._numbers(name) else ""
             raise UnknownName(f"rollback of {name}{stored}", "revision in this process", str(number), map(str, past))
         before, definition = self.current[name], past[number]
-        self._prints[name] = fingerprint(definition.cls, definition)._replace(digest=definition.digest)
+        self._prints[name] = self._print(definition.cls, definition)._replace(digest=definition.digest)
         change = Change(name, number, before.revision, False, _diff(before, definition), _warnings(before, definition))
         self._make_current({name: definition}, [change])
         return change
@@ -267,14 +277,15 @@ class Registry:
         name = definition.name
         before = self.current.get(name)
         if before is not None and before.digest == now.digest:
-            definition.cls.__definition__ = replace(
+            again = replace(
                 definition,
                 revision=before.revision,
                 digest=before.digest,
                 source_text=before.source_text,
                 registered_at=before.registered_at,
             )
-            return Change(name, before.revision, before.revision, False), None
+            definition.cls.__definition__ = again
+            return self._same(again, now)
         stored = next(iter(self._history(name, 1)), None)
         last = max(self._last_here(name), 0 if stored is None else stored.number)
         if before is None and stored is not None and stored.digest == now.digest:
@@ -283,7 +294,7 @@ class Registry:
             number, at, is_new = last + 1, self._now(), True
         after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text, registered_at=at)
         definition.cls.__definition__ = after
-        self._prints[name] = now
+        then, self._prints[name] = self._prints.get(name), now
         past = self._past.setdefault(name, {})
         past[number] = after
         while len(past) > KEPT_REVISIONS:
@@ -291,7 +302,19 @@ class Registry:
         previous = before.revision if before else (last or None)
         old_text = before.source_text if before else (stored.source_text if stored else "")
         diff = _text_diff(old_text, after.source_text, previous, number) if is_new and previous is not None else []
-        return Change(name, number, previous, is_new, diff, _warnings(before, after) if before else ()), after
+        warnings = [*_warnings(before, after), *_unwritten(then, now)] if before and then else ()
+        return Change(name, number, previous, is_new, diff, warnings), after
+
+    def _same(self, again: SagaDefinition, now: Fingerprint) -> tuple[Change, SagaDefinition | None]:
+        """The revision goes on; with the new class if that holds something that may differ."""
+        name, number = again.name, again.revision
+        doubts = now.doubts(self._prints[name])
+        if not doubts:
+            return Change(name, number, number, False), None
+        self._prints[name] = now
+        self._past[name][number] = again
+        told = f"the new class is used from now on: its {', '.join(doubts)} cannot be compared with the one before"
+        return Change(name, number, number, False, warnings=[told]), again
 
     def _last(self, name: str) -> int:
         return max([self._last_here(name), *(row.number for row in self._history(name, 1))])
@@ -319,6 +342,10 @@ class Registry:
 def _definition(cls: type[Saga]) -> SagaDefinition:
     assert cls.__definition__ is not None
     return cls.__definition__
+
+
+def _of_notebook(definition: SagaDefinition) -> bool:
+    return definition.cls.__module__ == "__main__"
 
 
 def _diff(before: SagaDefinition, after: SagaDefinition) -> list[str]:
@@ -349,6 +376,14 @@ def _warnings(before: SagaDefinition, after: SagaDefinition) -> list[str]:
     found += list(_param_warnings(before, after))
     found += [f"action {name} removed" for name in before.actions if name not in after.actions]
     return found
+
+
+def _unwritten(before: Fingerprint, now: Fingerprint) -> Iterator[str]:
+    """What has changed outside the text of the class."""
+    if helpers := now.changed(before):
+        yield f"helper changed: {', '.join(helpers)}"
+    if before.source_text == now.source_text and (members := now.changed_members(before)):
+        yield f"value changed: {', '.join(members)}"
 
 
 def _param_warnings(before: SagaDefinition, after: SagaDefinition) -> Iterator[str]:
