@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sagaz_lab import __version__
 from sagaz_lab.ending import LEFT, end_on_signal
@@ -24,6 +24,7 @@ from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import DEFAULT_STORE, Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.texts import SafeFilter, masked, printable
 from sagaz_lab.views import open_letters
 
 OK, FAILED = 0, 1
@@ -41,13 +42,20 @@ class CommandFailed(Exception):
     """What is told in one line."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Its errors show no credential of what was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(masked(message)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
     except (SagazLabError, CommandFailed) as error:
-        print(f"sagaz-lab: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"sagaz-lab: {printable(masked(' '.join(str(error).split())))}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # the reader of a table, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="sagaz-lab", description="Sagas that events start.")
+    root = Parser(prog="sagaz-lab", description="Sagas that events start.")
     root.add_argument("--version", action="version", version=f"sagaz-lab {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
@@ -109,8 +117,15 @@ def _run(options: argparse.Namespace) -> int:
         load(options.module)
     if not any(definition.triggers for definition in lab.sagas.values()):
         raise CommandFailed(f"{options.module} defines no saga with a trigger")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log_to_stderr()
     return asyncio.run(_serve(lab, options.grace))
+
+
+def _log_to_stderr() -> None:
+    """What libraries log shows no credential either, and commands no terminal."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(SafeFilter())
 
 
 def load(name: str) -> None:
@@ -176,7 +191,7 @@ async def _connected(handle: Handle) -> None:
 
 def _started(lab: Lab) -> str:
     triggers = lab.status().triggers
-    return ", ".join(f"{trigger.name} ({trigger.source})" for trigger in triggers)
+    return printable(", ".join(f"{trigger.name} ({trigger.source})" for trigger in triggers))
 
 
 # --- tables ---
@@ -220,7 +235,7 @@ def _why(options: argparse.Namespace) -> int:
     if not answer.outcomes:
         raise CommandFailed(f"event {options.event_id}: the store does not know it (filtered ones are known only to "
                             "the process that filtered them, unless persist_events=True)")  # fmt: skip
-    print("\n".join(answer.lines()))
+    print("\n".join(printable(line) for line in answer.lines()))
     return OK
 
 
@@ -256,7 +271,7 @@ def _cell(column: str, value: Any) -> str:
         return "-"
     if column.endswith("at"):
         return datetime.fromtimestamp(value, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00") + "Z"
-    told = "".join(letter if letter.isprintable() else " " for letter in " ".join(str(value).split()))
+    told = "".join(letter if letter.isprintable() else " " for letter in " ".join(masked(str(value)).split()))
     long = len(told) > LONGEST_CELL and column not in _IDS
     return told[: LONGEST_CELL - 3] + "..." if long else told
 

@@ -39,9 +39,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sagaz_lab.texts import masked
+
 
 class SagazLabError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. A credential in its text, as in an address, is masked."""
+
+    def __init__(self, *facts: object) -> None:
+        super().__init__(*(masked(fact) if isinstance(fact, str) else fact for fact in facts))
 
 
 class DefinitionError(SagazLabError):
@@ -199,9 +204,9 @@ class Permanent(SagazLabError):
 
 
 def describe(error: BaseException) -> str:
-    """`Type: message` in one line, also for an exception whose `__str__` raises."""
+    """`Type: message`, credentials masked, also for an exception whose `__str__` raises."""
     try:
-        message = str(error)
+        message = masked(str(error))
     except BaseException as failure:
         message = f"<its message cannot be shown: {type(failure).__name__}>"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

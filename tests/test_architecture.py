@@ -14,8 +14,9 @@ PACKAGE = Path(sagaz_lab.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 MIDDLE = {"runtime", "engines", "sources", "stores", "history", "export"}
-BELOW_ALL = {"errors"}
+BELOW_ALL = {"errors", "texts"}
 MAY_IMPORT = {
+    "texts": set(),
     "errors": set(),
     "model": set(),
     "abc": {"model"},

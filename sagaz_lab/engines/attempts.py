@@ -15,6 +15,7 @@ from sagaz_lab.errors import ActionTimeout, Permanent, RunError, describe
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run
+from sagaz_lab.texts import masked
 
 TRACEBACK_CHARACTERS = 20_000
 """Of a traceback that are journaled: the last ones, which say most."""
@@ -149,7 +150,7 @@ def traceback_of(error: BaseException) -> str:
         frames = traceback.TracebackException.from_exception(error)
         while len(frames.stack) > 1 and "/sagaz_lab/engines/" in frames.stack[0].filename.replace("\\", "/"):
             frames.stack.pop(0)
-        text = "".join(frames.format())
+        text = masked("".join(frames.format()))
     except BaseException as broken:
         text = f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
     return text[-TRACEBACK_CHARACTERS:]

@@ -7,7 +7,6 @@ lists, each with its own payload. Numbers in the field `timestamp` are seconds s
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 from collections import deque
@@ -21,8 +20,9 @@ from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
 from sagaz_lab.errors import EndOfSource, SourceNotReady
 from sagaz_lab.history import lines, tables
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
+from sagaz_lab.texts import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 RECORDED = frozenset({"event_id", "source", "key", "timestamp", "payload"})
 _SOON_S = 1e-6  # a shorter wait is lost in the rounding of times

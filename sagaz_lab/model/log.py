@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from threading import get_ident
 
+from sagaz_lab.texts import masked, printable
+
 LOG_LINES = 1000
 """Lines of a run's log that are kept; older ones are dropped."""
 
@@ -40,11 +42,16 @@ class RunLog(deque[tuple[str, str]]):
         return [*list(self), *((action, _visible(text)) for (_, _, action), text in begun)]
 
 
+def safe(line: str) -> str:
+    """Without credentials, and without what a terminal would obey; colours stay."""
+    return printable(masked(line), lines=True, colours=True)
+
+
 def _last(text: str) -> str:
     """What a terminal shows of it: a carriage return begins the line anew."""
     return text.rstrip("\r").rpartition("\r")[2]
 
 
 def _visible(line: str) -> str:
-    line = _last(line)
+    line = safe(_last(line))
     return line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}..."

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.code import function_text
+from sagaz_lab.texts import HIDDEN, is_secret, masked, masked_address, secrets_of_address
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -85,7 +86,7 @@ def recording_path(value: Any) -> str | None:
 
 
 class Address(str):
-    """An address whose password `repr` does not show."""
+    """An address whose credentials `repr` does not show."""
 
     __slots__ = ()
 
@@ -94,8 +95,40 @@ class Address(str):
 
     @property
     def masked(self) -> str:
-        hidden = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", self)
-        return re.sub(r"(?<=password=)[^&]*", "***", hidden)
+        return masked_address(self)
+
+
+class Secret(str):
+    """A credential, which `repr` does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(HIDDEN)
+
+
+def guarded(name: str, value: Any) -> Any:
+    """The value of this option so that its `repr`, or that of what it is in, shows no credential."""
+    if isinstance(value, str):
+        if is_secret(name):
+            return Secret(value)
+        return Address(value) if secrets_of_address(value) else value
+    if type(value) is dict:
+        return {key: guarded(str(key), item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(guarded(name, item) for item in value)
+    return value
+
+
+def secrets_in(value: Any) -> set[str]:
+    """The credentials in settings that are guarded."""
+    if isinstance(value, Secret):
+        return {str(value)}
+    if isinstance(value, Address):
+        return secrets_of_address(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return set().union(*map(secrets_in, value)) if isinstance(value, list | tuple) else set()
 
 
 def redis_address(value: Any) -> str | None:
@@ -194,13 +227,14 @@ def check_settings(owner: str, kind: str, given: Mapping[str, Any]) -> dict[str,
     """The settings with their defaults. Raises `DefinitionError` naming `owner`, the option and the nearest right."""
     if kind not in KINDS:
         if kind in (others := third_party_kinds()):
-            return dict(given)  # its class checks them when it is opened
+            return {name: guarded(name, value) for name, value in given.items()}  # its class checks them
         raise UnknownName(owner, "source", kind, (*KINDS, *others))
     options = KINDS[kind]
     for name in given:
         if name not in options:
             raise UnknownName(owner, f"{kind} option", name, options)
     settings = {name: given.get(name, option.default) for name, option in options.items()}
+    settings = {name: value if name == "data" else guarded(name, value) for name, value in settings.items()}
     if isinstance(settings.get("url"), str):
         settings["url"] = Address(settings["url"])
     for name, option in options.items():
@@ -209,7 +243,7 @@ def check_settings(owner: str, kind: str, given: Mapping[str, Any]) -> dict[str,
                 raise DefinitionError(f"{owner}: source={kind!r} needs {name}= ({option.about})")
             continue
         if wrong := option.check(settings[name]):
-            raise DefinitionError(f"{owner}: {name}={settings[name]!r} {wrong}")
+            raise DefinitionError(f"{owner}: {masked(f'{name}={settings[name]!r}')} {wrong}")
     if kind == "recording" and (settings["path"] is None) == (settings["data"] is None):
         raise DefinitionError(f"{owner}: source='recording' needs either path= or data=")
     return settings
@@ -230,8 +264,9 @@ def identity(kind: str, settings: Mapping[str, Any]) -> str:
 
 
 def _comparable(value: Any) -> Any:
-    if isinstance(value, Address):
-        return f"{value.masked} {sha256(value.encode()).hexdigest()[:12]}"
+    if isinstance(value, Address | Secret):
+        shown = value.masked if isinstance(value, Address) else HIDDEN
+        return f"{shown} {sha256(value.encode(errors='surrogatepass')).hexdigest()[:12]}"
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, os.PathLike):

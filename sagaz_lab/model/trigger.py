@@ -15,6 +15,7 @@ from sagaz_lab.model.options import KINDS, check_settings, identity
 from sagaz_lab.model.params import Scalar, checked_params
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
 from sagaz_lab.model.signatures import positional, takes
+from sagaz_lab.texts import masked
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__sagaz_trigger__"
@@ -54,7 +55,7 @@ class SourceSpec:
 
     def __str__(self) -> str:
         shown = next((str(v) for n, v in self.settings.items() if v is not None and n in _SHOWN), "")
-        return f"{self.kind} {shown}".strip()
+        return f"{self.kind} {masked(shown)}".strip()
 
 
 _SHOWN = ("topic", "stream", "queue", "schedule", "path", "queue_url", "source")

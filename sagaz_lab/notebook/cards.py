@@ -15,6 +15,7 @@ from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.registry import Change
 from sagaz_lab.runtime.verdicts import Preview
+from sagaz_lab.texts import printable
 
 DIFF_LINES = 60
 OUTCOMES = 50
@@ -43,7 +44,7 @@ def change_card(change: Change, saga: SagaDefinition) -> Card:
 
 
 def change_line(change: Change) -> str:
-    return "; ".join((f"saga {change.name}: {_headline(change)}", *change.warnings))
+    return printable("; ".join((f"saga {change.name}: {_headline(change)}", *change.warnings)))
 
 
 def _headline(change: Change) -> str:
@@ -76,7 +77,7 @@ def outcome_line(outcome: Outcome) -> str:
     """One line for one outcome."""
     became = f"{outcome.kind} {outcome.run_id}" if outcome.run_id and outcome.kind == "started" else str(outcome.kind)
     reason = with_facts(outcome.reason, outcome.facts)
-    return f"{outcome.event_id} -> {outcome.trigger}: {became}{reason and f' ({reason})'}"
+    return printable(f"{outcome.event_id} -> {outcome.trigger}: {became}{reason and f' ({reason})'}")
 
 
 def outcome_card(outcomes: Sequence[Outcome]) -> Card:

@@ -26,6 +26,7 @@ from sagaz_lab.notebook.busy import Watchman
 from sagaz_lab.notebook.feed import Feed, State
 from sagaz_lab.notebook.orders import obey
 from sagaz_lab.notebook.picture import picture
+from sagaz_lab.texts import masked_address
 
 TICK_S = 0.25
 MESSAGES_PER_S = 8.0
@@ -105,7 +106,7 @@ class Dashboard(anywidget.AnyWidget):
         self.begin()
         shown = self._repr_mimebundle_()
         widget = shown[0] if isinstance(shown, tuple) else shown
-        display({**(widget or {}), "text/plain": f"dashboard of {self._lab.store.url}"}, raw=True)
+        display({**(widget or {}), "text/plain": f"dashboard of {masked_address(self._lab.store.url)}"}, raw=True)
         self._pictures.append(display(self._picture(), raw=True, display_id=True))
 
     def _picture(self) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from sagaz_lab.notebook.markup import shortened
 from sagaz_lab.runtime.admission import CONCURRENCY
 from sagaz_lab.runtime.explain import RunProgress, SourceStatus, Status, TriggerStatus
 from sagaz_lab.runtime.run_view import steps_of
+from sagaz_lab.texts import masked_address
 
 POINTS = 300
 """Points of each series that are kept, one a second."""
@@ -241,7 +242,7 @@ def _lab(lab: Lab, status: Status) -> State:
     warnings = [shortened(" ".join(warning.split()), TEXT) for warning in status.warnings[-WARNINGS:]]
     away = status.away if status.away is not None and status.away.is_worth_telling else None
     told = None if away is None else [away.headline(), *away.lines()]
-    here = lab.store.url.replace(f"{os.getcwd()}{os.sep}", "")
+    here = masked_address(lab.store.url).replace(f"{os.getcwd()}{os.sep}", "")
     return {"store": here, "started": status.started, "isolated": status.isolated, "live": len(status.runs),
             "away": told, "warnings": warnings}  # fmt: skip
 

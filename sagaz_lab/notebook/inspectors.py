@@ -18,6 +18,7 @@ from sagaz_lab.notebook.cards import coloured, saga_card, status_card
 from sagaz_lab.notebook.markup import AT_LEFT, Card, Markup, aligned, shortened, table, tag
 from sagaz_lab.runtime.registry import Diff
 from sagaz_lab.runtime.run_view import RunView, StepView
+from sagaz_lab.texts import masked_address
 
 VALUE = 2000
 """Characters of a value that are shown."""
@@ -26,7 +27,6 @@ ITEMS, DEPTH = 50, 8
 """Items of a list or mapping that are shown, and how deep they are looked into."""
 
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line (?P<line>\d+), in .*\n    (?P<code>.*)', re.MULTILINE)
-_PASSWORD = re.compile(r"//[^/@]*@")
 _CELLS = ("ipykernel_", "<ipython-input")
 
 Facts = list[tuple[str, object]]
@@ -82,7 +82,7 @@ def mapping_card(values: Mapping[Any, Any]) -> Card | None:
 
 def lab_card(lab: Lab) -> Card:
     status, sagas = status_card(lab.status()), sagas_card(lab.sagas)
-    head = f"Lab on {_PASSWORD.sub('//...@', lab.store.url)}"
+    head = f"Lab on {masked_address(lab.store.url)}"
     return Card(tag("div", tag("b", head), status.html, sagas.html), f"{head}\n{status.text}\n{sagas.text}")
 
 

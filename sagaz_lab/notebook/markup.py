@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from sagaz_lab.texts import printable
+
 AT_LEFT = "margin:.3em 0"
 """Of a table, which Jupyter would put into the middle."""
 
@@ -16,11 +18,18 @@ class Markup(str):
     __slots__ = ()
 
 
-class Card(NamedTuple):
-    """Something to show, in both forms."""
-
+class _Forms(NamedTuple):
     html: str
     text: str
+
+
+class Card(_Forms):
+    """Something to show, in both forms; a terminal finds nothing to obey in its text."""
+
+    __slots__ = ()
+
+    def __new__(cls, html: str, text: str) -> Card:
+        return super().__new__(cls, html, printable(text, lines=True))
 
 
 def inline(value: object) -> Markup:

@@ -12,6 +12,7 @@ from sagaz_lab.errors import RunError
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.runtime.logs import KEPT
+from sagaz_lab.texts import printable
 
 LINES = 50
 """Lines that `%triggers tail` shows unless told otherwise."""
@@ -119,4 +120,4 @@ def tail(lab: Lab, run_id: str | None, limit: int) -> str:
 
 
 def _line(who: str, text: str) -> str:
-    return f"{who.rstrip()}: {text}" if who else text
+    return f"{printable(who.rstrip())}: {text}" if who else text

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sagaz_lab.model.masked_code import masked_code
+from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.reach import Known, Reach, digest
 from sagaz_lab.runtime.sources_of_code import class_source
 
@@ -16,7 +19,7 @@ class Fingerprint(NamedTuple):
 
     `members` has one for each member of the class. `unsure` are objects that cannot be compared, by their address the
     name of their class; `classes` the user's classes that the saga holds; `known` the texts that the next fingerprint
-    begins with.
+    begins with. `has_secrets`: credentials are written in the class; its `source_text` has them masked.
     """
 
     digest: str
@@ -26,6 +29,7 @@ class Fingerprint(NamedTuple):
     unsure: Mapping[int, str]
     classes: Mapping[str, type]
     known: Known
+    has_secrets: bool
 
     def changed(self, before: Fingerprint) -> list[str]:
         """The names of what is reached, and differs from before."""
@@ -75,15 +79,24 @@ def fingerprint(cls: type[Saga], definition: SagaDefinition, before: Fingerprint
     parts = [f"{name}: {text}" for name, text in own.items()]
     whole = "\n".join([*parts, *options, *(f"{name}={one}" for name, one in sorted(reached.items()))])
     unsure = [kept.anchor for kept in reach.known.values() if id(kept.anchor) in reach.unsure]
+    written = class_source(cls).text
+    shown = masked_code(written, secrets_of(definition))
     return Fingerprint(
         digest=digest(whole),
-        source_text=class_source(cls).text,
+        source_text=shown,
         reached=reached,
         members={f"{cls.__name__}{name}": digest(text) for name, text in own.items() if name.startswith(".")},
         unsure={id(one): type(one).__qualname__ for one in unsure},
         classes=dict(reach.classes),
         known=reach.known,
+        has_secrets=shown != written,
     )
+
+
+def secrets_of(definition: SagaDefinition) -> set[str]:
+    """The credentials in the settings of its sources."""
+    specs = [spec for trigger in definition.triggers.values() for spec in specs_of(trigger)]
+    return set().union(*(secrets_in(spec.settings) for spec in specs))
 
 
 def _options(definition: SagaDefinition, reach: Reach) -> list[str]:

@@ -22,6 +22,7 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Run
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.texts import masked
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.compiled import TriggerState
@@ -140,7 +141,7 @@ def cause_of(error: BaseException, methods: Mapping[CodeType, str]) -> str:
     # A saga that is installed as a package stands among the libraries: then its own file is where the error came in.
     code, line = (own or [frame for frame in frames if frame.file == frames[0].file])[-1]
     # What was executed from a text has no source lines.
-    text = linecache.getline(code.co_filename, line).strip() or f"its line {line - code.co_firstlineno}"
+    text = masked(linecache.getline(code.co_filename, line).strip()) or f"its line {line - code.co_firstlineno}"
     return f"{type(error).__name__}{action} in {code.co_name}: {text[:CAUSE_CHARACTERS]}"
 
 
@@ -167,7 +168,7 @@ def text_of(error: BaseException) -> str:
         frames = traceback.TracebackException.from_exception(error)
         while len(frames.stack) > 1 and frames.stack[0].filename.startswith(_PACKAGE):
             frames.stack.pop(0)
-        return "".join(frames.format())[-TRACEBACK_CHARACTERS:]
+        return masked("".join(frames.format()))[-TRACEBACK_CHARACTERS:]
     except BaseException as broken:
         return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
 

@@ -21,10 +21,12 @@ from sagaz_lab.errors import (
     describe,
 )
 from sagaz_lab.model.event import Deliveries
+from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
+from sagaz_lab.texts import masked
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -66,6 +68,7 @@ class Pump:
         self._open = open_source
         self._dispatcher = dispatcher
         self._clock = clock
+        self._secrets = secrets_in(spec.settings)
         self._stopping = False
         self._interruptible = True
         self._crashes, self._crashed_at = 0, 0.0
@@ -145,18 +148,18 @@ class Pump:
     async def _crashed(self, error: BaseException) -> None:
         """The source has raised what no source is to raise. One that was connected before is opened again, after
         growing delays; another cannot be started."""
-        logger.error("source %s", self.spec, exc_info=error)
+        told = self._log(error)
         if not self.connected.done():
             plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
-            self._fail(error if plain else SourceError(f"source {self.spec}: {describe(error)}"))
+            self._fail(error if plain else SourceError(f"source {self.spec}: {told}"))
             return
         then = "" if self._stopping else "; it is opened again"
-        self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} has failed: {describe(error)}{then}")
+        self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} has failed: {told}{then}")
         now = self._clock.monotonic()
         self._crashes = self._crashes + 1 if now - self._crashed_at < 2 * LAST_DELAY_S else 1
         self._crashed_at = now
         if not self._stopping:
-            await self._reconnect_later(error, self._crashes)
+            await self._reconnect_later(told, self._crashes)
 
     def _note_missed(self, source: Source) -> None:
         missed = getattr(source, "missed", None)
@@ -232,22 +235,34 @@ class Pump:
             logger.info("source %s: %s; the store has the events", self.spec, error)
 
     async def _wait_to_reconnect(self, error: SourceUnavailable, failures: int) -> None:
+        told = masked(describe(error), self._secrets)
         if failures == 1:
-            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} is not connected: {describe(error)}")
-        await self._reconnect_later(error, failures)
+            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} is not connected: {told}")
+        await self._reconnect_later(told, failures)
 
-    async def _reconnect_later(self, error: BaseException, failures: int) -> None:
-        self._enter("reconnecting", describe(error))
+    async def _reconnect_later(self, told: str, failures: int) -> None:
+        self._enter("reconnecting", told)
         self._interruptible = True
         longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures, 20))
         await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))
 
     def _fail(self, error: BaseException) -> None:
-        self._enter("failed", describe(error))
+        told = masked(describe(error), self._secrets)
+        safe = error if told == _plainly(error) else SourceError(told)
+        self._enter("failed", told)
         if self.connected.done():
-            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} failed: {describe(error)}")
+            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} failed: {told}")
         else:
-            self.connected.set_exception(error)
+            self.connected.set_exception(safe)
+
+    def _log(self, error: BaseException) -> str:
+        """The error as it may be shown. Its traceback is logged, unless a credential stands in the error's text."""
+        told = masked(describe(error), self._secrets)
+        if told == _plainly(error):
+            logger.error("source %s", self.spec, exc_info=error)
+        else:
+            logger.error("source %s: %s", self.spec, told)
+        return told
 
     def _enter(self, state: str, error: str = "") -> None:
         if state != self.state:
@@ -261,6 +276,14 @@ def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Deliver
         return deliveries, ()
     every = deliveries if isinstance(deliveries, Deliveries) else list(deliveries)  # a deque cannot be sliced
     return every[:room], every[room:]
+
+
+def _plainly(error: BaseException) -> str:
+    """As `describe`, with its credentials."""
+    try:
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    except BaseException:  # noqa: BLE001  `describe` says so
+        return describe(error)
 
 
 async def _give_back(source: Source, deliveries: Sequence[Delivery]) -> None:

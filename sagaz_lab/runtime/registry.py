@@ -24,6 +24,11 @@ class CallThere(Protocol):
     def __call__(self, function: Callable[[], T], /) -> T: ...
 
 
+SECRETS = (
+    "a credential is written in its code; it is kept and shown as ***: read it from the environment, "
+    "as url=os.environ['REDIS_URL'] does"
+)
+
 KEPT_REVISIONS = 50
 """Revisions of a saga whose class stays in memory, so that it can be made current again."""
 
@@ -302,7 +307,9 @@ class Registry:
         previous = before.revision if before else (last or None)
         old_text = before.source_text if before else (stored.source_text if stored else "")
         diff = _text_diff(old_text, after.source_text, previous, number) if is_new and previous is not None else []
-        warnings = [*_warnings(before, after), *_unwritten(then, now)] if before and then else ()
+        warnings = [*_warnings(before, after), *_unwritten(then, now)] if before and then else []
+        if now.has_secrets:
+            warnings.append(SECRETS)
         return Change(name, number, previous, is_new, diff, warnings), after
 
     def _same(self, again: SagaDefinition, now: Fingerprint) -> tuple[Change, SagaDefinition | None]:

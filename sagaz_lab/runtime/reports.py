@@ -11,6 +11,7 @@ from typing import Any
 
 from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.texts import masked, printable
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -36,6 +37,8 @@ class Reports:
         return partial(self._listeners.remove, listener)
 
     def tell(self, kind: str, text: str) -> None:
+        """Credentials in the text are masked, and what a terminal would obey is written as an escape."""
+        text = printable(masked(text), lines=True)
         with self._lock:
             count = self._kept.pop(kind, ("", 0))[1] + 1
             self._kept[kind] = (text, count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,8 +13,9 @@ from sagaz_lab.abc import Delivery, Event, Missed, SourceTraits, Surroundings
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.model.schedule import ticks
 from sagaz_lab.sources.delayed import Delayed, sleep_unless
+from sagaz_lab.texts import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 NAP_S = 60.0  # a laptop's sleep and a clock that was set are noticed this soon
 ON_TIME_S = 60.0  # with missed="none" a tick may be this late, as when a cell held the loop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,9 @@ from sagaz_lab.errors import LeaseLost, SourceError, SourceUnavailable, StaleDel
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.sources.delayed import Delayed
 from sagaz_lab.sources.redis_group import BLOCK_S, START, ConsumerGroup, Entry, GroupLost
+from sagaz_lab.texts import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 CLOSE_S = 2.0
 REMEMBER_S = 1.0  # how old the durable position may be; what lies behind it may come twice if the group is lost

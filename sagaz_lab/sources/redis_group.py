@@ -45,8 +45,10 @@ class ConsumerGroup:
                 url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0),
                 socket_timeout=BLOCK_S + ANSWER_S, socket_connect_timeout=ANSWER_S, socket_keepalive=True,
             )  # fmt: skip
-        except ValueError:
-            raise SourceNotReady(f"{self._at} is no address of a Redis server") from None
+            # It connects nothing yet, and refuses options that are none.
+            self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        except (TypeError, ValueError):
+            raise SourceNotReady(f"{self._at} is no address of a Redis server, or has unknown options") from None
         for command in ("XREADGROUP", "XAUTOCLAIM", "XPENDING", "XCLAIM"):
             self._client.set_response_callback(command, _raw)
         self._reading = ("XREADGROUP", "GROUP", group, consumer)

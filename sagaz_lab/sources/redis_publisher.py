@@ -46,8 +46,10 @@ class RedisPublisher:
                 url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=ANSWER_S,
                 socket_connect_timeout=ANSWER_S, socket_keepalive=True,
             )  # fmt: skip
-        except ValueError:
-            raise SourceNotReady(f"{self._at} is no address of a Redis server") from None
+            # It connects nothing yet, and refuses options that are none.
+            self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        except (TypeError, ValueError):
+            raise SourceNotReady(f"{self._at} is no address of a Redis server, or has unknown options") from None
 
     async def __aenter__(self) -> Self:
         try:

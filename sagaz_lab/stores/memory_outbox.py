@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count, islice
 
 from sagaz_lab.abc import Publication
+from sagaz_lab.texts import logger_of
 
 PUBLICATIONS = 100_000
 """What is kept while a broker does not answer; past it the oldest are lost, which is told."""
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Outbox:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,9 @@ from sagaz_lab.stores.connection import connect, connect_to_read, unavailable
 from sagaz_lab.stores.reading import revisions_of
 from sagaz_lab.stores.transactions import Transactions
 from sagaz_lab.stores.writer import Writer
+from sagaz_lab.texts import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Opened:

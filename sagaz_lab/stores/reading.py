@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import lru_cache
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sagaz_lab.abc import RevisionRow, StoredRun
+from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.run import Record, RecordKind
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
@@ -20,6 +22,9 @@ from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.leases import records_of
 from sagaz_lab.stores.statements import statements
 from sagaz_lab.stores.translation import started_records, stored_run, text
+
+# Earlier versions stored the code as it was written.
+_masked = lru_cache(maxsize=256)(masked_code)
 
 
 def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, before: str | None = None) -> Rows:
@@ -56,7 +61,7 @@ def read_revisions(path: Path, saga: str, newest: int | None) -> Sequence[Revisi
 
 def revisions_of(connection: sqlite3.Connection, saga: str, newest: int | None) -> Sequence[RevisionRow]:
     rows = connection.execute(statements(NOW)["select_revisions"], (saga, -1 if newest is None else newest)).fetchall()
-    return [RevisionRow(*row) for row in reversed(rows)]
+    return [RevisionRow(saga, number, digest, _masked(code), at) for saga, number, digest, code, at in reversed(rows)]
 
 
 def read_run(path: Path, artifacts: Artifacts, run_id: str) -> StoredRun | None:
