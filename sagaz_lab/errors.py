@@ -15,7 +15,7 @@ SagazLabError
 │   ├── SingletonTaken          singleton="error", and a run of the key is live
 │   └── QueueFull               backpressure_strategy="reject", and the queue is full
 ├── RunError
-│   ├── ActionTimeout           an action took longer than its `timeout_s`
+│   ├── ActionTimeout           an action took longer than its `timeout_s`; a `TimeoutError` too
 │   ├── StreamBroken            the producer of a stream failed; names it
 │   ├── UnstorableValue         a value that cannot be journaled; names the key and the cure
 │   └── CompensationFailed      a compensation failed for good; a person is needed
@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from sagaz_lab.texts import masked
 
@@ -121,11 +122,15 @@ class RunError(SagazLabError):
     """Something went wrong in a run, beyond the action's own error."""
 
 
-class ActionTimeout(RunError):
+class ActionTimeout(RunError, TimeoutError):
     """An action took longer than its `timeout_s`. It may have happened, so it is compensated."""
 
     def __init__(self, action: str, timeout_s: float) -> None:
         super().__init__(f"action {action!r} took longer than {timeout_s:g} s")
+        self._of = action, timeout_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._of
 
 
 class StreamBroken(RunError):

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import UnknownName, describe
 from sagaz_lab.model.awaiting import awaited, is_awaitable, is_unread
+from sagaz_lab.model.publishing import PUBLISHED as NOTHING
 from sagaz_lab.model.stopping import OwnTask
+
+if TYPE_CHECKING:
+    from sagaz_lab.model.context import SagaContext
+    from sagaz_lab.model.event import Event
 
 logger = logging.getLogger("sagaz_lab")
 failures: Counter[str] = Counter()
@@ -33,17 +38,63 @@ HOOKS = (
 
 
 class SagaListener:
-    """Base class of listeners. Every hook is optional, and sync or async; its errors are logged and counted.
+    """Base class of listeners. A subclass overrides the hooks that it wants, sync or async.
 
-    `on_trigger_received(saga_name, event_source, event)`, `on_trigger_filtered(saga_name, event, reason)`,
-    `on_trigger_dropped(saga_name, event, reason)`, `on_trigger_dead(saga_name, event, error)`,
-    `on_saga_start(saga_name, run_id, ctx)`, `on_saga_complete(saga_name, run_id, ctx)`,
-    `on_saga_failed(saga_name, run_id, ctx, error)`,
-    `on_step_enter(saga_name, step_name, ctx)`, `on_step_success(saga_name, step_name, ctx, result)`,
-    `on_step_failure(saga_name, step_name, ctx, error)`,
-    `on_compensation_start(saga_name, step_name, ctx)`, `on_compensation_complete(saga_name, step_name, ctx)`,
-    `on_compensation_failed(saga_name, step_name, ctx, error)`.
+    Those here do nothing, awaited or just called, so `super().on_saga_start(...)` may stand in any. Errors of a hook
+    are logged and counted. A hook that nobody overrides costs nothing.
     """
+
+    def on_trigger_received(self, saga_name: str, event_source: str, event: Event) -> Any:
+        """An event has come to a trigger of the saga."""
+        return NOTHING
+
+    def on_trigger_filtered(self, saga_name: str, event: Event, reason: str) -> Any:
+        """It starts nothing: by its method or a gate."""
+        return NOTHING
+
+    def on_trigger_dropped(self, saga_name: str, event: Event, reason: str) -> Any:
+        """The queue was full."""
+        return NOTHING
+
+    def on_trigger_dead(self, saga_name: str, event: Event, error: str) -> Any:
+        """It is a dead letter, since it could not be decided."""
+        return NOTHING
+
+    def on_saga_start(self, saga_name: str, run_id: str, ctx: SagaContext) -> Any:
+        """An attempt of a run begins."""
+        return NOTHING
+
+    def on_saga_complete(self, saga_name: str, run_id: str, ctx: SagaContext) -> Any:
+        """A run has completed."""
+        return NOTHING
+
+    def on_saga_failed(self, saga_name: str, run_id: str, ctx: SagaContext, error: BaseException | None) -> Any:
+        """An attempt has ended otherwise; without an error it was cancelled."""
+        return NOTHING
+
+    def on_step_enter(self, saga_name: str, step_name: str, ctx: SagaContext) -> Any:
+        """An action begins."""
+        return NOTHING
+
+    def on_step_success(self, saga_name: str, step_name: str, ctx: SagaContext, result: Any) -> Any:
+        """An action has finished."""
+        return NOTHING
+
+    def on_step_failure(self, saga_name: str, step_name: str, ctx: SagaContext, error: BaseException) -> Any:
+        """An action has failed for good."""
+        return NOTHING
+
+    def on_compensation_start(self, saga_name: str, step_name: str, ctx: SagaContext) -> Any:
+        """What an action did is about to be undone."""
+        return NOTHING
+
+    def on_compensation_complete(self, saga_name: str, step_name: str, ctx: SagaContext) -> Any:
+        """It is undone."""
+        return NOTHING
+
+    def on_compensation_failed(self, saga_name: str, step_name: str, ctx: SagaContext, error: BaseException) -> Any:
+        """It could not be undone."""
+        return NOTHING
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -60,11 +111,11 @@ class OutboxSagaListener(SagaListener):
     "action_cut_off", "compensation_finished", "compensation_failed", or "run_" and the run's status), `saga`, `run_id`,
     `revision`, `action` (null for the run's own), `attempt`, `at`, `event_id` and `error`; the run's own have
     `retry_at`, the time of the next attempt if there will be one. With `publish_step_events=False` only the run's own
-    are published. `store` is best left out: any but the Lab's own raises `DefinitionError` when the saga is started.
+    are published. `storage` is best left out: any but the Lab's own raises `DefinitionError` when the saga is started.
     """
 
-    def __init__(self, store: Any = None, publish_step_events: bool = True) -> None:
-        self.store = store
+    def __init__(self, storage: Any = None, publish_step_events: bool = True) -> None:
+        self.storage = storage
         self.publish_step_events = publish_step_events
 
 
@@ -76,7 +127,8 @@ def hooks_of(listeners: Iterable[SagaListener]) -> Hooks:
     found: dict[str, tuple[Callable[..., Any], ...]] = {}
     for listener in listeners:
         for name in HOOKS:
-            if callable(hook := getattr(listener, name, None)):
+            hook = getattr(listener, name, None)
+            if callable(hook) and getattr(hook, "__func__", None) is not getattr(SagaListener, name):
                 found[name] = (*found.get(name, ()), hook)
     return found
 

@@ -26,12 +26,12 @@ def outbox_listener(definition: SagaDefinition) -> OutboxSagaListener | None:
 def refuse_other_store(definition: SagaDefinition, store: Store) -> None:
     """Raises `DefinitionError` for a listener that was given a store which is not the Lab's own."""
     for listener in definition.listeners:
-        if isinstance(listener, OutboxSagaListener) and listener.store is not None:
-            given = listener.store
+        if isinstance(listener, OutboxSagaListener) and listener.storage is not None:
+            given = listener.storage
             if given is not store and given != store.url:
                 raise DefinitionError(
-                    f"{definition.name}: OutboxSagaListener(store={given!r}) is not the Lab's own store, and only that "
-                    "one keeps a step and its event together; leave store= out"
+                    f"{definition.name}: OutboxSagaListener(storage={given!r}) is not the Lab's own store, and only "
+                    "that one keeps a step and its event together; leave storage= out"
                 )
 
 

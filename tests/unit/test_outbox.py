@@ -748,7 +748,7 @@ async def test_a_listener_with_another_store_is_refused_where_the_saga_is_used()
             lambda: lab._start([], False, "all"),
             lambda: lab.fire("other.on_event", None),
         ):
-            with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(store=.*leave store= out"):
+            with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(storage=.*leave storage= out"):
                 await use()
 
         class Own(Saga):
