@@ -28,7 +28,7 @@ SagazLabError
 │   ├── StoreUnavailable        the store does not answer, or cannot be written
 │   ├── StoreTooNew             the file was written by a newer version
 │   ├── LeaseLost               another process has taken over this one's runs
-│   └── ArtifactDamaged         an artifact's checksum is not the recorded one
+│   └── ArtifactDamaged         an artifact is not what this store has written
 ├── TriggersOwned               a live process already runs these triggers
 ├── LabClosed                   the Lab is not open
 └── Permanent                   raise it in an action: a retry would not help
@@ -193,7 +193,7 @@ class LeaseLost(StoreError):
 
 
 class ArtifactDamaged(StoreError):
-    """An artifact's file is missing, or its checksum is not the recorded one."""
+    """An artifact's file is missing, or not what this store has written."""
 
 
 class TriggersOwned(SagazLabError):

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from uuid import uuid4
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError
 from sagaz_lab.model.awaiting import at_once
 from sagaz_lab.stores.classes import address_of, find_class
+from sagaz_lab.stores.signing import Key, make_private
 
 LIBRARIES = {root: f"sagaz_lab.stores.codecs_{root}" for root in ("numpy", "pandas", "pyarrow")}
 """Where values of a library's classes are handled; imported for the first such value."""
@@ -30,6 +32,9 @@ CODECS = {
     "arrow": LIBRARIES["pyarrow"],
     "joblib": "sagaz_lab.stores.codecs_joblib",
 }
+SAFE = frozenset({"raw", "npy", "parquet", "series", "arrow"})
+"""Codecs whose files hold data alone. To read any other may run what is in the file, so it must be our own."""
+
 _CHUNK = 1 << 20
 
 
@@ -94,10 +99,11 @@ def _import(name: str, module: str) -> Any:
 
 
 class Artifacts:
-    """The files of a store's values, in a folder for each run."""
+    """The files of a store's values, in a folder for each run. `key` is the file with which they are signed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, key: Path) -> None:
         self.root = root
+        self._key = Key(key)
 
     def folder(self, run_id: str) -> Path:
         """Where the files of a run are; safe for any id."""
@@ -107,7 +113,7 @@ class Artifacts:
     def write(self, run_id: str, key: str, codec: Any, value: Any) -> dict[str, Any]:
         """Write the value durably. Returns what `read` needs; raises `OSError` and what the codec raises."""
         folder = self.folder(run_id)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         label = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:60]
         final = folder / f"{label}-{uuid4().hex[:12]}{getattr(codec, 'suffix', '.bin')}"
         draft = final.with_name(f".{final.name}")
@@ -120,15 +126,16 @@ class Artifacts:
             raise
         _sync_folder(folder)
         name = getattr(codec, "name", None)
-        return {
+        packed = {
             "codec": name if name in (*CODECS, RAW.name) else address_of(type(codec)),
             "path": f"{folder.name}/{final.name}",
             "size": size,
             "sha256": digest,
         }
+        return packed if packed["codec"] in SAFE else {**packed, "signature": self._key.sign(*_facts(packed))}
 
     def read(self, packed: dict[str, Any], codec: Any = None) -> Any:
-        """The value again, its file verified. Raises `ArtifactDamaged`."""
+        """The value again, its file verified. Raises `ArtifactDamaged`, also for one that another store has written."""
         path = self.root / packed["path"]
         try:
             size, digest = _measure(path)
@@ -138,6 +145,11 @@ class Artifacts:
             raise ArtifactDamaged(
                 f"the artifact {path} is not what was written: {size} bytes, {packed['size']} expected"
             )
+        if packed["codec"] not in SAFE and not self._key.has_signed(packed.get("signature"), *_facts(packed)):
+            raise ArtifactDamaged(
+                f"the artifact {path} was not written by this store, or the key {self._key.path} is another; reading "
+                "it could run what is in it: restore the key, or run the action again"
+            )
         known = packed["codec"] in (*CODECS, RAW.name)
         chosen = codec if codec is not None and not known else codec_named(packed["codec"])
         return at_once(chosen.load(path), f"load() of the codec {packed['codec']!r}")
@@ -145,6 +157,10 @@ class Artifacts:
     def remove(self, run_id: str) -> None:
         """Delete what a run has written."""
         shutil.rmtree(self.folder(run_id), ignore_errors=True)
+
+
+def _facts(packed: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(packed[name] for name in ("codec", "path", "size", "sha256"))
 
 
 def _measure(path: Path) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What the user chose to pickle. A file is read back only where its checksum is the one in our journal."""
+"""What the user chose to pickle. `Artifacts` has a file read back only where this store has signed it."""
 
 from __future__ import annotations
 

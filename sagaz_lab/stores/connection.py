@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sagaz_lab.errors import StoreTooNew, StoreUnavailable
+from sagaz_lab.stores.signing import make_private
 from sagaz_lab.stores.statements import schema
 
 VERSION = 3
@@ -108,8 +109,7 @@ def _read(path: Path) -> sqlite3.Connection:
 
 
 def _make_file(path: Path) -> None:
-    if not path.parent.is_dir():
-        path.parent.mkdir(mode=0o700, parents=True)
+    make_private(path.parent)
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 

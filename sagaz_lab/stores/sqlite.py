@@ -69,7 +69,8 @@ class SqliteStore:
         self.path = Path(path).absolute()
         self.url = f"sqlite:///{self.path}"
         self.retention_days = retention_days
-        self._artifacts = Artifacts(Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts")
+        root = Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts"
+        self._artifacts = Artifacts(root, self.path.with_name(f"{self.path.name}.key"))
         self._turns = Turns()
         self._sql = statements(NOW)
         self._open: Opened | None = None

@@ -53,7 +53,7 @@ class Packet(msgspec.Struct):
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Artifacts:
-    return Artifacts(tmp_path / "artifacts")
+    return Artifacts(tmp_path / "artifacts", tmp_path / "lab.db.key")
 
 
 def stored(value: Any, artifacts: Artifacts, codec: Any = None) -> Any:

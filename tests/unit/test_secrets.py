@@ -16,6 +16,7 @@ from sagaz_lab.cli import main
 from sagaz_lab.errors import DefinitionError, SagazLabError, SourceUnavailable, UnknownName, describe
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.stores import open_store
+from sagaz_lab.stores.connection import connect
 from sagaz_lab.texts import logger_of, masked
 from tests.unit.tools import until
 
@@ -239,8 +240,6 @@ def test_the_command_line_does_not_echo_one(line: list[str], capsys: pytest.Capt
 
 
 def test_a_store_of_an_earlier_version_shows_its_code_masked(tmp_path: Path) -> None:
-    from sagaz_lab.stores.connection import connect
-
     connection = connect(tmp_path / "lab.db")
     code = f'url = "redis://u:{PASSWORD}@h"'
     connection.execute(
