@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Set
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import RunError, StreamBroken, describe
@@ -105,5 +105,21 @@ async def read(step: ActiveStep, name: str, run: Run) -> AsyncIterator[Any]:
         async for record in source:
             yield record
     else:
-        for record in source:
+        for record in _records(source):
             yield record
+
+
+def _records(source: Any) -> Iterator[Any]:
+    """Those of an iterable; of a table its rows, as mappings, although iterating it gives its columns.
+
+    Tables are known by their methods, so that none of their libraries is needed here: pandas, Arrow and polars.
+    """
+    if callable(getattr(source, "itertuples", None)) and hasattr(source, "columns"):
+        names = list(source.columns)
+        return (dict(zip(names, row, strict=True)) for row in source.itertuples(index=False, name=None))
+    if callable(getattr(source, "to_pylist", None)) and callable(getattr(source, "to_batches", None)):
+        return (row for batch in source.to_batches() for row in batch.to_pylist())
+    if callable(getattr(source, "iter_rows", None)):
+        rows: Iterator[Any] = source.iter_rows(named=True)
+        return rows
+    return iter(source)

@@ -35,6 +35,7 @@ from sagaz_lab.stores.memory_claims import Claims
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
+from sagaz_lab.stores.used_up import check_records, check_run
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
@@ -136,7 +137,7 @@ class MemoryStore:
             if new.members or new.cooldown is not None or new.claim_until != until:
                 return news
             run_id, claim = new.run_id, new.claim
-            if run_id in known or run_id in runs or claim in taken or claim in claimed:
+            if run_id in known or run_id in runs or claim in taken or claim in claimed or check_run(new):
                 others.append(new)
                 continue
             runs[run_id] = memory_run(new)
@@ -151,6 +152,8 @@ class MemoryStore:
         """Any run."""
         if (known := self._runs.get(new.run_id)) is not None:
             return Refusal(new.run_id, known.status)
+        if (error := check_run(new)) is not None:
+            return Refusal(error=error)
         run = memory_run(new)
         claims = run.claims()
         for claim in claims:
@@ -231,6 +234,7 @@ class MemoryStore:
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         runs = self._runs
+        check_records(records)
         for record in records:
             run = runs.get(record[RUN_ID])
             if run is None:
@@ -262,6 +266,7 @@ class MemoryStore:
         if run is None:
             return _refuse(run_id)
         status, error, records, publications = ending
+        check_records(records)
         for record in records:
             if len(record) == BARE and not record[PUBLICATIONS]:
                 run.journal += record

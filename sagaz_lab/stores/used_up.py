@@ -1,0 +1,59 @@
+"""Values that reading uses up: whoever comes second finds nothing, so that no store keeps one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from sagaz_lab.abc import NewRun, Record, RecordRow
+from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.model.run import BARE
+
+WHY = "it is used up by the first who reads it, and a retry reads it again"
+CURE = "make it a list, or have an action yield its records"
+
+LOOKED_AT, DEPTH = 100, 8
+"""Items of a list or mapping that are looked at, and how deep."""
+
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+_ONCE = (Iterator, AsyncIterator, Awaitable)
+
+
+def check_run(new: NewRun) -> UnstorableValue | None:
+    """What is wrong with the context or the payload of a run that a trigger has started, and that may be tried again.
+
+    Who starts one by hand and waits for it may give it what can be read once.
+    """
+    if new.trigger is None:
+        return None
+    for key, value in new.context.items():
+        if type(value) not in _PLAIN and _is_used_up(value):
+            return UnstorableValue(f"run {new.run_id}", key, value, WHY, CURE)
+    event = new.event
+    if event is not None and type(event.payload) not in _PLAIN and _is_used_up(event.payload):
+        return UnstorableValue(f"run {new.run_id}", "payload", event.payload, WHY, CURE)
+    return None
+
+
+def check_records(rows: Sequence[RecordRow]) -> None:
+    """Raises `UnstorableValue` for what an action has returned or set."""
+    for row in rows:
+        if len(row) > BARE:
+            record = Record.of(row)
+            owner = f"run {record.run_id}, action {record.action!r}"
+            if record.codec in (None, "joblib") and _is_used_up(record.value):
+                raise UnstorableValue(owner, record.action, record.value, WHY, CURE)
+            for key, value in (record.changes or {}).items():
+                if _is_used_up(value):
+                    raise UnstorableValue(owner, key, value, WHY, CURE)
+
+
+def _is_used_up(value: Any, depth: int = DEPTH) -> bool:
+    kind = type(value)
+    if kind in _PLAIN:
+        return False
+    if kind is dict or kind is list or kind is tuple:
+        items = value.values() if isinstance(value, Mapping) else value
+        return depth > 0 and any(_is_used_up(item, depth - 1) for item in islice(items, LOOKED_AT))
+    return isinstance(value, _ONCE)
