@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,19 +25,33 @@ def check_run(new: NewRun) -> UnstorableValue | None:
 
     Who starts one by hand and waits for it may give it what can be read once.
     """
+    # It is asked for each run, and most have plain values only.
+    for value in new.context.values():
+        if type(value) not in _PLAIN:
+            return _in_full(new)
+    event = new.event
+    if event is None or type(event.payload) is not dict:
+        return _in_full(new)
+    for value in event.payload.values():
+        if type(value) not in _PLAIN:
+            return _in_full(new)
+    return None
+
+
+def _in_full(new: NewRun) -> UnstorableValue | None:
     if new.trigger is None:
         return None
-    for key, value in new.context.items():
-        if type(value) not in _PLAIN and _is_used_up(value):
+    values = [*new.context.items(), ("payload", None if new.event is None else new.event.payload)]
+    for key, value in values:
+        if _is_used_up(value):
             return UnstorableValue(f"run {new.run_id}", key, value, WHY, CURE)
-    event = new.event
-    if event is not None and type(event.payload) not in _PLAIN and _is_used_up(event.payload):
-        return UnstorableValue(f"run {new.run_id}", "payload", event.payload, WHY, CURE)
     return None
 
 
 def check_records(rows: Sequence[RecordRow]) -> None:
     """Raises `UnstorableValue` for what an action has returned or set."""
+    if len(rows) == 1 and len(rows[0]) == BARE:
+        return
     for row in rows:
         if len(row) > BARE:
             record = Record.of(row)
@@ -54,6 +68,6 @@ def _is_used_up(value: Any, depth: int = DEPTH) -> bool:
     if kind in _PLAIN:
         return False
     if kind is dict or kind is list or kind is tuple:
-        items = value.values() if isinstance(value, Mapping) else value
-        return depth > 0 and any(_is_used_up(item, depth - 1) for item in islice(items, LOOKED_AT))
+        items = list(islice(value.values() if kind is dict else value, LOOKED_AT))
+        return depth > 0 and any(_is_used_up(item, depth - 1) for item in items)
     return isinstance(value, _ONCE)
