@@ -58,6 +58,10 @@ async def no_lease() -> None:
     """Where nobody can take the triggers over."""
 
 
+def no_report(kind: str, text: str) -> None:
+    """Where nobody listens."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a source is built with besides its settings. `group` is a name private to this store.
@@ -67,7 +71,8 @@ class Surroundings:
     fetched that others then do not get: it returns when the triggers are certain to be this process's still, and
     raises `LeaseLost`, whereupon nothing more is fetched or settled.
 
-    `letters` gives the store's dead letters as `Store.letters_after` does.
+    `letters` gives the store's dead letters as `Store.letters_after` does; `report` takes the kind of a problem that no
+    caller hears of, and its text.
     """
 
     clock: Clock
@@ -76,6 +81,7 @@ class Surroundings:
     consumer: str = ""
     lease: Callable[[], Awaitable[None]] = no_lease
     letters: Callable[[int, int], Awaitable[Sequence[tuple[int, DeadLetter]]]] = no_letters
+    report: Callable[[str, str], None] = no_report
 
 
 class Source(AbstractAsyncContextManager["Source"], Protocol):

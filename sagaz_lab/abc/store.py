@@ -43,6 +43,14 @@ class Store(Protocol):
     async def close(self) -> None:
         """Write what is queued, give the lease back. Idempotent."""
 
+    async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
+        """Cut what a clock that was ahead of `now` has left in the future to its length from `now`.
+
+        These are cooldowns and claims of runs that were started after `now`, and events held since then or later.
+        Such a run is moved, as if it had ended (a live one: started) now. Returns how many seconds the clock was ahead,
+        and how many of each were cut.
+        """
+
     async def heartbeat(self) -> None:
         """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time."""
 

@@ -101,8 +101,14 @@ class TriggerConfig:
         delays = self.retry_backoff_seconds
         if delays is None:
             # Full jitter: runs that failed together, as when a service was away, do not come back together.
-            return random.uniform(0.0, min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(attempt - 1, 30)))
+            return random.uniform(0.0, self.longest_retry_delay_s(attempt))
         return delay_after((delays,) if isinstance(delays, int | float) else delays, attempt)
+
+    def longest_retry_delay_s(self, attempt: int) -> float:
+        """The most that `retry_delay_s` gives."""
+        if self.retry_backoff_seconds is None:
+            return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(attempt - 1, 30))
+        return self.retry_delay_s(attempt)
 
     def too_old(self, age_s: float) -> bool:
         """Whether a run whose event came so long ago is not to be tried again."""

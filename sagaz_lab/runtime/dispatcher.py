@@ -22,6 +22,7 @@ from sagaz_lab.runtime.entrance import admit
 from sagaz_lab.runtime.holding import Holding
 from sagaz_lab.runtime.lease import Lease
 from sagaz_lab.runtime.letters import LetterWatch
+from sagaz_lab.runtime.moments import Moments
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
@@ -56,7 +57,7 @@ class Dispatcher:
         live_runs: int,
     ) -> None:
         self.store = store
-        self.clock = clock
+        self.clock = Moments.of(clock)
         self.report = report
         self.tasks = Tasks(report)
         self.tally = tally
@@ -71,17 +72,11 @@ class Dispatcher:
         self._going: set[asyncio.Task[None]] = set()
         self.slots = Slots(live_runs)
         self.lease = Lease(store)
-        # The wall clock as it was when this began plus what has passed since: it is never set back.
-        self._origin_s = clock.now() - clock.monotonic()
-        self.decider = Decider(store, self.run_ids, report, self.steady)
+        self.decider = Decider(store, self.run_ids, report, self.clock.now)
         self.letters = LetterWatch(report)
         self.runner = Runner(self, engine)
         self.turns = Turns(self)
         self.holding = Holding(self)
-
-    def steady(self) -> float:
-        """Seconds since the epoch by a clock that is never set back or forward."""
-        return self._origin_s + self.clock.monotonic()
 
     # --- definitions ---
 
@@ -152,6 +147,8 @@ class Dispatcher:
             raise
         for decided in decisions:
             await self.apply(decided, refused, now)
+            if decided.state.compiled.overlap is not None:
+                self._report_ticks_again(decided)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Whoever stops waiting stops nothing: what the store is about to take is also counted and started."""
@@ -276,6 +273,12 @@ class Dispatcher:
                 f"dead:{letter.trigger}:{letter.cause}",
                 f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
             )
+
+    def _report_ticks_again(self, decided: Decided) -> None:
+        """A tick has one start: that it comes again is a clock that was put back, or a process that died."""
+        for kind, reason, event_id, trigger, *_ in decided.entries:
+            if kind == "duplicate":
+                self.report(f"tick:{trigger}", f"{trigger}: the tick {event_id} has come before: {reason}")
 
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:
         """Another process took the claim meanwhile, or the run's context cannot be stored."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
@@ -249,7 +248,7 @@ class Firing:
         if isinstance(payload, Event):
             given = id or payload.id
             return Delivery(payload.with_id(given or next(self._dispatcher.event_ids)), None, not given)
-        now = datetime.fromtimestamp(self._dispatcher.clock.now(), UTC)
+        now = self._dispatcher.clock.shown()
         if spec.kind == "cron" and (payload is None or isinstance(payload, Mapping)):
             payload = {"scheduled_for": now, **(payload or {})}
         event = Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)

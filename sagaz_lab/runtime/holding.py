@@ -124,7 +124,7 @@ class Holding:
         """Decide what is due, and see to it that this is called when the next window is."""
         if self._dispatcher.closing or state.windows is None:
             return
-        steady, closings = self._dispatcher.steady(), self._closings[state.name]
+        steady, closings = self._dispatcher.clock.now(), self._closings[state.name]
         closings.extend(state.windows.close_due(steady))
         if closings and state.name not in self._deciding:
             self._deciding.add(state.name)
@@ -135,7 +135,7 @@ class Holding:
             self._dispatcher.tasks.start(self._wake(state, due_at), f"next window of {state.name}")
 
     async def _wake(self, state: TriggerState, due_at: float) -> None:
-        await self._dispatcher.clock.sleep(due_at - self._dispatcher.steady())
+        await self._dispatcher.clock.sleep(due_at - self._dispatcher.clock.now())
         if self._timers.get(state.name) == due_at:
             del self._timers[state.name]
         self.time(state)

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -173,7 +172,7 @@ class ProcessLane(Lane):
                 publication.id,
                 f"memory {publication.topic}",
                 headers={"sagaz-id": publication.id, "sagaz-run": publication.run_id},
-                timestamp=datetime.fromtimestamp(self._dispatcher.clock.now(), UTC),
+                timestamp=self._dispatcher.clock.shown(),
             )
         )
 

@@ -10,7 +10,7 @@ from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownNa
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.away import Found
+from sagaz_lab.runtime.away import Found, spoken
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.tickets import Ticket
@@ -90,12 +90,22 @@ class Recovery:
         if stored.retry_at is not None:
             ticket.attempt = stored.attempt + 1
             state.admission.keep_turn(ticket)
-            dispatcher.turns.retry_later(ticket, max(0.0, stored.retry_at - now))
+            dispatcher.turns.retry_later(ticket, self._retry_in_s(stored, state.compiled.config, now))
             found.resumed[stored.run_id] = stored.saga
         else:
             dispatcher.turns.hold_again(state, ticket)
             found.waited += 1
         return None
+
+    def _retry_in_s(self, stored: StoredRun, config: TriggerConfig, now: float) -> float:
+        """How long until the run's retry; no longer than the config says, whatever the clock said when it failed."""
+        left_s = max(0.0, (stored.retry_at or now) - now)
+        longest_s = config.longest_retry_delay_s(stored.attempt)
+        if left_s > longest_s + 1.0:
+            was, text = spoken(left_s), f"tried again in {spoken(longest_s)}, as retry_backoff_seconds says"
+            report = self._dispatcher.report
+            report("clock:retry", f"run {stored.run_id} is {text}, not in {was}: the clock was ahead when it failed")
+        return min(left_s, longest_s)
 
     async def _wait_for_code(self, stored: StoredRun, found: Found) -> None:
         await self._dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)

@@ -13,7 +13,7 @@ from sagaz_lab.errors import LeaseLost, RunError, StoreError, TriggersOwned, Unk
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.step import current_step
-from sagaz_lab.runtime.away import AWAY, RESUME, Away, Found
+from sagaz_lab.runtime.away import AWAY, RESUME, Away, Found, spoken
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
@@ -80,6 +80,7 @@ class Service:
 
     async def open(self) -> None:
         await self._store.open(os.path.basename(sys.argv[0]) or "python")
+        await self._put_clock_right()
         self.group = await self._private_group()
         sagas: Mapping[str, SagaDefinition] | None = None
         while sagas is not self._registry.current:  # a cell may be run meanwhile
@@ -90,6 +91,14 @@ class Service:
         self.dispatcher.tasks.start(self._beat(), "heartbeat")
         self.dispatcher.lease.watch()
         self.relay.start()
+
+    async def _put_clock_right(self) -> None:
+        """What an earlier process stored while its clock was ahead would last until that time comes."""
+        ahead_s, cut = await self._store.put_clock_right(self.dispatcher.clock.now())
+        if cut:
+            counts = ", ".join(f"{count} {what}" for what, count in cut.items())
+            text = f"the clock was ahead, by {spoken(ahead_s)}, when this store was written"
+            self._report("clock:store", f"{text}; cut to their usual length from now: {counts}")
 
     async def _private_group(self) -> str:
         """The name of this store's consumer groups: no other store reads by it."""
@@ -105,7 +114,7 @@ class Service:
         store = self._store
         return Surroundings(
             clock=self._clock, positions=store.positions(), group=self.group, consumer=f"{self.group}/{reader}",
-            lease=self.dispatcher.lease.insist, letters=store.letters_after,
+            lease=self.dispatcher.lease.insist, letters=store.letters_after, report=self._report,
         )  # fmt: skip
 
     async def start(self, only: Collection[str], hold: bool = False, resume: str = "all") -> None:

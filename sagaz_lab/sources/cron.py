@@ -20,6 +20,7 @@ logger = logger_of(__name__)
 NAP_S = 60.0  # a laptop's sleep and a clock that was set are noticed this soon
 ON_TIME_S = 60.0  # with missed="none" a tick may be this late, as when a cell held the loop
 COUNTED = 5000  # of missed ticks: a tenth of a second
+AHEAD = timedelta(seconds=1)  # a clock that is put back by less than this has brought no tick too early
 _ROUNDING_S = 1e-6
 
 
@@ -27,7 +28,8 @@ class CronSource:
     """A delivery for each tick, with the payload `{"scheduled_for": datetime}` and the scheduled time as its time.
 
     Ticks follow from the last one that was settled, in this process or an earlier one; a first start begins at its
-    own time. Ticks that are due together were missed: `missed` says whether the last one comes, all (the last
+    own time. A clock that was ahead and is put right brings the ticks up to where it was a second time, with the same
+    ids. Ticks that are due together were missed: `missed` says whether the last one comes, all (the last
     `missed_cap` of them), or none. The id is the same in all processes. The runtime honours `overlap`.
 
     `missed.due` counts no further than `COUNTED`.
@@ -46,6 +48,7 @@ class CronSource:
         self.missed = Missed(0, 0)
         self._cap = missed_cap if missed == "all" else 1
         self._clock, self._positions = surroundings.clock, surroundings.positions
+        self._report = surroundings.report
         self._position_name = f"cron {self._schedule}|{timezone}"
         self._again: deque[Delivery] = deque()
         self._unsettled: dict[datetime, Delivery] = {}
@@ -58,13 +61,16 @@ class CronSource:
         if stored is None:
             stored = self._now().isoformat()
             await self._positions.put(self._position_name, stored)
-        self.missed = self._missed_since(datetime.fromisoformat(stored))
+        last = datetime.fromisoformat(stored)
+        if self._is_ahead(last):
+            last = await self._put_right(last)
+        self.missed = self._missed_since(last)
         # What this object gave out and was not settled comes again, whatever `missed` says.
         left = [self._unsettled[tick] for tick in sorted(self._unsettled)]
         self._again = deque(Delivery(next_attempt(event), token) for event, token, _ in left)
         self._unsettled = {delivery.token: delivery for delivery in self._again}
-        known = [datetime.fromisoformat(stored), *self._unsettled]
-        self._walk_from(max(known if self._settled is None else [*known, self._settled]))
+        known = [tick for tick in self._unsettled if not self._is_ahead(tick)]
+        self._walk_from(max([last, *known] if self._settled is None else [last, *known, self._settled]))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,6 +80,8 @@ class CronSource:
         while True:
             if self._again:
                 return [self._again.popleft() for _ in range(min(limit, len(self._again)))]
+            if self._is_ahead(self._last):
+                self._walk_from(await self._put_right(self._last))
             wait_s = (self._next - self._now()).total_seconds()
             if wait_s > _ROUNDING_S:
                 self._nacked.clear()
@@ -83,11 +91,13 @@ class CronSource:
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         settled = [delivery.token for delivery in deliveries if self._unsettled.pop(delivery.token, None) is not None]
+        settled = [tick for tick in settled if not self._is_ahead(tick)]
         if not settled:
             return
         self._settled = max(settled) if self._settled is None else max(self._settled, *settled)
         # A process that starts here again begins with the first tick that is not settled.
-        reached = min(self._unsettled) - timedelta(seconds=1) if self._unsettled else self._settled
+        open_ticks = [tick for tick in self._unsettled if not self._is_ahead(tick)]
+        reached = min(open_ticks) - timedelta(seconds=1) if open_ticks else self._settled
         await self._positions.put(self._position_name, reached.isoformat())
 
     async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
@@ -101,6 +111,21 @@ class CronSource:
     def _give_back(self, delivery: Delivery) -> None:
         self._again.append(delivery)
         self._nacked.set()
+
+    def _is_ahead(self, tick: datetime) -> bool:
+        """Whether the clock has been put back since it came."""
+        return tick - self._now() > AHEAD
+
+    async def _put_right(self, last: datetime) -> datetime:
+        """Go on from now, not from a tick that came while the clock was ahead; those up to it come again."""
+        now = self._now()
+        self._settled = None if self._settled is None else min(self._settled, now)
+        await self._positions.put(self._position_name, now.isoformat())
+        text = f"the clock was ahead, as far as {last:%Y-%m-%d %H:%M:%S} UTC, and has been put right; ticks up to then"
+        self._report(
+            f"clock:{self.name}", f"{self.name}: {text} that came already are duplicates when their time comes"
+        )
+        return now
 
     def _missed_since(self, last: datetime) -> Missed:
         now = self._now()

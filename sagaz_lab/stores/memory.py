@@ -32,6 +32,7 @@ from sagaz_lab.model.run import BARE, LIVE, PUBLICATIONS, RUN_ID, Record, Record
 from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_claims import Claims
+from sagaz_lab.stores.memory_clock import put_clock_right
 from sagaz_lab.stores.memory_frames import Frames, Letter
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
@@ -89,6 +90,9 @@ class MemoryStore:
     async def close(self) -> None:
         self._owned.leave()
         self._left_behind = [run for run in self._runs.values() if run.ended_at is None]
+
+    async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
+        return put_clock_right(self._runs, self._claims, self._cooldowns, self._held, now)
 
     async def heartbeat(self) -> None:
         pass
@@ -331,9 +335,7 @@ class MemoryStore:
     async def settle_refused(
         self, ids: Sequence[str], state: str, reason: str, *, payloads: Mapping[str, bytes] | None = None
     ) -> Collection[str]:
-        letters = {it.event.id: it.id for it in await self.letters(ids)}
-        new = {id: payload for id, letter in letters.items() if (payload := (payloads or {}).get(letter)) is not None}
-        settled = [letters[id] for id in self._outbox.settle(letters, state, new)]
+        settled = self._outbox.settle(await self.letters(ids), state, payloads or {})
         await self.settle_letters(settled, state, reason)
         return settled
 

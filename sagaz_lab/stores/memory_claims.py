@@ -43,6 +43,13 @@ class Taken:
             self._claims, self._runs = zip(*still, strict=True) if still else ((), ())
             self._gone = 0
 
+    def __len__(self) -> int:
+        return len(self._claims) - self._gone
+
+    def first(self) -> str:
+        """The first of their runs, or an empty text."""
+        return self._runs[0] if self._runs else ""
+
     def run_of(self, claim: str) -> str:
         return self._runs[self._claims.index(claim)]
 
@@ -132,6 +139,15 @@ class Claims:
         """The run has ended and is not kept any more: if it has completed its claims remember it, else they go."""
         if run.claim_ends or run.status in RESTARTABLE:
             self.withdraw(run)
+
+    def cut(self, shifts: Mapping[str, float], now: float) -> int:
+        """Those of these runs end so many seconds earlier. How many there are; those taken together have one end."""
+        count = 0
+        for taken in {id(it): it for known in self._by_trigger.values() for it in known.values()}.values():
+            if isinstance(taken, Taken) and taken.until is not None and taken.until > now and taken.first() in shifts:
+                taken.until -= shifts[taken.first()]
+                count += len(taken)
+        return count
 
     def forget(self, trigger: str, claim: str | None) -> int:
         """Free one, or all, but for those of held events. How many there were."""

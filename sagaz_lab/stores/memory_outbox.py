@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count, islice
 
-from sagaz_lab.abc import Publication
+from sagaz_lab.abc import DeadLetter, Publication
 from sagaz_lab.texts import logger_of
 
 PUBLICATIONS = 100_000
@@ -59,9 +59,10 @@ class Outbox:
     def parked_runs(self) -> set[str]:
         return {publication.run_id for publication in self.parked.values() if publication.run_id}
 
-    def settle(self, ids: Collection[str], state: str, payloads: Mapping[str, bytes]) -> Collection[str]:
-        """Give back, or drop, the parked publications of these ids, with what stands behind; returns those found."""
-        refused = {it.id: number for number, it in self.parked.items() if it.id in ids}
+    def settle(self, letters: Sequence[DeadLetter], state: str, payloads: Mapping[str, bytes]) -> Sequence[str]:
+        """Give back, or drop, the parked publications of these letters, and what is behind; returns the ids."""
+        letter_of = {it.event.id: it.id for it in letters}
+        refused = {it.id: number for number, it in self.parked.items() if it.id in letter_of}
         runs = {self.parked[number].run_id for number in refused.values()} - {""}
         if state == "discarded":
             for number in refused.values():
@@ -69,7 +70,7 @@ class Outbox:
         back = {number: it for number, it in self.parked.items() if it.id in refused or it.run_id in runs}
         for number, it in back.items():
             del self.parked[number]
-            self.by_number[number] = it._replace(payload=payloads.get(it.id, it.payload))
+            self.by_number[number] = it._replace(payload=payloads.get(letter_of.get(it.id, ""), it.payload))
         if back:
             self.by_number = dict(sorted(self.by_number.items()))
-        return refused
+        return [letter_of[id] for id in refused]

@@ -29,6 +29,7 @@ from sagaz_lab.model.run import RUN_ID, RecordRow
 from sagaz_lab.stores import leases, parked
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
+from sagaz_lab.stores.clocks import put_clock_right
 from sagaz_lab.stores.connection import NOW, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
@@ -91,6 +92,10 @@ class SqliteStore:
         if opened is not None:
             opened.writer.finish()
             await asyncio.shield(asyncio.to_thread(self._abandon))
+
+    async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
+        found: tuple[float, Mapping[str, int]] = await self._call(lambda it: put_clock_right(it, now))
+        return found
 
     async def heartbeat(self) -> None:
         def beat(it: Transactions) -> None:

@@ -120,14 +120,24 @@ async def test_an_early_tick_that_is_still_open_is_not_forgotten_over_a_later_on
     assert process.times == ["01 13:00", "01 14:00", "01 13:00", "01 14:00"]
 
 
-async def test_a_clock_that_is_set_back_repeats_nothing() -> None:
+async def test_a_clock_that_is_set_back_brings_its_ticks_again_with_their_ids() -> None:
     process = Process(datetime(2024, 1, 1, 12, 59, tzinfo=UTC))
     async with process.running(schedule="@hourly"):
         await process.clock.advance(120)
         process.clock.jump(-HOUR_S / 2)
         await process.clock.advance(HOUR_S)
-        assert process.times == ["01 13:00"]
+        assert process.times == ["01 13:00", "01 13:00"]
         await process.clock.advance(HOUR_S)
+    assert process.times == ["01 13:00", "01 13:00", "01 14:00"]
+    assert process.got[0].event.id == process.got[1].event.id
+
+
+async def test_a_clock_that_is_set_back_by_less_than_a_second_repeats_nothing() -> None:
+    process = Process(datetime(2024, 1, 1, 12, 59, tzinfo=UTC))
+    async with process.running(schedule="@hourly"):
+        await process.clock.advance(60.2)
+        process.clock.jump(-0.5)
+        await process.clock.advance(HOUR_S + 1)
     assert process.times == ["01 13:00", "01 14:00"]
 
 

@@ -145,6 +145,29 @@ FROM runs WHERE run_id = ?
 SELECT attempt, kind, action, trial, at, value, changes, error, traceback, starts FROM records
 WHERE seq >= ? AND seq < ? ORDER BY seq
 
+-- name: newest_runs
+SELECT seq, trigger, claim, event_id, run_id, started_at, ended_at FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?
+
+-- name: cut_claims
+-- Those that this run has, its members' too.
+UPDATE claims SET until = ?1 + until - ?2
+WHERE trigger = ?3 AND run_id = ?7 AND until > ?1
+    AND (claim IN (?4, ?5) OR claim IN (SELECT claim FROM members WHERE run = ?6))
+
+-- name: cut_cooldowns
+UPDATE cooldowns SET until = ?1 + until - started_at FROM runs
+WHERE runs.run_id = cooldowns.run_id AND runs.started_at > ?2 AND cooldowns.until > ?1
+
+-- name: cut_held
+UPDATE held_events SET at = ?1 WHERE at > ?2
+
+-- name: shift_run
+-- So that it has ended, or been started, now.
+UPDATE runs SET started_at = started_at - ?, ended_at = ended_at - ? WHERE seq = ?
+
+-- name: shift_records
+UPDATE records SET at = at - ? WHERE seq >= ? AND seq < ?
+
 -- name: lapsed_owners
 -- Those whose lease has ended or whose process may be dead; the store looks at the process.
 SELECT epoch, host, pid, pid_started, closed OR heartbeat_at + ? <= {now} FROM owners WHERE NOT fenced AND epoch <> ?
