@@ -31,7 +31,7 @@ from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Change, Diff, Registry
 from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
-from sagaz_lab.runtime.service import Service, what_to_start
+from sagaz_lab.runtime.service import Names, Service, what_to_start
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.shadows import ShadowReport, Shadows
 from sagaz_lab.stores import open_store
@@ -39,7 +39,8 @@ from sagaz_lab.views import Views, dashboards
 
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
-ANYWHERE = ("activate", "start", "stop", "on_report", "report", "register", "unregister", "rollback", "dashboard")
+ANYWHERE = ("activate", "start", "stop", "use", "on_report", "report", "register", "unregister", "rollback",
+            "dashboard")  # fmt: skip
 READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "diff", "run")
 
 
@@ -99,8 +100,6 @@ class Lab:
     def store(self) -> Store:
         return self._place.store
 
-    # --- sagas ---
-
     @property
     def sagas(self) -> Mapping[str, SagaDefinition]:
         """The current definitions by name."""
@@ -132,8 +131,6 @@ class Lab:
     def _changed(self, changes: Sequence[Change]) -> None:
         if self.is_open:
             self._service.changed(changes)
-
-    # --- life ---
 
     @contextmanager
     def activate(self) -> Iterator[Self]:
@@ -180,19 +177,28 @@ class Lab:
         self._build()
 
     def start(
-        self, only: str | Collection[str] | None = None, hold: bool = False, resume: str = "all", isolated: bool = False
+        self, only: Names = None, hold: bool = False, resume: str = "all", isolated: bool = False, fresh: bool = False
     ) -> Handle:
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
         Await the handle until every source is connected. Of the runs that a dead process left it takes up all, the
         newest ("last") of each saga or none; the others stay interrupted. With `hold`, runs of triggers that begin from
         now on (until a start without it) are held when they fail, as with `on_failure`. With `isolated` the Lab lives
-        on a loop of a thread of its own until it is stopped: it goes on while a cell blocks the kernel.
+        on a loop of a thread of its own until it is stopped: it goes on while a cell blocks the kernel. With `fresh`
+        the keys, cooldowns and windows of before are forgotten.
         """
         names = what_to_start(self.sagas, only, resume)
         self._home.move(isolated, self._lives, self._leave)
-        self._handle = Handle(self, self._home.start(partial(self._start, names, hold, resume)))
+        self._handle = Handle(self, self._home.start(partial(self._start, names, hold, resume, fresh)))
         return self._handle
+
+    async def use(self, store: str | Store) -> None:
+        """Stop, and go on in another store, where counts begin anew; the sagas stay. Raises `StoreError`."""
+        there = self._place.make(store)
+        await self.stop()
+        self._place.move(store, there)
+        self._tally = Tally()
+        self._build()
 
     def _lives(self) -> bool:
         starting = self._handle is not None and self._handle.is_starting
@@ -204,9 +210,9 @@ class Lab:
         self._build()
         return service.stop(LEAVE_S)
 
-    async def _start(self, names: Collection[str], hold: bool, resume: str) -> None:
+    async def _start(self, names: Collection[str], hold: bool, resume: str, fresh: bool) -> None:
         await self.open()
-        await self._service.start(names, hold, resume)
+        await self._service.start(names, hold, resume, fresh)
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
         return self._opens.source(trigger, spec, partial(self._service.surroundings, trigger.name))
@@ -300,8 +306,6 @@ class Lab:
         await self.open()
         return await self._firing.forget(trigger, keys)
 
-    # --- dead letters ---
-
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None = None) -> list[Outcome]:
         """Put dead letters back, in their old order, to be decided by the current revision. Returns the outcomes.
 
@@ -316,8 +320,6 @@ class Lab:
         """Mark dead letters as done with, for a reason; returns how many were open."""
         await self.open()
         return await self._firing.discard(ids, reason)
-
-    # --- runs ---
 
     async def run_saga(
         self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None, event: Event | None = None
@@ -341,8 +343,6 @@ class Lab:
         """Undo a run that is held, partially committed or left by a dead process; cancel one that runs or waits."""
         await self.open()
         return await self._service.recovery.compensate(run_id, foreground=foreground)
-
-    # --- views ---
 
     def status(self) -> Status:
         """How things stand now."""

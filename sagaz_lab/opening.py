@@ -31,8 +31,15 @@ class Place:
     @property
     def store(self) -> Store:
         if self._store is None:
-            self._store = self._make(self._where) if isinstance(self._where, str) else self._where
+            self._store = self.make(self._where)
         return self._store
+
+    def make(self, where: str | Store) -> Store:
+        """The store at another address. Raises `StoreError`."""
+        return self._make(where) if isinstance(where, str) else where
+
+    def move(self, where: str | Store, store: Store) -> None:
+        self._where, self._store = where, store
 
     def forget(self) -> None:
         """The loop it was open on is gone: what lies in a file is opened anew."""

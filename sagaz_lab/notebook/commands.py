@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 
 from sagaz_lab.errors import UnknownName, describe
 
-Names = Literal["", "triggers", "targets", "fireable", "commands", "logs", "shadows", "held", "undoable"]
+Names = Literal["", "triggers", "targets", "fireable", "commands", "logs", "shadows", "sagas", "held", "undoable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,14 @@ class Command:
 
 
 _ALL = (
-    Command("start", "start [SAGA or TRIGGER ...] [--hold] [--resume all|last|none] [--isolated]",
+    Command("start", "start [SAGA or TRIGGER ...] [--hold] [--fresh] [--resume all|last|none] [--isolated]",
             "Connect the sources of all triggers, or of these, and return at once.\n"
             "    With --hold, runs of triggers that fail are held: nothing is undone or retried; see resume-run.\n"
+            "    With --fresh it forgets the keys, cooldowns and waiting events of before, and says how many.\n"
             "    --resume: which runs that a dead kernel left go on: all, the newest (last) of each saga, or none.\n"
             "    With --isolated all of it lives on a thread of its own, and goes on while a cell blocks the kernel.",
-            options={"--hold": False, "--resume": True, "--isolated": False}, names="targets"),
+            options={"--hold": False, "--fresh": False, "--resume": True, "--isolated": False},
+            names="targets"),
     Command("stop", "stop [--grace SECONDS]",
             "Close the sources and wait, at most so long, until the runs have ended.",
             awaits=True, options={"--grace": True}, most=0),
@@ -82,6 +84,12 @@ _ALL = (
     Command("forget", "forget TRIGGER [KEY]",
             "Free one idempotency key, or all claims and cooldowns of the trigger; its pace begins anew.",
             awaits=True, names="triggers", most=2),
+    Command("remove", "remove SAGA",
+            "Take the saga away: its triggers take no more events. Runs that have begun go on to their end.",
+            names="sagas", most=1),
+    Command("use", "use STORE",
+            "Stop, and go on in another store: `memory` to try things out, or an address such as sqlite:///other.db.",
+            awaits=True, words=("memory",), most=1),
     Command("params", "params TRIGGER [NAME=VALUE ...] [--history]",
             "Its params as they are now; change them from its next event on; or list the changes, newest first.",
             awaits=True, options={"--history": False}, names="triggers"),

@@ -128,6 +128,8 @@ def _first_words(lab: Lab, command: Command) -> Sequence[str]:
             return list(dict.fromkeys([*_left(lab), *_newest_runs(lab, *UNDOABLE)]))
         case "logs":
             return list(lab.logs())
+        case "sagas":
+            return list(lab.sagas)
         case "shadows":
             return list(lab.shadows)
         case "commands":

@@ -87,6 +87,7 @@ class Magics:
                     "resume-run": self._resume_run, "compensate-run": self._compensate_run, "tail": self._tail,
                     "dlq": self._dlq, "forget": self._forget, "params": self._params, "help": self._help,
                     "dashboard": self._dashboard, "limits": self._limits, "shadow": self._shadow,
+                    "remove": self._remove, "use": self._use,
                 }  # fmt: skip
                 result = acts[command.name](read(command, rest))
         if iscoroutine(result):
@@ -123,7 +124,8 @@ class Magics:
             raise mistake("start", told)
         resume = one_of("start", "--resume", line.options.get("--resume", "all"), RESUME)
         hold = "--hold" in line.options
-        self._handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated)
+        self._handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated,
+                                       fresh="--fresh" in line.options)  # fmt: skip
         self._reports.belong_here()
         return self._handle
 
@@ -235,6 +237,17 @@ class Magics:
         if not name:
             raise mistake("shadow", f"which one is to end? There are: {', '.join(shadows) or 'none'}")
         return shadows.end(name)
+
+    def _remove(self, line: Line) -> None:
+        saga = one_of("remove", "saga", _first(line), self._lab.sagas)
+        self._lab.unregister(saga)
+        live = sum(run.saga == saga for run in self._lab.status().runs)
+        print(f"saga {saga} is removed{f'; {live} of its runs go on to their end' if live else ''}")
+
+    async def _use(self, line: Line) -> None:
+        await self._lab.use(_first(line))
+        self._watch = Watch(self._lab)
+        print(f"the store is {self._lab.store.url} now; nothing is started")
 
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""

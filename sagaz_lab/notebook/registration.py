@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -14,6 +14,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import Saga
 from sagaz_lab.notebook.cards import change_card, change_line
 from sagaz_lab.notebook.cells import is_saga_cell
+from sagaz_lab.notebook.leftovers import Leftovers, claimed_before
 from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadow_counts, shadow_line
 from sagaz_lab.runtime.registry import Change, Staged
@@ -44,6 +45,8 @@ class Registration:
         self._to_shadow: list[type[Saga]] = []
         self._names: dict[str, Any] | None = None
         self._outdated: dict[str, dict[str, type]] = {}
+        self._leftovers = Leftovers(shell, lab)
+        self._greeted: set[str] = set()
 
     def announce(self, *, quiet: bool, shadow: bool = False) -> None:
         """The cell that runs is a `%%saga` cell."""
@@ -116,7 +119,13 @@ class Registration:
         if cell.announced and not staged.classes and not to_shadow:
             tell("%%saga: this cell defines no saga")
         as_cards = bool(cell.announced) and not any(cell.announced)
-        self._show(changes, as_cards=as_cards)
+        left = dict(self._leftovers.found(cell.info, [*staged.classes, *to_shadow]))
+        on_card = list(left.values()) if changes and as_cards else []
+        noted = [self._with_notes(change, on_card if change is changes[0] else []) for change in changes]
+        self._show(noted, as_cards=as_cards)
+        for line in left.values() if not on_card else ():
+            print(line)
+        self._leftovers.offer(left)
         self._show(noticed, as_cards=False)
         self._tell_outdated()
         for name in shadows.keys() - self._lab.shadows.keys():
@@ -151,6 +160,15 @@ class Registration:
                 self._show_card(change_card(change, self._lab.sagas[change.name]))
             elif change.is_new or change.previous != change.revision:
                 print(change_line(change))
+
+    def _with_notes(self, change: Change, left: Sequence[str]) -> Change:
+        """With what the notebook knows of it: `left` are lines on sagas that the cell has left behind."""
+        notes = [*left]
+        if change.name not in self._greeted:
+            self._greeted.add(change.name)
+            if not self._lab.status().started and (claimed := claimed_before(self._lab, change.name)):
+                notes.append(claimed)
+        return replace(change, warnings=[*change.warnings, *notes]) if notes else change
 
     def _tell_outdated(self) -> None:
         """A class that a saga holds - its base, its payload's - is the one that its own cell saw."""

@@ -149,6 +149,7 @@ class TriggerState:
         self.paused = False
         self.removed = False
         self.told_hidden_fields = False
+        self.told_claimed = False
         self.blocked_by = ""
         self.blocked_s = 0.0
         self.blocked_since: float | None = None

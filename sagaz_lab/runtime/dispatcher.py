@@ -12,11 +12,11 @@ from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Refusal, Store
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import RunStatus
+from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Slots
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
-from sagaz_lab.runtime.decided import QUEUE_FULL, Decided, acceptance, letters_only
+from sagaz_lab.runtime.decided import QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
 from sagaz_lab.runtime.holding import Holding
@@ -32,14 +32,19 @@ from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.turns import Turns, started_entries
 
 _RUNNING = RunStatus.RUNNING
+_TAKEN = (OutcomeKind.DUPLICATE.value, TAKEN)
 
 Reader = tuple[TriggerState, int]
 """A trigger that reads a source, and the number of the part that this is of its composite (else 0)."""
 
 
-def fresh_ids(kind: str) -> Iterator[str]:
+def fresh_prefix(kind: str) -> str:
+    return f"{kind}-{os.urandom(4).hex()}-"
+
+
+def fresh_ids(prefix: str) -> Iterator[str]:
     """Short, ordered within a process, unlike those of any other."""
-    return map(f"{kind}-{os.urandom(4).hex()}-".__add__, map(str, count(1)))
+    return map(prefix.__add__, map(str, count(1)))
 
 
 class Dispatcher:
@@ -64,8 +69,9 @@ class Dispatcher:
         self.registry = registry
         self.states: dict[str, TriggerState] = {}
         self.without_code: dict[str, list[str]] = {}
-        self.run_ids = fresh_ids("r")
-        self.event_ids = fresh_ids("e")
+        self.run_prefix = fresh_prefix("r")
+        self.run_ids = fresh_ids(self.run_prefix)
+        self.event_ids = fresh_ids(fresh_prefix("e"))
         self.default = default
         self.tee: Tee | None = None
         self.closing = False
@@ -231,6 +237,8 @@ class Dispatcher:
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
+        if _TAKEN in decided.reasons and not state.told_claimed:
+            self._tell_claimed(decided)
         if self.tee is not None:
             self.tee.applied(decided)
         if decided.letters or decided.dropped or decided.filtered:
@@ -279,6 +287,19 @@ class Dispatcher:
         for kind, reason, event_id, trigger, *_ in decided.entries:
             if kind == "duplicate":
                 self.report(f"tick:{trigger}", f"{trigger}: the tick {event_id} has come before: {reason}")
+
+    def _tell_claimed(self, decided: Decided) -> None:
+        """The first duplicate of a trigger that has started nothing yet, if the key is an earlier session's."""
+        state = decided.state
+        reason, event_id = next(it[1:3] for it in decided.entries if it[0] == _TAKEN[0])
+        earlier = " run " in reason and f" run {self.run_prefix}" not in reason
+        state.told_claimed = earlier or state.counters.started > 0
+        if earlier and not state.counters.started:
+            self.report(
+                f"claimed:{state.name}",
+                f"{state.name}: event {event_id} starts nothing: {reason}. That run is of an earlier session; "
+                "%triggers start --fresh, or lab.start(fresh=True), forgets what was claimed before",
+            )
 
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:
         """Another process took the claim meanwhile, or the run's context cannot be stored."""

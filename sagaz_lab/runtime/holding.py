@@ -21,6 +21,7 @@ from sagaz_lab.runtime.windows import Windows
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
 
+FORGOTTEN = "forgotten by a fresh start"
 AGAIN_S = 1.0
 """How long a window whose decision the store could not take waits for the next try."""
 
@@ -188,6 +189,17 @@ class Holding:
             self.time(state)
             total += new
         return total
+
+    async def forget(self, state: TriggerState) -> int:
+        """Let no event of the trigger wait in a window any more; returns how many did."""
+        if state.windows is None:
+            return 0
+        left = [*state.windows.empty()]
+        for closing in self._closings.pop(state.name, ()):
+            left += [*closing.events, *(held for held, _ in closing.released)]
+        if left:
+            await self._decide(state, Closing((), [Released(held, FORGOTTEN) for held in left], False))
+        return len(left)
 
     def close(self) -> None:
         """What is held goes on with the next opening; who waits for its outcome is told that it is held."""

@@ -30,7 +30,11 @@ HEARTBEAT_S = 5.0
 """A third of the lease: two may fail before another process takes over."""
 
 
-def what_to_start(sagas: Mapping[str, SagaDefinition], only: str | Collection[str] | None, resume: str) -> list[str]:
+Names = str | Collection[str] | None
+"""What is to be started: sagas and triggers by name; None is all."""
+
+
+def what_to_start(sagas: Mapping[str, SagaDefinition], only: Names, resume: str) -> list[str]:
     """The names that `only` has. Raises `UnknownName` for what is none."""
     if resume not in RESUME:
         raise UnknownName("start", "resume", resume, RESUME)
@@ -117,7 +121,7 @@ class Service:
             lease=self.dispatcher.lease.insist, letters=store.letters_after, report=self._report,
         )  # fmt: skip
 
-    async def start(self, only: Collection[str], hold: bool = False, resume: str = "all") -> None:
+    async def start(self, only: Collection[str], hold: bool = False, resume: str = "all", fresh: bool = False) -> None:
         """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""
         self._only = frozenset(only) or None
         wanted = list(self._wanted())
@@ -128,12 +132,27 @@ class Service:
         async with self._resuming:
             self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
             waited = await self.dispatcher.holding.restore(wanted)
+            if fresh:
+                waited -= await self._forget(wanted)
             found = await self.recovery.resume_interrupted(resume)
         found.waited += waited
         self.relay.look_again()
         await self._reconcile()
         await self._tell(away_s, found)
         await self.intake.connected()
+
+    async def _forget(self, states: Collection[TriggerState]) -> int:
+        """Free what earlier runs of these triggers have claimed. Returns how many events do not wait any more."""
+        freed = waited = 0
+        for state in states:
+            waited += await self.dispatcher.holding.forget(state)
+            freed += await self._store.forget(state.name)
+            state.forget(None)
+            self.dispatcher.turns.release(state)
+        names = ", ".join(state.name for state in states)
+        told = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
+        self._report("fresh", f"forgot {told} and {waited} waiting event{'s'[: waited != 1]} of {names}")
+        return waited
 
     async def _tell(self, away_s: float, found: Found) -> None:
         self.away = Away(

@@ -21,6 +21,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "publications": "id topic trigger run_id",
         "events": "event_id source key timestamp payload",
         "counts": "trigger outcome reason count",
+        "claims": "trigger count",
     }.items()
 }
 

@@ -79,7 +79,7 @@ class MemoryStore:
         self._revisions: defaultdict[str, dict[int, RevisionRow]] = defaultdict(dict)
         self._positions = memory_names.Positions()
         self._owned = memory_names.Owned()
-        self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox)
+        self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox, self._claims)
         self._left_behind: list[MemoryRun] = []
         self._epoch = 0
 

@@ -97,6 +97,12 @@ class Claims:
         """All that somebody has or has had."""
         return self._by_trigger[trigger]
 
+    def counts(self) -> dict[str, int]:
+        """By trigger, how many runs have or have had."""
+        found = {trigger: sum(isinstance(holder, Taken) for holder in claims.values())
+                 for trigger, claims in self._by_trigger.items()}  # fmt: skip
+        return {trigger: n for trigger, n in found.items() if n}
+
     def take(self, trigger: str, until: float | None, runs: Mapping[str, str]) -> None:
         """Take these for their runs. Nobody has had any of them."""
         known = self._by_trigger[trigger]

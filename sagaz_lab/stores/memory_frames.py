@@ -9,6 +9,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, KeptEvent
 from sagaz_lab.stores.frames import steps
+from sagaz_lab.stores.memory_claims import Claims
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import MemoryRun
 
@@ -34,12 +35,14 @@ class Frames:
         kept: deque[tuple[float, KeptEvent]],
         counts: Counter[tuple[str, str, str]],
         outbox: Outbox,
+        claims: Claims,
     ) -> None:
         self._runs = runs
         self._letters = letters
         self._kept = kept
         self._counts = counts
         self._outbox = outbox
+        self._claims = claims
 
     def rows(self, frame: str, before: str | None) -> Iterable[tuple[Any, ...]]:
         """The rows of a frame."""
@@ -108,6 +111,9 @@ class Frames:
             if (identity := (event.source, event.id)) not in shown:
                 shown.add(identity)
                 yield event.id, event.source, event.key, event.timestamp, event.payload
+
+    def _rows_of_claims(self) -> Iterator[tuple[Any, ...]]:
+        return iter(sorted(self._claims.counts().items(), key=lambda item: -item[1]))
 
     def _rows_of_counts(self) -> Iterator[tuple[Any, ...]]:
         return ((*names, count) for names, count in self._counts.most_common())

@@ -15,6 +15,7 @@ from sagaz_lab.testing.store_values import (
     NOTHING,
     TRIGGER,
     end,
+    frame,
     held_event,
     hold,
     loaded,
@@ -66,6 +67,7 @@ class IntakeSuite:
 
     async def test_a_forgotten_claim_can_be_taken_again(self, store: Store) -> None:
         await take(store, *(new_run(f"r{n}", claim=f"order-{n}") for n in range(3)))
+        assert frame(store, "claims") == [{"trigger": TRIGGER, "count": 3}]
         assert await store.forget(TRIGGER, "order-0") == 1
         assert await store.forget(TRIGGER) == 2
         assert await store.forget(TRIGGER, "order-0") == 0

@@ -65,13 +65,19 @@ class Kernel:
         assert self._client is not None
         return self._client
 
-    def send(self, cell: str) -> str:
-        """Have it run, without waiting. Returns the name of the request."""
-        request: str = self.client.execute(cell)
-        return request
+    def send(self, cell: str, cell_id: str | None = None) -> str:
+        """Have it run, without waiting. Returns the name of the request. A front end gives each cell an id."""
+        if cell_id is None:
+            request: str = self.client.execute(cell)
+            return request
+        content = {"code": cell, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False,
+                   "stop_on_error": True}  # fmt: skip
+        message = self.client.session.msg("execute_request", content, metadata={"cellId": cell_id})
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
 
-    def run(self, cell: str, timeout_s: float = 30.0) -> Result:
-        return self.result(self.send(cell), timeout_s)
+    def run(self, cell: str, timeout_s: float = 30.0, cell_id: str | None = None) -> Result:
+        return self.result(self.send(cell, cell_id), timeout_s)
 
     def result(self, request: str, timeout_s: float = 30.0) -> Result:
         """What the cell gave, once the kernel is idle again. What comes for it later is added to the same object."""

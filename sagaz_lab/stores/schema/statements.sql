@@ -352,3 +352,6 @@ SELECT at, event FROM kept_events ORDER BY seq DESC
 
 -- name: counts_frame
 SELECT trigger, outcome, reason, count FROM counts ORDER BY count DESC LIMIT ?
+
+-- name: claims_frame
+SELECT trigger, count(*) AS count FROM claims WHERE kind <> 'held' GROUP BY trigger ORDER BY count DESC LIMIT ?
