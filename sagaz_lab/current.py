@@ -23,9 +23,13 @@ def _made_once() -> Lab:
     return Lab()
 
 
-async def start_triggers() -> Handle:
-    """Start all that the current Lab has registered; returns the handle once every source is connected."""
-    return await default_lab().start()
+async def start_triggers(skip_failed: bool = False) -> Handle:
+    """Start all that the current Lab has registered; returns the handle once every source is connected.
+
+    If a source cannot be connected, its error is raised and nothing is started. With `skip_failed` the others are
+    started, and `handle.failed` has the triggers that are not, each with the reason.
+    """
+    return await default_lab().start(skip_failed=skip_failed)
 
 
 async def fire_event(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import describe
@@ -35,6 +35,12 @@ class Handle:
     @property
     def is_starting(self) -> bool:
         return not self._starting.is_over
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """By trigger, why its source cannot be read."""
+        failed = [source for source in self._lab.status().sources if source.state == "failed"]
+        return {name: source.error for source in failed for name in source.read_by}
 
     async def wait(self) -> None:
         """Run until SIGINT, SIGTERM or `lab.stop()`; on a signal the Lab is stopped first."""
@@ -86,4 +92,5 @@ class Handle:
             self._lab.report("start", f"the triggers could not be started: {describe(error)}")
 
     def __repr__(self) -> str:
-        return f"Handle({self._lab.status()!r})"
+        failed = f"; not started: {', '.join(self.failed)}" if self.failed else ""
+        return f"Handle({self._lab.status()!r}{failed})"

@@ -177,19 +177,21 @@ class Lab:
         self._build()
 
     def start(
-        self, only: Names = None, hold: bool = False, resume: str = "all", isolated: bool = False, fresh: bool = False
-    ) -> Handle:
+        self, only: Names = None, hold: bool = False, resume: str = "all", isolated: bool = False,
+        fresh: bool = False, skip_failed: bool = False,
+    ) -> Handle:  # fmt: skip
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
-        Await the handle until every source is connected. Of the runs that a dead process left it takes up all, the
-        newest ("last") of each saga or none; the others stay interrupted. With `hold`, runs of triggers that begin from
-        now on (until a start without it) are held when they fail, as with `on_failure`. With `isolated` the Lab lives
-        on a loop of a thread of its own until it is stopped: it goes on while a cell blocks the kernel. With `fresh`
+        Await the handle until every source is connected. If one cannot be, it raises, and nothing is started; with
+        `skip_failed` the others are, and `handle.failed` has that one. Of the runs that a dead process left it takes up
+        all, the newest ("last") of each saga or none; the others stay interrupted. With `hold`, runs of triggers that
+        begin from now on (until a start without it) are held when they fail, as with `on_failure`. With `isolated` the
+        Lab lives on a thread of its own until it is stopped: it goes on while a cell blocks the kernel. With `fresh`
         the keys, cooldowns and windows of before are forgotten.
         """
         names = what_to_start(self.sagas, only, resume)
         self._home.move(isolated, self._lives, self._leave)
-        self._handle = Handle(self, self._home.start(partial(self._start, names, hold, resume, fresh)))
+        self._handle = Handle(self, self._home.start(partial(self._start, names, hold, resume, fresh, skip_failed)))
         return self._handle
 
     async def use(self, store: str | Store) -> None:
@@ -210,9 +212,9 @@ class Lab:
         self._build()
         return service.stop(LEAVE_S)
 
-    async def _start(self, names: Collection[str], hold: bool, resume: str, fresh: bool) -> None:
+    async def _start(self, names: Collection[str], hold: bool, resume: str, fresh: bool, skip_failed: bool) -> None:
         await self.open()
-        await self._service.start(names, hold, resume, fresh)
+        await self._service.start(names, hold, resume, fresh, skip_failed)
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
         return self._opens.source(trigger, spec, partial(self._service.surroundings, trigger.name))

@@ -18,6 +18,9 @@ OpenSource = Callable[[Trigger, SourceSpec], Source | None]
 
 SOON_S = 1.0
 
+ANSWER_S = 10.0
+"""A source that takes longer to connect does not hold up the others."""
+
 
 class Intake:
     """Starts and stops pumps so that each started trigger's source is read, and no other."""
@@ -34,8 +37,13 @@ class Intake:
         for identity, pump in self.pumps.items():
             pump.read_for(wanted.get(identity, ()))
 
-    async def read(self, wanted_now: Callable[[], Iterable[TriggerState]]) -> None:
-        """Read the sources of these triggers. A source whose settings are read already is not touched."""
+    async def read(
+        self, wanted_now: Callable[[], Iterable[TriggerState]], may_receive: asyncio.Event | None = None
+    ) -> None:
+        """Read the sources of these triggers. A source whose settings are read already is not touched.
+
+        The others receive nothing before `may_receive` is set, if it is given.
+        """
         wanted, _ = _readers(wanted_now())
         await self._stop([identity for identity in self.pumps if identity not in wanted])
         wanted, specs = _readers(wanted_now())  # closing takes its time: others may be wanted by now
@@ -47,13 +55,27 @@ class Intake:
             # The same one each time, whichever was defined first.
             spec, trigger = specs[identity], min(readers, key=_name)[0].compiled.trigger
             pump = Pump(spec, partial(self._open_source, trigger, spec), readers, self._dispatcher, self._clock)
+            pump.may_receive = may_receive or pump.may_receive
             self.pumps[identity] = pump
             pump.start()
+
+    async def answered(self) -> None:
+        """Returns when of each source it is known whether it can be connected now, after `ANSWER_S` at the latest."""
+        if waiting := [pump.answered for pump in self.pumps.values() if not pump.answered.done()]:
+            await asyncio.wait(waiting, timeout=ANSWER_S)
 
     async def connected(self) -> None:
         """Returns when every source is connected; raises the error of the first that cannot be."""
         for pump in list(self.pumps.values()):
             await asyncio.shield(pump.connected)
+
+    def refuse_failed(self) -> None:
+        """Raises the error of the first source that cannot be connected."""
+        for pump in self.pumps.values():
+            if pump.connected.done() and (error := pump.connected.exception()) is not None:
+                names = ", ".join(state.name for state in pump.states)
+                error.add_note(f"{names} cannot start, so nothing is started; with skip_failed=True the others are")
+                raise error
 
     async def missed(self) -> dict[str, Missed]:
         """By trigger, what came due while nobody read its source, as far as that is known soon. Told once."""

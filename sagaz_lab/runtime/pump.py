@@ -64,6 +64,11 @@ class Pump:
         """How old the newest event was when it was received; None for what is read long after it happened."""
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connected.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it is known whether it can be connected now."""
+        self.may_receive = asyncio.Event()
+        """Until it is set the source is connected, and nothing is received."""
+        self.may_receive.set()
         self.task: asyncio.Task[Any] | None = None
         self._open = open_source
         self._dispatcher = dispatcher
@@ -116,6 +121,7 @@ class Pump:
                     self._note_missed(source)
                     self._connected("connected")
                     failures = 0
+                    await self.may_receive.wait()
                     await self._receive(source)
             except EndOfSource:
                 self._enter("ended")
@@ -268,6 +274,8 @@ class Pump:
         if state != self.state:
             self.state, self.since = state, self._clock.now()
         self.error = error
+        if state != "connecting" and not self.answered.done():
+            self.answered.set_result(None)
 
 
 def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Delivery], Sequence[Delivery]]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
@@ -121,9 +122,40 @@ class Service:
             lease=self.dispatcher.lease.insist, letters=store.letters_after, report=self._report,
         )  # fmt: skip
 
-    async def start(self, only: Collection[str], hold: bool = False, resume: str = "all", fresh: bool = False) -> None:
-        """Own the triggers, resume what was interrupted, connect the sources. Raises `TriggersOwned`."""
-        self._only = frozenset(only) or None
+    async def start(
+        self,
+        only: Collection[str],
+        hold: bool = False,
+        resume: str = "all",
+        fresh: bool = False,
+        skip_failed: bool = False,
+    ) -> None:
+        """Own the triggers, connect the sources, resume what was interrupted; then events are received.
+
+        Raises `TriggersOwned`, and the error of a source that cannot be connected: then what ran before runs on, and
+        nothing else. With `skip_failed` the other sources are read.
+        """
+        before = self._only, self.started, self.dispatcher.runner.hold, self._resume
+        may_receive = asyncio.Event()
+        try:
+            await self._start(frozenset(only) or None, hold, resume, fresh, skip_failed, may_receive)
+        except Exception:
+            self._only, self.started, self.dispatcher.runner.hold, self._resume = before
+            await self._undo_start()
+            raise
+        finally:
+            may_receive.set()
+
+    async def _start(
+        self,
+        only: frozenset[str] | None,
+        hold: bool,
+        resume: str,
+        fresh: bool,
+        skip_failed: bool,
+        may_receive: asyncio.Event,
+    ) -> None:
+        self._only = only
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
@@ -131,15 +163,27 @@ class Service:
         away_s = 0.0 if self.started or last_seen_s is None else last_seen_s
         async with self._resuming:
             self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
+            await self._reconcile(may_receive)
+            await self.intake.answered()
+            if not skip_failed:
+                self.intake.refuse_failed()
             waited = await self.dispatcher.holding.restore(wanted)
             if fresh:
                 waited -= await self._forget(wanted)
             found = await self.recovery.resume_interrupted(resume)
         found.waited += waited
         self.relay.look_again()
-        await self._reconcile()
+        may_receive.set()
         await self._tell(away_s, found)
-        await self.intake.connected()
+        if not skip_failed:
+            await self.intake.connected()
+
+    async def _undo_start(self) -> None:
+        """Read what was read before the start, and nothing else."""
+        async with self._lock:
+            await self.intake.read(self._wanted if self.started else tuple)
+            with suppress(StoreError, TriggersOwned):
+                await self._store.own_triggers(list(self.started_names()))
 
     async def _forget(self, states: Collection[TriggerState]) -> int:
         """Free what earlier runs of these triggers have claimed. Returns how many events do not wait any more."""
@@ -246,7 +290,7 @@ class Service:
                 row = RevisionRow(name, definition.revision, definition.digest, definition.source_text, now)
                 await self._store.save_revision(row)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, may_receive: asyncio.Event | None = None) -> None:
         async with self._lock:
             if not self.started:
                 return
@@ -257,7 +301,7 @@ class Service:
                 return
             except (StoreError, TriggersOwned) as error:
                 self._report("store", describe(error))
-            await self.intake.read(self._wanted)
+            await self.intake.read(self._wanted, may_receive)
 
     def _lost(self, error: LeaseLost) -> None:
         """Another process decides the events and goes on with the runs: nothing of that is done here any more."""

@@ -1,0 +1,171 @@
+"""A start that fails starts nothing, and one that skips what fails names it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from sagaz_lab import Lab, Saga, action, start_triggers, trigger
+from sagaz_lab.errors import DefinitionError, SourceNotReady, SourceUnavailable
+from tests.unit.tools import Taps, until
+
+
+class Door:
+    """A source that fails, or waits, when it is entered."""
+
+    def __init__(self, error: BaseException | None, after_s: float = 0.0) -> None:
+        self.name, self.error, self.after_s, self.entered = "door", error, after_s, 0
+
+    async def __aenter__(self) -> "Door":
+        self.entered += 1
+        await asyncio.sleep(self.after_s)
+        if self.error is not None:
+            raise self.error
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def receive(self, limit: int) -> list[Any]:
+        await asyncio.sleep(3600)
+        return []
+
+    async def ack(self, deliveries: object) -> None: ...
+    async def nack(self, delivery: object, *, delay_s: float = 0.0) -> None: ...
+
+
+def saga(name: str, **source: Any) -> type[Saga]:
+    class Made(Saga):
+        saga_name = name
+
+        @trigger(**source)
+        def on(self, event):
+            return {}
+
+        @action("work")
+        async def work(self, ctx): ...
+
+    return Made
+
+
+def good() -> type[Saga]:
+    return saga("good", source="recording", data=[{"n": n} for n in range(50)])
+
+
+BAD = [
+    ({"source": "kafka", "topic": "t"}, SourceNotReady),
+    ({"source": "recording", "path": "/missing.jsonl"}, SourceNotReady),
+    ({"source": "custom", "factory": list}, DefinitionError),
+    ({"source": "custom", "factory": lambda: 1 / 0}, SourceNotReady),
+    ({"source": Door(SourceNotReady("refused"))}, SourceNotReady),
+    ({"source": Door(SourceNotReady("refused later"), 0.2)}, SourceNotReady),
+    ({"source": Door(ValueError("odd"), 0.05)}, ValueError),
+]
+
+
+@pytest.mark.parametrize(("source", "error"), BAD)
+@pytest.mark.parametrize("first", ["good", "bad"])
+async def test_if_one_source_cannot_start_none_does(source: Any, error: type[Exception], first: str) -> None:
+    async with Lab("memory") as lab:
+        for make in (good, lambda: saga("bad", **source))[:: 1 if first == "good" else -1]:
+            make()
+        with pytest.raises(error) as raised:
+            await start_triggers()
+        await lab.drain()
+        status = lab.status()
+        assert (status.started, list(status.sources), len(lab.runs())) == (False, [], 0)
+        assert "bad.on cannot start, so nothing is started" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize(("source", "error"), BAD)
+async def test_with_skip_failed_the_others_start_and_the_handle_names_it(source: Any, error: type[Exception]) -> None:
+    async with Lab("memory") as lab:
+        good()
+        saga("bad", **source)
+        handle = await start_triggers(skip_failed=True)
+        await lab.drain()
+        assert list(handle.failed) == ["bad.on"]
+        assert handle.failed["bad.on"].startswith(error.__name__)
+        assert "not started: bad.on" in repr(handle)
+        assert list(lab.runs()["status"]) == ["completed"] * 50
+
+
+async def test_what_ran_before_runs_on_when_a_second_start_fails() -> None:
+    taps = Taps()
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        saga("good", source="memory", topic="t")
+        await lab.start("good", hold=True)
+        saga("bad", source="kafka", topic="t")
+        with pytest.raises(SourceNotReady):
+            await lab.start()
+        await taps["t"].put({"n": 1}, id="e")
+        await until(lambda: len(lab.runs()) == 1)
+        assert [source.state for source in lab.status().sources] == ["connected"]
+        assert taps["t"].entered == 1
+        assert lab._service.dispatcher.runner.hold
+
+
+async def test_no_run_is_resumed_by_a_start_that_fails(tmp_path: Any) -> None:
+    store, begun = f"sqlite:///{tmp_path}/lab.db", asyncio.Event()
+
+    def define() -> None:
+        class Long(Saga):
+            saga_name = "long"
+
+            @trigger(source="memory", topic="t")
+            def on(self, event):
+                return {}
+
+            @action("work")
+            async def work(self, ctx):
+                begun.set()
+                await asyncio.sleep(3600)
+
+    async with Lab(store) as lab:
+        define()
+        await lab.start()
+        await lab.fire("long.on", {})
+        await begun.wait()
+        await lab.stop(grace_s=0.0)
+    begun.clear()
+    async with Lab(store) as lab:
+        define()
+        saga("bad", source="kafka", topic="t")
+        with pytest.raises(SourceNotReady):
+            await lab.start()
+        assert not begun.is_set()
+        await lab.start(skip_failed=True)
+        await begun.wait()
+        await lab.stop(grace_s=0.0)
+
+
+async def test_a_start_that_failed_leaves_the_triggers_to_others(tmp_path: Any) -> None:
+    store = f"sqlite:///{tmp_path}/lab.db"
+    async with Lab(store) as one, Lab(store) as other:
+        with one.activate():
+            saga("good", source="memory", topic="t")
+            saga("bad", source="kafka", topic="t")
+        with other.activate():
+            saga("good", source="memory", topic="t")
+        with pytest.raises(SourceNotReady):
+            await one.start()
+        await other.start()
+        assert other.status().started
+
+
+async def test_a_broker_that_does_not_answer_yet_holds_nobody_up() -> None:
+    async with Lab("memory") as lab:
+        good()
+        saga("away", source=Door(SourceUnavailable("not yet")))
+        handle = lab.start()
+        await until(lambda: len(lab.runs()) == 50)
+        assert handle.failed == {}
+
+
+async def test_a_start_that_was_not_awaited_reports_why_nothing_runs() -> None:
+    async with Lab("memory") as lab:
+        good()
+        saga("bad", source="kafka", topic="t")
+        lab.start()
+        await until(lambda: any("could not be started" in text for text in lab.status().warnings))
+        assert not lab.status().started
+        assert len(lab.runs()) == 0
