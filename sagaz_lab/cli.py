@@ -1,4 +1,4 @@
-"""The command line: sagaz-lab run | runs | dead | redrive | why.
+"""The command line: sagaz-lab run | check | runs | dead | redrive | why.
 
 Exit status: 0 done; 1 it failed; 2 the command is wrong; 3 `run` stopped while runs were under way, which the next
 start resumes. Whatever goes wrong is one line on stderr.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sagaz_lab import __version__
+from sagaz_lab.checking import problems
 from sagaz_lab.ending import LEFT, end_on_signal
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.handle import Handle
@@ -72,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--grace", type=float, default=GRACE_S, metavar="SECONDS",
                      help="how long runs may take to finish after the signal (default: %(default)g); "
                           "the process ends 5 s later at the latest")  # fmt: skip
+
+    check = _command(commands, "check", _check, "the sagas and triggers of a module and what is wrong; starts nothing")
+    check.add_argument("module", metavar="MODULE", help="as for run")
 
     runs = _command(commands, "runs", _runs, "the runs of a store, newest first")
     runs.add_argument("--status", choices=[status.value for status in RunStatus], help="only those that stand so")
@@ -192,6 +196,27 @@ async def _connected(handle: Handle) -> None:
 def _started(lab: Lab) -> str:
     triggers = lab.status().triggers
     return printable(", ".join(f"{trigger.name} ({trigger.source})" for trigger in triggers))
+
+
+# --- check ---
+
+
+def _check(options: argparse.Namespace) -> int:
+    lab = Lab(store="memory", offline=True)
+    with lab.activate():
+        load(options.module)
+    if not lab.sagas:
+        raise CommandFailed(f"{options.module} defines no saga")
+    found = problems(lab, options.store)
+    for name, definition in lab.sagas.items():
+        print(printable(f"{name}: {', '.join(definition.actions) or 'no actions'}"))
+        for trigger in definition.triggers.values():
+            print(printable(f"  {trigger.name} <- {trigger.spec}"))
+        for problem in found[name]:
+            print(printable(f"  ! {problem}"))
+    triggers, wrong = sum(len(it.triggers) for it in lab.sagas.values()), sum(map(len, found.values()))
+    print(f"{len(lab.sagas)} saga(s), {triggers} trigger(s), {wrong} problem(s)")
+    return FAILED if wrong else OK
 
 
 # --- tables ---

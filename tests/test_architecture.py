@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "package": {"abc", "model", "lab", "testing", "notebook", "cli", *MIDDLE},
 }
 # What the Lab consists of.
-LAB_FILES = {"lab", "home", "isolated", "handle", "opening", "shadows", "views", "current"}
+LAB_FILES = {"lab", "home", "isolated", "handle", "opening", "shadows", "views", "current", "checking"}
 
 HOMES = {
     "IPython": "notebook/*",

@@ -62,7 +62,7 @@ class TriggerConfig:
     whose process died in one and the same action more than `max_retries` times is not resumed any more
     (it is resumed once at least). `queue_size` bounds the held events of a trigger;
     `backpressure_strategy` says what happens to the next one. `persist_events` keeps every event with
-    its outcome; `event_retention_days` bounds how long ended runs, claims and kept events stay.
+    its outcome; `event_retention_days` is how long claims and kept events stay, and with the Lab's config ended runs.
     """
 
     dead_letter_topic: str | None = None

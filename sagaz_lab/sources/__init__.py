@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Container
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +17,7 @@ from sagaz_lab.errors import DefinitionError, SagazLabError, SourceNotReady, des
 from sagaz_lab.model.options import KINDS, third_party_kinds
 from sagaz_lab.model.trigger import SourceSpec
 
-__all__ = ["ADAPTERS", "EXTRAS", "PUBLISHERS", "open_publisher", "open_source"]
+__all__ = ["ADAPTERS", "EXTRAS", "PUBLISHERS", "check", "open_publisher", "open_source"]
 
 ADAPTERS = {
     "memory": "sagaz_lab.sources.memory:MemorySource",
@@ -30,6 +31,8 @@ ADAPTERS = {
 PUBLISHERS = {"redis": "sagaz_lab.sources.redis_publisher:RedisPublisher"}
 
 # The extra that installs a library, by the library's module.
+_PLAIN = "a plain function must return the Source, which connects when entered"
+
 EXTRAS = {"redis": "redis", "pandas": "frames", "pyarrow": "frames"}
 
 
@@ -43,13 +46,40 @@ def open_source(spec: SourceSpec, surroundings: Surroundings) -> Source:
         maker, given = settings["factory"], dict(settings.get("settings") or {})
         return _made(f"source='custom': factory {_name_of(maker)}", maker, given)
     given = {**settings, "surroundings": surroundings}
-    if target := ADAPTERS.get(spec.kind):
-        source: Source = _load(target)(**given)
+    adapter = _adapter(spec)
+    if spec.kind in ADAPTERS:
+        source: Source = adapter(**given)
         return source
+    return _made(f"source={spec.kind!r}: {third_party_kinds()[spec.kind].value}", adapter, given)
+
+
+def check(spec: SourceSpec) -> None:
+    """Raises what `open_source` would for a missing adapter or library, and for settings that its maker does not take.
+
+    No source is made.
+    """
+    if spec.kind == "custom":
+        maker, given = spec.settings["factory"], dict(spec.settings.get("settings") or {})
+        owner = f"source='custom': factory {_name_of(maker)}"
+        if inspect.iscoroutinefunction(maker):
+            raise DefinitionError(f"{owner} is async; {_PLAIN}")
+    else:
+        maker, given = _adapter(spec), {**spec.settings, "surroundings": None}
+        owner = f"source={spec.kind!r}"
+    with suppress(ValueError):  # it has no signature that can be read
+        try:
+            inspect.signature(maker).bind(**given)
+        except TypeError as error:
+            raise DefinitionError(f"{owner} would fail: {error}") from None
+
+
+def _adapter(spec: SourceSpec) -> Callable[..., Any]:
+    if target := ADAPTERS.get(spec.kind):
+        return _load(target)
     if spec.kind in KINDS:
         raise SourceNotReady(f"source={spec.kind!r} can be defined, but this version has no adapter to start it")
     if point := third_party_kinds().get(spec.kind):
-        return _made(f"source={spec.kind!r}: {point.value}", _load(point.value), given)
+        return _load(point.value)
     raise SourceNotReady(f"source={spec.kind!r}: no entry point of the group 'sagaz_lab.sources' has this name")
 
 
@@ -89,7 +119,7 @@ def _made(owner: str, maker: Callable[..., Any], given: dict[str, Any]) -> Sourc
         raise SourceNotReady(f"{owner} failed: {describe(error)}") from error
     if inspect.iscoroutine(source):
         source.close()
-        raise DefinitionError(f"{owner} is async; a plain function must return the Source, which connects when entered")
+        raise DefinitionError(f"{owner} is async; {_PLAIN}")
     verbs = ("receive", "ack", "nack", "__aenter__", "__aexit__")
     missing = [verb for verb in verbs if not callable(getattr(source, verb, None))]
     if not isinstance(getattr(source, "name", None), str):

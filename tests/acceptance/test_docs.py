@@ -128,6 +128,15 @@ def test_the_reference_has_every_signature(shown):
     assert f"`{shown}`" in REFERENCE
 
 
+def test_the_reference_says_which_methods_are_awaited():
+    for head, is_awaited in (("To await", True), ("Plain", False)):
+        table = REFERENCE.partition(f"\n{head}:\n\n")[2].partition("\n\n")[0]
+        methods = {name: getattr(Lab, name) for name in re.findall(r"^\| `lab\.(\w+)\(", table, re.MULTILINE)}
+        assert methods
+        for name, method in methods.items():
+            assert inspect.iscoroutinefunction(inspect.unwrap(method)) is is_awaited, name
+
+
 def test_every_command_of_the_command_line_is_in_the_reference():
     (commands,) = [found for found in cli.parser()._actions if isinstance(found, argparse._SubParsersAction)]
     for name, command in commands.choices.items():

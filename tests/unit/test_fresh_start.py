@@ -52,7 +52,7 @@ async def test_a_running_lab_can_start_afresh(each_lab: Lab) -> None:
     await each_lab.fire("Keyed.on_batch", {"n": 1}, wait=False)
     await each_lab.start("Keyed.on_batch", fresh=True)
     assert counted(each_lab, "Keyed.on_batch") == {"received": 1, "filtered": 1}
-    assert list(each_lab.outcomes()["reason"])[0] == "forgotten by a fresh start"
+    assert each_lab.outcomes()["reason"].iloc[0] == "forgotten by a fresh start"
     assert str((await each_lab.fire("Keyed.on_key", {"n": 1}))[0].kind) == "duplicate"
     await each_lab.start(fresh=True)
     assert str((await each_lab.fire("Keyed.on_key", {"n": 1}))[0].kind) == "started"

@@ -1,0 +1,45 @@
+"""What is wrong with the sagas of a Lab, found without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sagaz_lab.errors import SagazLabError, describe
+from sagaz_lab.lab import Lab
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.fingerprint import fingerprint
+from sagaz_lab.runtime.outbox import refuse_other_store
+from sagaz_lab.runtime.registry import SECRETS
+
+
+def problems(lab: Lab, store: str) -> Mapping[str, list[str]]:
+    """By saga, what a start with the store of this address would refuse or what it should not have.
+
+    No source is made, no store is opened. Raises `StoreError` and `UnknownName` for an address that is none.
+    """
+    others = Lab(store, offline=True)
+    return {name: list(_problems(lab, definition, others)) for name, definition in lab.sagas.items()}
+
+
+def _problems(lab: Lab, definition: SagaDefinition, others: Lab) -> Iterator[str]:
+    try:
+        lab._service.dispatcher.load({definition.name: definition})
+    except Exception as error:  # noqa: BLE001  its `__init__` may raise anything
+        yield _text(error)
+    try:
+        refuse_other_store(definition, others.store)
+    except SagazLabError as error:
+        yield _text(error)
+    for trigger in definition.triggers.values():
+        for spec in specs_of(trigger) if trigger.source is None else ():
+            try:
+                lab._opens.package.check(spec)
+            except SagazLabError as error:
+                yield f"{trigger.name}: {_text(error)}"
+    if fingerprint(definition.cls, definition).has_secrets:
+        yield f"{definition.name}: {SECRETS}"
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, SagazLabError) else describe(error)
