@@ -18,6 +18,7 @@ BELOW_ALL = {"errors", "texts"}
 MAY_IMPORT = {
     "texts": set(),
     "errors": set(),
+    "ending": set(),
     "model": set(),
     "abc": {"model"},
     **{layer: {"abc", "model"} for layer in MIDDLE},
@@ -26,8 +27,8 @@ MAY_IMPORT = {
     "lab": {"abc", "model", *MIDDLE},
     "testing": {"abc", "model", "lab", *MIDDLE},
     "notebook": {"abc", "model", "lab", "testing", "package", *MIDDLE},
-    "cli": {"abc", "model", "lab", "testing", "notebook", "package", *MIDDLE},
-    "package": {"abc", "model", "lab", "testing", "notebook", "cli", *MIDDLE},
+    "cli": {"abc", "model", "lab", "testing", "notebook", "package", "ending", *MIDDLE},
+    "package": {"abc", "model", "lab", "testing", "notebook", "cli", "ending", *MIDDLE},
 }
 # What the Lab consists of.
 LAB_FILES = {"lab", "home", "isolated", "handle", "opening", "shadows", "views", "current", "checking"}

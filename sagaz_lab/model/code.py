@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
 PLAIN = (int, float, complex, str, bytes, tuple, frozenset, type(None))
 """Values that a text can stand for."""
+
+
+def syntax_tree(text: str) -> ast.AST:
+    """Of a module or a cell, which may use await at its top level. Raises `SyntaxError`, `ValueError`."""
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    try:
+        tree: ast.AST = compile(text, "<cell>", "exec", flags)
+    except SystemError:
+        # CPython 3.11 miscounts its depth where the collector runs other code meanwhile. It does not do so twice.
+        tree = compile(text, "<cell>", "exec", flags)
+    return tree
 
 
 def constant_text(value: Any) -> str:

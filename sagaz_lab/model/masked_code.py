@@ -9,6 +9,7 @@ import tokenize
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from sagaz_lab.model.code import syntax_tree
 from sagaz_lab.texts import FILLED_IN, HIDDEN, is_secret, masked, masked_address, secrets_of_address
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -56,7 +57,7 @@ class _Masking:
         self._above = 1 if indented else 0
 
     def changes(self) -> Iterator[_Change]:
-        tree = compile(self._code, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        tree = syntax_tree(self._code)
         secret = {id(literal) for value in _under_secret_names(tree) for literal in _literals(value)}
         yield from self._of(tree, secret)
         for token in tokenize.generate_tokens(io.StringIO(self._code).readline):

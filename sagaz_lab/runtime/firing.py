@@ -72,7 +72,7 @@ class Firing:
             yield
         finally:
             if watch is not None:
-                watch.cancel()
+                self._dispatcher.tasks.cancel(watch)
 
     async def _tell_later(self, step: Step, state: TriggerState, why: str) -> None:
         await self._dispatcher.clock.sleep(WAITS_S)

@@ -328,8 +328,9 @@ class Reach:
 
     def _hints(self, cls: type) -> str:
         """What annotations that are texts mean."""
-        annotations = vars(cls).get("__annotations__", {})
-        if not any(isinstance(one, str) for one in annotations.values()):
+        annotations = vars(cls).get("__annotations__")
+        # Of `type` itself it is a descriptor.
+        if not isinstance(annotations, dict) or not any(isinstance(one, str) for one in annotations.values()):
             return ""
         try:
             hints = get_type_hints(cls, include_extras=True)

@@ -12,6 +12,8 @@ import sysconfig
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
+from sagaz_lab.model.code import syntax_tree
+
 _NOT_THE_USERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
                   os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # fmt: skip
 _STORING = ("STORE_GLOBAL", "DELETE_GLOBAL")
@@ -73,9 +75,7 @@ def _class_around(file: str, text: str, name: str, line: int) -> ClassSource | N
 @functools.lru_cache(maxsize=32)
 def _parse(text: str) -> ast.AST | None:
     try:
-        # A cell may use await at its top level.
-        tree: ast.AST = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        return tree
+        return syntax_tree(text)
     except (SyntaxError, ValueError):
         return None
 
