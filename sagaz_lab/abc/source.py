@@ -97,6 +97,8 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
     Settling is idempotent; settling what the broker took back raises `StaleDelivery`, which is harmless. What is
     neither acked nor nacked when the source is left is delivered again (if `traits.redelivers`).
 
+    What it has handed over is the runtime's: the source changes no payload afterwards, and nobody else does.
+
     A source that knows what came due while nobody read it has that in an attribute `missed: Missed` once it is entered.
     """
 

@@ -11,10 +11,12 @@ from sagaz_lab.abc import Clock, Journal
 from sagaz_lab.engines.calls import ActiveStep, invoke
 from sagaz_lab.engines.streams import Channel
 from sagaz_lab.engines.threads import Threads
+from sagaz_lab.engines.trials import Before
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError, describe
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run
+from sagaz_lab.model.saga import Action
 from sagaz_lab.texts import masked
 
 TRACEBACK_CHARACTERS = 20_000
@@ -54,6 +56,8 @@ class Attempts:
             await tell(hooks, run.definition.name, name, run.ctx)
         # A trial beyond the allowed ones means that a held run was resumed: it gets its retries anew.
         first = step.trial if step.trial > action.max_retries + 1 else 1
+        if step.before is None and retried(run, action):
+            step.before = Before(run.ctx)
         while True:
             if failed is None:
                 await self._journal.ready()
@@ -72,6 +76,8 @@ class Attempts:
             await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
             step.trial += 1
             self._trials[name] = step.trial
+            if step.before is not None:
+                step.before.restore(run.ctx)
             step.cancelled, step.publications = False, None
             started = Record(run.run_id, run.attempt, RecordKind.ACTION_STARTED, name, step.trial, self._clock.now())
             await self._journal.append([started])
@@ -109,6 +115,11 @@ class Attempts:
         if error is not None:
             return Done(name, None, own_error(error, name, step))
         return Done(name, None, None, published)
+
+
+def retried(run: Run, action: Action) -> bool:
+    """Whether it may get another trial."""
+    return action.max_retries > 0 or action.name in run.definition.recoveries
 
 
 def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:

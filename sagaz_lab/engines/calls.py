@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from sagaz_lab.engines.streams import Channel, read
 from sagaz_lab.engines.threads import Call, Threads
+from sagaz_lab.engines.trials import Before
 from sagaz_lab.errors import ActionTimeout, RunError
 from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.run import Publication, Run
@@ -47,6 +48,8 @@ class ActiveStep(Struct, eq=False):
     def waiting_since(self) -> float | None:
         call = self.call
         return call.asked_at if call is not None and call.waits and call.begun_at is None else None
+
+    before: Before | None = None
 
     @property
     def idempotency_key(self) -> str:

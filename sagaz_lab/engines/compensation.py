@@ -9,7 +9,9 @@ from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.attempts import own_error, traceback_of
 from sagaz_lab.engines.calls import ActiveStep, invoke
 from sagaz_lab.engines.threads import Threads
+from sagaz_lab.engines.trials import Before
 from sagaz_lab.errors import CompensationFailed, RunError, describe
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import is_unread
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run, RunStatus, loaded
@@ -89,12 +91,13 @@ class _Undo:
         run, undo = self._run, self._compensation
         hooks, name = run.definition.hooks, run.definition.name
         function = getattr(run.instance, undo.method_name)
-        args = (run.ctx, loaded(result)) if undo.takes_result else (run.ctx,)
+        result, self.step.before = loaded(result), Before(run.ctx)
         if told := hooks.get("on_compensation_start"):
             await tell(told, name, undo.action, run.ctx)
         run.steps[undo.action] = self.step
         try:
             while True:
+                args = (run.ctx, apart(result)) if undo.takes_result else (run.ctx,)
                 error = await self._trial(function, args)
                 if error is None:
                     if told := hooks.get("on_compensation_complete"):
@@ -107,6 +110,7 @@ class _Undo:
                 await self._journal.append([self.record(RecordKind.COMPENSATION_FAILED, self.step.trial, error)])
                 await self._clock.sleep(RETRY_DELAYS_S[min(self.step.trial, len(RETRY_DELAYS_S)) - 1])
                 self.step.trial += 1
+                self.step.before.restore(run.ctx)
                 await self._journal.append([self.record(RecordKind.COMPENSATION_STARTED, self.step.trial)])
         finally:
             run.steps.pop(undo.action, None)

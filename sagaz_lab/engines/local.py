@@ -258,6 +258,8 @@ class _Execution:
         run, name, standing = self._run, failed.name, self._standing
         recovery = run.definition.recoveries.get(name)
         while recovery and standing.past_pivot() and not isinstance(error, asyncio.CancelledError):
+            if (tried := run.steps.get(name)) is not None and tried.before is not None:
+                tried.before.restore(run.ctx)
             step = ActiveStep(run, name, standing.trials[name], "/recovery")
             step.publications = ()  # no record of its own would keep them
             function = getattr(run.instance, recovery.method_name)

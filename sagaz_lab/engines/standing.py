@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sagaz_lab.abc import Clock
 from sagaz_lab.engines.attempts import Done, failure_record
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.run import History, Publication, Record, RecordKind, Run, as_changes
 
 
@@ -90,7 +91,7 @@ class Standing:
     def take_value(self, done: Done) -> None:
         self.finished[done.name] = done.value
         self.published[done.name] = done.publications
-        dict.update(self._run.ctx, as_changes(done.name, done.value))
+        dict.update(self._run.ctx, apart(as_changes(done.name, done.value)))
 
     def fail(self, name: str, error: BaseException) -> None:
         self.errors[name] = error

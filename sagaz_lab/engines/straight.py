@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from sagaz_lab.abc import DONE, Clock, Journal
 from sagaz_lab.engines.calls import ActiveStep
+from sagaz_lab.engines.trials import Before
 from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.run import RecordKind, RecordRow, Run, RunStatus, as_changes
 from sagaz_lab.model.saga import Action
@@ -38,11 +40,13 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
     """The whole attempt: this way as far as it leads, then the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
-    stopped, ready = None, journal.ready
+    stopped, recoveries, ready = None, run.definition.recoveries, journal.ready
     for action, after in plan.straight:
         if (mine := ready()) is not DONE:
             await mine
         steps[action.name] = step = ActiveStep(run, action.name)
+        if action.max_retries or recoveries:
+            step.before = Before(ctx)
         _set_step(step)  # never taken back: each attempt has a context of its own
         try:
             value = await getattr(instance, action.method_name)(ctx)
@@ -79,7 +83,7 @@ def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at:
     run, name = step.run, action.name
     ctx = run.ctx
     if value is not None:
-        dict.update(ctx, as_changes(name, value))
+        dict.update(ctx, apart(as_changes(name, value)))
     changes = ctx.take_changes() if ctx.changed else None
     published = step.publications or () if run.publishes else ()
     step.publications = ()  # from now on it cannot publish

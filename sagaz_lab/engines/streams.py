@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import RunError, StreamBroken, describe
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.run import Run
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Channel:
         async with self._changed:
             await self._changed.wait_for(self._has_room)
             for buffer in self._buffers.values():
-                buffer.append(record)
+                buffer.append(apart(record))
             self._changed.notify_all()
 
     def _has_room(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from sagaz_lab.errors import RunError
+from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.log import RunLog, safe
 from sagaz_lab.model.publishing import PUBLISHED, Published, to_json
@@ -22,7 +23,7 @@ class SagaContext(dict[str, Any]):
     the journal last asked.
     """
 
-    __slots__ = ("changed", "event", "log_lines", "run_id")
+    __slots__ = ("_own", "changed", "log_lines", "run_id", "sent")
 
     def __init__(
         self,
@@ -32,9 +33,21 @@ class SagaContext(dict[str, Any]):
     ) -> None:
         dict.__init__(self, values)
         self.run_id = run_id
-        self.event = event
+        self.sent = event
+        self._own: Event | None = None
         self.log_lines: RunLog | None = None
         self.changed: set[str] | None = None
+
+    @property
+    def event(self) -> Event | None:
+        """The event that started the run; its payload is this attempt's own. `sent` is the event as it came."""
+        if self._own is None and self.sent is not None:
+            self._own = apart_event(self.sent)
+        return self._own
+
+    def forget_event(self) -> None:
+        """Whoever asks for the event next gets one with a payload of its own."""
+        self._own = None
 
     @property
     def idempotency_key(self) -> str:
@@ -94,6 +107,8 @@ class SagaContext(dict[str, Any]):
         if self.changed is None:
             self.changed = set()
         self.changed.add(key)
+        if (step := current_step.get(None)) is not None and step.before is not None:
+            step.before.sets.add(key)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for key, value in dict(*args, **kwargs).items():
@@ -109,7 +124,7 @@ class SagaContext(dict[str, Any]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (dict(self), self.run_id, self.event)
+        return type(self), (dict(self), self.run_id, self.sent)
 
     def _step(self) -> Step:
         step = current_step.get(None)
@@ -126,6 +141,6 @@ def fresh_context(values: Mapping[str, Any], run_id: str, event: Event | None) -
     ctx = _new_dict(SagaContext)
     dict.update(ctx, values)
     ctx.run_id = run_id
-    ctx.event = event
-    ctx.log_lines = ctx.changed = None
+    ctx.sent = event
+    ctx._own = ctx.log_lines = ctx.changed = None
     return ctx

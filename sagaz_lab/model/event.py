@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -128,10 +128,11 @@ class Delivery(NamedTuple):
 class Alike(Sequence[Event]):
     """Events that differ by payload and id only, each made anew whenever it is asked for.
 
-    Most events are filtered: made one by one as they are decided, they come and go without the garbage collector.
+    Most events are filtered: made one by one as they are decided, they come and go without the garbage collector. So do
+    the payloads that `copy` makes as they are iterated.
     """
 
-    __slots__ = ("_source", "_timestamp", "ids", "payloads")
+    __slots__ = ("_copy", "_source", "_timestamp", "ids", "payloads")
 
     def __init__(self, payloads: list[Any], ids: list[str], source: str, timestamp: datetime) -> None:
         if len(payloads) != len(ids):
@@ -140,13 +141,21 @@ class Alike(Sequence[Event]):
         self.ids = ids
         self._source = source
         self._timestamp = timestamp
+        self._copy: Callable[[Any], Any] | None = None
+
+    def copied(self, copy: Callable[[Any], Any]) -> Alike:
+        """The same events, each with a copy of its payload."""
+        events = Alike(self.payloads, self.ids, self._source, self._timestamp)
+        events._copy = copy
+        return events
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __iter__(self) -> Iterator[Event]:
         source, timestamp = self._source, self._timestamp
-        for payload, id in zip(self.payloads, self.ids, strict=True):
+        payloads = self.payloads if self._copy is None else map(self._copy, self.payloads)
+        for payload, id in zip(payloads, self.ids, strict=True):
             event = _Fields()
             event.payload = payload
             event.id = id
@@ -159,9 +168,21 @@ class Alike(Sequence[Event]):
             yield event  # type: ignore[misc]
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Alike(self.payloads[index], self.ids[index], self._source, self._timestamp)
-        return Event(self.payloads[index], self.ids[index], self._source, timestamp=self._timestamp)
+        if type(index) is slice:
+            events = Alike(self.payloads[index], self.ids[index], self._source, self._timestamp)
+            events._copy = self._copy
+            return events
+        payload = self.payloads[index]
+        event = _Fields()
+        event.payload = payload if self._copy is None else self._copy(payload)
+        event.id = self.ids[index]
+        event.source = self._source
+        event.key = None
+        event.headers = NO_HEADERS
+        event.timestamp = self._timestamp
+        event.attempt = 1
+        event.__class__ = Event
+        return event
 
 
 class Deliveries(Sequence[Delivery]):

@@ -210,7 +210,8 @@ class Run(Struct, eq=False):
 
     @property
     def event(self) -> Event | None:
-        return self.ctx.event
+        """As it was sent."""
+        return self.ctx.sent
 
     @property
     def gone(self) -> bool:

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from sagaz_lab.model.context import SagaContext
     from sagaz_lab.model.run import Run
 
 
@@ -18,12 +19,21 @@ class Progress(NamedTuple):
     note: str
 
 
+class Before(Protocol):
+    """The context as an action found it; `sets` are the keys that its present trial has set."""
+
+    sets: set[str]
+
+    def restore(self, ctx: SagaContext) -> None:
+        """Take back what a trial has made of the context."""
+
+
 class Step(Protocol):
     """What the engine knows of the action that runs in this task or thread.
 
     `cancelled` says that it should return, `told` that the engine has stopped it and waits for its end;
     `stopping_since` is set (monotonic seconds) while a thread that should return has not, and `waiting_since` while
-    the step waits for a thread.
+    the step waits for a thread. `before` is there if the action may get another trial.
     """
 
     run: Run
@@ -32,6 +42,9 @@ class Step(Protocol):
     told: bool
     progress: Progress | None
     stopping_since: float | None
+
+    @property
+    def before(self) -> Before | None: ...
 
     @property
     def idempotency_key(self) -> str: ...

@@ -9,6 +9,7 @@ from typing import Any
 
 from sagaz_lab.abc import Clock
 from sagaz_lab.errors import DefinitionError, MissingKey
+from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
 from sagaz_lab.model.params import Params, has_params, reading
@@ -110,12 +111,16 @@ class CompiledTrigger:
         return names.index(event.source) if event.source in names else 0
 
     def subject_of(self, event: Event) -> Any:
-        """What the method gets for an event that has waited, of a window for its list. Raises `PayloadMismatch`."""
+        """What the method gets for an event that has waited, of a window for its list: its own, which it may change.
+
+        Raises `PayloadMismatch`.
+        """
         if self.together and isinstance(event.payload, list):
             return [self.subject_of_one(event.with_payload(item)) for item in event.payload]
         return self.subject_of_one(event)
 
     def subject_of_one(self, event: Event) -> Any:
+        event = apart_event(event)
         return event if self.validate is None else self.validate(event.payload)
 
     def _refuse_small_queue(self) -> None:

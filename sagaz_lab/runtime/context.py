@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sagaz_lab.abc import StoredRun
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext, fresh_context
 from sagaz_lab.model.run import History, Loadable
 from sagaz_lab.runtime.tickets import Ticket
+
+
+def as_context(returned: Any, trigger: str) -> dict[str, Any]:
+    """What a trigger method has returned, as the context of a run. Raises `TypeError`, and what a mapping raises."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(
+            f"{trigger} returned a {type(returned).__name__}; a trigger method returns a mapping, None or skip(...)"
+        )
+    return apart(dict(returned))
 
 
 def context_of(ticket: Ticket) -> SagaContext:
@@ -17,15 +27,16 @@ def context_of(ticket: Ticket) -> SagaContext:
     if history is None:
         values = ticket.context
         if ticket.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
-            return fresh_context(values, ticket.run_id, ticket.event)
-        return LoadingContext(values, ticket.run_id, ticket.event)
-    return LoadingContext({**ticket.context, **history.changes}, ticket.run_id, ticket.event)
+            own = values if ticket.flat else {key: apart(value) for key, value in values.items()}
+            return fresh_context(own, ticket.run_id, ticket.event)
+        return LoadingContext(apart({**values}), ticket.run_id, ticket.event)
+    return LoadingContext(apart({**ticket.context, **history.changes}), ticket.run_id, ticket.event)
 
 
 def stored_context(run: StoredRun) -> SagaContext:
     """What the run began with and what the finished actions of its present attempt have set."""
     changes = History.of(run.records, run.attempt).changes
-    return LoadingContext({**run.context, **changes}, run.run_id, run.event)
+    return LoadingContext(apart({**run.context, **changes}), run.run_id, run.event)
 
 
 class LoadingContext(SagaContext):

@@ -3,55 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import count, repeat
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import HeldEvent, Member, Refusal, Store
+from sagaz_lab.model.apart import UNCHANGING, apart_event, copier
 from sagaz_lab.model.awaiting import awaited, is_awaitable
-from sagaz_lab.model.event import OWN_FIELDS, Deliveries, Delivery, Event
+from sagaz_lab.model.event import Alike, Deliveries, Delivery, Event
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.runtime.compiled import ID_LENGTH, TriggerState, claim_of
+from sagaz_lab.runtime.context import as_context
 from sagaz_lab.runtime.decided import RETURNED_NONE, TAKEN, Decided, taken_by
+from sagaz_lab.runtime.decode import Decode, as_sent, id_text
+from sagaz_lab.runtime.notices import tell_hidden, tell_slow
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import IN_PERIOD, Closing
 
-SLOW_S = 0.05
-"""Decisions that take longer are reported: the loop stands still meanwhile."""
-
 _ITSELF = object()
+_are_unchanging = UNCHANGING.issuperset
 _FILTERED, _DUPLICATE = OutcomeKind.FILTERED, OutcomeKind.DUPLICATE
 _WAITING = RunStatus.WAITING
 OVERLAP = "the run of an earlier tick still goes"
 
 
+def _same(payload: Any) -> Any:
+    return payload
+
+
 class _Prepared(NamedTuple):
     """One item each for every event that can be decided: the event, what the method gets (None: the event, for all of
-    them), the claim."""
+    them), the claim, and the event as it was sent.
+
+    The user's code gets the first two and may change them; what is kept is made from the last, where bytes are still
+    to be decoded by `decode`. The keys of a run are read from `keyed`, if that is given.
+    """
 
     events: Sequence[Event]
     subjects: Sequence[Any] | None
     claims: Sequence[str | None]
+    sent: Sequence[Event]
+    decode: Decode = _same
+    keyed: Any = None
 
-    def each(self) -> Iterator[tuple[Event, Any, str | None]]:
-        for event, subject, claim in zip(self.events, self.subjects or repeat(_ITSELF), self.claims, strict=False):
-            yield event, event if subject is _ITSELF else subject, claim
+    def each(self) -> Iterator[tuple[Event, Any, str | None, int]]:
+        subjects = self.subjects or repeat(_ITSELF)
+        for i, (event, subject, claim) in enumerate(zip(self.events, subjects, self.claims, strict=False)):
+            yield event, event if subject is _ITSELF else subject, claim, i
+
+    def kept(self, i: int) -> Event:
+        """What is kept of an event: as it was sent, whatever was made of the method's own."""
+        return self.sent[i] if self.decode is _same else as_sent(self.sent[i], self.decode)
+
+
+def _rows(rows: Sequence[tuple[Event, Any, str | None, Event]]) -> _Prepared:
+    events, subjects, claims, sent = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return _Prepared(events, subjects, claims, sent)
 
 
 def _ready(deliveries: Sequence[Delivery]) -> _Prepared | None:
     """Events that need nothing done, whose ids are their claims: of all at once, as most batches are such."""
-    events: Sequence[Event]
+    sent: Sequence[Event]
     fresh: Sequence[bool]
     if type(deliveries) is Deliveries:
-        events, fresh = deliveries.events, (deliveries.fresh,) * len(deliveries)
-        ids, payloads = deliveries.events.ids, deliveries.events.payloads
+        sent, fresh = deliveries.events, (deliveries.fresh,) * len(deliveries)
+        ids, payloads = sent.ids, sent.payloads
     elif deliveries:
-        events, _, fresh = zip(*deliveries, strict=True)
-        ids, payloads = [event.id for event in events], [event.payload for event in events]
+        sent, _, fresh = zip(*deliveries, strict=True)
+        ids, payloads = [event.id for event in sent], [event.payload for event in sent]
     else:
         return None
     if set(map(type, ids)) != {str} or bytes in set(map(type, payloads)):
@@ -60,7 +83,8 @@ def _ready(deliveries: Sequence[Delivery]) -> _Prepared | None:
     if 0 in sizes or max(sizes) > ID_LENGTH:
         return None
     claims = [None if new else id for new, id in zip(fresh, ids, strict=True)] if True in fresh else ids
-    return _Prepared(events, None, claims)
+    events = sent.copied(copier(payloads)) if type(sent) is Alike else [*map(apart_event, sent)]
+    return _Prepared(events, None, claims, sent)
 
 
 def _events_of(deliveries: Sequence[Delivery]) -> Iterable[tuple[Event, bool]]:
@@ -68,23 +92,6 @@ def _events_of(deliveries: Sequence[Delivery]) -> Iterable[tuple[Event, bool]]:
     if type(deliveries) is Deliveries:
         return zip(deliveries.events, repeat(deliveries.fresh))
     return ((event, fresh) for event, _, fresh in deliveries)
-
-
-def _id_text(id: Any) -> str:
-    """The id that a source has given which is no text; "" makes a dead letter of the event."""
-    try:
-        return "" if id is None else str(id)
-    except BaseException:
-        return ""
-
-
-def _plain(returned: Any, trigger: str) -> dict[str, Any]:
-    """What a trigger method has returned, as the context of a run. Raises `TypeError`, and what a mapping raises."""
-    if not isinstance(returned, Mapping):
-        raise TypeError(
-            f"{trigger} returned a {type(returned).__name__}; a trigger method returns a mapping, None or skip(...)"
-        )
-    return dict(returned)
 
 
 class Decider:
@@ -121,9 +128,9 @@ class Decider:
                 state.leading.take_back(decided.periods)
                 raise
         if not quiet:
-            self._tell_slow(decided)
+            tell_slow(self._report, decided)
             if not state.told_hidden_fields and prepared.claims:
-                self._tell_hidden(state, prepared.events[0])
+                tell_hidden(self._report, state, prepared.events[0])
         return decided
 
     async def decide_window(self, state: TriggerState, closing: Closing, now: float) -> Decided:
@@ -140,13 +147,16 @@ class Decider:
                 unfit.dead(held.event, error, now)
         if fit:
             last, members = fit[-1], [Member(held.event, held.claim) for held in fit[:-1]]
-            event = last.event
+            event, keyed = last.event, None
             if closing.together:
                 event = event.with_payload([held.event.payload for held in fit])
-            prepared = _Prepared([event], [subjects if closing.together else subjects[-1]], [last.claim])
+                if compiled.concurrency_key is not None or compiled.pace_key is not None:
+                    keyed = [compiled.subject_of_one(held.event) for held in fit]
+            subject = subjects if closing.together else subjects[-1]
+            prepared = _Prepared([apart_event(event)], [subject], [last.claim], [event], keyed=keyed)
             await self._judge(decided, prepared, {}, now)
             decided.spread(members, now)
-            self._tell_slow(decided)
+            tell_slow(self._report, decided)
         decided.join(unfit)
         return decided
 
@@ -156,7 +166,7 @@ class Decider:
         Of a window's list the run claims the key of the last event.
         """
         decided, compiled = Decided(state), state.compiled
-        fit: list[tuple[Event, Any, str | None]] = []
+        fit: list[tuple[Event, Any, str | None, Event]] = []
         for event in events:
             try:
                 subject = compiled.subject_of(event)
@@ -165,11 +175,11 @@ class Decider:
             except BaseException as error:
                 decided.dead(event, error, now)
                 continue
-            fit.append((event, subject, claim))
+            fit.append((apart_event(event), subject, claim, event))
         taken: dict[str, Refusal | str] = {}
-        taken.update(await self._store.seen(state.name, [claim for _, _, claim in fit if claim], at=now))
+        taken.update(await self._store.seen(state.name, [claim for _, _, claim, _ in fit if claim], at=now))
         if fit:
-            await self._judge(decided, _Prepared(*zip(*fit, strict=True)), taken, now)
+            await self._judge(decided, _rows(fit), taken, now)
         return decided
 
     async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
@@ -177,7 +187,8 @@ class Decider:
         decided = Decided(state)
         assert ticket.event is not None
         try:
-            prepared = _Prepared([ticket.event], [state.compiled.subject_of(ticket.event)], [None])
+            event = ticket.event
+            prepared = _Prepared([apart_event(event)], [state.compiled.subject_of(event)], [None], [event])
         except BaseException as error:
             decided.dead(ticket.event, error, now)
         else:
@@ -189,31 +200,38 @@ class Decider:
         """Decode, validate and read the claims."""
         compiled = decided.state.compiled
         decode, validate = compiled.decode, compiled.validate
+        again = decode if isinstance(compiled.trigger.decode, str) else _same
         plain = compiled.claim_key is None and compiled.trigger.composite is None
         if plain and validate is None and (ready := _ready(deliveries)) is not None:
             return ready
         events: list[Event] = []
         subjects: list[Any] = []
         claims: list[str | None] = []
+        kept: list[Event] = []
         claim: str | None
         own_task = OwnTask()
         for raw, fresh in _events_of(deliveries):
-            event = raw if type(raw.id) is str else raw.with_id(_id_text(raw.id))
+            sent = raw if type(raw.id) is str else raw.with_id(id_text(raw.id))
             try:
+                event = sent
                 if type(raw.payload) is bytes:
                     payload = decode(raw.payload)
-                    event = event.with_payload(await payload if is_awaitable(payload) else payload)
+                    event = sent.with_payload(await payload if is_awaitable(payload) else payload)
+                    sent = event if again is _same else sent
+                if event is sent:
+                    event = apart_event(sent)
                 subject = event if validate is None else validate(event.payload)
                 claim = claim_of(event.id) if plain and not fresh else compiled.claim(subject, event, part, fresh=fresh)
             except BaseException as error:
                 if own_task.ends_by(error):
                     raise
-                decided.dead(event, error, now)
+                decided.dead(as_sent(sent, again), error, now)
                 continue
             events.append(event)
             subjects.append(subject)
             claims.append(claim)
-        return _Prepared(events, subjects, claims)
+            kept.append(sent)
+        return _Prepared(events, subjects, claims, kept, again)
 
     async def _judge(self, decided: Decided, prepared: _Prepared, taken: dict[str, Refusal | str], now: float) -> None:
         """The method, and the cooldown of what it lets through."""
@@ -236,10 +254,10 @@ class Decider:
         own_task = OwnTask()
         until, begun = now + compiled.claim_ttl_s, perf_counter()
         subjects = repeat(_ITSELF) if prepared.subjects is None else prepared.subjects
-        for event, given, claim in zip(prepared.events, subjects, prepared.claims, strict=False):
+        for event, given, claim, i in zip(prepared.events, subjects, prepared.claims, count(), strict=False):
             if claim in taken:
                 assert claim is not None
-                decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
+                decided.add(_DUPLICATE, taken_by(taken[claim]), prepared.kept(i), now, count_as=TAKEN)
                 continue
             subject = event if given is _ITSELF else given
             try:
@@ -255,17 +273,18 @@ class Decider:
             except BaseException as error:
                 if own_task.ends_by(error):
                     raise
-                decided.dead(event, error, now)
+                decided.dead(prepared.kept(i), error, now)
                 continue
             if result is None:
                 # The commonest case by far, so it is the shortest way.
                 nones.append(event.id)
                 if noted:
-                    decided.note(event, _FILTERED, RETURNED_NONE, now)
+                    decided.note(prepared.kept(i), _FILTERED, RETURNED_NONE, now)
             elif type(result) is Skip:
-                decided.add(_FILTERED, result.reason, event, now, result.facts)
+                kept = prepared.kept(i) if noted else event
+                decided.add(_FILTERED, result.reason, kept, now, result.facts)
             else:
-                self._start(decided, event, subject, claim, result, taken, now, until)
+                self._start(decided, prepared, i, claim, result, taken, now, until)
         if nones:
             decided.add_nones(nones, now)
         if prepared.claims:
@@ -274,22 +293,23 @@ class Decider:
     def _start(
         self,
         decided: Decided,
-        event: Event,
-        subject: Any,
+        prepared: _Prepared,
+        i: int,
         claim: str | None,
-        context: Any,
+        returned: Any,
         taken: dict[str, Refusal | str],
         now: float,
         until: float,
     ) -> None:
         compiled = decided.state.compiled
         definition = compiled.definition
-        if type(context) is not dict:
-            try:
-                context = _plain(context, decided.state.name)
-            except BaseException as error:
-                decided.dead(event, error, now)
-                return
+        event = prepared.sent[i] if prepared.decode is _same else prepared.kept(i)
+        flat = type(returned) is dict and _are_unchanging(map(type, returned.values()))
+        try:
+            context = returned.copy() if flat else as_context(returned, decided.state.name)
+        except BaseException as error:
+            decided.dead(event, error, now)
+            return
         key = pace_key = None
         if not compiled.ungated:
             admission = decided.state.admission
@@ -297,8 +317,10 @@ class Decider:
                 decided.add(_FILTERED, OVERLAP, event, now)
                 return
             try:
-                key = None if compiled.concurrency_key is None else compiled.concurrency_key(subject)
-                pace_key = None if compiled.pace_key is None else compiled.pace_key(subject)
+                if compiled.concurrency_key is not None or compiled.pace_key is not None:
+                    subject = compiled.subject_of(event) if prepared.keyed is None else prepared.keyed
+                    key = None if compiled.concurrency_key is None else compiled.concurrency_key(subject)
+                    pace_key = None if compiled.pace_key is None else compiled.pace_key(subject)
             except BaseException as error:
                 decided.dead(event, error, now)
                 return
@@ -307,7 +329,7 @@ class Decider:
             taken[claim] = run_id
         decided.starts.append(
             Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now, _WAITING,
-                   claim, None if claim is None else until, compiled.claim_ends, key=key, pace_key=pace_key)
+                   claim, None if claim is None else until, compiled.claim_ends, key=key, pace_key=pace_key, flat=flat)
         )  # fmt: skip
 
     # --- gates ---
@@ -317,22 +339,22 @@ class Decider:
     ) -> _Prepared:
         """What is left when that is filtered which falls into a period that an earlier event has opened."""
         state, steady = decided.state, self.steady()
-        passed: list[tuple[Event, Any, str | None]] = []
+        passed: list[tuple[Event, Any, str | None, Event]] = []
         read = state.compiled.leading_key
-        for event, subject, claim in prepared.each():
+        for event, subject, claim, i in prepared.each():
             if claim is None or claim not in taken:
                 try:
                     key = None if read is None else read(subject)
                 except BaseException as error:
-                    decided.dead(event, error, now)
+                    decided.dead(prepared.kept(i), error, now)
                     continue
                 closes_in_s = state.leading.closes_in(key, steady)
                 if closes_in_s > 0 if quiet else not state.leading.opens(key, steady, decided.periods):
                     facts = {"key": key, "closes_in_s": round(closes_in_s, 3)}
-                    decided.add(_FILTERED, IN_PERIOD, event, now, facts)
+                    decided.add(_FILTERED, IN_PERIOD, prepared.kept(i), now, facts)
                     continue
-            passed.append((event, subject, claim))
-        return _Prepared(*zip(*passed, strict=True)) if passed else _Prepared([], [], [])
+            passed.append((event, subject, claim, prepared.sent[i]))
+        return _rows(passed)._replace(decode=prepared.decode)
 
     def _hold(
         self, decided: Decided, prepared: _Prepared, taken: dict[str, Refusal | str], part: int, now: float
@@ -340,7 +362,8 @@ class Decider:
         """Have them wait in their windows, once the store has them."""
         state, at = decided.state, self.steady()
         read = state.compiled.window_key
-        for event, subject, claim in prepared.each():
+        for _, subject, claim, i in prepared.each():
+            event = prepared.kept(i)
             if claim is not None and claim in taken:
                 decided.add(_DUPLICATE, taken_by(taken[claim]), event, now, count_as=TAKEN)
                 continue
@@ -367,30 +390,3 @@ class Decider:
                 continue
             ticket.cooldown = (key, now + cooldown_s)
             decided.starts.append(ticket)
-
-    # --- reports ---
-
-    def _tell_slow(self, decided: Decided) -> None:
-        if decided.took_s > SLOW_S and not decided.state.compiled.is_async:
-            name, took_ms = decided.state.name, decided.took_s * 1000
-            what = "an event" if decided.events == 1 else f"{decided.events} events"
-            self._report(
-                f"slow:{name}",
-                f"trigger {name} took {took_ms:.0f} ms for {what}, and the loop stood still; let an action do the work",
-            )
-
-    def _tell_hidden(self, state: TriggerState, event: Event) -> None:
-        ours = state.compiled.trigger.spec.kind == "dead_letters" or "sagaz-id" in event.headers
-        if isinstance(event.payload, Mapping) and not ours:
-            state.told_hidden_fields = True
-            try:
-                hidden = sorted(OWN_FIELDS.intersection(event.payload))
-            except BaseException:
-                return
-            if hidden:
-                names = ", ".join(hidden)
-                self._report(
-                    "hidden",
-                    f"{state.name}: the payload has fields that the event has too ({names}); "
-                    f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's",
-                )

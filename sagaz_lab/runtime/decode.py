@@ -27,6 +27,24 @@ def decoder(decode: str | Decode) -> Decode:
     return DECODERS[decode]
 
 
+def as_sent(event: Event, decode: Decode) -> Event:
+    """The event with its payload decoded, or as it is if that is impossible."""
+    if type(event.payload) is not bytes:
+        return event
+    try:
+        return event.with_payload(decode(event.payload))
+    except BaseException:  # noqa: BLE001  decode= may be the user's
+        return event
+
+
+def id_text(id: Any) -> str:
+    """Of an id that is no text; "" makes a dead letter of its event."""
+    try:
+        return "" if id is None else str(id)
+    except BaseException:  # noqa: BLE001  its class is the user's
+        return ""
+
+
 def _json(raw: bytes) -> Any:
     try:
         return _decode_json(raw)

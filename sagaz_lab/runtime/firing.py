@@ -10,6 +10,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, Delivery, Event
 from sagaz_lab.errors import LabClosed, UnknownName
+from sagaz_lab.model.apart import apart, apart_event
 from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.step import Step, current_step
@@ -247,11 +248,12 @@ class Firing:
             raise ValueError(f"fire: id={id!r} must be a text that is not empty")
         if isinstance(payload, Event):
             given = id or payload.id
-            return Delivery(payload.with_id(given or next(self._dispatcher.event_ids)), None, not given)
+            event = apart_event(payload).with_id(given or next(self._dispatcher.event_ids))
+            return Delivery(event, None, not given)
         now = self._dispatcher.clock.shown()
         if spec.kind == "cron" and (payload is None or isinstance(payload, Mapping)):
             payload = {"scheduled_for": now, **(payload or {})}
-        event = Event(payload, id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
+        event = Event(apart(payload), id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
         return Delivery(event, None, id is None)
 
 

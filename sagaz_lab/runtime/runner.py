@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.abc import Acceptance, Engine, Event
 from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
+from sagaz_lab.model.apart import apart, apart_event
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus
@@ -235,7 +236,8 @@ class Runner:
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
         refuse_other_store(definition, dispatcher.store)
         name, revision = definition.name, definition.revision
-        ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, event, context, now)
+        own, event = apart(dict(context)), None if event is None else apart_event(event)
+        ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, event, own, now)
         ticket.status = RunStatus.RUNNING
         ticket.started = definition.plan.roots
         refused = await dispatcher.store.accept(Acceptance(runs=[ticket]))

@@ -82,7 +82,7 @@ class Turns:
             stored = await self._store.load(ticket.run_id)
             if stored is None or stored.event is None:
                 raise StoreError(f"run {ticket.run_id} is not in the store any more")
-            ticket.event, ticket.context = stored.event, stored.context
+            ticket.event, ticket.context, ticket.flat = stored.event, stored.context, False
 
     def final(self, ticket: Ticket) -> asyncio.Future[Outcome]:
         """The outcome that a held event will have. To be asked for before it can have it."""
@@ -326,7 +326,7 @@ class Turns:
         again = await self._dispatcher.decider.decide_again(state, ticket, now)
         ticket.revision = definition.revision
         if again.starts:
-            ticket.context = again.starts[0].context
+            ticket.context, ticket.flat = again.starts[0].context, again.starts[0].flat
             return True
         if again.letters:
             await self._store.accept(letters_only(state, again.letters))

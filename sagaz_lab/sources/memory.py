@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.sources.delayed import Delayed
 
@@ -73,7 +74,7 @@ class MemorySource:
             raise asyncio.QueueFull(f"{self.name}: {self._capacity} events wait already")
         self._number = number = self._number + 1
         event = Event(
-            payload,
+            apart(payload),
             id or f"{self._prefix}{number}",
             self.name,
             key,

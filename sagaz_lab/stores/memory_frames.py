@@ -8,6 +8,7 @@ from heapq import merge
 from typing import Any
 
 from sagaz_lab.abc import DeadLetter, KeptEvent
+from sagaz_lab.model.apart import apart
 from sagaz_lab.stores.frames import steps
 from sagaz_lab.stores.memory_claims import Claims
 from sagaz_lab.stores.memory_outbox import Outbox
@@ -110,7 +111,7 @@ class Frames:
         for _, event in merge(started, kept, key=lambda pair: pair[0], reverse=True):
             if (identity := (event.source, event.id)) not in shown:
                 shown.add(identity)
-                yield event.id, event.source, event.key, event.timestamp, event.payload
+                yield event.id, event.source, event.key, event.timestamp, apart(event.payload)
 
     def _rows_of_claims(self) -> Iterator[tuple[Any, ...]]:
         return iter(sorted(self._claims.counts().items(), key=lambda item: -item[1]))

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from sagaz_lab.abc import NewRun, StoredRun
+from sagaz_lab.model.apart import apart, apart_event
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow, RunStatus
 
@@ -52,7 +53,7 @@ class MemoryRun(Struct, eq=False):
         """Any record. The store adds bare ones by itself."""
         if len(self.journal) > _MANY and type(self.journal) is tuple:
             self.journal = [*self.journal]
-        self.journal += (Record.of(record),)
+        self.journal += (_apart(Record.of(record)),)
 
     def records(self) -> list[Record]:
         """In full, oldest first."""
@@ -64,9 +65,18 @@ class MemoryRun(Struct, eq=False):
         return records
 
     def stored(self) -> StoredRun:
-        return StoredRun(self.run_id, self.saga, self.revision, self.trigger or None, self.event, self.context,
-                         self.status, self.attempt, self.at, self.retry_at, self.records(), self.ended_at,
-                         self.error)  # fmt: skip
+        event = None if self.event is None else apart_event(self.event)
+        return StoredRun(self.run_id, self.saga, self.revision, self.trigger or None, event, apart({**self.context}),
+                         self.status, self.attempt, self.at, self.retry_at, [*map(_apart, self.records())],
+                         self.ended_at, self.error)  # fmt: skip
+
+
+def _apart(record: Record) -> Record:
+    """The record with values of its own."""
+    if record.value is None and record.changes is None:
+        return record
+    changes = None if record.changes is None else apart({**record.changes})
+    return record._replace(value=apart(record.value), changes=changes)
 
 
 def memory_run(new: NewRun) -> MemoryRun:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.lab import Lab
+from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
@@ -94,7 +95,7 @@ def _event(trigger: Trigger, event: Any) -> Event:
     given = event if isinstance(event, Event) else Event(event, "test", str(trigger.spec))
     if isinstance(given.payload, bytes):
         given = given.with_payload(decoder(trigger.decode)(given.payload))
-    return given
+    return apart_event(given)
 
 
 def _subject(trigger: Trigger, event: Event) -> Any:

@@ -101,6 +101,18 @@ COMPARISONS: Sequence[Comparison] = (
         ),
     ),
     Comparison(
+        name="copies of a payload of 20 rows",
+        unit="copies/s",
+        ours=Call(module="ours_copies", n=20_000, small=200),
+        against=(
+            Against(
+                name="copy.deepcopy",
+                call=Call(module="ours_copies", n=20_000, small=200, options={"how": "deepcopy"}),
+                goal=at_least(3),
+            ),
+        ),
+    ),
+    Comparison(
         name="dispatch through every gate, 10 % kept",
         unit="events/s",
         ours=Call(module="ours_gates", n=100_000, small=2_000),

@@ -74,3 +74,11 @@ class Tap(MemorySource):
     @property
     def unsettled(self) -> int:
         return len(self._in_flight)
+
+
+def spoil(value: Any) -> None:
+    """Change all that can be changed in place."""
+    for item in list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, list) else ():
+        spoil(item)
+    if isinstance(value, dict | list):
+        value.clear()

@@ -1,0 +1,40 @@
+"""Hints about a trigger that works, and yet is not as its author may think."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sagaz_lab.model.event import OWN_FIELDS, Event
+from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.decided import Decided
+from sagaz_lab.runtime.tasks import Report
+
+SLOW_S = 0.05
+"""Decisions that take longer are reported: the loop stands still meanwhile."""
+
+
+def tell_slow(report: Report, decided: Decided) -> None:
+    if decided.took_s > SLOW_S and not decided.state.compiled.is_async:
+        name, took_ms = decided.state.name, decided.took_s * 1000
+        what = "an event" if decided.events == 1 else f"{decided.events} events"
+        report(
+            f"slow:{name}",
+            f"trigger {name} took {took_ms:.0f} ms for {what}, and the loop stood still; let an action do the work",
+        )
+
+
+def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
+    ours = state.compiled.trigger.spec.kind == "dead_letters" or "sagaz-id" in event.headers
+    if isinstance(event.payload, Mapping) and not ours:
+        state.told_hidden_fields = True
+        try:
+            hidden = sorted(OWN_FIELDS.intersection(event.payload))
+        except BaseException:  # noqa: BLE001  the user's mapping cannot be read, and this is a mere hint
+            return
+        if hidden:
+            names = ", ".join(hidden)
+            report(
+                "hidden",
+                f"{state.name}: the payload has fields that the event has too ({names}); "
+                f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's",
+            )
