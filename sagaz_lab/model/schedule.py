@@ -9,13 +9,19 @@ fires once, right after the gap, and one that it shows twice in autumn fires at 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
 
-_SPAN_YEARS = 8  # a leap-day schedule that meets 2100 waits eight years
+_SPAN_YEARS = 50  # the fifth Monday of February comes once in 28 years, and in 40 around 2100
+
+_SOME_DAY = datetime(2000, 1, 1)  # noqa: DTZ001  croniter walks naive times
+
+_DAY, _WEEKDAY = 2, 4
 
 
 def check(expression: Any) -> str | None:
@@ -29,9 +35,25 @@ def check(expression: Any) -> str | None:
         return "must have 5 fields (minute hour day month weekday) or 6 (then seconds)"
     try:
         croniter.expand(expression, strict=True)  # strict: no dates that never come, such as 31 February
-    except (CroniterError, KeyError, ValueError) as error:
-        return f"is no cron schedule: {error}"
+        walk = _walk(expression, _SOME_DAY)
+    except Exception as error:  # noqa: BLE001  whatever croniter stumbles over is the text's fault
+        return f"is no cron schedule: {(str(error) or type(error).__name__).splitlines()[0]}"
+    if _names_both_days(walk):
+        return (
+            "must not name days of the month beside weekdays such as 'mon#2' or 'L5', nor weekdays beside a day "
+            "such as '15W': one of the two would be ignored; write '*' for it"
+        )
+    try:
+        walk.get_next(datetime)
+    except CroniterError:
+        return "never comes: no such day exists"
     return None
+
+
+def _names_both_days(walk: croniter) -> bool:
+    """Whether croniter would go by one of the two day fields only, or by neither."""
+    one_of_a_kind = walk.nth_weekday_of_month or walk.nearest_weekday
+    return bool(one_of_a_kind) and walk.expanded[_DAY][0] != "*" and walk.expanded[_WEEKDAY][0] != "*"
 
 
 def check_zone(name: Any) -> str | None:
@@ -68,17 +90,31 @@ def _by_real_time(expression: str, place: ZoneInfo, last: datetime) -> Iterator[
         for wall in _wall_times(expression, (since + offset).replace(tzinfo=None)):
             tick = (wall - offset).replace(tzinfo=UTC)
             if change := _change(place, looked, tick):
-                # From here on another offset: a tick may fall on the very moment of the change.
-                since, looked = change - timedelta(seconds=1), change
+                # From here on another offset: a tick may fall on the very moment of the change. Where the next one is
+                # years away, only the offset around it counts.
+                near = tick - timedelta(days=2)
+                since, looked = (near, near) if near > change else (change - timedelta(seconds=1), change)
                 break
             looked = tick
             yield tick
 
 
 def _wall_times(expression: str, after: datetime) -> Iterator[datetime]:
-    walk = croniter(expression, after, ret_type=datetime, max_years_between_matches=_SPAN_YEARS)
+    walk = _walk(expression, after)
     while True:
         yield walk.get_next(datetime)
+
+
+def _walk(expression: str, after: datetime) -> croniter:
+    walk = copy(_parsed(expression))
+    walk.set_current(after)
+    return walk
+
+
+@lru_cache(maxsize=1000)
+def _parsed(expression: str) -> croniter:
+    """Reading an expression takes as long as many steps of a walk."""
+    return croniter(expression, _SOME_DAY, max_years_between_matches=_SPAN_YEARS)
 
 
 def _offset(moment: datetime, place: ZoneInfo) -> timedelta:
