@@ -23,11 +23,11 @@ UNCHANGING = frozenset({str, int, float, bool, type(None), bytes, complex})
 
 def apart(value: T) -> T:
     """The value, or a copy of it if it is a container."""
-    kind = type(value)
-    if kind in UNCHANGING or kind not in _COPIES:
+    copy = _copy_of(type(value))
+    if copy is None:
         return value
     try:
-        copied: T = _COPIES[kind](value)
+        copied: T = copy(value)
     except RecursionError:  # it contains itself, or is nested too deeply
         return _apart_slowly(value)
     return copied
@@ -42,18 +42,6 @@ def apart_event(event: Event) -> Event:
     return event if own is payload else event.with_payload(own)
 
 
-def _apart_slowly(value: T) -> T:
-    try:
-        return deepcopy(value)
-    except Exception:  # noqa: BLE001  then it is handed on as it is
-        return value
-
-
-def _item(value: Any) -> Any:
-    copy = _COPIES.get(type(value))
-    return value if copy is None else copy(value)
-
-
 def copier(values: Sequence[Any]) -> Callable[[Any], Any]:
     """What copies each of these: most are flat dicts, and one look at all of them costs less than one at each."""
     if set(map(type, values)) == {dict} and UNCHANGING.issuperset(
@@ -63,21 +51,32 @@ def copier(values: Sequence[Any]) -> Callable[[Any], Any]:
     return apart
 
 
+def _apart_slowly(value: T) -> T:
+    try:
+        return deepcopy(value)
+    except Exception:  # noqa: BLE001  then it is handed on as it is
+        return value
+
+
+def _item(value: Any) -> Any:
+    copy = _copy_of(type(value))
+    return value if copy is None else copy(value)
+
+
 def _dict(value: dict[Any, Any]) -> dict[Any, Any]:
-    if UNCHANGING.issuperset(map(type, value.values())):
-        return value.copy()
-    return {key: item if type(item) in UNCHANGING else _item(item) for key, item in value.items()}
+    own = dict.copy(value)
+    for key, item in value.items():
+        if (copy := _copy_of(type(item))) is not None:
+            own[key] = copy(item)
+    return own
 
 
 def _list(value: list[Any]) -> list[Any]:
-    return [item if type(item) in UNCHANGING else _item(item) for item in value]
+    return [item if (copy := _copy_of(type(item))) is None else copy(item) for item in value]
 
 
 def _tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    for item in value:
-        if type(item) in _COPIES:
-            return tuple(map(_item, value))
-    return value
+    return tuple(map(_item, value)) if any(type(item) in _COPIES for item in value) else value
 
 
 def _deque(value: deque[Any]) -> deque[Any]:
@@ -100,3 +99,4 @@ _COPIES: dict[type, Callable[[Any], Any]] = {
     Counter: lambda value: Counter(_dict(value)),
     Event: apart_event,
 }
+_copy_of = _COPIES.get
