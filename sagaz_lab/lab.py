@@ -16,6 +16,7 @@ from sagaz_lab.handle import Handle
 from sagaz_lab.home import LEAVE_S, Home
 from sagaz_lab.isolated import Isolated, on_its_loop
 from sagaz_lab.model.context import SagaContext
+from sagaz_lab.model.log import LogLine
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -72,8 +73,7 @@ class Lab:
         self.clock: Clock = clock or SystemClock()
         self._place = Place(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
         self._given_engine, self._threads = engine, threads
-        self._sources = dict(sources or {})
-        self._opens = Opening(package_sources, self._sources, offline)
+        self._opens = Opening(package_sources, dict(sources or {}), offline)
         self._max_live_runs = max_live_runs
         self._home = Home()
         self.registry = Registry(self._place.revisions, self._changed, self.clock.now, self._home.isolated.call_there)
@@ -91,7 +91,7 @@ class Lab:
         self._service = Service(
             self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
         )
-        self._service.dispatcher.runner.logs = self._logs
+        self._service.dispatcher.runner.use(self._logs)
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
         self.shadows = Shadows(self._service.dispatcher, open_store, self._home.isolated.call_there)
@@ -364,8 +364,8 @@ class Lab:
         """A run as it is now, live or ended: its facts and its steps. Raises `RunError` if there is none."""
         return self._views.run(run_id)
 
-    def logs(self) -> dict[str, list[tuple[str, str]]]:
-        """By run id, newest last, (action, line) of each log there is: of live runs and the last 100 that ended."""
+    def logs(self) -> dict[str, list[LogLine]]:
+        """By run id, newest last, the lines of each log in memory: of live runs and the last 100 that ended."""
         return self._logs.with_those_of(self._service.dispatcher.runner.live.values())
 
     def runs(self, limit: int | None = 10_000) -> Any:

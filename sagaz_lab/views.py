@@ -170,7 +170,8 @@ class Views:
     def run(self, run_id: str) -> RunView:
         stored = self._stored(run_id)
         clock, live = self._dispatcher.clock, self._dispatcher.runner.begun(run_id)
-        return run_view(stored, clock.now(), run_progress(live, clock.monotonic()).actions if live else {})
+        progress = run_progress(live, clock.monotonic()).actions if live else {}
+        return run_view(stored, clock.now(), progress, self._dispatcher.runner.logs.of(run_id, live))
 
     def why(self, event_id: str) -> Why:
         found = {(o.trigger, o.kind): o for o in self._dispatcher.tally.about(event_id)}

@@ -32,6 +32,9 @@ class Store(Protocol):
 
     Every method raises `StoreUnavailable` if the store cannot answer and `LeaseLost` once another owner has taken
     over. What a method changes, it changes in one transaction. Times are seconds since the epoch.
+
+    A store may have `run_logs`, with `write(run_id, text)` and `read(run_id)` from any thread, to keep the logs of runs
+    for as long as the runs; without it a log is gone with its process.
     """
 
     url: str

@@ -139,7 +139,13 @@ def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseExceptio
 def failure_record(
     run: Run, clock: Clock, name: str, trial: int, error: BaseException, *, cut_off: bool = False
 ) -> Record:
-    """The record of a trial that failed. One that timed out or was cut off may have happened all the same."""
+    """The record of a trial that failed, which the run's log has too.
+
+    One that timed out or was cut off may have happened all the same.
+    """
+    trace = traceback_of(error)
+    if not isinstance(error, asyncio.CancelledError):
+        run.log.fail(name, trace)
     cut_off = cut_off or isinstance(error, ActionTimeout)
     kind = RecordKind.ACTION_CUT_OFF if cut_off else RecordKind.ACTION_FAILED
     return Record(
@@ -151,7 +157,7 @@ def failure_record(
         clock.now(),
         value=isinstance(error, Permanent) or None,
         error=describe(error),
-        traceback=traceback_of(error),
+        traceback=trace,
     )
 
 

@@ -74,16 +74,19 @@ class _Undo:
         self.publications: Sequence[Publication] = ()
 
     def record(self, kind: RecordKind, trial: int, error: BaseException | None = None) -> Record:
-        run = self._run
+        run, name, trace = self._run, self._compensation.action, None
+        if error is not None:
+            trace = traceback_of(error)
+            run.log.fail(name, trace)
         return Record(
             run.run_id,
             run.attempt,
             kind,
-            self._compensation.action,
+            name,
             trial,
             self._clock.now(),
             error=None if error is None else describe(error),
-            traceback=None if error is None else traceback_of(error),
+            traceback=trace,
         )
 
     async def perform(self, result: Any) -> BaseException | None:

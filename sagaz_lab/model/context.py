@@ -8,7 +8,7 @@ from typing import Any
 from sagaz_lab.errors import RunError
 from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.log import RunLog, safe
+from sagaz_lab.model.log import RunLog
 from sagaz_lab.model.publishing import PUBLISHED, Published, to_json
 from sagaz_lab.model.step import Progress, Step, current_step
 
@@ -90,12 +90,12 @@ class SagaContext(dict[str, Any]):
         step.publish(topic, to_json(payload, step.name, topic))
         return PUBLISHED
 
-    def log(self, *values: object) -> None:
-        """Write a line to the run's log, which keeps the last 1,000."""
+    def log(self, *values: object, level: str = "INFO") -> None:
+        """Write a line to the run's log, which keeps the last 1,000, with the time and this level."""
         step = current_step.get(None)
         if self.log_lines is None:
             self.log_lines = RunLog()
-        self.log_lines.append((step.name if step else "", safe(" ".join(map(str, values)))))
+        self.log_lines.add(step.name if step else "", " ".join(map(str, values)), level)
 
     def take_changes(self) -> dict[str, Any] | None:
         """What has been set since the last call; changes inside a value are not seen."""

@@ -218,11 +218,16 @@ class Run(Struct, eq=False):
         """Whether its loop was closed under it: then what waits is thrown away, and nothing can be done any more."""
         return self.task is not None and self.task.get_loop().is_closed()
 
-    def write(self, action: str, stream: str, text: str) -> None:
-        """Put into its log what an action has printed."""
+    @property
+    def log(self) -> RunLog:
+        """Its log, made when it is first asked for."""
         if self.ctx.log_lines is None:
             self.ctx.log_lines = RunLog()
-        self.ctx.log_lines.write(action, stream, text)
+        return self.ctx.log_lines
+
+    def write(self, action: str, stream: str, text: str, level: str | None = None) -> None:
+        """Put into its log what an action has printed."""
+        self.log.write(action, stream, text, level)
 
     def cancel(self) -> None:
         """Ask for its end: what runs is stopped, what was done is compensated.

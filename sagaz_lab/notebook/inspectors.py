@@ -13,7 +13,7 @@ from sagaz_lab.errors import describe
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.notebook import timeline
+from sagaz_lab.notebook import run_output, timeline
 from sagaz_lab.notebook.cards import coloured, saga_card, status_card
 from sagaz_lab.notebook.markup import AT_LEFT, Card, Markup, aligned, shortened, table, tag
 from sagaz_lab.runtime.registry import Diff
@@ -55,6 +55,8 @@ def run_card(run: RunView) -> Card:
     elif run.error:
         parts.append(tag("div", tag("b", "error "), run.error, style="margin-top:.6em"))
         text.append(f"error {run.error}")
+    parts += run_output.html(run)
+    text += run_output.text(run)
     return Card(tag("div", *parts), "\n".join(text))
 
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from sagaz_lab.errors import RunError, UnknownName, describe
+from sagaz_lab.errors import UnknownName, describe
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
+from sagaz_lab.notebook.outputs import log_of
 from sagaz_lab.views import open_letters
 
 LOG_LINES = 200
@@ -110,10 +111,8 @@ def _tell_error(lab: Lab, task: asyncio.Task[RunStatus]) -> None:
 
 
 async def _log(lab: Lab, order: Order) -> Result:
-    lines = lab.logs().get(order["run_id"])
-    if lines is None:
-        raise RunError(f"run {order['run_id']} has written nothing, or its log is not kept any more")
-    return {"lines": lines[-LOG_LINES:]}
+    lines = log_of(lab, order["run_id"])[-LOG_LINES:]
+    return {"lines": [(line.at, line.level, *line) for line in lines]}
 
 
 _ORDERS: Mapping[str, Callable[[Lab, Order], Awaitable[Result]]] = {

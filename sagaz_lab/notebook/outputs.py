@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from threading import local
 from typing import Any
 
 from sagaz_lab.errors import RunError
 from sagaz_lab.lab import Lab
+from sagaz_lab.model.log import LogLine
 from sagaz_lab.model.step import Step, current_step
-from sagaz_lab.runtime.logs import KEPT
-from sagaz_lab.texts import printable
+from sagaz_lab.notebook.run_output import as_text
 
 LINES = 50
 """Lines that `%triggers tail` shows unless told otherwise."""
 
+RECENT = 20
+"""Runs of the store whose logs it shows while this kernel has had none."""
+
 _OWN = frozenset({"_routes", "_stream", "_write", "write"})
+
+
+def in_background() -> Step | None:
+    """The step that runs here, if its run is one of the background."""
+    step = current_step.get(None)
+    return None if step is None or step.run.foreground else step
 
 
 class Router:
@@ -49,7 +60,7 @@ class Router:
         step = self._background()
         if step is None or not isinstance(text, str):
             return (before or self._stream.write)(text)
-        step.run.write(step.name, str(getattr(self._stream, "name", "")), text)
+        step.run.write(step.name, str(getattr(self._stream, "name", "")), text, _level_of(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -61,8 +72,7 @@ class Router:
             self._stream.flush()
 
     def _background(self) -> Step | None:
-        step = current_step.get(None) if self._routes else None
-        return None if step is None or step.run.foreground else step
+        return in_background() if self._routes else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -79,6 +89,28 @@ class Router:
         return type(self._stream)
 
 
+class _Level(local):
+    """The last record of `logging` that this thread has made: what is printed next may be it."""
+
+    record: logging.LogRecord | None = None
+
+    def make(self, before: Callable[..., logging.LogRecord], *args: Any, **options: Any) -> logging.LogRecord:
+        self.record = before(*args, **options)
+        return self.record
+
+
+_level = _Level()
+
+
+def _level_of(text: str) -> str | None:
+    """The level of the record that is printed with this text; None if it is none."""
+    record, _level.record = _level.record, None
+    try:
+        return record.levelname if record is not None and record.getMessage() in text else None
+    except Exception:  # noqa: BLE001  the record's arguments do not fit its text: `logging` says so itself
+        return None
+
+
 def route() -> Callable[[], None]:
     """Put a `Router` before `sys.stdout` and `sys.stderr`, where there is none. Returns what undoes this."""
     routers = {}
@@ -88,10 +120,15 @@ def route() -> Callable[[], None]:
             routers[name] = Router(stream)
             setattr(sys, name, routers[name])
     _move_log(lambda stream: next((router for router in routers.values() if router._stream is stream), None))
-    return partial(_unroute, routers)
+    before = logging.getLogRecordFactory()
+    making = partial(_level.make, before)
+    logging.setLogRecordFactory(making)
+    return partial(_unroute, routers, making, before)
 
 
-def _unroute(routers: Mapping[str, Router]) -> None:
+def _unroute(routers: Mapping[str, Router], making: Any, before: Any) -> None:
+    if logging.getLogRecordFactory() is making:
+        logging.setLogRecordFactory(before)
     for name, router in routers.items():
         router._routes = False  # somebody may have kept it
         if getattr(sys, name) is router:
@@ -110,14 +147,26 @@ def _move_log(to: Callable[[Any], Any]) -> None:
 
 def tail(lab: Lab, run_id: str | None, limit: int) -> str:
     """The last lines of one run's log, or of all logs. Raises `RunError` where there is none of this run."""
-    logs = lab.logs()
     if run_id is None:
-        lines = [_line(f"{run} {action}", text) for run, log in logs.items() for action, text in log[-limit:]]
+        logs: Mapping[str, Sequence[LogLine]] = lab.logs() or {run: lab.run(run).log for run in _newest(lab)}
+        lines = [as_text(f"{run} {one[0]}", one) for run, log in logs.items() for one in log[-limit:]]
         return "\n".join(lines[-limit:]) or "no run has written anything"
-    if run_id not in logs:
-        raise RunError(f"run {run_id!r} has no log; kept are those of live runs and of the last {KEPT} that ended")
-    return "\n".join(_line(action, text) for action, text in logs[run_id][-limit:])
+    log = log_of(lab, run_id)
+    return "\n".join(as_text(one[0], one) for one in log[-limit:])
 
 
-def _line(who: str, text: str) -> str:
-    return f"{printable(who.rstrip())}: {text}" if who else text
+def log_of(lab: Lab, run_id: str) -> Sequence[LogLine]:
+    """The log of a run, in memory or in the store. Raises `RunError` where there is none."""
+    log: Sequence[LogLine] | None = lab.logs().get(run_id)
+    if log is None:
+        with suppress(RunError):
+            log = lab.run(run_id).log
+    if not log:
+        raise RunError(f"run {run_id!r} has no log: it is no run that is kept, or has written nothing")
+    return log
+
+
+def _newest(lab: Lab) -> list[str]:
+    """The newest runs of the store, oldest first."""
+    columns, rows = lab.store.rows("runs", RECENT)
+    return [row[columns.index("run_id")] for row in reversed(rows)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import StoredRun
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.log import Displayed, LogLine, RunLog, lines_of
 from sagaz_lab.model.run import LIVE, STEP_ENDS, STEP_STARTS, Record, RunStatus
 
 
@@ -35,8 +36,9 @@ class StepView:
 class RunView:
     """A run as it was at `seen_at`. Read-only; `steps` are oldest first, of all attempts.
 
-    `context` is what it began with. `progress` has what the actions of a run that lives in this process say of
-    themselves.
+    `context` is what it began with. `log` has the last lines of its log, failures included, and `displays` what its
+    actions have displayed, as far as the store keeps that. `progress` has what the actions of a run that lives in this
+    process say of themselves.
     """
 
     run_id: str
@@ -54,6 +56,8 @@ class RunView:
     steps: Sequence[StepView]
     seen_at: float
     progress: Mapping[str, str]
+    log: Sequence[LogLine] = ()
+    displays: Sequence[Displayed] = ()
 
     @property
     def is_live(self) -> bool:
@@ -76,7 +80,8 @@ class RunView:
         return f"RunView({self.run_id}, {self.saga} r{self.revision}, {self.status}, {len(self.steps)} steps{error})"
 
 
-def run_view(run: StoredRun, now: float, progress: Mapping[str, str]) -> RunView:
+def run_view(run: StoredRun, now: float, progress: Mapping[str, str], log: RunLog | None) -> RunView:
+    steps = tuple(steps_of(run.records))
     return RunView(
         run_id=run.run_id,
         saga=run.saga,
@@ -90,10 +95,19 @@ def run_view(run: StoredRun, now: float, progress: Mapping[str, str]) -> RunView
         error=run.error,
         event=run.event,
         context=run.context,
-        steps=tuple(steps_of(run.records)),
+        steps=steps,
         seen_at=now,
         progress=progress,
+        log=list(_failures(steps)) if log is None else log.lines(),
+        displays=() if log is None else tuple(log.displays),
     )
+
+
+def _failures(steps: Iterable[StepView]) -> Iterable[LogLine]:
+    """The log of a run that has written nothing else, or whose log is gone with its process."""
+    for step in steps:
+        if step.traceback and step.status != "running":
+            yield from lines_of(step.action, step.traceback, "ERROR", step.started_at + (step.duration_s or 0.0))
 
 
 def steps_of(records: Iterable[Record]) -> Iterable[StepView]:

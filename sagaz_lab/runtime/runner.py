@@ -61,11 +61,16 @@ class Runner:
         self._working: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
         self.logs = Logs()
-        """Of ended runs; the Lab puts its own here, which outlives a stop."""
+        """Of ended runs; the Lab puts its own here (`use`), which outlives a stop."""
         self.hold = False
         """Whether runs of triggers that begin now are held when they fail; the Service says so."""
         self.published: Callable[[], None] = _nobody
         """To be called when the store has something to publish; the Service puts the relay here."""
+
+    def use(self, logs: Logs) -> None:
+        """Keep logs there from now on, and in the store if it can."""
+        self.logs = logs
+        logs.keep_in(getattr(self._dispatcher.store, "run_logs", None), self._dispatcher.report)
 
     @property
     def live(self) -> Mapping[str, Run]:
@@ -100,7 +105,9 @@ class Runner:
         run = self._attempt.of(ticket, definition, instance, now, self._dispatcher)
         if self.hold and ticket.trigger is not None:
             run.hold = True
-        if self.logs.ended:
+        if ticket.history is not None or ticket.attempt > 1:
+            run.ctx.log_lines = self.logs.take(ticket.run_id, stored=True)
+        elif self.logs.ended:
             run.ctx.log_lines = self.logs.take(ticket.run_id)
         self._live[ticket.run_id] = run
         return run
@@ -315,6 +322,10 @@ class Runner:
             _wake(run)
         if not (self._live or self._ready):
             self.idle.set()
+
+    def keep_logs(self) -> None:
+        """Have the store keep what live runs have written, in case this process dies."""
+        self.logs.keep_live(self._live.values())
 
     async def ended(self, run: Run) -> None:
         """Returns when the run's attempt has ended or was abandoned."""

@@ -30,6 +30,9 @@ _GROUP = "consumer group"
 HEARTBEAT_S = 5.0
 """A third of the lease: two may fail before another process takes over."""
 
+LOGS_S = 2.0
+"""How long a stop waits for the logs of runs to be written."""
+
 
 Names = str | Collection[str] | None
 """What is to be started: sagas and triggers by name; None is all."""
@@ -267,6 +270,8 @@ class Service:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.recovery.leave()
         await self.relay.close()
+        self.dispatcher.runner.keep_logs()
+        await asyncio.to_thread(self.dispatcher.runner.logs.flush, LOGS_S)
         try:
             await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
             await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
@@ -324,6 +329,7 @@ class Service:
                 await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
                 await self._store.heartbeat()
                 await self.params.follow(list(self.dispatcher.states.values()))
+                self.dispatcher.runner.keep_logs()
                 self.relay.look_again()  # whatever has come into the store without its knowledge
             except LeaseLost as error:
                 self.dispatcher.lease.lose(error)

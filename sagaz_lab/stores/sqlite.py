@@ -34,6 +34,7 @@ from sagaz_lab.stores.connection import NOW, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.intake import Rest, has_rest
+from sagaz_lab.stores.log_files import LogFiles
 from sagaz_lab.stores.opened import Opened
 from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.retention import drop_expired, free_members
@@ -72,6 +73,7 @@ class SqliteStore:
         self.retention_days = retention_days
         root = Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts"
         self._artifacts = Artifacts(root, self.path.with_name(f"{self.path.name}.key"))
+        self.run_logs = LogFiles(self._artifacts)
         self._turns = Turns()
         self._sql = statements(NOW)
         self._open: Opened | None = None

@@ -1,6 +1,7 @@
 """What runs print in a notebook: in the background into their logs, in the foreground into the cell."""
 
 import io
+import re
 import sys
 import time
 from contextlib import asynccontextmanager, redirect_stdout
@@ -27,7 +28,7 @@ class Talks(Saga):
             print("from the", "run", step)
             await asyncio.sleep(0.1)
         sys.stderr.write("from stderr\\n")
-        logging.getLogger("mine").warning("from the log")
+        logging.getLogger("mine").error("from %s", "the log")
         warnings.warn("from a warning")
         print("from the end", end="", flush=True)
 """
@@ -85,11 +86,13 @@ def test_what_a_background_run_prints_is_in_its_log_and_in_no_cell(kernel):
     assert "cell 3" in shown
     assert "from" not in shown
     one = kernel.run(f"%triggers tail {run_id(kernel)}").stdout.splitlines()
-    assert one[:6] == [*(f"talk: from the run {step}" for step in range(5)), "talk: from stderr"]
-    assert "talk: WARNING:mine:from the log" in one
-    assert any("UserWarning: from a warning" in line for line in one)
-    assert one[-1] == "talk: from the end"
-    assert kernel.run("%triggers tail --lines 1").stdout == f"{run_id(kernel)} talk: from the end\n"
+    assert all(re.match(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) ", line) for line in one)
+    said = [re.sub(r"^\S+ +", "", line) for line in one]
+    assert said[:5] == [f"INFO    talk: from the run {step}" for step in range(5)]
+    assert said[5:7] == ["WARNING talk: from stderr", "ERROR   talk: ERROR:mine:from the log"]
+    assert any(re.match("WARNING talk: .*UserWarning: from a warning", line) for line in said)
+    assert said[-1] == "INFO    talk: from the end"
+    assert kernel.run("%triggers tail --lines 1").stdout.endswith(f"INFO    {run_id(kernel)} talk: from the end\n")
 
 
 def test_a_log_record_goes_to_the_log_though_its_stream_was_taken_before_the_extension_was_loaded(tmp_path):
@@ -98,7 +101,7 @@ def test_a_log_record_goes_to_the_log_though_its_stream_was_taken_before_the_ext
         assert kernel.run(LOAD).ok
         shown = everything(kernel.run(TALKS)) + everything(kernel.run('%triggers fire talks.on_event {"n": 1}'))
         assert "from" not in shown + when_idle(kernel)
-        assert "WARNING:mine:from the log" in kernel.run("%triggers tail").stdout
+        assert "ERROR:mine:from the log" in kernel.run("%triggers tail").stdout
         assert "by a cell" in kernel.run("logging.warning('by a cell')").stderr
         kernel.run("%unload_ext sagaz_lab")
         assert kernel.run("print(type(logging.getLogger().handlers[0].stream) is type(sys.stderr))").stdout == "True\n"
@@ -266,8 +269,15 @@ async def test_a_run_that_is_tried_again_goes_on_with_its_log():
 
     async with lab, routed():
         await lab.fire("again.on_event", {})
-        while [len(log) for log in lab.logs().values()] != [2]:
+        while [texts(log).count("tried") for log in lab.logs().values()] != [2]:
             await lab.clock.sleep(0.01)
+        (log,) = lab.logs().values()
+        assert texts(log).count("ValueError: no") == 2
+        assert {line.level for line in log} == {"INFO", "ERROR"}
+
+
+def texts(log):
+    return [text for _, text in log]
 
 
 def test_lines_come_whole_whatever_parts_they_are_written_in():

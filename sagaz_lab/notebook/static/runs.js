@@ -26,7 +26,7 @@ function runLine(ui, now, { run_id, saga, revision, trigger, attempt, actions })
   return h("article.run", { key: run_id, label: `run ${run_id}` },
     named(saga, words(`revision ${revision}`, trigger, `attempt ${attempt}`, run_id)),
     h("div", barsOf(actions, now), h("p", words(...doing)),
-      ui.details(`log ${run_id}`, "log", () => ui.lines({ cmd: "log", run_id }, 3000, ([action, text]) => `${action}  ${text}\n`))),
+      ui.details(`log ${run_id}`, "log", () => ui.lines({ cmd: "log", run_id }, 3000, ([at, level, action, text]) => `${new Date(at * 1000).toLocaleTimeString()} ${level}  ${action}  ${text}\n`))),
     h("div.row", span(now), ui.button("compensate", { cmd: "compensate_run", run_id }, { sure: "stop and undo?" })));
 }
 
