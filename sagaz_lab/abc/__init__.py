@@ -12,6 +12,7 @@ from sagaz_lab.abc.source import Clock, Missed, Positions, Publisher, Source, So
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
     DONE,
+    KEY_MARK,
     Acceptance,
     DeadLetter,
     Ending,
@@ -21,8 +22,10 @@ from sagaz_lab.abc.values import (
     Member,
     NewRun,
     Owner,
+    Redriven,
     Refusal,
     RevisionRow,
+    Spent,
     StoredRun,
 )
 from sagaz_lab.model.event import Delivery, Event, deliveries
@@ -31,6 +34,7 @@ from sagaz_lab.model.run import Publication, Record, RecordRow, Run
 
 __all__ = [
     "DONE",
+    "KEY_MARK",
     "Acceptance",
     "Choose",
     "Clock",
@@ -54,11 +58,13 @@ __all__ = [
     "Publisher",
     "Record",
     "RecordRow",
+    "Redriven",
     "Refusal",
     "RevisionRow",
     "Run",
     "Source",
     "SourceTraits",
+    "Spent",
     "Store",
     "StoredRun",
     "Surroundings",

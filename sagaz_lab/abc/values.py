@@ -11,18 +11,23 @@ from msgspec import Struct
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Publication, Record, RecordRow, RunStatus
 
+KEY_MARK = "\x1f"
+"""What the claim of a declared key begins with, so that it never meets the claim of an id, which never does."""
+
 
 class Member(NamedTuple):
-    """An event that started a run together with others, and its idempotency key (None: nothing to claim)."""
+    """An event that started a run together with others, and its claims (None: nothing to claim)."""
 
     event: Event
     claim: str | None
+    declared: str | None = None
 
 
 class NewRun(Struct, eq=False):
-    """A run to be accepted. `claim` is its idempotency key (None: nothing to claim), valid until `claim_until`.
+    """A run to be accepted. `claim` is that of its event's id (None: nothing to claim), valid until `claim_until`.
 
-    With `claim_ends` the claim is free again as soon as the run has ended, however it has. `cooldown` is a key and
+    `declared` is the claim of its declared key, valid until `declared_until`: it is free again when the run has ended
+    compensated or cancelled, and with `declared_ends` however it has ended. `cooldown` is a key and
     the time until which no other run of the trigger with that key may be accepted, however this one ends; it is taken
     only if the run starts at once (`status` running), else by `begin`. `members` are the events of a run that was
     started by several; their claims are the run's as well. `started` names the actions whose start is journaled with
@@ -39,7 +44,9 @@ class NewRun(Struct, eq=False):
     status: RunStatus = RunStatus.RUNNING
     claim: str | None = None
     claim_until: float | None = None
-    claim_ends: bool = False
+    declared: str | None = None
+    declared_until: float | None = None
+    declared_ends: bool = False
     cooldown: tuple[str, float] | None = None
     members: Sequence[Member] = ()
     started: Sequence[str] = ()
@@ -48,7 +55,8 @@ class NewRun(Struct, eq=False):
 class HeldEvent(NamedTuple):
     """An event that waits to be decided, in the window of its trigger and `key` (None: the trigger's only one).
 
-    `part` is the number of the composite's part that gave it, `claim` its idempotency key; `at` is when it came.
+    `part` is the number of the composite's part that gave it, `claim` is that of its id and `declared` that of its
+    declared key; `at` is when it came.
     """
 
     id: str
@@ -58,11 +66,15 @@ class HeldEvent(NamedTuple):
     event: Event
     claim: str | None
     at: float
+    declared: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class DeadLetter:
-    """An event that could not be decided, or whose run failed for good. `cause` groups like letters."""
+    """An event that could not be decided, or whose run failed for good. `cause` groups like letters.
+
+    `claim` is that of the event's id, valid until `claim_until`, where no run has it.
+    """
 
     id: str
     event: Event
@@ -77,6 +89,8 @@ class DeadLetter:
     run_id: str | None = None
     redriven: int = 0
     """How many times its event had been redriven before it died."""
+    claim: str | None = None
+    claim_until: float | None = None
 
 
 class KeptEvent(NamedTuple):
@@ -90,11 +104,35 @@ class KeptEvent(NamedTuple):
     until: float
 
 
+class Spent(NamedTuple):
+    """The claim of an event that starts nothing although it was wanted: a later one took its place."""
+
+    trigger: str
+    claim: str
+    until: float
+
+
+class Redriven(NamedTuple):
+    """An open dead letter whose event is decided again, and the claim of that event's id.
+
+    The claim is free for what comes of the event in the same batch, and the letter's again if nothing takes it.
+    `run_id` is the letter's run.
+    """
+
+    letter: str
+    trigger: str
+    claim: str
+    run_id: str | None
+    until: float
+
+
 class Acceptance(Struct):
     """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason).
 
     `held` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
-    is in the same batch. `publications` are to be published.
+    is in the same batch. `withdrawn` are waiting runs that never started: their claims are free for the same batch,
+    or, where a time is given, those of their ids are spent until then. `redriven` letters are settled, each with what
+    came of its event. `publications` are to be published.
     """
 
     runs: list[NewRun] = []
@@ -103,20 +141,26 @@ class Acceptance(Struct):
     kept: Sequence[KeptEvent] = ()
     held: Sequence[HeldEvent] = ()
     released: Sequence[str] = ()
+    withdrawn: Mapping[str, float | None] = {}
+    redriven: Sequence[Redriven] = ()
+    spent: Sequence[Spent] = ()
     publications: Sequence[Publication] = ()
 
 
 class Refusal(NamedTuple):
-    """Why a run or a held event was not accepted.
+    """Why a run, a held event or a dead letter was not accepted.
 
-    Its claim is taken by `first_run`, or (None) by an event that is held. Or, with `cooling_until`, its cooldown's key
-    is taken until then, by `first_run`. Or its values cannot be stored (`error`).
+    Its claim is taken by `first_run`, by the dead letter `letter`, by nobody any more (`spent`), or else by an event
+    that is held. Or, with `cooling_until`, its cooldown's key is taken until then, by `first_run`. Or its values cannot
+    be stored (`error`).
     """
 
     first_run: str | None = None
     first_status: RunStatus | None = None
     error: Exception | None = None
     cooling_until: float | None = None
+    letter: str | None = None
+    spent: bool = False
 
 
 class Ending(NamedTuple):

@@ -35,8 +35,8 @@ class RunStatus(StrEnum):
 
 
 LIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
-RESTARTABLE = frozenset({RunStatus.COMPENSATED, RunStatus.CANCELLED, RunStatus.COMPENSATION_FAILED})
-"""A run that ended so lets the same idempotency key start another."""
+RESTARTABLE = frozenset({RunStatus.COMPENSATED, RunStatus.CANCELLED})
+"""A run that ended so lets another event with the same declared key start another."""
 
 
 class OutcomeKind(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta, timezone
@@ -20,6 +21,9 @@ _MAKERS: Mapping[str, Callable[..., Any]] = {
 }  # fmt: skip
 _NAMES: Mapping[str, Any] = {"datetime.timezone.utc": timezone.utc, "inf": float("inf")}  # noqa: UP017
 
+_MAY_SPELL = re.compile(r"""\s*([-\d.(\[{]|[bB]['"]|(True|False|Decimal|UUID|datetime|frozenset|set|np|inf)\b)""")
+"""What any spelling begins with: most texts are none, and parsing takes its time."""
+
 
 def named_by(value: Any) -> list[str]:
     """The keys that a person may mean by this. Raises `MissingKey` and `UnfitKey` for what is no text and no key."""
@@ -31,7 +35,7 @@ def named_by(value: Any) -> list[str]:
 
 def spelled_key(text: str) -> str | None:
     """The key's canonical text; None where the text spells nothing but itself."""
-    if not text or len(text) > KEY_LENGTH:
+    if len(text) > KEY_LENGTH or _MAY_SPELL.match(text) is None:
         return None
     try:
         with warnings.catch_warnings(action="ignore"):

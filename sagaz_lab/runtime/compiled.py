@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sagaz_lab.abc import Clock
+from sagaz_lab.abc import KEY_MARK, Clock
 from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.event import Event
@@ -27,6 +27,9 @@ from sagaz_lab.runtime.windows import Windows
 ID_LENGTH = 512
 """An event's id longer than this is claimed by its hash."""
 
+SPENT_S = 86400.0
+"""How long the id of an event stays claimed that a later one took the place of, unless its retention is shorter."""
+
 RETRYING = 10_000
 """Runs of a trigger that may wait for their retry; beyond it nothing is taken in, whatever the strategy."""
 
@@ -43,8 +46,8 @@ class CompiledTrigger:
     """
 
     __slots__ = ("claim_ends", "claim_key", "claim_ttl_s", "concurrency_key", "config", "cooldown_s", "decode",
-                 "definition", "instance", "is_async", "leading_key", "method", "overlap", "pace_key", "policy",
-                 "singleton", "together", "trigger", "ungated", "validate", "wants_event",
+                 "definition", "id_ttl_s", "instance", "is_async", "leading_key", "method", "overlap", "pace_key",
+                 "policy", "singleton", "together", "trigger", "ungated", "validate", "wants_event",
                  "window_key")  # fmt: skip
 
     def __init__(self, definition: SagaDefinition, trigger: Trigger, instance: Saga, default: TriggerConfig) -> None:
@@ -61,10 +64,9 @@ class CompiledTrigger:
         self.is_async = trigger.is_async
         self.overlap = trigger.spec.settings.get("overlap") if trigger.spec.kind == "cron" else None
         self.config = trigger.config or definition.config or default
+        self.id_ttl_s = self.config.event_retention_days * 86400.0
         self.claim_ttl_s = (
-            seconds(gates.idempotency_ttl, "idempotency_ttl")
-            if gates.idempotency_ttl is not None
-            else self.config.event_retention_days * 86400.0
+            seconds(gates.idempotency_ttl, "idempotency_ttl") if gates.idempotency_ttl is not None else self.id_ttl_s
         )
         self.claim_ends = gates.until == "terminal"
         self.cooldown_s = None if gates.cooldown is None else seconds(gates.cooldown, "cooldown")
@@ -98,12 +100,26 @@ class CompiledTrigger:
             return read
         return lambda subjects: read(subjects[-1])
 
-    def claim(self, subject: Any, event: Event, part: int, *, fresh: bool = False) -> str | None:
-        """The idempotency key of one event; each part of a composite has its own. Raises `MissingKey`."""
-        if self.claim_key is None and fresh:
+    def id_claim(self, event: Event, part: int) -> str | None:
+        """The claim of an event's id; each part of a composite has its own.
+
+        Raises `MissingKey` where the source gave no id and nothing else tells a redelivery.
+        """
+        if self.claim_key is not None and not event.id:
             return None
-        claim = claim_of(event.id) if self.claim_key is None else self.claim_key(subject)
+        claim = claim_of(event.id)
         return claim if self.trigger.composite is None else f"{part}:{claim}"
+
+    def declared(self, subject: Any, part: int) -> str | None:
+        """The claim of the declared key, if there is one. Raises `MissingKey` and `UnfitKey`."""
+        if self.claim_key is None:
+            return None
+        key = self.claim_key(subject)
+        return KEY_MARK + key if self.trigger.composite is None else f"{KEY_MARK}{part}:{key}"
+
+    def spent_until(self, now: float) -> float:
+        """How long the id of an event stays claimed that a later one took the place of."""
+        return now + min(SPENT_S, self.id_ttl_s)
 
     def part_of(self, event: Event) -> int:
         """The part of a composite that gave the event, by its source's name."""
@@ -238,9 +254,9 @@ class TriggerState:
 
 
 def claim_of(event_id: str) -> str:
-    """The claim of an event without a key of its own. Raises `MissingKey`."""
+    """The claim of an event's id. Raises `MissingKey`."""
     if not (event_id and isinstance(event_id, str)):
         raise MissingKey(f"the source gave the event no id but {event_id!r}; name a field of it with idempotency_key=")
-    if len(event_id) <= ID_LENGTH:
+    if len(event_id) <= ID_LENGTH and not event_id.startswith(KEY_MARK):
         return event_id
     return "sha256:" + hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).hexdigest()

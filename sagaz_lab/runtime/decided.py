@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sagaz_lab.abc import Acceptance, DeadLetter, HeldEvent, KeptEvent, Member, Publication, Refusal
+from sagaz_lab.abc import (
+    Acceptance,
+    DeadLetter,
+    HeldEvent,
+    KeptEvent,
+    Member,
+    Publication,
+    Redriven,
+    Refusal,
+    Spent,
+)  # fmt: skip
 from sagaz_lab.errors import QueueFull
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome, OutcomeKind
@@ -16,7 +26,7 @@ from sagaz_lab.runtime.leading import Before
 from sagaz_lab.runtime.letters import dead_letter, letter_id
 from sagaz_lab.runtime.outbox import publication_of
 from sagaz_lab.runtime.outcomes import Entry, outcome
-from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.window_policies import Closing, Released
 
 TAKEN = "its key is taken"
@@ -30,16 +40,20 @@ class Decided:
 
     `held` wait in a window, `released` do not any more; `closings` are windows that they have filled, and `outdone`
     has what they take the place of. `replaced` pairs runs of `starts` with those whose place they take, by id. Of
-    `filtered` and `dropped` listeners are told. Where somebody is `answered`, `finals` has the outcomes to come of
-    what is held. Deciding `events` of them took `took_s`.
+    `filtered` and `dropped` listeners are told. `spent` are claims of ids that nobody is to have; `redriven` are dead
+    letters by the id of their event, which is among those decided. Where somebody is `answered`, `finals` has the
+    outcomes to come of what is held. Deciding `events` of them took `took_s`.
     """
 
-    __slots__ = ("answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held", "kept",
-                 "letters", "outdone", "periods", "reasons", "released", "replaced", "starts", "state",
-                 "took_s")  # fmt: skip
+    __slots__ = ("_deaths", "answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held",
+                 "kept", "letters", "outdone", "periods", "reasons", "redriven", "released", "replaced", "spent",
+                 "starts", "state", "took_s")  # fmt: skip
 
-    def __init__(self, state: TriggerState) -> None:
+    def __init__(self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING) -> None:
         self.state = state
+        self.redriven = redriven
+        self.spent: list[Spent] = []
+        self._deaths: dict[str, Entry] = {}
         self.entries: list[Entry] = []
         self.starts: list[Ticket] = []
         self.letters: list[DeadLetter] = []
@@ -97,28 +111,56 @@ class Decided:
         if kind is OutcomeKind.FILTERED and "on_trigger_filtered" in compiled.definition.hooks:
             self.filtered.append((event, reason))
 
-    def dead(self, event: Event, error: BaseException, at: float) -> None:
+    def dead(self, event: Event, error: BaseException, at: float, claim: str | None) -> DeadLetter:
+        """`claim` is that of the event's id, which is the letter's from now on."""
         letter = dead_letter(self.state, event, error, at)
-        self.letters.append(letter)
+        self._bury(letter, claim, at)
         self.add(OutcomeKind.DEAD, letter.error, event, at, count_as=letter.cause)
+        self._deaths[letter.id] = self.entries[-1]
+        return letter
 
-    def overflow(self, event: Event, at: float, *, rejected: bool) -> None:
+    def _bury(self, letter: DeadLetter, claim: str | None, at: float) -> None:
+        if claim is not None:
+            letter.claim, letter.claim_until = claim, at + self.state.compiled.id_ttl_s
+        self.letters.append(letter)
+
+    def not_dead(self, refused: Mapping[str, Refusal], at: float) -> None:
+        """The store did not take these letters: their events had come before."""
+        for letter in [letter for letter in self.letters if letter.id in refused]:
+            self.letters.remove(letter)
+            if (entry := self._deaths.pop(letter.id, None)) is not None:
+                self.entries.remove(entry)
+                self.reasons[OutcomeKind.DEAD.value, letter.cause] -= 1
+                self.reasons = {reason: times for reason, times in self.reasons.items() if times}
+                self.duplicate(refused[letter.id], letter.event, at)
+
+    def duplicate(self, first: Refusal | str, event: Event, at: float) -> None:
+        """`first`, a run's id or what the store says, has its claim."""
+        run_id = first.first_run if isinstance(first, Refusal) else first
+        self.add(OutcomeKind.DUPLICATE, taken_by(first), event, at, count_as=TAKEN, run_id=run_id)
+
+    def spend(self, claim: str | None, at: float) -> None:
+        """A later event has taken the place of the one with this id, so that its redelivery is not wanted."""
+        if claim is not None:
+            self.spent.append(Spent(self.state.name, claim, self.state.compiled.spent_until(at)))
+
+    def overflow(self, event: Event, at: float, claim: str | None, *, rejected: bool) -> None:
         """The queue is full: the event is dropped, or rejected to the dead letters."""
         if rejected:
             state = self.state
-            self.dead(event, QueueFull(f"{state.name}: {QUEUE_FULL} ({state.admission.size} events wait)"), at)
+            self.dead(event, QueueFull(f"{state.name}: {QUEUE_FULL} ({state.admission.size} events wait)"), at, claim)
         else:
             self.dropped.append(event)
             self.add(OutcomeKind.DROPPED, QUEUE_FULL, event, at)
 
-    def refused(self, refusal: Refusal, event: Event, key: str | None, at: float) -> None:
+    def refused(self, refusal: Refusal, event: Event, key: str | None, at: float, claim: str | None) -> None:
         """The store did not take it: another process, or another batch, was first."""
         if refusal.cooling_until is not None:
             self.cooling(refusal, event, key, at)
         elif refusal.error is None:
-            self.add(OutcomeKind.DUPLICATE, taken_by(refusal), event, at, count_as=TAKEN, run_id=refusal.first_run)
+            self.duplicate(refusal, event, at)
         else:
-            self.dead(event, refusal.error, at)
+            self.dead(event, refusal.error, at, claim)
 
     def cooling(self, refusal: Refusal, event: Event, key: str | None, at: float) -> None:
         """A run of this key has started too short a time ago."""
@@ -128,6 +170,7 @@ class Decided:
         """Add what became of other events of the same trigger."""
         self.entries += other.entries
         self.letters += other.letters
+        self._deaths.update(other._deaths)
         self.kept += other.kept
         self.filtered += other.filtered
         for key, times in other.reasons.items():
@@ -144,9 +187,11 @@ class Decided:
             like = self.letters[-1] if self.letters else None
             for member in members:
                 if like is not None:
-                    self.letters.append(replace(like, id=letter_id(), event=member.event))
+                    self._bury(replace(like, id=letter_id(), event=member.event, claim=None), member.claim, at)
                 self.add(own.kind, own.reason, member.event, at, own.facts, run_id=own.run_id,
                          count_as=like.cause if like else None)  # fmt: skip
+                if like is not None:
+                    self._deaths[self.letters[-1].id] = self.entries[-1]
 
 
 def cooling_facts(refusal: Refusal, key: str | None, at: float) -> dict[str, Any]:
@@ -158,8 +203,14 @@ def cooling_facts(refusal: Refusal, key: str | None, at: float) -> dict[str, Any
 def taken_by(first: Refusal | str) -> str:
     """The reason of a duplicate, which names the first run and the cure."""
     if isinstance(first, Refusal) and first.first_run is None:
+        if first.letter is not None:
+            return f"its key is taken by dead letter {first.letter}; lab.redrive({first.letter!r}) decides it again"
+        if first.spent:
+            return "it has come before, and a later event took its place"
         return "its key is taken by an event that is held"
-    run = f"{first.first_run} ({first.first_status})" if isinstance(first, Refusal) else first
+    run = first.first_run if isinstance(first, Refusal) else first
+    if isinstance(first, Refusal) and first.first_status is not None:
+        run = f"{run} ({first.first_status})"
     return f"its key is taken by run {run}; lab.forget(trigger, key) frees it"
 
 
@@ -171,8 +222,12 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
     held: list[HeldEvent] = []
     released: list[str] = []
     publications: list[Publication] = []
+    spent: list[Spent] = []
+    redriven: list[Redriven] = []
     for decided in decisions:
         batch.runs += decided.starts
+        spent += decided.spent
+        redriven += decided.redriven.values()
         kept += decided.kept
         held += decided.held
         released += [held.id for held in decided.released]
@@ -182,6 +237,7 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
             publications += letters.publications
     batch.dead, batch.kept, batch.held = dead, kept, held
     batch.released, batch.publications = released, publications
+    batch.spent, batch.redriven = spent, redriven
     return batch
 
 

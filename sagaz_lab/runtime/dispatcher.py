@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Refusal, Store
+from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Redriven, Refusal, Store
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -28,7 +28,7 @@ from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
 from sagaz_lab.runtime.tee import Tee
-from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.turns import Turns, started_entries
 
 _RUNNING = RunStatus.RUNNING
@@ -113,11 +113,17 @@ class Dispatcher:
     # --- deliveries ---
 
     async def take(
-        self, readers: Sequence[Reader], deliveries: Sequence[Delivery], *, answered: bool = False
+        self,
+        readers: Sequence[Reader],
+        deliveries: Sequence[Delivery],
+        *,
+        answered: bool = False,
+        redriven: Mapping[str, Redriven] = NOTHING,
     ) -> list[Decided]:
         """Decide the deliveries for each reader's trigger and accept the result.
 
-        `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report.
+        `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report. `redriven`
+        are the dead letters that the events come from, by their ids.
 
         When it returns, all is in the store and the deliveries may be acked. Raises `StoreUnavailable`: then nothing
         has been taken and nothing is counted.
@@ -131,7 +137,7 @@ class Dispatcher:
         decisions: list[Decided] = []
         try:
             for state, part in readers:
-                decisions.append(await self.decider.decide(state, deliveries, now, part=part))
+                decisions.append(await self.decider.decide(state, deliveries, now, part=part, redriven=redriven))
         except BaseException:
             self._take_back(states, decisions, len(deliveries))
             raise
@@ -177,14 +183,16 @@ class Dispatcher:
             decided.state.leading.take_back(decided.periods)
         self._count(states, -events)
 
-    async def take_whole(self, state: TriggerState, events: Sequence[Event]) -> list[Decided]:
+    async def take_whole(
+        self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
+    ) -> list[Decided]:
         """The same for events that have been through their window before; the caller tells of the outcomes."""
         if self.closing:
             raise LabClosed("the Lab is closing; the event was not taken")
         now = self.clock.now()
         self._count([state], len(events))
         try:
-            decided = await self.decider.decide_whole(state, events, now)
+            decided = await self.decider.decide_whole(state, events, now, redriven)
         except BaseException:
             self._count([state], -len(events))
             raise
@@ -200,7 +208,9 @@ class Dispatcher:
             if decided.starts:
                 admit(decided, moment)
         batch = acceptance(decisions)
-        if not (batch.runs or batch.dead or batch.kept or batch.held or batch.released):
+        if not (
+            batch.runs or batch.dead or batch.kept or batch.held or batch.released or batch.spent or batch.redriven
+        ):
             return {}
         try:
             return await self.store.accept(batch)
@@ -219,9 +229,13 @@ class Dispatcher:
     async def apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has taken the batch: count, remember, start."""
         state = decided.state
+        if refused and decided.letters:
+            decided.not_dead(refused, now)
         self.tally.keep(decided.entries)
+        letters = len(decided.letters)
         if decided.held or decided.released or decided.outdone:
             self.holding.taken_in(decided, refused, now)
+            await self._keep_letters(decided, letters)
         launched = [it for it in decided.starts if it.status is _RUNNING and it.run_id not in refused]
         if launched:
             self._launch(decided, launched, now)
@@ -307,11 +321,18 @@ class Dispatcher:
             decided.state.admission.refund(ticket)
             decided.state.admission.leave(ticket)
         entries, letters = len(decided.entries), len(decided.letters)
-        for event in ticket.events():
-            decided.refused(refusal, event, ticket.key, now)
+        for event, claim in ticket.claimed():
+            decided.refused(refusal, event, ticket.key, now, claim)
         self.tally.keep(decided.entries[entries:])
-        if len(decided.letters) > letters:
-            await self.store.accept(letters_only(decided.state, decided.letters[letters:]))
+        await self._keep_letters(decided, letters)
+
+    async def _keep_letters(self, decided: Decided, known: int) -> None:
+        """Of events that the store could not keep, which is known only now."""
+        if new := decided.letters[known:]:
+            batch = letters_only(decided.state, new)
+            mine = (decided.redriven.get(letter.event.id) for letter in new)
+            batch.redriven = [redriven for redriven in mine if redriven is not None]
+            await self.store.accept(batch)
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
         """The run's saga is not registered: it goes on when it is."""

@@ -48,8 +48,8 @@ def admit(decided: Decided, moment: float) -> None:
 
 def _overflow(decided: Decided, ticket: Ticket, *, rejected: bool) -> None:
     _unkeep(decided, ticket)
-    for event in ticket.events():
-        decided.overflow(event, ticket.at, rejected=rejected)
+    for event, claim in ticket.claimed():
+        decided.overflow(event, ticket.at, claim, rejected=rejected)
 
 
 def _unkeep(decided: Decided, ticket: Ticket) -> None:
@@ -69,10 +69,10 @@ def _alone(decided: Decided, mode: str, ticket: Ticket, mine: dict[str, Ticket])
         mine[key] = ticket
         return True
     _unkeep(decided, ticket)
-    for event in ticket.events():
+    for event, claim in ticket.claimed():
         if mode == "error":
             error = SingletonTaken(f"{decided.state.name}: {LIVE_ALREADY}: {holder}")
-            decided.dead(event, error, ticket.at)
+            decided.dead(event, error, ticket.at, claim)
         else:
             kind = OutcomeKind.DUPLICATE if mode == "return_existing" else OutcomeKind.FILTERED
             facts = {"key": key, "run": holder}
@@ -89,8 +89,9 @@ def _replace(decided: Decided, ticket: Ticket, earlier: Ticket | None) -> None:
         admission.came(earlier)
         decided.starts.remove(earlier)
         _unkeep(decided, earlier)
-        for event in earlier.events():
+        for event, claim in earlier.claimed():
             decided.add(OutcomeKind.FILTERED, OUTDONE, event, ticket.at, {"key": ticket.key, "by": ticket.event_id})
+            decided.spend(claim, ticket.at)
         return
     if earlier is not None:
         decided.replaced.append((ticket.run_id, earlier.run_id))

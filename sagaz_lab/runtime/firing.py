@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-from sagaz_lab.abc import DeadLetter, Delivery, Event
+from sagaz_lab.abc import DeadLetter, Delivery, Event, Redriven
 from sagaz_lab.errors import LabClosed, UnknownName
 from sagaz_lab.model.apart import apart, apart_event
 from sagaz_lab.model.publishing import to_json
@@ -161,7 +161,6 @@ class Firing:
                 now = group[taken : taken + state.room()]
                 taken += len(now)
                 decisions = await self._decide_again(state, now)
-                await self._dispatcher.store.settle_letters([letter.id for letter, _ in now], "redriven", "")
                 letter_of = {event.id: letter.id for letter, event in now}
                 for entry in chain.from_iterable(decided.entries for decided in decisions):
                     for id in letter_of.keys() & ids_of(entry):
@@ -169,19 +168,25 @@ class Firing:
         return [found[letter.id] for letter, _ in events if letter.id in found]
 
     async def _decide_again(self, state: TriggerState, letters: Sequence[tuple[DeadLetter, Event]]) -> list[Decided]:
-        """A run that failed has its event, or those of its window, decided as they are: they have waited before.
+        """Each letter is settled in the transaction that takes in what comes of its event.
 
-        Its claim is its dead run's, which lets it start again. An event that could not be decided comes as if it were
-        new, and has none.
+        A run that failed has its event, or those of its window, decided as they are: they have waited before. An event
+        that could not be decided comes as if it were new. Either takes over the claim of its id.
         """
+        now = self._dispatcher.clock.now()
+        redriven = {event.id: _redriven(state, letter, event, now) for letter, event in letters}
         whole = [event for letter, event in letters if letter.run_id is not None]
-        decisions = await self._dispatcher.take_whole(state, whole) if whole else []
+        decisions: list[Decided] = []
+        if whole:
+            mine = {event.id: redriven[event.id] for event in whole}
+            decisions += await self._dispatcher.take_whole(state, whole, mine)
         by_part: dict[int, list[Delivery]] = {}
         for letter, event in letters:
             if letter.run_id is None:
                 by_part.setdefault(state.compiled.part_of(event), []).append(Delivery(event, None, True))
         for part, deliveries in by_part.items():
-            decisions += await self._dispatcher.take([(state, part)], deliveries, answered=True)
+            mine = {it.event.id: redriven[it.event.id] for it in deliveries}
+            decisions += await self._dispatcher.take([(state, part)], deliveries, answered=True, redriven=mine)
         return decisions
 
     async def preview(self, trigger: str, payload: Any, id: str | None) -> Preview:
@@ -255,6 +260,12 @@ class Firing:
             payload = {"scheduled_for": now, **(payload or {})}
         event = Event(apart(payload), id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
         return Delivery(event, None, id is None)
+
+
+def _redriven(state: TriggerState, letter: DeadLetter, event: Event, now: float) -> Redriven:
+    compiled = state.compiled
+    claim = compiled.id_claim(event, compiled.part_of(event)) if event.id else letter.id
+    return Redriven(letter.id, state.name, claim or letter.id, letter.run_id, now + compiled.id_ttl_s)
 
 
 def _listed(ids: str | Sequence[str]) -> list[str]:

@@ -53,7 +53,7 @@ class Holding:
         for held in waiting:
             full = state.admission.full()
             if full and strategy in ("drop_newest", "reject"):
-                decided.overflow(held.event, now, rejected=strategy == "reject")
+                decided.overflow(held.event, now, held.claim, rejected=strategy == "reject")
                 continue
             if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest()):
                 _drop(decided, oldest, now)
@@ -62,6 +62,7 @@ class Holding:
                 decided.held.append(held)
             else:
                 decided.add(OutcomeKind.FILTERED, step.reason, held.event, now)
+                decided.spend(held.claim, now)
             if step.released:
                 decided.outdone.append((held, step.released))
             if state.windows.full(held.key):
@@ -91,7 +92,7 @@ class Holding:
                 gone.append(held.id)
                 state.windows.remove(held)
                 known = len(decided.entries)
-                decided.refused(refusal, held.event, held.key, now)
+                decided.refused(refusal, held.event, held.key, now, held.claim)
                 self._dispatcher.tally.keep(decided.entries[known:])
                 continue
             entries.append(_entry(state, held))
@@ -167,6 +168,7 @@ class Holding:
         decided.released = [*closing.events, *(held for held, _ in closing.released)]
         for held, reason in closing.released:
             decided.add(OutcomeKind.FILTERED, reason, held.event, now)
+            decided.spend(held.claim, now)
         await dispatcher.apply(decided, await dispatcher.accept([decided], now), now)
 
     # --- from one opening to the next ---
@@ -223,7 +225,8 @@ def _drop(decided: Decided, held: HeldEvent, now: float) -> None:
         decided.held.remove(held)  # it came with this batch, so the store need not have it
     else:
         decided.released.append(held)
-    decided.overflow(held.event, now, rejected=False)
+    decided.overflow(held.event, now, held.claim, rejected=False)
+    decided.spend(held.claim, now)  # it would come again as the newest
 
 
 def _closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequence[Closing]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sagaz_lab.abc import Acceptance, Ending, Journal, NewRun, Refusal, Store
+from sagaz_lab.abc import Acceptance, Ending, Journal, NewRun, Refusal, Spent, Store
 from sagaz_lab.model.run import RESTARTABLE, Run, RunStatus
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.runner import Runner
@@ -110,7 +110,10 @@ class Ledger:
         return process != self._process or not number.isdigit() or int(number) <= self._number
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
-        return await self._own.accept(replace(batch, runs=[_bare(run) for run in batch.runs], dead=[]))
+        runs = [_bare(run) for run in batch.runs]
+        # Of a letter no more is kept than that its event has come.
+        dead = [Spent(it.trigger, it.claim, it.claim_until or 0.0) for it in batch.dead if it.claim is not None]
+        return await self._own.accept(replace(batch, runs=runs, dead=[], spent=[*batch.spent, *dead], redriven=[]))
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Any = None, cooldown: tuple[str, float] | None = None) -> None:  # fmt: skip

@@ -48,6 +48,11 @@ class Ticket(NewRun, eq=False):
         """All that started it, as far as they are in memory."""
         return [*(member.event for member in self.members), *([] if self.event is None else [self.event])]
 
+    def claimed(self) -> Sequence[tuple[Event, str | None]]:
+        """The same, each with the claim of its id."""
+        own = [] if self.event is None else [(self.event, self.claim)]
+        return [*((member.event, member.claim) for member in self.members), *own]
+
     def leave_to_store(self) -> None:
         """Keep no more than is needed to queue: the event and the context lie in the store."""
         if self.event is not None and not self.members:

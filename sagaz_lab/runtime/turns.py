@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.abc import Acceptance, Ending
+from sagaz_lab.abc import DeadLetter, Ending, KeptEvent
 from sagaz_lab.errors import LeaseLost, StoreError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
@@ -96,9 +96,9 @@ class Turns:
 
     async def _turn_away(
         self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
-        facts: Mapping[str, Any] | None = None, *, queued: bool = True,
+        facts: Mapping[str, Any] | None = None, *, queued: bool = True, letters: Sequence[DeadLetter] = (),
     ) -> None:  # fmt: skip
-        """A held event starts nothing after all."""
+        """A held event starts nothing after all; `letters` are what it leaves."""
         hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
         if queued:
             state.admission.remove(ticket)
@@ -107,8 +107,11 @@ class Turns:
         self._finally(state, ticket, kind, reason, now, facts)
         state.counters.count_reason(kind.value, reason, ticket.size)
         try:
-            await self._store.withdraw(ticket.run_id)
-            await self._keep(state, ticket, kind, reason, now)
+            # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
+            batch = letters_only(state, letters)
+            spent_until = state.compiled.spent_until(now) if reason is OUTDONE else None
+            batch.withdrawn, batch.kept = {ticket.run_id: spent_until}, self._kept(state, ticket, kind, reason, now)
+            await self._store.accept(batch)
         except StoreError as error:
             text = f"run {ticket.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
             self._dispatcher.report("store", text)
@@ -116,13 +119,14 @@ class Turns:
             for event in ticket.events():
                 await tell(hooks, ticket.saga, event, reason)
 
-    async def _keep(self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float) -> None:
-        """Keep the events with their outcome, if the trigger is to."""
+    def _kept(
+        self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float
+    ) -> Sequence[KeptEvent]:
+        """The events with their outcome, if the trigger is to keep them."""
         decided = Decided(state)
         for event in ticket.events():
             decided.note(event, kind, reason, now)
-        if decided.kept:
-            await self._store.accept(Acceptance(kept=decided.kept))
+        return decided.kept
 
     def _finally(
         self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
@@ -328,11 +332,10 @@ class Turns:
         if again.starts:
             ticket.context, ticket.flat = again.starts[0].context, again.starts[0].flat
             return True
-        if again.letters:
-            await self._store.accept(letters_only(state, again.letters))
-            self._dispatcher.runner.published()
         kind, reason, *_, facts = again.entries[0]
-        await self._turn_away(state, ticket, OutcomeKind(kind), reason, now, facts, queued=False)
+        await self._turn_away(state, ticket, OutcomeKind(kind), reason, now, facts, queued=False, letters=again.letters)
+        if again.letters:
+            self._dispatcher.runner.published()
         return False
 
     def retry_later(self, ticket: Ticket, delay_s: float) -> None:

@@ -12,11 +12,20 @@ CLAIM_ENDED = frozenset(RunStatus) - LIVE - {RunStatus.HELD, RunStatus.NEEDS_COD
 
 
 def holding(holder: tuple[Any, ...], at: float) -> Refusal | None:
-    """What a claim's row says to another: taken, or (None) free. A run that is no longer kept had completed."""
+    """What a claim's row says to another: taken, or (None) free.
+
+    How a run ended that is no longer kept is not known, but that it stands if its declared key is still claimed.
+    """
     run_id, status, until, kind = holder
     if kind == "held":
         return Refusal()
     if until is not None and until <= at:
         return None
+    if kind == "letter":
+        return Refusal(letter=run_id)
+    if kind == "spent":
+        return Refusal(spent=True)
+    if kind == "id":
+        return Refusal(run_id, None if status is None else RunStatus(status))
     first = RunStatus(status or RunStatus.COMPLETED)
     return None if first in (CLAIM_ENDED if kind == "live" else RESTARTABLE) else Refusal(run_id, first)

@@ -28,9 +28,9 @@ def put_clock_right(it: Transactions, now: float) -> tuple[float, Mapping[str, i
         # Those that were started after now are among the newest.
         rows = connection.execute(sql["newest_runs"], (before, PAGE)).fetchall()
         ahead = [row for row in rows if row[5] > now + SLACK_S]
-        for seq, trigger, claim, event_id, run_id, started_at, ended_at in ahead:
+        for seq, trigger, claim, declared, run_id, started_at, ended_at in ahead:
             latest = max(latest, started_at)
-            values = (now, started_at, trigger or "", claim, event_id, seq, run_id)
+            values = (now, started_at, trigger or "", claim, declared, seq, run_id)
             claims += connection.execute(sql["cut_claims"], values).rowcount
             shift_s = (started_at if ended_at is None else ended_at) - now
             connection.execute(sql["shift_run"], (shift_s, shift_s, seq))

@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sagaz_lab.errors import StoreTooNew, StoreUnavailable
+from sagaz_lab.model.spelled import spelled_key
 from sagaz_lab.stores.signing import make_private
 from sagaz_lab.stores.statements import schema
 
-VERSION = 3
+VERSION = 4
 """Of the tables; kept as `PRAGMA user_version`."""
 
 APPLICATION = 0x5361676C
@@ -135,6 +136,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 def _make_tables(connection: sqlite3.Connection) -> None:
     if _version(connection) == VERSION:
         return
+    connection.create_function("spelled_key", 1, spelled_key)
     with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN IMMEDIATE")
         try:

@@ -20,6 +20,10 @@ class HeldRow(NamedTuple):
     event: bytes
     at: float
     folder: str | None
+    declared: str | None
+
+    def claims(self) -> list[str]:
+        return [claim for claim in (self.claim, self.declared) if claim is not None]
 
 
 def hold(transactions: Transactions, rows: Iterable[HeldRow]) -> Mapping[str, Refusal]:
@@ -27,13 +31,15 @@ def hold(transactions: Transactions, rows: Iterable[HeldRow]) -> Mapping[str, Re
     connection, sql = transactions.connection, transactions.sql
     refused = {}
     for row in rows:
-        taken = None if row.claim is None else transactions.holder(row.trigger, row.claim, row.at)
+        claims = row.claims()
+        said = (transactions.holder(row.trigger, claim, row.at) for claim in claims)
+        taken = next((refusal for refusal in said if refusal is not None), None)
         if taken is None and not connection.execute(sql["hold_event"], row).rowcount:
             taken = Refusal()
         if taken is not None:
             refused[row.id] = taken
-        elif row.claim is not None:
-            connection.execute(sql["retake_claim"], (row.trigger, row.claim, row.id, None, "held"))
+        for claim in claims if taken is None else ():
+            connection.execute(sql["retake_claim"], (row.trigger, claim, row.id, None, "held"))
     return refused
 
 
@@ -41,7 +47,9 @@ def release(transactions: Transactions, ids: Iterable[str]) -> None:
     """Delete them and their claims. Their files go with the next heartbeat, when this is certain."""
     connection, sql = transactions.connection, transactions.sql
     for id in ids:
-        for trigger, claim, folder in connection.execute(sql["release_event"], (id,)).fetchall():
-            connection.execute(sql["delete_claim_of"], (trigger, claim, id))
+        for trigger, claim, declared, folder in connection.execute(sql["release_event"], (id,)).fetchall():
+            for mine in (claim, declared):
+                if mine is not None:
+                    connection.execute(sql["delete_claim_of"], (trigger, mine, id))
             if folder is not None:
                 connection.execute(sql["loosen_folder"], (folder,))

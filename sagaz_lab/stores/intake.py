@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from sagaz_lab.abc import Acceptance, Refusal
+from sagaz_lab.abc import Acceptance, DeadLetter, Redriven, Refusal
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.encoding import NeedsFiles
+from sagaz_lab.stores.handing_over import LetterRow, bury, give_back, redrive, spend, withdraw
 from sagaz_lab.stores.held import HeldRow, hold, release
 from sagaz_lab.stores.transactions import Transactions, Write
 from sagaz_lab.stores.translation import held_row, kept_row, letter_row, publication_rows, text
@@ -18,17 +19,26 @@ from sagaz_lab.stores.translation import held_row, kept_row, letter_row, publica
 
 def has_rest(batch: Acceptance) -> bool:
     """Whether there is more to take in than runs."""
-    return bool(batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications)
+    return bool(batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications
+                or batch.withdrawn or batch.redriven or batch.spent)  # fmt: skip
 
 
 class Rest:
-    """All of a batch but its runs. `in_thread` calls a function that writes files in a thread."""
+    """All of a batch but its runs, of which some are `refused`. `in_thread` calls a function in a thread."""
 
-    def __init__(self, batch: Acceptance, artifacts: Artifacts, in_thread: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        batch: Acceptance,
+        refused: Mapping[str, Refusal],
+        artifacts: Artifacts,
+        in_thread: Callable[..., Awaitable[Any]],
+    ) -> None:
         self._batch = batch
+        self._refused = refused
         self._artifacts = artifacts
         self._in_thread = in_thread
         self._held: list[HeldRow] = []
+        self._redriven: Sequence[Redriven] = ()
 
     async def join(self, write: Write) -> Mapping[str, Refusal]:
         """Add it to the write of the runs. Returns the held events whose values cannot be stored."""
@@ -38,11 +48,19 @@ class Rest:
             self._held = await self._held_rows(refused)
         notes = await self._notes() if batch.dead or batch.filtered or batch.kept else None
         write.publications = publication_rows(batch.publications)
-        if batch.released:
-            write.first = lambda it: release(it, batch.released)
-        if self._held or notes:
+        self._redriven = self._still_redriven(refused)
+        if batch.released or batch.withdrawn or self._redriven:
+            write.first = self._begin
+        if self._held or notes or batch.spent or self._redriven:
             write.call = lambda it: self._finish(it, notes)
         return refused
+
+    def _still_redriven(self, refused: Mapping[str, Refusal]) -> Sequence[Redriven]:
+        """Without those whose event cannot be stored: their letters stay open until there are others."""
+        batch, unstored = self._batch, {**self._refused, **refused}
+        claims = {run.claim for run in batch.runs if run.run_id in unstored}
+        claims |= {held.claim for held in batch.held if held.id in unstored}
+        return [each for each in batch.redriven if each.claim not in claims]
 
     async def clean_up(self, refused: Mapping[str, Refusal]) -> None:
         """Remove the files of held events that were refused."""
@@ -63,11 +81,11 @@ class Rest:
                 refused[held.id] = Refusal(error=error)
         return rows
 
-    async def _notes(self) -> Callable[[Transactions], None]:
+    async def _notes(self) -> Callable[[Transactions], Mapping[str, Refusal]]:
         batch = self._batch
 
         def rows(artifacts: Artifacts | None) -> tuple[list[Any], list[Any]]:
-            letters = [letter_row(letter, artifacts) for letter in batch.dead]
+            letters = [LetterRow(letter_row(it, artifacts), _claim_of(it), it.at) for it in batch.dead]
             return letters, [kept_row(kept, artifacts, f"event-{uuid4().hex}") for kept in batch.kept]
 
         try:
@@ -76,13 +94,32 @@ class Rest:
             letters, kept = await self._in_thread(rows, self._artifacts)
         counts = [(*map(text, names), count) for names, count in batch.filtered.items()]
 
-        def note(it: Transactions) -> None:
-            for name, values in (("insert_letter", letters), ("insert_kept", kept), ("add_count", counts)):
+        def note(it: Transactions) -> Mapping[str, Refusal]:
+            refused = bury(it, letters)
+            for name, values in (("insert_kept", kept), ("add_count", counts)):
                 it.connection.executemany(it.sql[name], values)
+            return refused
 
         return note
 
-    def _finish(self, it: Transactions, notes: Callable[[Transactions], None] | None) -> Mapping[str, Refusal]:
+    def _begin(self, it: Transactions) -> None:
+        """What is there goes, so that its claims are free for what comes."""
+        release(it, self._batch.released)
+        withdraw(it, self._batch.withdrawn)
+        redrive(it, self._redriven)
+
+    def _finish(
+        self, it: Transactions, notes: Callable[[Transactions], Mapping[str, Refusal]] | None
+    ) -> Mapping[str, Refusal]:
+        refused = hold(it, self._held)
         if notes is not None:
-            notes(it)
-        return hold(it, self._held)
+            refused = {**refused, **notes(it)}
+        spend(it, self._batch.spent)
+        give_back(it, self._redriven)
+        return refused
+
+
+def _claim_of(letter: DeadLetter) -> tuple[Any, ...] | None:
+    if letter.claim is None:
+        return None
+    return letter.trigger, text(letter.claim), letter.id, letter.claim_until

@@ -6,13 +6,14 @@ import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
-from itertools import count, groupby, islice
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
 from uuid import uuid4
 
 from sagaz_lab.abc import (
     DONE,
+    KEY_MARK,
     Acceptance,
     Choose,
     DeadLetter,
@@ -31,9 +32,10 @@ from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.model.run import BARE, LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
-from sagaz_lab.stores.memory_claims import Claims
+from sagaz_lab.stores.memory_claims import Claims, OfLetter
 from sagaz_lab.stores.memory_clock import put_clock_right
-from sagaz_lab.stores.memory_frames import Frames, Letter
+from sagaz_lab.stores.memory_frames import Frames
+from sagaz_lab.stores.memory_letters import Letters
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
 from sagaz_lab.stores.used_up import check_records, check_run
@@ -43,9 +45,6 @@ ENDED_RUNS = 10_000
 
 COOLDOWNS = 1_000_000
 """Cooldowns of a trigger that are kept, should so many be running at once; past it the oldest go."""
-
-LETTERS = 10_000
-"""Dead letters that are kept."""
 
 KEPT_EVENTS = 100_000
 """Persisted events that are kept."""
@@ -71,8 +70,7 @@ class MemoryStore:
         self._claims = Claims(self._runs)
         self._cooldowns: dict[str, dict[str, tuple[float, str]]] = {}
         self._held: dict[str, HeldEvent] = {}
-        self._letters: dict[str, Letter] = {}
-        self._letter_numbers = count(1)
+        self._letters = Letters()
         self._kept: deque[tuple[float, KeptEvent]] = deque(maxlen=KEPT_EVENTS)
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._outbox = Outbox()
@@ -118,8 +116,8 @@ class MemoryStore:
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
-        if batch.released:
-            self._release(batch.released)
+        if batch.released or batch.withdrawn or batch.redriven:
+            self._make_way(batch)
         for _, of_trigger in groupby(batch.runs, attrgetter("trigger")):
             for new in self._accept_together([*of_trigger]):
                 if (refusal := self._accept_alone(new)) is not None:
@@ -128,27 +126,49 @@ class MemoryStore:
             if (refusal := self._hold(held)) is not None:
                 refused[held.id] = refusal
         if batch.dead or batch.filtered or batch.kept or batch.publications:
-            self._note(batch)
+            self._note(batch, refused)
+        for spent in batch.spent:
+            self._claims.fill(*spent)
+        for letter, trigger, claim, _, until in batch.redriven:
+            self._claims.fill(trigger, claim, OfLetter(letter, until))
         return refused
+
+    def _make_way(self, batch: Acceptance) -> None:
+        """What is there goes, so that its claims are free for what comes."""
+        self._release(batch.released)
+        for run_id, spent_until in batch.withdrawn.items():
+            self._withdraw(run_id, spent_until)
+        for letter, trigger, claim, its_run, _ in batch.redriven:
+            if self._letters.settle([letter], "redriven"):
+                self._claims.leave(trigger, claim, letter, its_run)
 
     def _accept_together(self, news: Sequence[NewRun]) -> Sequence[NewRun]:
         """Of one trigger, those that are new and whose claim nobody has: as most are. Returns the others."""
         runs: dict[str, MemoryRun] = {}
         claimed: dict[str, str] = {}
+        keys: dict[str, str] = {}
         others: list[NewRun] = []
-        until, known, taken = news[0].claim_until, self._runs, self._claims.of(news[0].trigger or "")
+        until, keys_until = news[0].claim_until, news[0].declared_until
+        known, taken = self._runs, self._claims.of(news[0].trigger or "")
         for new in news:
             if new.members or new.cooldown is not None or new.claim_until != until:
                 return news
-            run_id, claim = new.run_id, new.claim
+            run_id, claim, key = new.run_id, new.claim, new.declared
             if run_id in known or run_id in runs or claim in taken or claim in claimed or check_run(new):
                 others.append(new)
                 continue
+            if key is not None:
+                if key in taken or key in keys or new.declared_until != keys_until:
+                    others.append(new)
+                    continue
+                keys[key] = run_id
             runs[run_id] = memory_run(new)
             if claim is not None:
                 claimed[claim] = run_id
         if claimed:
             self._claims.take(news[0].trigger or "", until, claimed)
+        if keys:
+            self._claims.take(news[0].trigger or "", keys_until, keys)
         known.update(runs)
         return others
 
@@ -168,8 +188,9 @@ class MemoryStore:
                 return refusal
             if new.status is RunStatus.RUNNING:
                 self._cool(run.trigger, run.run_id, new.cooldown, new.at)
-        for claim in claims:
-            self._claims.take_over(run.trigger, new.claim_until, claim, run.run_id)
+        for mine in claims:
+            until = new.declared_until if mine.startswith(KEY_MARK) else new.claim_until
+            self._claims.take_over(run.trigger, until, mine, run.run_id)
         self._runs[run.run_id] = run
         return None
 
@@ -193,7 +214,7 @@ class MemoryStore:
     def _hold(self, held: HeldEvent) -> Refusal | None:
         if held.id in self._held:
             return Refusal()
-        refusal = None if held.claim is None else self._claims.hold(held.trigger, held.claim, held.id, held.at)
+        refusal = self._claims.hold(held.trigger, _claims_of(held), held.id, held.at)
         if refusal is None:
             self._held[held.id] = held
         return refusal
@@ -201,31 +222,33 @@ class MemoryStore:
     def _release(self, ids: Iterable[str]) -> None:
         for id in ids:
             held = self._held.pop(id, None)
-            if held is not None and held.claim is not None:
-                self._claims.release(held.trigger, held.claim, id)
+            if held is not None:
+                self._claims.release(held.trigger, _claims_of(held), id)
 
-    def _note(self, batch: Acceptance) -> None:
+    def _note(self, batch: Acceptance, refused: dict[str, Refusal]) -> None:
         for letter in batch.dead:
-            self._bury(letter)
+            if letter.claim is not None:
+                mine = OfLetter(letter.id, letter.claim_until)
+                if (taken := self._claims.bury(letter.trigger, letter.claim, mine, letter.at)) is not None:
+                    refused[letter.id] = taken
+                    continue
+            self._letters.bury(letter)
         self._counts.update(batch.filtered)
         if batch.kept:
             now = time.time()
             self._kept += [(now, kept) for kept in batch.kept]
         if batch.publications:
-            self._outbox.add(batch.publications)
-
-    def _bury(self, letter: DeadLetter) -> None:
-        if letter.id not in self._letters:
-            self._letters[letter.id] = Letter(letter, next(self._letter_numbers))
-        if len(self._letters) > LETTERS:
-            for old in list(islice(self._letters, LETTERS // 100)):
-                del self._letters[old]
+            self._outbox.add([it for it in batch.publications if it.id not in refused])
 
     async def withdraw(self, run_id: str) -> None:
-        run = await self._run(run_id)
-        if run.status is WAITING and run.attempt == 0:
+        await self._run(run_id)
+        self._withdraw(run_id, None)
+
+    def _withdraw(self, run_id: str, spent_until: float | None) -> None:
+        run = self._runs.get(run_id)
+        if run is not None and run.status is WAITING and run.attempt == 0:
             del self._runs[run_id]
-            self._claims.withdraw(run)
+            self._claims.withdraw(run, spent_until)
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
         freed, cooldowns = self._claims.forget(trigger, key), self._cooldowns.get(trigger, {})
@@ -282,7 +305,7 @@ class MemoryStore:
         if error is not None:
             run.error = describe(error)
         if dead is not None:
-            self._bury(dead)
+            self._letters.bury(dead)
         if retry_at is not None:
             run.status = WAITING
             run.retry_at = retry_at
@@ -323,7 +346,7 @@ class MemoryStore:
 
     async def park_refused(self, refused: Sequence[tuple[int, DeadLetter]]) -> None:
         for _, letter in refused:
-            self._bury(letter)
+            self._letters.bury(letter)
         self._outbox.park(number for number, _ in refused)
 
     async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
@@ -361,19 +384,13 @@ class MemoryStore:
         return True
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        wanted = set(ids)
-        return [entry.letter for id, entry in self._letters.items() if id in wanted and entry.state == "open"]
+        return self._letters.open(ids)
 
     async def letters_after(self, number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
-        later = ((entry.number, entry.letter) for entry in self._letters.values() if entry.number > number)
-        return list(islice(later, limit))
+        return self._letters.after(number, limit)
 
     async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
-        entries = [self._letters[id] for id in dict.fromkeys(ids) if id in self._letters]
-        still_open = [entry for entry in entries if entry.state == "open"]
-        for entry in still_open:
-            entry.state = state
-        return len(still_open)
+        return self._letters.settle(ids, state)
 
     # --- names ---
 
@@ -403,6 +420,10 @@ def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retentio
     if address not in ("memory", "memory:", "memory://"):
         raise StoreError(f"store {address!r}: a memory store has no path; write 'memory'")
     return MemoryStore()
+
+
+def _claims_of(held: HeldEvent) -> list[str]:
+    return [claim for claim in (held.claim, held.declared) if claim is not None]
 
 
 async def _refuse(run_id: str) -> NoReturn:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
+from typing import NamedTuple
 
-from sagaz_lab.abc import Refusal
+from sagaz_lab.abc import KEY_MARK, Refusal
 from sagaz_lab.model.run import RESTARTABLE, RunStatus
 from sagaz_lab.stores.claims import CLAIM_ENDED
 from sagaz_lab.stores.memory_runs import MemoryRun
@@ -54,8 +55,15 @@ class Taken:
         return self._runs[self._claims.index(claim)]
 
 
-Holder = Taken | str
-"""Who has a claim: a run, or (its id) an event that is held."""
+class OfLetter(NamedTuple):
+    """The claim is a dead letter's."""
+
+    letter: str
+    until: float | None
+
+
+Holder = Taken | str | OfLetter | float
+"""Who has a claim: a run, (its id) an event that is held, a dead letter, or until this time nobody any more."""
 
 
 def drop(claims: dict[str, Holder], claim: str) -> None:
@@ -82,16 +90,22 @@ class Claims:
     def refusal(self, trigger: str, claim: str, at: float) -> Refusal | None:
         """What another who wants the claim is told; None if it is free."""
         holder = self._by_trigger[trigger].get(claim)
+        if holder is None:
+            return None
         if isinstance(holder, str):
             return Refusal()
-        if holder is None or (holder.until is not None and holder.until <= at):
+        if isinstance(holder, float):
+            return None if holder <= at else Refusal(spent=True)
+        if holder.until is not None and holder.until <= at:
             return None
+        if isinstance(holder, OfLetter):
+            return Refusal(letter=holder.letter)
         run_id = holder.run_of(claim)
         run = self._runs.get(run_id)
         if run is None:
-            return Refusal(run_id, RunStatus.COMPLETED)
-        free = CLAIM_ENDED if run.claim_ends else RESTARTABLE
-        return None if run.status in free else Refusal(run_id, run.status)
+            return Refusal(run_id, RunStatus.COMPLETED if claim.startswith(KEY_MARK) else None)
+        free = CLAIM_ENDED if run.declared_ends else RESTARTABLE
+        return None if claim.startswith(KEY_MARK) and run.status in free else Refusal(run_id, run.status)
 
     def of(self, trigger: str) -> Collection[str]:
         """All that somebody has or has had."""
@@ -110,41 +124,75 @@ class Claims:
         while some := list(islice(pairs, _TOGETHER)):
             claims, ids = zip(*some, strict=True)
             known.update(dict.fromkeys(claims, Taken(known, until, claims, ids)))
-        while len(known) > CLAIMS:
-            for old in list(islice(known, 1000)):
-                drop(known, old)
+        self._bound(known)
 
     def take_over(self, trigger: str, until: float | None, claim: str, run_id: str) -> None:
         """Take one for the run, whoever had it before."""
         drop(self._by_trigger[trigger], claim)  # so that it counts as the youngest
         self.take(trigger, until, {claim: run_id})
 
-    def hold(self, trigger: str, claim: str, held_id: str, at: float) -> Refusal | None:
-        """Take it for an event that is held."""
+    def hold(self, trigger: str, claims: Sequence[str], held_id: str, at: float) -> Refusal | None:
+        """Take these for an event that is held."""
+        for claim in claims:
+            if (refusal := self.refusal(trigger, claim, at)) is not None:
+                return refusal
+        for claim in claims:
+            self._put(trigger, claim, held_id)
+        return None
+
+    def release(self, trigger: str, claims: Sequence[str], held_id: str) -> None:
+        """The event is not held any more."""
+        known = self._by_trigger[trigger]
+        for claim in claims:
+            if known.get(claim) == held_id:
+                del known[claim]
+
+    def fill(self, trigger: str, claim: str, holder: OfLetter | float) -> None:
+        """Whose it is if nobody has it."""
+        if claim not in self._by_trigger[trigger]:
+            self._put(trigger, claim, holder)
+
+    def bury(self, trigger: str, claim: str, letter: OfLetter, at: float) -> Refusal | None:
+        """Take it for a dead letter."""
         refusal = self.refusal(trigger, claim, at)
-        if refusal is None:
-            drop(self._by_trigger[trigger], claim)
-            self._by_trigger[trigger][claim] = held_id
+        if refusal is None or refusal.letter == letter.letter:
+            self._put(trigger, claim, letter)
+            return None
         return refusal
 
-    def release(self, trigger: str, claim: str, held_id: str) -> None:
-        """The event is not held any more."""
-        claims = self._by_trigger[trigger]
-        if claims.get(claim) == held_id:
-            del claims[claim]
+    def leave(self, trigger: str, claim: str, letter: str, run_id: str | None) -> None:
+        """The letter, or its run, does not have it any more."""
+        holder = self._by_trigger[trigger].get(claim)
+        mine = holder.letter if isinstance(holder, OfLetter) else None
+        if mine == letter or (isinstance(holder, Taken) and holder.run_of(claim) == run_id):
+            drop(self._by_trigger[trigger], claim)
 
-    def withdraw(self, run: MemoryRun) -> None:
-        """Free those of a run that goes."""
-        claims = self._by_trigger[run.trigger]
+    def _put(self, trigger: str, claim: str, holder: Holder) -> None:
+        known = self._by_trigger[trigger]
+        drop(known, claim)  # so that it counts as the youngest
+        known[claim] = holder
+        self._bound(known)
+
+    def _bound(self, known: dict[str, Holder]) -> None:
+        while len(known) > CLAIMS:
+            for old in list(islice(known, 1000)):
+                drop(known, old)
+
+    def withdraw(self, run: MemoryRun, spent_until: float | None = None) -> None:
+        """Free those of a run that goes. Those of ids are spent until the time, if any."""
         for claim in run.claims():
-            holder = claims.get(claim)
-            if isinstance(holder, Taken) and holder.run_of(claim) == run.run_id:
-                drop(claims, claim)
+            if self._is_of(run, claim):
+                drop(self._by_trigger[run.trigger], claim)
+                if spent_until is not None and not claim.startswith(KEY_MARK):
+                    self._put(run.trigger, claim, spent_until)
 
     def outlive(self, run: MemoryRun) -> None:
-        """The run has ended and is not kept any more: if it has completed its claims remember it, else they go."""
-        if run.claim_ends or run.status in RESTARTABLE:
-            self.withdraw(run)
+        """The run has ended and is not kept any more: the claims of ids remember it, and those of declared keys if they
+        are not free by now."""
+        if run.declared_ends or run.status in RESTARTABLE:
+            for claim in run.claims():
+                if claim.startswith(KEY_MARK) and self._is_of(run, claim):
+                    drop(self._by_trigger[run.trigger], claim)
 
     def cut(self, shifts: Mapping[str, float], now: float) -> int:
         """Those of these runs end so many seconds earlier. How many there are; those taken together have one end."""
@@ -155,14 +203,18 @@ class Claims:
                 count += len(taken)
         return count
 
-    def forget(self, trigger: str, claim: str | None) -> int:
-        """Free one, or all, but for those of held events. How many there were."""
+    def _is_of(self, run: MemoryRun, claim: str) -> bool:
+        holder = self._by_trigger[run.trigger].get(claim)
+        return isinstance(holder, Taken) and holder.run_of(claim) == run.run_id
+
+    def forget(self, trigger: str, key: str | None) -> int:
+        """Free the id and the declared key of this text, or all, but for those of held events. How many there were."""
         claims = self._by_trigger.get(trigger, {})
-        if claim is not None:
-            if not isinstance(claims.get(claim), Taken):
-                return 0
-            drop(claims, claim)
-            return 1
+        if key is not None:
+            mine = [it for it in (key, KEY_MARK + key) if it in claims and not isinstance(claims[it], str)]
+            for claim in mine:
+                drop(claims, claim)
+            return len(mine)
         still_held: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
         self._by_trigger[trigger] = still_held
         return len(claims) - len(still_held)

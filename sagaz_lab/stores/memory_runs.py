@@ -35,7 +35,8 @@ class MemoryRun(Struct, eq=False):
     status: RunStatus
     attempt: int
     claim: str | None
-    claim_ends: bool
+    declared: str | None
+    declared_ends: bool
     members: Sequence[str]
     ended_at: float | None = None
     retry_at: float | None = None
@@ -46,7 +47,7 @@ class MemoryRun(Struct, eq=False):
 
     def claims(self) -> list[str]:
         """Its own and its members', each once."""
-        own = () if self.claim is None else (self.claim,)
+        own = [claim for claim in (self.claim, self.declared) if claim is not None]
         return list(dict.fromkeys((*own, *self.members)))
 
     def keep(self, record: RecordRow) -> None:
@@ -84,6 +85,6 @@ def memory_run(new: NewRun) -> MemoryRun:
     status, members = new.status, new.members
     return MemoryRun(
         new.run_id, new.saga, new.revision, new.trigger or "", new.event, new.context, new.at, new.started, status,
-        0 if status is WAITING else 1, new.claim, new.claim_ends,
-        [it.claim for it in members if it.claim is not None] if members else (),
+        0 if status is WAITING else 1, new.claim, new.declared, new.declared_ends,
+        [claim for it in members for claim in it[1:] if claim is not None] if members else (),
     )  # fmt: skip

@@ -41,7 +41,7 @@ def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: 
 def _drop_runs(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> None:
     connection, sql = transactions.connection, transactions.sql
     members = 0
-    for number, run_id, trigger, claim, status in connection.execute(
+    for number, run_id, trigger, claim, declared, status in connection.execute(
         sql["expired_runs"], (retention_s, AT_ONCE)
     ).fetchall():
         artifacts.remove(run_id)
@@ -49,22 +49,25 @@ def _drop_runs(transactions: Transactions, artifacts: Artifacts, retention_s: fl
         connection.execute(sql["delete_records"], (first, first + RECORDS_PER_RUN))
         connection.execute(sql["delete_run"], (number,))
         outlives = status not in RESTARTABLE
-        if claim is not None:
-            key = (trigger or "", claim, run_id)
-            if not (outlives and connection.execute(sql["orphan_claim"], key).rowcount):
-                connection.execute(sql["delete_claim_of"], key)
-        members += free_members(transactions, number, trigger or "", run_id, outlive=outlives)
+        for mine, outlives_run in ((claim, True), (declared, outlives)):
+            if mine is not None:
+                key = (trigger or "", mine, run_id)
+                if not (outlives_run and connection.execute(sql["orphan_claim"], key).rowcount):
+                    connection.execute(sql["delete_claim_of"], key)
+        members += free_members(transactions, number, trigger or "", run_id, ids_outlive=True, keys_outlive=outlives)
         if members > _MEMBERS_AT_ONCE:
             break
 
 
-def free_members(transactions: Transactions, number: int, trigger: str, run_id: str, *, outlive: bool) -> int:
-    """Free the claims of a run's members; those that `outlive` the run stay until their time. Returns how many."""
+def free_members(
+    transactions: Transactions, number: int, trigger: str, run_id: str, *, ids_outlive: bool, keys_outlive: bool
+) -> int:
+    """Free the claims of a run's members; those that outlive the run stay until their time. Returns how many."""
     connection, sql = transactions.connection, transactions.sql
     count: int = connection.execute(sql["count_members"], (number,)).fetchone()[0]
     if count:
-        if outlive:
-            connection.execute(sql["orphan_members"], (trigger, number, run_id))
+        if ids_outlive:
+            connection.execute(sql["orphan_members"], (trigger, number, run_id, keys_outlive))
         connection.execute(sql["free_members"], (trigger, number, run_id))
         connection.execute(sql["delete_members"], (number,))
     return count

@@ -33,11 +33,12 @@ from sagaz_lab.stores.clocks import put_clock_right
 from sagaz_lab.stores.connection import NOW, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
+from sagaz_lab.stores.handing_over import withdraw
 from sagaz_lab.stores.intake import Rest, has_rest
 from sagaz_lab.stores.log_files import LogFiles
 from sagaz_lab.stores.opened import Opened
 from sagaz_lab.stores.reading import read_frame, read_revisions, read_run, run_from
-from sagaz_lab.stores.retention import drop_expired, free_members
+from sagaz_lab.stores.retention import drop_expired
 from sagaz_lab.stores.statements import statements
 from sagaz_lab.stores.transactions import NOTHING, Transactions, Write, cooled
 from sagaz_lab.stores.translation import (
@@ -166,7 +167,7 @@ class SqliteStore:
         write = Write(runs=rows, result=NOTHING if rows else None)
         rest = None
         if has_rest(batch):
-            rest = Rest(batch, self._artifacts, self._with_files)
+            rest = Rest(batch, refused, self._artifacts, self._with_files)
             refused.update(await rest.join(write))
         if rows or rest is not None:
             refused.update(await self._put(write) or NOTHING)
@@ -175,16 +176,7 @@ class SqliteStore:
         return refused
 
     async def withdraw(self, run_id: str) -> None:
-        def remove(it: Transactions) -> None:
-            row = it.connection.execute(it.sql["waiting_run"], (run_id,)).fetchone()
-            if row is not None:
-                number, trigger, claim = row
-                it.connection.execute(it.sql["delete_run"], (number,))
-                it.connection.execute(it.sql["delete_claim_of"], (trigger or "", claim, run_id))
-                free_members(it, number, trigger or "", run_id, outlive=False)
-                it.forget_run(run_id)
-
-        await self._call(remove)
+        await self._call(lambda it: withdraw(it, {run_id: None}))
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
         names = ("forget_claims", "forget_cooldowns") if key is None else ("forget_claim", "forget_cooldown")

@@ -46,15 +46,18 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class RunRow(Struct, frozen=True, eq=False):
     """A run to insert: its row's marks, and its values but for the number.
 
-    `claims` are its own and its members', all to be taken until `until`; `kind` is the claims'.
+    `claims` are of ids, its own and its members', all to be taken until `until`; `declared` are those of declared keys,
+    of the `kind`, until `declared_until`. `members` are the claims that are not its own.
     """
 
     run_id: str
     trigger: str
     claims: Sequence[str]
-    members: Sequence[str]
     until: float | None
+    declared: Sequence[str]
+    declared_until: float | None
     kind: str
+    members: Sequence[str]
     cooldown: tuple[str, float] | None
     waits: bool
     at: float
@@ -62,7 +65,10 @@ class RunRow(Struct, frozen=True, eq=False):
     values: Sequence[Any]
 
     def claim_rows(self) -> list[tuple[Any, ...]]:
-        return [(self.trigger, claim, self.run_id, self.until, self.kind) for claim in self.claims]
+        rows = [(self.trigger, claim, self.run_id, self.until, "id") for claim in self.claims]
+        if self.declared:
+            rows += [(self.trigger, claim, self.run_id, self.declared_until, self.kind) for claim in self.declared]
+        return rows
 
 
 class _Cooling(Exception):
@@ -202,7 +208,7 @@ class Transactions:
     def _add(self, write: Write, group: _Group) -> None:
         for run in write.runs:
             self._add_run(run, group)
-            for row in run.claim_rows() if run.claims else ():
+            for row in run.claim_rows() if run.claims or run.declared else ():
                 group.claims[_CLAIM] += row
         self._add_changes(write, group)
 
@@ -212,7 +218,7 @@ class Transactions:
         rows.append(self._newest_run)
         rows += run.values
         if run.kind == "live":
-            group.freed += [(run.trigger, claim) for claim in run.claims]
+            group.freed += [(run.trigger, claim) for claim in run.declared]
         for claim in run.members:
             group.members[_MEMBER] += (self._newest_run, claim)
         if run.cooldown is not None:
@@ -343,7 +349,7 @@ class Transactions:
         known = self.connection.execute(self.sql["find_run"], (run.run_id,)).fetchone()
         if known is not None:
             return Refusal(run.run_id, RunStatus(known[1]))
-        for claim in run.claims:
+        for claim in (*run.claims, *run.declared):
             taken = self.holder(run.trigger, claim, run.at)
             if taken is not None:
                 return taken

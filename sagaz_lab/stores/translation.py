@@ -27,7 +27,7 @@ from sagaz_lab.stores.transactions import RecordRows, RunRow, Write
 _KINDS = {str(kind): kind for kind in RecordKind}
 
 # The rows of most runs and records.
-_RUN_ALONE = marks(10, 4)
+_RUN_ALONE = marks(10, 5)
 _BARE_RECORD = marks(7, 4)
 
 
@@ -55,7 +55,7 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
     """Raises `NeedsFiles`, `UnstorableValue`."""
     run_id, event, at, trigger = new.run_id, new.event, new.at, new.trigger
     context = encode_plain(new.context) or encode(new.context, f"run {run_id}", "context", artifacts, run_id)
-    claim = text(new.claim)
+    claim, declared = text(new.claim), text(new.declared)
     status = str.__str__(new.status)
     attempt = 0 if status == "waiting" else 1
     starts = encode_names(new.started)
@@ -64,22 +64,28 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
     shape = _RUN_ALONE
     if event is not None:
         event_text = encode_plain(event_facts(event)) or encode_event(event, f"run {run_id}", artifacts, run_id)
-        shape, values = row(values, trigger, claim, text(event.id), event_text)
+        shape, values = row(values, trigger, claim, text(event.id), event_text, declared)
     elif trigger is not None or claim is not None:
-        shape, values = row(values, trigger, claim, None, None)
-    members = _members(new, claim) if new.members else ()
-    claims = members if claim is None else [claim, *members]
+        shape, values = row(values, trigger, claim, None, None, declared)
+    ids, keys = _members(new, claim, declared) if new.members else ((), ())
+    claims = ids if claim is None else [claim, *ids]
+    declared_keys = keys if declared is None else [declared, *keys]
     cooldown = None if new.cooldown is None else (text(new.cooldown[0]) or "", new.cooldown[1])
-    kind = "live" if new.claim_ends else "key"
+    kind = "live" if new.declared_ends else "key"
     return RunRow(
-        run_id, trigger or "", claims, members, new.claim_until, kind, cooldown, attempt == 0, at, shape, values
+        run_id, trigger or "", claims, new.claim_until, declared_keys, new.declared_until, kind, [*ids, *keys],
+        cooldown, attempt == 0, at, shape, values,
+    )  # fmt: skip
+
+
+def _members(new: NewRun, claim: str | None, declared: str | None) -> tuple[Sequence[str], Sequence[str]]:
+    """The claims of a run's members, of ids and of declared keys, each once and but for its own."""
+    ids = dict.fromkeys(text(member.claim) for member in new.members if member.claim is not None)
+    keys = dict.fromkeys(text(member.declared) for member in new.members if member.declared is not None)
+    return (
+        [it for it in ids if it is not None and it != claim],
+        [it for it in keys if it is not None and it != declared],
     )
-
-
-def _members(new: NewRun, own: str | None) -> Sequence[str]:
-    """The claims of a run's members, each once and but for its own."""
-    claims = dict.fromkeys(text(member.claim) for member in new.members)
-    return [claim for claim in claims if claim is not None and claim != own]
 
 
 def with_records(write: Write, records: Sequence[RecordRow], artifacts: Artifacts | None) -> Write:
@@ -136,14 +142,15 @@ def kept_row(kept: KeptEvent, artifacts: Artifacts | None, folder: str) -> tuple
 
 def held_row(held: HeldEvent, artifacts: Artifacts | None, folder: str) -> HeldRow:
     """Raises `NeedsFiles`, `UnstorableValue`."""
-    id, trigger, key, part, event, claim, at = held
+    id, trigger, key, part, event, claim, at, declared = held
     encoded = encode_event(event, f"event {event.id}", artifacts, folder)
-    return HeldRow(id, trigger, text(key), part, text(claim), encoded, at, folder if artifacts else None)
+    return HeldRow(id, trigger, text(key), part, text(claim), encoded, at, folder if artifacts else None,
+                   text(declared))  # fmt: skip
 
 
 def held_from(found: Sequence[Any], artifacts: Artifacts) -> HeldEvent:
-    id, trigger, key, part, claim, encoded, at = found
-    return HeldEvent(id, trigger, key, part, decode_event(encoded, artifacts) or Event(), claim, at)
+    id, trigger, key, part, claim, encoded, at, declared = found
+    return HeldEvent(id, trigger, key, part, decode_event(encoded, artifacts) or Event(), claim, at, declared)
 
 
 def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...]]:

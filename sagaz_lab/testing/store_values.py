@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sagaz_lab.abc import (
+    KEY_MARK,
     Acceptance,
     DeadLetter,
     Ending,
@@ -69,8 +70,13 @@ ENDED = (RunStatus.COMPLETED, RunStatus.COMPENSATED, RunStatus.CANCELLED, RunSta
          RunStatus.PARTIALLY_COMMITTED)  # fmt: skip
 
 
-def member(claim: str | None) -> Member:
-    return Member(Event({"n": 2}, id=f"event-{claim}"), claim)
+def member(claim: str | None, declared: str | None = None) -> Member:
+    return Member(Event({"n": 2}, id=f"event-{claim}"), claim, declared)
+
+
+def key(text: str) -> str:
+    """The claim of a declared key."""
+    return KEY_MARK + text
 
 
 def held_event(id: str, **fields: Any) -> HeldEvent:

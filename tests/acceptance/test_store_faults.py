@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sagaz_lab.abc import Acceptance, Ending, HeldEvent, Member, NewRun, Publication
+from sagaz_lab.abc import KEY_MARK, Acceptance, Ending, HeldEvent, Member, NewRun, Publication
 from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
@@ -104,7 +104,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
     change(path, "PRAGMA user_version = 7")
     change(path, "PRAGMA application_id = 0x5361676C")
     before = path.read_bytes()
-    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 3.*upgrade"):
+    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 4.*upgrade"):
         await SqliteStore(path).open("this notebook")
     with pytest.raises(StoreTooNew):
         SqliteStore(path).rows("runs", None)
@@ -235,9 +235,9 @@ async def test_what_has_outlived_its_retention_goes_with_all_that_is_its(path):
     await store.close()
 
 
-async def closed_run(store, run_id: str, **fields) -> None:
+async def closed_run(store, run_id: str, status: RunStatus = RunStatus.COMPLETED, **fields) -> None:
     await start(store, run_id, **fields)
-    await store.end(run_id, Ending(RunStatus.COMPLETED), attempt=1, at=AT)
+    await store.end(run_id, Ending(status), attempt=1, at=AT)
 
 
 def count(path: Path, table: str) -> int:
@@ -251,11 +251,16 @@ async def test_the_claims_of_its_members_outlive_a_run_until_their_time_and_not_
     members = {run_id: [Member(Event({}, str(n)), f"{run_id}-{n}") for n in range(3)] for run_id in ("a", "b", "c")}
     await closed_run(store, "a", members=members["a"])
     await closed_run(store, "b", members=members["b"], claim_until=AT + 1e10)
-    await closed_run(store, "c", members=members["c"], claim_until=AT + 1e10, claim_ends=True)
+    keys = {run_id: [Member(Event({}), None, KEY_MARK + f"{run_id}-{n}") for n in range(3)] for run_id in "cde"}
+    await closed_run(store, "c", members=keys["c"], declared_until=AT + 1e10, declared_ends=True)
+    await closed_run(store, "d", members=keys["d"], declared_until=AT + 1e10)
+    await closed_run(store, "e", RunStatus.COMPENSATED, members=keys["e"], declared_until=AT + 1e10)
+    await closed_run(store, "f", RunStatus.COMPENSATED, members=[Member(Event({}), "f")], claim_until=AT + 1e10)
     await store.heartbeat()
     assert (count(path, "runs"), count(path, "members")) == (0, 0)
-    assert count(path, "claims") == 3
-    assert len(await store.seen("orders.on_order", ["b-0", "b-1", "b-2"])) == 3
+    assert count(path, "claims") == 7
+    left = ["b-0", "b-1", "b-2", KEY_MARK + "d-0", KEY_MARK + "d-1", KEY_MARK + "d-2", "f"]
+    assert list(await store.seen("orders.on_order", left)) == left
     change(path, "UPDATE claims SET until = 1")
     await store.heartbeat()
     assert count(path, "claims") == 0

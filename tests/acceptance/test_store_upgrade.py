@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sagaz_lab.abc import Acceptance, NewRun, Refusal
+from sagaz_lab import Lab, Saga, trigger
+from sagaz_lab.abc import KEY_MARK, Acceptance, NewRun, Refusal
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
@@ -62,7 +63,7 @@ def shape(path: Path) -> dict[str, object]:
         return {**shape, "version": connection.execute("PRAGMA user_version").fetchone()}
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def path(tmp_path, request):
     make_old(tmp_path / "lab.db", request.param)
     return tmp_path / "lab.db"
@@ -73,9 +74,11 @@ async def test_runs_claims_and_letters_of_an_old_version_are_there_after_the_upg
     await store.open("this notebook")
     (left,) = await store.interrupted()
     assert (left.run_id, left.event.payload, [it.value for it in left.records]) == ("r2", {"n": 1}, [7])
-    assert await store.seen(TRIGGER, ["order-1", "order-2", "order-3"]) == {
-        "order-1": Refusal("r1", RunStatus.COMPLETED), "order-2": Refusal("r2", RunStatus.RUNNING),
-    }  # fmt: skip
+    first, second = Refusal("r1", RunStatus.COMPLETED), Refusal("r2", RunStatus.RUNNING)
+    one, two, three = (KEY_MARK + f"order-{n}" for n in (1, 2, 3))
+    assert await store.seen(TRIGGER, [one, two, three]) == {one: first, two: second}
+    assert await store.seen(TRIGGER, ["e1", "e2", "e3"], at=AT) == {"e1": first, "e2": second}
+    assert await store.seen(TRIGGER, ["d2"], at=AT) == {"d2": Refusal(letter="d2")}
     assert [(it.id, it.redriven) for it in await store.letters(["d1", "d2"])] == [("d2", 0)]
     assert [letter.id for _, letter in await store.letters_after(0, 10)] == ["d1", "d2"]
     await store.heartbeat()
@@ -85,6 +88,77 @@ async def test_runs_claims_and_letters_of_an_old_version_are_there_after_the_upg
                                                event=Event({}, "e-r3"), at=AT, cooldown=("k", AT + 9))]))  # fmt: skip
     assert list(await store.cooling(TRIGGER, ["k"], at=AT)) == ["k"]
     await store.close()
+
+
+# --- claims, of which a run had one ---
+
+NOW = time.time()
+
+
+@pytest.fixture
+def store_3(tmp_path: Path) -> Path:
+    """Of a trigger with a declared key, and of one whose events are claimed by their ids."""
+    path = tmp_path / "lab.db"
+    make_old(path, 3)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        runs = [("keyed", "a.csv", "completed"), ("keyed", "7", "completed"), ("keyed", "(1, 'x')", "completed"),
+                ("keyed", "undone", "compensated"), ("by_id", "i4", "compensated"),
+                ("parts", "1:i5", "completed")]  # fmt: skip
+        for n, (method, claim, status) in enumerate(runs):
+            insert(connection, "runs", seq=10 + n, run_id=f"i{n}-run", saga="old", revision=1, trigger=f"old.{method}",
+                   status=status, attempt=1, owner=1, claim=claim, event_id=f"i{n}", event=event(f"i{n}"),
+                   context=b"{}", started_at=NOW, ended_at=NOW)  # fmt: skip
+            insert(connection, "claims", trigger=f"old.{method}", claim=claim, run_id=f"i{n}-run", until=NOW + 1e6)
+        insert(connection, "members", run=10, claim="b.csv")
+        insert(connection, "claims", trigger="old.keyed", claim="b.csv", run_id="i0-run", until=NOW + 1e6)
+        insert(connection, "claims", trigger="old.keyed", claim="gone", run_id="gone", until=NOW + 1e6, orphan=1)
+        insert(connection, "cooldowns", trigger="old.keyed", key="7", run_id="i1-run", until=NOW + 1e6)
+        for id, claim in (("h-a-1", "held.csv"), ("h-a-2", "e-h-a-2")):
+            insert(connection, "held_events", id=id, trigger="old.keyed", part=0, claim=claim, event=event(f"e-{id}"),
+                   at=NOW)  # fmt: skip
+            insert(connection, "claims", trigger="old.keyed", claim=claim, run_id=id, kind="held")
+    return path
+
+
+async def test_each_claim_of_version_3_is_an_id_or_a_declared_key(store_3: Path) -> None:
+    store = SqliteStore(store_3)
+    await store.open("this notebook")
+    keys = ["a.csv", "b.csv", "7", "⟦7⟧", '⟦[1,"x"]⟧', "gone", "held.csv"]
+    assert sorted(await store.seen("old.keyed", [KEY_MARK + key for key in [*keys, "undone", "h-a-2"]])) == sorted(
+        KEY_MARK + key for key in keys
+    )
+    ids = ["i0", "i1", "i2", "i3", "gone", "e-h-a-1", "e-h-a-2"]
+    assert sorted(await store.seen("old.keyed", [*ids, "a.csv", "7"])) == sorted(ids)
+    assert list(await store.seen("old.by_id", ["i4", KEY_MARK + "i4"])) == ["i4"]
+    assert list(await store.seen("old.parts", ["1:i5", "0:i5", KEY_MARK + "1:i5"])) == ["1:i5"]
+    assert sorted(await store.cooling("old.keyed", ["7", "⟦7⟧"], at=NOW)) == ["7", "⟦7⟧"]
+    held = await store.held(["old.keyed"])
+    assert [(it.claim, it.declared) for it in held] == [("e-h-a-1", KEY_MARK + "held.csv"), ("e-h-a-2", None)]
+    await store.accept(Acceptance(released=[it.id for it in held]))
+    assert await store.seen("old.keyed", ["e-h-a-1", "e-h-a-2", KEY_MARK + "held.csv"]) == {}
+    await store.close()
+
+
+async def test_what_a_store_of_version_3_had_started_starts_no_second_time(store_3: Path) -> None:
+    async with Lab(f"sqlite:///{store_3}") as lab:
+
+        class Old(Saga):
+            saga_name = "old"
+
+            @trigger(source="memory", topic="keyed", idempotency_key="k")
+            def keyed(self, event):
+                return {}
+
+            @trigger(source="memory", topic="by_id")
+            def by_id(self, event):
+                return {}
+
+        for key, id, kind in [("a.csv", "x1", "duplicate"), (7, "x2", "duplicate"), ("7", "x3", "duplicate"),
+                              ([1, "x"], "x4", "duplicate"), ("new", "i1", "duplicate"), ("undone", "i3", "duplicate"),
+                              ("undone", "x5", "started")]:  # fmt: skip
+            (outcome,) = await lab.fire("old.keyed", {"k": key}, id=id)
+            assert (key, outcome.kind) == (key, kind)
+        assert (await lab.fire("old.by_id", {}, id="i4"))[0].run_id == "i4-run"
 
 
 async def test_an_upgraded_store_has_the_tables_of_a_new_one(path, tmp_path):
@@ -97,7 +171,7 @@ async def test_an_upgraded_store_has_the_tables_of_a_new_one(path, tmp_path):
 
 def test_reading_an_old_store_upgrades_it_too(path):
     assert [row[0] for row in SqliteStore(path).rows("dead_letters", None)[1]] == ["d2"]
-    assert shape(path)["version"] == (3,)
+    assert shape(path)["version"] == (4,)
 
 
 async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path):

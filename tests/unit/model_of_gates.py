@@ -16,6 +16,8 @@ from sagaz_lab import Batch, Debounce, Throttle, TriggerConfig
 
 EPSILON_S = 1e-6
 RETRY_S = 4.0
+SPENT_S = 86400.0
+"""How long the id of an event stays taken that a later one outdid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,14 @@ class Rules:
         return None if self.rate is None else 1 / self.rate
 
     @property
+    def reads_a_key(self) -> bool:
+        """Whether an event without a key is a dead letter."""
+        of_throttle = self.throttle is not None and self.throttle.key is not None
+        return (
+            self.keyed or self.claim is not None or of_throttle or (self.window is not None and bool(self.window.key))
+        )
+
+    @property
     def leads(self) -> bool:
         return isinstance(self.window, Debounce) and self.window.mode == "leading"
 
@@ -99,10 +109,14 @@ class ModelRun:
 
 @dataclass(slots=True)
 class Claim:
-    """Taken by a run, or (None) by an event in its window; `until` may be far away."""
+    """Taken by a run, or (None) by an event in its window, a dead letter or (`spent`) nobody; `until` may be far away.
+
+    An id is claimed for good, whatever became of the event.
+    """
 
     run: ModelRun | None
     until: float = float("inf")
+    in_window: bool = False
 
 
 @dataclass(slots=True)
@@ -186,22 +200,40 @@ class GateModel:
     def arrive(self, arrival: Arrival) -> str:
         """The outcome that the event has at once."""
         self.counts["received"] += 1
-        claim = arrival.key if self.rules.claim else arrival.id
-        if claim is not None and self._is_taken(claim, arrival.at):
+        if any(self._is_taken(claim, arrival.at) for claim in self._claims_of(arrival)):
             return self._final(arrival, "duplicate")
         if self.rules.leads:
             if not self._opens_period(arrival):
                 return self._final(arrival, "filtered")
         elif self.rules.window is not None:
-            return self._into_window(arrival, claim)
+            return self._into_window(arrival)
         return self._decide([arrival], arrival.at)
+
+    def arrive_without_key(self, arrival: Arrival) -> str:
+        """An event whose key cannot be read."""
+        self.counts["received"] += 1
+        return self._final(arrival, "dead")
+
+    def _claims_of(self, arrival: Arrival) -> list[str]:
+        """Its id and its declared key, as far as it has them."""
+        ids = [] if arrival.id is None else [f"id {arrival.id}"]
+        return [*ids, f"key {arrival.key}"] if self.rules.claim else ids
 
     def _is_taken(self, claim: str, at: float) -> bool:
         holder = self.claims.get(claim)
         if holder is None or holder.until <= at:
             return False
         run = holder.run
+        if claim.startswith("id "):
+            return True
         return run is None or run.state != "ended" or (run.completed and self.rules.until is None)
+
+    def _give_up_claims(self, arrival: Arrival, spent_until: float | None = None) -> None:
+        """Those of an event that does not wait any more. Its id may be spent."""
+        for claim in self._claims_of(arrival):
+            self.claims.pop(claim, None)
+        if spent_until is not None and arrival.id is not None:
+            self.claims[f"id {arrival.id}"] = Claim(None, spent_until)
 
     def _opens_period(self, arrival: Arrival) -> bool:
         policy = self.rules.window
@@ -211,7 +243,7 @@ class GateModel:
         self.leading[arrival.key] = (arrival.at if over else opened, arrival.at)
         return over
 
-    def _into_window(self, arrival: Arrival, claim: str | None) -> str:
+    def _into_window(self, arrival: Arrival) -> str:
         rules, policy = self.rules, self.rules.window
         if self.held() >= rules.size:
             if rules.strategy == "reject":
@@ -219,11 +251,11 @@ class GateModel:
             if rules.strategy == "drop_newest":
                 return self._final(arrival, "dropped")
             if rules.strategy == "drop_oldest":
-                self._outdo(next(iter(self.windows.values())), 0, "dropped")
+                self._outdo(next(iter(self.windows.values())), 0, "dropped", arrival.at)
                 self.windows = {key: events for key, events in self.windows.items() if events}
         self.counts["held"] += 1
-        if claim is not None:
-            self.claims[claim] = Claim(None)
+        for claim in self._claims_of(arrival):
+            self.claims[claim] = Claim(None, in_window=True)
         key = arrival.key if policy is not None and policy.key else None
         events = self.windows.setdefault(key, [])
         events.append(arrival)
@@ -231,15 +263,14 @@ class GateModel:
             if len(events) == policy.max_size:
                 self._close(key, arrival.at)
         elif isinstance(policy, Debounce) and policy.mode == "trailing" and len(events) == 3:
-            self._outdo(events, 1, "filtered")
+            self._outdo(events, 1, "filtered", arrival.at)
         return "held"
 
-    def _outdo(self, events: list[Arrival], place: int, kind: str) -> None:
+    def _outdo(self, events: list[Arrival], place: int, kind: str, at: float) -> None:
         """An event leaves its window without starting anything."""
         gone = events.pop(place)
         self.counts["held"] -= 1
-        if gone.id is not None:
-            self.claims.pop(gone.id, None)
+        self._give_up_claims(gone, at + SPENT_S)
         self._final(gone, kind)
 
     def _due_at(self, events: list[Arrival]) -> float:
@@ -253,11 +284,10 @@ class GateModel:
         events = self.windows.pop(key)
         if isinstance(self.rules.window, Debounce) and self.rules.window.mode == "trailing":
             while len(events) > 1:
-                self._outdo(events, 0, "filtered")
+                self._outdo(events, 0, "filtered", at)
         self.counts["held"] -= len(events)
         for arrival in events:
-            if arrival.id is not None:
-                self.claims.pop(arrival.id, None)
+            self._give_up_claims(arrival)
         self._decide(events, at)
 
     def _decide(self, arrivals: list[Arrival], at: float) -> str:
@@ -282,7 +312,7 @@ class GateModel:
         if hindrance is not None and rules.strategy in ("drop_newest", "reject") and self.held() >= rules.size:
             return self._finals(arrivals, "dropped" if rules.strategy == "drop_newest" else "dead")
         for other in mine:
-            self._make_room(other)
+            self._make_room(other, at)
         self._accept(run, last, at)
         if hindrance is None:
             self._start(run, at)
@@ -295,7 +325,7 @@ class GateModel:
         self.queue.append(run)
         return "held"
 
-    def _make_room(self, other: ModelRun) -> None:
+    def _make_room(self, other: ModelRun, at: float) -> None:
         """The latest wins."""
         if other.state == "live":
             other.doomed = True
@@ -304,28 +334,33 @@ class GateModel:
             if other in self.queue:
                 self.queue.remove(other)
         else:
-            self.turn_away(other, "filtered")
+            self.turn_away(other, "filtered", at + SPENT_S)
 
     def _accept(self, run: ModelRun, last: Arrival, at: float) -> None:
         self.runs.append(run)
         until = float("inf") if self.rules.ttl_s is None else at + self.rules.ttl_s
         for arrival in run.arrivals:
-            claim = last.key if self.rules.claim else arrival.id
-            if claim is not None:
-                self.claims[claim] = Claim(run, until)
+            for claim in self._claims_of(arrival):
+                self.claims[claim] = Claim(run, float("inf") if claim.startswith("id ") else until)
 
-    def turn_away(self, run: ModelRun, kind: str) -> None:
-        """A run that waited never starts."""
+    def turn_away(self, run: ModelRun, kind: str, spent_until: float | None = None) -> None:
+        """A run that waited never starts. Its ids are spent if a later one has taken its place."""
         run.state = "ended"
         self.queue.remove(run)
         self.counts["held"] -= len(run.arrivals)
         self._finals(run.arrivals, kind)
-        self.claims = {claim: holder for claim, holder in self.claims.items() if holder.run is not run}
+        for claim in [claim for claim, holder in self.claims.items() if holder.run is run]:
+            if spent_until is not None and claim.startswith("id "):
+                self.claims[claim] = Claim(None, spent_until)
+            else:
+                del self.claims[claim]
 
     def _final(self, arrival: Arrival, kind: str) -> str:
         self.counts[kind] += 1
         self.finals[arrival.serial, kind] += 1
         self.letters += kind == "dead"
+        if kind == "dead" and arrival.id is not None:
+            self.claims[f"id {arrival.id}"] = Claim(None)  # the letter's
         return kind
 
     def _finals(self, arrivals: list[Arrival], kind: str) -> str:
@@ -402,7 +437,7 @@ class GateModel:
 
     def forget(self) -> None:
         """All claims but those of events in windows, all cooldowns, the pace and the leading periods."""
-        self.claims = {claim: holder for claim, holder in self.claims.items() if holder.run is None}
+        self.claims = {claim: holder for claim, holder in self.claims.items() if holder.in_window}
         self.cooling.clear()
         self.starts.clear()
         self.leading.clear()

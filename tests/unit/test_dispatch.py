@@ -27,6 +27,7 @@ from sagaz_lab import (
     skip,
     trigger,
 )
+from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import LabClosed, StoreUnavailable, UnknownName
 from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
@@ -752,8 +753,10 @@ async def test_events_that_come_at_once_do_not_overfill_the_queue(each_lab: Lab,
 
 async def test_a_store_that_cannot_forget_a_dropped_run_stops_nothing() -> None:
     class Away(MemoryStore):
-        async def withdraw(self, run_id: str) -> None:
-            raise StoreUnavailable("gone")
+        async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+            if batch.withdrawn:
+                raise StoreUnavailable("gone")
+            return await super().accept(batch)
 
     async with Lab(Away()) as lab:
         saga = full(lab, "drop_oldest")
@@ -874,7 +877,7 @@ async def test_the_counters_add_up_at_every_moment(tmp_path: Path) -> None:
 
 async def test_of_two_kinds_of_outcome_in_one_batch_each_event_keeps_its_last(lab: Lab) -> None:
     taps = Taps()
-    lab._sources["memory"] = taps
+    lab._opens.makers["memory"] = taps
 
     class Full(Gated):
         trigger_config = TriggerConfig(queue_size=2, backpressure_strategy="drop_oldest")
@@ -896,7 +899,7 @@ async def test_of_two_kinds_of_outcome_in_one_batch_each_event_keeps_its_last(la
 
 async def test_a_blocked_trigger_stops_its_source_and_is_named(lab: Lab) -> None:
     taps = Taps()
-    lab._sources["memory"] = taps
+    lab._opens.makers["memory"] = taps
     saga = full(lab, "block")
     await lab.start()
     for n in range(50):
@@ -910,7 +913,7 @@ async def test_a_blocked_trigger_stops_its_source_and_is_named(lab: Lab) -> None
 
 async def test_a_paused_trigger_takes_nothing_until_it_is_resumed(lab: Lab) -> None:
     taps = Taps()
-    lab._sources["memory"] = taps
+    lab._opens.makers["memory"] = taps
 
     class Scores(Scored): ...
 

@@ -5,14 +5,14 @@ from itertools import count
 
 import pytest
 
-from sagaz_lab.abc import Acceptance, Ending
+from sagaz_lab.abc import KEY_MARK, Acceptance, Ending, NewRun
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.stores.memory_claims import Taken
-from sagaz_lab.testing.store_values import TRIGGER, new_run
+from sagaz_lab.testing.store_values import TRIGGER, key, new_run
 
 TRIGGERS = (TRIGGER, "orders.other")
-CLAIMS = [f"c{n}" for n in range(40)]
+IDS, KEYS = [f"c{n}" for n in range(20)], [key(f"c{n}") for n in range(20)]
 FREES = {RunStatus.COMPENSATED, RunStatus.CANCELLED}
 
 
@@ -30,7 +30,17 @@ class Model:
             return None
         status = self.status[run_id]
         ended = status is not RunStatus.RUNNING
-        return None if status in FREES or (ended and run_id in self.ends) else run_id
+        free = claim.startswith(KEY_MARK) and (status in FREES or (ended and run_id in self.ends))
+        return None if free else run_id
+
+
+def random_run(run_id: str, dice: random.Random, at: float) -> NewRun:
+    """With one claim, of an id or of a declared key."""
+    trigger, until = dice.choice(TRIGGERS), at + dice.choice([5.0, 50.0, 500.0])
+    if dice.random() < 0.5:
+        return new_run(run_id, trigger=trigger, at=at, claim=dice.choice(IDS), claim_until=until)
+    return new_run(run_id, trigger=trigger, at=at, declared=dice.choice(KEYS), declared_until=until,
+                   declared_ends=dice.random() < 0.4)  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -41,24 +51,21 @@ async def test_a_claim_is_whose_it_should_be_whatever_became_of_the_runs(
     dice, store, model, numbers = random.Random(seed), MemoryStore(), Model(), count()
     live: list[str] = []
     for at in range(600):
-        runs = [
-            new_run(
-                f"r{next(numbers)}", trigger=dice.choice(TRIGGERS), claim=dice.choice(CLAIMS), at=float(at),
-                claim_until=at + dice.choice([5.0, 50.0, 500.0]), claim_ends=dice.random() < 0.2,
-            )
-            for _ in range(dice.randrange(4))
-        ]  # fmt: skip
+        runs = [random_run(f"r{next(numbers)}", dice, float(at)) for _ in range(dice.randrange(4))]
         refused = await store.accept(Acceptance(runs=runs))
         for run in runs:
-            holder = model.holder(run.trigger or "", run.claim or "", at)
+            claim = run.claim or run.declared or ""
+            holder = model.holder(run.trigger or "", claim, at)
             assert (run.run_id in refused) == (holder is not None)
             if holder is not None:
                 assert refused[run.run_id].first_run == holder
-                assert refused[run.run_id].first_status is model.status[holder]
+                kept = store.run(holder) is not None or run.claim is None
+                assert refused[run.run_id].first_status is (model.status[holder] if kept else None)
                 continue
-            model.holders[run.trigger or "", run.claim or ""] = (run.run_id, run.claim_until or 0.0)
+            until = run.claim_until or run.declared_until or 0.0
+            model.holders[run.trigger or "", claim] = (run.run_id, until)
             model.status[run.run_id] = RunStatus.RUNNING
-            if run.claim_ends:
+            if run.declared_ends:
                 model.ends.add(run.run_id)
             live.append(run.run_id)
         dice.shuffle(live)
@@ -67,25 +74,26 @@ async def test_a_claim_is_whose_it_should_be_whatever_became_of_the_runs(
             await store.end(run_id, Ending(status), attempt=1, at=float(at))
             model.status[run_id] = status
         if dice.random() < 0.05:
-            trigger, claim = dice.choice(TRIGGERS), dice.choice(CLAIMS)
-            await store.forget(trigger, claim)
-            model.holders.pop((trigger, claim), None)
+            trigger, name = dice.choice(TRIGGERS), dice.choice(IDS)
+            await store.forget(trigger, name)
+            for claim in (name, key(name)):
+                model.holders.pop((trigger, claim), None)
         for trigger in TRIGGERS:
-            seen = await store.seen(trigger, CLAIMS, at=float(at))
-            holders = {claim: model.holder(trigger, claim, at) for claim in CLAIMS}
+            seen = await store.seen(trigger, [*IDS, *KEYS], at=float(at))
+            holders = {claim: model.holder(trigger, claim, at) for claim in [*IDS, *KEYS]}
             assert {claim: said.first_run for claim, said in seen.items()} == {c: r for c, r in holders.items() if r}
 
 
 async def test_claims_that_were_taken_together_end_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sagaz_lab.stores.memory.ENDED_RUNS", 1)
     store = MemoryStore()
-    await store.accept(Acceptance(runs=[new_run(f"r{n}", claim=f"c{n}") for n in range(250)]))
+    await store.accept(Acceptance(runs=[new_run(f"r{n}", declared=key(f"c{n}")) for n in range(250)]))
     for n in range(250):
         status = RunStatus.COMPENSATED if n % 2 else RunStatus.COMPLETED
         await store.end(f"r{n}", Ending(status), attempt=1, at=1.0)
     assert store.run("r0") is None
-    seen = await store.seen(TRIGGER, [f"c{n}" for n in range(250)])
-    assert {claim: said.first_run for claim, said in seen.items()} == {f"c{n}": f"r{n}" for n in range(0, 250, 2)}
+    seen = await store.seen(TRIGGER, [key(f"c{n}") for n in range(250)])
+    assert {claim: said.first_run for claim, said in seen.items()} == {key(f"c{n}"): f"r{n}" for n in range(0, 250, 2)}
 
 
 async def test_a_claim_that_lasts_keeps_nothing_of_those_that_were_taken_with_it(
@@ -110,11 +118,11 @@ async def test_a_claim_that_lasts_keeps_nothing_of_those_that_were_taken_with_it
 
 async def test_one_claim_that_comes_again_leaves_the_others_together() -> None:
     store = MemoryStore()
-    assert await store.accept(Acceptance(runs=[new_run("first", claim="again")])) == {}
+    assert await store.accept(Acceptance(runs=[new_run("first", declared=key("again"))])) == {}
     await store.end("first", Ending(RunStatus.COMPENSATED), attempt=1, at=1.0)
-    claims = [f"c{n}" for n in range(90)]
-    claims[50] = "again"
-    runs = [new_run(f"r{n}", claim=claim) for n, claim in enumerate([*claims, "c7"])]
+    claims = [key(f"c{n}") for n in range(90)]
+    claims[50] = key("again")
+    runs = [new_run(f"r{n}", declared=claim) for n, claim in enumerate([*claims, key("c7")])]
     refused = await store.accept(Acceptance(runs=runs))
     assert {run_id: said.first_run for run_id, said in refused.items()} == {"r90": "r7"}
     seen = await store.seen(TRIGGER, claims)

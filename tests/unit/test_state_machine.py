@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any, NamedTuple
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sagaz_lab import Batch, Debounce, Lab, Permanent, Saga, Throttle, action, compensate, skip, trigger
+from sagaz_lab.abc import Acceptance, Refusal
+from sagaz_lab.errors import StoreUnavailable
+from sagaz_lab.model.keys import key_text
 from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.model_of_gates import Arrival, GateModel, ModelRun, Rules
@@ -39,6 +46,9 @@ RULES = {
     "existing": Rules(singleton="return_existing", keyed=True),
     "alone_or_dead": Rules(singleton="error", keyed=True),
     "latest": Rules(singleton="cancel", keyed=True),
+    "keyed_by_id": Rules(claim="k", retries=0, limit=3),
+    "batched_by_key": Rules(window=Batch(3, 8.0), claim="k", retries=0),
+    "latest_by_id": Rules(singleton="cancel", limit=1),
     "trailing": Rules(window=Debounce(4.0, 10.0, key="k"), keyed=True),
     "all_of_them": Rules(window=Debounce(4.0, 10.0, mode="all")),
     "leading": Rules(window=Debounce(4.0, 10.0, mode="leading", key="k")),
@@ -55,8 +65,17 @@ RULES = {
 PLACES = st.integers(0, 2)
 """Which of the machine's triggers."""
 KEYS = st.sampled_from("abc")
-EVENTS = st.tuples(KEYS, st.sampled_from(["start"] * 8 + ["skip", "raise"]), st.sampled_from([0, 0, 0, 0, 1, 2]))
+EVENTS = st.tuples(KEYS, st.sampled_from(["start"] * 8 + ["skip", "raise"]), st.sampled_from([0, 0, 0, 1, 2, 3]))
 """Key, what the trigger method says, and the number of an id that others may have too (0: an id of its own)."""
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
+SPELLINGS = {
+    "a": ["a", np.str_("a")],
+    "b": [7, 7.0, np.int64(7), Decimal("7.00")],
+    "c": [(NOON, {"x", "y"}), [NOON.astimezone(timezone(timedelta(hours=5))), frozenset("yx")]],
+}
+"""Values that are one key each."""
+TEXTS = {**{key: key_text(values[0]) for key, values in SPELLINGS.items()}, "*": "*"}
+ODD_KEYS = [None, "", float("nan"), b"", np.datetime64("NaT"), np.array([1, 2]), object(), [None], 10**5000]
 ENDS = st.sampled_from(["ok", "ok", "fail", "permanent"])
 # All times are sums of quarters, so that nothing is late by a hair.
 PERIODS_S = st.sampled_from([0.25, 1.0, 2.0, 4.0, 4.0, 8.0, 16.0, 64.0])
@@ -135,6 +154,17 @@ def define(stage: Stage, rules: dict[str, Rules]) -> type[Saga]:
     return Gated
 
 
+class Fragile(MemoryStore):
+    """It may be away."""
+
+    away = False
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        if self.away:
+            raise StoreUnavailable("away")
+        return await super().accept(batch)
+
+
 class Gates(RuleBasedStateMachine):
     """Fires, ends, cancels, waits, defines anew, pauses and crashes; after each step both must agree."""
 
@@ -143,7 +173,7 @@ class Gates(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = VirtualClock(1_704_067_200.0)
         self.stage = Stage(self.clock)
-        self.store = MemoryStore()
+        self.store = Fragile()
         self.rules: dict[str, Rules] = {}
         self.models: dict[str, GateModel] = {}
         self.serials = 0
@@ -204,13 +234,47 @@ class Gates(RuleBasedStateMachine):
                 break
             id = f"e{number}" if number else None
             told = self._told(name, key, verdict, id)
-            payload = {"serial": self.serials, "k": key, "verdict": verdict}
+            payload = {"serial": self.serials, "k": self._spelled(key), "verdict": verdict}
             (outcome,) = await self.lab.fire(f"Gated.{name}", payload, id=id, wait=False)
             assert outcome.kind == told, f"{name}: event {self.serials} is {outcome.kind}, not {told}"
             if model.rules.window is not None or model.rules.singleton == "cancel":
                 await self._settle()  # what the event has set off happens right after it
                 self._tell_what_was_seen()
         await self._settle()
+
+    def _spelled(self, key: str) -> Any:
+        """Each time another of the values that are this key."""
+        values = SPELLINGS[key]
+        return values[self.serials % len(values)]
+
+    @rule(place=PLACES, number=st.integers(0, len(ODD_KEYS) - 1))
+    def fire_an_odd_key(self, place: int, number: int) -> None:
+        (name, model), value = [*self.models.items()][place], ODD_KEYS[number]
+        if model.rules.reads_a_key and model.has_room():
+            self.serials += 1
+            told = model.arrive_without_key(Arrival(self.serials, None, "", "start", self._now()))
+            payload = {"serial": self.serials, "k": value, "verdict": "start"}
+            (outcome,) = self.runner.run(self.lab.fire(f"Gated.{name}", payload, wait=False))
+            assert outcome.kind == told, f"{name}: an event with odd key {number} is {outcome.kind}"
+
+    @rule(place=PLACES, event=EVENTS)
+    def fire_while_the_store_is_away(self, place: int, event: tuple[str, str, int]) -> None:
+        self.runner.run(self._fire_while_away([*self.models][place], *event))
+
+    async def _fire_while_away(self, name: str, key: str, verdict: str, number: int) -> None:
+        if not self.models[name].has_room():
+            return
+        id = f"e{number}" if number else None
+        payload = {"serial": self.serials + 1, "k": self._spelled(key), "verdict": verdict}
+        self.store.away = True
+        try:
+            (outcome,) = await self.lab.fire(f"Gated.{name}", payload, id=id, wait=False)
+        except StoreUnavailable:
+            return  # nothing is taken
+        finally:
+            self.store.away = False
+        told = self._told(name, key, verdict, id)
+        assert outcome.kind == told, f"{name}: event {self.serials} is {outcome.kind}, not {told}"
 
     def _told(self, name: str, key: str, verdict: str, id: str | None) -> str:
         """What the model says of the next event."""
@@ -223,7 +287,7 @@ class Gates(RuleBasedStateMachine):
 
     async def _fire_while_paused(self, name: str, key: str, late: bool) -> None:
         self.lab.pause(f"Gated.{name}")
-        payload = {"serial": self.serials + 1, "k": key, "verdict": "start"}
+        payload = {"serial": self.serials + 1, "k": self._spelled(key), "verdict": "start"}
         fired = asyncio.create_task(self.lab.fire(f"Gated.{name}", payload, wait=False))
         await self._settle()
         assert not fired.done(), f"{name} took an event although it is paused"
@@ -341,7 +405,7 @@ class Gates(RuleBasedStateMachine):
             assert (admission.waiting, admission.coming) == (len(model.queue), 0), name
             kept = [run for run in model.of("live", "retrying") if run not in model.queue]  # else it is first in line
             turns = {run.key for run in kept if run.key is not None}
-            assert {key for key in "abc*" if admission.running(key)} == turns, name
+            assert {key for key, text in TEXTS.items() if admission.running(text)} == turns, name
 
     @invariant()
     def each_event_has_one_outcome(self) -> None:

@@ -1,4 +1,4 @@
--- The tables of a store, version 3 (PRAGMA user_version). Times are seconds since the epoch.
+-- The tables of a store, version 4 (PRAGMA user_version). Times are seconds since the epoch.
 
 -- A process that has opened the store. Its epoch is its number; `fenced` says that another has taken over its runs.
 CREATE TABLE owners (
@@ -15,7 +15,7 @@ CREATE TABLE owners (
 
 -- One execution of a saga; the row is the record "run started", and the start of the actions `starts` (as JSON) too. A
 -- run that waits, runs or needs code has no `ended_at`, so that the index finds both what is to be resumed and what has
--- outlived its retention.
+-- outlived its retention. `claim` is that of its event's id, `declared` that of its declared key.
 CREATE TABLE runs (
     seq        INTEGER PRIMARY KEY,
     run_id     TEXT NOT NULL UNIQUE,
@@ -33,7 +33,8 @@ CREATE TABLE runs (
     ended_at   REAL,
     retry_at   REAL,
     error      TEXT,
-    starts     TEXT NOT NULL DEFAULT ''
+    starts     TEXT NOT NULL DEFAULT '',
+    declared   TEXT
 );
 CREATE INDEX runs_ended ON runs (ended_at);
 
@@ -54,8 +55,10 @@ CREATE TABLE records (
     starts    TEXT NOT NULL DEFAULT ''
 );
 
--- The idempotency keys that are taken. An `orphan` has outlived its run. `kind` says by whom: 'key' is a run's, 'live'
--- a run's until it has ended, and 'held' an event's that is held, whose id is in `run_id`.
+-- What is claimed: ids of events as they are, and declared keys behind the mark char(31). An `orphan` has no run, or has
+-- outlived it. `kind` says whose it is: 'id' the run's of an event with this id; 'key' the run's of this declared key, and
+-- 'live' the same until it has ended; 'held' an event's that is held, whose id is in `run_id`; 'letter' a dead letter's,
+-- whose id is in `run_id`; 'spent' nobody's: a later event took the place of this one.
 CREATE TABLE claims (
     trigger TEXT NOT NULL,
     claim   TEXT NOT NULL,
@@ -67,7 +70,7 @@ CREATE TABLE claims (
 ) WITHOUT ROWID;
 CREATE INDEX claims_orphaned ON claims (until) WHERE orphan = 1;
 
--- The claims of a run besides its own, where several events started it. `run` is the run's seq.
+-- The claims of a run's members, where several events started it. `run` is the run's seq.
 CREATE TABLE members (
     run   INTEGER NOT NULL,
     claim TEXT NOT NULL,
@@ -94,7 +97,8 @@ CREATE TABLE held_events (
     claim   TEXT,
     event   BLOB NOT NULL,
     at      REAL NOT NULL,
-    folder  TEXT
+    folder  TEXT,
+    declared TEXT
 );
 CREATE INDEX held_events_trigger ON held_events (trigger);
 

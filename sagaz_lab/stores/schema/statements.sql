@@ -7,8 +7,8 @@ SELECT fenced, (SELECT max(seq) FROM runs) FROM owners WHERE epoch = ?
 
 -- name: insert_runs
 INSERT INTO runs (seq, run_id, saga, revision, status, attempt, owner, started_at, starts, context, trigger, claim, event_id,
-    event)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    event, declared)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_records
 INSERT INTO records (seq, attempt, kind, action, trial, at, starts, value, changes, error, traceback)
@@ -66,14 +66,14 @@ REPLACE INTO cooldowns (trigger, key, run_id, until) VALUES (?, ?, ?, ?)
 REPLACE INTO cooldowns (trigger, key, run_id, until) SELECT coalesce(trigger, ''), ?, run_id, ? FROM runs WHERE run_id = ?
 
 -- name: hold_event
-INSERT INTO held_events (id, trigger, key, part, claim, event, at, folder) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO held_events (id, trigger, key, part, claim, event, at, folder, declared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 
 -- name: release_event
-DELETE FROM held_events WHERE id = ? RETURNING trigger, claim, folder
+DELETE FROM held_events WHERE id = ? RETURNING trigger, claim, declared, folder
 
 -- name: held_events
-SELECT id, trigger, key, part, claim, event, at FROM held_events
+SELECT id, trigger, key, part, claim, event, at, declared FROM held_events
 WHERE trigger IN (SELECT value FROM json_each(?)) ORDER BY seq
 
 -- name: loosen_folder
@@ -100,7 +100,7 @@ INSERT INTO counts (trigger, outcome, reason, count) VALUES (?, ?, ?, ?)
 ON CONFLICT (trigger, outcome, reason) DO UPDATE SET count = count + excluded.count
 
 -- name: waiting_run
-SELECT seq, trigger, claim FROM runs WHERE run_id = ? AND status = 'waiting' AND attempt = 0
+SELECT seq, trigger, claim, declared FROM runs WHERE run_id = ? AND status = 'waiting' AND attempt = 0
 
 -- name: delete_run
 DELETE FROM runs WHERE seq = ?
@@ -111,12 +111,36 @@ DELETE FROM records WHERE seq >= ? AND seq < ?
 -- name: delete_claim_of
 DELETE FROM claims WHERE trigger = ? AND claim = ? AND run_id = ?
 
+-- name: spend_claim
+INSERT INTO claims (trigger, claim, run_id, until, orphan, kind) VALUES (?, ?, '', ?, 1, 'spent')
+ON CONFLICT (trigger, claim) DO NOTHING
+
+-- name: spend_claim_of
+UPDATE claims SET run_id = '', until = ?, orphan = 1, kind = 'spent'
+WHERE trigger = ? AND claim = ? AND run_id = ? AND kind = 'id'
+
+-- name: spend_members
+UPDATE claims SET run_id = '', until = ?, orphan = 1, kind = 'spent'
+WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ? AND kind = 'id'
+
+-- name: claim_for_letter
+INSERT INTO claims (trigger, claim, run_id, until, orphan, kind) VALUES (?, ?, ?, ?, 1, 'letter')
+ON CONFLICT (trigger, claim) DO NOTHING
+
+-- name: reclaim_for_letter
+REPLACE INTO claims (trigger, claim, run_id, until, orphan, kind) VALUES (?, ?, ?, ?, 1, 'letter')
+
+-- name: unpublish
+DELETE FROM publications WHERE id = ?
+
 -- name: count_members
 SELECT count(*) FROM members WHERE run = ?
 
 -- name: orphan_members
+-- The claims of ids outlive their run in any case, those of declared keys if the last value says so.
 UPDATE claims SET orphan = 1
-WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ? AND kind <> 'live' AND until > {now}
+WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ? AND until > {now}
+    AND (kind = 'id' OR kind = 'key' AND ?)
 
 -- name: free_members
 DELETE FROM claims
@@ -126,7 +150,7 @@ WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run
 DELETE FROM members WHERE run = ?
 
 -- name: forget_claim
-DELETE FROM claims WHERE trigger = ? AND claim = ? AND kind <> 'held'
+DELETE FROM claims WHERE trigger = ?1 AND claim IN (?2, char(31) || ?2) AND kind <> 'held'
 
 -- name: forget_cooldown
 DELETE FROM cooldowns WHERE trigger = ? AND key = ?
@@ -146,7 +170,7 @@ SELECT attempt, kind, action, trial, at, value, changes, error, traceback, start
 WHERE seq >= ? AND seq < ? ORDER BY seq
 
 -- name: newest_runs
-SELECT seq, trigger, claim, event_id, run_id, started_at, ended_at FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?
+SELECT seq, trigger, claim, declared, run_id, started_at, ended_at FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?
 
 -- name: cut_claims
 -- Those that this run has, its members' too.
@@ -282,7 +306,7 @@ SELECT value FROM positions WHERE name = ?
 REPLACE INTO positions (name, value) VALUES (?, ?)
 
 -- name: expired_runs
-SELECT seq, run_id, trigger, claim, status FROM runs
+SELECT seq, run_id, trigger, claim, declared, status FROM runs
 WHERE ended_at < {now} - ? AND status NOT IN ('held', 'partially_committed', 'compensation_failed')
 ORDER BY ended_at LIMIT ?
 

@@ -1,0 +1,43 @@
+"""The dead letters of the memory store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count, islice
+
+from sagaz_lab.abc import DeadLetter
+from sagaz_lab.stores.memory_frames import Letter
+
+LETTERS = 10_000
+"""Dead letters that are kept."""
+
+
+class Letters(dict[str, Letter]):
+    """By id, oldest first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = count(1)
+
+    def bury(self, letter: DeadLetter) -> None:
+        if letter.id not in self:
+            self[letter.id] = Letter(letter, next(self._numbers))
+        if len(self) > LETTERS:
+            for old in list(islice(self, LETTERS // 100)):
+                del self[old]
+
+    def open(self, ids: Sequence[str]) -> list[DeadLetter]:
+        wanted = set(ids)
+        return [entry.letter for id, entry in self.items() if id in wanted and entry.state == "open"]
+
+    def after(self, number: int, limit: int) -> list[tuple[int, DeadLetter]]:
+        later = ((entry.number, entry.letter) for entry in self.values() if entry.number > number)
+        return list(islice(later, limit))
+
+    def settle(self, ids: Sequence[str], state: str) -> int:
+        """How many of them were open."""
+        entries = [self[id] for id in dict.fromkeys(ids) if id in self]
+        still_open = [entry for entry in entries if entry.state == "open"]
+        for entry in still_open:
+            entry.state = state
+        return len(still_open)
