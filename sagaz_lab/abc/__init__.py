@@ -8,7 +8,7 @@ an implementation to these promises.
 from __future__ import annotations
 
 from sagaz_lab.abc.engine import Engine, Journal
-from sagaz_lab.abc.source import Clock, Missed, Positions, Publisher, Source, SourceTraits, Surroundings
+from sagaz_lab.abc.source import Clock, Missed, OnLost, Positions, Publisher, Source, SourceTraits, Surroundings
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
     DONE,
@@ -52,6 +52,7 @@ __all__ = [
     "Member",
     "Missed",
     "NewRun",
+    "OnLost",
     "Owner",
     "Positions",
     "Publication",

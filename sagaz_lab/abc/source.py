@@ -41,6 +41,10 @@ class Missed(NamedTuple):
     come: int
 
 
+OnLost = Callable[[int, str], None]
+"""Called with how many events are gone, and what to do about it."""
+
+
 class Positions(Protocol):
     """Small durable values by name, where a source keeps what it must remember."""
 
@@ -100,6 +104,8 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
     What it has handed over is the runtime's: the source changes no payload afterwards, and nobody else does.
 
     A source that knows what came due while nobody read it has that in an attribute `missed: Missed` once it is entered.
+    One that can find out that events are gone which it has not delivered, as trimmed ones are, has an attribute
+    `on_lost: OnLost | None` and calls it then; the runtime sets it, and reports and counts them.
     """
 
     name: str

@@ -12,7 +12,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
 from sagaz_lab.runtime.away import Away
-from sagaz_lab.runtime.explain import Status, Why
+from sagaz_lab.runtime.explain import SourceStatus, Status, Why
 from sagaz_lab.runtime.registry import Change
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.texts import printable
@@ -112,9 +112,13 @@ def handle_card(status: Status) -> Card:
     return Card(tag("div", line), line)
 
 
+def _state(source: SourceStatus) -> str:
+    error = f": {source.error}" if source.error else ""
+    return source.state + error + (f", {source.lost} lost" if source.lost else "")
+
+
 def status_card(status: Status) -> Card:
-    sources = [(s.name, s.state + (s.error and f": {s.error}"), _clock(s.since), s.received, ", ".join(s.read_by))
-               for s in status.sources]  # fmt: skip
+    sources = [(s.name, _state(s), _clock(s.since), s.received, ", ".join(s.read_by)) for s in status.sources]
     triggers = [(t.name, t.source, t.state, f"r{t.revision}", *(t.counts.get(name, 0) for name in _COUNTS))
                 for t in status.triggers]  # fmt: skip
     runs = [(r.run_id, r.saga, f"r{r.revision}", ", ".join(f"{name}: {how}" for name, how in r.actions.items()))

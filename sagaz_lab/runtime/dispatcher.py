@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Redriven, Refusal, Store
+from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, Redriven, Refusal, Store
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -148,7 +148,7 @@ class Dispatcher:
             self.tee.taken(readers, deliveries)
         if not answered:
             for decided in decisions:
-                self._report_dead(decided)
+                self.report_dead(decided.letters)
         return decisions
 
     async def _take_in(self, states: Sequence[TriggerState], decisions: list[Decided], n: int, now: float) -> None:
@@ -279,18 +279,24 @@ class Dispatcher:
 
     async def _tell_refused(self, decided: Decided) -> None:
         definition = decided.state.compiled.definition
-        if decided.letters and decided.state.compiled.config.dead_letter_topic is not None:
-            self.runner.published()
-        for letter in decided.letters:
-            self.letters.note(letter, letter.at)
-            await tell(definition.hooks.get("on_trigger_dead", ()), letter.saga, letter.event, letter.error)
+        await self.tell_dead(decided.state, decided.letters)
         for event in decided.dropped:
             await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
         for event, reason in decided.filtered:
             await tell(definition.hooks["on_trigger_filtered"], definition.name, event, reason)
 
-    def _report_dead(self, decided: Decided) -> None:
-        for letter in decided.letters:
+    async def tell_dead(self, state: TriggerState, letters: Sequence[DeadLetter]) -> None:
+        """These have been stored: tell those who watch and listen."""
+        if letters and state.compiled.config.dead_letter_topic is not None:
+            self.runner.published()
+        for letter in letters:
+            self.letters.note(letter, letter.at)
+            hooks = state.compiled.definition.hooks.get("on_trigger_dead", ())
+            await tell(hooks, letter.saga, letter.event, letter.error)
+
+    def report_dead(self, letters: Sequence[DeadLetter]) -> None:
+        """Of events whose outcome nobody waits for."""
+        for letter in letters:
             self.report(
                 f"dead:{letter.trigger}:{letter.cause}",
                 f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",

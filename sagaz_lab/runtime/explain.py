@@ -25,6 +25,8 @@ class SourceStatus:
     received: int
     read_by: Sequence[str]
     lag_s: float | None
+    lost: int = 0
+    """Events that it could not deliver, since the broker had them no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,14 @@ def source_status(pump: Pump) -> SourceStatus:
     if state == "connected" and blocking:
         state = f"blocked by {', '.join(blocking)}"
     return SourceStatus(
-        str(pump.spec), state, pump.since, pump.error, pump.received, tuple(s.name for s in pump.states), pump.lag_s
+        str(pump.spec),
+        state,
+        pump.since,
+        pump.error,
+        pump.received,
+        tuple(s.name for s in pump.states),
+        pump.lag_s,
+        pump.lost,
     )
 
 

@@ -170,6 +170,7 @@ class Holding:
             decided.add(OutcomeKind.FILTERED, reason, held.event, now)
             decided.spend(held.claim, now)
         await dispatcher.apply(decided, await dispatcher.accept([decided], now), now)
+        dispatcher.report_dead(decided.letters)
 
     # --- from one opening to the next ---
 

@@ -31,6 +31,7 @@ class Counters:
         "ends",
         "filtered",
         "held",
+        "lost",
         "reasons",
         "received",
         "started",
@@ -40,6 +41,8 @@ class Counters:
     def __init__(self) -> None:
         self.received = self.started = self.filtered = self.duplicate = 0
         self.dropped = self.dead = self.held = self.deciding = 0
+        self.lost = 0
+        """Events that its source could not deliver, since the broker had them no more; none of them was received."""
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.stored: Counter[tuple[str, str]] = Counter()
         self.ends: dict[str, int] = {}

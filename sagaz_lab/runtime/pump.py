@@ -58,6 +58,7 @@ class Pump:
         self.since = clock.now()
         self.error = ""
         self.received = 0
+        self.lost = 0
         self.missed: Missed | None = None
         """What came due before it was connected first, until somebody has taken note of it."""
         self.lag_s: float | None = None
@@ -117,6 +118,8 @@ class Pump:
                 if opened is None:
                     self._connected("offline")
                     return
+                if hasattr(opened, "on_lost"):
+                    opened.on_lost = self._lose
                 async with opened as source:
                     self._note_missed(source)
                     self._connected("connected")
@@ -166,6 +169,13 @@ class Pump:
         self._crashed_at = now
         if not self._stopping:
             await self._reconnect_later(told, self._crashes)
+
+    def _lose(self, count: int, why: str) -> None:
+        """So many events are gone, of which none was delivered."""
+        self.lost += count
+        for state in self.states:
+            state.counters.lost += count
+        self._dispatcher.report(f"lost:{self.spec}", f"source {self.spec} has lost {count} event(s): {why}")
 
     def _note_missed(self, source: Source) -> None:
         missed = getattr(source, "missed", None)

@@ -334,8 +334,8 @@ class Turns:
             return True
         kind, reason, *_, facts = again.entries[0]
         await self._turn_away(state, ticket, OutcomeKind(kind), reason, now, facts, queued=False, letters=again.letters)
-        if again.letters:
-            self._dispatcher.runner.published()
+        await self._dispatcher.tell_dead(state, again.letters)
+        self._dispatcher.report_dead(again.letters)
         return False
 
     def retry_later(self, ticket: Ticket, delay_s: float) -> None:

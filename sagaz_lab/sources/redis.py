@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
-from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
+from sagaz_lab.abc import Delivery, Event, OnLost, SourceTraits, Surroundings
 from sagaz_lab.errors import LeaseLost, SourceError, SourceUnavailable, StaleDelivery, StoreError
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.sources.delayed import Delayed
@@ -29,7 +29,8 @@ class RedisSource:
     The payload is the field `field`, or `payload` if none is named and the entry has it, as bytes; the other fields
     are headers. An entry without that field has an empty payload if `field` was named, else all its fields as texts.
     A task reads ahead, up to two batches of the size asked for last. Entries that were trimmed while pending are lost:
-    they are counted in `lost_by_trimming`. Redis has no redelivery delay, so a nacked entry waits here, still pending.
+    they are counted in `lost_by_trimming` and reported. Redis has no redelivery delay, so a nacked entry waits here,
+    still pending.
     """
 
     traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
@@ -41,6 +42,7 @@ class RedisSource:
     ) -> None:  # fmt: skip
         self.name = f"redis {stream}"
         self.lost_by_trimming = 0
+        self.on_lost: OnLost | None = None
         self._stream, self._url, self._start_from = stream, url, start_from
         self._group_name = consumer_group or surroundings.group
         self._consumer = consumer or surroundings.consumer or surroundings.group
@@ -235,10 +237,11 @@ class RedisSource:
         if ids:
             self.lost_by_trimming += len(ids)
             shown = ", ".join(id.decode() for id in ids[:3])
-            logger.warning(
-                "%s: %d entries were trimmed from the stream before they were handled: %s%s; raise its MAXLEN",
-                self.name, len(ids), shown, ", ..." if len(ids) > 3 else "",
-            )  # fmt: skip
+            more = ", ..." if len(ids) > 3 else ""
+            why = f"trimmed from the stream before they were handled: {shown}{more}; raise its MAXLEN"
+            logger.warning("%s: %d entries were %s", self.name, len(ids), why)
+            if self.on_lost is not None:
+                self.on_lost(len(ids), why)
 
     # --- the group and its position ---
 

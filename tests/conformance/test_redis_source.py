@@ -149,10 +149,13 @@ async def test_trimmed_entries_are_counted_as_lost(
     with server.client() as client:
         client.xtrim(STREAM, maxlen=1, approximate=False)
     add(server, 3)
+    told: list[tuple[int, str]] = []
+    source.on_lost = lambda count, why: told.append((count, why))
     with caplog.at_level(logging.WARNING):
         async with source:
             assert numbers(await take(source, 2)) == [2, 3]
-    assert source.lost_by_trimming == 2
+    assert source.lost_by_trimming == sum(count for count, _ in told) == 2
+    assert "trimmed" in told[0][1]
     assert "2 entries were trimmed" in caplog.text
     assert pending(server) == 2
 
