@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,12 @@ def inline(value: Any) -> dict[str, Any] | None:
         return {"kind": "NA"}
     if type(value) is pd.Timestamp:
         moment = value if value.tz is None else value.tz_convert("UTC").tz_localize(None)
-        zone = None if value.tz is None else str(value.tz)
-        return {"kind": "Timestamp", "v": moment.isoformat(), "unit": value.unit, "zone": zone}
+        packed: dict[str, Any] = {"kind": "Timestamp", "v": moment.isoformat(), "unit": value.unit, "zone": None}
+        if value.tz is not None:
+            offset = value.utcoffset() or timedelta(0)
+            # The offset too: a zone may have no name, or one that is not known where it is read.
+            packed |= {"zone": str(value.tz), "offset_s": offset.total_seconds()}
+        return packed
     if type(value) is pd.Timedelta:
         return {"kind": "Timedelta", "v": int(value.asm8.astype("int64")), "unit": value.unit}
     return None
@@ -69,4 +74,9 @@ def restore(packed: dict[str, Any]) -> Any:
         case "Timedelta":
             return pd.Timedelta(packed["v"], unit=packed["unit"]).as_unit(packed["unit"])
     moment = pd.Timestamp(packed["v"]).as_unit(packed["unit"])
-    return moment if packed["zone"] is None else moment.tz_localize("UTC").tz_convert(packed["zone"])
+    if packed["zone"] is None:
+        return moment
+    try:
+        return moment.tz_localize("UTC").tz_convert(packed["zone"])
+    except Exception:  # noqa: BLE001  # three libraries of zones, each with errors of its own
+        return moment.tz_localize("UTC").tz_convert(timezone(timedelta(seconds=packed.get("offset_s", 0.0))))

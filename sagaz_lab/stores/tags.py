@@ -13,6 +13,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError, UnstorableValue
+from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import LIBRARIES, RAW, Artifacts, codec_named, library, library_of
 from sagaz_lab.stores.classes import address_of, find_class, remade, state_of
 
@@ -110,6 +111,8 @@ class Packing:
         if isinstance(value, PurePath):
             family = PureWindowsPath if isinstance(value, PureWindowsPath) else PurePosixPath
             return {TAG: "path", "kind": type(value).__name__, "v": _pack_str(str(value)), "family": family.__name__}
+        if isinstance(value, Loadable) and (packed := getattr(value, "packed", None)) is not None:
+            return packed  # it was stored before, and could not be read or need not be
         for base in _BASES:
             if isinstance(value, base):
                 return self.pack(base(value), depth)
@@ -187,10 +190,11 @@ def _pack_float(value: float) -> Any:
 
 
 def _pack_datetime(value: datetime) -> Any:
+    # The offset always: a zone may have no name, or one that is not known where it is read.
     packed: dict[str, Any] = {TAG: "datetime", "v": value.isoformat()}
     zone = value.tzinfo
     if isinstance(zone, ZoneInfo) and zone.key:
-        packed |= {"v": value.replace(tzinfo=None).isoformat(), "zone": zone.key}
+        packed["zone"] = zone.key
     if value.fold:
         packed["fold"] = 1
     return packed
@@ -198,7 +202,17 @@ def _pack_datetime(value: datetime) -> Any:
 
 def _unpack_datetime(packed: dict[str, Any]) -> datetime:
     value = datetime.fromisoformat(packed["v"]).replace(fold=packed.get("fold", 0))
-    return value.replace(tzinfo=ZoneInfo(packed["zone"])) if "zone" in packed else value
+    if "zone" not in packed:
+        return value
+    try:
+        zone = ZoneInfo(packed["zone"])
+    except (LookupError, ValueError, OSError):
+        if value.tzinfo is None:  # an earlier version kept no offset
+            raise
+        return value
+    local = value.replace(tzinfo=zone)
+    # Where the zone's rules were changed meanwhile, the moment is kept and not what a clock on the wall showed.
+    return local if value.tzinfo is None or local.utcoffset() == value.utcoffset() else value.astimezone(zone)
 
 
 def _unpack_path(packed: dict[str, Any]) -> PurePath:
