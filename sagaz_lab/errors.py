@@ -28,6 +28,7 @@ SagazLabError
 │   ├── StoreUnavailable        the store does not answer, or cannot be written
 │   ├── StoreTooNew             the file was written by a newer version
 │   ├── LeaseLost               another process has taken over this one's runs
+│   ├── Unreadable              a stored run, event or value cannot be read; all others go on
 │   └── ArtifactDamaged         an artifact is not what this store has written
 ├── TriggersOwned               a live process already runs these triggers
 ├── LabClosed                   the Lab is not open
@@ -194,6 +195,10 @@ class LeaseLost(StoreError):
 
 class ArtifactDamaged(StoreError):
     """An artifact's file is missing, or not what this store has written."""
+
+
+class Unreadable(StoreError):
+    """A stored run, event or value cannot be read. It concerns nothing else; repair what is stored, or discard it."""
 
 
 class TriggersOwned(SagazLabError):

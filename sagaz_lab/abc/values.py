@@ -180,7 +180,8 @@ class StoredRun(NamedTuple):
     """A run as the store has it. `records` are oldest first, of all attempts.
 
     `attempt` is 0 until a run that was accepted as `waiting` begins. Values that were written to files are
-    references, to be loaded when they are asked for.
+    references, to be loaded when they are asked for. `damage` says which part of its rows cannot be read, if any; the
+    others are there.
     """
 
     run_id: str
@@ -196,6 +197,7 @@ class StoredRun(NamedTuple):
     records: Sequence[Record]
     ended_at: float | None = None
     error: str | None = None
+    damage: str | None = None
 
 
 class RevisionRow(NamedTuple):

@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-from sagaz_lab.abc import DeadLetter, Delivery, Event, Redriven
-from sagaz_lab.errors import LabClosed, UnknownName
+from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
+from sagaz_lab.errors import LabClosed, UnknownName, Unreadable
 from sagaz_lab.model.apart import apart, apart_event
 from sagaz_lab.model.publishing import to_json
-from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.model.trigger import SourceSpec, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
-from sagaz_lab.runtime.letters import is_letter_id, redriven_event
+from sagaz_lab.runtime.letters import is_letter_id, redriven_event, unreadable
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.outcomes import ids_of, outcome_about
 from sagaz_lab.runtime.refusals import is_refused
@@ -94,6 +94,8 @@ class Firing:
         for start in range(0, len(ids), PAGE):
             letters = await self._dispatcher.store.letters(ids[start : start + PAGE])
             skipped -= len(letters)
+            if fix is None:
+                letters = self._readable(letters)
             outcomes += await self._publish_again([letter for letter in letters if is_refused(letter)], fix)
             letters = [letter for letter in letters if not is_refused(letter)]
             for trigger in dict.fromkeys(letter.trigger for letter in letters):
@@ -124,11 +126,37 @@ class Firing:
             if it.id in found
         ]
 
+    def _readable(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+        found = []
+        for letter in letters:
+            if (error := unreadable(letter.event)) is None:
+                found.append(letter)
+                continue
+            self._dispatcher.report(
+                f"unreadable:{letter.id}",
+                f"dead letter {letter.id} stays open: {error}; redrive it with fix=, which gets the stored text, "
+                f"or lab.discard it",
+            )
+        return found
+
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
-        """Returns how many were open."""
-        ids = _listed(ids)
+        """Returns how many were open. A held run that cannot be read is given up: nothing of it is undone."""
+        listed = _listed(ids)
         if not (isinstance(reason, str) and reason.strip()):
             raise ValueError(f"discard: reason={reason!r} must be a text that says why")
+        runs = [id for id in listed if not is_letter_id(id) and await self._give_up(id, reason)]
+        return len(runs) + await self._discard_letters([id for id in listed if id not in runs], reason)
+
+    async def _give_up(self, run_id: str, reason: str) -> bool:
+        store = self._dispatcher.store
+        stored = await store.load(run_id)
+        if stored is None or stored.damage is None or stored.status is not RunStatus.HELD:
+            return False
+        ending = Ending(RunStatus.CANCELLED, Unreadable(f"{stored.damage}; discarded: {reason}"))
+        await store.end(run_id, ending, attempt=stored.attempt, at=self._dispatcher.clock.now())
+        return True
+
+    async def _discard_letters(self, ids: Sequence[str], reason: str) -> int:
         await self._refuse_unknown("discard", ids)
         refused = await self._dispatcher.store.settle_refused(ids, "discarded", reason)
         self._dispatcher.runner.published()  # perhaps what waited behind it

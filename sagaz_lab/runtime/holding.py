@@ -10,10 +10,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import HeldEvent, Refusal
-from sagaz_lab.errors import LeaseLost, StoreError, describe
+from sagaz_lab.errors import LeaseLost, StoreError, Unreadable, describe
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
+from sagaz_lab.runtime.letters import unreadable
 from sagaz_lab.runtime.outcomes import Entry, ids_of, outcome_about
 from sagaz_lab.runtime.window_policies import IN_WINDOW, Closing, Leaving, Released
 from sagaz_lab.runtime.windows import Windows
@@ -185,10 +186,13 @@ class Holding:
             state = by_name[name]
             if state.windows is None:
                 state.windows = state.admission.windows = Windows(Leaving())
-            new = state.windows.restore(events)
-            state.counters.received += new
-            state.counters.deciding += new
-            _moved(state, new)
+            damaged = {held.id: error for held in events if (error := unreadable(held.event)) is not None}
+            new = state.windows.restore([held for held in events if held.id not in damaged])
+            state.counters.received += new + len(damaged)
+            state.counters.deciding += new + len(damaged)
+            _moved(state, new + len(damaged))
+            if damaged:
+                await self._bury(state, [held for held in events if held.id in damaged], damaged)
             self.time(state)
             total += new
         return total
@@ -203,6 +207,16 @@ class Holding:
         if left:
             await self._decide(state, Closing((), [Released(held, FORGOTTEN) for held in left], False))
         return len(left)
+
+    async def _bury(self, state: TriggerState, events: Sequence[HeldEvent], errors: Mapping[str, Unreadable]) -> None:
+        """What cannot be read leaves its window as a dead letter; the others of the window are decided without it."""
+        dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
+        decided = Decided(state)
+        decided.released = list(events)
+        for held in events:
+            decided.dead(held.event, errors[held.id], now, held.claim)
+        await dispatcher.apply(decided, await dispatcher.accept([decided], now), now)
+        dispatcher.report_dead(decided.letters)
 
     def close(self) -> None:
         """What is held goes on with the next opening; who waits for its outcome is told that it is held."""

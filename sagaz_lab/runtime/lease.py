@@ -58,6 +58,9 @@ class Lease:
         except LeaseLost as error:
             self.lose(error)
             raise
+        except StoreUnavailable:
+            if not self.held():  # else it is renewed, and what has outlived its time cannot be dropped
+                raise
 
     def watch(self) -> None:
         """Find out as soon as the process goes on after a stop, before its actions do."""

@@ -16,10 +16,10 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.abc import DeadLetter
-from sagaz_lab.errors import describe
+from sagaz_lab.errors import DefinitionError, StoreError, Unreadable, describe
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import Run
+from sagaz_lab.model.run import Loadable, Run
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.texts import masked
@@ -55,10 +55,28 @@ def is_letter_id(id: str) -> bool:
     return isinstance(id, str) and _ID.fullmatch(id) is not None
 
 
+def unreadable(event: Event) -> Unreadable | None:
+    """Why the event's payload cannot be read, if that is so. A class that is not defined may be defined yet."""
+    if not isinstance(event.payload, Loadable):
+        return None
+    try:
+        event.payload.load()
+    except DefinitionError:
+        return None
+    except StoreError as error:
+        return error if isinstance(error, Unreadable) else Unreadable(str(error))
+    return None
+
+
 async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -> Event:
-    """The letter's event, redriven once more, with the payload that `fix` makes of it. Raises what `fix` raises."""
+    """The letter's event, redriven once more, with the payload that `fix` makes of it. Raises what `fix` raises.
+
+    Of a payload that cannot be read `fix` gets the text that is stored.
+    """
     event = letter.event
     payload = event.payload
+    if isinstance(payload, Loadable):
+        payload = repr(payload) if unreadable(event) else payload.load()
     if fix is not None:
         try:
             # A fix that changes it in place and then fails changes nothing.

@@ -105,8 +105,9 @@ class LiveParams:
         """Take up what `text` has kept."""
         if text is not None:
             kept = json.loads(text)
-            self._changed = {name: (default, value) for name, (default, value) in kept["changed"].items()}
+            changed = {name: (default, value) for name, (default, value) in kept["changed"].items()}
             changes = [ParamChange(datetime.fromisoformat(at), *change) for at, *change in kept["history"]]
+            self._changed = changed
             self.history.extend(changes)
         self.loaded = True
         self._give_way()
@@ -132,7 +133,13 @@ class ParamsInStore:
         async with self._lock:
             for place, live in _kept(state):
                 if live.loading:
-                    live.restore(await self._store.positions().get(place))
+                    text = await self._store.positions().get(place)
+                    try:
+                        live.restore(text)
+                    except (AttributeError, LookupError, TypeError, ValueError) as error:
+                        self._report(place, f"{place}: what is stored cannot be read, so that the cell's values hold; "
+                                     f"change one to replace it ({describe(error)}): {text}")  # fmt: skip
+                        live.restore(None)
                     state.show_params()
                     state.wake()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from sagaz_lab.abc import Ending, StoredRun
-from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, describe
+from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, Unreadable, describe
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
@@ -14,6 +15,8 @@ from sagaz_lab.runtime.away import Found, spoken
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.tickets import Ticket
+
+logger = logging.getLogger("sagaz_lab")
 
 
 class Recovery:
@@ -46,8 +49,27 @@ class Recovery:
             self._newest_taken.update(stored.saga for stored in taken)
         # Those that have a slot or a turn take it up before any that waits for one is let through.
         for stored in sorted([*taken, *await self._with_code_again()], key=_standing):
-            await self._go_on(stored, found)
+            try:
+                await self._go_on(stored, found)
+            except StoreError:
+                raise
+            except Exception as error:  # one run must not keep the others from going on
+                logger.exception("run %s cannot be resumed", stored.run_id)
+                await self._leave_unread(stored, f"it cannot be resumed ({describe(error)})")
         return found
+
+    async def _leave_unread(self, stored: StoredRun, why: str) -> None:
+        """Hold the run for a person, who may repair its rows and resume it."""
+        dispatcher = self._dispatcher
+        # As if the attempt that was to come had been held: a resumed one goes on from there.
+        attempt = max(1, stored.attempt if stored.retry_at is None else stored.attempt + 1)
+        ending = Ending(RunStatus.HELD, Unreadable(why))
+        await dispatcher.store.end(stored.run_id, ending, attempt=attempt, at=dispatcher.clock.now())
+        dispatcher.report(
+            f"unreadable:{stored.run_id}",
+            f"run {stored.run_id} of {stored.saga} is held: {why}; repair what is stored and lab.resume_run it, "
+            f"or lab.discard it",
+        )
 
     async def _with_code_again(self) -> list[StoredRun]:
         """The runs that this process could not go on with, and now can."""
@@ -64,6 +86,9 @@ class Recovery:
         """With a run that is this owner's now. None if it waits, or has ended."""
         dispatcher = self._dispatcher
         now = dispatcher.clock.now()
+        if stored.damage is not None:
+            await self._leave_unread(stored, stored.damage)
+            return None
         definition = dispatcher.registry.current.get(stored.saga)
         if definition is None:
             await self._wait_for_code(stored, found)
@@ -249,6 +274,8 @@ class Recovery:
         stored = await dispatcher.store.load(run_id)
         if stored is None:
             raise RunError(f"no run {run_id!r}")
+        if stored.damage is not None:
+            raise Unreadable(f"run {run_id}: {stored.damage}; repair what is stored, or lab.discard the run")
         definition = dispatcher.registry.current.get(stored.saga)
         if definition is None:
             raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")

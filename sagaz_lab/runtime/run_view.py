@@ -92,7 +92,7 @@ def run_view(run: StoredRun, now: float, progress: Mapping[str, str], log: RunLo
         started_at=run.started_at,
         ended_at=run.ended_at,
         retry_at=run.retry_at,
-        error=run.error,
+        error=run.error or run.damage,
         event=run.event,
         context=run.context,
         steps=steps,

@@ -152,4 +152,5 @@ class Windows:
 
 def _place(event: HeldEvent) -> tuple[float, int]:
     """In which order they came: of one process their ids count up."""
-    return event.at, int(event.id.rpartition("-")[2])
+    number = str(event.id).rpartition("-")[2]
+    return event.at, int(number) if number.isdecimal() else 0

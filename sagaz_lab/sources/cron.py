@@ -61,7 +61,7 @@ class CronSource:
         if stored is None:
             stored = self._now().isoformat()
             await self._positions.put(self._position_name, stored)
-        last = datetime.fromisoformat(stored)
+        last = self._read(stored)
         if self._is_ahead(last):
             last = await self._put_right(last)
         self.missed = self._missed_since(last)
@@ -72,6 +72,15 @@ class CronSource:
         known = [tick for tick in self._unsettled if not self._is_ahead(tick)]
         self._walk_from(max([last, *known] if self._settled is None else [last, *known, self._settled]))
         return self
+
+    def _read(self, stored: str) -> datetime:
+        try:
+            if (last := datetime.fromisoformat(stored)).tzinfo is not None:
+                return last
+        except ValueError:
+            pass
+        logger.warning("%s: its position in the store is %r, no time with its offset; it begins now", self.name, stored)
+        return self._now()
 
     async def __aexit__(self, *_: object) -> None:
         self._delayed.clear()

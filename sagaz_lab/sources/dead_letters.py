@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from typing import ClassVar, Self
 from sagaz_lab.abc import DeadLetter, Delivery, Event, SourceTraits, Surroundings
 from sagaz_lab.errors import SourceUnavailable, StoreUnavailable, describe
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
+from sagaz_lab.model.run import Loadable
 from sagaz_lab.sources.delayed import Delayed, sleep_unless
+
+logger = logging.getLogger("sagaz_lab")
 
 POLL_S = 1.0
 """Letters may come from other processes, which nobody tells of, so the store is asked this often."""
@@ -115,7 +119,12 @@ class DeadLetterSource:
         if stored is None:
             stored = str(await self._last())
             await self._positions.put(self._position_name, stored)
-        return int(stored)
+        try:
+            return int(stored)
+        except ValueError:
+            logger.warning("%s: its position in the store is %r, no number; it begins with the oldest letter",
+                           self.name, stored)  # fmt: skip
+            return 0
 
     async def _last(self) -> int:
         """The number of the newest letter, found by halving: there may be a million."""
@@ -142,7 +151,8 @@ def _store_is_there() -> Iterator[None]:
 
 
 def _delivery(number: int, letter: DeadLetter) -> Delivery:
-    payload = {
+    payload = letter.event.payload
+    told = {
         "id": letter.id,
         "event_id": letter.event.id,
         "trigger": letter.trigger,
@@ -153,7 +163,7 @@ def _delivery(number: int, letter: DeadLetter) -> Delivery:
         "attempts": letter.attempts,
         "revision": letter.revision,
         "run_id": letter.run_id,
-        "payload": letter.event.payload,
+        "payload": repr(payload) if isinstance(payload, Loadable) else payload,
     }
     at = datetime.fromtimestamp(letter.at, UTC)
-    return Delivery(Event(payload, f"letter/{letter.id}", KIND, letter.trigger, NO_HEADERS, at), number)
+    return Delivery(Event(told, f"letter/{letter.id}", KIND, letter.trigger, NO_HEADERS, at), number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ from sagaz_lab.sources.redis_group import BLOCK_S, START, ConsumerGroup, Entry, 
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
+
+_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 CLOSE_S = 2.0
 REMEMBER_S = 1.0  # how old the durable position may be; what lies behind it may come twice if the group is lost
@@ -247,6 +250,10 @@ class RedisSource:
 
     async def _ensure_group(self) -> None:
         position = await self._positions.get(self._position_name)
+        if position is not None and not _ID.fullmatch(position):
+            logger.warning("%s: its position in the store is %r, no id of an entry; a new group begins with the oldest",
+                           self.name, position)  # fmt: skip
+            position = "0-0"
         start = await self._group.ensure(position, self._start_from)
         if start is None and position is None:
             start = await self._group.settled()

@@ -20,6 +20,7 @@ from uuid import uuid4
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError
 from sagaz_lab.model.awaiting import at_once
 from sagaz_lab.stores.classes import address_of, find_class
+from sagaz_lab.stores.damage import shown
 from sagaz_lab.stores.signing import Key, make_private
 
 LIBRARIES = {root: f"sagaz_lab.stores.codecs_{root}" for root in ("numpy", "pandas", "pyarrow")}
@@ -107,7 +108,7 @@ class Artifacts:
 
     def folder(self, run_id: str) -> Path:
         """Where the files of a run are; safe for any id."""
-        name = quote(run_id, safe="", errors="backslashreplace").replace(".", "%2E")
+        name = quote(shown(run_id), safe="", errors="backslashreplace").replace(".", "%2E")
         return self.root / (name if len(name) <= 150 else hashlib.sha256(name.encode()).hexdigest())
 
     def write(self, run_id: str, key: str, codec: Any, value: Any) -> dict[str, Any]:

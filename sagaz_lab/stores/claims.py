@@ -6,6 +6,7 @@ from typing import Any
 
 from sagaz_lab.abc import Refusal
 from sagaz_lab.model.run import LIVE, RESTARTABLE, RunStatus
+from sagaz_lab.stores.damage import as_status
 
 CLAIM_ENDED = frozenset(RunStatus) - LIVE - {RunStatus.HELD, RunStatus.NEEDS_CODE}
 """A run that ended so has no more use for a claim that ends with it. What waits for a person or for code goes on."""
@@ -26,6 +27,6 @@ def holding(holder: tuple[Any, ...], at: float) -> Refusal | None:
     if kind == "spent":
         return Refusal(spent=True)
     if kind == "id":
-        return Refusal(run_id, None if status is None else RunStatus(status))
-    first = RunStatus(status or RunStatus.COMPLETED)
+        return Refusal(run_id, None if status is None else as_status(status))
+    first = as_status(status or RunStatus.COMPLETED)
     return None if first in (CLAIM_ENDED if kind == "live" else RESTARTABLE) else Refusal(run_id, first)

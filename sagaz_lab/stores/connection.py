@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,7 +35,8 @@ _CURES = {
     "SQLITE_BUSY": f"another process has been writing for {BUSY_MS // 1000} s; try again",
     "SQLITE_LOCKED": "it is locked by another process; try again",
     "SQLITE_NOTADB": "it is no SQLite database; move it away or name another file",
-    "SQLITE_CORRUPT": "the file is damaged; move it away, or recover it with: sqlite3 FILE .recover",
+    "SQLITE_CORRUPT": "the file is damaged; stop all that uses it, then move it away or recover what is left with: "
+    "sqlite3 FILE .recover | sqlite3 NEW",
     "SQLITE_CANTOPEN": "it cannot be opened or made; see that the folder exists and is writable",
     "SQLITE_IOERR": "it cannot be read or written; see the disk, its quota and its limits",
 }
@@ -43,6 +45,10 @@ _CURES_BY_NUMBER = {
     errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EFBIG: _FULL,
 }  # fmt: skip
 _WORTH_TRYING = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_TOOBIG")
+
+
+# What is no UTF-8 in a damaged row is shown as escapes: it must not keep all other rows from being read.
+_TOLERANT = partial(str, encoding="utf-8", errors="backslashreplace")
 
 
 def unavailable(path: str | Path, error: Exception) -> StoreUnavailable:
@@ -67,6 +73,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         _make_file(path)
         connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        connection.text_factory = _TOLERANT
     except (OSError, sqlite3.Error) as error:
         raise unavailable(path, error) from error
     try:
@@ -86,7 +93,12 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection that only reads, for any thread; the tables are upgraded first. Raises as `connect` does."""
     connection = _read(path)
-    if 0 < _version(connection) < VERSION:
+    try:
+        is_old = 0 < _version(connection) < VERSION
+    except sqlite3.Error as error:
+        connection.close()
+        raise unavailable(path, error) from error
+    if is_old:
         connection.close()
         connect(path).close()
         connection = _read(path)
@@ -99,6 +111,7 @@ def _read(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             uri, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = _TOLERANT
         try:
             _check(connection, path)
         except BaseException:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from sagaz_lab.errors import DefinitionError, SagazLabError, UnstorableValue, describe
+from sagaz_lab.errors import SagazLabError, Unreadable, UnstorableValue, describe
 from sagaz_lab.model.event import NO_HEADERS, Event
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import Artifacts
@@ -23,6 +23,7 @@ from sagaz_lab.stores.tags import LATE, MANY, TAG, NeedsFiles, Packing, unpack
 
 __all__ = [
     "ArtifactRef",
+    "Damaged",
     "NeedsFiles",
     "decode",
     "decode_event",
@@ -60,7 +61,15 @@ class ArtifactRef(Loadable):
 
     def load(self, codec: Any = None) -> Any:
         """The value. `codec` reads what a codec of the user's wrote, where its class cannot be found by name."""
-        return unpack(self._packed, self._artifacts, codec)
+        try:
+            return unpack(self._packed, self._artifacts, codec)
+        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            raise Unreadable(f"a stored value cannot be read: {describe(error)}") from error
+
+    @property
+    def packed(self) -> Any:
+        """As it is stored, so that it can be stored again without being read."""
+        return self._packed
 
     @property
     def size(self) -> int:
@@ -70,6 +79,22 @@ class ArtifactRef(Loadable):
     def __repr__(self) -> str:
         kinds = ", ".join(sorted({found.get("codec") or found.get("class", "") for found in _tagged(self._packed)}))
         return f"ArtifactRef({kinds}, {self.size} bytes in files)"
+
+
+class Damaged(Loadable):
+    """In place of a payload that cannot be read: `text` is what is stored."""
+
+    __slots__ = ("text", "why")
+
+    def __init__(self, text: str, why: str) -> None:
+        self.text = text
+        self.why = why
+
+    def load(self) -> Any:
+        raise Unreadable(self.why)
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def is_ref(value: object) -> bool:
@@ -114,6 +139,7 @@ def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
     """The value; parts of a mapping, or the whole, are `ArtifactRef` where they need files or the user's classes."""
     if text is None:
         return None
+    text = _as_bytes(text)
     value = _from_json(text)
     if _TAG_JSON not in text:
         return value
@@ -160,10 +186,24 @@ def _shown(payload: Any) -> str:
         return f"<a {type(payload).__name__} that cannot be shown: {describe(error)}>"
 
 
-def decode_event(text: bytes | None, artifacts: Artifacts | None, *, load: bool = True) -> Event | None:
-    """The event. Its payload stays an `ArtifactRef` without `load`, or where its class or file is not there now."""
+def decode_event(
+    text: bytes | None, artifacts: Artifacts | None, *, load: bool = True, id: str | None = None
+) -> Event | None:
+    """The event. Its payload stays an `ArtifactRef` without `load`, or where its class or file is not there now.
+
+    One that cannot be read has a payload that cannot be loaded, and the id `id`.
+    """
     if text is None:
         return None
+    try:
+        return _event_from(text, artifacts, load)
+    except Exception as error:  # noqa: BLE001  # damaged values fail in any way
+        shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else str(text)
+        return Event(Damaged(shown, f"the stored event cannot be read: {describe(error)}"), id or _id_in(shown))
+
+
+def _event_from(text: bytes, artifacts: Artifacts | None, load: bool) -> Event:
+    text = _as_bytes(text)
     facts = _from_json(text)
     if _TAG_JSON in text:
         payload = _part(facts.pop(), artifacts)
@@ -172,7 +212,20 @@ def decode_event(text: bytes | None, artifacts: Artifacts | None, *, load: bool 
                 payload = payload.load()
         facts = [*unpack(facts, artifacts), payload]
     id, source, key, headers, timestamp, attempt, payload = facts
+    if not (isinstance(id, str) and isinstance(source, str) and isinstance(attempt, int)):
+        raise TypeError("its id, its source or its attempt is none")
     return Event(payload, id, source, key, headers or NO_HEADERS, datetime.fromisoformat(timestamp), attempt)
+
+
+def _as_bytes(text: bytes | str) -> bytes:
+    """A value that was repaired by hand is a text."""
+    return text.encode() if isinstance(text, str) else text
+
+
+def _id_in(text: str) -> str:
+    """The id with which a stored event begins, as far as that can be seen."""
+    begun = text.removeprefix('["')
+    return begun.partition('"')[0] if begun != text else ""
 
 
 def _is_plain(value: Any, depth: int) -> bool:
@@ -201,7 +254,7 @@ def _part(packed: Any, artifacts: Artifacts | None) -> Any:
         return ArtifactRef(packed, artifacts)
     try:
         return unpack(packed, artifacts)
-    except DefinitionError:  # its library is not installed here; who asks for the value is told
+    except Exception:  # noqa: BLE001  # damaged, or its library is missing: who asks for the value hears of it
         return ArtifactRef(packed, artifacts)
 
 

@@ -50,6 +50,6 @@ def release(transactions: Transactions, ids: Iterable[str]) -> None:
         for trigger, claim, declared, folder in connection.execute(sql["release_event"], (id,)).fetchall():
             for mine in (claim, declared):
                 if mine is not None:
-                    connection.execute(sql["delete_claim_of"], (trigger, mine, id))
+                    connection.execute(sql["free_held_claim"], (trigger, mine, id))
             if folder is not None:
                 connection.execute(sql["loosen_folder"], (folder,))

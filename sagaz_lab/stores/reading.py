@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import lru_cache
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
@@ -17,7 +18,8 @@ from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.run import Record, RecordKind
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
-from sagaz_lab.stores.encoding import decode_event, decode_names
+from sagaz_lab.stores.damage import Parts, shown
+from sagaz_lab.stores.encoding import Damaged, decode_event, decode_names
 from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.leases import records_of
 from sagaz_lab.stores.statements import statements
@@ -37,15 +39,20 @@ def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, 
             if frame == "events":
                 return names, list(islice(_events(connection, artifacts), limit))
             if frame == "outcomes":
-                return names, list(islice(_outcomes(connection, limit), limit))
+                return names, _texts(islice(_outcomes(connection, limit), limit))
             if frame == "steps":
-                return names, list(islice(_steps(connection), limit))
+                return names, _texts(islice(_steps(connection), limit))
             if frame == "dead_letters" and before is not None:
                 values = (text(before), -1 if limit is None else limit)
-                return names, connection.execute(statements(NOW)["dead_letters_before"], values).fetchall()
-            return names, _select(connection, f"{frame}_frame", limit).fetchall()
+                return names, _texts(connection.execute(statements(NOW)["dead_letters_before"], values).fetchall())
+            return names, _texts(_select(connection, f"{frame}_frame", limit).fetchall())
     except sqlite3.Error as error:
         raise unavailable(path, error) from error
+
+
+def _texts(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows, with a text where a damaged one has bytes."""
+    return [tuple(map(shown, row)) if bytes in map(type, row) else row for row in rows]
 
 
 def read_revisions(path: Path, saga: str, newest: int | None) -> Sequence[RevisionRow]:
@@ -61,7 +68,8 @@ def read_revisions(path: Path, saga: str, newest: int | None) -> Sequence[Revisi
 
 def revisions_of(connection: sqlite3.Connection, saga: str, newest: int | None) -> Sequence[RevisionRow]:
     rows = connection.execute(statements(NOW)["select_revisions"], (saga, -1 if newest is None else newest)).fetchall()
-    return [RevisionRow(saga, number, digest, _masked(code), at) for saga, number, digest, code, at in reversed(rows)]
+    shown_rows = (map(shown, row) for row in reversed(rows))
+    return [RevisionRow(saga, number, digest, _masked(code), at) for saga, number, digest, code, at in shown_rows]
 
 
 def read_run(path: Path, artifacts: Artifacts, run_id: str) -> StoredRun | None:
@@ -92,20 +100,33 @@ def _outcomes(connection: sqlite3.Connection, limit: int | None) -> Iterable[tup
 def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     rows = connection.execute(statements(NOW)["records_newest_first"])
     for (run_id, started_at, first), of_run in groupby(rows, key=itemgetter(0, 1, 2)):
-        records = started_records(run_id, first, started_at)
-        for _, _, _, attempt, kind, action, trial, at, error, starts in of_run:
-            if kind is not None:  # else the run has none but its first ones
-                record = Record(run_id, attempt, RecordKind(kind), action, trial, at, error=error,
-                                then=decode_names(starts))  # fmt: skip
-                records += record.in_full()
+        parts, nothing = Parts(), list[Record]()
+        records = [*parts.read("first actions", partial(started_records, run_id, first, started_at), nothing)]
+        for _, _, _, *facts in of_run:
+            if facts[1] is not None:  # else the run has none but its first ones
+                records.extend(parts.read("record", partial(_record, run_id, *facts), nothing))
+        if parts.damage is not None:
+            yield run_id, "", "record", "unreadable", None, None, started_at, None, parts.damage
         yield from steps(records)
+
+
+def _record(
+    run_id: str, attempt: int, kind: str, action: str, trial: int, at: float, error: str | None, starts: str
+) -> list[Record]:
+    record = Record(run_id, attempt, RecordKind(kind), shown(action), trial, at, error=shown(error),
+                    then=decode_names(starts))  # fmt: skip
+    return list(record.in_full())
 
 
 def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:
     parts = (connection.execute(statements(NOW)[name]) for name in ("events_of_runs", "events_kept"))
-    shown = set()
-    for _, encoded in merge(*parts, key=lambda row: row[0], reverse=True):
+    seen = set()
+    for at, encoded in merge(*parts, key=lambda row: row[0], reverse=True):
         event = decode_event(encoded, artifacts, load=False)
-        if event is not None and (event.source, event.id) not in shown:
-            shown.add((event.source, event.id))
-            yield event.id, event.source, event.key, event.timestamp, event.payload
+        if event is None or (event.source, event.id) in seen:
+            continue
+        if isinstance(event.payload, Damaged):
+            yield event.id, "unreadable", None, datetime.fromtimestamp(at, UTC), repr(event.payload)
+            continue
+        seen.add((event.source, event.id))
+        yield event.id, event.source, event.key, event.timestamp, event.payload

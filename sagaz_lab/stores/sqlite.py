@@ -101,11 +101,9 @@ class SqliteStore:
         return found
 
     async def heartbeat(self) -> None:
-        def beat(it: Transactions) -> None:
-            it.beat()
-            drop_expired(it, self._artifacts, self.retention_days * 86400.0)
-
-        await self._call(beat)
+        await self._call(Transactions.beat)
+        # By itself: what cannot be dropped, since it is damaged, does not end the lease.
+        await self._call(lambda it: drop_expired(it, self._artifacts, self.retention_days * 86400.0))
 
     def lease_held(self) -> bool:
         return self._open is not None and self._open.lease_held()

@@ -21,9 +21,9 @@ from msgspec import Struct
 
 from sagaz_lab.abc import Refusal
 from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavailable, describe
-from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import is_hopeless, unavailable
+from sagaz_lab.stores.damage import as_status
 from sagaz_lab.stores.rows import Rows, marks, width
 from sagaz_lab.stores.statements import with_rows
 
@@ -348,7 +348,7 @@ class Transactions:
     def _refusal(self, run: RunRow) -> Refusal | None:
         known = self.connection.execute(self.sql["find_run"], (run.run_id,)).fetchone()
         if known is not None:
-            return Refusal(run.run_id, RunStatus(known[1]))
+            return Refusal(run.run_id, as_status(known[1]))
         for claim in (*run.claims, *run.declared):
             taken = self.holder(run.trigger, claim, run.at)
             if taken is not None:
@@ -370,7 +370,7 @@ class Transactions:
 def cooled(row: Sequence[Any]) -> Refusal:
     """What the row of a cooldown says to another run."""
     run_id, status, until = row
-    return Refusal(run_id, None if status is None else RunStatus(status), cooling_until=until)
+    return Refusal(run_id, None if status is None else as_status(status), cooling_until=until)
 
 
 class _Group:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow, RunStatus
+from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow
 from sagaz_lab.stores.artifacts import Artifacts
+from sagaz_lab.stores.damage import Parts, as_status, shown
 from sagaz_lab.stores.encoding import (
+    Damaged,
     decode,
     decode_event,
     decode_names,
@@ -125,8 +128,9 @@ def letter_row(letter: DeadLetter, artifacts: Artifacts | None) -> tuple[Any, ..
 
 def letter_from(found: Sequence[Any], artifacts: Artifacts) -> tuple[int, DeadLetter]:
     """The letter with its number."""
-    number, id, encoded, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven = found
-    event = decode_event(encoded, artifacts) or Event()
+    number, id, event_id, encoded, *texts, attempts, revision, at, run_id, redriven = found
+    event = decode_event(encoded, artifacts, id=shown(event_id)) or Event(id=shown(event_id))
+    trigger, saga, cause, error, traceback = map(shown, texts)
     letter = DeadLetter(id=id, event=event, trigger=trigger, saga=saga, cause=cause, error=error, traceback=traceback,
                         attempts=attempts, revision=revision, at=at, run_id=run_id, redriven=redriven)  # fmt: skip
     return number, letter
@@ -150,7 +154,8 @@ def held_row(held: HeldEvent, artifacts: Artifacts | None, folder: str) -> HeldR
 
 def held_from(found: Sequence[Any], artifacts: Artifacts) -> HeldEvent:
     id, trigger, key, part, claim, encoded, at, declared = found
-    return HeldEvent(id, trigger, key, part, decode_event(encoded, artifacts) or Event(), claim, at, declared)
+    event = decode_event(encoded, artifacts) or Event()
+    return HeldEvent(id, trigger, shown(key), part, event, shown(claim), at, shown(declared))
 
 
 def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...]]:
@@ -160,16 +165,34 @@ def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...
 
 def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
     _, starts, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, *end = found
-    history = started_records(run_id, starts, started_at)
-    for each in records:
-        history += _record(run_id, each, artifacts).in_full()
+    ended_at, error = end or (None, None)
+    parts, nothing = Parts(), list[Record]()
+    history = list(parts.read("first actions", lambda: started_records(run_id, starts, started_at), nothing))
+    for number, each in enumerate(records, 1):
+        get = partial(_record, run_id, each, artifacts)
+        history.extend(parts.read(f"record {number}", get, nothing))
+    values: Mapping[str, Any] = parts.read("context", lambda: _mapping(decode(context, artifacts)), {})
+    found_event = decode_event(event, artifacts)
+    if found_event is not None and isinstance(found_event.payload, Damaged):
+        parts.note("event", found_event.payload.why)
+    stands = as_status(status)
+    if stands != status:
+        parts.note("status", f"it is {shown(status)!r}")
     return StoredRun(
-        run_id, saga, revision, trigger, decode_event(event, artifacts), decode(context, artifacts), RunStatus(status),
-        attempt, started_at, retry_at, history, *end,
+        run_id, shown(saga), revision, shown(trigger), found_event, values, stands, attempt, started_at, retry_at,
+        history, ended_at, shown(error), parts.damage,
     )  # fmt: skip
 
 
-def _record(run_id: str, found: Sequence[Any], artifacts: Artifacts) -> Record:
+def _mapping(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"it is a {type(value).__name__}, not a mapping")
+    return value
+
+
+def _record(run_id: str, found: Sequence[Any], artifacts: Artifacts) -> list[Record]:
     attempt, kind, action, trial, at, value, changes, error, traceback, starts = found
-    return Record(run_id, attempt, _KINDS[kind], action, trial, at, decode_names(starts), (), decode(value, artifacts),
-                  decode(changes, artifacts), None, error, traceback)  # fmt: skip
+    changed = None if changes is None else _mapping(decode(changes, artifacts))
+    record = Record(run_id, attempt, _KINDS[kind], shown(action), trial, at, decode_names(starts), (),
+                    decode(value, artifacts), changed, None, shown(error), shown(traceback))  # fmt: skip
+    return list(record.in_full())

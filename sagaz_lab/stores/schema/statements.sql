@@ -72,6 +72,10 @@ ON CONFLICT (id) DO NOTHING
 -- name: release_event
 DELETE FROM held_events WHERE id = ? RETURNING trigger, claim, declared, folder
 
+-- name: free_held_claim
+-- Either mark will do: one of them may be damaged, and nobody else can have the claim.
+DELETE FROM claims WHERE trigger = ? AND claim = ? AND (run_id = ? OR kind = 'held')
+
 -- name: held_events
 SELECT id, trigger, key, part, claim, event, at, declared FROM held_events
 WHERE trigger IN (SELECT value FROM json_each(?)) ORDER BY seq
@@ -283,11 +287,11 @@ DELETE FROM triggers WHERE owner = ?
 REPLACE INTO triggers (name, owner) VALUES (?, ?)
 
 -- name: open_letter
-SELECT seq, id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
+SELECT seq, id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
 FROM dead_letters WHERE id = ? AND state = 'open'
 
 -- name: letters_after
-SELECT seq, id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
+SELECT seq, id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
 FROM dead_letters WHERE seq > ? ORDER BY seq LIMIT ?
 
 -- name: settle_letter

@@ -1,0 +1,265 @@
+"""One damaged row concerns its own run or event: all others go on, and the damage can be seen and repaired."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sagaz_lab import Batch, Lab, Saga, SagaContext, TriggerConfig, action, trigger
+from sagaz_lab.abc import Acceptance, Publication
+from sagaz_lab.errors import StoreError, Unreadable
+from tests.unit.tools import until
+
+FRAMES = ("runs", "steps", "outcomes", "dead_letters", "causes", "events", "publications", "counts")
+DAMAGES = {
+    "bytes": "x'fffe00'",
+    "TEXT": "'}}garbage{{'",
+    "BLOB": "substr({column}, 1, length({column}) - 1)",
+}
+
+
+class Life:
+    """One opening of the Lab; runs stand still in their second action before `go`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lab = Lab(store=f"sqlite:///{folder / 'lab.db'}")
+        self.go = asyncio.Event()
+        self.done: list[int] = []
+        self.windows: list[list[int]] = []
+        self.reports: list[str] = []
+        self.lab.on_report(lambda kind, text: self.reports.append(text) if kind != "away" else None)
+        with self.lab.activate():
+            self._define()
+
+    def _define(self) -> None:
+        life = self
+
+        class Flow(Saga):
+            saga_name = "flow"
+            trigger_config = TriggerConfig(max_retries=0, persist_events=True)
+
+            @trigger(source="memory", topic="flow", max_concurrent_sagas=3, cooldown="1ms", concurrency_key="n",
+                     params={"least": 1})  # fmt: skip
+            def on_event(self, event: Any) -> Any:
+                if event["n"] < 0:
+                    raise ValueError("negative")
+                return {"n": event["n"], "blob": b"z" * 5000} if event["n"] >= self.params["least"] else None
+
+            @action("first")
+            async def first(self, ctx: SagaContext) -> Any:
+                return {"twice": 2 * ctx["n"]}
+
+            @action("second", depends_on=["first"])
+            async def second(self, ctx: SagaContext) -> None:
+                await life.go.wait()
+                assert ctx["twice"] == 2 * ctx["n"]
+                life.done.append(ctx["n"])
+
+        class Window(Saga):
+            saga_name = "window"
+
+            @trigger(source="memory", topic="window", batch=Batch(100, "1h"))
+            def on_events(self, events: Any) -> dict[str, Any]:
+                return {"ns": [event["n"] for event in events]}
+
+            @action("note")
+            async def note(self, ctx: SagaContext) -> None:
+                life.windows.append(ctx["ns"])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that has rows in every table."""
+    folder = tmp_path_factory.mktemp("written")
+
+    async def write() -> None:
+        life = Life(folder)
+        lab = life.lab
+        await lab.start()
+        for n in range(1, 7):  # three run, three wait for their turn
+            await lab.fire("flow.on_event", {"n": n}, id=f"e{n}", wait=False)
+        for n in range(3):
+            await lab.fire("flow.on_event", {"n": -1}, id=f"dead{n}", wait=False)
+            await lab.fire("window.on_events", {"n": n, "blob": b"z" * (5000 if n == 1 else 1)}, id=f"h{n}", wait=False)
+        await lab.set_params("flow.on_event", least=0)
+        await lab.set_limits("flow.on_event", max_concurrent_sagas=4)
+        waiting = [Publication(f"p{n}", "topic", b"{}", "gone.on_event", f"r{n}") for n in range(2)]
+        await lab.store.accept(Acceptance(publications=waiting))
+        await until(lambda: len(lab.status().runs) >= 3 and all("second" in it.actions for it in lab.status().runs))
+        await lab.stop(0)
+
+    asyncio.run(write())
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    shutil.copytree(written, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def change(folder: Path, sql: str) -> int:
+    with closing(sqlite3.connect(folder / "lab.db")) as connection, connection:
+        return connection.execute(sql).rowcount
+
+
+def damages() -> Iterator[tuple[str, str, str]]:
+    """Of each column of texts or bytes: what is no text, and what is not what it was."""
+    script = Path("sagaz_lab/stores/schema/sqlite.sql").read_text()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(script)
+        for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
+                if kind in ("TEXT", "BLOB") and not table.startswith("sqlite_"):
+                    for damage in ("bytes", kind):
+                        yield table, column, DAMAGES[damage].format(column=column)
+
+
+async def live_on(folder: Path) -> Life:
+    """Everything that a user does with the file."""
+    life = Life(folder)
+    life.go.set()
+    await life.lab.start()
+    await life.lab.drain()
+    for frame in FRAMES:
+        life.lab.store.rows(frame, None)
+    for frame in (life.lab.runs, life.lab.steps, life.lab.outcomes, life.lab.dead_letters, life.lab.events):
+        frame()
+    life.lab.dead_letters(by="cause")
+    life.lab.revisions("flow")
+    life.lab.why("e1")
+    life.lab.status()
+    await life.lab.store.heartbeat()
+    await life.lab.stop()
+    return life
+
+
+def rows(folder: Path, table: str) -> int:
+    with closing(sqlite3.connect(folder / "lab.db")) as connection:
+        count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        return count
+
+
+@pytest.mark.parametrize(("table", "column", "value"), list(damages()))
+async def test_a_damaged_row_concerns_nothing_else_and_can_be_seen(
+    folder: Path, table: str, column: str, value: str
+) -> None:
+    key = NO_ROWID.get(table, "rowid")
+    with suppress(sqlite3.IntegrityError):  # the file refuses it
+        change(folder, f"UPDATE {table} SET {column} = {value} WHERE {key} = (SELECT {key} FROM {table} LIMIT 1)")
+    change(folder, "UPDATE held_events SET at = at - 7200")  # the window is due
+    before = rows(folder, "dead_letters")
+    life = await live_on(folder)
+    lost = {1, 2, 3, 4, 5, 6} - set(life.done)
+    assert len(lost) <= 1
+    if lost:
+        assert life.reports
+    waiting = {0, 1, 2}.difference(*life.windows)
+    assert len(waiting) <= 1
+    assert len(waiting) == rows(folder, "dead_letters") - before or column == "trigger"
+
+
+NO_ROWID = {"claims": "claim", "members": "claim", "cooldowns": "key", "loose_folders": "name", "counts": "reason",
+            "revisions": "number", "positions": "name", "triggers": "name"}  # fmt: skip
+
+
+async def test_a_run_that_cannot_be_read_is_held_until_its_row_is_repaired(folder: Path) -> None:
+    change(folder, "UPDATE runs SET context = context || 'x' WHERE seq = 2")
+    life = await live_on(folder)
+    assert (len(life.done), list(life.lab.runs()["status"]).count("held")) == (5, 1)
+    [report] = [text for text in life.reports if "cannot be read" in text]
+    assert "lab.resume_run" in report
+    again = Life(folder)
+    again.go.set()
+    run_id = again.lab.runs().query("status == 'held'")["run_id"].iloc[0]
+    assert "its context cannot be read" in again.lab.run(run_id).error
+    with pytest.raises(Unreadable, match="its context cannot be read"):
+        await again.lab.resume_run(run_id)
+    change(folder, "UPDATE runs SET context = substr(context, 1, length(context) - 1) WHERE seq = 2")
+    assert await again.lab.resume_run(run_id) == "completed"
+    assert again.done == [2], "its first action is not run again: what it returned is in the journal"
+    await again.lab.stop()
+
+
+async def test_a_run_that_cannot_be_read_can_be_discarded(folder: Path) -> None:
+    change(folder, "UPDATE runs SET context = 'x' WHERE seq = 2")
+    life = await live_on(folder)
+    run_id = life.lab.runs().query("status == 'held'")["run_id"].iloc[0]
+    assert await life.lab.discard(run_id, "not worth it") == 1
+    assert "discarded: not worth it" in life.lab.run(run_id).error
+    await life.lab.stop()
+
+
+async def test_a_held_event_whose_file_is_gone_leaves_its_window_until_the_file_is_back(folder: Path) -> None:
+    [file] = (folder / "artifacts").glob("held-*/*")
+    content, place = file.read_bytes(), file.parent
+    shutil.rmtree(place)
+    change(folder, "UPDATE held_events SET at = at - 7200")
+    life = await live_on(folder)
+    assert life.windows == [[0, 2]]
+    letter = life.lab.dead_letters().query("event_id == 'h1'")["id"].iloc[0]
+    again = Life(folder)
+    assert await again.lab.redrive(letter) == [], "it stays open, and says why"
+    assert any("stays open" in text for text in again.reports)
+    place.mkdir()
+    file.write_bytes(content)
+    [outcome] = await again.lab.redrive(letter)
+    assert (outcome.kind, outcome.event_id) == ("held", "h1")
+    await again.lab.stop(0)
+
+
+async def test_a_letter_whose_event_is_damaged_stays_open_and_can_be_put_right(folder: Path) -> None:
+    change(folder, "UPDATE dead_letters SET event = substr(event, 1, length(event) - 1) WHERE seq = 1")
+    life = Life(folder)
+    life.go.set()
+    letters = list(life.lab.dead_letters()["id"])[::-1]
+    outcomes = await life.lab.redrive(letters)
+    assert [outcome.event_id for outcome in outcomes] == ["dead1", "dead2"]
+    [fixed] = await life.lab.redrive(letters[0], fix=lambda text: {"n": len(text)})
+    assert (fixed.kind, fixed.event_id) == ("started", "dead0")
+    await life.lab.drain()
+    await life.lab.stop()
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_bytes(b"z")], ids=["missing", "truncated"])
+async def test_a_missing_or_truncated_file_concerns_the_run_whose_value_it_is(folder: Path, spoil: Any) -> None:
+    [run] = [found for found in (folder / "artifacts").iterdir() if found.name.endswith("-1")]
+    for file in run.iterdir():
+        spoil(file)
+    life = Life(folder)
+    life.go.set()
+    await life.lab.start()
+    await life.lab.drain()
+    assert sorted(life.done) == [1, 2, 3, 4, 5, 6], "nobody has asked for the value"
+    with pytest.raises(StoreError, match="artifact"):
+        life.lab.context(run.name)["blob"]
+    await life.lab.stop()
+
+
+@pytest.mark.parametrize("page", range(2, 40, 3))
+async def test_a_damaged_page_is_one_line_that_says_what_to_do(folder: Path, page: int) -> None:
+    with (folder / "lab.db").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    life = Life(folder)
+    life.go.set()
+    told: list[str] = []
+    for step in (life.lab.start, life.lab.drain, life.lab.runs, life.lab.events, life.lab.steps, life.lab.stop):
+        try:
+            if (result := step()) is not None and hasattr(result, "__await__"):
+                async with asyncio.timeout(10):
+                    await result
+        except StoreError as error:
+            told.append(str(error))
+        except TimeoutError:
+            told += life.reports
+    for line in told:
+        assert "\n" not in line
+        assert "damaged" not in line or ".recover" in line
