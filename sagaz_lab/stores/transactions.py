@@ -8,7 +8,6 @@ a transaction of its own.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavaila
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.connection import is_hopeless, unavailable
 from sagaz_lab.stores.damage import as_status
+from sagaz_lab.stores.files import files_of, lost_file, save_log
 from sagaz_lab.stores.rows import Rows, marks, width
 from sagaz_lab.stores.statements import with_rows
 
@@ -106,7 +106,7 @@ class Transactions:
         self.sql = sql
         self.epoch = epoch
         self._path = path
-        self._inode = os.stat(path).st_ino
+        self._files = files_of(path)
         self.renewed_at = 0.0
         """When the lease was last renewed for certain, in seconds since the epoch; any thread may read it."""
         self._renewing_at: float | None = None
@@ -178,13 +178,8 @@ class Transactions:
             raise
 
     def _find_file(self) -> None:
-        try:
-            found = os.stat(self._path).st_ino
-        except OSError:
-            found = None
-        if found != self._inode:
-            what = "is gone" if found is None else "was replaced"
-            raise StoreUnavailable(f"the store {self._path} {what} while it was open; put it back, or open it anew")
+        if (what := lost_file(self._files)) is not None:
+            raise StoreUnavailable(f"the store {self._path}: {what}{save_log(self.connection, self._files)}")
 
     # --- all at once ---
 
