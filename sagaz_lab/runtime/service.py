@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,6 +19,7 @@ from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.outcomes import Tally
+from sagaz_lab.runtime.owner import owner_name
 from sagaz_lab.runtime.params import ParamsInStore
 from sagaz_lab.runtime.recovery import Recovery
 from sagaz_lab.runtime.registry import Change, Registry
@@ -87,7 +87,7 @@ class Service:
         self.dispatcher.lease.on_lost = self._lost
 
     async def open(self) -> None:
-        await self._store.open(os.path.basename(sys.argv[0]) or "python")
+        await self._store.open(owner_name())
         await self._put_clock_right()
         self.group = await self._private_group()
         sagas: Mapping[str, SagaDefinition] | None = None
