@@ -309,7 +309,7 @@ def takes_list(gates: Gates, composite: Composite | None) -> bool:
 def _payload_type(saga_name: str, method: Callable[..., Any], *, together: bool) -> tuple[Any, bool]:
     owner = f"{saga_name}.{method.__name__}"
     try:
-        hints = typing.get_type_hints(method)
+        hints = typing.get_type_hints(method, include_extras=True)
     except NameError as error:
         raise DefinitionError(
             f"{owner}: the annotation names {error.name!r}, which is not defined here; define or import it first"
@@ -319,6 +319,8 @@ def _payload_type(saga_name: str, method: Callable[..., Any], *, together: bool)
     if len(names) > 1 + wants_event or not takes(method, 2 + wants_event):
         raise DefinitionError(f"{owner}: a trigger method takes (self, event) or (self, payload, event: Event)")
     annotation = hints.get(names[0]) if names else None
+    bare = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+    annotation = bare if together or bare in (None, Any, Event, object) else annotation
     if together and annotation not in (None, Any):
         if typing.get_origin(annotation) not in (list, Sequence) and annotation is not list:
             name = getattr(annotation, "__name__", annotation)

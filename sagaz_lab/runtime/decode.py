@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any, is_typeddict
+from typing import Any
 
 import msgspec
 
-from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, UnfitKey, describe
+from sagaz_lab.errors import DecodeError, MissingKey, UnfitKey, describe
 from sagaz_lab.model.awaiting import at_once, awaited, is_awaitable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger
+from sagaz_lab.runtime.payload_types import Validate, validator_of
 from sagaz_lab.runtime.refit import refitted
 
 Decode = Callable[[bytes], Any]
@@ -94,38 +94,14 @@ def _start(raw: bytes) -> str:
 
 DECODERS: Mapping[str, Decode] = {"json": _json, "text": _text, "bytes": bytes}
 
-Validate = Callable[[Any], Any]
-
 
 def validator(trigger: Trigger) -> Validate | None:
-    """Turns a decoded payload into the annotated type, or raises `PayloadMismatch`; None where any payload will do."""
+    """Turns a decoded payload into the annotated type, or raises `PayloadMismatch`; None where any payload will do.
+
+    Raises `DefinitionError` for a type of which nothing can be made.
+    """
     wanted = trigger.payload_type
-    if wanted is None:
-        return None
-    if _is_pydantic(wanted):
-        # A table of one: pydantic is imported only where a payload type needs it.
-        convert: Validate = import_module("sagaz_lab.runtime.pydantic_payloads").validator(wanted)
-        return refitted(convert, wanted)
-    return refitted(_msgspec(wanted), wanted)
-
-
-def _is_pydantic(wanted: Any) -> bool:
-    return hasattr(wanted, "__pydantic_validator__") or hasattr(wanted, "__get_pydantic_core_schema__")
-
-
-def _msgspec(wanted: Any) -> Validate:
-    is_class = isinstance(wanted, type) and not is_typeddict(wanted)
-    name = getattr(wanted, "__name__", str(wanted))
-
-    def convert(payload: Any) -> Any:
-        if is_class and isinstance(payload, wanted):
-            return payload
-        try:
-            return msgspec.convert(payload, wanted)
-        except (msgspec.ValidationError, TypeError, RecursionError) as error:
-            raise PayloadMismatch(f"the payload does not fit {name}: {error}") from None
-
-    return convert
+    return None if wanted is None else refitted(validator_of(trigger), wanted)
 
 
 def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Callable[[Any], str]:

@@ -14,6 +14,7 @@ from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import DefinitionError, SagaConflict, UnknownName
 from sagaz_lab.model.params import same
 from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.decode import validator
 from sagaz_lab.runtime.fingerprint import Fingerprint, fingerprint
 
 T = TypeVar("T")
@@ -335,6 +336,8 @@ class Registry:
 
     def _refuse_conflict(self, cls: type[Saga]) -> None:
         definition = _definition(cls)
+        for trigger in definition.triggers.values():
+            validator(trigger)  # a type of which no payload can be made is refused here, where it is written
         other = self.current.get(definition.name)
         if other is None:
             return

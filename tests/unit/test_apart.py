@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -35,6 +35,7 @@ def containers(value: Any) -> list[Any]:
     return own + [found for item in inner for found in containers(item)]
 
 
+@settings(deadline=None)
 @given(st.recursive(Leaves, nests, max_leaves=12))
 def test_a_copy_is_equal_and_shares_no_container(value: Any) -> None:
     copy = apart(value)
