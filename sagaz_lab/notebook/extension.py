@@ -23,6 +23,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.notebook.background import refuse_input, route_displays
 from sagaz_lab.notebook.cards import (
     away_card,
     handle_card,
@@ -34,6 +35,7 @@ from sagaz_lab.notebook.cards import (
 )
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
 from sagaz_lab.notebook.completion import Matcher
+from sagaz_lab.notebook.figures import Figures
 from sagaz_lab.notebook.inspectors import (
     class_card,
     diff_card,
@@ -84,6 +86,7 @@ def load(shell: InteractiveShell) -> None:
     undo.append(reports.close)
     _add_log(undo)
     undo.append(route())
+    undo += [refuse_input(shell), route_displays(shell), Figures().route(shell)]
     _add_names(shell)
     _close_at_exit(lab, undo)
     setattr(shell, _ATTRIBUTE, undo)

@@ -70,7 +70,8 @@ class Logs:
         """The log of any run: a live one's, one in memory, or one in the store."""
         if live is not None and live.ctx.log_lines is not None:
             return live.ctx.log_lines
-        return self.ended.get(run_id) or self._stored(run_id)
+        ended = self.ended.get(run_id)
+        return self._stored(run_id) if ended is None else ended
 
     def take(self, run_id: str, *, stored: bool = False) -> RunLog | None:
         """The log of a run that goes on: tried again, or resumed. `stored`: it may be in the store only."""

@@ -159,6 +159,19 @@ async def test_a_log_goes_with_its_run(tmp_path: Path) -> None:
         assert not list(tmp_path.rglob("log.json"))
 
 
+async def test_a_display_without_any_line_is_seen_too(lab: Lab) -> None:
+    class Shows(Saga):
+        @action("show")
+        async def show(self, ctx):
+            ctx.log("line")
+
+    await Shows().run(run_id="shows")
+    log = lab._logs.ended["shows"]
+    log.clear()
+    log.display("show", {"text/plain": "a picture"})
+    assert [one.data for one in lab.run("shows").displays] == [{"text/plain": "a picture"}]
+
+
 def test_a_log_is_readable_by_its_user_only(tmp_path: Path) -> None:
     from sagaz_lab.stores.artifacts import Artifacts
     from sagaz_lab.stores.log_files import LogFiles

@@ -1,0 +1,89 @@
+"""What an action asks of the page or shows on it: `input()` is refused, displays of the background go to the run."""
+
+from __future__ import annotations
+
+import builtins
+import getpass
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
+from typing import Any
+
+from IPython.core import display_functions
+from IPython.core.interactiveshell import InteractiveShell
+
+from sagaz_lab.errors import Permanent
+from sagaz_lab.model.step import current_step
+from sagaz_lab.notebook.outputs import in_background
+
+Undo = Callable[[], object]
+
+
+def refuse_input(shell: InteractiveShell) -> Undo:
+    """Have `input()` and `getpass()` be an error in an action: the page would wait, and so would the kernel's loop."""
+    kernel = getattr(shell, "kernel", None)  # it puts its own functions there while a cell runs
+    places = [(builtins, "input"), (getpass, "getpass")]
+    if kernel is not None:
+        places += [(kernel, "raw_input"), (kernel, "getpass")]
+    return _replaced(*((place, name, _refusing(getattr(place, name), name)) for place, name in places))
+
+
+def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
+    shown = "input" if name == "raw_input" else name
+
+    @wraps(ask)
+    def call(*args: Any, **options: Any) -> Any:
+        if (step := current_step.get(None)) is not None:
+            raise Permanent(
+                f"action {step.name!r} calls {shown}(), but nobody may be there to answer; give the run what it needs "
+                "in its context or as a param of the trigger"
+            )
+        return ask(*args, **options)
+
+    return call
+
+
+def route_displays(shell: InteractiveShell) -> Undo:
+    """Have what a background run displays kept with the run, and shown by its card, not by whichever cell runs."""
+    publisher = shell.display_pub
+    return _replaced(
+        (publisher, "publish", partial(_publish, publisher.publish)),
+        (publisher, "clear_output", partial(_clear, publisher.clear_output)),
+        # While `%%capture` runs, the publisher is another one.
+        (display_functions, "publish_display_data", partial(_publish, display_functions.publish_display_data)),
+    )
+
+
+def _publish(publish: Callable[..., Any], data: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+    step = in_background()
+    if step is None:
+        return publish(data, *args, **options)
+    id = (options.get("transient") or {}).get("display_id") or ""
+    step.run.log.display(step.name, {kind: _plain(part) for kind, part in data.items()}, str(id))
+    return None
+
+
+def _clear(clear: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    step = in_background()
+    if step is None:
+        return clear(*args, **options)
+    step.run.log.displays.clear()
+    return None
+
+
+def _plain(part: Any) -> Any:
+    return b64encode(part).decode() if isinstance(part, bytes) else part
+
+
+def _replaced(*places: tuple[Any, str, Any]) -> Undo:
+    """Put the values there. Returns what undoes it, where nobody has put another since."""
+    before = [(place, name, value, vars(place).get(name)) for place, name, value in places]
+    for place, name, value in places:
+        setattr(place, name, value)
+
+    def undo() -> None:
+        for place, name, value, old in before:
+            if vars(place).get(name) is value:
+                delattr(place, name) if old is None else setattr(place, name, old)
+
+    return undo
