@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sagaz_lab.lab import Lab
     from sagaz_lab.model.context import SagaContext
     from sagaz_lab.model.event import Event
+    from sagaz_lab.model.given import FileEvent, Tick, WebhookRequest
     from sagaz_lab.model.listener import OutboxSagaListener, SagaListener
     from sagaz_lab.model.policy import Batch, Debounce, Throttle, TriggerConfig
     from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
@@ -21,6 +22,7 @@ __all__ = [
     "Batch",
     "Debounce",
     "Event",
+    "FileEvent",
     "Lab",
     "OutboxSagaListener",
     "Outcome",
@@ -32,7 +34,9 @@ __all__ = [
     "SagaListener",
     "SagazLabError",
     "Throttle",
+    "Tick",
     "TriggerConfig",
+    "WebhookRequest",
     "absent",
     "action",
     "all_of",
@@ -56,6 +60,7 @@ _HOMES = {
     "lab": ("Lab",),
     "model.context": ("SagaContext",),
     "model.event": ("Event",),
+    "model.given": ("FileEvent", "Tick", "WebhookRequest"),
     "model.listener": ("OutboxSagaListener", "SagaListener"),
     "model.policy": ("Batch", "Debounce", "Throttle", "TriggerConfig"),
     "model.run": ("Outcome", "OutcomeKind", "RunStatus"),

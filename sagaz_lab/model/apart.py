@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
 
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.given import WebhookRequest
 
 T = TypeVar("T")
 
@@ -79,6 +81,11 @@ def _tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(map(_item, value)) if any(type(item) in _COPIES for item in value) else value
 
 
+def _request(value: WebhookRequest) -> WebhookRequest:
+    path_params, query_params, headers = dict(value.path_params), dict(value.query_params), dict(value.headers)
+    return replace(value, path_params=path_params, query_params=query_params, headers=headers)
+
+
 def _deque(value: deque[Any]) -> deque[Any]:
     return deque(map(_item, value), value.maxlen)
 
@@ -98,5 +105,6 @@ _COPIES: dict[type, Callable[[Any], Any]] = {
     defaultdict: _defaultdict,
     Counter: lambda value: Counter(_dict(value)),
     Event: apart_event,
+    WebhookRequest: _request,
 }
 _copy_of = _COPIES.get

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, KeysView, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -30,7 +30,10 @@ class Event(_Fields):
     `id` and `source` identify it; a redelivery keeps both and raises `attempt` (1 at first).
     `payload` is what was sent, decoded; `key` is the source's own ordering key, if it has one;
     `timestamp` is aware, in UTC. `event["x"]` always reads the payload; `event.x` reads it where
-    the event has no field of that name.
+    the event has no field of that name; `event.message_id` is the id where the payload has none.
+
+    Where the payload is a mapping, the event reads like one: `event.get(name)`, `name in event`, `len(event)`,
+    `for name in event`, `dict(event)`, `{**event}`. With another payload these raise `TypeError`.
     """
 
     __slots__ = ()
@@ -69,6 +72,29 @@ class Event(_Fields):
     def __getitem__(self, name: Any) -> Any:
         return self.payload[name]
 
+    def get(self, name: Any, default: Any = None) -> Any:
+        """The payload's value of this name."""
+        return self._mapping().get(name, default)
+
+    def keys(self) -> KeysView[Any]:
+        """The payload's names."""
+        return self._mapping().keys()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.payload if isinstance(self.payload, list | tuple) else self._mapping())
+
+    def __len__(self) -> int:
+        return len(self.payload if isinstance(self.payload, list | tuple) else self._mapping())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _mapping(self) -> Mapping[Any, Any]:
+        if isinstance(self.payload, Mapping):
+            return self.payload
+        kind = type(self.payload).__name__
+        raise TypeError(f"the event reads like a mapping only if its payload is one; it is a {kind}: event.payload")
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -77,15 +103,19 @@ class Event(_Fields):
             try:
                 return payload[name]
             except KeyError:
+                if name in ("items", "values"):
+                    return getattr(payload, name)
+                if name == "message_id":
+                    return self.id
                 fields = ", ".join(map(str, list(payload)[:20])) or "none"
                 raise AttributeError(f"the event has no field {name!r}; its payload has: {fields}") from None
-        return getattr(payload, name)
+        return getattr(payload, name, self.id) if name == "message_id" else getattr(payload, name)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"an event is read-only; {name!r} cannot be set")
 
     def __contains__(self, name: object) -> bool:
-        return name in self.payload
+        return name in (self.payload if isinstance(self.payload, Container) else self._mapping())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Event):
@@ -104,7 +134,7 @@ class Event(_Fields):
         return f"Event({self.source} {self.id}, {shown if len(shown) <= 120 else shown[:117] + '...'})"
 
 
-OWN_FIELDS = frozenset(_Fields.__slots__)
+OWN_FIELDS = frozenset((*_Fields.__slots__, "get", "keys"))
 
 
 def next_attempt(event: Event) -> Event:

@@ -11,6 +11,7 @@ from typing import Any
 from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
 from sagaz_lab.errors import LabClosed, UnknownName, Unreadable
 from sagaz_lab.model.apart import apart, apart_event
+from sagaz_lab.model.given import event_with
 from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.step import Step, current_step
@@ -286,7 +287,7 @@ class Firing:
         now = self._dispatcher.clock.shown()
         if spec.kind == "cron" and (payload is None or isinstance(payload, Mapping)):
             payload = {"scheduled_for": now, **(payload or {})}
-        event = Event(apart(payload), id or next(self._dispatcher.event_ids), str(spec), timestamp=now)
+        event = event_with(apart(payload), id or next(self._dispatcher.event_ids), str(spec), now)
         return Delivery(event, None, id is None)
 
 

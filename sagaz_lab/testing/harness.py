@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
@@ -10,9 +11,11 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.given import event_with
 from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Skip, Trigger, takes_list
+from sagaz_lab.runtime.context import as_context
 from sagaz_lab.runtime.decode import decoder, key_reader, validator
 
 
@@ -58,9 +61,7 @@ class TriggerTestHarness:
         self.skipped = result if isinstance(result, Skip) else None
         if result is None or self.skipped is not None:
             return None
-        if not isinstance(result, Mapping):
-            raise TypeError(f"{trigger.name} returned a {type(result).__name__}, not a mapping, None or skip(...)")
-        return dict(result)
+        return as_context(result, trigger.name)
 
     async def run(self, method: str, event: Any) -> SagaContext | None:
         """The context at the end of the run that the event starts, or None if it is filtered.
@@ -92,7 +93,7 @@ def _params(definition: SagaDefinition, given: Mapping[str, Any]) -> dict[str, d
 
 
 def _event(trigger: Trigger, event: Any) -> Event:
-    given = event if isinstance(event, Event) else Event(event, "test", str(trigger.spec))
+    given = event if isinstance(event, Event) else event_with(event, "test", str(trigger.spec), datetime.now(UTC))
     if isinstance(given.payload, bytes):
         given = given.with_payload(decoder(trigger.decode)(given.payload))
     return apart_event(given)

@@ -1,0 +1,84 @@
+"""What some sources give as payload, for those who fire such events or try their sagas by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from sagaz_lab.errors import DecodeError
+from sagaz_lab.model.event import NO_HEADERS, Event
+
+
+class _ByName:
+    """Its fields can be read as `given["name"]` too, as those of any payload."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in type(self).__dataclass_fields__:  # type: ignore[attr-defined]
+            raise KeyError(name)
+        return getattr(self, name)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRequest(_ByName):
+    """A call of a webhook. `body` is kept as bytes: a text is encoded, any other value becomes JSON."""
+
+    body: Any = b""
+    path_params: Mapping[str, str] = field(default_factory=dict)
+    query_params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "POST"
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.body, bytes):
+            text = self.body.encode() if isinstance(self.body, str) else msgspec.json.encode(self.body)
+            object.__setattr__(self, "body", text)
+
+    def json(self) -> Any:
+        """The body's value. Raises `DecodeError` if it is no JSON."""
+        try:
+            return msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DecodeError(f"the body is no JSON: {error}; it starts {self.body[:80]!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent(_ByName):
+    """A file was created, modified or deleted. `size` is in bytes."""
+
+    path: str
+    size: int = 0
+    event_type: str = "created"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", os.fspath(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Tick(_ByName):
+    """A moment of a schedule: when it came, and for when it was due (default: the same). Both are aware."""
+
+    timestamp: datetime | None = None
+    scheduled_for: datetime | None = None
+
+    def __post_init__(self) -> None:
+        came = self.timestamp or self.scheduled_for or datetime.now(UTC)
+        object.__setattr__(self, "timestamp", came)
+        object.__setattr__(self, "scheduled_for", self.scheduled_for or came)
+
+
+def event_with(payload: Any, id: str, source: str, timestamp: datetime) -> Event:
+    """The event that a source would make of this payload: a request's headers and a tick's time are its own."""
+    headers: Mapping[str, str] = NO_HEADERS
+    if isinstance(payload, WebhookRequest):
+        headers = payload.headers
+    elif isinstance(payload, Tick) and payload.timestamp is not None:
+        timestamp = payload.timestamp
+    return Event(payload, id, source, headers=headers, timestamp=timestamp)
