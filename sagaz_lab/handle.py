@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import describe
@@ -20,12 +21,19 @@ _STOPPING = ("SIGINT", "SIGTERM")
 class Handle:
     """Started triggers. Await it until every source is connected; `wait()` runs until a signal or `stop()`."""
 
-    def __init__(self, lab: Lab, starting: Shipped[None]) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], Shipped[None]],
+        work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
+    ) -> None:
+        """`work` calls what it is given as soon as the sources are being connected."""
         self._lab = lab
-        self._starting = starting
+        self._reads = Once()
+        self._starting = start(partial(work, self._reads.tell))
         self._ended = Once()
         self._awaited = False
-        starting.ended.then(self._started)
+        self._starting.ended.then(self._started)
 
     def __await__(self) -> Generator[Any, None, Handle]:
         self._awaited = True
@@ -41,6 +49,15 @@ class Handle:
         """By trigger, why its source cannot be read."""
         failed = [source for source in self._lab.status().sources if source.state == "failed"]
         return {name: source.error for source in failed for name in source.read_by}
+
+    async def reads(self) -> None:
+        """Returns when the sources are read, or being connected; or when they will not be."""
+        both = [asyncio.ensure_future(one.wait()) for one in (self._starting.ended, self._reads)]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
 
     async def wait(self) -> None:
         """Run until SIGINT, SIGTERM or `lab.stop()`; on a signal the Lab is stopped first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self
@@ -32,7 +32,8 @@ from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Change, Diff, Registry
 from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
-from sagaz_lab.runtime.service import Names, Service, what_to_start
+from sagaz_lab.runtime.service import Service
+from sagaz_lab.runtime.starting import Names, Start, checked_names
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.shadows import ShadowReport, Shadows
 from sagaz_lab.stores import open_store
@@ -189,9 +190,9 @@ class Lab:
         Lab lives on a thread of its own until it is stopped: it goes on while a cell blocks the kernel. With `fresh`
         the keys, cooldowns and windows of before are forgotten.
         """
-        names = what_to_start(self.sagas, only, resume)
+        how = Start(checked_names(self.sagas, only, resume), hold, resume, fresh, skip_failed)
         self._home.move(isolated, self._lives, self._leave)
-        self._handle = Handle(self, self._home.start(partial(self._start, names, hold, resume, fresh, skip_failed)))
+        self._handle = Handle(self, self._home.start, partial(self._start, how))
         return self._handle
 
     async def use(self, store: str | Store) -> None:
@@ -212,15 +213,17 @@ class Lab:
         self._build()
         return service.stop(LEAVE_S)
 
-    async def _start(self, names: Collection[str], hold: bool, resume: str, fresh: bool, skip_failed: bool) -> None:
+    async def _start(self, how: Start, reads: Callable[[], None]) -> None:
         await self.open()
-        await self._service.start(names, hold, resume, fresh, skip_failed)
+        await self._service.start(how, reads)
 
     def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
         return self._opens.source(trigger, spec, partial(self._service.surroundings, trigger.name))
 
     async def drain(self) -> None:
         """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""
+        if self._handle is not None:
+            await self._handle.reads()
         if self.is_open:
             await self._service.drain()
 

@@ -91,6 +91,8 @@ class Intake:
 
     async def ended(self) -> None:
         """Returns when the finite sources have given all they had."""
+        for pump in list(self.pumps.values()):
+            await pump.opened.wait()
         tasks = [pump.task for pump in self.pumps.values() if pump.finite and pump.task is not None]
         if tasks:
             await asyncio.wait(tasks)

@@ -57,6 +57,9 @@ class Pump:
         self.state = "connecting"
         self.since = clock.now()
         self.error = ""
+        self.finite = False
+        """Whether the source will end by itself, as it says once it is `opened`."""
+        self.opened = asyncio.Event()
         self.received = 0
         self.lost = 0
         self.missed: Missed | None = None
@@ -83,11 +86,6 @@ class Pump:
     def states(self) -> Sequence[TriggerState]:
         return [state for state, _ in self.readers]
 
-    @property
-    def finite(self) -> bool:
-        """Whether it will end by itself."""
-        return self.spec.kind == "recording"
-
     def read_for(self, readers: Sequence[Reader]) -> None:
         """What it receives goes to these from now on; without any it receives nothing more."""
         before, self.readers = self.states, tuple(readers)
@@ -100,6 +98,7 @@ class Pump:
 
     def start(self) -> None:
         self.task = self._dispatcher.tasks.start(self._run(), f"source {self.spec}")
+        self.task.add_done_callback(lambda _: self.opened.set())
 
     async def stop(self) -> None:
         """Returns when the source is closed; what has been received is settled before."""
@@ -115,6 +114,8 @@ class Pump:
         while not self._stopping:
             try:
                 opened = self._open()
+                self.finite = bool(getattr(getattr(opened, "traits", None), "finite", False))
+                self.opened.set()
                 if opened is None:
                     self._connected("offline")
                     return

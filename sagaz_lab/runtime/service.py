@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
-from sagaz_lab.errors import LeaseLost, RunError, StoreError, TriggersOwned, UnknownName, describe
+from sagaz_lab.errors import LeaseLost, RunError, StoreError, TriggersOwned, describe
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.step import current_step
-from sagaz_lab.runtime.away import AWAY, RESUME, Away, Found, spoken
+from sagaz_lab.runtime.away import AWAY, Away, Found, spoken
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
@@ -24,6 +24,7 @@ from sagaz_lab.runtime.params import ParamsInStore
 from sagaz_lab.runtime.recovery import Recovery
 from sagaz_lab.runtime.registry import Change, Registry
 from sagaz_lab.runtime.relay import OpenPublisher, Relay
+from sagaz_lab.runtime.starting import Start
 from sagaz_lab.runtime.tasks import CLOSE_S, Report
 
 _GROUP = "consumer group"
@@ -32,22 +33,6 @@ HEARTBEAT_S = 5.0
 
 LOGS_S = 2.0
 """How long a stop waits for the logs of runs to be written."""
-
-
-Names = str | Collection[str] | None
-"""What is to be started: sagas and triggers by name; None is all."""
-
-
-def what_to_start(sagas: Mapping[str, SagaDefinition], only: Names, resume: str) -> list[str]:
-    """The names that `only` has. Raises `UnknownName` for what is none."""
-    if resume not in RESUME:
-        raise UnknownName("start", "resume", resume, RESUME)
-    names = [only] if isinstance(only, str) else list(only or ())
-    known = [*sagas, *(trigger.name for saga in sagas.values() for trigger in saga.triggers.values())]
-    for name in names:
-        if name not in known:
-            raise UnknownName("start", "saga or trigger", name, known)
-    return names
 
 
 class Service:
@@ -125,23 +110,16 @@ class Service:
             lease=self.dispatcher.lease.insist, letters=store.letters_after, report=self._report,
         )  # fmt: skip
 
-    async def start(
-        self,
-        only: Collection[str],
-        hold: bool = False,
-        resume: str = "all",
-        fresh: bool = False,
-        skip_failed: bool = False,
-    ) -> None:
+    async def start(self, how: Start, reads: Callable[[], None]) -> None:
         """Own the triggers, connect the sources, resume what was interrupted; then events are received.
 
         Raises `TriggersOwned`, and the error of a source that cannot be connected: then what ran before runs on, and
-        nothing else. With `skip_failed` the other sources are read.
+        nothing else. With `skip_failed` the other sources are read. `reads` is called as soon as events are received.
         """
         before = self._only, self.started, self.dispatcher.runner.hold, self._resume
         may_receive = asyncio.Event()
         try:
-            await self._start(frozenset(only) or None, hold, resume, fresh, skip_failed, may_receive)
+            await self._start(how, may_receive, reads)
         except Exception:
             self._only, self.started, self.dispatcher.runner.hold, self._resume = before
             await self._undo_start()
@@ -149,36 +127,29 @@ class Service:
         finally:
             may_receive.set()
 
-    async def _start(
-        self,
-        only: frozenset[str] | None,
-        hold: bool,
-        resume: str,
-        fresh: bool,
-        skip_failed: bool,
-        may_receive: asyncio.Event,
-    ) -> None:
-        self._only = only
+    async def _start(self, how: Start, may_receive: asyncio.Event, reads: Callable[[], None]) -> None:
+        self._only = how.only or None
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
         last_seen_s = await self._store.own_triggers([state.name for state in wanted])
         away_s = 0.0 if self.started or last_seen_s is None else last_seen_s
         async with self._resuming:
-            self.started, self.dispatcher.runner.hold, self._resume = True, hold, resume
+            self.started, self.dispatcher.runner.hold, self._resume = True, how.hold, how.resume
             await self._reconcile(may_receive)
             await self.intake.answered()
-            if not skip_failed:
+            if not how.skip_failed:
                 self.intake.refuse_failed()
             waited = await self.dispatcher.holding.restore(wanted)
-            if fresh:
+            if how.fresh:
                 waited -= await self._forget(wanted)
-            found = await self.recovery.resume_interrupted(resume)
+            found = await self.recovery.resume_interrupted(how.resume)
         found.waited += waited
         self.relay.look_again()
         may_receive.set()
+        reads()
         await self._tell(away_s, found)
-        if not skip_failed:
+        if not how.skip_failed:
             await self.intake.connected()
 
     async def _undo_start(self) -> None:

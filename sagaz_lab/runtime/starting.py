@@ -1,0 +1,35 @@
+"""What a start of a Lab is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from sagaz_lab.errors import UnknownName
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.away import RESUME
+
+Names = str | Collection[str] | None
+"""What is to be started: sagas and triggers by name; None is all."""
+
+
+class Start(NamedTuple):
+    """`only` are names of sagas and triggers; none means all. The others are as `Lab.start` has them."""
+
+    only: frozenset[str]
+    hold: bool
+    resume: str
+    fresh: bool
+    skip_failed: bool
+
+
+def checked_names(sagas: Mapping[str, SagaDefinition], only: Names, resume: str) -> frozenset[str]:
+    """The names that `only` has. Raises `UnknownName` for what is none, and for another way to resume."""
+    if resume not in RESUME:
+        raise UnknownName("start", "resume", resume, RESUME)
+    names = [only] if isinstance(only, str) else list(only or ())
+    known = [*sagas, *(trigger.name for saga in sagas.values() for trigger in saga.triggers.values())]
+    for name in names:
+        if name not in known:
+            raise UnknownName("start", "saga or trigger", name, known)
+    return frozenset(names)
