@@ -223,10 +223,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    rows = _rows(options.store, "runs", None)
-    if options.status:
-        rows = [row for row in rows if row["status"] == options.status]
-    return _show(rows[: options.limit], _RUNS, "no runs")
+    rows = _rows(options.store, "runs", options.limit, status=options.status)
+    return _show(rows, _RUNS, "no runs")
 
 
 def _dead(options: argparse.Namespace) -> int:
@@ -264,8 +262,8 @@ def _why(options: argparse.Namespace) -> int:
     return OK
 
 
-def _rows(address: str, frame: str, limit: int | None, *, before: str | None = None) -> list[Mapping[str, Any]]:
-    names, rows = _lab(address).store.rows(frame, limit, before=before)
+def _rows(address: str, frame: str, limit: int | None, **only: str | None) -> list[Mapping[str, Any]]:
+    names, rows = _lab(address).store.rows(frame, limit, **only)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -11,9 +12,10 @@ from sagaz_lab.abc import Store, StoredRun
 from sagaz_lab.errors import RunError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.context import SagaContext
-from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.away import Away
+from sagaz_lab.runtime.compiled import claim_of
 from sagaz_lab.runtime.context import stored_context
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Status, Why, run_progress, source_status, trigger_status
@@ -83,6 +85,12 @@ DTYPES: Mapping[str, Mapping[str, str]] = {
 
 CAUSE_IDS = 1000
 """Ids that a row of the causes names: the newest."""
+
+PARTS = 32
+"""Parts of a composite trigger whose claims are looked for."""
+
+_MADE = re.compile(r"[-~][0-9a-f]{8}(-\d+)?$")
+"""An id of an event that came without one: it claims nothing, so that its run is found by a look at all."""
 
 PAGE, LOOKED_THROUGH = 10_000, 100_000
 """Letters read at a time, and at the most, to find the ids of the causes."""
@@ -175,39 +183,27 @@ class Views:
 
     def why(self, event_id: str) -> Why:
         found = {(o.trigger, o.kind): o for o in self._dispatcher.tally.about(event_id)}
-        columns, rows = self._store.rows("outcomes", None)
-        for row in rows:
-            facts = dict(zip(columns, row, strict=True))
-            if facts["event_id"] == event_id:
-                kind = OutcomeKind(facts["outcome"])
-                outcome = Outcome(
-                    kind,
-                    facts["reason"] or "",
-                    event_id,
-                    facts["trigger"],
-                    facts["run_id"],
-                    facts["revision"],
-                    facts["at"],
-                )
-                found.setdefault((facts["trigger"], kind), outcome)
+        rows, runs = self._about(event_id, [o.run_id for o in found.values() if o.run_id is not None])
+        for _, trigger, outcome, reason, run_id, revision, at in rows:
+            kind = OutcomeKind(outcome)
+            found.setdefault((trigger, kind), Outcome(kind, reason or "", event_id, trigger, run_id, revision, at))
         settled = {o.trigger for o in found.values() if o.kind not in (OutcomeKind.HELD, OutcomeKind.DUPLICATE)}
         last = (o for o in found.values() if o.kind is not OutcomeKind.HELD or o.trigger not in settled)
         outcomes = sorted(last, key=lambda outcome: outcome.at)
-        names, runs = self._store.rows("runs", None)
         ids = {outcome.run_id for outcome in outcomes}
-        told = [run for row in runs if (run := dict(zip(names, row, strict=True)))["run_id"] in ids]
+        told = [run for row in runs if (run := dict(zip(DTYPES["runs"], row, strict=True)))["run_id"] in ids]
         states, moment = self._dispatcher.states, self._dispatcher.clock.monotonic()
         verdicts = [verdicts_on(outcome, states.get(outcome.trigger), moment) for outcome in outcomes]
-        return Why(event_id, outcomes, [{**run, "error": self._last_words(run)} for run in told], verdicts)
+        return Why(event_id, outcomes, told, verdicts)
 
-    def _last_words(self, run: Mapping[str, Any]) -> str | None:
-        """The error of a run that has left a dead letter is the letter's, which says whether it was redriven before."""
-        error: str | None = run["error"]
-        if error is not None and run["status"] == RunStatus.COMPENSATED:
-            columns, rows = self._store.rows("dead_letters", PAGE)
-            run_at, error_at = columns.index("run_id"), columns.index("error")
-            return next((row[error_at] for row in rows if row[run_at] == run["run_id"]), error)
-        return error
+    def _about(self, event_id: str, run_ids: Collection[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The stored outcomes of an event and its runs: through its claims, which events have that have an own id."""
+        claim = claim_of(event_id)
+        claims = [claim, *(f"{part}:{claim}" for part in range(PARTS))]
+        found = self._store.about(event_id, claims, run_ids)
+        if not (found[0] or run_ids) and _MADE.search(event_id):
+            found = self._store.about(event_id, claims, run_ids, everywhere=True)
+        return found
 
     def status(
         self,

@@ -54,8 +54,11 @@ class Store(Protocol):
         and how many of each were cut.
         """
 
-    async def heartbeat(self) -> None:
-        """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time."""
+    async def heartbeat(self) -> bool:
+        """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time.
+
+        Whether there is more to drop.
+        """
 
     def lease_held(self) -> bool:
         """Whether the lease cannot have ended since it was last renewed, by the clock alone. Cheap; from any thread.
@@ -195,14 +198,24 @@ class Store(Protocol):
     def run(self, run_id: str) -> StoredRun | None:
         """The same as `load`. Reads as `revisions` does."""
 
+    def about(
+        self, event_id: str, claims: Collection[str], run_ids: Collection[str] = (), *, everywhere: bool = False
+    ) -> tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]]:
+        """Rows of "outcomes" that concern the event, and rows of "runs" that these name, or `run_ids`.
+
+        The runs are those that have one of these claims, and those of the newest (some thousands; with `everywhere` of
+        all) that have the event's id. The error of a run that has left a dead letter is the letter's. Reads as
+        `revisions` does.
+        """
+
     def rows(
-        self, frame: str, limit: int | None, *, before: str | None = None
+        self, frame: str, limit: int | None, *, before: str | None = None, status: str | None = None
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or "publications" (those
         yet to be made), newest first; or of "claims": how many runs have taken, by trigger.
 
         "dead_letters" has the open ones only, those older than the letter `before` if that is given; "causes" counts
-        them by cause, the commonest first.
+        them by cause, the commonest first. Of "runs" there are those of `status` only, if that is given.
 
         Reads as `revisions` does.
         """

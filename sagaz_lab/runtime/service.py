@@ -34,6 +34,9 @@ HEARTBEAT_S = 5.0
 LOGS_S = 2.0
 """How long a stop waits for the logs of runs to be written."""
 
+BREATH_S = 0.02
+"""Between two transactions that drop what has outlived its retention."""
+
 
 class Service:
     """One opening of a Lab, on one event loop."""
@@ -298,7 +301,7 @@ class Service:
             await asyncio.sleep(HEARTBEAT_S)
             try:
                 await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
-                await self._store.heartbeat()
+                await self._drop_expired()
                 await self.params.follow(list(self.dispatcher.states.values()))
                 self.dispatcher.runner.keep_logs()
                 self.relay.look_again()  # whatever has come into the store without its knowledge
@@ -307,3 +310,11 @@ class Service:
                 return
             except StoreError as error:
                 self._report("store", f"the store: {describe(error)}")
+
+    async def _drop_expired(self) -> None:
+        """With the heartbeat: as fast as new runs come, in short transactions with room for others between them."""
+        until = self._clock.monotonic() + HEARTBEAT_S
+        more = await self._store.heartbeat()
+        while more and self._clock.monotonic() < until:
+            await asyncio.sleep(BREATH_S)
+            more = await self._store.heartbeat()

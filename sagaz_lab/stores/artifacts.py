@@ -157,7 +157,9 @@ class Artifacts:
 
     def remove(self, run_id: str) -> None:
         """Delete what a run has written."""
-        shutil.rmtree(self.folder(run_id), ignore_errors=True)
+        folder = self.folder(run_id)
+        if os.path.lexists(folder):  # most runs have written nothing, which is told faster so
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _facts(packed: Mapping[str, Any]) -> tuple[Any, ...]:

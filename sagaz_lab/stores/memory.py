@@ -78,6 +78,8 @@ class MemoryStore:
         self._positions = memory_names.Positions()
         self._owned = memory_names.Owned()
         self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox, self._claims)
+        self.about = self._frames.about
+        self.park_behind, self.parked_runs = self._outbox.park_behind, self._outbox.parked_runs
         self._left_behind: list[MemoryRun] = []
         self._epoch = 0
 
@@ -92,8 +94,8 @@ class MemoryStore:
     async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
         return put_clock_right(self._runs, self._claims, self._cooldowns, self._held, now)
 
-    async def heartbeat(self) -> None:
-        pass
+    async def heartbeat(self) -> bool:
+        return False
 
     def lease_held(self) -> bool:
         return True  # nobody else can reach this store
@@ -349,12 +351,6 @@ class MemoryStore:
             self._letters.bury(letter)
         self._outbox.park(number for number, _ in refused)
 
-    async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
-        return self._outbox.park_behind(rows)
-
-    async def parked_runs(self) -> Collection[str]:
-        return self._outbox.parked_runs()
-
     async def settle_refused(
         self, ids: Sequence[str], state: str, reason: str, *, payloads: Mapping[str, bytes] | None = None
     ) -> Collection[str]:
@@ -410,9 +406,8 @@ class MemoryStore:
     def run(self, run_id: str) -> StoredRun | None:
         return run.stored() if (run := self._runs.get(run_id)) else None
 
-    def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
-        names = columns(frame)
-        return names, list(islice(self._frames.rows(frame, before), limit))
+    def rows(self, frame: str, limit: int | None, *, before: str | None = None, status: str | None = None) -> Rows:
+        return columns(frame), list(islice(self._frames.rows(frame, before, status), limit))
 
 
 def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retention_days: float) -> MemoryStore:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from heapq import merge
 from typing import Any
 
 from sagaz_lab.abc import DeadLetter, KeptEvent
 from sagaz_lab.model.apart import apart
+from sagaz_lab.stores.about import About
 from sagaz_lab.stores.frames import steps
 from sagaz_lab.stores.memory_claims import Claims
 from sagaz_lab.stores.memory_outbox import Outbox
@@ -45,10 +46,25 @@ class Frames:
         self._outbox = outbox
         self._claims = claims
 
-    def rows(self, frame: str, before: str | None) -> Iterable[tuple[Any, ...]]:
+    def about(
+        self, event_id: str, claims: Collection[str], run_ids: Collection[str] = (), *, everywhere: bool = False
+    ) -> About:
+        """See `Store.about`."""
+        known = set(claims)
+        outcomes = [row for row in self._rows_of_outcomes() if row[0] == event_id]
+        told = {row[4] for row in outcomes}
+        together = [it for it in self._newest_runs() if it.run_id not in told and not known.isdisjoint(it.members)]
+        outcomes += [(event_id, *_started(run)) for run in together]
+        wanted = {row[4] for row in outcomes} | set(run_ids)
+        letters = {it.run_id: it for it in (entry.letter for entry in self._newest_letters() if entry.state == "open")}
+        return outcomes, [_with_letter(row, letters) for row in self._rows_of_runs() if row[0] in wanted]
+
+    def rows(self, frame: str, before: str | None, status: str | None = None) -> Iterable[tuple[Any, ...]]:
         """The rows of a frame."""
         if frame == "dead_letters":
             return self._dead_letters(before)
+        if frame == "runs" and status is not None:
+            return (row for row in self._rows_of_runs() if row[4] == status)
         found: Iterable[tuple[Any, ...]] = getattr(self, f"_rows_of_{frame}")()
         return found
 
@@ -87,8 +103,7 @@ class Frames:
             yield from steps(run.records())
 
     def _rows_of_outcomes(self) -> Iterable[tuple[Any, ...]]:
-        started = ((run.event.id, run.trigger or None, "held" if run.attempt == 0 else "started", "", run.run_id,
-                    run.revision, run.at) for run in self._newest_runs() if run.event)  # fmt: skip
+        started = ((run.event.id, *_started(run)) for run in self._newest_runs() if run.event)
         letters = [entry.letter for entry in self._newest_letters() if entry.letter.run_id is None]
         dead = ((it.event.id, it.trigger, "dead", it.error, None, it.revision, it.at) for it in letters)
         kept = ((it.event.id, it.trigger, it.outcome, it.reason, it.run_id, None, at)
@@ -121,3 +136,17 @@ class Frames:
 
     def _rows_of_publications(self) -> Iterator[tuple[Any, ...]]:
         return ((it.id, it.topic, it.trigger, it.run_id) for it in reversed(self._outbox.all()))
+
+
+def _started(run: MemoryRun) -> tuple[Any, ...]:
+    """The outcome of an event that has this run, but for the event's id."""
+    kind = "held" if run.attempt == 0 else "started"
+    return (run.trigger or None, kind, "", run.run_id, run.revision, run.at)
+
+
+def _with_letter(row: tuple[Any, ...], letters: Mapping[str | None, DeadLetter]) -> tuple[Any, ...]:
+    """The row of a run, with the error of the dead letter that it has left."""
+    letter = letters.get(row[0])
+    if letter is None or row[4] != "compensated" or letter.event.id != row[5]:
+        return row
+    return (*row[:-1], letter.error)

@@ -50,13 +50,13 @@ class Outbox:
             if number in self.by_number:
                 self.parked[number] = self.by_number.pop(number)
 
-    def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
-        """Park those of runs that have one parked already; returns these runs."""
-        runs = self.parked_runs()
+    async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
+        """See `Store.park_behind`."""
+        runs = await self.parked_runs()
         self.park(number for number, run_id in rows if run_id in runs)
         return runs & {run_id for _, run_id in rows}
 
-    def parked_runs(self) -> set[str]:
+    async def parked_runs(self) -> set[str]:
         return {publication.run_id for publication in self.parked.values() if publication.run_id}
 
     def settle(self, letters: Sequence[DeadLetter], state: str, payloads: Mapping[str, bytes]) -> Sequence[str]:

@@ -29,8 +29,15 @@ from sagaz_lab.stores.translation import started_records, stored_run, text
 _masked = lru_cache(maxsize=256)(masked_code)
 
 
-def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, before: str | None = None) -> Rows:
-    """The rows of a frame, newest first; none if there is no file yet. `before` is for dead letters."""
+def read_frame(
+    path: Path,
+    artifacts: Artifacts,
+    frame: str,
+    limit: int | None,
+    before: str | None = None,
+    status: str | None = None,
+) -> Rows:
+    """The rows of a frame, newest first; none if there is no file yet. `before` is for letters, `status` for runs."""
     names = columns(frame)
     if not path.exists():
         return names, []
@@ -45,6 +52,9 @@ def read_frame(path: Path, artifacts: Artifacts, frame: str, limit: int | None, 
             if frame == "dead_letters" and before is not None:
                 values = (text(before), -1 if limit is None else limit)
                 return names, _texts(connection.execute(statements(NOW)["dead_letters_before"], values).fetchall())
+            if frame == "runs" and status is not None:
+                values = (status, -1 if limit is None else limit)
+                return names, _texts(connection.execute(statements(NOW)["runs_of_status"], values).fetchall())
             return names, _texts(_select(connection, f"{frame}_frame", limit).fetchall())
     except sqlite3.Error as error:
         raise unavailable(path, error) from error

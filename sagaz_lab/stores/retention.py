@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from sagaz_lab.model.run import RESTARTABLE
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.transactions import RECORDS_PER_RUN, Transactions
@@ -16,35 +18,39 @@ _MEMBERS_AT_ONCE = 10_000
 """Claims of members past which one heartbeat drops no more runs."""
 
 
-def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> None:
+def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> bool:
     """Drop ended runs with all that is theirs and settled letters older than this, and kept events past their time.
 
-    Runs that wait for a person (held, partially committed, failed compensations) stay, as do held events.
+    Runs that wait for a person (held, partially committed, failed compensations) stay, as do held events. Returns
+    whether there may be more to drop.
 
     Files go first: what a crash leaves is then found again by the rows that name it.
     """
     connection, sql = transactions.connection, transactions.sql
-    _drop_runs(transactions, artifacts, retention_s)
+    more = _drop_runs(transactions, artifacts, retention_s)
     for name in ("expired_orphans", "expired_cooldowns"):
-        connection.execute(sql[name], (AT_ONCE,))
+        more |= connection.execute(sql[name], (AT_ONCE,)).rowcount >= AT_ONCE
     for name, values in (
         ("expired_events", (AT_ONCE,)),
         ("expired_letters", (retention_s, AT_ONCE)),
         ("drop_folders", (AT_ONCE,)),
     ):
-        for (folder,) in connection.execute(sql[name], values).fetchall():
+        dropped = connection.execute(sql[name], values).fetchall()
+        for (folder,) in dropped:
             if folder is not None:
                 artifacts.remove(folder)
+        more |= len(dropped) >= AT_ONCE
     connection.execute(sql["forget_owners"], (_OWNERS_S,))
+    return more
 
 
-def _drop_runs(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> None:
+def _drop_runs(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> bool:
     connection, sql = transactions.connection, transactions.sql
-    members = 0
-    for number, run_id, trigger, claim, declared, status in connection.execute(
-        sql["expired_runs"], (retention_s, AT_ONCE)
-    ).fetchall():
-        artifacts.remove(run_id)
+    members, artifacts_there = 0, os.path.lexists(artifacts.root)
+    expired = connection.execute(sql["expired_runs"], (retention_s, AT_ONCE)).fetchall()
+    for number, run_id, trigger, claim, declared, status in expired:
+        if artifacts_there:
+            artifacts.remove(run_id)
         first = number * RECORDS_PER_RUN
         connection.execute(sql["delete_records"], (first, first + RECORDS_PER_RUN))
         connection.execute(sql["delete_run"], (number,))
@@ -56,7 +62,8 @@ def _drop_runs(transactions: Transactions, artifacts: Artifacts, retention_s: fl
                     connection.execute(sql["delete_claim_of"], key)
         members += free_members(transactions, number, trigger or "", run_id, ids_outlive=True, keys_outlive=outlives)
         if members > _MEMBERS_AT_ONCE:
-            break
+            return True
+    return len(expired) >= AT_ONCE
 
 
 def free_members(

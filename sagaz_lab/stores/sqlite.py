@@ -27,6 +27,7 @@ from sagaz_lab.abc import (
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
 from sagaz_lab.model.run import RUN_ID, RecordRow
 from sagaz_lab.stores import leases, parked
+from sagaz_lab.stores.about import About, read_about
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.clocks import put_clock_right
@@ -100,10 +101,11 @@ class SqliteStore:
         found: tuple[float, Mapping[str, int]] = await self._call(lambda it: put_clock_right(it, now))
         return found
 
-    async def heartbeat(self) -> None:
+    async def heartbeat(self) -> bool:
         await self._call(Transactions.beat)
         # By itself: what cannot be dropped, since it is damaged, does not end the lease.
-        await self._call(lambda it: drop_expired(it, self._artifacts, self.retention_days * 86400.0))
+        more: bool = await self._call(lambda it: drop_expired(it, self._artifacts, self.retention_days * 86400.0))
+        return more
 
     def lease_held(self) -> bool:
         return self._open is not None and self._open.lease_held()
@@ -327,8 +329,13 @@ class SqliteStore:
     def run(self, run_id: str) -> StoredRun | None:
         return read_run(self.path, self._artifacts, run_id)
 
-    def rows(self, frame: str, limit: int | None, *, before: str | None = None) -> Rows:
-        return read_frame(self.path, self._artifacts, frame, limit, before)
+    def rows(self, frame: str, limit: int | None, *, before: str | None = None, status: str | None = None) -> Rows:
+        return read_frame(self.path, self._artifacts, frame, limit, before, status)
+
+    def about(
+        self, event_id: str, claims: Collection[str], run_ids: Collection[str] = (), *, everywhere: bool = False
+    ) -> About:
+        return read_about(self.path, event_id, claims, run_ids, everywhere)
 
     # --- threads ---
 

@@ -383,3 +383,47 @@ SELECT trigger, outcome, reason, count FROM counts ORDER BY count DESC LIMIT ?
 
 -- name: claims_frame
 SELECT trigger, count(*) AS count FROM claims WHERE kind <> 'held' GROUP BY trigger ORDER BY count DESC LIMIT ?
+
+-- name: claim_triggers
+-- Found by leaping over the claims of each.
+WITH RECURSIVE found (name) AS (
+    SELECT min(trigger) FROM claims
+    UNION ALL SELECT (SELECT min(trigger) FROM claims WHERE trigger > name) FROM found WHERE name IS NOT NULL
+) SELECT name FROM found WHERE name IS NOT NULL
+
+-- name: claimants
+SELECT run_id, kind FROM claims
+WHERE trigger IN (SELECT value FROM json_each(?)) AND claim IN (SELECT value FROM json_each(?))
+
+-- name: outcomes_of_runs
+SELECT trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs
+WHERE event IS NOT NULL AND run_id IN (SELECT value FROM json_each(?))
+
+-- name: outcomes_of_newest
+-- Among so many of the newest runs.
+SELECT trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs
+WHERE seq > (SELECT max(seq) FROM runs) - ? AND event_id = ? AND event IS NOT NULL
+
+-- name: outcomes_of_held
+SELECT trigger, 'held', '', NULL, NULL, at FROM held_events WHERE id IN (SELECT value FROM json_each(?))
+
+-- name: outcomes_of_dead
+SELECT trigger, 'dead', error, NULL, revision, at FROM dead_letters WHERE run_id IS NULL AND event_id = ?
+ORDER BY seq DESC
+
+-- name: outcomes_of_kept
+SELECT trigger, outcome, reason, run_id, NULL, at FROM kept_events WHERE told AND event_id = ?
+
+-- name: runs_by_id
+-- The error of a run that has left a dead letter is the letter's, which says whether it was redriven before.
+SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at,
+    coalesce(iif(status = 'compensated', (
+        SELECT letters.error FROM dead_letters AS letters
+        WHERE letters.state = 'open' AND letters.seq > (SELECT max(seq) FROM dead_letters) - 10000
+            AND letters.run_id = runs.run_id AND letters.event_id = runs.event_id
+        ORDER BY letters.seq DESC LIMIT 1), NULL), error)
+FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY seq DESC
+
+-- name: runs_of_status
+SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at, error FROM runs
+WHERE status = ? ORDER BY seq DESC LIMIT ?
