@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
 
 FORGOTTEN = "forgotten by a fresh start"
+
+GONE = 100_000
+"""Refused events that are remembered until the windows that they were put into are decided."""
+
 AGAIN_S = 1.0
 """How long a window whose decision the store could not take waits for the next try."""
 
@@ -37,7 +41,10 @@ class Holding:
         self._deciding: set[str] = set()
         self._finals: dict[str, asyncio.Future[Outcome]] = {}
         # What the store has refused may stand in a window or have been outdone in another batch meanwhile.
-        self._gone: deque[str] = deque(maxlen=1000)
+        self._gone: dict[str, None] = {}
+        # What stands in a window although the store does not have it yet, and who waits for that.
+        self._coming: set[str] = set()
+        self._waiting: list[asyncio.Future[None]] = []
 
     def closing(self, trigger: str) -> bool:
         """Whether a window of this trigger is being decided."""
@@ -56,7 +63,7 @@ class Holding:
             if full and strategy in ("drop_newest", "reject"):
                 decided.overflow(held.event, now, held.claim, rejected=strategy == "reject")
                 continue
-            if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest()):
+            if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(self._coming)):
                 _drop(decided, oldest, now)
             step = state.windows.add(held)
             if step.waits:
@@ -68,6 +75,7 @@ class Holding:
                 decided.outdone.append((held, step.released))
             if state.windows.full(held.key):
                 decided.closings.append(state.windows.close(held.key))
+        self._coming.update(held.id for held in decided.held)
 
     def take_back(self, decided: Decided) -> None:
         """The store has not taken them: what they have outdone, filled or driven out waits as it did before."""
@@ -75,12 +83,14 @@ class Holding:
         if windows is None:
             return
         mine = {held.id for held in decided.held}
-        self._gone.extend(mine)
+        self._went(mine)
+        self._answered(decided)
         for held in decided.held:
             windows.remove(held)
         back = [held for _, outdone in decided.outdone for held, _ in outdone]
         back += [held for closing in decided.closings for held in closing.events]
         windows.put_back([held for held in (*back, *decided.released) if held.id not in mine])
+        self.time(decided.state)
 
     def taken_in(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has them: count and remember them, decide what is full."""
@@ -90,7 +100,7 @@ class Holding:
         gone = self._gone
         for held in decided.held:
             if refused and (refusal := refused.get(held.id)) is not None:
-                gone.append(held.id)
+                self._went([held.id])
                 state.windows.remove(held)
                 known = len(decided.entries)
                 decided.refused(refusal, held.event, held.key, now, held.claim)
@@ -104,7 +114,29 @@ class Holding:
         self._dispatcher.tally.keep(entries)
         _moved(state, len(entries) - len(decided.released))
         self._closings[state.name] += _closings(decided, state.windows, gone)
+        self._answered(decided)
         self.time(state)
+
+    def _went(self, ids: Iterable[str]) -> None:
+        """The store does not take these in."""
+        self._gone.update(dict.fromkeys(ids))
+        while len(self._gone) > GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def _answered(self, decided: Decided) -> None:
+        """It is known which of these the store has."""
+        self._coming.difference_update(held.id for held in decided.held)
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _all_answered(self, closing: Closing) -> None:
+        """Returns when it is known of each event of the closing whether the store has it."""
+        while any(held.id in self._coming for held in _events_of(closing)):
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
 
     def settle(self, decided: Decided) -> None:
         """Who waits for the outcome of a released event has it, or waits on for that of its run."""
@@ -149,6 +181,13 @@ class Holding:
         try:
             while closings and not self._dispatcher.closing:
                 count, closing = _first(closings)
+                await self._all_answered(closing)
+                if any(held.id in self._gone for held in _events_of(closing)):
+                    for _ in range(count):
+                        closings.popleft()
+                    closings.extendleft(reversed(self._without_gone(state, closing)))
+                    self.time(state)
+                    continue
                 try:
                     await self._decide(state, closing)
                 except StoreError as error:
@@ -162,6 +201,17 @@ class Holding:
                         closings.popleft()
         finally:
             self._deciding.discard(state.name)
+
+    def _without_gone(self, state: TriggerState, closing: Closing) -> Sequence[Closing]:
+        """What is to be decided in its place: an event that the store refused closes and outdoes nothing."""
+        windows, gone = state.windows, self._gone
+        assert windows is not None
+        if not closing.events:
+            released = [one for one in closing.released if one.held.id not in gone]
+            return [Closing((), released, False)] if released else []
+        key = closing.events[0].key
+        windows.put_back([held for held in _events_of(closing) if held.id not in gone])
+        return [windows.close(key)] if windows.full(key) else [*windows.close_due(self._dispatcher.clock.now())]
 
     async def _decide(self, state: TriggerState, closing: Closing) -> None:
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
@@ -225,7 +275,9 @@ class Holding:
                 continue
             left = [*state.windows.empty()]
             for closing in self._closings.pop(state.name, ()):
-                left += [*closing.events, *(held for held, _ in closing.released)]
+                left += _events_of(closing)
+            # What the store has refused, or not answered yet, does not count as held.
+            left = [held for held in left if held.id not in self._gone and held.id not in self._coming]
             _moved(state, -len(left))
             state.counters.deciding -= len(left)
             state.counters.received -= len(left)
@@ -267,6 +319,10 @@ def _closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequ
         else:
             closings.append(closing)
     return closings
+
+
+def _events_of(closing: Closing) -> list[HeldEvent]:
+    return [*closing.events, *(held for held, _ in closing.released)]
 
 
 def _first(closings: Sequence[Closing]) -> tuple[int, Closing]:

@@ -7,7 +7,7 @@ it gives are closings: events of one key, to be decided now. Bounds: the held ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 
 from sagaz_lab.abc import HeldEvent
@@ -118,9 +118,10 @@ class Windows:
             self._timed.discard(key)
             yield self.close(key)
 
-    def drop_oldest(self) -> HeldEvent | None:
-        """Take out the event that has waited longest."""
-        oldest = min((events[0] for events in self._open.values()), key=lambda event: event.at, default=None)
+    def drop_oldest(self, but: Collection[str] = ()) -> HeldEvent | None:
+        """Take out the event that has waited longest, but for those of these ids."""
+        firsts = (next((event for event in events if event.id not in but), None) for events in self._open.values())
+        oldest = min((event for event in firsts if event is not None), key=lambda event: event.at, default=None)
         if oldest is not None:
             self.remove(oldest)
         return oldest
