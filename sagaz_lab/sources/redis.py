@@ -48,7 +48,8 @@ class RedisSource:
         self.on_lost: OnLost | None = None
         self._stream, self._url, self._start_from = stream, url, start_from
         self._group_name = consumer_group or surroundings.group
-        self._consumer = consumer or surroundings.consumer or surroundings.group
+        self._reads_as = surroundings.consumer or surroundings.group
+        self._consumer = consumer or self._reads_as
         self._entries = _Entries(stream, field)
         self._claim_idle_ms = claim_idle_ms
         self._clock, self._positions, self._lease = surroundings.clock, surroundings.positions, surroundings.lease
@@ -71,6 +72,7 @@ class RedisSource:
         self._position_name = f"redis {self._group.server} {self._stream} {self._group_name}"
         try:
             await self._ensure_group()
+            await self._succeed()
         except BaseException:
             await self._close()
             raise
@@ -260,6 +262,16 @@ class RedisSource:
         if start is not None:
             await self._positions.put(self._position_name, start)
         self._remembered_at = self._clock.monotonic()
+
+    async def _succeed(self) -> None:
+        """Take over at once what the last owner of these triggers, gone or stale, had fetched under another name."""
+        name = f"redis consumer {self._group.server} {self._stream} {self._group_name} {self._reads_as}"
+        last = await self._positions.get(name)
+        if last == self._consumer:
+            return
+        if last is not None:
+            await self._group.inherit(last)
+        await self._positions.put(name, self._consumer)
 
     async def _renew_group(self, error: GroupLost) -> None:
         logger.warning("%s: %s; it is made again from the last settled entry", self.name, error)

@@ -85,6 +85,12 @@ class ConsumerGroup:
         rows = await self._do("XPENDING", self._stream, self._group, first, last, count, self._consumer)
         return {row[0]: int(row[3]) for row in rows}
 
+    async def inherit(self, consumer: str) -> None:
+        """Make all that is pending of another consumer this one's."""
+        while rows := await self._do("XPENDING", self._stream, self._group, "-", "+", 1000, consumer):
+            ids = [row[0] for row in rows]
+            await self._do("XCLAIM", self._stream, self._group, self._consumer, 0, *ids, "JUSTID")
+
     async def keep(self, id: bytes, deliveries: int) -> bool:
         """Note the count and start the idle time anew; False if the entry is pending no more."""
         return bool(

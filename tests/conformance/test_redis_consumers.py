@@ -123,6 +123,26 @@ async def test_whoever_takes_over_gets_at_once_and_in_order_what_the_stale_reade
     assert [json.loads(delivery.event.payload)["n"] for delivery in found] == list(range(6))
 
 
+async def test_whoever_takes_over_under_another_name_gets_it_too(server: RedisServer) -> None:
+    here = Surroundings(clock=SystemClock(), positions=MemoryPositions(), group=GROUP, consumer="lab-1/a")
+    add(server, *range(2500))
+    async with RedisSource(surroundings=here, stream=STREAM, url=server.url, consumer="w1") as stale:
+        await take(stale, 2000)
+        async with RedisSource(surroundings=here, stream=STREAM, url=server.url, consumer="w2") as taken_over:
+            found = await take(taken_over, 2500)
+    assert [json.loads(delivery.event.payload)["n"] for delivery in found] == list(range(2500))
+
+
+async def test_a_name_of_ones_own_is_not_taken_over_by_another_store(server: RedisServer) -> None:
+    one = Surroundings(clock=SystemClock(), positions=MemoryPositions(), group=GROUP, consumer="lab-1/a")
+    two = replace(one, positions=MemoryPositions(), consumer="lab-2/a")
+    add(server, 1)
+    async with RedisSource(surroundings=one, stream=STREAM, url=server.url, consumer="w1") as first:
+        await take(first, 1)
+        async with RedisSource(surroundings=two, stream=STREAM, url=server.url, consumer="w2") as second:
+            assert await nothing_comes(second)
+
+
 async def test_a_reader_that_lost_its_lease_fetches_nothing_more_and_says_why(server: RedisServer) -> None:
     lost: list[LeaseLost] = []
 
