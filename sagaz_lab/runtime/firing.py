@@ -68,7 +68,7 @@ class Firing:
     def _told_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
         """If it is an action that waits, and it waits long, that is reported."""
         step, watch = current_step.get(None), None
-        if step is not None:
+        if step is not None and self._dispatcher.runner.begun(step.run.run_id) is step.run:
             watch = self._dispatcher.tasks.start(self._tell_later(step, state, why), f"wait of {step.name}")
         try:
             yield

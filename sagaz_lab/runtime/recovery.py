@@ -234,7 +234,10 @@ class Recovery:
             return RunStatus.CANCELLED
         if live := dispatcher.runner.live.get(run_id):
             live.cancel()
-            return await self._ended(run_id, live)
+            status = await self._ended(run_id, live)
+            # Its attempt may have failed just before: then it waits for its retry now.
+            waits = status is RunStatus.WAITING and await dispatcher.turns.cancel(run_id, dispatcher.clock.now())
+            return RunStatus.CANCELLED if waits else status
         allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
         with self._alone(run_id):
             stored, definition = await self._known(run_id)

@@ -210,7 +210,8 @@ class Service:
 
         Raises `RunError` in an action, whose own run is under way.
         """
-        if (step := current_step.get(None)) is not None:
+        step = current_step.get(None)
+        if step is not None and self.dispatcher.runner.begun(step.run.run_id) is step.run:
             raise RunError(f"{step.name}: drain() in an action waits for its own run, and so for ever")
         await self.intake.ended()
         await self._quiet()

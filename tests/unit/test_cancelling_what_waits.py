@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sagaz_lab import Lab, OutcomeKind, RunStatus, Saga, TriggerConfig, action, trigger
+from sagaz_lab import Lab, OutcomeKind, RunStatus, Saga, SagaListener, TriggerConfig, action, trigger
 from sagaz_lab.errors import RunError
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, statuses, until
@@ -34,6 +34,34 @@ async def test_a_run_that_waits_for_its_retry_can_be_cancelled(each_lab: Lab) ->
     await each_lab.drain()
     assert done == [first.run_id, again.run_id], "the key is free, and its turn too"
     assert_adds_up(each_lab)
+
+
+async def test_a_run_whose_attempt_is_about_to_end_in_a_retry_can_be_cancelled(each_lab: Lab) -> None:
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    class Slow(SagaListener):
+        async def on_saga_failed(self, saga_name, run_id, ctx, error):
+            reached.set()
+            await gate.wait()
+
+    class Retried(Saga):
+        listeners = (Slow(),)
+
+        @trigger(source="memory", topic="retried")
+        def on_event(self, event):
+            return {}
+
+        @action("work")
+        async def work(self, ctx):
+            raise ValueError("no")
+
+    (outcome,) = await each_lab.fire("Retried.on_event", {})
+    await reached.wait()
+    cancelling = asyncio.create_task(each_lab.compensate_run(outcome.run_id or ""))
+    await asyncio.sleep(0)
+    gate.set()
+    assert await cancelling is RunStatus.CANCELLED
+    assert statuses(each_lab) == ["cancelled"]
 
 
 async def test_a_run_that_waits_for_its_turn_can_be_cancelled(each_lab: Lab) -> None:
@@ -171,3 +199,14 @@ async def test_drain_in_an_action_is_one_error(lab: Lab) -> None:
 
     with pytest.raises(RunError, match="drain"):
         await Drains().run()
+
+
+async def test_an_action_may_drain_another_lab(lab: Lab) -> None:
+    class Drains(Saga):
+        @action("drain")
+        async def drain(self, ctx):
+            async with Lab("memory") as other:
+                await other.drain()
+
+    await Drains().run()
+    assert statuses(lab) == ["completed"]
