@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ async def no_lease() -> None:
 
 
 def no_report(kind: str, text: str) -> None:
-    """Where nobody listens."""
+    """Where nobody listens it is logged."""
+    logging.getLogger("sagaz_lab").warning("%s", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

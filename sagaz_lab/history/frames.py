@@ -5,7 +5,8 @@ Rows come out as dicts of plain values: numpy and pandas scalars become Python's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 CHUNK_ROWS = 4_000  # about 10 ms of the loop's time for a wide table
+
+_UNNAMED = re.compile(r"__index_level_\d+__")
 
 DTYPES = {
     "time": "datetime64[us, UTC]",
@@ -76,13 +79,15 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def rows_of(table: pd.DataFrame | pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows as dicts, converted in chunks. Raises `TypeError` for what is no table."""
+    """The rows as dicts, converted in chunks. A named index is a field. Raises `TypeError` for what is no table."""
     if isinstance(table, pa.Table):
-        return chain.from_iterable(map(_arrow_rows, table.to_batches(CHUNK_ROWS)))
+        return _rows_of_batches(table.schema, table.to_batches(CHUNK_ROWS))
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"a DataFrame or an Arrow table is needed, not {type(table).__qualname__}")
-    names = _names(table.columns)
-    columns = [table.iloc[:, place] for place in range(len(names))]
+    levels = [place for place, name in enumerate(table.index.names) if name is not None]
+    names = _names([*table.columns, *(table.index.names[place] for place in levels)])
+    columns = [table.iloc[:, place] for place in range(len(table.columns))]
+    columns += [table.index.get_level_values(place).to_series() for place in levels]
     return chain.from_iterable(
         _dicts(names, [_plain_column(column.iloc[start : start + CHUNK_ROWS]) for column in columns])
         for start in range(0, len(table), CHUNK_ROWS)
@@ -90,10 +95,43 @@ def rows_of(table: pd.DataFrame | pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, read in batches. Raises `OSError` or `ValueError` for a file that is none."""
+    """The rows of a Parquet file, read in batches. A named index is a field, one without a name is none.
+
+    Raises `OSError` or `ValueError` for a file that is none.
+    """
     reader = pq.ParquetFile(path)
-    _names(reader.schema_arrow.names)
-    return chain.from_iterable(map(_arrow_rows, reader.iter_batches(CHUNK_ROWS)))
+    return _rows_of_batches(reader.schema_arrow, reader.iter_batches(CHUNK_ROWS))
+
+
+def _rows_of_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    unnamed, ranges = _index_of(schema)
+    names = _names([*(name for name in schema.names if name not in unnamed), *ranges])
+    return chain.from_iterable(_converted(batches, names, unnamed, ranges))
+
+
+def _converted(
+    batches: Iterable[pa.RecordBatch], names: Sequence[str], unnamed: Collection[str], ranges: Mapping[str, range]
+) -> Iterator[list[dict[str, Any]]]:
+    start = 0
+    for batch in batches:
+        columns = zip(batch.schema.names, batch.columns, strict=True)
+        values = [_plain_array(column) for name, column in columns if name not in unnamed]
+        values += [list(numbers[start : start + batch.num_rows]) for numbers in ranges.values()]
+        start += batch.num_rows
+        yield _dicts(names, values)
+
+
+def _index_of(schema: pa.Schema) -> tuple[Collection[str], Mapping[str, range]]:
+    """The columns in which pandas has kept an index without a name, and named indexes that are but ranges."""
+    unnamed: set[str] = set()
+    ranges: dict[str, range] = {}
+    for kept in (schema.pandas_metadata or {}).get("index_columns", ()):
+        if isinstance(kept, str):
+            if _UNNAMED.fullmatch(kept):
+                unnamed.add(kept)
+        elif kept.get("kind") == "range" and kept.get("name") is not None:
+            ranges[str(kept["name"])] = range(kept["start"], kept["stop"], kept["step"])
+    return unnamed, ranges
 
 
 def _names(columns: Any) -> list[str]:
@@ -137,10 +175,6 @@ def _plain_column(series: pd.Series[Any]) -> list[Any]:
 def _plain_categories(series: pd.Series[Any]) -> list[Any]:
     categories = [*_plain_column(pd.Series(series.cat.categories)), None]  # the code -1 is the missing value
     return [categories[code] for code in series.cat.codes.tolist()]
-
-
-def _arrow_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    return _dicts(_names(batch.schema.names), [_plain_array(column) for column in batch.columns])
 
 
 def _plain_array(array: pa.Array) -> list[Any]:

@@ -1,7 +1,7 @@
 """A recording as a source: rows of a file or of data in memory come as events, in their order.
 
 A row becomes the payload. A table that has the columns of `Lab.events()` (`RECORDED`) is read as the events it
-lists, each with its own payload. Numbers in the field `timestamp` are seconds since the epoch; texts are ISO 8601.
+lists, each with its own payload. What the field `timestamp` may have is said in `times`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -19,7 +19,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
 from sagaz_lab.errors import EndOfSource, SourceNotReady
 from sagaz_lab.history import lines, tables
+from sagaz_lab.history.times import read_time
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
+from sagaz_lab.model.options import Placed
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
@@ -44,13 +46,15 @@ class RecordingSource:
         speed: float | None = None,
     ) -> None:  # fmt: skip
         self.name = f"recording {'' if path is None else path}".strip()
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else Path(Placed(path).absolute)
+        self._origin = None if self._path is None else self._path.resolve()  # its links may be changed meanwhile
         self._data = data
         self._fields = _Fields(id, key, timestamp)
         self._keep_ids = keep_ids
         self._whole = False  # nothing but the payload is taken from a row
         self._speed = speed
         self._clock = surroundings.clock
+        self._report = surroundings.report
         self._opening = secrets.token_hex(4)
         self._rows: Iterator[Any] | None = None
         self._shape: Callable[[int, Any], _Shaped] | None = None
@@ -207,7 +211,7 @@ class RecordingSource:
             payload = payload.encode()  # a column has one type, so that this text is what is to be decoded
         return (
             payload, _text(row["event_id"]), row["source"] or self.name, _text(row["key"]),
-            headers if isinstance(headers, Mapping) else NO_HEADERS, self._moment(row["timestamp"]),
+            headers if isinstance(headers, Mapping) else NO_HEADERS, self._moment(number, row["timestamp"]),
         )  # fmt: skip
 
     def _row(self, number: int, row: Any) -> _Shaped:
@@ -215,20 +219,31 @@ class RecordingSource:
         found = row if isinstance(row, dict) else {}
         id = None if fields.id is None else _text(found.get(fields.id))
         if id is None and self._keep_ids and self._path is not None:
-            id = f"{self._path.resolve()}#{number}"
+            id = f"{self._origin}#{number}"
         key = None if fields.key is None else _text(found.get(fields.key))
-        moment = None if fields.timestamp is None else self._moment(found.get(fields.timestamp))
+        moment = None if fields.timestamp is None else self._moment(number, found.get(fields.timestamp))
         return row, id, self.name, key, NO_HEADERS, moment
 
-    def _moment(self, value: Any) -> datetime | None:
-        moment = _datetime(value)
+    def _moment(self, number: int, value: Any) -> datetime | None:
+        moment, field = read_time(value), self._fields.timestamp or "timestamp"
         if moment is None:
-            self._tell("a row has no time in %r; it gets the present one", self._fields.timestamp or "timestamp")
+            if value is None or value == "":
+                self._tell("a row has no time in %r; it gets the present one", field)
+            else:
+                self._tell_unreadable(number, field, value)
             return None
         if moment.tzinfo is None:
             self._tell("times without a zone, such as %s, are taken as UTC", moment)
             return moment.replace(tzinfo=UTC)
         return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+    def _tell_unreadable(self, number: int, field: str, value: Any) -> None:
+        """Once: the first of them says what is wrong with the others."""
+        if field not in self._told:
+            self._told.add(field)
+            text = f"{field!r} of row {number} is {repr(value)[:80]}, no time that can be read"
+            forms = "(ISO 8601, RFC 2822, a number); such rows get the present one"
+            self._report(f"{self.name}:{field}", f"{self.name}: {text} {forms}")
 
     def _tell(self, what: str, fact: object) -> None:
         """Warn, once of each kind."""
@@ -279,21 +294,6 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
-
-
-def _datetime(value: Any) -> datetime | None:
-    try:
-        if isinstance(value, datetime):
-            return value
-        if isinstance(value, str):
-            return datetime.fromisoformat(value)
-        if isinstance(value, date):
-            return datetime.combine(value, time(), UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
-    except (ValueError, OverflowError, OSError):
-        pass
-    return None
 
 
 def _due(ahead: Iterable[Delivery], reached: float) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.code import function_text
@@ -131,6 +131,21 @@ def secrets_in(value: Any) -> set[str]:
     return set().union(*map(secrets_in, value)) if isinstance(value, list | tuple) else set()
 
 
+class Placed(str):
+    """A path as it was written, which means the file that it named then, wherever the process goes later."""
+
+    __slots__ = ("absolute",)
+    absolute: str
+
+    def __new__(cls, path: str | os.PathLike[str]) -> Self:
+        placed = super().__new__(cls, os.fspath(path))
+        placed.absolute = path.absolute if isinstance(path, Placed) else os.path.abspath(placed)
+        return placed
+
+    def __reduce__(self) -> tuple[type[Placed], tuple[str]]:
+        return Placed, (self.absolute,)
+
+
 def redis_address(value: Any) -> str | None:
     known = isinstance(value, str) and re.match(r"(rediss?|unix)://.", value)
     return None if known else "must be an address such as redis://host:6379/0"
@@ -157,11 +172,11 @@ KINDS: Mapping[str, Mapping[str, Option]] = {
         "topic": Option("fed by lab.fire", text),
     },
     "recording": {
-        "path": Option("a .parquet or .jsonl file", recording_path),
-        "data": Option("a DataFrame, or a list of mappings or of events", anything),
+        "path": Option("a .parquet or .jsonl file, found from where the class was written", recording_path),
+        "data": Option("a DataFrame (a named index is a field), or a list of mappings or of events", anything),
         "id": Option("the field with the event's id", text),
         "key": Option("the field with the ordering key", text),
-        "timestamp": Option("the field with the event's time", text),
+        "timestamp": Option("the field with the event's time: ISO 8601, RFC 2822, or a number (s, ms, µs, ns)", text),
         "keep_ids": Option("use the recorded ids, so that a second reading meets duplicates", flag, default=False),
         "speed": Option("times real time; without it as fast as the sagas take it", speed),
     },
@@ -244,6 +259,8 @@ def check_settings(owner: str, kind: str, given: Mapping[str, Any]) -> dict[str,
             continue
         if wrong := option.check(settings[name]):
             raise DefinitionError(f"{owner}: {masked(f'{name}={settings[name]!r}')} {wrong}")
+    if kind == "recording" and settings["path"] is not None:
+        settings["path"] = Placed(settings["path"])
     if kind == "recording" and (settings["path"] is None) == (settings["data"] is None):
         raise DefinitionError(f"{owner}: source='recording' needs either path= or data=")
     return settings
@@ -267,6 +284,8 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, Address | Secret):
         shown = value.masked if isinstance(value, Address) else HIDDEN
         return f"{shown} {sha256(value.encode(errors='surrogatepass')).hexdigest()[:12]}"
+    if isinstance(value, Placed):
+        return value.absolute
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, os.PathLike):

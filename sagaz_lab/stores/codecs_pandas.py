@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta, timezone
+import json
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 
@@ -26,22 +28,73 @@ class Parquet:
 
 
 class Series:
-    """One column, its name beside it, as a name need not be a text."""
+    """One column, its name beside it, as a name need not be a text: that of a row is its label in the table."""
 
     name = "series"
     suffix = ".parquet"
 
     def accepts(self, value: Any) -> bool:
-        return type(value) is pd.Series and (value.name is None or isinstance(value.name, str))
+        return type(value) is pd.Series and _label(value.name) is not None
 
     def dump(self, value: Any, path: Path) -> None:
-        name = "unnamed" if value.name is None else f"named {value.name}"
-        value.to_frame(name).to_parquet(path, engine="pyarrow")
+        value.to_frame(_label(value.name)).to_parquet(path, engine="pyarrow")
 
     def load(self, path: Path) -> Any:
         column = pd.read_parquet(path, engine="pyarrow").iloc[:, 0]
-        label = str(column.name)
-        return column.rename(None if label == "unnamed" else label.removeprefix("named "))
+        return column.rename(_name(str(column.name)))
+
+
+_LABELLED = "labelled "
+
+
+def _label(name: Any) -> str | None:
+    """A text that stands for the name of a series; None if there is none."""
+    if name is None:
+        return "unnamed"
+    if isinstance(name, str):
+        return f"named {name}"
+    packed = _packed(name)
+    return None if packed is None else _LABELLED + json.dumps(packed)
+
+
+def _packed(name: Any) -> Any:
+    """JSON for a name: a list of what it is and what says it."""
+    if isinstance(name, np.generic):
+        name = name.item() if not isinstance(name, np.datetime64 | np.timedelta64) else pd.Series([name])[0]
+    if isinstance(name, tuple):
+        parts = [_packed(part) for part in name]
+        return None if None in parts else ["tuple", parts]
+    if (scalar := inline(name)) is not None:
+        return ["pandas", scalar]
+    if isinstance(name, datetime) or type(name) is date:
+        return [type(name).__name__, name.isoformat()]
+    if name is None or type(name) in (str, int, bool, float):
+        return ["float", repr(name)] if type(name) is float else ["plain", name]
+    return None
+
+
+def _name(label: str) -> Any:
+    if label == "unnamed":
+        return None
+    if label.startswith(_LABELLED):
+        return _unpacked(json.loads(label.removeprefix(_LABELLED)))
+    return label.removeprefix("named ")
+
+
+def _unpacked(packed: Any) -> Any:
+    kind, value = packed
+    match kind:
+        case "tuple":
+            return tuple(_unpacked(part) for part in value)
+        case "pandas":
+            return restore(value)
+        case "float":
+            return float(value)
+        case "date":
+            return date.fromisoformat(value)
+        case "datetime":
+            return datetime.fromisoformat(value)
+    return value
 
 
 codecs = (Parquet(), Series())

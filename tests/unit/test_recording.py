@@ -124,7 +124,7 @@ async def test_times_and_keys_come_from_their_fields(caplog: pytest.LogCaptureFi
     ]  # fmt: skip
     assert [event.key for event in found] == ["5", None, "x", None, "x"]
     assert caplog.text.count("taken as UTC") == 1
-    assert caplog.text.count("has no time") == 1
+    assert caplog.text.count("'at' of row 4 is 'no time', no time that can be read") == 1
 
 
 async def test_a_broken_line_is_delivered_as_its_bytes(tmp_path: Path) -> None:

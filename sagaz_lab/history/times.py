@@ -1,0 +1,53 @@
+"""The times of recorded events, in the forms in which people keep them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
+"""Below the first number it is in seconds, as far as the year 5138; then in milli-, micro- and nanoseconds."""
+
+
+def read_time(value: Any) -> datetime | None:
+    """The moment, with or without a zone; None for what cannot be read.
+
+    A text is ISO 8601 (also 20240131 and 20240131235959), RFC 2822, or a number. A number is in seconds, milliseconds,
+    microseconds or nanoseconds since the epoch, by its size.
+    """
+    try:
+        if isinstance(value, datetime):
+            return value
+        if isinstance(value, date):
+            return datetime.combine(value, time(), UTC)
+        if isinstance(value, str):
+            return _read_text(value.strip())
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _since_epoch(value)
+    except (ValueError, OverflowError, OSError, TypeError, IndexError):
+        pass
+    return None
+
+
+def _read_text(text: str) -> datetime:
+    if text.isdecimal() and len(text) == 14:
+        return datetime.strptime(text, "%Y%m%d%H%M%S")  # noqa: DTZ007  the caller says which zone is meant
+    if _NUMBER.fullmatch(text) and len(text) != 8:
+        return _since_epoch(int(text) if text.lstrip("+-").isdecimal() else float(text))
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parsedate_to_datetime(text)
+
+
+def _since_epoch(value: float) -> datetime:
+    unit = next(unit for most, unit in _UNITS if abs(value) < most)
+    whole, part = divmod(value, int(unit)) if isinstance(value, int) else (value / unit, 0)
+    return (
+        datetime.fromtimestamp(whole, UTC).replace(microsecond=part * 10**6 // int(unit))
+        if part
+        else (datetime.fromtimestamp(whole, UTC))
+    )
