@@ -16,7 +16,7 @@ from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.model.trigger import SourceSpec, specs_of
-from sagaz_lab.runtime.compiled import TriggerState
+from sagaz_lab.runtime.compiled import TriggerState, claim_of
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.letters import is_letter_id, redriven_event, unreadable
@@ -237,7 +237,8 @@ class Firing:
         for key in keys:
             state.forget(key)
             self._dispatcher.turns.release(state)
-            freed += await self._dispatcher.store.forget(trigger, key)
+            for claim in _claims_named(state, key):
+                freed += await self._dispatcher.store.forget(trigger, claim)
         return freed
 
     async def _room(self, state: TriggerState) -> None:
@@ -295,6 +296,17 @@ def _redriven(state: TriggerState, letter: DeadLetter, event: Event, now: float)
     compiled = state.compiled
     claim = compiled.id_claim(event, compiled.part_of(event)) if event.id else letter.id
     return Redriven(letter.id, state.name, claim or letter.id, letter.run_id, now + compiled.id_ttl_s)
+
+
+def _claims_named(state: TriggerState, key: str | None) -> list[str | None]:
+    """What a key or an id is claimed as: a long id as its hash, and in a composite behind the number of its part."""
+    if not key:
+        return [key]
+    names = list(dict.fromkeys((key, claim_of(key))))
+    if state.compiled.trigger.composite is None:
+        return [*names]
+    parts = range(len(specs_of(state.compiled.trigger)))
+    return [*names, *(f"{part}:{name}" for part in parts for name in names)]
 
 
 def _listed(ids: str | Sequence[str]) -> list[str]:

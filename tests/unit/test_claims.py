@@ -154,6 +154,22 @@ async def test_forgetting_frees_what_the_text_names_as_an_id_or_as_a_key(each_la
     assert await each_lab.forget("Orders.on_order") == 5
 
 
+async def test_a_long_id_and_the_id_of_a_part_can_be_forgotten(each_lab: Lab) -> None:
+    orders(each_lab)
+    await give(each_lab, "ok", "x" * 600)
+    assert await each_lab.forget("Orders.on_order", "x" * 600) == 1
+
+    class Both(Saga):
+        @trigger(source=all_of(of_topic("a"), of_topic("b")), within="1h")
+        def on_both(self, events):
+            return {}
+
+    for part in (0, 1):
+        await each_lab.fire("Both.on_both", {}, id="e1", part=part, wait=False)
+    await each_lab.drain()
+    assert await each_lab.forget("Both.on_both", "e1") == 2
+
+
 # --- dead letters ---
 
 UNFIT: dict[str, dict[str, Any]] = {
