@@ -238,7 +238,7 @@ def _dead(options: argparse.Namespace) -> int:
 
 def _redrive(options: argparse.Namespace) -> int:
     """Failed if any is dead again."""
-    lab = _lab(options.store)
+    lab = _lab(options.store, offline=False)  # it opens no source, but what the runs publish goes to its broker
     with lab.activate():
         load(options.module)
     outcomes = asyncio.run(_redriven(lab, open_letters(lab.store) if options.all else options.ids))
@@ -267,11 +267,11 @@ def _rows(address: str, frame: str, limit: int | None, **only: str | None) -> li
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _lab(address: str) -> Lab:
+def _lab(address: str, *, offline: bool = True) -> Lab:
     """A Lab to read with: it is not opened, so that it takes no lease."""
     if address == "memory":
         raise CommandFailed("the memory store lives in its own process only; name a file: --store sqlite:///lab.db")
-    lab = Lab(store=address, offline=True)
+    lab = Lab(store=address, offline=offline)
     path = getattr(lab.store, "path", None)
     if path is not None and not path.exists():
         raise CommandFailed(f"no store at {path}")

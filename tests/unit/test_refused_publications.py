@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sagaz_lab import Lab, OutcomeKind, Saga, SagaContext, TriggerConfig, action, trigger
 from sagaz_lab.abc import Event, Publication
+from sagaz_lab.cli import main
 from sagaz_lab.errors import SourceUnavailable
 from sagaz_lab.sources import PUBLISHERS
 from sagaz_lab.testing.clock import VirtualClock
@@ -91,7 +92,7 @@ async def ship(lab: Lab, *publishes: tuple[str, Any]) -> None:
 
 async def give_up(clock: VirtualClock) -> None:
     """Let the relay try until it gives up."""
-    for _ in range(40):
+    for _ in range(18):
         await clock.advance(0.5)
 
 
@@ -227,7 +228,39 @@ async def test_a_letter_is_published_to_its_topic_and_that_one_is_not_told_of_fo
     ]
 
 
-@settings(max_examples=40, deadline=None)
+MODULE = """
+from sagaz_lab import Saga, action, trigger
+
+class Ship(Saga):
+    saga_name = "ship"
+
+    @trigger(source="redis", stream="in")
+    def on_event(self, event): ...
+
+    @action()
+    async def work(self, ctx): ...
+"""
+
+
+def test_the_command_line_puts_it_back_and_it_goes_to_its_broker(broker: Broker, tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/lab.db"
+    broker.refuses = {"bad"}
+
+    async def fail() -> None:
+        clock = VirtualClock()
+        async with Lab(address, clock=clock) as lab:
+            define()
+            await ship(lab, ("bad", 1), ("good", 2))
+            await until_dead(lab, clock)
+
+    asyncio.run(fail())
+    broker.refuses = set()
+    (tmp_path / "shipping.py").write_text(MODULE)
+    assert main(["redrive", str(tmp_path / "shipping.py"), "--all", "--store", address]) == 0
+    assert broker.taken == [("bad", 1), ("good", 2)]
+
+
+@settings(max_examples=20, deadline=None)
 @given(
     runs=st.lists(st.lists(st.sampled_from(["good", "bad", "worse"]), min_size=1, max_size=5), max_size=6),
     refused=st.sets(st.sampled_from(["bad", "worse"])),
