@@ -255,7 +255,7 @@ async def _redriven(lab: Lab, ids: Sequence[str]) -> list[Outcome]:
 
 def _why(options: argparse.Namespace) -> int:
     answer = _lab(options.store).why(options.event_id)
-    if not answer.outcomes:
+    if not answer.outcomes and not answer.is_run:
         raise CommandFailed(f"event {options.event_id}: the store does not know it (filtered ones are known only to "
                             "the process that filtered them, unless persist_events=True)")  # fmt: skip
     print("\n".join(printable(line) for line in answer.lines()))

@@ -31,6 +31,7 @@ SagazLabError
 │   ├── Unreadable              a stored run, event or value cannot be read; all others go on
 │   └── ArtifactDamaged         an artifact is not what this store has written
 ├── TriggersOwned               a live process already runs these triggers
+├── TriggerPaused               an event by hand for a trigger that takes none now
 ├── LabClosed                   the Lab is not open
 └── Permanent                   raise it in an action: a retry would not help
 """
@@ -203,6 +204,10 @@ class Unreadable(StoreError):
 
 class TriggersOwned(SagazLabError):
     """A live process already runs these triggers on this store."""
+
+
+class TriggerPaused(SagazLabError):
+    """The trigger takes no events until it is resumed."""
 
 
 class LabClosed(SagazLabError):

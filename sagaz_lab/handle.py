@@ -40,6 +40,10 @@ class Handle:
         yield from self._starting.__await__()
         return self
 
+    def then(self, call: Callable[[], object]) -> None:
+        """Call it when the start is over, well or not; on whichever thread that is known."""
+        self._starting.ended.then(call)
+
     @property
     def is_starting(self) -> bool:
         return not self._starting.is_over

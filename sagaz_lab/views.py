@@ -190,6 +190,8 @@ class Views:
         settled = {o.trigger for o in found.values() if o.kind not in (OutcomeKind.HELD, OutcomeKind.DUPLICATE)}
         last = (o for o in found.values() if o.kind is not OutcomeKind.HELD or o.trigger not in settled)
         outcomes = sorted(last, key=lambda outcome: outcome.at)
+        if not outcomes and (asked := self._store.run(event_id)) is not None:
+            return Why(event_id, (), [_facts(asked)], is_run=True)
         ids = {outcome.run_id for outcome in outcomes}
         told = [run for row in runs if (run := dict(zip(DTYPES["runs"], row, strict=True)))["run_id"] in ids]
         states, moment = self._dispatcher.states, self._dispatcher.clock.monotonic()
@@ -218,7 +220,7 @@ class Views:
         dispatcher.load(sagas)
         now = dispatcher.clock.monotonic()
         states = [state for state in dispatcher.states.values() if not state.removed]
-        sources = [source_status(pump) for pump in pumps]
+        sources = [source_status(pump, dispatcher.fired[pump.spec.identity]) for pump in pumps]
         lags = {name: source.lag_s for source in sources for name in source.read_by}
         return Status(
             started=bool(started),
@@ -252,6 +254,12 @@ def open_letters(store: Store, cause: str | None = None) -> list[str]:
         if len(rows) < PAGE:
             return found[::-1]
         last = rows[-1][id_at]
+
+
+def _facts(run: StoredRun) -> Mapping[str, Any]:
+    event_id = None if run.event is None else run.event.id
+    return {"run_id": run.run_id, "saga": run.saga, "revision": run.revision, "status": str(run.status),
+            "event_id": event_id, "error": run.error or ""}  # fmt: skip
 
 
 def _frame(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:

@@ -117,13 +117,14 @@ def _state(source: SourceStatus) -> str:
     return source.state + error + (f", {source.lost} lost" if source.lost else "")
 
 
-def status_card(status: Status) -> Card:
+def status_card(status: Status, stands: str = "") -> Card:
+    """`stands` says it better than whether the triggers are started."""
     sources = [(s.name, _state(s), _clock(s.since), s.received, ", ".join(s.read_by)) for s in status.sources]
     triggers = [(t.name, t.source, t.state, f"r{t.revision}", *(t.counts.get(name, 0) for name in _COUNTS))
                 for t in status.triggers]  # fmt: skip
     runs = [(r.run_id, r.saga, f"r{r.revision}", ", ".join(f"{name}: {how}" for name, how in r.actions.items()))
             for r in status.runs[:OUTCOMES]]  # fmt: skip
-    stands = "started" if status.started else "not started"
+    stands = stands or ("started" if status.started else "not started")
     head = f"{stands}{', isolated' if status.isolated else ''}, {status.runs_in_flight} runs in flight"
     tables = ((_SOURCE_COLUMNS, sources), (_TRIGGER_COLUMNS, triggers), (_RUN_COLUMNS, runs))
     warnings = [" ".join(warning.split()) for warning in status.warnings[-WARNINGS:]]

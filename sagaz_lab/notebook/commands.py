@@ -60,7 +60,7 @@ _ALL = (
             awaits=True, names="triggers"),
     Command("wait", "wait [N events | until idle] [--timeout SECONDS]",
             "Show outcomes and failures here as they come; the sources go on.\n"
-            "    It ends when interrupted, when N events are decided or when nothing is left to do.",
+            "    It ends when interrupted, when N more events are decided or when nothing is left to do.",
             awaits=True, options={"--timeout": True}, words=("until", "idle")),
     Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",

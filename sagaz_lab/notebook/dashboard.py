@@ -21,6 +21,7 @@ import anywidget
 from IPython.display import DisplayHandle, display
 
 from sagaz_lab.errors import describe
+from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.notebook.busy import Watchman
 from sagaz_lab.notebook.feed import Feed, State
@@ -77,6 +78,7 @@ class Dashboard(anywidget.AnyWidget):
         self._lab = lab
         self._feed = Feed(lab)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: Handle | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._views: dict[str, float] = {}
         self._seq = 0
@@ -110,8 +112,19 @@ class Dashboard(anywidget.AnyWidget):
         self._pictures.append(display(self._picture(), raw=True, display_id=True))
 
     def _picture(self) -> Mapping[str, str]:
-        still = picture(self._lab, self._feed)
+        still = picture(self._lab, self._feed, starting=self._handle is not None and self._handle.is_starting)
         return {"text/html": still.html, "text/plain": still.text}
+
+    def show_start(self, handle: Handle) -> None:
+        """Show it as of now, and once more when all is started: a picture that is saved is to say how that went."""
+        self._handle = handle
+        self._ipython_display_()
+        if handle.is_starting and self._loop is not None:
+            handle.then(partial(self._loop.call_soon_threadsafe, self._redraw))
+
+    def _redraw(self) -> None:
+        for shown in self._pictures:
+            shown.update(self._picture(), raw=True)
 
     async def _drawn(self) -> Mapping[str, str]:
         return self._picture()

@@ -172,7 +172,7 @@ def _add_cards(shell: InteractiveShell, lab: Lab, undo: Undo) -> None:
 def _show_handle(lab: Lab, handle: Handle) -> None:
     """As the live dashboard; where its libraries are missing, as its card."""
     try:
-        lab.dashboard()._ipython_display_()
+        lab.dashboard().show_start(handle)
     except SourceNotReady:
         card = handle_card(handle.status())
         display({"text/html": card.html, "text/plain": card.text}, raw=True)

@@ -254,6 +254,7 @@ def _trigger(trigger: TriggerStatus) -> State:
     return {
         "name": trigger.name, "saga": trigger.saga, "source": trigger.source, "state": trigger.state,
         "revision": trigger.revision, "counts": dict(trigger.counts), "ends": _ends(trigger.ends),
+        "resumed": trigger.resumed,
         "reasons": [(kind, shortened(reason, TEXT), times) for (kind, reason), times in reasons],
         "in_flight": trigger.running, "lag_s": trigger.lag_s,
         "queue": {"held": queue.held, "size": queue.size, "strategy": queue.strategy, "blocking": queue.blocking,
@@ -283,10 +284,15 @@ def _source(source: SourceStatus) -> State:
 
 def _run(run: RunProgress, actions: Sequence[State] | None) -> State:
     """Its actions as they were last read, with what those that run say now."""
-    shown = [dict(action) for action in actions or ()]
-    known = {action["name"] for action in shown if action["end"] is None and action["state"] != "waiting"}
-    shown += [{"name": name, "kind": "action", "state": "running", "start": None, "end": None}
-              for name in run.actions if name not in known]  # fmt: skip
+    by_name = {(it["kind"], it["name"]): dict(it) for it in actions or ()}  # of many trials the last
+    known = {name for (_, name), action in by_name.items() if action["end"] is None and action["state"] != "waiting"}
+    for name in run.actions:
+        if name not in known:  # it has begun since
+            done = by_name.get(("action", name), {}).get("state") == "completed"
+            kind = "compensation" if done else "action"
+            now: State = {"name": name, "kind": kind, "state": "running", "start": None, "end": None}
+            by_name[kind, name] = now
+    shown = list(by_name.values())
     for action in shown:
         told = run.actions.get(action["name"]) if action["end"] is None else None
         action["note"] = told if told and told != "running" else ""

@@ -57,7 +57,7 @@ class Watch:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._decided = 0
+        self._decided = self._before = 0
         self._runs: set[str] = set()
         self.events: set[str] = set()
         self.kinds: Counter[str] = Counter()
@@ -66,10 +66,16 @@ class Watch:
         """What is to be told: a rank and the line."""
 
     def begin(self) -> None:
-        """A wait begins: it counts from the end of the one before."""
+        """A wait begins: it sums up since the end of the one before, and waits for events from now on."""
         self.events.clear()
         self.kinds.clear()
         self.ends.clear()
+        self.look()
+        self._before = len(self.events)
+
+    def since_begun(self) -> int:
+        """Events that were decided since the wait began."""
+        return len(self.events) - self._before
 
     def look(self) -> None:
         decided = sum(counts[kind] for counts in self._lab.counters().values() for kind in FINAL)
@@ -174,11 +180,11 @@ def _met(watch: Watch, until: Until, watched: Sequence[asyncio.Future[None]]) ->
     for one in watched:
         if one.done():
             one.result()  # raises what went wrong
-    return (until.idle and all(done)) or (until.events is not None and len(watch.events) >= until.events)
+    return (until.idle and all(done)) or (until.events is not None and watch.since_begun() >= until.events)
 
 
 def _time_is_up(watch: Watch, until: Until, timeout_s: float | None) -> None:
     if until.events is not None:
-        raise mistake("wait", f"{len(watch.events)} of {until.events} events within {timeout_s:g} s")
+        raise mistake("wait", f"{watch.since_begun()} of {until.events} events within {timeout_s:g} s")
     if until.idle:
         raise mistake("wait", f"not idle within {timeout_s:g} s")

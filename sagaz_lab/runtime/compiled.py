@@ -223,6 +223,7 @@ class TriggerState:
 
     def pause(self) -> None:
         self.paused = True
+        self.wake()  # who waits with an event by hand is told
 
     def resume(self) -> None:
         self.paused = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -74,6 +75,8 @@ class Dispatcher:
         self.event_ids = fresh_ids(fresh_prefix("e"))
         self.default = default
         self.tee: Tee | None = None
+        self.fired: Counter[str] = Counter()
+        """Events that were given by hand, by the identity of the memory source that they stand for."""
         self.closing = False
         self._going: set[asyncio.Task[None]] = set()
         self.slots = Slots(live_runs)

@@ -44,6 +44,7 @@ class QueueStatus:
 class TriggerStatus:
     """`ends` counts how its runs have ended, `reasons` (outcome, reason) why events started none.
 
+    `resumed` runs were started by an earlier process: started + resumed = running + ends, but for those tried again.
     `params` and `limits` give each one's value and what its cell says. `lag_s`: how old the newest event was when it
     came.
     """
@@ -61,6 +62,7 @@ class TriggerStatus:
     params: Mapping[str, tuple[Scalar, Scalar]]
     limits: Mapping[str, tuple[Scalar, Scalar]]
     lag_s: float | None
+    resumed: int = 0
 
     def __getattr__(self, name: str) -> int:
         try:
@@ -106,7 +108,8 @@ class Status:
         return f"Status({sources}; {len(self.triggers)} trigger(s), {self.runs_in_flight} run(s) in flight)"
 
 
-def source_status(pump: Pump) -> SourceStatus:
+def source_status(pump: Pump, fired: int) -> SourceStatus:
+    """`fired` events were given to it by hand."""
     state = pump.state
     blocking = [s.name for s in pump.states if s.room() == 0 and not s.paused]
     if state == "connected" and blocking:
@@ -116,7 +119,7 @@ def source_status(pump: Pump) -> SourceStatus:
         state,
         pump.since,
         pump.error,
-        pump.received,
+        pump.received + fired,
         tuple(s.name for s in pump.states),
         pump.lag_s,
         pump.lost,
@@ -140,6 +143,7 @@ def trigger_status(state: TriggerState, started: bool, lag_s: float | None, now:
         params=_now_and_written(state.params),
         limits=_now_and_written(state.limits),
         lag_s=lag_s,
+        resumed=state.counters.resumed,
     )
 
 
@@ -191,13 +195,17 @@ class Why:
     runs: Sequence[Mapping[str, Any]]
     verdicts: Sequence[Sequence[Verdict]] = ()
     """For each outcome what every gate said; nothing for a trigger that is gone."""
+    is_run: bool = False
+    """It is a run's id that was asked for; `runs` has that one."""
 
     def __repr__(self) -> str:
-        if not self.outcomes:
+        if not self.outcomes and not self.is_run:
             return f"Why({self.event_id}: not seen here, or filtered longer ago than outcomes are kept)"
         return "Why(" + self.event_id + ": " + "; ".join(self.lines()) + ")"
 
     def lines(self) -> list[str]:
+        if self.is_run:
+            return [_is_a_run(self.runs[0])]
         ends = {run["run_id"]: run for run in self.runs}
         lines = []
         for i, outcome in enumerate(self.outcomes):
@@ -210,3 +218,11 @@ class Why:
             if i < len(self.verdicts) and self.verdicts[i]:
                 lines.append(f"  gates: {said_by(self.verdicts[i])}")
         return lines
+
+
+def _is_a_run(run: Mapping[str, Any]) -> str:
+    run_id, event_id = run["run_id"], run["event_id"]
+    error = f": {run['error']}" if run["error"] else ""
+    told = f"that is a run, of {run['saga']} r{run['revision']}: {run['status']}{error}"
+    by = f"; its event is {event_id}: lab.why({event_id!r})" if event_id else "; no event started it"
+    return f"{told}{by}; lab.run({run_id!r}) shows its steps"

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
-from sagaz_lab.errors import LabClosed, UnknownName, Unreadable
+from sagaz_lab.errors import LabClosed, TriggerPaused, UnknownName, Unreadable
 from sagaz_lab.model.apart import apart, apart_event
 from sagaz_lab.model.given import event_with
 from sagaz_lab.model.publishing import to_json
@@ -46,10 +46,12 @@ class Firing:
     ) -> list[Outcome]:
         readers = self._targets(target, where)
         for state, _ in readers:
-            await self._room(state)
+            await self._room(state, "fire")
         state, part = readers[0]
         delivery = self._delivery(specs_of(state.compiled.trigger)[part], payload, id)
         decisions = await self._dispatcher.take(readers, [delivery], answered=True)
+        given = [specs_of(state.compiled.trigger)[part] for state, part in readers]
+        self._dispatcher.fired.update({spec.identity for spec in given if spec.kind == "memory"})
         return [
             await self._outcome(state, decided, delivery.event.id, wait)
             for (state, _), decided in zip(readers, decisions, strict=True)
@@ -186,7 +188,7 @@ class Firing:
             state = self.state(group[0][0].trigger)
             taken = 0
             while taken < len(group):
-                await self._room(state)
+                await self._room(state, "redrive")
                 now = group[taken : taken + state.room()]
                 taken += len(now)
                 decisions = await self._decide_again(state, now)
@@ -241,7 +243,8 @@ class Firing:
                 freed += await self._dispatcher.store.forget(trigger, claim)
         return freed
 
-    async def _room(self, state: TriggerState) -> None:
+    async def _room(self, state: TriggerState, verb: str) -> None:
+        """Returns when an event may be taken. Raises `TriggerPaused`: nobody knows when that would be."""
         refuse_other_store(state.compiled.definition, self._dispatcher.store)
         if state.room() > 0:
             return
@@ -249,6 +252,10 @@ class Firing:
             while state.room() <= 0:
                 if self._dispatcher.closing:
                     raise LabClosed("the Lab is closing; the event was not taken")
+                if state.paused:
+                    name = state.name
+                    cure = f"lab.resume({name!r}), or %triggers resume {name}, comes first"
+                    raise TriggerPaused(f"{verb}: {name} is paused and takes no event; {cure}")
                 await state.changed()
 
     def _targets(self, target: str, where: Mapping[str, Any]) -> list[Reader]:

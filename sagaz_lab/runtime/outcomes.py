@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.model.run import LIVE, Outcome, OutcomeKind
 
 RING = 100_000
 """Outcomes kept in memory, of all triggers together: about 30 MB at the most."""
@@ -17,7 +17,7 @@ REASONS = 50
 OTHER = "other"
 
 
-_NO_COUNTS = ("reasons", "stored", "ends")
+_NO_COUNTS = ("reasons", "stored", "ends", "resumed")
 
 
 class Counters:
@@ -34,6 +34,7 @@ class Counters:
         "lost",
         "reasons",
         "received",
+        "resumed",
         "started",
         "stored",
     )
@@ -47,6 +48,17 @@ class Counters:
         self.stored: Counter[tuple[str, str]] = Counter()
         self.ends: dict[str, int] = {}
         """How the runs have ended, each time they were tried: by status, `waiting` if they are tried again."""
+        self.resumed = 0
+        """Runs that go on here, and that an earlier process had started."""
+
+    def goes_on(self, status: str, *, started_here: bool) -> None:
+        """A run that stood so goes on: if it had ended here, that is no end any more."""
+        if status in self.ends and status not in LIVE:
+            self.ends[status] -= 1
+            if not self.ends[status]:
+                del self.ends[status]
+        elif not started_here:
+            self.resumed += 1
 
     def count_reason(self, kind: str, reason: str, times: int = 1) -> None:
         key = (kind, reason)

@@ -106,6 +106,7 @@ class Recovery:
             state = dispatcher.states.get(ticket.trigger or "")
             if state is not None:
                 state.admission.occupy(ticket)
+            self._count(stored)
             found.resumed[stored.run_id] = stored.saga
             return dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
         state = dispatcher.states.get(ticket.trigger or "")
@@ -116,6 +117,7 @@ class Recovery:
             ticket.attempt = stored.attempt + 1
             state.admission.keep_turn(ticket)
             dispatcher.turns.retry_later(ticket, self._retry_in_s(stored, state.compiled.config, now))
+            self._count(stored)
             found.resumed[stored.run_id] = stored.saga
         else:
             dispatcher.turns.hold_again(state, ticket)
@@ -301,10 +303,17 @@ class Recovery:
         )
         return self._in_its_place(stored, definition)
 
+    def _count(self, stored: StoredRun) -> None:
+        """Among the runs of its trigger."""
+        if (state := self._dispatcher.states.get(stored.trigger or "")) is not None:
+            here = stored.run_id.startswith(self._dispatcher.run_prefix)
+            state.counters.goes_on(stored.status, started_here=here)
+
     def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> Ticket:
         """Its ticket, with the slot and the turn of a run that has begun."""
         ticket = ticket_of(stored)
         ticket.revision = definition.revision
+        self._count(stored)
         self._read_keys(ticket)
         state = self._dispatcher.states.get(ticket.trigger or "")
         if state is not None:

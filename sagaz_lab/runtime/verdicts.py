@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagaz_lab.abc import Delivery
+from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, QueueFull, SingletonTaken
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided
@@ -70,6 +71,7 @@ _STOPPED_BY = {
     QUEUE_FULL: "queue",
     IN_PERIOD: "debounce",
 }
+_WINDOWS = ("debounce", "batch", "all_of", "sequence", "absent")
 _WINDOW_REASONS = (OUTDONE, EXPIRED, OUT_OF_TURN, CAME, EXPECTED, IN_WINDOW)
 
 
@@ -96,11 +98,36 @@ def _stopping_gate(outcome: Outcome, gates: Sequence[str]) -> str:
     if outcome.reason in _STOPPED_BY:
         return _STOPPED_BY[outcome.reason]
     if outcome.reason in _WINDOW_REASONS:
-        window = [gate for gate in gates if gate in ("debounce", "batch", "all_of", "sequence", "absent")]
+        window = [gate for gate in gates if gate in _WINDOWS]
         return window[0] if window else "singleton"
     if outcome.kind is OutcomeKind.HELD:
         return "concurrency"
-    return {OutcomeKind.DUPLICATE: KEY, OutcomeKind.DEAD: INTAKE}.get(outcome.kind, METHOD)
+    if outcome.kind is OutcomeKind.DEAD:
+        return _failed_gate(outcome.reason, gates)
+    return KEY if outcome.kind is OutcomeKind.DUPLICATE else METHOD
+
+
+_FAILED_AT = {
+    DecodeError: INTAKE,
+    PayloadMismatch: INTAKE,
+    SingletonTaken: "singleton",
+    QueueFull: "queue",
+}
+_KEY_OF = {"concurrency_key": "concurrency key", "throttle key": "throttle", "cooldown": "cooldown"}
+
+
+def _failed_gate(reason: str, gates: Sequence[str]) -> str:
+    """By the error that made the event a dead letter, as its text names it; another is the method's own."""
+    error, _, text = reason.partition(": ")
+    for kind, gate in _FAILED_AT.items():
+        if error == kind.__name__:
+            return gate
+    if error != MissingKey.__name__:
+        return METHOD
+    option = text.partition(": ")[2].partition("=")[0]
+    if option == "key":
+        return next((gate for gate in gates if gate in _WINDOWS), KEY)
+    return _KEY_OF.get(option, KEY)
 
 
 def _now(state: TriggerState, outcome: Outcome, moment: float) -> list[Verdict]:

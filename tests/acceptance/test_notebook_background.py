@@ -27,6 +27,8 @@ def test_wait_tells_in_its_own_cell_what_happens_in_the_background(kernel):
     assert kernel.run("handle = %triggers start").ok
     kernel.run("""
 async def later():
+    while "wait" not in In[-1]:  # the next cell
+        await asyncio.sleep(0.05)
     for n in range(3):
         await asyncio.sleep(0.2)
         await default_lab().fire("waits.on_event", {"n": n}, id=f"e{n}")

@@ -1,14 +1,14 @@
 // Triggers: what became of events, what can be set.
 
 // What falls away is taken off at the right; what is left was started.
-function funnel({ name, counts, ends, rates }) {
+function funnel({ name, counts, resumed, ends, rates }) {
   let rest = counts.received;
   let past = 0;
   const stages = [["received", rest, 0]];
   for (const stage of ["filtered", "duplicate", "dropped", "dead", "held", "deciding"]) stages.push([stage, counts[stage], (rest -= counts[stage])]);
-  stages.push(["started", counts.started, 0]);
+  stages.push(["started", counts.started, 0], ...(resumed ? [["resumed", resumed, counts.started]] : []));
   for (const [end, count] of Object.entries({ completed: 0, ...ends })) stages.push([end, count, (past += count) - count]);
-  const share = (count) => `${Math.min(100, (100 * count) / Math.max(counts.received, past, 1))}%`;
+  const share = (count) => `${Math.min(100, (100 * count) / Math.max(counts.received, counts.started + resumed, past, 1))}%`;
   return h("table", { label: `events of ${name}` }, stages.map(([stage, count, from]) => h(count ? "tr" : "tr.dim", { tone: stage },
     h("th", { scope: "row" }, stage), h("td.bar", h("i", { style: `left:${share(from)};width:${share(count)}` })),
     h("td", number(count)), h("td.dim", stage in rates && rate(rates[stage])))));
