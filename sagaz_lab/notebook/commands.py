@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -210,9 +210,15 @@ _AHEAD = re.compile(r"(--id(?:=|\s+)\S+|--[\w-]+)(?:\s+|$)")
 _BEHIND = re.compile(r"\s(--id(?:=|\s+)[^\s\"'(){}\[\]]+|--no-wait)\s*$")
 
 
-def read_firing(command: Command, rest: str, namespace: Mapping[str, Any]) -> Firing:
-    """`NAME [KEY=VALUE ...] [PAYLOAD] [options]`; options may stand on both sides of the payload."""
+def read_firing(
+    command: Command, rest: str, namespace: Mapping[str, Any], expand: Callable[[str, str, Mapping[str, Any]], str]
+) -> Firing:
+    """`NAME [KEY=VALUE ...] [PAYLOAD] [options]`; options may stand on both sides of the payload.
+
+    `expand` puts the user's values into all of it but the payload, which is an expression itself.
+    """
     name, _, rest = rest.partition(" ")
+    name = expand(command.name, name, namespace)
     if not name:
         raise mistake(command.name, f"what? It is: {command.usage}")
     where: dict[str, str] = {}
@@ -220,13 +226,13 @@ def read_firing(command: Command, rest: str, namespace: Mapping[str, Any]) -> Fi
     rest = rest.strip()
     while match := _WHERE.match(rest) or _AHEAD.match(rest):
         if match.re is _WHERE:
-            where[match[1]] = match[2].strip("\"'")
+            where[match[1]] = expand(command.name, match[2].strip("\"'"), namespace)
         else:
             one_of(command.name, "option", re.split(r"[=\s]", match[1])[0], command.options)
             given.append(match[1])
         rest = rest[match.end() :]
     payload, behind = _payload(command.name, rest, namespace)
-    line = read(command, " ".join((*given, behind)))
+    line = read(command, expand(command.name, " ".join((*given, behind)), namespace))
     return Firing(name, where, payload, line.options)
 
 
@@ -249,8 +255,12 @@ def _payload(command: str, text: str, namespace: Mapping[str, Any]) -> tuple[Any
 
 
 def _evaluated(command: str, text: str, namespace: Mapping[str, Any], not_json: str) -> Any:
+    """`{x}` and `$x` are x: as a payload a set of one value has no meaning."""
     try:
-        code = compile(ast.parse(text.strip(), "<payload>", "eval"), "<payload>", "eval")
+        tree = ast.parse(re.sub(r"^\$(?=[A-Za-z_])", "", text.strip()), "<payload>", "eval")
+        if isinstance(tree.body, ast.Set) and len(tree.body.elts) == 1:
+            tree.body = tree.body.elts[0]
+        code = compile(tree, "<payload>", "eval")
     except (SyntaxError, ValueError):
         raise mistake(command, f"the payload is neither JSON ({not_json}) nor a Python expression") from None
     try:
@@ -269,5 +279,7 @@ def overview() -> str:
     listed = "\n".join(f"  %triggers {c.usage}\n      {c.what.splitlines()[0]}" for c in COMMANDS.values())
     return (
         f"Start, feed and watch the triggers of the sagas that are registered here.\n\n{listed}\n\n"
+        "In each line {expression} and $name stand for their values, but for JSON and the payload of `fire`, which is\n"
+        "an expression itself.\n"
         "What these return can be kept: `outcomes = %triggers fire ...`. More on one: `%triggers fire?`."
     )

@@ -47,6 +47,7 @@ from sagaz_lab.notebook.inspectors import (
 )
 from sagaz_lab.notebook.magics import Magics
 from sagaz_lab.notebook.markup import Card
+from sagaz_lab.notebook.mistakes import show_in_one_line
 from sagaz_lab.notebook.outputs import route
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
@@ -86,7 +87,7 @@ def load(shell: InteractiveShell) -> None:
     undo.append(reports.close)
     _add_log(undo)
     undo.append(route())
-    undo += [refuse_input(shell), route_displays(shell), Figures().route(shell)]
+    undo += [refuse_input(shell), route_displays(shell), Figures().route(shell), show_in_one_line(shell)]
     _add_names(shell)
     _close_at_exit(lab, undo)
     setattr(shell, _ATTRIBUTE, undo)

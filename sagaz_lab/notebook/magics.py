@@ -30,6 +30,7 @@ from sagaz_lab.notebook.commands import (
     read_param,
     split,
 )
+from sagaz_lab.notebook.expansion import expand
 from sagaz_lab.notebook.outputs import LINES, tail
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
@@ -78,8 +79,9 @@ class Magics:
         quiet = line.rstrip().endswith(";")
         command, rest = split(line.rstrip().removesuffix(";"))
         with self._in_one_line(command.name):
+            namespace = {**self._shell.user_ns, **(local_ns or {})}
             if command.name in ("fire", "preview"):
-                result: Any = self._fire(command.name, rest, {**self._shell.user_ns, **(local_ns or {})})
+                result: Any = self._fire(command.name, rest, namespace)
             else:
                 acts: Mapping[str, Callable[[Line], Any]] = {
                     "start": self._start, "stop": self._stop, "pause": self._pause, "resume": self._resume,
@@ -89,7 +91,7 @@ class Magics:
                     "dashboard": self._dashboard, "limits": self._limits, "shadow": self._shadow,
                     "remove": self._remove, "use": self._use,
                 }  # fmt: skip
-                result = acts[command.name](read(command, rest))
+                result = acts[command.name](read(command, expand(command.name, rest, namespace)))
         if iscoroutine(result):
             return self._awaited(command.name, result, quiet)
         return None if quiet else result
@@ -147,7 +149,7 @@ class Magics:
         return self._lab.dashboard()
 
     def _fire(self, command: str, rest: str, namespace: Mapping[str, Any]) -> Awaitable[Any]:
-        firing = read_firing(COMMANDS[command], rest, namespace)
+        firing = read_firing(COMMANDS[command], rest, namespace, expand)
         if command == "preview":
             if firing.where:
                 raise mistake(command, f"it takes a trigger's name and a payload, not {next(iter(firing.where))}=")

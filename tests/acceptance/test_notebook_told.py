@@ -51,3 +51,64 @@ def test_the_picture_of_a_start_says_that_it_is_starting_and_then_that_it_has(ke
     look = "from sagaz_lab.notebook.dashboard import dashboard_of as d\nd(default_lab())._picture()['text/plain']"
     kernel.run("%triggers wait until idle")
     assert "started, 0 runs in flight" in kernel.run(look).text
+
+
+# --- mistakes ---
+
+MISTAKES = {
+    'topik="x"': ("no memory option 'topik'; did you mean 'topic'?", "@trigger("),
+    'topic="x", debounce=Debounce("1m", "1s")': ("must be longer than period", "@trigger("),
+    'topic="x", params={"get": 1}': ("params has 'get'", "@trigger("),
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+@pytest.mark.parametrize("head", ["%%saga\n", ""])
+def test_a_mistake_in_a_saga_is_one_line_and_the_cells_own(kernel, options, head):
+    message, line = MISTAKES[options]
+    cell = head + saga("typo").replace('topic="typo"', options)
+    shown, where = kernel.run(cell).error.splitlines()
+    assert message in shown
+    assert line in where
+    assert cell.splitlines()[int(where.split("line ")[1].split(":")[0]) - 1].strip() in where
+
+
+@pytest.mark.parametrize(
+    ("edit", "message", "line"),
+    [
+        (('"act")\n    async', '"act", depends_on="nosuch")\n    async'), "nosuch", "class S(Saga)"),
+        (('@compensate("act")', '@compensate("atc")'), "did you mean 'act'?", "class S(Saga)"),
+        (("def undo(self, ctx)", "def undo(self)"), "a compensation takes (self, ctx)", '@compensate("act")'),
+    ],
+)
+def test_so_is_one_of_the_whole_class(kernel, edit, message, line):
+    shown, where = kernel.run("%%saga\n" + saga("typo").replace(*edit)).error.splitlines()
+    assert message in shown
+    assert line in where
+
+
+def test_an_error_of_the_users_own_code_keeps_its_traceback(kernel):
+    assert "----> 3 1 / 0" in kernel.run("%%saga\nx = 1\n1 / 0").error
+
+
+# --- names in a line ---
+
+
+def test_a_line_expands_names_as_other_magics_do(kernel):
+    kernel.run(saga("expands", trigger="return skip('seen', n=event['n'])"))
+    kernel.run("name, ids, payload = 'expands', ['one', 'two'], {'n': 1}")
+    assert kernel.run('%triggers fire {name}.on_event {"n": 5} --id {ids[0]}').text.startswith(
+        "one -> expands.on_event"
+    )
+    assert kernel.run("%triggers fire memory topic=$name {payload} --id $name").text.endswith("seen [n=1])")
+    assert kernel.run("%triggers fire $name.on_event $payload").text.endswith("seen [n=1])")
+    assert kernel.run("%triggers why {ids[0]}").text.startswith("event one\n  expands.on_event r1: filtered")
+    assert kernel.run("%triggers why $name").text.startswith("event expands\n  expands.on_event")
+    assert "{nosuch} cannot be expanded: NameError" in told(kernel.run("%triggers why {nosuch}"))
+
+
+def test_json_is_left_as_it_is(kernel):
+    kernel.run(saga("kept", trigger="return skip('seen', n=event['n'])"))
+    kernel.run("n = 7")
+    assert kernel.run('%triggers fire kept.on_event {"n": "{n} $n"}').text.endswith("[n='{n} $n'])")
+    assert kernel.run('%triggers forget kept.on_event {"n":1}').text == "0"
