@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from sagaz_lab.notebook.commands import awaits
 
 _SAGA = re.compile(r"%%saga(?:[ \t]+(?P<options>[^?]*?))?\s*")
+_TIMED = re.compile(r"%triggers timed\s*")
 _HELP = re.compile(r"\s*%triggers[ \t]+(?P<command>[\w-]+)[ \t]*\?+\s*")
 _CALL = ["get_ipython", "(", ")", ".", "run_line_magic", "(", "'triggers'", ","]
 
@@ -25,11 +26,47 @@ def is_saga_cell(text: str) -> bool:
 
 
 def announce_saga(lines: list[str]) -> list[str]:
-    """Replaces the line `%%saga ...` by a call of that magic without a body: the body stays an ordinary cell."""
-    match = _SAGA.fullmatch(lines[0]) if lines else None
-    if match is None:
+    """Replaces the line `%%saga ...` by a call of that magic without a body: the body stays an ordinary cell.
+
+    The call stands behind what the body imports from `__future__`, which has to come first. So does that of
+    `%triggers timed`, which stands for `%%time`.
+    """
+    first = 1 if lines and _TIMED.fullmatch(lines[0]) else 0
+    match = _SAGA.fullmatch(lines[first]) if len(lines) > first else None
+    calls = ["get_ipython().run_line_magic('triggers', 'timed')"] if first else []
+    if match is not None:
+        calls.append(f"get_ipython().run_cell_magic('saga', {match['options'] or ''!r}, '\\n')")
+    if not calls:
         return lines
-    return [f"get_ipython().run_cell_magic('saga', {match['options'] or ''!r}, '\\n')\n", *lines[1:]]
+    body = lines[first + (match is not None) :]
+    before = ["\n"] * (len(lines) - len(body))
+    place = _after_future(body)
+    if place is None:
+        return [*before[1:], f"{'; '.join(calls)}\n", *body]
+    row, column = place
+    body[row] = f"{body[row][:column]}; {'; '.join(calls)}{body[row][column:]}"
+    return [*before, *body]
+
+
+def _after_future(body: list[str]) -> tuple[int, int] | None:
+    """Where the last `from __future__ import` of a cell ends: nothing but a text may come before it."""
+    found: tuple[int, int] | None = None
+    words: list[tokenize.TokenInfo] = []
+    try:
+        for token in tokenize.generate_tokens(iter(body).__next__):
+            if token.type in (tokenize.COMMENT, tokenize.NL):
+                continue
+            if token.type != tokenize.NEWLINE:
+                words.append(token)
+                continue
+            if [word.string for word in words[:2]] == ["from", "__future__"]:
+                found = (words[-1].end[0] - 1, words[-1].end[1])
+            elif [word.type for word in words] != [tokenize.STRING]:
+                return found
+            words = []
+    except (tokenize.TokenError, SyntaxError):
+        pass
+    return found
 
 
 def ask_for_help(lines: list[str]) -> list[str]:

@@ -115,7 +115,9 @@ class Line:
 
 def awaits(text: str) -> bool:
     """Does this line of `%triggers` give something to await?"""
-    words = text.split(maxsplit=2)
+    words = text.split(maxsplit=3)
+    if words[:1] == ["timed"]:
+        words = words[1:]
     if words[:1] == ["dlq"]:
         return words[1:2] in (["redrive"], ["discard"])
     return bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].awaits

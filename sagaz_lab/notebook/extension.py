@@ -52,6 +52,7 @@ from sagaz_lab.notebook.outputs import route
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadows_card
+from sagaz_lab.notebook.wrapped import unwrap
 from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.registry import Diff, Registry
@@ -75,7 +76,7 @@ def load(shell: InteractiveShell) -> None:
     registration, reports = Registration(shell, lab), Reports(shell, lab)
     magics = Magics(shell, lab, registration, reports)
     undo.append(registration.close)
-    _add_to(shell.input_transformers_cleanup, undo, announce_saga, ask_for_help)
+    _add_to(shell.input_transformers_cleanup, undo, unwrap, announce_saga, ask_for_help)
     _add_to(shell.input_transformers_post, undo, await_commands)
     _add_to(shell.Completer.custom_matchers, undo, Matcher(lab))
     _add_hook(shell, undo, "pre_run_cell", registration.before_cell)

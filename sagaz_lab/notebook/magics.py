@@ -35,6 +35,7 @@ from sagaz_lab.notebook.outputs import LINES, tail
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
+from sagaz_lab.notebook.wrapped import TIMED, Stopwatch, refusal
 from sagaz_lab.runtime.away import RESUME
 from sagaz_lab.views import open_letters
 
@@ -77,7 +78,10 @@ class Magics:
     @needs_local_scope
     def triggers(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         quiet = line.rstrip().endswith(";")
-        command, rest = split(line.rstrip().removesuffix(";"))
+        line = line.rstrip().removesuffix(";")
+        if line.partition(" ")[0] == TIMED:
+            return self._timed(line.split(maxsplit=1)[1:], quiet, local_ns)
+        command, rest = split(line)
         with self._in_one_line(command.name):
             namespace = {**self._shell.user_ns, **(local_ns or {})}
             if command.name in ("fire", "preview"):
@@ -97,6 +101,23 @@ class Magics:
         return None if quiet else result
 
     triggers.__doc__ = overview()
+
+    def _timed(self, rest: list[str], quiet: bool, local_ns: Mapping[str, Any] | None) -> Any:
+        """What `%%time` and `%time` have become."""
+        if not rest:
+            return self._registration.time_cell()
+        if rest[0].startswith("refused "):
+            raise UsageError(refusal(rest[0].split()[1:]))
+        watch = Stopwatch.start()
+        result = self.triggers(f"{rest[0]}{';' if quiet else ''}", local_ns)
+
+        async def to_its_end() -> Any:
+            try:
+                return await result
+            finally:
+                print(watch)
+
+        return to_its_end()
 
     async def _awaited(self, command: str, result: Coroutine[Any, Any, Any], quiet: bool) -> Any:
         with self._in_one_line(command):

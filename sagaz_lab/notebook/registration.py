@@ -17,6 +17,7 @@ from sagaz_lab.notebook.cells import is_saga_cell
 from sagaz_lab.notebook.leftovers import Leftovers, claimed_before
 from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadow_counts, shadow_line
+from sagaz_lab.notebook.wrapped import Stopwatch
 from sagaz_lab.runtime.registry import Change, Staged
 
 
@@ -32,6 +33,7 @@ class Cell:
     first_shadow: int
     announced: list[bool] = field(default_factory=list)
     shadow: bool = False
+    watch: Stopwatch | None = None
 
 
 class Registration:
@@ -56,6 +58,11 @@ class Registration:
             if shadow and self._names is None:
                 self._names = dict(self._shell.user_ns)
 
+    def time_cell(self) -> None:
+        """Tell at the end of the cell that runs how long it took."""
+        if self._cells:
+            self._cells[-1].watch = Stopwatch.start()
+
     def before_cell(self, info: Any) -> None:
         if self._staged is None:
             self._staged = self._lab.registry.begin_staging()
@@ -67,6 +74,8 @@ class Registration:
         if cell is None or self._staged is None:
             return
         self._cells.remove(cell)
+        if cell.watch is not None:
+            print(cell.watch)
         succeeded = result is not None and result.success
         if not succeeded:
             self._drop(self._staged, cell)

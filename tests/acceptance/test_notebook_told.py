@@ -112,3 +112,55 @@ def test_json_is_left_as_it_is(kernel):
     kernel.run("n = 7")
     assert kernel.run('%triggers fire kept.on_event {"n": "{n} $n"}').text.endswith("[n='{n} $n'])")
     assert kernel.run('%triggers forget kept.on_event {"n":1}').text == "0"
+
+
+# --- magics around it ---
+
+
+@pytest.mark.parametrize("head", ["", '"""What it does."""\n', "# first\n\n"])
+def test_a_saga_cell_may_import_from_the_future_and_await(kernel, head):
+    future = "from __future__ import (\n    annotations,  # later\n)\nimport asyncio\n"
+    result = kernel.run(f"%%saga\n{head}{future}" + saga("future") + "await asyncio.sleep(0)\n6 * 7")
+    assert (result.ok, result.text) == (True, "42")
+    assert "future: " in result.shown[0]["text/plain"]
+    broken = kernel.run(f"%%saga\n{head}{future}\n1 / 0")
+    assert f"----> {7 + head.count(chr(10))} 1 / 0" in broken.error
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%time\n%triggers fire timed.on_event {}",
+        "%%time\nfor n in range(2):\n    o = %triggers fire timed.on_event {}\no",
+        "%time %triggers fire timed.on_event {}",
+        "%time o = %triggers fire timed.on_event {}\no",
+    ],
+)
+def test_time_tells_how_long_a_command_took_that_waits(kernel, cell):
+    kernel.run(saga("timed"))
+    result = kernel.run(cell)
+    assert "timed.on_event: started" in result.text
+    assert "CPU times: total: " in result.stdout
+    assert result.stdout.count("Wall time: ") == 1
+
+
+@pytest.mark.parametrize("magic", ["%%capture", "%%timeit -n1", "%%time --no-raise-error", "%timeit", "%prun"])
+def test_a_magic_that_cannot_await_is_one_line_that_says_what_to_do(kernel, magic):
+    kernel.run(saga("wrapped"))
+    before = kernel.run("default_lab().counters()['wrapped.on_event']['received']").text
+    between = "\n" if magic.startswith("%%") else " "
+    line = told(kernel.run(f"{magic}{between}%triggers fire wrapped.on_event {{}}"))
+    assert f"{magic.split()[0]} cannot wait for %triggers fire" in line
+    assert kernel.run("default_lab().counters()['wrapped.on_event']['received']").text == before
+
+
+def test_what_waits_for_nothing_may_stand_in_any_of_them(kernel):
+    assert kernel.run("%%capture out\n%triggers status").ok
+    assert "runs in flight" in kernel.run("out.outputs[0].data['text/plain']").text
+    assert kernel.run("text = '''\n%time %triggers stop\n'''\ntext").text == r"'\n%time %triggers stop\n'"
+
+
+def test_a_timed_saga_cell_shows_both(kernel):
+    result = kernel.run("%%time\n%%saga\n" + saga("both", after="%triggers wait until idle"))
+    assert "both: revision 1" in result.shown[0]["text/plain"]
+    assert "Wall time: " in result.stdout
