@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sagaz_lab.model.event import Event
     from sagaz_lab.model.given import FileEvent, Tick, WebhookRequest
     from sagaz_lab.model.listener import OutboxSagaListener, SagaListener
+    from sagaz_lab.model.params import Param
     from sagaz_lab.model.policy import Batch, Debounce, Throttle, TriggerConfig
     from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
     from sagaz_lab.model.saga import Saga, action, compensate, forward_recovery
@@ -27,6 +28,7 @@ __all__ = [
     "OutboxSagaListener",
     "Outcome",
     "OutcomeKind",
+    "Param",
     "Permanent",
     "RunStatus",
     "Saga",
@@ -62,6 +64,7 @@ _HOMES = {
     "model.event": ("Event",),
     "model.given": ("FileEvent", "Tick", "WebhookRequest"),
     "model.listener": ("OutboxSagaListener", "SagaListener"),
+    "model.params": ("Param",),
     "model.policy": ("Batch", "Debounce", "Throttle", "TriggerConfig"),
     "model.run": ("Outcome", "OutcomeKind", "RunStatus"),
     "model.saga": ("Saga", "action", "compensate", "forward_recovery"),

@@ -157,10 +157,10 @@ def test_the_package_loads_no_library_before_it_is_needed() -> None:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(sagaz_lab.__all__) == [
-        "Batch", "Debounce", "Event", "FileEvent", "Lab", "OutboxSagaListener", "Outcome", "OutcomeKind", "Permanent",
-        "RunStatus", "Saga", "SagaContext", "SagaListener", "SagazLabError", "Throttle", "Tick", "TriggerConfig",
-        "WebhookRequest", "absent", "action", "all_of", "any_of", "compensate", "default_lab", "fire_event",
-        "forward_recovery", "sequence", "skip", "start_triggers", "trigger",
+        "Batch", "Debounce", "Event", "FileEvent", "Lab", "OutboxSagaListener", "Outcome", "OutcomeKind", "Param",
+        "Permanent", "RunStatus", "Saga", "SagaContext", "SagaListener", "SagazLabError", "Throttle", "Tick",
+        "TriggerConfig", "WebhookRequest", "absent", "action", "all_of", "any_of", "compensate", "default_lab",
+        "fire_event", "forward_recovery", "sequence", "skip", "start_triggers", "trigger",
     ]  # fmt: skip
     for name in sagaz_lab.__all__:
         assert getattr(sagaz_lab, name) is not None

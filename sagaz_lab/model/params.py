@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from copy import copy
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sagaz_lab.errors import DefinitionError, ParamsOutOfReach, UnknownParam
@@ -13,6 +15,45 @@ Scalar = bool | int | float | str | None
 S = TypeVar("S")
 
 _TAKEN = ("get", "items", "keys", "values")
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A param with the values that it may take: `params={"threshold": Param(0.5, min=0, max=1, step=0.01)}`.
+
+    `min` and `max` are bounds that a change has to keep; `step` is how far the dashboard's slider moves it at a time.
+    """
+
+    default: Scalar
+    min: float | None = None
+    max: float | None = None
+    step: float | None = None
+
+    def refuse_wrong(self, owner: str) -> None:
+        """Raises `DefinitionError` that begins with the owner."""
+        given = {name: getattr(self, name) for name in ("min", "max", "step") if getattr(self, name) is not None}
+        for name, bound in given.items():
+            if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+                raise DefinitionError(f"{owner}: {name}={bound!r} must be a finite number")
+        if given and (isinstance(self.default, bool) or not isinstance(self.default, int | float | None)):
+            raise DefinitionError(f"{owner}: {next(iter(given))}= goes with a number, not with {self.default!r}")
+        if self.min is not None and self.max is not None and self.min >= self.max:
+            raise DefinitionError(f"{owner}: min={self.min!r} must be less than max={self.max!r}")
+        if self.step is not None and self.step <= 0:
+            raise DefinitionError(f"{owner}: step={self.step!r} must be more than 0")
+        if type(self.default) is int and isinstance(self.step, float) and not self.step.is_integer():
+            raise DefinitionError(
+                f"{owner}: step={self.step!r} must be a whole number, as the default {self.default!r}"
+            )
+        self.refuse_outside(owner, self.default)
+
+    def refuse_outside(self, owner: str, value: Any) -> None:
+        """Raises `DefinitionError` for a value beyond the bounds."""
+        if value is not None:
+            if self.min is not None and value < self.min:
+                raise DefinitionError(f"{owner}={value!r} is less than min={self.min!r}")
+            if self.max is not None and value > self.max:
+                raise DefinitionError(f"{owner}={value!r} is more than max={self.max!r}")
 
 
 class Params(Mapping[str, Scalar]):
@@ -87,11 +128,21 @@ def checked_params(owner: str, params: Any) -> dict[str, Scalar]:
             raise DefinitionError(f"{owner}: params has {name!r}, which cannot be read as self.params.NAME")
         if name in _TAKEN:
             raise DefinitionError(f"{owner}: params has {name!r}, which every mapping has; choose another name")
-    return {name: _scalar(owner, name, value) for name, value in params.items()}
+    return {name: _scalar(owner, name, it.default if isinstance(it, Param) else it) for name, it in params.items()}
 
 
-def checked_change(owner: str, defaults: Mapping[str, Scalar], values: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The new values, each of its default's type. Raises `UnknownParam` and `DefinitionError`."""
+def checked_ranges(owner: str, params: Mapping[str, Any]) -> dict[str, Param]:
+    """What is written as a `Param`. Raises `DefinitionError`."""
+    ranges = {name: value for name, value in params.items() if isinstance(value, Param)}
+    for name, param in ranges.items():
+        param.refuse_wrong(f"{owner}: param {name}")
+    return ranges
+
+
+def checked_change(
+    owner: str, defaults: Mapping[str, Scalar], ranges: Mapping[str, Param], values: Mapping[str, Any]
+) -> dict[str, Scalar]:
+    """The new values, each of its default's type and within its range. Raises `UnknownParam` and `DefinitionError`."""
     checked: dict[str, Scalar] = {}
     for name, value in values.items():
         if name not in defaults:
@@ -102,6 +153,8 @@ def checked_change(owner: str, defaults: Mapping[str, Scalar], values: Mapping[s
         if default is not None and type(new) is not type(default):
             kind = type(default).__name__
             raise DefinitionError(f"{owner}: {name}={value!r} must be of the type {kind}, as its default {default!r}")
+        if name in ranges:
+            ranges[name].refuse_outside(f"{owner}: {name}", new)
         checked[name] = new
     return checked
 

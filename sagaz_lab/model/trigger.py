@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.options import KINDS, check_settings, identity
-from sagaz_lab.model.params import Scalar, checked_params
+from sagaz_lab.model.params import Param, Scalar, checked_params, checked_ranges
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
 from sagaz_lab.model.signatures import positional, takes
 from sagaz_lab.texts import masked
@@ -176,6 +176,7 @@ class Trigger:
     config: TriggerConfig | None
     decode: str | Callable[[bytes], Any]
     params: Mapping[str, Scalar]
+    ranges: Mapping[str, Param]
     payload_type: Any = None
     wants_event: bool = False
     is_async: bool = False
@@ -213,8 +214,9 @@ def trigger(
 
     `source` is a kind ("kafka", "redis", "cron", "memory", ...), a composite or a `Source`. The other options are
     the source's own settings and the gates (`idempotency_key`, `concurrency_key`, `max_concurrent_sagas`,
-    `rate_limit_per_second`, ...). `params` are values that the method reads as `self.params.NAME` and that
-    `lab.set_params` changes. Raises `DefinitionError` that names the option and the nearest right one.
+    `rate_limit_per_second`, ...). `params` are values, or a `Param` with its bounds, that the method reads as
+    `self.params.NAME` and that `lab.set_params` changes. Raises `DefinitionError` that names the option and the
+    nearest right one.
     """
 
     def decorate(method: F) -> F:
@@ -240,6 +242,7 @@ def trigger(
             "config": config,
             "decode": decode,
             "params": MappingProxyType(checked_params(owner, {} if params is None else params)),
+            "ranges": MappingProxyType(checked_ranges(owner, params or {})),
         }
         setattr(method, MARK, Mark(fields))
         return method

@@ -16,6 +16,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import LIVE, Record, RunStatus
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import shortened
+from sagaz_lab.notebook.sliders import slider
 from sagaz_lab.runtime.admission import CONCURRENCY
 from sagaz_lab.runtime.explain import RunProgress, SourceStatus, Status, TriggerStatus
 from sagaz_lab.runtime.run_view import steps_of
@@ -261,7 +262,8 @@ def _trigger(trigger: TriggerStatus) -> State:
                   "blocked_s": round(queue.blocked_s, 1)},
         "limits": {"rate_limit_per_second": {"value": rate[0], "default": rate[1]},
                    "max_concurrent_sagas": {"value": concurrency or CONCURRENCY, "default": written or CONCURRENCY}},
-        "params": [{"name": name, "value": value, "default": default}
+        "params": [{"name": name, "value": value, "default": default,
+                    "range": slider(value, default, trigger.ranges.get(name))}
                    for name, (value, default) in trigger.params.items()],
     }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sagaz_lab.abc import KEY_MARK, Clock
@@ -12,7 +12,7 @@ from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
-from sagaz_lab.model.params import Params, has_params, reading
+from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger, specs_of
@@ -196,6 +196,11 @@ class TriggerState:
     def show_params(self) -> None:
         """The method is to read the params as they are now, and the limits are to hold."""
         compiled = self.compiled
+        for name, value in self.params.changed.items():
+            try:
+                self.checked_params({name: value})
+            except DefinitionError:  # the cell has come with bounds that it is beyond
+                self.params.withdraw(name)
         compiled.show(self.params.values)
         self.loading = self.params.loading
         for name, value in self.limits.changed.items():
@@ -205,6 +210,10 @@ class TriggerState:
                 self.limits.withdraw(name)
         gates = with_limits(compiled.trigger.gates, self.limits.values)
         self.admission.configure(gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue")
+
+    def checked_params(self, values: Mapping[str, Any]) -> dict[str, Scalar]:
+        """Raises `UnknownParam` and `DefinitionError`."""
+        return checked_change(self.name, self.params.defaults, self.compiled.trigger.ranges, values)
 
     def room(self) -> int:
         """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""

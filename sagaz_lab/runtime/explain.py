@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sagaz_lab.model.params import Scalar
+from sagaz_lab.model.params import Param, Scalar
 from sagaz_lab.model.run import Outcome, Run
 from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.away import Away
@@ -45,7 +45,8 @@ class TriggerStatus:
     """`ends` counts how its runs have ended, `reasons` (outcome, reason) why events started none.
 
     `resumed` runs were started by an earlier process: started + resumed = running + ends, but for those tried again.
-    `params` and `limits` give each one's value and what its cell says. `lag_s`: how old the newest event was when it
+    `params` and `limits` give each one's value and what its cell says,
+    `ranges` the bounds of params. `lag_s`: how old the newest event was when it
     came.
     """
 
@@ -63,6 +64,7 @@ class TriggerStatus:
     limits: Mapping[str, tuple[Scalar, Scalar]]
     lag_s: float | None
     resumed: int = 0
+    ranges: Mapping[str, Param] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> int:
         try:
@@ -144,6 +146,7 @@ def trigger_status(state: TriggerState, started: bool, lag_s: float | None, now:
         limits=_now_and_written(state.limits),
         lag_s=lag_s,
         resumed=state.counters.resumed,
+        ranges=trigger.ranges,
     )
 
 

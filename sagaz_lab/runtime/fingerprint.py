@@ -105,7 +105,7 @@ def _options(definition: SagaDefinition, reach: Reach) -> list[str]:
     found += map(reach.text, definition.actions.values())
     found += map(reach.text, definition.compensations.values())
     for trigger in definition.triggers.values():
-        told = (trigger.gates, trigger.config, trigger.decode, trigger.params, trigger.payload_type)
+        told = (trigger.gates, trigger.config, trigger.decode, trigger.params, trigger.ranges, trigger.payload_type)
         found += [trigger.name, _as_written(trigger.spec), *map(reach.text, told)]
         found += [reach.text(value) for _, value in sorted(trigger.spec.settings.items()) if callable(value)]
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sagaz_lab.abc import Clock, Store
 from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.model.limits import checked_limits
-from sagaz_lab.model.params import Params, Scalar, checked_change, same
+from sagaz_lab.model.params import Params, Scalar, same
 from sagaz_lab.runtime.tasks import Report
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class ParamsInStore:
 
     async def change(self, state: TriggerState, values: Mapping[str, Any]) -> None:
         """At once in this process; returns when it is in the store too. Raises `UnknownParam`, `DefinitionError`."""
-        await self._change(state, state.params, checked_change(state.name, state.params.defaults, values))
+        await self._change(state, state.params, state.checked_params(values))
 
     async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> None:
         """The same for limits. Raises `UnknownName` and `DefinitionError`."""

@@ -87,7 +87,9 @@ def _params(definition: SagaDefinition, given: Mapping[str, Any]) -> dict[str, d
     if unknown := [name for name in given if name not in known]:
         raise UnknownName(definition.name, "param", unknown[0], known)
     return {
-        method: checked_change(trigger.name, trigger.params, {n: v for n, v in given.items() if n in trigger.params})
+        method: checked_change(
+            trigger.name, trigger.params, trigger.ranges, {n: v for n, v in given.items() if n in trigger.params}
+        )
         for method, trigger in definition.triggers.items()
     }
 

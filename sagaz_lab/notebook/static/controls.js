@@ -43,7 +43,7 @@ function makeControls(feed, changed) {
   }
 
   // What the user has in hand is a draft, which no tick overwrites.
-  function setting(trigger, cmd, { name, value, default: usual }, label = name, none = "none", limit = false) {
+  function setting(trigger, cmd, { name, value, default: usual, range }, label = name, none = "none", limit = false) {
     const key = `${cmd} ${trigger} ${name}`;
     const box = typeof usual === "boolean";
     const numeric = limit || typeof (usual ?? value) === "number";
@@ -68,8 +68,9 @@ function makeControls(feed, changed) {
     const around = usual ?? value ?? 5;
     const max = Math.max(around >= 0 && around <= 1 ? 1 : 2 * around, shown);
     const step = max > 1 && Number.isInteger(around) ? 1 : max / 100;
+    const [low, high, by] = range || [limit ? step : Math.min(0, 2 * around), max, step];
     return h("div.setting", { key }, h("span", label),
-      numeric ? h("input", { ...hand, type: "range", min: limit ? step : Math.min(0, 2 * around), max, step, value: shown === "" ? max : shown }) : h("span"),
+      numeric ? h("input", { ...hand, type: "range", min: low, max: high, step: by, value: shown === "" ? high : shown }) : h("span"),
       box ? h("p", h("input", { label, onchange, type: "checkbox", checked: shown })) : h("input", { ...hand, type: numeric ? "number" : "text", step: "any", placeholder: none, value: shown }),
       h("button", { disabled: value === usual && "", onclick: () => send(usual) }, `reset to ${usual ?? none}`), note(key));
   }
