@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,16 @@ class Handle:
     def then(self, call: Callable[[], object]) -> None:
         """Call it when the start is over, well or not; on whichever thread that is known."""
         self._starting.ended.then(call)
+
+    async def begun(self, within_s: float) -> None:
+        """Returns when the start is over, or takes longer. Raises what made it fail; a later failure is reported."""
+        self._awaited = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._starting.ended.wait()
+        self._awaited = self._starting.is_over
+        if self._starting.is_over:
+            self._starting.result()
 
     @property
     def is_starting(self) -> bool:

@@ -35,13 +35,13 @@ class Command:
 
 _ALL = (
     Command("start", "start [SAGA or TRIGGER ...] [--hold] [--fresh] [--resume all|last|none] [--isolated]",
-            "Connect the sources of all triggers, or of these, and return at once.\n"
+            "Connect the sources of all triggers, or of these; sources that take longer connect in the background.\n"
             "    With --hold, runs of triggers that fail are held: nothing is undone or retried; see resume-run.\n"
             "    With --fresh it forgets the keys, cooldowns and waiting events of before, and says how many.\n"
             "    --resume: which runs that a dead kernel left go on: all, the newest (last) of each saga, or none.\n"
             "    With --isolated all of it lives on a thread of its own, and goes on while a cell blocks the kernel.",
             options={"--hold": False, "--fresh": False, "--resume": True, "--isolated": False},
-            names="targets"),
+            awaits=True, names="targets"),
     Command("stop", "stop [--grace SECONDS]",
             "Close the sources and wait, at most so long, until the runs have ended.",
             awaits=True, options={"--grace": True}, most=0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import Saga
+from sagaz_lab.runtime.registry import Change
 
 _NAME = re.compile(r"""(\bsaga_name\s*(?::[^=\n]*)?=\s*)(?:"[^"\n]*"|'[^'\n]*')""")
 
@@ -75,6 +77,17 @@ def claimed_before(lab: Lab, saga: str) -> str:
         f"earlier runs have claimed {', '.join(found)}: events with them start nothing; "
         "%triggers start --fresh forgets them, %triggers use memory takes a scratch store"
     )
+
+
+def made_elsewhere(lab: Lab, change: Change) -> Iterator[str]:
+    """Which other kernel or process made the revision that this one follows."""
+    before = change.previous
+    if change.is_new and before is not None:
+        with suppress(SagazLabError):
+            makers: Mapping[str, str] = dict(lab.store.rows("makers", None)[1])  # type: ignore[arg-type]
+            maker = makers.get(f"{change.name} {before}", "")
+            if maker and not maker.endswith(f"process {os.getpid()}"):
+                yield f"revision {before} was made elsewhere: by {maker}"
 
 
 def _cell_of(info: Any) -> object:

@@ -15,7 +15,6 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 
 from sagaz_lab.errors import SagazLabError, UnknownName
 from sagaz_lab.handle import Handle
-from sagaz_lab.isolated import loop_here
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import (
@@ -38,6 +37,9 @@ from sagaz_lab.notebook.waiting import Until, Watch, wait
 from sagaz_lab.notebook.wrapped import TIMED, Stopwatch, refusal
 from sagaz_lab.runtime.away import RESUME
 from sagaz_lab.views import open_letters
+
+BEGUN_S = 1.0
+"""A start that is not over by then goes on behind the cell's back, as one with a broker that is away."""
 
 SAGA_OPTIONS = ("--quiet", "--shadow")
 
@@ -142,7 +144,7 @@ class Magics:
 
     def _start(self, line: Line) -> Any:
         isolated = "--isolated" in line.options
-        if not isolated and loop_here() is None:
+        if not isolated and not hasattr(self._shell, "kernel"):
             told = "a terminal's event loop runs only while a cell does; use Jupyter, or %triggers start --isolated"
             raise mistake("start", told)
         resume = one_of("start", "--resume", line.options.get("--resume", "all"), RESUME)
@@ -150,7 +152,12 @@ class Magics:
         self._handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated,
                                        fresh="--fresh" in line.options)  # fmt: skip
         self._reports.belong_here()
-        return self._handle
+        return self._begun(self._handle)
+
+    async def _begun(self, handle: Handle) -> Handle:
+        """Once it is started, or takes longer. What fails at once fails the cell; what fails later is reported."""
+        await handle.begun(BEGUN_S)
+        return handle
 
     def _stop(self, line: Line) -> Awaitable[None]:
         if "--grace" in line.options:

@@ -14,7 +14,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import Saga
 from sagaz_lab.notebook.cards import change_card, change_line
 from sagaz_lab.notebook.cells import is_saga_cell
-from sagaz_lab.notebook.leftovers import Leftovers, claimed_before
+from sagaz_lab.notebook.leftovers import Leftovers, claimed_before, made_elsewhere
 from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadow_counts, shadow_line
 from sagaz_lab.notebook.wrapped import Stopwatch
@@ -172,7 +172,7 @@ class Registration:
 
     def _with_notes(self, change: Change, left: Sequence[str]) -> Change:
         """With what the notebook knows of it: `left` are lines on sagas that the cell has left behind."""
-        notes = [*left]
+        notes = [*left, *made_elsewhere(self._lab, change)]
         if change.name not in self._greeted:
             self._greeted.add(change.name)
             if not self._lab.status().started and (claimed := claimed_before(self._lab, change.name)):

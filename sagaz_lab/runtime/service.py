@@ -65,7 +65,7 @@ class Service:
         self._resume = "all"
         self.started = False
         self.away: Away | None = None
-        self.group = ""
+        self.group = self._maker = ""
         self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
         self.intake = Intake(self.dispatcher, clock, open_source)
         self.recovery = Recovery(self.dispatcher)
@@ -75,7 +75,8 @@ class Service:
         self.dispatcher.lease.on_lost = self._lost
 
     async def open(self) -> None:
-        await self._store.open(owner_name())
+        owner = await self._store.open(owner_name())
+        self._maker = f"{owner.name}, process {os.getpid()}"
         await self._put_clock_right()
         self.group = await self._private_group()
         sagas: Mapping[str, SagaDefinition] | None = None
@@ -269,6 +270,13 @@ class Service:
             if definition := self._registry.past(name).get(number):
                 row = RevisionRow(name, definition.revision, definition.digest, definition.source_text, now)
                 await self._store.save_revision(row)
+                await self._save_maker(f"revision {name} {number}")
+
+    async def _save_maker(self, place: str) -> None:
+        """Who has made the revision; who finds it in the store has not."""
+        positions = self._store.positions()
+        if self._store.durable and await positions.get(place) is None:
+            await positions.put(place, self._maker)
 
     async def _reconcile(self, may_receive: asyncio.Event | None = None) -> None:
         async with self._lock:

@@ -43,11 +43,12 @@ def test_waiting_for_events_counts_from_now(kernel):
     assert "1 event: 1 started" in kernel.run("%triggers wait 1 event --timeout 20").stdout
 
 
-def test_the_picture_of_a_start_says_that_it_is_starting_and_then_that_it_has(kernel_of_its_own):
+def test_the_picture_of_a_start_says_that_it_has_started(kernel_of_its_own):
     kernel = kernel_of_its_own
     kernel.run(saga("drawn"))
     shown = [data["text/plain"] for data in kernel.run("%triggers start").shown]
-    assert "starting, 0 runs in flight" in shown[-1]
+    assert "started, 0 runs in flight" in shown[-1]
+    assert "connected" in shown[-1]
     look = "from sagaz_lab.notebook.dashboard import dashboard_of as d\nd(default_lab())._picture()['text/plain']"
     kernel.run("%triggers wait until idle")
     assert "started, 0 runs in flight" in kernel.run(look).text
@@ -164,3 +165,27 @@ def test_a_timed_saga_cell_shows_both(kernel):
     result = kernel.run("%%time\n%%saga\n" + saga("both", after="%triggers wait until idle"))
     assert "both: revision 1" in result.shown[0]["text/plain"]
     assert "Wall time: " in result.stdout
+
+
+# --- two notebooks ---
+
+
+def test_a_start_that_fails_fails_its_cell_and_a_card_names_the_kernel_of_the_revision_before(tmp_path):
+    with Kernel(tmp_path) as one, Kernel(tmp_path) as other:
+        for kernel in (one, other):
+            kernel.run(LOAD)
+        one.run("%%saga\n" + saga("shared"))
+        assert one.run("%triggers start").ok
+        assert "no change: still revision 1" in other.run("%%saga\n" + saga("shared")).shown[0]["text/plain"]
+        assert "%triggers start: " in told(other.run("handle = %triggers start"))
+        card = other.run("%%saga\n" + saga("shared", trigger="return None")).shown[0]["text/plain"]
+        assert "shared: revision 2 (was 1)" in card
+        assert "revision 1 was made elsewhere: by " in card
+        assert f"process {one.pid}" in card
+        assert "elsewhere" not in other.run("%%saga\n" + saga("shared")).shown[0]["text/plain"]
+
+
+def test_a_source_that_cannot_be_read_fails_the_cell_of_the_start(kernel_of_its_own):
+    kernel = kernel_of_its_own
+    kernel.run(saga("missing").replace('"memory", topic="missing"', '"recording", path="nosuch.jsonl"'))
+    assert "nosuch.jsonl" in told(kernel.run("%triggers start"))

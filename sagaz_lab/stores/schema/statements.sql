@@ -427,3 +427,6 @@ FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY seq DESC
 -- name: runs_of_status
 SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at, error FROM runs
 WHERE status = ? ORDER BY seq DESC LIMIT ?
+
+-- name: makers_frame
+SELECT substr(name, 10) AS revision, value AS made_by FROM positions WHERE name GLOB 'revision *' LIMIT ?
