@@ -323,6 +323,17 @@ async def test_a_source_whose_task_was_cancelled_from_outside_is_reported(lab: L
     assert lab.status().sources[0].state == "failed"
 
 
+def test_the_end_of_the_loop_is_no_cancelling_from_outside(caplog: pytest.LogCaptureFixture) -> None:
+    async def leaves_it_started() -> None:
+        lab = Lab("memory")
+        with lab.activate():
+            type("S", (Saga,), {"on": trigger(source=Moody("", OSError))(lambda self, event: {})})
+        await lab.start()
+
+    asyncio.run(leaves_it_started())
+    assert "cancelled" not in caplog.text
+
+
 async def test_who_fires_and_is_cancelled_meanwhile_gets_the_cancellation(lab: Lab) -> None:
     async def on(self: Any, event: Any) -> Any:
         await asyncio.sleep(60)
