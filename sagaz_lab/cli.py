@@ -170,8 +170,10 @@ async def _serve(lab: Lab, grace_s: float) -> int:
     """Run until a signal. A second one ends the process at once; the next start resumes what it was doing."""
     left: list[str] = []
     lab.on_report(lambda kind, _: left.append(kind) if kind == "stop" else None)
+    lost: list[str] = []
+    lab.on_report(lambda kind, _: lost.append(kind) if kind == "lease" else None)
     signalled = asyncio.Event()
-    # Another process runs the triggers: to stay would be to do nothing.
+    # Once another process runs the triggers, staying would be doing nothing.
     lab.on_report(lambda kind, _: signalled.set() if kind == "lease" else None)
     end_on_signal(signalled.set, grace_s)
     async with lab:
@@ -186,7 +188,7 @@ async def _serve(lab: Lab, grace_s: float) -> int:
         starting.cancel()
         print("sagaz-lab: draining", file=sys.stderr, flush=True)
         await lab.stop(grace_s)
-    return LEFT if left else OK
+    return FAILED if lost else LEFT if left else OK
 
 
 async def _connected(handle: Handle) -> None:
