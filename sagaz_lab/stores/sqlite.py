@@ -46,6 +46,7 @@ from sagaz_lab.stores.translation import (
     held_from,
     letter_from,
     letter_row,
+    publication_from,
     publication_rows,
     run_row,
     started_rows,
@@ -283,7 +284,7 @@ class SqliteStore:
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
         epoch = self._opened().owner.epoch
         rows = await self._read(lambda it: it.execute(self._sql["publications"], (epoch, limit)).fetchall())
-        return [(number, Publication(*facts)) for number, *facts in rows]
+        return [publication_from(row) for row in rows]
 
     async def published(self, numbers: Sequence[int]) -> None:
         values = [(number,) for number in numbers]

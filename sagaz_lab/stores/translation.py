@@ -163,6 +163,13 @@ def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...
     return [(id, text(topic), payload, trigger, run_id) for id, topic, payload, trigger, run_id in publications]
 
 
+def publication_from(found: Sequence[Any]) -> tuple[int, Publication]:
+    """The publication with its number; its payload is bytes, also where somebody has repaired it as a text."""
+    number, id, topic, payload, trigger, run_id = found
+    body = payload.encode() if isinstance(payload, str) else payload
+    return number, Publication(shown(id), shown(topic), body, shown(trigger), shown(run_id))
+
+
 def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
     _, starts, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, *end = found
     ended_at, error = end or (None, None)
