@@ -100,13 +100,22 @@ class Intake:
     async def close(self) -> None:
         await self._stop(list(self.pumps))
 
+    async def abandon(self, why: str) -> None:
+        """Read no source any more; the status goes on to show each, with the reason."""
+        pumps = list(self.pumps.values())
+        await _stopped(pumps)
+        for pump in pumps:
+            pump.lost(why)
+
     async def _stop(self, identities: Collection[str]) -> None:
-        pumps = [self.pumps.pop(identity) for identity in identities]
-        if pumps:
-            for pump in pumps:
-                for state in pump.states:
-                    state.wake()
-            await asyncio.gather(*(pump.stop() for pump in pumps))
+        await _stopped([self.pumps.pop(identity) for identity in identities])
+
+
+async def _stopped(pumps: Collection[Pump]) -> None:
+    for pump in pumps:
+        for state in pump.states:
+            state.wake()
+    await asyncio.gather(*(pump.stop() for pump in pumps))
 
 
 def _name(reader: Reader) -> str:

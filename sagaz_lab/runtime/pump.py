@@ -109,6 +109,10 @@ class Pump:
             await asyncio.wait([self.task])
         self._enter("stopped")
 
+    def lost(self, why: str) -> None:
+        """Another process reads the source for these triggers."""
+        self._enter("failed", why)
+
     async def _run(self) -> None:
         own_task, failures = OwnTask(), 0
         while not self._stopping:
@@ -135,7 +139,7 @@ class Pump:
                 await self._wait_to_reconnect(error, failures)
             except LeaseLost as error:
                 self._dispatcher.lease.lose(error)
-                self._enter("stopped")
+                self.lost(describe(error))
                 return
             except (SourceError, StoreError) as error:
                 self._fail(error)

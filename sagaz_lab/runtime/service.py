@@ -295,7 +295,7 @@ class Service:
         """Another process decides the events and goes on with the runs: nothing of that is done here any more."""
         self.started = False
         left = self.dispatcher.runner.abandon()
-        self.dispatcher.tasks.start(self.intake.close(), "stop the sources")
+        self.dispatcher.tasks.start(self.intake.abandon(describe(error)), "stop the sources")
         runs = f"; {left} run(s) that were under way here go on there" if left else ""
         self._report("lease", f"the triggers are stopped: {error}{runs}")
 

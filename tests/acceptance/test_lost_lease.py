@@ -141,6 +141,8 @@ async def test_whoever_lost_its_triggers_stops_all_of_it_and_says_so_once(
         with pytest.raises(LeaseLost):
             await stale.lab.fire(TRIGGER, {}, wait=False)
     await until(lambda: not stale.lab.status().runs_in_flight)
+    await until(lambda: stale.lab.status().sources[0].state == "failed")
+    assert "another process has taken over" in stale.lab.status().sources[0].error
     [report] = stale.reports
     assert "another process has taken over" in report
     assert "1 run(s) that were under way" in report
