@@ -18,7 +18,7 @@ demo: setup ## the notebook from first to last cell: a year of flights, drift, r
 	@$(python) tools/demo.py $(ARGS)
 
 lab: setup ## JupyterLab on the notebooks
-	@$(python) -m jupyterlab $(ARGS) notebooks
+	@$(python) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
 
 test: setup ## all tests, with a real Redis server and a real browser
 	@server=$$(tools/redis.sh) && browser=$$(tools/chromium.sh) && echo "==> tests, with $$server and $$browser" && \

@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,9 +128,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _log_to_stderr() -> None:
     """What libraries log shows no credential either, and commands no terminal."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(SafeFilter())
+        if handler.formatter is not None:
+            handler.formatter.converter = time.gmtime
 
 
 def load(name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from sagaz_lab.model.run import Outcome
@@ -117,9 +117,9 @@ def _state(source: SourceStatus) -> str:
     return source.state + error + (f", {source.lost} lost" if source.lost else "")
 
 
-def status_card(status: Status, stands: str = "") -> Card:
-    """`stands` says it better than whether the triggers are started."""
-    sources = [(s.name, _state(s), _clock(s.since), s.received, ", ".join(s.read_by)) for s in status.sources]
+def status_card(status: Status, zone: tzinfo = UTC, stands: str = "") -> Card:
+    """Times are in this zone; `stands` says it better than whether the triggers are started."""
+    sources = [(s.name, _state(s), clock_time(s.since, zone), s.received, ", ".join(s.read_by)) for s in status.sources]
     triggers = [(t.name, t.source, t.state, f"r{t.revision}", *(t.counts.get(name, 0) for name in _COUNTS))
                 for t in status.triggers]  # fmt: skip
     runs = [(r.run_id, r.saga, f"r{r.revision}", ", ".join(f"{name}: {how}" for name, how in r.actions.items()))
@@ -142,8 +142,9 @@ def away_card(away: Away, whose: str) -> Card:
     return Card(tag("div", tag("b", head), bullets(lines)), "\n".join((head, *(f"  {line}" for line in lines))))
 
 
-def _clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at).astimezone():%H:%M:%S}" if at else ""
+def clock_time(at: float, zone: tzinfo = UTC) -> str:
+    """With its zone's name; "" if there is none."""
+    return f"{datetime.fromtimestamp(at, zone):%H:%M:%S %Z}" if at else ""
 
 
 def preview_card(preview: Preview) -> Card:

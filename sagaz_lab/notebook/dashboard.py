@@ -13,9 +13,11 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, tzinfo
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import anywidget
 from IPython.display import DisplayHandle, display
@@ -77,6 +79,8 @@ class Dashboard(anywidget.AnyWidget):
         super().__init__()
         self._lab = lab
         self._feed = Feed(lab)
+        self._zone: tzinfo = UTC
+        """Of the page that was heard of last: the picture is for whoever looks at it there."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: Handle | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -112,7 +116,8 @@ class Dashboard(anywidget.AnyWidget):
         self._pictures.append(display(self._picture(), raw=True, display_id=True))
 
     def _picture(self) -> Mapping[str, str]:
-        still = picture(self._lab, self._feed, starting=self._handle is not None and self._handle.is_starting)
+        starting = self._handle is not None and self._handle.is_starting
+        still = picture(self._lab, self._feed, self._zone, starting=starting)
         return {"text/html": still.html, "text/plain": still.text}
 
     def show_start(self, handle: Handle) -> None:
@@ -205,6 +210,8 @@ class Dashboard(anywidget.AnyWidget):
         if order == "close":
             self._views.pop(view, None)
             return
+        if "zone" in content:
+            self._zone = _zone_named(content["zone"])
         is_new = view not in self._views
         self._views[view] = time.monotonic()
         self.begin()
@@ -232,6 +239,13 @@ class Dashboard(anywidget.AnyWidget):
         if self._ticking is not None:
             self._ticking.cancel()
         super().close()
+
+
+def _zone_named(name: object) -> tzinfo:
+    """UTC if there is none of this name here."""
+    with suppress(ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo(str(name))
+    return UTC
 
 
 _dashboards: dict[Lab, Dashboard] = {}

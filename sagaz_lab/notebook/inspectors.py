@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from pprint import pformat
 from typing import Any
@@ -102,7 +102,7 @@ def _triggers(saga: SagaDefinition) -> str:
 
 
 def _moment(at: float) -> str:
-    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}" if at else ""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S %Z}" if at else ""
 
 
 def _event_facts(event: Event) -> Facts:

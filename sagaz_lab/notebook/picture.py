@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 
 from sagaz_lab.lab import Lab
 from sagaz_lab.notebook.cards import status_card
@@ -14,10 +14,10 @@ WIDTH, HEIGHT = 600, 80
 _COLOURS = {"received": "#1976d2", "filtered": "#9e9e9e", "started": "#f57c00", "completed": "#388e3c"}
 
 
-def picture(lab: Lab, feed: Feed, *, starting: bool = False) -> Card:
-    """The tables of `lab.status()`, with the throughput of the last minutes drawn above them."""
-    now = datetime.fromtimestamp(lab.clock.now()).astimezone()
-    status = status_card(lab.status(), "starting" if starting else "")
+def picture(lab: Lab, feed: Feed, zone: tzinfo = UTC, *, starting: bool = False) -> Card:
+    """The tables of `lab.status()`, with the throughput of the last minutes drawn above them; times in this zone."""
+    now = datetime.fromtimestamp(lab.clock.now(), zone)
+    status = status_card(lab.status(), zone, "starting" if starting else "")
     head = f"sagaz_lab, as of {now:%Y-%m-%d %H:%M:%S %Z}"
     html = tag("div", tag("b", head), Markup(_throughput(feed)), status.html)
     # The class is the one that dashboard.css hides beside a live dashboard.

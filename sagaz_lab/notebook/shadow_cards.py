@@ -51,7 +51,7 @@ def shadow_line(report: ShadowReport) -> str:
 
 def shadow_counts(report: ShadowReport) -> str:
     counts = f"{report.seen} seen, {report.same} the same, {sum(report.different.values())} different"
-    return f"since {report.since.astimezone():%H:%M:%S}: {counts}, {report.waiting} waiting"
+    return f"since {report.since:%H:%M:%S %Z}: {counts}, {report.waiting} waiting"
 
 
 def _headline(report: ShadowReport) -> str:

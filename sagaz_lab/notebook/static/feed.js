@@ -26,7 +26,7 @@ function openFeed(model, changed) {
     told = Date.now();
     closed = cmd === "close";
     feed.heard ||= told;
-    send({ cmd });
+    send({ cmd, zone: date.resolvedOptions().timeZone });
   }
 
   function send(content) {
