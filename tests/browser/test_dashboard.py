@@ -193,6 +193,14 @@ async def test_a_page_that_is_loaded_again_goes_on_with_all_that_was_there(open_
     await expect(dashboard.locator("canvas")).to_be_visible()
 
 
+async def test_after_a_restart_of_the_kernel_it_says_that_it_is_not_live(open_dashboard):
+    notebook, dashboard = await open_dashboard()
+    await expect(dashboard.get_by_role("button", name="pause Scores.on_score")).to_be_enabled()
+    await notebook.restart_kernel()
+    await expect(dashboard.get_by_text("not live: the kernel is gone or was restarted").first).to_be_visible()
+    await expect(dashboard.get_by_role("button", name="pause Scores.on_score")).to_be_disabled()
+
+
 async def test_a_blocked_kernel_is_told_and_then_it_goes_on(open_dashboard):
     notebook, dashboard = await open_dashboard()
     running = notebook.page.evaluate("0")

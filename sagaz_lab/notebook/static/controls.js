@@ -38,7 +38,8 @@ function makeControls(feed, changed) {
 
   function details(key, summary, body, usual = false) {
     const open = opened.get(key) ?? usual;
-    const ontoggle = ({ target }) => keep(opened, key, target.open);
+    // It is told of what the page opens by itself too, which is no choice of the user's.
+    const ontoggle = ({ target }) => target.open !== (opened.get(key) ?? usual) && keep(opened, key, target.open);
     return h("details", { key, open: open && "", ontoggle }, h("summary", summary), open && body());
   }
 

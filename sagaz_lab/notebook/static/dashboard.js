@@ -30,17 +30,22 @@ function openDashboard(model, el) {
   function draw() {
     frame = 0;
     const { state, live } = feed;
+    const dead = !live || feed.lost || silence() > 20;
     const views = (...all) => h("div", all.map((view) => view(ui, state)));
     fill(root, [
-      h("fieldset", { disabled: !live && "" }, head(state || NOTHING), state && [chart.view(),
+      h("fieldset", { disabled: dead && "" }, head(state || NOTHING), state && [chart.view(),
         h("div.columns", views(triggersView), views(sourcesView, runsView, heldView, lettersView, sagasView))]),
       h("div.unseen", { "aria-live": "assertive" }, ui.alarm),
     ]);
   }
 
+  function silence() {
+    return Math.floor((Date.now() - feed.heard) / 1000);
+  }
+
   function status() {
-    const silence = Math.floor((Date.now() - feed.heard) / 1000);
-    if (feed.live && silence > 3) return `no news for ${silence} s`;
+    if (feed.lost || (feed.live && silence() > 20)) return "not live: the kernel is gone or was restarted; run the cell again";
+    if (feed.live && silence() > 3) return `no news for ${silence()} s`;
     if (feed.busy) return `kernel busy ${feed.busy.toFixed(1)} s, intake ${feed.state?.lab.isolated ? "goes on" : "waits"}`;
     return feed.live ? "" : "waiting for the kernel";
   }

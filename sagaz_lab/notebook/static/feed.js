@@ -11,6 +11,7 @@ function openFeed(model, changed) {
   let asked = 0;
   let seq, told, closed, missing;
   model.on("msg:custom", take);
+  model.on("comm_live_update", lose);
   document.addEventListener("visibilitychange", look);
   look();
   return feed;
@@ -19,7 +20,14 @@ function openFeed(model, changed) {
     clearInterval(timer);
     document.removeEventListener("visibilitychange", look);
     model.off("msg:custom", take);
+    model.off("comm_live_update", lose);
     tell("close");
+  }
+
+  // The kernel that this view was of is gone, as after a restart.
+  function lose() {
+    feed.lost = true;
+    changed();
   }
 
   function tell(cmd) {
@@ -61,6 +69,7 @@ function openFeed(model, changed) {
       return;
     }
     feed.heard = Date.now();
+    feed.lost = false;
     feed.busy = news.busy_s;
     if (full || (news.kind === "tick" && feed.live)) {
       missing = !full && (missing || news.seq !== seq + 1);

@@ -58,9 +58,11 @@ function toneOf(state) {
 const stateOf = (state, text = state) => h("span.state", { tone: state }, text);
 const named = (name, about) => h("span.title", h("b", name), h("small", { title: about }, about));
 const line = (first, ...cells) => h("tr", { key: first }, h("th", { scope: "row" }, first), cells.map((cell) => h("td", cell)));
+// A long text gets all the width, below what it belongs to.
+const below = (row, text, columns) => [row, text && h("tr.below", { key: `${row.props.key} below` }, h("td", { colspan: columns }, text))];
 const table = (head, ...rows) => h("div.wide", h("table", h("thead", h("tr", head.split(", ").map((name) => h("th", { scope: "col" }, name)))), h("tbody", rows)));
 const section = (label, count, ...children) => h("section", { label },
-  h("h3", count ? `${label} (${number(count)})` : label), count ? children : h("p", "none"));
+  h("h3", count ? `${label} (${number(count)})` : label), count ? h(count > 8 ? "div.many" : "div", children) : h("p", "none"));
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });

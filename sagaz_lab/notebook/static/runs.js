@@ -34,9 +34,10 @@ const runsView = (ui, { now, runs, more_runs = 0 }) => section("Runs in flight",
   runs.map((run) => runLine(ui, now - run.started_at, run)), more_runs > 0 && h("p", `${number(more_runs)} more`));
 
 const heldView = (ui, { held_runs }) => section("Held runs", held_runs.length,
-  table("run, saga, status, error, ", held_runs.map(({ run_id, saga, revision, status, error, failed }) => line(run_id,
-    `${saga}, revision ${revision}`, stateOf(status), [failed, error].filter(Boolean).join(": "),
-    h("div.row", ui.button("resume", { cmd: "resume_run", run_id }), ui.button("compensate", { cmd: "compensate_run", run_id }, { sure: "undo it?" }))))));
+  table("run, saga, status, ", held_runs.flatMap(({ run_id, saga, revision, status, error, failed }) => below(line(run_id,
+    `${saga}, revision ${revision}`, stateOf(status),
+    h("div.row", ui.button("resume", { cmd: "resume_run", run_id }), ui.button("compensate", { cmd: "compensate_run", run_id }, { sure: "undo it?" }))),
+  [failed, error].filter(Boolean).join(": "), 4))));
 
 function letterLine(ui, { cause, count, first_at, last_at, error }) {
   const key = `discard ${cause}`;
@@ -45,13 +46,13 @@ function letterLine(ui, { cause, count, first_at, last_at, error }) {
     event.preventDefault();
     ui.ask(key, { cmd: "discard", cause, reason: event.target.elements.reason.value }, said("discarded"));
   };
-  return line(cause, number(count), `${dated(first_at)} – ${dated(last_at)}`, error, h("form.row", { onsubmit },
+  return below(line(cause, number(count), `${dated(first_at)} – ${dated(last_at)}`, h("form.row", { onsubmit },
     ui.button("redrive", { cmd: "redrive", cause }, { said: said("put back") }),
-    h("input", { name: "reason", required: "", size: 9, placeholder: "reason to…", label: `reason to discard ${cause}` }), h("button", "discard"), ui.note(key)));
+    h("input", { name: "reason", required: "", size: 9, placeholder: "reason to…", label: `reason to discard ${cause}` }), h("button", "discard"), ui.note(key))), error, 4);
 }
 
 const lettersView = (ui, { letters }) => section("Dead letters", letters.open,
-  table("cause, open, first and last, error, ", letters.causes.map((letter) => letterLine(ui, letter))));
+  table("cause, open, first and last, ", letters.causes.flatMap((letter) => letterLine(ui, letter))));
 
 const diffLine = (text) => h({ "+": "ins", "-": "del" }[text[0]] || "span", `${text}\n`);
 

@@ -42,5 +42,5 @@ function triggerCard(ui, trigger, usual) {
 const triggersView = (ui, { triggers }) => section("Triggers", triggers.length, triggers.map((trigger) => triggerCard(ui, trigger, triggers.length < 5)));
 
 const sourcesView = (ui, { sources }) => section("Sources", sources.length,
-  table("source, state, received", sources.map(({ name, state, since, error, received }) => line(name,
-    [stateOf(state, `${state} since ${dated(since)}`), error && h("p.note", { tone: "bad" }, error)], number(received)))));
+  table("source, state, received", sources.flatMap(({ name, state, since, error, received }) => below(
+    line(name, stateOf(state, `${state} since ${dated(since)}`), number(received)), error && h("p.note", { tone: "bad" }, error), 3))));
