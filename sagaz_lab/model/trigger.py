@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.options import KINDS, check_settings, identity
+from sagaz_lab.model.options import KINDS, check_settings, guarded, identity
 from sagaz_lab.model.params import Param, Scalar, checked_params, checked_ranges
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
 from sagaz_lab.model.signatures import positional, takes
@@ -270,7 +270,7 @@ def _source(
             raise DefinitionError(f"{owner}: source={source!r} is neither a kind of source nor a Source")
         if where:
             raise UnknownName(owner, "option", next(iter(where)), GATE_NAMES)
-        return SourceSpec("custom", {"source": source.name}, f"custom:@{id(source):x}"), source, None
+        return SourceSpec("custom", {"source": guarded("source", source.name)}, f"custom:@{id(source):x}"), source, None
     return source_spec(owner, source, where), None, None
 
 

@@ -20,6 +20,7 @@ from sagaz_lab.model.event import NO_HEADERS, Event
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.tags import LATE, MANY, TAG, NeedsFiles, Packing, unpack
+from sagaz_lab.texts import masked
 
 __all__ = [
     "ArtifactRef",
@@ -168,7 +169,8 @@ def encode_event(event: Event, owner: str, artifacts: Artifacts | None = None, r
 def event_facts(event: Event) -> list[Any]:
     """What is kept of an event, the payload last."""
     headers = dict(event.headers) if event.headers else None
-    return [event.id, event.source, event.key, headers, event.timestamp.isoformat(), event.attempt, event.payload]
+    source = masked(event.source) if "://" in event.source else event.source  # of a source that names its address
+    return [event.id, source, event.key, headers, event.timestamp.isoformat(), event.attempt, event.payload]
 
 
 def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str) -> bytes:
