@@ -105,7 +105,7 @@ class Intake:
         pumps = list(self.pumps.values())
         await _stopped(pumps)
         for pump in pumps:
-            pump.lost(why)
+            pump.abandoned(why)
 
     async def _stop(self, identities: Collection[str]) -> None:
         await _stopped([self.pumps.pop(identity) for identity in identities])

@@ -109,7 +109,7 @@ class Pump:
             await asyncio.wait([self.task])
         self._enter("stopped")
 
-    def lost(self, why: str) -> None:
+    def abandoned(self, why: str) -> None:
         """Another process reads the source for these triggers."""
         self._enter("failed", why)
 
@@ -139,7 +139,7 @@ class Pump:
                 await self._wait_to_reconnect(error, failures)
             except LeaseLost as error:
                 self._dispatcher.lease.lose(error)
-                self.lost(describe(error))
+                self.abandoned(describe(error))
                 return
             except (SourceError, StoreError) as error:
                 self._fail(error)
