@@ -24,8 +24,9 @@ from sagaz_lab.checking import problems
 from sagaz_lab.ending import LEFT, end_on_signal
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.handle import Handle
-from sagaz_lab.lab import DEFAULT_STORE, Lab
+from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.opening import DEFAULT_STORE
 from sagaz_lab.texts import SafeFilter, masked, printable
 from sagaz_lab.views import open_letters
 

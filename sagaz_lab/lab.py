@@ -21,15 +21,15 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.spelled import named_by
-from sagaz_lab.model.trigger import SourceSpec, Trigger
-from sagaz_lab.opening import Opening, Place
+from sagaz_lab.opening import DEFAULT_STORE, Opening, Place
 from sagaz_lab.runtime.admission import LIVE_RUNS
+from sagaz_lab.runtime.changes import Change, Diff
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.explain import Status, Why
 from sagaz_lab.runtime.firing import Firing
 from sagaz_lab.runtime.logs import Logs
 from sagaz_lab.runtime.outcomes import Tally
-from sagaz_lab.runtime.registry import Change, Diff, Registry
+from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.service import Service
@@ -38,8 +38,6 @@ from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.shadows import ShadowReport, Shadows
 from sagaz_lab.stores import open_store
 from sagaz_lab.views import Views, dashboards
-
-DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
 ANYWHERE = ("activate", "start", "stop", "use", "on_report", "report", "register", "unregister", "rollback",
             "dashboard")  # fmt: skip
@@ -75,8 +73,7 @@ class Lab:
         self._place = Place(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
         self._given_engine, self._threads = engine, threads
         self._opens = Opening(package_sources, dict(sources or {}), offline)
-        self._max_live_runs = max_live_runs
-        self._home = Home()
+        self._home, self._max_live_runs = Home(), max_live_runs
         self.registry = Registry(self._place.revisions, self._changed, self.clock.now, self._home.isolated.call_there)
         self._reports = Reports()
         self._tally, self._logs = Tally(), Logs()
@@ -88,10 +85,12 @@ class Lab:
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
         engine = self._given_engine or LocalEngine(self.clock, self._threads, self.report)
-        opener, outlet, live = self._open_source, self._opens.publisher, self._max_live_runs
-        self._service = Service(
-            self.store, engine, self.clock, self.config, self.registry, opener, outlet, self._tally, self.report, live
-        )
+        opens, live = self._opens, self._max_live_runs
+        self._service = service = Service(
+            self.store, engine, self.clock, self.config, self.registry,
+            lambda trigger, spec: opens.source(trigger, spec, partial(service.surroundings, trigger.name)),
+            opens.publisher, self._tally, self.report, live,
+        )  # fmt: skip
         self._service.dispatcher.runner.use(self._logs)
         self._firing = Firing(self._service.dispatcher)
         self._views = Views(self.store, self._service.dispatcher)
@@ -217,9 +216,6 @@ class Lab:
         await self.open()
         await self._service.start(how, reads)
 
-    def _open_source(self, trigger: Trigger, spec: SourceSpec) -> Source | None:
-        return self._opens.source(trigger, spec, partial(self._service.surroundings, trigger.name))
-
     async def drain(self) -> None:
         """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""
         if self._handle is not None:
@@ -301,15 +297,14 @@ class Lab:
         Holds for whatever is fired from now on; await it for the number.
         """
         self._service.dispatcher.load(self.sagas)
-        name = self._firing.state(trigger).name
-        self._forgetting = self._service.dispatcher.tasks.start(
-            self._forget(name, [None] if key is None else named_by(key)), f"forget {name}"
-        )
-        return self._forgetting
+        name, keys = self._firing.state(trigger).name, [None] if key is None else named_by(key)
 
-    async def _forget(self, trigger: str, keys: Sequence[str | None]) -> int:
-        await self.open()
-        return await self._firing.forget(trigger, keys)
+        async def forget() -> int:
+            await self.open()
+            return await self._firing.forget(name, keys)
+
+        self._forgetting = self._service.dispatcher.tasks.start(forget(), f"forget {name}")
+        return self._forgetting
 
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None = None) -> list[Outcome]:
         """Put dead letters back, in their old order, to be decided by the current revision. Returns the outcomes.

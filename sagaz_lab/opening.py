@@ -11,6 +11,8 @@ from sagaz_lab.abc import Publisher, RevisionRow, Source, Store, Surroundings
 from sagaz_lab.errors import StoreError
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 
+DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
+
 
 class Package(Protocol):
     """The package's own kinds of source."""

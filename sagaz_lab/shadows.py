@@ -15,11 +15,12 @@ from sagaz_lab.abc import Delivery, Store
 from sagaz_lab.errors import DefinitionError, LabClosed, UnknownShadow, describe
 from sagaz_lab.history import tables
 from sagaz_lab.model.saga import Saga
+from sagaz_lab.runtime.changes import Change
 from sagaz_lab.runtime.comparison import Difference
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.outcomes import Entry
-from sagaz_lab.runtime.registry import CallThere, Change, call_here
+from sagaz_lab.runtime.registry import CallThere, call_here
 from sagaz_lab.runtime.shadow import Shadow
 from sagaz_lab.runtime.tickets import Ticket
 

@@ -122,9 +122,6 @@ class Store(Protocol):
     ) -> Awaitable[None]:
         """An attempt has ended. With `retry_at` the run waits until then. Awaited as `append` is."""
 
-    async def withdraw(self, run_id: str) -> None:
-        """Remove a waiting run that never started, and its claim."""
-
     async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
         """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first.
 

@@ -54,8 +54,9 @@ from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadows_card
 from sagaz_lab.notebook.wrapped import unwrap
 from sagaz_lab.runtime.away import Away
+from sagaz_lab.runtime.changes import Diff
 from sagaz_lab.runtime.explain import Status, Why
-from sagaz_lab.runtime.registry import Diff, Registry
+from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.shadows import ShadowReport, Shadows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,8 +11,8 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import DefinitionError, SagaConflict, UnknownName
-from sagaz_lab.model.params import same
 from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.changes import SECRETS, Change, Diff, definition_diff, text_diff, unwritten, warnings_of
 from sagaz_lab.runtime.decode import validator
 from sagaz_lab.runtime.fingerprint import Fingerprint, fingerprint
 
@@ -25,49 +24,8 @@ class CallThere(Protocol):
     def __call__(self, function: Callable[[], T], /) -> T: ...
 
 
-SECRETS = (
-    "a credential is written in its code; it is kept and shown as ***: read it from the environment, "
-    "as url=os.environ['REDIS_URL'] does"
-)
-
 KEPT_REVISIONS = 50
 """Revisions of a saga whose class stays in memory, so that it can be made current again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What registering a class did. `previous` is the revision before, if any; `is_new`: there is a new one."""
-
-    name: str
-    revision: int
-    previous: int | None
-    is_new: bool
-    diff: Sequence[str] = ()
-    warnings: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """What changed from one revision's code to another's: `lines` of a unified diff; its `str` has them all."""
-
-    saga: str
-    old: int
-    new: int
-    lines: Sequence[str]
-
-    @property
-    def added(self) -> int:
-        return sum(line.startswith("+") for line in self.lines[2:])
-
-    @property
-    def removed(self) -> int:
-        return sum(line.startswith("-") for line in self.lines[2:])
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines)
-
-    def __repr__(self) -> str:
-        return f"Diff({self.saga} r{self.old} -> r{self.new}: {self.added} added, {self.removed} removed)"
 
 
 @dataclass(slots=True)
@@ -189,7 +147,7 @@ class Registry:
         is_new = now.digest != before.digest
         number = self._last(definition.name) + 1 if is_new else before.revision
         after = replace(definition, revision=number, digest=now.digest, source_text=now.source_text)
-        diff = _diff(before, after) if is_new else []
+        diff = definition_diff(before, after) if is_new else []
         return Change(definition.name, number, before.revision, is_new, diff), after
 
     def refresh(self) -> list[Change]:
@@ -243,7 +201,9 @@ class Registry:
             raise UnknownName(f"rollback of {name}{stored}", "revision in this process", str(number), map(str, past))
         before, definition = self.current[name], past[number]
         self._prints[name] = self._print(definition.cls, definition)._replace(digest=definition.digest)
-        change = Change(name, number, before.revision, False, _diff(before, definition), _warnings(before, definition))
+        change = Change(
+            name, number, before.revision, False, definition_diff(before, definition), warnings_of(before, definition)
+        )
         self._make_current({name: definition}, [change])
         return change
 
@@ -264,7 +224,7 @@ class Registry:
         for number in (old, new):
             if number not in codes:
                 raise UnknownName(f"diff of {name}", "revision", str(number), map(str, codes))
-        return Diff(name, old, new, tuple(_text_diff(codes[old], codes[new], old, new)))
+        return Diff(name, old, new, tuple(text_diff(codes[old], codes[new], old, new)))
 
     def _make_current(self, news: Mapping[str, SagaDefinition], changes: Sequence[Change]) -> None:
         before = self.current
@@ -307,8 +267,8 @@ class Registry:
             del past[min(past)]
         previous = before.revision if before else (last or None)
         old_text = before.source_text if before else (stored.source_text if stored else "")
-        diff = _text_diff(old_text, after.source_text, previous, number) if is_new and previous is not None else []
-        warnings = [*_warnings(before, after), *_unwritten(then, now)] if before and then else []
+        diff = text_diff(old_text, after.source_text, previous, number) if is_new and previous is not None else []
+        warnings = [*warnings_of(before, after), *unwritten(then, now)] if before and then else []
         if now.has_secrets:
             warnings.append(SECRETS)
         return Change(name, number, previous, is_new, diff, warnings), after
@@ -356,50 +316,3 @@ def _definition(cls: type[Saga]) -> SagaDefinition:
 
 def _of_notebook(definition: SagaDefinition) -> bool:
     return definition.cls.__module__ == "__main__"
-
-
-def _diff(before: SagaDefinition, after: SagaDefinition) -> list[str]:
-    return _text_diff(before.source_text, after.source_text, before.revision, after.revision)
-
-
-def _text_diff(before: str, after: str, old: int, new: int) -> list[str]:
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), f"revision {old}", f"revision {new}", lineterm="", n=2
-    )
-    return list(lines)
-
-
-def _warnings(before: SagaDefinition, after: SagaDefinition) -> list[str]:
-    """What a reader of the diff might miss: what now flows elsewhere, or no longer."""
-    found = []
-    for method, old in before.triggers.items():
-        name, new = old.name, after.triggers.get(method)
-        if new is None:
-            found.append(f"trigger {name} removed: its source {old.spec} is no longer read for it")
-        elif new.spec.identity != old.spec.identity:
-            found.append(f"trigger {name}: source changed from {old.spec} to {new.spec}")
-    found += [
-        f"trigger {new.name} added: {new.spec}"
-        for method, new in after.triggers.items()
-        if method not in before.triggers
-    ]
-    found += list(_param_warnings(before, after))
-    found += [f"action {name} removed" for name in before.actions if name not in after.actions]
-    return found
-
-
-def _unwritten(before: Fingerprint, now: Fingerprint) -> Iterator[str]:
-    """What has changed outside the text of the class."""
-    if helpers := now.changed(before):
-        yield f"helper changed: {', '.join(helpers)}"
-    if before.source_text == now.source_text and (members := now.changed_members(before)):
-        yield f"value changed: {', '.join(members)}"
-
-
-def _param_warnings(before: SagaDefinition, after: SagaDefinition) -> Iterator[str]:
-    for method, trigger in after.triggers.items():
-        old = before.triggers[method].params if method in before.triggers else {}
-        for name, default in trigger.params.items():
-            if name in old and not same(old[name], default):
-                was = f"its default was {old[name]!r}"
-                yield f"trigger {trigger.name}: param {name} is {default!r} from now on; {was}"

@@ -14,6 +14,7 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.away import AWAY, Away, Found, spoken
+from sagaz_lab.runtime.changes import Change
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake import Intake, OpenSource
@@ -22,7 +23,7 @@ from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.owner import owner_name
 from sagaz_lab.runtime.params import ParamsInStore
 from sagaz_lab.runtime.recovery import Recovery
-from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.relay import OpenPublisher, Relay
 from sagaz_lab.runtime.starting import Start
 from sagaz_lab.runtime.tasks import CLOSE_S, Report

@@ -18,13 +18,14 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.changes import Change
 from sagaz_lab.runtime.comparison import Comparison, Final, finals_of, finals_of_ticket
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.outcomes import Entry
 from sagaz_lab.runtime.params import LiveParams
-from sagaz_lab.runtime.registry import Change, Registry
+from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.stand_in import Ledger, NoTally, StandIn, Twins
 from sagaz_lab.runtime.tickets import Ticket
 

@@ -34,6 +34,7 @@ from sagaz_lab.stores import memory_names
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory_claims import Claims, OfLetter
 from sagaz_lab.stores.memory_clock import put_clock_right
+from sagaz_lab.stores.memory_cooldowns import Cooldowns
 from sagaz_lab.stores.memory_frames import Frames
 from sagaz_lab.stores.memory_letters import Letters
 from sagaz_lab.stores.memory_outbox import Outbox
@@ -42,9 +43,6 @@ from sagaz_lab.stores.used_up import check_records, check_run
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
-
-COOLDOWNS = 1_000_000
-"""Cooldowns of a trigger that are kept, should so many be running at once; past it the oldest go."""
 
 KEPT_EVENTS = 100_000
 """Persisted events that are kept."""
@@ -68,7 +66,7 @@ class MemoryStore:
         self._runs: dict[str, MemoryRun] = {}
         self._ended: deque[MemoryRun] = deque()
         self._claims = Claims(self._runs)
-        self._cooldowns: dict[str, dict[str, tuple[float, str]]] = {}
+        self._cooldowns = Cooldowns(self._runs)
         self._held: dict[str, HeldEvent] = {}
         self._letters = Letters()
         self._kept: deque[tuple[float, KeptEvent]] = deque(maxlen=KEPT_EVENTS)
@@ -109,7 +107,7 @@ class MemoryStore:
         return self._claims.seen(trigger, claims, time.time() if at is None else at)
 
     async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
-        found = ((key, self._cooling(trigger, key, at)) for key in keys)
+        found = ((key, self._cooldowns.refusal(trigger, key, at)) for key in keys)
         return {key: taken for key, taken in found if taken is not None}
 
     async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
@@ -186,32 +184,15 @@ class MemoryStore:
             if (refusal := self._claims.refusal(run.trigger, claim, new.at)) is not None:
                 return refusal
         if new.cooldown is not None:
-            if (refusal := self._cooling(run.trigger, new.cooldown[0], new.at)) is not None:
+            if (refusal := self._cooldowns.refusal(run.trigger, new.cooldown[0], new.at)) is not None:
                 return refusal
             if new.status is RunStatus.RUNNING:
-                self._cool(run.trigger, run.run_id, new.cooldown, new.at)
+                self._cooldowns.take(run.trigger, run.run_id, new.cooldown, new.at)
         for mine in claims:
             until = new.declared_until if mine.startswith(KEY_MARK) else new.claim_until
             self._claims.take_over(run.trigger, until, mine, run.run_id)
         self._runs[run.run_id] = run
         return None
-
-    def _cooling(self, trigger: str, key: str, at: float) -> Refusal | None:
-        until, run_id = self._cooldowns.get(trigger, {}).get(key, (at, ""))
-        if until <= at:
-            return None
-        run = self._runs.get(run_id)
-        return Refusal(run_id, None if run is None else run.status, cooling_until=until)
-
-    def _cool(self, trigger: str, run_id: str, cooldown: tuple[str, float], at: float) -> None:
-        cooling = self._cooldowns.setdefault(trigger, {})
-        key, until = cooldown
-        cooling.pop(key, None)
-        cooling[key] = (until, run_id)
-        # Those of a trigger end in the order in which they began, more or less: two for one keeps only what is needed.
-        for oldest in list(islice(cooling, 2)):
-            if cooling[oldest][0] <= at or len(cooling) > COOLDOWNS:
-                del cooling[oldest]
 
     def _hold(self, held: HeldEvent) -> Refusal | None:
         if held.id in self._held:
@@ -242,10 +223,6 @@ class MemoryStore:
         if batch.publications:
             self._outbox.add([it for it in batch.publications if it.id not in refused])
 
-    async def withdraw(self, run_id: str) -> None:
-        await self._run(run_id)
-        self._withdraw(run_id, None)
-
     def _withdraw(self, run_id: str, spent_until: float | None) -> None:
         run = self._runs.get(run_id)
         if run is not None and run.status is WAITING and run.attempt == 0:
@@ -253,11 +230,7 @@ class MemoryStore:
             self._claims.withdraw(run, spent_until)
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
-        freed, cooldowns = self._claims.forget(trigger, key), self._cooldowns.get(trigger, {})
-        if key is not None:
-            return freed + (cooldowns.pop(key, None) is not None)
-        self._cooldowns.pop(trigger, None)
-        return freed + len(cooldowns)
+        return self._claims.forget(trigger, key) + self._cooldowns.forget(trigger, key)
 
     # --- the journal ---
 
@@ -279,7 +252,7 @@ class MemoryStore:
                     ) -> None:  # fmt: skip
         run = await self._run(run_id)
         if cooldown is not None:
-            self._cool(run.trigger, run_id, cooldown, at)
+            self._cooldowns.take(run.trigger, run_id, cooldown, at)
         run.status = RunStatus.RUNNING
         run.revision = revision
         run.attempt = attempt

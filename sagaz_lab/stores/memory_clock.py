@@ -7,24 +7,20 @@ from collections.abc import Mapping
 from sagaz_lab.abc import HeldEvent
 from sagaz_lab.stores.clocks import SLACK_S, counted
 from sagaz_lab.stores.memory_claims import Claims
+from sagaz_lab.stores.memory_cooldowns import Cooldowns
 from sagaz_lab.stores.memory_runs import MemoryRun
 
 
 def put_clock_right(
     runs: Mapping[str, MemoryRun],
     claims: Claims,
-    cooldowns: Mapping[str, dict[str, tuple[float, str]]],
+    cooldowns: Cooldowns,
     held: dict[str, HeldEvent],
     now: float,
 ) -> tuple[float, Mapping[str, int]]:
     """As in the other stores: see `Store.put_clock_right`."""
     ahead = {run.run_id: run.at for run in runs.values() if run.at > now + SLACK_S}
-    cooling = 0
-    for keys in cooldowns.values():
-        for key, (until, run_id) in list(keys.items()):
-            if run_id in ahead and until > now:
-                keys[key] = (now + until - ahead[run_id], run_id)
-                cooling += 1
+    cooling = cooldowns.cut(ahead, now)
     cut = claims.cut({run_id: at - now for run_id, at in ahead.items()}, now)
     late = [id for id, event in held.items() if event.at > now + SLACK_S]
     for id in late:

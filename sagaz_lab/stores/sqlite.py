@@ -34,7 +34,6 @@ from sagaz_lab.stores.clocks import put_clock_right
 from sagaz_lab.stores.connection import NOW, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
-from sagaz_lab.stores.handing_over import withdraw
 from sagaz_lab.stores.intake import Rest, has_rest
 from sagaz_lab.stores.log_files import LogFiles
 from sagaz_lab.stores.opened import Opened
@@ -175,9 +174,6 @@ class SqliteStore:
         if rest is not None:
             await rest.clean_up(refused)
         return refused
-
-    async def withdraw(self, run_id: str) -> None:
-        await self._call(lambda it: withdraw(it, {run_id: None}))
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
         names = ("forget_claims", "forget_cooldowns") if key is None else ("forget_claim", "forget_cooldown")

@@ -124,8 +124,7 @@ class IntakeSuite:
         waiting = {"status": RunStatus.WAITING, "started": ()}
         await take(store, new_run("r1", claim="a", declared=key("a"), **waiting), new_run("r2", claim="b", **waiting))
         await store.begin("r2", revision=1, attempt=1, started=(), at=AT)
-        await store.withdraw("r1")
-        await store.withdraw("r2")
+        await store.accept(Acceptance(withdrawn={"r1": None, "r2": None}))
         assert await store.load("r1") is None
         assert (await loaded(store, "r2")).attempt == 1
         assert list(await store.seen(TRIGGER, ["a", "b", key("a")])) == ["b"]
@@ -187,7 +186,7 @@ class IntakeSuite:
 
     async def test_a_withdrawn_run_frees_the_claims_of_its_members(self, store: Store) -> None:
         await take(store, new_run("r1", members=[member("a"), member("b")], status=RunStatus.WAITING, started=()))
-        await store.withdraw("r1")
+        await store.accept(Acceptance(withdrawn={"r1": None}))
         assert await store.seen(TRIGGER, ["a", "b"]) == {}
 
     # --- cooldowns ---

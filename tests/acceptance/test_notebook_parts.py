@@ -13,7 +13,7 @@ from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.cards import change_card, outcome_card, saga_card
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
 from sagaz_lab.notebook.commands import COMMANDS, read, read_firing, split
-from sagaz_lab.runtime.registry import Change
+from sagaz_lab.runtime.changes import Change
 
 
 def transformed(cell):

@@ -80,7 +80,7 @@ def saga(options: str, body: str = "") -> str:
             "Wrong.on: source='custom': factory opens would fail: missing a required argument: 'topic'",
         ),
         (
-            saga('source="memory", topic="t"', "listeners = [OutboxSagaListener(store='sqlite:///x')]"),
+            saga('source="memory", topic="t"', "listeners = [OutboxSagaListener(storage='sqlite:///x')]"),
             "Lab's own store",
         ),
         (saga('source="redis", stream="s", url="redis://u:C4n4@h"'), "a credential is written in its code"),

@@ -28,7 +28,7 @@ from sagaz_lab import (
     trigger,
 )
 from sagaz_lab.abc import Acceptance, Refusal
-from sagaz_lab.errors import LabClosed, StoreUnavailable, UnknownName
+from sagaz_lab.errors import LabClosed, StoreUnavailable, TriggerPaused, UnknownName
 from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
@@ -920,17 +920,17 @@ async def test_a_paused_trigger_takes_nothing_until_it_is_resumed(lab: Lab) -> N
     await lab.start()
     lab.pause("Scores.on_score")
     await asyncio.sleep(0.01)
-    fired = asyncio.create_task(lab.fire("Scores.on_score", {"score": 9}))
+    with pytest.raises(TriggerPaused, match=r"Scores.on_score is paused"):
+        await lab.fire("Scores.on_score", {"score": 9})
     received = lab.counters()["Scores.on_score"]["received"]
     for _ in range(5):
         taps["scores"].put_nowait({"score": 9})
     await asyncio.sleep(0.02)
-    assert not fired.done()
     assert lab.counters()["Scores.on_score"]["received"] == received
     assert lab.status().triggers[0].state == "paused"
     lab.resume("Scores.on_score")
-    await until(lambda: lab.counters()["Scores.on_score"]["received"] == 6)
-    assert (await fired)[0].kind is OutcomeKind.STARTED
+    await until(lambda: lab.counters()["Scores.on_score"]["received"] == 5)
+    assert (await lab.fire("Scores.on_score", {"score": 9}))[0].kind is OutcomeKind.STARTED
 
 
 # --- retries and dead letters ---

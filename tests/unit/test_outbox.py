@@ -745,7 +745,7 @@ async def test_a_listener_with_another_store_is_refused_where_the_saga_is_used()
 
         for use in (
             lambda: Other().run({}),
-            lambda: lab._start([], False, "all"),
+            lab.start,
             lambda: lab.fire("other.on_event", None),
         ):
             with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(storage=.*leave storage= out"):

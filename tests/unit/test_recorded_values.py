@@ -72,6 +72,7 @@ async def test_a_path_means_the_file_that_it_named_where_it_was_written(
     await lab.stop()
     assert [event["n"] for event in heard] == [1]
     assert not keep_ids or heard[0].id == f"{tmp_path / 'here' / 'rows.jsonl'}#1"
+    heard.clear()
     assert define().sagas["Hear"].digest == lab.sagas["Hear"].digest
 
 

@@ -176,7 +176,7 @@ def test_a_log_is_readable_by_its_user_only(tmp_path: Path) -> None:
     from sagaz_lab.stores.artifacts import Artifacts
     from sagaz_lab.stores.log_files import LogFiles
 
-    files = LogFiles(Artifacts(tmp_path / "artifacts"))
+    files = LogFiles(Artifacts(tmp_path / "artifacts", tmp_path / "lab.db.key"))
     files.write("r", b"{}")
     (path,) = tmp_path.rglob("log.json")
     assert path.stat().st_mode & 0o077 == path.parent.stat().st_mode & 0o077 == 0

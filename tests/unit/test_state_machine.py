@@ -339,7 +339,8 @@ class Gates(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3))
     def define_anew(self, limit: int) -> None:
         for name, model in self.models.items():
-            if model.rules.limit is not None:
+            one_at_a_time = model.rules.singleton is not None and not model.rules.keyed
+            if model.rules.limit is not None and not one_at_a_time:
                 self.rules[name] = model.rules = replace(model.rules, limit=limit)
         self.runner.run(self._define_anew())
 
