@@ -27,6 +27,8 @@ from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.window_policies import IN_PERIOD, Closing
 
 _are_unchanging = UNCHANGING.issuperset
+_AT_ONCE = frozenset({type(None), Skip, dict})
+"""What most methods return: nothing of it is to be awaited."""
 _FILTERED = OutcomeKind.FILTERED
 _WAITING = RunStatus.WAITING
 OVERLAP = "the run of an earlier tick still goes"
@@ -236,7 +238,7 @@ class Decider:
                 if is_async:
                     result = await result
                     method = compiled.method  # its params may have changed meanwhile
-                if result is not None and type(result) is not Skip and is_awaitable(result):
+                if type(result) not in _AT_ONCE and is_awaitable(result):
                     waiting = perf_counter()
                     result = await awaited(result)
                     method = compiled.method

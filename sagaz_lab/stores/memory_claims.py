@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from sagaz_lab.abc import KEY_MARK, Refusal
+from sagaz_lab.abc import KEY_MARK, HeldEvent, Refusal
 from sagaz_lab.model.run import RESTARTABLE, RunStatus
 from sagaz_lab.stores.claims import CLAIM_ENDED
 from sagaz_lab.stores.memory_runs import MemoryRun
@@ -218,3 +218,7 @@ class Claims:
         still_held: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
         self._by_trigger[trigger] = still_held
         return len(claims) - len(still_held)
+
+
+def claims_of(held: HeldEvent) -> list[str]:
+    return [claim for claim in (held.claim, held.declared) if claim is not None]

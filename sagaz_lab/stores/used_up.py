@@ -25,17 +25,16 @@ def check_run(new: NewRun) -> UnstorableValue | None:
 
     Who starts one by hand and waits for it may give it what can be read once.
     """
+    event, are_plain = new.event, _PLAIN.issuperset
     # It is asked for each run, and most have plain values only.
-    for value in new.context.values():
-        if type(value) not in _PLAIN:
-            return _in_full(new)
-    event = new.event
-    if event is None or type(event.payload) is not dict:
-        return _in_full(new)
-    for value in event.payload.values():
-        if type(value) not in _PLAIN:
-            return _in_full(new)
-    return None
+    if (
+        event is not None
+        and type(payload := event.payload) is dict
+        and are_plain(map(type, payload.values()))
+        and are_plain(map(type, new.context.values()))
+    ):
+        return None
+    return _in_full(new)
 
 
 def _in_full(new: NewRun) -> UnstorableValue | None:
@@ -50,8 +49,6 @@ def _in_full(new: NewRun) -> UnstorableValue | None:
 
 def check_records(rows: Sequence[RecordRow]) -> None:
     """Raises `UnstorableValue` for what an action has returned or set."""
-    if len(rows) == 1 and len(rows[0]) == BARE:
-        return
     for row in rows:
         if len(row) > BARE:
             record = Record.of(row)
