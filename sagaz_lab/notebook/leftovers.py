@@ -53,7 +53,7 @@ class Leftovers:
 
     def offer(self, sagas: Collection[str]) -> None:
         """Show a button for each that takes it away, where there are widgets."""
-        if hasattr(self._shell, "kernel"):
+        if sagas and hasattr(self._shell, "kernel"):  # importing widgets alone makes every page ask for their states
             with suppress(ModuleNotFoundError):
                 widgets, display = import_module("ipywidgets"), import_module("IPython.display").display
                 for saga in sagas:
