@@ -13,6 +13,7 @@ from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.cards import change_card, outcome_card, saga_card
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
 from sagaz_lab.notebook.commands import COMMANDS, read, read_firing, split
+from sagaz_lab.notebook.expansion import expand
 from sagaz_lab.runtime.changes import Change
 
 
@@ -24,14 +25,22 @@ def transformed(cell):
 
 
 def fired(rest, **names):
-    return read_firing(COMMANDS["fire"], rest, names)
+    return read_firing(COMMANDS["fire"], rest, names, expand)
+
+
+CALL = "get_ipython().run_cell_magic('saga', '--quiet', '\\n')"
 
 
 def test_only_the_magics_line_of_a_saga_cell_is_replaced():
-    cell = "%%saga --quiet\nfrom __future__ import annotations\n\nawait f()\n"
+    cell = "%%saga --quiet\nimport math\n\nawait f()\n"
     first, *body = transformed(cell).splitlines()
-    assert first == "get_ipython().run_cell_magic('saga', '--quiet', '\\n')"
+    assert first == CALL
     assert body == cell.splitlines()[1:]
+
+
+def test_the_magic_stands_behind_what_comes_from_the_future_and_no_line_moves():
+    cell = "%%saga --quiet\nfrom __future__ import annotations\n\nawait f()\n"
+    assert transformed(cell).splitlines() == ["", f"from __future__ import annotations; {CALL}", "", "await f()"]
 
 
 def test_a_question_about_the_magic_stays_a_question():
@@ -48,6 +57,8 @@ def test_a_question_about_the_magic_stays_a_question():
         "if True:\n    for i in range(3):\n        %triggers wait 3 events",
         "async def f():\n    y = %triggers stop\n    return y",
         "%triggers dlq redrive all",
+        "%triggers start",
+        "handle = %triggers start a.b --fresh",
     ],
 )
 def test_a_command_that_awaits_is_awaited(cell):
@@ -59,7 +70,7 @@ def test_a_command_that_awaits_is_awaited(cell):
 @pytest.mark.parametrize(
     "cell",
     [
-        "%triggers start",
+        "%triggers status",
         "%triggers dlq --by cause",
         "s = '''\n%triggers fire x\n'''",
         '''s = "get_ipython().run_line_magic('triggers', 'fire x')"''',
