@@ -1,5 +1,7 @@
 """The dashboard as the page at its other end sees it: what it is sent, when, and what its orders do."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -125,7 +127,7 @@ def test_limits_and_params_are_changed(kernel, page):
     assert page.order("set_params", trigger="P.on_p", values={"threshold": 0.75})["error"] is None
     assert page.order("set_limits", trigger="P.on_p", values={"rate_limit_per_second": 5})["error"] is None
     shown = page.trigger("P.on_p")
-    assert shown["params"] == [{"name": "threshold", "value": 0.75, "default": 0.5}]
+    assert shown["params"] == [{"name": "threshold", "value": 0.75, "default": 0.5, "range": [0.0, 1.0, 0.01]}]
     assert shown["limits"]["rate_limit_per_second"] == {"value": 5, "default": None}
     assert shown["limits"]["max_concurrent_sagas"] == {"value": 100, "default": 100}
 
@@ -150,6 +152,7 @@ def test_dead_letters_are_redriven_and_discarded_by_cause(kernel, page):
 def test_a_run_is_shown_with_its_actions_its_progress_and_its_log(kernel, page):
     act = "print('hello'); ctx.progress(3, 10, 'epochs'); import asyncio; await asyncio.sleep(60)"
     kernel.run("%%saga\n" + saga("shown", action=act))
+    before = time.time()
     kernel.run("await default_lab().fire('shown.on_event', {}, wait=False)")
     news = page.hear("tick")
     while not (news["runs"] and news["runs"][0]["actions"][0]["start"] is not None):
@@ -157,7 +160,9 @@ def test_a_run_is_shown_with_its_actions_its_progress_and_its_log(kernel, page):
     (run,) = news["runs"]
     (act,) = run["actions"]
     assert (act["name"], act["state"], act["note"], act["end"]) == ("act", "running", "3 of 10 epochs", None)
-    assert page.order("log", run_id=run["run_id"])["result"]["lines"] == [["act", "hello"]]
+    [[at, *line]] = page.order("log", run_id=run["run_id"])["result"]["lines"]
+    assert line == ["INFO", "act", "hello"]
+    assert before <= at <= time.time()
     page.order("compensate_run", run_id=run["run_id"])
     while news["runs"]:
         news = page.hear("tick")
@@ -223,4 +228,12 @@ class Holds(Saga):
     ]
     kernel.run("await default_lab().drain()\nmended = True")
     assert page.order("resume_run", run_id=run_id)["result"] == {"status": "completed"}
-    assert page.order("log", run_id=run_id)["result"] == {"lines": [["work", "try False"], ["work", "try True"]]}
+    lines = page.order("log", run_id=run_id)["result"]["lines"]
+    first, *failure, last = [line[1:] for line in lines]
+    assert (first, last) == (["INFO", "work", "try False"], ["INFO", "work", "try True"])
+    assert {(level, action) for level, action, _ in failure} == {("ERROR", "work")}
+    head, place, code, error = [text for _, _, text in failure]
+    assert (head, code) == ("Traceback (most recent call last):", '    raise ValueError("not yet")')
+    assert place.endswith("line 13, in work")
+    assert error == "ValueError: not yet"
+    assert [line[0] for line in lines] == sorted(line[0] for line in lines)
