@@ -104,9 +104,9 @@ class Recovery:
             if from_action is not None:
                 rewind(ticket.history, definition, from_action)
             state = dispatcher.states.get(ticket.trigger or "")
-            if state is not None:
-                state.admission.occupy(ticket)
             self._count(stored)
+            if state is not None:  # last, since nobody gives back the place of a run that is not launched
+                state.admission.occupy(ticket)
             found.resumed[stored.run_id] = stored.saga
             return dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
         state = dispatcher.states.get(ticket.trigger or "")

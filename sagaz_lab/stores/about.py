@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from contextlib import closing
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
+from sagaz_lab.stores.damage import as_json, shown
 from sagaz_lab.stores.statements import statements
 from sagaz_lab.stores.translation import text
 
@@ -44,16 +44,16 @@ def _about(
 
     id = text(event_id)
     triggers = [name for (name,) in select("claim_triggers")]
-    holders = select("claimants", json.dumps(triggers), json.dumps([text(claim) for claim in claims]))
+    holders = select("claimants", as_json(triggers), as_json(map(text, claims)))
     held = [holder for holder, kind in holders if kind == "held"]
     runs = [holder for holder, kind in holders if kind == "id"]
     rows = [
-        *select("outcomes_of_runs", json.dumps(runs)),
-        *select("outcomes_of_held", json.dumps(held)),
+        *select("outcomes_of_runs", as_json(runs)),
+        *select("outcomes_of_held", as_json(held)),
         *select("outcomes_of_newest", ALL if everywhere else NEWEST, id),
         *select("outcomes_of_dead", id),
         *select("outcomes_of_kept", id),
     ]
     outcomes = [(event_id, *row) for row in sorted(dict.fromkeys(rows), key=lambda row: row[-1], reverse=True)]
-    wanted = {row[4] for row in outcomes if row[4] is not None} | set(run_ids)
-    return outcomes, select("runs_by_id", json.dumps(sorted(wanted)))
+    found = select("runs_by_id", as_json({*(row[4] for row in outcomes), *run_ids}))
+    return [tuple(map(shown, row)) for row in outcomes], [tuple(map(shown, row)) for row in found]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sagaz_lab.errors import describe
@@ -32,6 +33,11 @@ class Parts:
 def shown(value: Any) -> Any:
     """The value of a column of texts: bytes that are there instead can be looked at."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def as_json(values: Iterable[Any]) -> str:
+    """The texts among the values, for `json_each`. JSON has no bytes, and a damaged value names nothing."""
+    return json.dumps([value for value in values if isinstance(value, str)])
 
 
 def as_status(status: Any) -> RunStatus:

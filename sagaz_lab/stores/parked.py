@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from sagaz_lab.stores.damage import as_json
 from sagaz_lab.stores.transactions import Transactions
 
 
@@ -28,7 +28,7 @@ def settle_refused(
 ) -> Collection[str]:
     """Settle the open letters of parked publications; give back what was parked. Returns the letters' ids."""
     execute, sql = it.connection.execute, it.sql
-    found = execute(sql["parked_publications"], (json.dumps(list(ids)),)).fetchall()
+    found = execute(sql["parked_publications"], (as_json(ids),)).fetchall()
     for letter, publication, _ in found:
         if state == "discarded":
             execute(sql["delete_publication"], (publication,))
@@ -37,5 +37,5 @@ def settle_refused(
         execute(sql["settle_letter"], (state, reason, letter))
     if found:
         publications, runs = [row[1] for row in found], [row[2] for row in found if row[2]]
-        execute(sql["release_publications"], (it.epoch, json.dumps(publications), json.dumps(runs)))
+        execute(sql["release_publications"], (it.epoch, as_json(publications), as_json(runs)))
     return {letter for letter, _, _ in found}

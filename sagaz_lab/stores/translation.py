@@ -174,6 +174,8 @@ def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts
     _, starts, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at, *end = found
     ended_at, error = end or (None, None)
     parts, nothing = Parts(), list[Record]()
+    if not isinstance(run_id, str):
+        parts.note("id", f"it is {run_id!r}")
     history = list(parts.read("first actions", lambda: started_records(run_id, starts, started_at), nothing))
     for number, each in enumerate(records, 1):
         get = partial(_record, run_id, each, artifacts)

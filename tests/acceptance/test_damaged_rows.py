@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Batch, Lab, Saga, SagaContext, TriggerConfig, action, trigger
-from sagaz_lab.abc import Acceptance, Publication
+from sagaz_lab.abc import Acceptance, Event, Publication
 from sagaz_lab.errors import StoreError, Unreadable
+from sagaz_lab.testing.store_values import dead_letter
 from tests.unit.tools import until
 
 FRAMES = ("runs", "steps", "outcomes", "dead_letters", "causes", "events", "publications", "counts")
@@ -186,6 +187,53 @@ async def test_a_run_that_cannot_be_read_is_held_until_its_row_is_repaired(folde
     assert await again.lab.resume_run(run_id) == "completed"
     assert again.done == [2], "its first action is not run again: what it returned is in the journal"
     await again.lab.stop()
+
+
+async def test_a_run_whose_id_is_no_text_is_held_and_goes_on_with_its_new_id(folder: Path) -> None:
+    change(folder, "UPDATE runs SET run_id = x'fffe00' WHERE seq = 2")
+    life = await live_on(folder)
+    assert sorted(life.done) == [1, 3, 4, 5, 6]
+    [report] = [text for text in life.reports if "cannot be read" in text]
+    assert r"its id cannot be read (it is b'\xff\xfe\x00')" in report
+    change(folder, "UPDATE runs SET run_id = 'mended' WHERE seq = 2")
+    again = Life(folder)
+    again.go.set()
+    assert await again.lab.resume_run("mended") == "completed"
+    assert again.done == [2]
+    await again.lab.stop()
+
+
+@pytest.mark.parametrize(("table", "column"), [("claims", "trigger"), ("claims", "claim"), ("claims", "run_id"),
+                                               ("runs", "run_id"), ("held_events", "id"),
+                                               ("kept_events", "run_id"), ("dead_letters", "run_id")])  # fmt: skip
+async def test_each_event_has_its_answer_whatever_is_no_text(folder: Path, table: str, column: str) -> None:
+    lab = Life(folder).lab
+    ids = ["e1", "e6", "dead0", "h0"]
+    before = {id: [(it.trigger, it.kind) for it in lab.why(id).outcomes] for id in ids}
+    assert all(before.values())
+    key = NO_ROWID.get(table, "rowid")
+    change(folder, f"UPDATE {table} SET {column} = x'fffe00' WHERE {key} = (SELECT {key} FROM {table} LIMIT 1)")
+    after = {id: [(it.trigger, it.kind) for it in lab.why(id).outcomes] for id in ids}
+    lost = [id for id in ids if after[id] != before[id]]
+    assert lost == (["h0"] if table == "held_events" else []), "only a held event is found by nothing but its id"
+    await lab.stop()
+
+
+@pytest.mark.parametrize("settled", ["redriven", "discarded"])
+async def test_a_publication_whose_run_id_is_no_text_is_settled_with_the_others(folder: Path, settled: str) -> None:
+    store = Life(folder).lab.store
+    await store.open("test")
+    await store.interrupted()
+    rows = await store.publications(2)
+    refused = [
+        (number, dead_letter(f"d{n}", event=Event({}, id=it.id), run_id=it.run_id))
+        for n, (number, it) in enumerate(rows)
+    ]
+    await store.park_refused(refused)
+    change(folder, "UPDATE publications SET run_id = x'fffe00' WHERE seq = (SELECT min(seq) FROM publications)")
+    assert set(await store.settle_refused(["d0", "d1"], settled, "")) == {"d0", "d1"}
+    assert len(await store.publications(9)) == (2 if settled == "redriven" else 0)
+    await store.close()
 
 
 async def test_a_run_that_cannot_be_read_can_be_discarded(folder: Path) -> None:
