@@ -212,7 +212,7 @@ async def test_each_event_has_its_answer_whatever_is_no_text(folder: Path, table
     before = {id: [(it.trigger, it.kind) for it in lab.why(id).outcomes] for id in ids}
     assert all(before.values())
     key = NO_ROWID.get(table, "rowid")
-    change(folder, f"UPDATE {table} SET {column} = x'fffe00' WHERE {key} = (SELECT {key} FROM {table} LIMIT 1)")
+    change(folder, f"UPDATE {table} SET {column} = x'fffe00' WHERE {key} = (SELECT min({key}) FROM {table})")
     after = {id: [(it.trigger, it.kind) for it in lab.why(id).outcomes] for id in ids}
     lost = [id for id in ids if after[id] != before[id]]
     assert lost == (["h0"] if table == "held_events" else []), "only a held event is found by nothing but its id"

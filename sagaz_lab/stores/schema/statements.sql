@@ -347,8 +347,9 @@ SELECT event_id, trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revis
 WHERE event IS NOT NULL ORDER BY seq DESC LIMIT ?
 
 -- name: dead_outcomes
+-- A letter of a run tells nothing that the run does not; a damaged one names no run.
 SELECT event_id, trigger, 'dead', error, NULL, revision, at FROM dead_letters
-WHERE run_id IS NULL ORDER BY seq DESC LIMIT ?
+WHERE typeof(run_id) <> 'text' ORDER BY seq DESC LIMIT ?
 
 -- name: kept_outcomes
 SELECT event_id, trigger, outcome, reason, run_id, NULL, at FROM kept_events WHERE told ORDER BY seq DESC LIMIT ?
@@ -408,7 +409,7 @@ WHERE seq > (SELECT max(seq) FROM runs) - ? AND event_id = ? AND event IS NOT NU
 SELECT trigger, 'held', '', NULL, NULL, at FROM held_events WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: outcomes_of_dead
-SELECT trigger, 'dead', error, NULL, revision, at FROM dead_letters WHERE run_id IS NULL AND event_id = ?
+SELECT trigger, 'dead', error, NULL, revision, at FROM dead_letters WHERE typeof(run_id) <> 'text' AND event_id = ?
 ORDER BY seq DESC
 
 -- name: outcomes_of_kept
