@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from sagaz_lab.errors import StoreTooNew, StoreUnavailable
 from sagaz_lab.model.spelled import spelled_key
+from sagaz_lab.stores.claims import id_claim
 from sagaz_lab.stores.signing import make_private
 from sagaz_lab.stores.statements import schema
 
@@ -150,6 +151,7 @@ def _make_tables(connection: sqlite3.Connection) -> None:
     if _version(connection) == VERSION:
         return
     connection.create_function("spelled_key", 1, spelled_key)
+    connection.create_function("id_claim", 2, id_claim)
     with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN IMMEDIATE")
         try:

@@ -13,6 +13,7 @@ from sagaz_lab.abc import KEY_MARK, Acceptance, NewRun, Refusal
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
+from sagaz_lab.runtime.compiled import claim_of
 from sagaz_lab.stores.sqlite import SqliteStore
 
 AT = 1_700_000_000.0
@@ -130,12 +131,52 @@ async def test_each_claim_of_version_3_is_an_id_or_a_declared_key(store_3: Path)
     ids = ["i0", "i1", "i2", "i3", "gone", "e-h-a-1", "e-h-a-2"]
     assert sorted(await store.seen("old.keyed", [*ids, "a.csv", "7"])) == sorted(ids)
     assert list(await store.seen("old.by_id", ["i4", KEY_MARK + "i4"])) == ["i4"]
-    assert list(await store.seen("old.parts", ["1:i5", "0:i5", KEY_MARK + "1:i5"])) == ["1:i5"]
+    both = ["1:i5", KEY_MARK + "1:i5"]  # nobody can tell which it was
+    assert list(await store.seen("old.parts", [*both, "0:i5"])) == both
     assert sorted(await store.cooling("old.keyed", ["7", "⟦7⟧"], at=NOW)) == ["7", "⟦7⟧"]
     held = await store.held(["old.keyed"])
-    assert [(it.claim, it.declared) for it in held] == [("e-h-a-1", KEY_MARK + "held.csv"), ("e-h-a-2", None)]
+    assert [(it.claim, it.declared) for it in held] == [
+        ("e-h-a-1", KEY_MARK + "held.csv"),
+        ("e-h-a-2", KEY_MARK + "e-h-a-2"),
+    ]
     await store.accept(Acceptance(released=[it.id for it in held]))
     assert await store.seen("old.keyed", ["e-h-a-1", "e-h-a-2", KEY_MARK + "held.csv"]) == {}
+    await store.close()
+
+
+LONG = "x" * 600
+
+ALIKE = {
+    "a key that ends like a part's claim": ("order:42", "42", ["42"], ["order:42"]),
+    "a key that begins with a number": ("5:42", "42", ["42", "5:42"], ["5:42"]),
+    "a key that is the id": ("7", "7", ["7"], ["7"]),
+    "a long id": (claim_of(LONG), LONG, [claim_of(LONG)], []),
+    "a long id of a part": ("1:" + claim_of(LONG), LONG, ["1:" + claim_of(LONG)], []),
+    "a long id with a key": ("k", LONG, [claim_of(LONG)], ["k"]),
+    "an id with the mark of keys": (KEY_MARK + "7", KEY_MARK + "7", [claim_of(KEY_MARK + "7")], []),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+@pytest.mark.parametrize("status", ["completed", "compensated"])
+async def test_where_a_claim_of_version_3_may_be_an_id_or_a_key_it_is_both(
+    tmp_path: Path, case: str, status: str
+) -> None:
+    claim, id, ids, keys = ALIKE[case]
+    make_old(path := tmp_path / "lab.db", 3)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        insert(connection, "runs", seq=10, run_id="r10", saga="old", revision=1, trigger="old.on", status=status,
+               attempt=1, owner=1, claim=claim, event_id=id, event=event(id), context=b"{}", started_at=NOW,
+               ended_at=NOW)  # fmt: skip
+        insert(connection, "members", run=10, claim="member")
+        for each in (claim, "member"):
+            insert(connection, "claims", trigger="old.on", claim=each, run_id="r10", until=NOW + 1e6)
+    store = SqliteStore(path)
+    await store.open("this notebook")
+    marked = [KEY_MARK + key for key in keys if status == "completed"]  # what was undone frees its declared key
+    assert sorted(await store.seen("old.on", ids + [KEY_MARK + key for key in keys])) == sorted(ids + marked)
+    if claim in ids:
+        assert list(await store.seen("old.on", ["member"])) == ["member"]
     await store.close()
 
 
