@@ -109,7 +109,7 @@ class Turns:
         try:
             # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
             batch = letters_only(state, letters)
-            spent_until = state.compiled.spent_until(now) if reason is OUTDONE else None
+            spent_until = state.compiled.spent_until(now) if reason in (OUTDONE, QUEUE_FULL) else None
             batch.withdrawn, batch.kept = {ticket.run_id: spent_until}, self._kept(state, ticket, kind, reason, now)
             await self._store.accept(batch)
         except StoreError as error:

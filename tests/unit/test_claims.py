@@ -372,6 +372,25 @@ async def test_with_singleton_cancel_the_replaced_event_replaces_nothing_when_it
     await each_lab.stop(0)
 
 
+async def test_what_the_queue_dropped_drives_out_no_later_event_when_it_comes_again(each_lab: Lab) -> None:
+    class Orders(Saga):
+        trigger_config = TriggerConfig(queue_size=1, backpressure_strategy="drop_oldest")
+
+        @trigger(source="memory", topic="t", max_concurrent_sagas=1)
+        def on_order(self, event):
+            return {}
+
+        @action("ship")
+        async def ship(self, ctx):
+            await asyncio.sleep(3600)
+
+    kinds = [str((await each_lab.fire("Orders.on_order", {}, id=f"e{n}", wait=False))[0].kind) for n in (1, 2, 3, 2)]
+    assert kinds == ["started", "held", "held", "duplicate"]
+    counts = {"received": 4, "started": 1, "held": 1, "dropped": 1, "duplicate": 1}
+    assert counted(each_lab, "Orders.on_order") == counts
+    await each_lab.stop(0)
+
+
 async def test_a_spent_id_is_free_again_after_a_day(timed_lab: Lab, clock: VirtualClock) -> None:
     class Late(Saga):
         @trigger(**SUPERSEDING["trailing"])
