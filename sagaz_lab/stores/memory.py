@@ -36,10 +36,10 @@ from sagaz_lab.stores.memory_claims import Claims, OfLetter, claims_of
 from sagaz_lab.stores.memory_clock import put_clock_right
 from sagaz_lab.stores.memory_cooldowns import Cooldowns
 from sagaz_lab.stores.memory_frames import Frames
-from sagaz_lab.stores.memory_letters import Letters
+from sagaz_lab.stores.memory_letters import Letters, redrive
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
-from sagaz_lab.stores.used_up import check_records, check_run
+from sagaz_lab.stores.used_up import check_records, check_run, still_redriven
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
@@ -116,8 +116,10 @@ class MemoryStore:
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
-        if batch.released or batch.withdrawn or batch.redriven:
+        redriven = still_redriven(batch)
+        if batch.released or batch.withdrawn or redriven:
             self._make_way(batch)
+            redrive(redriven, self._letters, self._claims)
         for _, of_trigger in groupby(batch.runs, attrgetter("trigger")):
             for new in self._accept_together([*of_trigger]):
                 if (refusal := self._accept_alone(new)) is not None:
@@ -129,8 +131,7 @@ class MemoryStore:
             self._note(batch, refused)
         for spent in batch.spent:
             self._claims.fill(*spent)
-        for letter, trigger, claim, _, until in batch.redriven:
-            self._claims.fill(trigger, claim, OfLetter(letter, until))
+        self._claims.give_back(redriven)
         return refused
 
     def _make_way(self, batch: Acceptance) -> None:
@@ -138,9 +139,6 @@ class MemoryStore:
         self._release(batch.released)
         for run_id, spent_until in batch.withdrawn.items():
             self._withdraw(run_id, spent_until)
-        for letter, trigger, claim, its_run, _ in batch.redriven:
-            if self._letters.settle([letter], "redriven"):
-                self._claims.leave(trigger, claim, letter, its_run)
 
     def _accept_together(self, news: Sequence[NewRun]) -> Sequence[NewRun]:
         """Of one trigger, those that are new and whose claim nobody has: as most are. Returns the others."""

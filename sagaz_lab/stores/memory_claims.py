@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from sagaz_lab.abc import KEY_MARK, HeldEvent, Refusal
+from sagaz_lab.abc import KEY_MARK, HeldEvent, Redriven, Refusal
 from sagaz_lab.model.run import RESTARTABLE, RunStatus
 from sagaz_lab.stores.claims import CLAIM_ENDED
 from sagaz_lab.stores.memory_runs import MemoryRun
@@ -166,6 +166,11 @@ class Claims:
         mine = holder.letter if isinstance(holder, OfLetter) else None
         if mine == letter or (isinstance(holder, Taken) and holder.run_of(claim) == run_id):
             drop(self._by_trigger[trigger], claim)
+
+    def give_back(self, redriven: Sequence[Redriven]) -> None:
+        """What came of a letter's event has not taken its claim, so that it stays the letter's."""
+        for letter, trigger, claim, _, until in redriven:
+            self.fill(trigger, claim, OfLetter(letter, until))
 
     def _put(self, trigger: str, claim: str, holder: Holder) -> None:
         known = self._by_trigger[trigger]

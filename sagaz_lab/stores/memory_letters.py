@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count, islice
 
-from sagaz_lab.abc import DeadLetter
+from sagaz_lab.abc import DeadLetter, Redriven
+from sagaz_lab.stores.memory_claims import Claims
 from sagaz_lab.stores.memory_frames import Letter
 
 LETTERS = 10_000
@@ -41,3 +42,10 @@ class Letters(dict[str, Letter]):
         for entry in still_open:
             entry.state = state
         return len(still_open)
+
+
+def redrive(redriven: Sequence[Redriven], letters: Letters, claims: Claims) -> None:
+    """Settle those letters that are open, and free their claims for what comes of them."""
+    for letter, trigger, claim, run_id, _ in redriven:
+        if letters.settle([letter], "redriven"):
+            claims.leave(trigger, claim, letter, run_id)

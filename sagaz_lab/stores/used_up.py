@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sagaz_lab.abc import NewRun, Record, RecordRow
+from sagaz_lab.abc import Acceptance, NewRun, Record, RecordRow, Redriven
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.run import BARE
 
@@ -45,6 +45,14 @@ def _in_full(new: NewRun) -> UnstorableValue | None:
         if _is_used_up(value):
             return UnstorableValue(f"run {new.run_id}", key, value, WHY, CURE)
     return None
+
+
+def still_redriven(batch: Acceptance) -> Sequence[Redriven]:
+    """Without those whose run is refused: their letters stay open until there are others."""
+    if not batch.redriven:
+        return ()
+    refused = {new.claim for new in batch.runs if check_run(new) is not None}
+    return [each for each in batch.redriven if each.claim not in refused]
 
 
 def check_records(rows: Sequence[RecordRow]) -> None:

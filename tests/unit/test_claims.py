@@ -226,6 +226,35 @@ async def test_a_redrive_takes_over_the_id_so_that_a_redelivery_starts_nothing(e
     assert len(each_lab.dead_letters()) == 0
 
 
+@pytest.mark.parametrize("first", ["raise", "fail"])
+async def test_a_redrive_whose_run_cannot_be_stored_leaves_another_letter(each_lab: Lab, first: str) -> None:
+    worked: list[str] = []
+    how = first
+
+    class Orders(Saga):
+        @trigger(source="memory", topic="orders", config=TriggerConfig(max_retries=0))
+        def on_order(self, event):
+            if how == "raise":
+                raise ValueError("no")
+            return {"how": how, "rows": iter(()) if how == "unstorable" else ()}
+
+        @action("ship")
+        async def ship(self, ctx):
+            if ctx["how"] == "fail":
+                raise Permanent("no")
+            worked.append(ctx["how"])
+
+    await give(each_lab, first, "e1")
+    for how, kind in (("unstorable", "dead"), ("unstorable", "dead"), ("ok", "started")):
+        (letter,) = each_lab.dead_letters()["id"]
+        assert [str(it.kind) for it in await each_lab.redrive(letter)] == [kind]
+        await each_lab.drain()
+        assert (await give(each_lab, how, "e1")).kind == "duplicate"
+        assert letter not in list(each_lab.dead_letters()["id"])
+    assert worked == ["ok"]
+    assert_adds_up(each_lab)
+
+
 async def test_a_redrive_bypasses_no_declared_key(each_lab: Lab) -> None:
     orders(each_lab, idempotency_key="k")
     await give(each_lab, "fail", "e1", k=7)
