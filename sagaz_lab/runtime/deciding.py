@@ -324,7 +324,9 @@ class Decider:
                     self._bury(decided, prepared.kept(i), error, claim, taken, now)
                     continue
                 closes_in_s = state.leading.closes_in(key, steady)
-                if closes_in_s > 0 if quiet else not state.leading.opens(key, steady, decided.periods):
+                shut = closes_in_s > 0 if quiet else not state.leading.opens(key, steady, decided.periods)
+                # The period may be the one that a dead letter's event has opened itself.
+                if shut and prepared.sent[i].id not in decided.redriven:
                     facts = {"key": key, "closes_in_s": round(closes_in_s, 3)}
                     decided.add(_FILTERED, IN_PERIOD, prepared.kept(i), now, facts)
                     continue
@@ -352,14 +354,15 @@ class Decider:
             decided.held.append(HeldEvent(id, state.name, key, part, event, claim, at, declared))
 
     async def _cool(self, decided: Decided, cooldown_s: float, now: float) -> None:
-        """Filter what would start while its key is cooling down."""
+        """Filter what would start while its key is cooling down, but by the run of its own dead letter."""
         keys = list({ticket.key or "" for ticket in decided.starts})
         cooling = dict(await self._store.cooling(decided.state.name, keys, at=now))
         starts, decided.starts = decided.starts, []
         for ticket in starts:
             key = ticket.key or ""
-            if key in cooling:
-                assert ticket.event is not None
+            assert ticket.event is not None
+            redriven = decided.redriven.get(ticket.event.id)
+            if key in cooling and (redriven is None or redriven.run_id != cooling[key].first_run):
                 decided.cooling(cooling[key], ticket.event, ticket.key, now)
                 continue
             ticket.cooldown = (key, now + cooldown_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import Redriven, Refusal, Spent
+from sagaz_lab.abc import NewRun, Redriven, Refusal, Spent
 from sagaz_lab.stores.retention import free_members
 from sagaz_lab.stores.transactions import Transactions
 from sagaz_lab.stores.translation import text
@@ -44,6 +44,14 @@ def redrive(it: Transactions, redriven: Iterable[Redriven]) -> None:
         if it.connection.execute(it.sql["settle_letter"], ("redriven", "", letter)).rowcount:
             for holder in (letter, run_id):
                 it.connection.execute(it.sql["delete_claim_of"], (trigger, text(claim), holder))
+
+
+def end_cooldowns(it: Transactions, redriven: Iterable[Redriven], news: Iterable[NewRun]) -> None:
+    """The run of a letter turns away nothing that comes of the letter's event."""
+    runs = {claim: run_id for _, _, claim, run_id, _ in redriven if run_id is not None}
+    for new in news if runs else ():
+        if new.cooldown is not None and (run_id := runs.get(new.claim or "")) is not None:
+            it.connection.execute(it.sql["delete_cooldown_of"], (new.trigger, text(new.cooldown[0]), run_id))
 
 
 def give_back(it: Transactions, redriven: Iterable[Redriven]) -> None:

@@ -11,7 +11,7 @@ from sagaz_lab.abc import Acceptance, DeadLetter, Redriven, Refusal
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.encoding import NeedsFiles
-from sagaz_lab.stores.handing_over import LetterRow, bury, give_back, redrive, spend, withdraw
+from sagaz_lab.stores.handing_over import LetterRow, bury, end_cooldowns, give_back, redrive, spend, withdraw
 from sagaz_lab.stores.held import HeldRow, hold, release
 from sagaz_lab.stores.transactions import Transactions, Write
 from sagaz_lab.stores.translation import held_row, kept_row, letter_row, publication_rows, text
@@ -107,6 +107,7 @@ class Rest:
         release(it, self._batch.released)
         withdraw(it, self._batch.withdrawn)
         redrive(it, self._redriven)
+        end_cooldowns(it, self._redriven, self._batch.runs)
 
     def _finish(
         self, it: Transactions, notes: Callable[[Transactions], Mapping[str, Refusal]] | None

@@ -119,7 +119,7 @@ class MemoryStore:
         redriven = still_redriven(batch)
         if batch.released or batch.withdrawn or redriven:
             self._make_way(batch)
-            redrive(redriven, self._letters, self._claims)
+            redrive(redriven, batch.runs, self._letters, self._claims, self._cooldowns)
         for _, of_trigger in groupby(batch.runs, attrgetter("trigger")):
             for new in self._accept_together([*of_trigger]):
                 if (refusal := self._accept_alone(new)) is not None:

@@ -37,6 +37,12 @@ class Cooldowns:
             if cooling[oldest][0] <= at or len(cooling) > COOLDOWNS:
                 del cooling[oldest]
 
+    def leave(self, trigger: str, key: str, run_id: str) -> None:
+        """The run does not have the key any more."""
+        cooling = self._by_trigger.get(trigger, {})
+        if key in cooling and cooling[key][1] == run_id:
+            del cooling[key]
+
     def cut(self, started_at: Mapping[str, float], now: float) -> int:
         """Those of these runs last as long from now as they did from their start. How many there are."""
         count = 0

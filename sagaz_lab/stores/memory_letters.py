@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count, islice
 
-from sagaz_lab.abc import DeadLetter, Redriven
+from sagaz_lab.abc import DeadLetter, NewRun, Redriven
 from sagaz_lab.stores.memory_claims import Claims
+from sagaz_lab.stores.memory_cooldowns import Cooldowns
 from sagaz_lab.stores.memory_frames import Letter
 
 LETTERS = 10_000
@@ -44,8 +45,14 @@ class Letters(dict[str, Letter]):
         return len(still_open)
 
 
-def redrive(redriven: Sequence[Redriven], letters: Letters, claims: Claims) -> None:
-    """Settle those letters that are open, and free their claims for what comes of them."""
+def redrive(
+    redriven: Sequence[Redriven], news: Sequence[NewRun], letters: Letters, claims: Claims, cooldowns: Cooldowns
+) -> None:
+    """Settle those letters that are open, and free their claims and cooldowns for what comes of them."""
+    runs = {each.claim: each.run_id for each in redriven if each.run_id is not None}
     for letter, trigger, claim, run_id, _ in redriven:
         if letters.settle([letter], "redriven"):
             claims.leave(trigger, claim, letter, run_id)
+    for new in news if runs else ():
+        if new.cooldown is not None and (its_run := runs.get(new.claim or "")) is not None:
+            cooldowns.leave(new.trigger or "", new.cooldown[0], its_run)

@@ -264,6 +264,37 @@ async def test_a_redrive_bypasses_no_declared_key(each_lab: Lab) -> None:
     assert (await give(each_lab, "ok", "e1", k=9)).kind == "duplicate"
 
 
+@pytest.mark.parametrize("queued", [True, False])
+async def test_the_cooldown_of_a_failed_run_does_not_filter_its_own_redrive(each_lab: Lab, queued: bool) -> None:
+    worked = orders(each_lab, cooldown="1h", concurrency_key="k", max_concurrent_sagas=1)
+    await give(each_lab, "fail", "e1", k="a", n=1)
+    other = await give(each_lab, "hang", "e0", k="b") if queued else None
+    await each_lab.redrive(each_lab.dead_letters()["id"], fix=lambda payload: {**payload, "how": "ok"})
+    if other is not None:
+        await each_lab.compensate_run(other.run_id)
+    await each_lab.drain()
+    assert worked.count(1) == 2
+    assert (await give(each_lab, "ok", "e2", k="a")).reason == "cooling down"  # it has begun anew
+
+
+async def test_the_cooldown_of_another_run_filters_a_redrive(timed_lab: Lab, clock: VirtualClock) -> None:
+    orders(timed_lab, cooldown="1h")
+    await give(timed_lab, "fail", "e1")
+    await clock.advance(3601)
+    await give(timed_lab, "ok", "e2")
+    assert [it.reason for it in await timed_lab.redrive(timed_lab.dead_letters()["id"])] == ["cooling down"]
+
+
+async def test_the_period_that_a_dead_event_has_opened_does_not_filter_its_redrive(each_lab: Lab) -> None:
+    worked = orders(each_lab, debounce=Debounce("1m", "5m", mode="leading"))
+    await give(each_lab, "raise", "e1", n=1)
+    assert (await give(each_lab, "ok", "e2")).kind == "filtered"
+    await each_lab.redrive(each_lab.dead_letters()["id"], fix=lambda payload: {**payload, "how": "ok"})
+    await each_lab.drain()
+    assert worked == [1]
+    assert (await give(each_lab, "ok", "e3")).kind == "filtered"
+
+
 async def test_of_two_who_redrive_at_once_one_starts_a_run(each_lab: Lab) -> None:
     worked = orders(each_lab)
     for n, how in enumerate(["raise", "fail"] * 5):

@@ -62,6 +62,9 @@ WHERE cooldowns.trigger = ? AND key = ? AND until > ?
 -- name: take_cooldown
 REPLACE INTO cooldowns (trigger, key, run_id, until) VALUES (?, ?, ?, ?)
 
+-- name: delete_cooldown_of
+DELETE FROM cooldowns WHERE trigger = ? AND key = ? AND run_id = ?
+
 -- name: begin_cooldown
 REPLACE INTO cooldowns (trigger, key, run_id, until) SELECT coalesce(trigger, ''), ?, run_id, ? FROM runs WHERE run_id = ?
 
