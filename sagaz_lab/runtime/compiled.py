@@ -47,13 +47,14 @@ class CompiledTrigger:
 
     __slots__ = ("claim_ends", "claim_key", "claim_ttl_s", "concurrency_key", "config", "cooldown_s", "decode",
                  "definition", "id_ttl_s", "instance", "is_async", "leading_key", "method", "overlap", "pace_key",
-                 "policy", "singleton", "together", "trigger", "ungated", "validate", "wants_event",
+                 "part_names", "policy", "singleton", "together", "trigger", "ungated", "validate", "wants_event",
                  "window_key")  # fmt: skip
 
     def __init__(self, definition: SagaDefinition, trigger: Trigger, instance: Saga, default: TriggerConfig) -> None:
         gates = trigger.gates
         self.definition = definition
         self.trigger = trigger
+        self.part_names = [str(spec) for spec in specs_of(trigger)]
         self.instance = instance
         self.method: Callable[..., Any] = getattr(instance, trigger.method_name)
         self.decode = decoder(trigger.decode)
@@ -123,8 +124,15 @@ class CompiledTrigger:
 
     def part_of(self, event: Event) -> int:
         """The part of a composite that gave the event, by its source's name."""
-        names = [str(spec) for spec in specs_of(self.trigger)]
+        names = self.part_names
         return names.index(event.source) if event.source in names else 0
+
+    def of_part(self, event: Event, part: int) -> Event:
+        """The event, which says that this part of a composite gave it, whatever it said of its source."""
+        source = self.part_names[part]
+        if event.source == source or self.part_of(event) == part:
+            return event
+        return Event(event.payload, event.id, source, event.key, event.headers, event.timestamp, event.attempt)
 
     def subject_of(self, event: Event) -> Any:
         """What the method gets for an event that has waited, of a window for its list: its own, which it may change.

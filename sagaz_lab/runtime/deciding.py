@@ -183,6 +183,8 @@ class Decider:
         own_task = OwnTask()
         for raw, fresh in events_of(deliveries):
             sent = raw if type(raw.id) is str else raw.with_id(id_text(raw.id))
+            if compiled.trigger.composite is not None:
+                sent = compiled.of_part(sent, part)
             claim = redriven[sent.id].claim if redriven else None
             try:
                 if not fresh:

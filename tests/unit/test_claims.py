@@ -11,6 +11,7 @@ import pytest
 from sagaz_lab import (
     Batch,
     Debounce,
+    Event,
     Lab,
     Permanent,
     Saga,
@@ -342,6 +343,42 @@ async def test_an_event_that_dies_in_its_window_keeps_its_id(each_lab: Lab) -> N
         await each_lab.fire("Together.on_two", {}, id=id, wait=False)
         await each_lab.drain()
     assert counted(each_lab, "Together.on_two") == {"received": 4, "dead": 2, "duplicate": 2}
+
+
+@pytest.mark.parametrize("source", ["memory", "mine", "memory:a", "memory:b"])
+@pytest.mark.parametrize("dies", ["before its window", "in the run"])
+async def test_a_redrive_decides_the_event_of_a_part_for_this_part(each_lab: Lab, source: str, dies: str) -> None:
+    fit, worked = False, []
+
+    def order(event: Any) -> Any:
+        if not fit and dies == "before its window" and event["n"] == 1:
+            raise ValueError("no")
+        return event["order"]
+
+    class Both(Saga):
+        @trigger(source=sequence(of_topic("a"), of_topic("b")), within="1h", concurrency_key=order,
+                 config=TriggerConfig(max_retries=0))  # fmt: skip
+        def on_both(self, events):
+            return {"ns": [event["n"] for event in events]}
+
+        @action("ship")
+        async def ship(self, ctx):
+            if not fit:
+                raise Permanent("no")
+            worked.append(ctx["ns"])
+
+    async def fire(n: int) -> Any:
+        event = Event({"order": 1, "n": n}, f"e{n}", source)
+        return (await each_lab.fire("Both.on_both", event, part=n, wait=False))[0]
+
+    for n in (0, 1):
+        await fire(n)
+    await each_lab.drain()
+    fit = True
+    await each_lab.redrive(each_lab.dead_letters()["id"])
+    await each_lab.drain()
+    assert worked == [[0, 1]]
+    assert [(await fire(n)).kind for n in (0, 1)] == ["duplicate", "duplicate"]
 
 
 # --- a later event takes its place ---
