@@ -29,6 +29,11 @@ _PLAIN = 10**18
 """Whole numbers below this are spelled as decimals. Larger ones are hexadecimal, which takes linear time."""
 
 
+_ATTOSECONDS = {"W": 604800 * 10**18, "D": 86400 * 10**18, "h": 3600 * 10**18, "m": 60 * 10**18, "s": 10**18,
+                "ms": 10**15, "us": 10**12, "ns": 10**9, "ps": 10**6, "fs": 1000, "as": 1}  # fmt: skip
+"""NumPy's units of spans that have a fixed length."""
+
+
 def key_text(value: Any) -> str:
     """The canonical text of a key.
 
@@ -214,7 +219,7 @@ def _of_library(value: Any, depth: int) -> str | None:
     if isinstance(value, numpy.datetime64 | numpy.timedelta64):
         if numpy.isnat(value):
             raise MissingKey("is NaT")
-        return _numpy_time(numpy, value) if isinstance(value, numpy.datetime64) else _numpy_span(value)
+        return _numpy_time(numpy, value) if isinstance(value, numpy.datetime64) else _numpy_span(numpy, value)
     return None
 
 
@@ -226,11 +231,13 @@ def _numpy_time(numpy: Any, value: Any) -> str:
     return _with_fraction(whole, fraction)
 
 
-def _numpy_span(value: Any) -> str:
-    micro = value.astype("timedelta64[us]")
-    if micro == value:
-        return f"span {_nanoseconds(micro.item())}"
-    return f"span {int(value.astype('timedelta64[ns]').astype('int64'))}"
+def _numpy_span(numpy: Any, value: Any) -> str:
+    """Computed with Python's own numbers: NumPy's would cut off what is finer, and overflow where it is coarser."""
+    unit, count = numpy.datetime_data(value.dtype)
+    if unit not in _ATTOSECONDS:
+        raise UnfitKey(f"is a NumPy span of {unit} units, which have no fixed length; give it in days or finer")
+    whole, finer = divmod(int(value.astype("int64")) * count * _ATTOSECONDS[unit], 10**9)
+    return f"span {whole}.{finer:09}".rstrip("0") if finer else f"span {whole}"
 
 
 def _name(value: Any) -> str:

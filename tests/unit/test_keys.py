@@ -113,6 +113,25 @@ def test_no_two_values_that_differ_are_one_key() -> None:
     assert len(set(texts)) == len(texts)
 
 
+SPAN_UNITS = [
+    ("W", 604800 * 10**18), ("D", 86400 * 10**18), ("h", 3600 * 10**18), ("m", 60 * 10**18), ("s", 10**18),
+    ("ms", 10**15), ("us", 10**12), ("ns", 10**9), ("ps", 10**6), ("fs", 1000), ("as", 1),
+]  # fmt: skip
+COUNTS = st.integers(-3, 3) | st.sampled_from([1500, 10**6, 10**9, 10**18, 2**62]) | st.integers(1 - 2**63, 2**63 - 1)
+
+
+@given(COUNTS, st.sampled_from(SPAN_UNITS), COUNTS, st.sampled_from(SPAN_UNITS))
+def test_spans_of_numpy_are_one_key_if_they_last_equally_long(one: int, of: Any, other: int, of_other: Any) -> None:
+    same = key_text(np.timedelta64(one, of[0])) == key_text(np.timedelta64(other, of_other[0]))
+    assert same == (one * of[1] == other * of_other[1])
+
+
+@pytest.mark.parametrize("unit", ["Y", "M", "generic"])
+def test_a_span_of_no_fixed_length_is_no_key(unit: str) -> None:
+    with pytest.raises(UnfitKey, match="give it in days"):
+        key_text(np.timedelta64(5, unit))
+
+
 @pytest.mark.parametrize("value", MISSING, ids=repr)
 def test_a_missing_value_is_no_key(value: Any) -> None:
     with pytest.raises(MissingKey):
