@@ -6,14 +6,15 @@ import ast
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from sagaz_lab.errors import DecisionError
-from sagaz_lab.model.keys import KEY_LENGTH, key_text
+from sagaz_lab.errors import DecisionError, MissingKey
+from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
 
 _MAKERS: Mapping[str, Callable[..., Any]] = {
     "Decimal": Decimal, "UUID": UUID, "frozenset": frozenset, "set": set, "datetime.date": date,
@@ -29,8 +30,13 @@ def named_by(value: Any) -> list[str]:
     """The keys that a person may mean by this. Raises `MissingKey` and `UnfitKey` for what is no text and no key."""
     if not isinstance(value, str) or isinstance(value, Enum):
         return [key_text(value)]
-    spelled = spelled_key(value)
-    return [value] if spelled is None else [value, spelled]
+    names = [value]
+    if (spelled := spelled_key(value)) is not None:
+        names.append(spelled)
+    if value.startswith(OPEN):  # it is the canonical text of one key, and is itself spelled as another
+        with suppress(MissingKey):
+            names.append(key_text(value))
+    return names
 
 
 def spelled_key(text: str) -> str | None:

@@ -218,6 +218,23 @@ def test_another_text_names_itself_alone(text: str) -> None:
     assert named_by(text) == [text]
 
 
+def test_a_text_like_a_canonical_one_names_that_key_and_itself() -> None:
+    assert named_by("⟦5⟧") == [key_text(5), key_text("⟦5⟧")]
+    assert named_by(too_long := "⟦" + "5" * 1100) == [too_long]
+
+
+async def test_a_key_that_looks_canonical_can_be_forgotten(each_lab: Lab) -> None:
+    class Keyed(Saga):
+        @trigger(source="memory", idempotency_key="k", cooldown="1h", concurrency_key="k")
+        def on_event(self, event):
+            return {}
+
+    for text in ("⟦5⟧", "⟦", '⟦"a"⟧'):
+        assert str((await each_lab.fire("Keyed.on_event", {"k": text}))[0].kind) == "started"
+        assert await each_lab.forget("Keyed.on_event", text) == 2
+        assert str((await each_lab.fire("Keyed.on_event", {"k": text}))[0].kind) == "started"
+
+
 # --- in a trigger ---
 
 OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
