@@ -204,7 +204,8 @@ def taken_by(first: Refusal | str) -> str:
     """The reason of a duplicate, which names the first run and the cure."""
     if isinstance(first, Refusal) and first.first_run is None:
         if first.letter is not None:
-            return f"its key is taken by dead letter {first.letter}; lab.redrive({first.letter!r}) decides it again"
+            return (f"its key is taken by dead letter {first.letter}; lab.redrive({first.letter!r}) decides it again "
+                    "if the letter is open, and lab.forget(trigger, key) frees it if not")  # fmt: skip
         if first.spent:
             return "it has come before, and a later event took its place"
         return "its key is taken by an event that is held"

@@ -196,6 +196,26 @@ async def test_an_event_that_cannot_be_decided_leaves_one_letter_however_often_i
     assert_adds_up(each_lab)
 
 
+@pytest.mark.parametrize("settled", ["discarded", "redriven and filtered"])
+async def test_a_duplicate_of_a_settled_letter_names_the_cure_that_helps(each_lab: Lab, settled: str) -> None:
+    fit = False
+
+    class Orders(Saga):
+        @trigger(source="memory", topic="t")
+        def on_order(self, event):
+            return None if fit else {}[event]
+
+    await each_lab.fire("Orders.on_order", {}, id="e1")
+    (letter,) = each_lab.dead_letters()["id"]
+    fit = True
+    await (each_lab.discard(letter, "known") if settled == "discarded" else each_lab.redrive(letter))
+    (again,) = await each_lab.fire("Orders.on_order", {}, id="e1")
+    assert "lab.forget(trigger, key) frees it" in again.reason
+    assert await each_lab.redrive(letter) == []
+    assert await each_lab.forget("Orders.on_order", "e1") == 1
+    assert (await each_lab.fire("Orders.on_order", {}, id="e1"))[0].kind == "filtered"
+
+
 async def test_a_payload_that_is_no_json_leaves_one_letter(each_lab: Lab) -> None:
     orders(each_lab)
     kinds = [str((await each_lab.fire("Orders.on_order", b"{", id="e1"))[0].kind) for _ in range(3)]
