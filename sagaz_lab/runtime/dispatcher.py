@@ -146,7 +146,7 @@ class Dispatcher:
             raise
         for decided in decisions:
             decided.answered = answered
-        await self._to_the_end(self._take_in(states, decisions, len(deliveries), now))
+        await self.to_the_end(self._take_in(states, decisions, len(deliveries), now))
         if self.tee is not None:
             self.tee.taken(readers, deliveries)
         if not answered:
@@ -165,7 +165,7 @@ class Dispatcher:
             if decided.state.compiled.overlap is not None:
                 self._report_ticks_again(decided)
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Whoever stops waiting stops nothing: what the store is about to take is also counted and started."""
         if not self.store.durable:
             await work  # it never waits for the store
@@ -199,7 +199,7 @@ class Dispatcher:
         except BaseException:
             self._count([state], -len(events))
             raise
-        await self._to_the_end(self._take_in([state], [decided], len(events), now))
+        await self.to_the_end(self._take_in([state], [decided], len(events), now))
         return [decided]
 
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:

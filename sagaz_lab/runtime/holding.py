@@ -6,12 +6,12 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import HeldEvent, Refusal
 from sagaz_lab.errors import LeaseLost, StoreError, Unreadable, describe
 from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.runtime.closings import events_of, first_of, settled_closings
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.letters import unreadable
@@ -39,6 +39,12 @@ class Holding:
         self._timers: dict[str, float] = {}
         self._closings: defaultdict[str, deque[Closing]] = defaultdict(deque)
         self._deciding: set[str] = set()
+        # How many closings, from the first on, are being decided just now.
+        self._under_way: dict[str, int] = {}
+        # What is in the hands of this process, from before the store has it until after it has left the store.
+        self._mine: set[str] = set()
+        # What has left the store since each of the reads began that are under way.
+        self._reads: list[set[str]] = []
         self._finals: dict[str, asyncio.Future[Outcome]] = {}
         # What the store has refused may stand in a window or have been outdone in another batch meanwhile.
         self._gone: dict[str, None] = {}
@@ -75,7 +81,9 @@ class Holding:
                 decided.outdone.append((held, step.released))
             if state.windows.full(held.key):
                 decided.closings.append(state.windows.close(held.key))
-        self._coming.update(held.id for held in decided.held)
+        ids = [held.id for held in decided.held]
+        self._coming.update(ids)
+        self._mine.update(ids)
 
     def take_back(self, decided: Decided) -> None:
         """The store has not taken them: what they have outdone, filled or driven out waits as it did before."""
@@ -113,12 +121,14 @@ class Holding:
         decided.entries += entries
         self._dispatcher.tally.keep(entries)
         _moved(state, len(entries) - len(decided.released))
-        self._closings[state.name] += _closings(decided, state.windows, gone)
+        self._closings[state.name] += settled_closings(decided, state.windows, gone)
         self._answered(decided)
         self.time(state)
 
     def _went(self, ids: Iterable[str]) -> None:
         """The store does not take these in."""
+        ids = list(ids)
+        self._mine.difference_update(ids)
         self._gone.update(dict.fromkeys(ids))
         while len(self._gone) > GONE:
             del self._gone[next(iter(self._gone))]
@@ -133,13 +143,17 @@ class Holding:
 
     async def _all_answered(self, closing: Closing) -> None:
         """Returns when it is known of each event of the closing whether the store has it."""
-        while any(held.id in self._coming for held in _events_of(closing)):
+        while any(held.id in self._coming for held in events_of(closing)):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
 
     def settle(self, decided: Decided) -> None:
-        """Who waits for the outcome of a released event has it, or waits on for that of its run."""
+        """These have left the store. Who waits for the outcome of one has it, or waits on for that of its run."""
+        left = [held.id for held in decided.released]
+        self._mine.difference_update(left)
+        for read in self._reads:
+            read.update(left)
         if not self._finals:
             return
         for held in decided.released:
@@ -180,9 +194,10 @@ class Holding:
         closings = self._closings[state.name]
         try:
             while closings and not self._dispatcher.closing:
-                count, closing = _first(closings)
+                count, closing = first_of(closings)
+                self._under_way[state.name] = count
                 await self._all_answered(closing)
-                if any(held.id in self._gone for held in _events_of(closing)):
+                if any(held.id in self._gone for held in events_of(closing)):
                     for _ in range(count):
                         closings.popleft()
                     closings.extendleft(reversed(self._without_gone(state, closing)))
@@ -195,11 +210,13 @@ class Holding:
                         self._dispatcher.lease.lose(error)
                         return
                     self._dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
+                    self._under_way.pop(state.name, None)
                     await self._dispatcher.clock.sleep(AGAIN_S)
                 else:
                     for _ in range(count):
                         closings.popleft()
         finally:
+            self._under_way.pop(state.name, None)
             self._deciding.discard(state.name)
 
     def _without_gone(self, state: TriggerState, closing: Closing) -> Sequence[Closing]:
@@ -210,7 +227,7 @@ class Holding:
             released = [one for one in closing.released if one.held.id not in gone]
             return [Closing((), released, False)] if released else []
         key = closing.events[0].key
-        windows.put_back([held for held in _events_of(closing) if held.id not in gone])
+        windows.put_back([held for held in events_of(closing) if held.id not in gone])
         return [windows.close(key)] if windows.full(key) else [*windows.close_due(self._dispatcher.clock.now())]
 
     async def _decide(self, state: TriggerState, closing: Closing) -> None:
@@ -226,37 +243,65 @@ class Holding:
     # --- from one opening to the next ---
 
     async def restore(self, states: Collection[TriggerState]) -> int:
-        """Take up what waited when the process before this one ended; returns how many events."""
+        """Take up what waits in the store and is in nobody's hands; returns how many events."""
         total = 0
         by_name = {state.name: state for state in states}
         found: defaultdict[str, list[HeldEvent]] = defaultdict(list)
-        for held in await self._dispatcher.store.held(list(by_name)):
-            found[held.trigger].append(held)
-        for name, events in found.items():
-            state = by_name[name]
-            if state.windows is None:
-                state.windows = state.admission.windows = Windows(Leaving())
-            damaged = {held.id: error for held in events if (error := unreadable(held.event)) is not None}
-            new = state.windows.restore([held for held in events if held.id not in damaged])
-            state.counters.received += new + len(damaged)
-            state.counters.deciding += new + len(damaged)
-            _moved(state, new + len(damaged))
-            if damaged:
-                await self._bury(state, [held for held in events if held.id in damaged], damaged)
-            self.time(state)
-            total += new
+        left: set[str] = set()
+        self._reads.append(left)
+        try:
+            for held in await self._dispatcher.store.held(list(by_name)):
+                found[held.trigger].append(held)
+            for name, events in found.items():
+                new = [held for held in events if held.id not in self._mine and held.id not in left]
+                total += await self._take_up(by_name[name], new)
+        finally:
+            self._reads = [read for read in self._reads if read is not left]
         return total
 
+    async def _take_up(self, state: TriggerState, events: Sequence[HeldEvent]) -> int:
+        if state.windows is None:
+            state.windows = state.admission.windows = Windows(Leaving())
+        self._mine.update(held.id for held in events)
+        damaged = {held.id: error for held in events if (error := unreadable(held.event)) is not None}
+        new = state.windows.restore([held for held in events if held.id not in damaged])
+        _came(state, new)
+        if damaged:
+            await self._bury(state, [held for held in events if held.id in damaged], damaged)
+        self.time(state)
+        return new
+
     async def forget(self, state: TriggerState) -> int:
-        """Let no event of the trigger wait in a window any more; returns how many did."""
+        """Let no event of the trigger wait in a window any more; returns how many did.
+
+        What is being decided just now is decided to the end.
+        """
         if state.windows is None:
             return 0
         left = [*state.windows.empty()]
-        for closing in self._closings.pop(state.name, ()):
-            left += [*closing.events, *(held for held, _ in closing.released)]
-        if left:
-            await self._decide(state, Closing((), [Released(held, FORGOTTEN) for held in left], False))
-        return len(left)
+        closings = self._closings[state.name]
+        while len(closings) > self._under_way.get(state.name, 0):
+            left += events_of(closings.pop())
+        if not left:
+            return 0
+        count = 0
+
+        async def release() -> None:
+            nonlocal count
+            try:
+                await self._all_answered(Closing(left, (), False))
+                there = [Released(held, FORGOTTEN) for held in left if held.id not in self._gone]
+                if there:
+                    await self._decide(state, Closing((), there, False))
+                count = len(there)
+            except BaseException:
+                assert state.windows is not None
+                state.windows.put_back([held for held in left if held.id not in self._gone])
+                self.time(state)
+                raise
+
+        await self._dispatcher.to_the_end(release())
+        return count
 
     async def _bury(self, state: TriggerState, events: Sequence[HeldEvent], errors: Mapping[str, Unreadable]) -> None:
         """What cannot be read leaves its window as a dead letter; the others of the window are decided without it."""
@@ -265,7 +310,14 @@ class Holding:
         decided.released = list(events)
         for held in events:
             decided.dead(held.event, errors[held.id], now, held.claim)
-        await dispatcher.apply(decided, await dispatcher.accept([decided], now), now)
+        _came(state, len(events))
+        try:
+            refused = await dispatcher.accept([decided], now)
+        except BaseException:
+            _came(state, -len(events))
+            self._mine.difference_update(held.id for held in events)  # the next start tries again
+            raise
+        await dispatcher.apply(decided, refused, now)
         dispatcher.report_dead(decided.letters)
 
     def close(self) -> None:
@@ -275,12 +327,10 @@ class Holding:
                 continue
             left = [*state.windows.empty()]
             for closing in self._closings.pop(state.name, ()):
-                left += _events_of(closing)
+                left += events_of(closing)
             # What the store has refused, or not answered yet, does not count as held.
             left = [held for held in left if held.id not in self._gone and held.id not in self._coming]
-            _moved(state, -len(left))
-            state.counters.deciding -= len(left)
-            state.counters.received -= len(left)
+            _came(state, -len(left))
             for held in left:
                 future = self._finals.pop(held.id, None)
                 if future is not None and not future.done():
@@ -296,46 +346,15 @@ def _drop(decided: Decided, held: HeldEvent, now: float) -> None:
     decided.spend(held.claim, now)  # it would come again as the newest
 
 
-def _closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequence[Closing]:
-    """What is to be decided next, now that it is known which of the events the store has refused.
-
-    An event that was refused outdoes none and fills no window: those go on waiting.
-    """
-    closings: list[Closing] = []
-    released: list[Released] = []
-    for by, outdone in decided.outdone:
-        if by.id in gone:
-            windows.put_back([held for held, _ in outdone if held.id not in gone])
-        else:
-            released += [one for one in outdone if one.held.id not in gone]
-    if released:
-        closings.append(Closing((), released, False))
-    for closing in decided.closings:
-        key = closing.events[0].key
-        if gone and any(held.id in gone for held in closing.events):
-            windows.put_back([held for held in closing.events if held.id not in gone])
-            if windows.full(key):
-                closings.append(windows.close(key))
-        else:
-            closings.append(closing)
-    return closings
-
-
-def _events_of(closing: Closing) -> list[HeldEvent]:
-    return [*closing.events, *(held for held, _ in closing.released)]
-
-
-def _first(closings: Sequence[Closing]) -> tuple[int, Closing]:
-    """How many of the closings are decided together, and as what: those that only release share a transaction."""
-    if closings[0].events:
-        return 1, closings[0]
-    alike = list(takewhile(lambda closing: not closing.events, closings))
-    return len(alike), Closing((), [released for closing in alike for released in closing.released], False)
-
-
 def _moved(state: TriggerState, events: int) -> None:
     """From being decided to being held; a negative number goes the other way."""
     state.counters.deciding -= events
+    state.counters.held += events
+
+
+def _came(state: TriggerState, events: int) -> None:
+    """Held in the store before they were counted here; a negative number takes that back."""
+    state.counters.received += events
     state.counters.held += events
 
 

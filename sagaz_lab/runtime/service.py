@@ -147,7 +147,7 @@ class Service:
                 self.intake.refuse_failed()
             waited = await self.dispatcher.holding.restore(wanted)
             if how.fresh:
-                waited -= await self._forget(wanted)
+                waited = max(0, waited - await self._forget(wanted))  # it forgets what waited here before, too
             found = await self.recovery.resume_interrupted(how.resume)
         found.waited += waited
         self.relay.look_again()

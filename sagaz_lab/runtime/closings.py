@@ -1,0 +1,48 @@
+"""What is to be decided when a window closes, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import takewhile
+
+from sagaz_lab.abc import HeldEvent
+from sagaz_lab.runtime.decided import Decided
+from sagaz_lab.runtime.window_policies import Closing, Released
+from sagaz_lab.runtime.windows import Windows
+
+
+def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequence[Closing]:
+    """What is to be decided next, now that it is known which of the events the store has refused.
+
+    An event that was refused outdoes none and fills no window: those go on waiting.
+    """
+    closings: list[Closing] = []
+    released: list[Released] = []
+    for by, outdone in decided.outdone:
+        if by.id in gone:
+            windows.put_back([held for held, _ in outdone if held.id not in gone])
+        else:
+            released += [one for one in outdone if one.held.id not in gone]
+    if released:
+        closings.append(Closing((), released, False))
+    for closing in decided.closings:
+        key = closing.events[0].key
+        if gone and any(held.id in gone for held in closing.events):
+            windows.put_back([held for held in closing.events if held.id not in gone])
+            if windows.full(key):
+                closings.append(windows.close(key))
+        else:
+            closings.append(closing)
+    return closings
+
+
+def events_of(closing: Closing) -> list[HeldEvent]:
+    return [*closing.events, *(held for held, _ in closing.released)]
+
+
+def first_of(closings: Sequence[Closing]) -> tuple[int, Closing]:
+    """How many of the closings are decided together, and as what: those that only release share a transaction."""
+    if closings[0].events:
+        return 1, closings[0]
+    alike = list(takewhile(lambda closing: not closing.events, closings))
+    return len(alike), Closing((), [released for closing in alike for released in closing.released], False)

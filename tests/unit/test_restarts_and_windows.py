@@ -1,0 +1,142 @@
+"""A start while windows are open, are being decided or wait for the store: each event is decided once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from sagaz_lab import Batch, Debounce, Lab, Saga, TriggerConfig, action, trigger
+from sagaz_lab.abc import Acceptance, HeldEvent, Refusal
+from sagaz_lab.errors import StoreUnavailable
+from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.testing.clock import VirtualClock
+from tests.unit.tools import assert_adds_up, counted, until
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "batch": {"batch": Batch(3, "100ms", key="k")},
+    "all": {"debounce": Debounce("100ms", "1s", key="k", mode="all")},
+    "trailing": {"debounce": Debounce("100ms", "1s", key="k")},
+}
+
+
+class Slow(MemoryStore):
+    """Answers after a while and now and then not at all, until it is calm."""
+
+    def __init__(self, dice: random.Random, clock: VirtualClock) -> None:
+        super().__init__()
+        self._dice, self._clock = dice, clock
+        self.calm = False
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        if not self.calm:
+            await self._clock.sleep(self._dice.choice([0.0, 0.0, 0.05, 0.3]))
+            if self._dice.random() < 0.1:
+                raise StoreUnavailable("away")
+        refused = await super().accept(batch)
+        if not self.calm:
+            await self._clock.sleep(self._dice.choice([0.0, 0.05]))
+        return refused
+
+    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+        held = await super().held(triggers)
+        await self._clock.sleep(0.0 if self.calm else self._dice.choice([0.0, 0.05, 0.3]))
+        return held
+
+
+def slow_windows(options: Mapping[str, Any], clock: VirtualClock) -> list[int]:
+    """A saga whose method takes a while; returns the events that its runs have had."""
+    ran: list[int] = []
+
+    class Windowed(Saga):
+        @trigger(source="memory", topic="t", **options)
+        async def on_events(self, events):
+            await clock.sleep(0.2)
+            return {"ns": [event["n"] for event in (events if isinstance(events, list) else [events])]}
+
+        @action("work")
+        async def work(self, ctx):
+            ran.extend(ctx["ns"])
+
+    return ran
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["again", "afresh"])
+@pytest.mark.parametrize("how", WINDOWS)
+@pytest.mark.parametrize("seed", range(6))
+async def test_each_event_is_decided_once_however_often_the_lab_is_started(seed: int, how: str, fresh: bool) -> None:
+    dice, clock = random.Random(seed), VirtualClock()
+    store = Slow(dice, clock)
+    lab = Lab(store, clock=clock)
+    await lab.open()
+    with lab.activate():
+        ran = slow_windows({**WINDOWS[how], "config": TriggerConfig(queue_size=1000)}, clock)
+    taken: list[str] = []
+
+    async def deliver(n: int) -> None:
+        try:
+            await lab.fire("Windowed.on_events", {"n": n, "k": dice.choice("xy")}, id=f"e{n}", wait=False)
+        except StoreUnavailable:
+            return
+        taken.append(f"e{n}")
+
+    async def start() -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await lab.start(fresh=fresh and dice.random() < 0.5)
+
+    tasks = []
+    for n in range(40):
+        tasks.append(asyncio.create_task(deliver(n)))
+        if dice.random() < 0.4:
+            tasks.append(asyncio.create_task(start()))
+        await clock.advance(dice.choice([0.0, 0.03, 0.1]))
+        counters = lab.counters()["Windowed.on_events"]
+        assert min(value for value in counters.values() if isinstance(value, int)) >= 0
+        assert_adds_up(lab)
+    store.calm = True
+    for _ in range(60):
+        await clock.advance(0.1)
+    assert all(task.done() for task in tasks)
+    assert await store.held(["Windowed.on_events"]) == []
+    assert_adds_up(lab)
+    assert counted(lab, "Windowed.on_events")["received"] == len(taken)
+    assert [n for n, times in Counter(ran).items() if times > 1] == []
+    told = {id: [str(outcome.kind) for outcome in lab.why(id).outcomes] for id in taken}
+    finals = {id: [kind for kind in kinds if kind != "held"] for id, kinds in told.items()}
+    assert {id: len(kinds) for id, kinds in finals.items()} == dict.fromkeys(taken, 1)
+    if how != "trailing" and not fresh:
+        assert sorted(f"e{n}" for n in ran) == sorted(taken)
+    await lab.stop(grace_s=0)
+
+
+async def test_a_fresh_start_lets_the_window_that_is_being_decided_end(each_lab: Lab) -> None:
+    decides, goes_on = asyncio.Event(), asyncio.Event()
+    ran: list[list[int]] = []
+
+    class Windowed(Saga):
+        @trigger(source="memory", topic="t", batch=Batch(2, "1h"))
+        async def on_events(self, events):
+            decides.set()
+            await goes_on.wait()
+            return {"ns": [event["n"] for event in events]}
+
+        @action("work")
+        async def work(self, ctx):
+            ran.append(ctx["ns"])
+
+    for n in range(5):
+        await each_lab.fire("Windowed.on_events", {"n": n}, id=f"e{n}", wait=False)
+    await decides.wait()
+    await each_lab.start(fresh=True)
+    assert counted(each_lab, "Windowed.on_events")["filtered"] == 3
+    goes_on.set()
+    for n in (5, 6):
+        await each_lab.fire("Windowed.on_events", {"n": n}, id=f"e{n}", wait=False)
+    await until(lambda: ran == [[0, 1], [5, 6]])
+    await each_lab.drain()
+    assert_adds_up(each_lab)
