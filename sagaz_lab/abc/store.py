@@ -84,7 +84,8 @@ class Store(Protocol):
 
         Claims and cooldowns are taken in the same transaction: of two runs with one claim exactly one is accepted.
         What is held takes its claim too; the claims of what is released are free for the runs of the same batch. A run
-        is refused for a claim of its members as for its own.
+        is refused for a claim of its members as for its own. What is to leave with a run whose values cannot be stored
+        stays held, so that it is nowhere lost.
         """
 
     async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:

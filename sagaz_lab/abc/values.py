@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -130,9 +130,10 @@ class Acceptance(Struct):
     """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason).
 
     `held` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
-    is in the same batch. `withdrawn` are waiting runs that never started: their claims are free for the same batch,
-    or, where a time is given, those of their ids are spent until then. `redriven` letters are settled, each with what
-    came of its event. `publications` are to be published.
+    is in the same batch. `released_with` has the id of the run with which one leaves: if the values of that run cannot
+    be stored, it stays held, until there is a batch with what became of it. `withdrawn` are waiting runs that never
+    started: their claims are free for the same batch, or, where a time is given, those of their ids are spent until
+    then. `redriven` letters are settled, each with what came of its event. `publications` are to be published.
     """
 
     runs: list[NewRun] = []
@@ -145,6 +146,13 @@ class Acceptance(Struct):
     redriven: Sequence[Redriven] = ()
     spent: Sequence[Spent] = ()
     publications: Sequence[Publication] = ()
+    released_with: Mapping[str, str] = {}
+
+    def leaving(self, unstorable: Collection[str]) -> Sequence[str]:
+        """The released but for those that leave with one of these runs."""
+        if not unstorable or not self.released_with:
+            return self.released
+        return [id for id in self.released if self.released_with.get(id) not in unstorable]
 
 
 class Refusal(NamedTuple):

@@ -38,16 +38,16 @@ RETURNED_NONE = "returned None"
 class Decided:
     """Of one trigger. `entries` say what became of the events, `starts` are the runs to be accepted.
 
-    `held` wait in a window, `released` do not any more; `closings` are windows that they have filled, and `outdone`
-    has what they take the place of. `replaced` pairs runs of `starts` with those whose place they take, by id. Of
-    `filtered` and `dropped` listeners are told. `spent` are claims of ids that nobody is to have; `redriven` are dead
-    letters by the id of their event, which is among those decided. Where somebody is `answered`, `finals` has the
-    outcomes to come of what is held. Deciding `events` of them took `took_s`.
+    `held` wait in a window, `released` do not any more, `with_run` of them because of the run in `starts`; `closings`
+    are windows that they have filled, and `outdone` has what they take the place of. `replaced` pairs runs of `starts`
+    with those whose place they take, by id. Of `filtered` and `dropped` listeners are told. `spent` are claims of ids
+    that nobody is to have; `redriven` are dead letters by the id of their event, which is among those decided. Where
+    somebody is `answered`, `finals` has the outcomes to come of what is held. Deciding `events` of them took `took_s`.
     """
 
     __slots__ = ("_deaths", "answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held",
                  "kept", "letters", "outdone", "periods", "reasons", "redriven", "released", "replaced", "spent",
-                 "starts", "state", "took_s")  # fmt: skip
+                 "starts", "state", "took_s", "with_run")  # fmt: skip
 
     def __init__(self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING) -> None:
         self.state = state
@@ -62,6 +62,7 @@ class Decided:
         self.kept: list[KeptEvent] = []
         self.held: list[HeldEvent] = []
         self.released: list[HeldEvent] = []
+        self.with_run: list[HeldEvent] = []
         self.closings: list[Closing] = []
         self.outdone: list[tuple[HeldEvent, Sequence[Released]]] = []
         self.replaced: list[tuple[str, str]] = []
@@ -222,6 +223,7 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
     kept: list[KeptEvent] = []
     held: list[HeldEvent] = []
     released: list[str] = []
+    released_with: dict[str, str] = {}
     publications: list[Publication] = []
     spent: list[Spent] = []
     redriven: list[Redriven] = []
@@ -232,12 +234,14 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
         kept += decided.kept
         held += decided.held
         released += [held.id for held in decided.released]
+        if decided.starts:
+            released_with.update((held.id, decided.starts[0].run_id) for held in decided.with_run)
         if decided.letters:
             letters = letters_only(decided.state, decided.letters)
             dead += letters.dead
             publications += letters.publications
     batch.dead, batch.kept, batch.held = dead, kept, held
-    batch.released, batch.publications = released, publications
+    batch.released, batch.released_with, batch.publications = released, released_with, publications
     batch.spent, batch.redriven = spent, redriven
     return batch
 

@@ -97,6 +97,7 @@ class Decider:
             prepared = Prepared([apart_event(event)], [subject], [last.claim], [event], [last.declared], keyed=keyed)
             await self._judge(decided, prepared, {}, now)
             decided.spread(members, now)
+            decided.with_run = fit if decided.starts else []
             tell_slow(self._report, decided)
         decided.join(unfit)
         return decided

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, Redriven, Refusal, Store
+from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, HeldEvent, Redriven, Refusal, Store
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -333,14 +333,15 @@ class Dispatcher:
         for event, claim in ticket.claimed():
             decided.refused(refusal, event, ticket.key, now, claim)
         self.tally.keep(decided.entries[entries:])
-        await self._keep_letters(decided, letters)
+        await self._keep_letters(decided, letters, () if refusal.error is None else decided.with_run)
 
-    async def _keep_letters(self, decided: Decided, known: int) -> None:
-        """Of events that the store could not keep, which is known only now."""
+    async def _keep_letters(self, decided: Decided, known: int, leaving: Sequence[HeldEvent] = ()) -> None:
+        """Of events that the store could not keep, which is known only now; until now the leaving ones are held."""
         if new := decided.letters[known:]:
             batch = letters_only(decided.state, new)
             mine = (decided.redriven.get(letter.event.id) for letter in new)
             batch.redriven = [redriven for redriven in mine if redriven is not None]
+            batch.released = [held.id for held in leaving]
             await self.store.accept(batch)
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:

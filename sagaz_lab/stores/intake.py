@@ -104,7 +104,7 @@ class Rest:
 
     def _begin(self, it: Transactions) -> None:
         """What is there goes, so that its claims are free for what comes."""
-        release(it, self._batch.released)
+        release(it, self._batch.leaving(self._refused))
         withdraw(it, self._batch.withdrawn)
         redrive(it, self._redriven)
         end_cooldowns(it, self._redriven, self._batch.runs)

@@ -39,7 +39,7 @@ from sagaz_lab.stores.memory_frames import Frames
 from sagaz_lab.stores.memory_letters import Letters, redrive
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
-from sagaz_lab.stores.used_up import check_records, check_run, still_redriven
+from sagaz_lab.stores.used_up import check_records, check_run, still_redriven, unstorable
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
@@ -136,7 +136,7 @@ class MemoryStore:
 
     def _make_way(self, batch: Acceptance) -> None:
         """What is there goes, so that its claims are free for what comes."""
-        self._release(batch.released)
+        self._release(batch.leaving(unstorable(batch.runs) if batch.released_with else ()))
         for run_id, spent_until in batch.withdrawn.items():
             self._withdraw(run_id, spent_until)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,6 +35,11 @@ def check_run(new: NewRun) -> UnstorableValue | None:
     ):
         return None
     return _in_full(new)
+
+
+def unstorable(runs: Sequence[NewRun]) -> Collection[str]:
+    """The ids of those with which something is wrong."""
+    return {new.run_id for new in runs if check_run(new) is not None}
 
 
 def _in_full(new: NewRun) -> UnstorableValue | None:

@@ -17,6 +17,7 @@ import pytest
 from sagaz_lab.abc import Acceptance, Ending, Event, Refusal, RevisionRow, Store
 from sagaz_lab.errors import StoreUnavailable, TriggersOwned, UnstorableValue
 from sagaz_lab.model.run import RecordKind, RunStatus
+from sagaz_lab.testing.store_held import HeldSuite
 from sagaz_lab.testing.store_intake import IntakeSuite
 from sagaz_lab.testing.store_outbox import OutboxSuite
 from sagaz_lab.testing.store_values import (
@@ -36,7 +37,7 @@ from sagaz_lab.testing.store_values import (
 __all__ = ["MakeStore", "StoreSuite"]
 
 
-class StoreSuite(IntakeSuite, OutboxSuite):
+class StoreSuite(IntakeSuite, HeldSuite, OutboxSuite):
     """What holds for every store."""
 
     shared = True

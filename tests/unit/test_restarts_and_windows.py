@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from sagaz_lab import Batch, Debounce, Lab, Saga, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, HeldEvent, Refusal
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.sqlite import SqliteStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 
@@ -140,3 +142,72 @@ async def test_a_fresh_start_lets_the_window_that_is_being_decided_end(each_lab:
     await until(lambda: ran == [[0, 1], [5, 6]])
     await each_lab.drain()
     assert_adds_up(each_lab)
+
+
+class Memory(MemoryStore):
+    """Letters find it away while `away`; how many have is counted."""
+
+    away, missed = False, 0
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        if batch.dead and self.away:
+            self.missed += 1
+            raise StoreUnavailable("away")
+        return await super().accept(batch)
+
+
+class Sqlite(SqliteStore):
+    """The same."""
+
+    away, missed = False, 0
+
+    async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        if batch.dead and self.away:
+            self.missed += 1
+            raise StoreUnavailable("away")
+        return await super()._accept(batch)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Memory | Sqlite:
+    return Memory() if request.param == "memory" else Sqlite(tmp_path / "lab.db")
+
+
+def unstorable(**options: Any) -> None:
+    """A saga whose runs no store can keep."""
+
+    class Unstorable(Saga):
+        @trigger(source="memory", topic="t", **options)
+        def on_events(self, events):
+            return {"rows": iter([1])}
+
+        @action("work")
+        async def work(self, ctx): ...
+
+
+@pytest.mark.parametrize("how", ["batch", "all", "trailing"])
+async def test_an_event_is_held_until_its_dead_letter_is_stored(
+    store: Memory | Sqlite, clock: VirtualClock, how: str
+) -> None:
+    store.away = True
+    lab = Lab(store, clock=clock)
+    await lab.open()
+    with lab.activate():
+        unstorable(**WINDOWS[how])
+    for n in range(3):
+        await lab.fire("Unstorable.on_events", {"n": n, "k": "x"}, id=f"e{n}", wait=False)
+    await clock.advance(1)
+    await until(lambda: store.missed)
+    ids = ["e2"] if how == "trailing" else ["e0", "e1", "e2"]
+    assert [held.event.id for held in await store.held(["Unstorable.on_events"])] == ids
+    await lab.stop(grace_s=0)
+
+    store.away = False
+    async with Lab(store, clock=clock) as lab:
+        unstorable(**WINDOWS[how])
+        await lab.start()
+        await clock.advance(1)
+        await until(lambda: lab.counters()["Unstorable.on_events"]["dead"] == len(ids))
+        assert sorted(lab.dead_letters()["event_id"]) == ids
+        assert await store.held(["Unstorable.on_events"]) == []
+        assert counted(lab, "Unstorable.on_events") == {"received": len(ids), "dead": len(ids)}

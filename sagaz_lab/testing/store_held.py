@@ -1,0 +1,19 @@
+"""What a store promises of the events that leave their windows."""
+
+from __future__ import annotations
+
+from sagaz_lab.abc import Acceptance, Refusal, Store
+from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.testing.store_values import TRIGGER, held_event, hold, new_run
+
+
+class HeldSuite:
+    """Part of the `StoreSuite`."""
+
+    async def test_what_leaves_with_a_run_that_cannot_be_stored_stays_held(self, store: Store) -> None:
+        await hold(store, held_event("h0", claim="order-0"), held_event("h1", claim="order-1"))
+        run = new_run("r1", claim="order-0", context={"rows": iter([1])})
+        refused = await store.accept(Acceptance(runs=[run], released=["h0", "h1"], released_with={"h0": "r1"}))
+        assert isinstance(refused["r1"].error, UnstorableValue)
+        assert [it.id for it in await store.held([TRIGGER])] == ["h0"]
+        assert await store.seen(TRIGGER, ["order-0", "order-1"]) == {"order-0": Refusal()}
