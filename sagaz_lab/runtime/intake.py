@@ -64,14 +64,21 @@ class Intake:
         if waiting := [pump.answered for pump in self.pumps.values() if not pump.answered.done()]:
             await asyncio.wait(waiting, timeout=ANSWER_S)
 
-    async def connected(self) -> None:
-        """Returns when every source is connected; raises the error of the first that cannot be."""
-        for pump in list(self.pumps.values()):
-            await asyncio.shield(pump.connected)
+    def pumps_of(self, names: Collection[str]) -> list[Pump]:
+        """The pumps of the sources that these triggers read."""
+        return [pump for pump in self.pumps.values() if any(state.name in names for state in pump.states)]
 
-    def refuse_failed(self) -> None:
-        """Raises the error of the first source that cannot be connected."""
-        for pump in self.pumps.values():
+    async def connected(self, pumps: Iterable[Pump]) -> None:
+        """Returns when each of these is connected or not wanted any more; raises the error of the first that fails."""
+        for pump in pumps:
+            ends = [pump.connected] if pump.task is None else [pump.connected, pump.task]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if pump.connected.done():
+                pump.connected.result()
+
+    def refuse_failed(self, pumps: Iterable[Pump]) -> None:
+        """Raises the error of the first of these that cannot be connected."""
+        for pump in pumps:
             if pump.connected.done() and (error := pump.connected.exception()) is not None:
                 names = ", ".join(state.name for state in pump.states)
                 error.add_note(f"{names} cannot start, so nothing is started; with skip_failed=True the others are")

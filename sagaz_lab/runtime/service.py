@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
-from sagaz_lab.errors import LeaseLost, RunError, StoreError, TriggersOwned, describe
+from sagaz_lab.errors import LabClosed, LeaseLost, RunError, StoreError, TriggersOwned, describe
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.step import current_step
@@ -27,6 +27,9 @@ from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.relay import OpenPublisher, Relay
 from sagaz_lab.runtime.starting import Start
 from sagaz_lab.runtime.tasks import CLOSE_S, Report
+
+_Before = tuple[frozenset[str] | None, bool, bool, str]
+"""The names that are started, whether anything is, whether failing runs are held, and how runs are resumed."""
 
 _GROUP = "consumer group"
 HEARTBEAT_S = 5.0
@@ -63,6 +66,10 @@ class Service:
         self._lock = asyncio.Lock()
         # One at a time asks for what is to be resumed: whoever is second knows what the first has taken.
         self._resuming = asyncio.Lock()
+        # One start at a time: one that fails puts back what it found, which no other may have changed meanwhile.
+        self._starting = asyncio.Lock()
+        self._latest: Start | None = None
+        self._stopping = False
         self._resume = "all"
         self.started = False
         self.away: Away | None = None
@@ -120,17 +127,37 @@ class Service:
 
         Raises `TriggersOwned`, and the error of a source that cannot be connected: then what ran before runs on, and
         nothing else. With `skip_failed` the other sources are read. `reads` is called as soon as events are received.
+        A second start waits until the first has begun or failed, and does not get its error.
         """
-        before = self._only, self.started, self.dispatcher.runner.hold, self._resume
         may_receive = asyncio.Event()
+        async with self._starting:
+            if self._stopping:
+                raise LabClosed("the Lab was stopped before this start began; start it again")
+            before = self._as_it_is()
+            self._latest = how
+            try:
+                await self._start(how, may_receive, reads)
+            except Exception:
+                await self._undo_start(before)
+                raise
+            finally:
+                may_receive.set()
+        if not how.skip_failed:
+            await self._insist_on_connections(how, before)
+
+    async def _insist_on_connections(self, how: Start, before: _Before) -> None:
+        """A source may take its time, and others may be started meanwhile: then their start decides what is read."""
+        pumps = self.intake.pumps_of(self.started_names())
         try:
-            await self._start(how, may_receive, reads)
+            await self.intake.connected(pumps)
         except Exception:
-            self._only, self.started, self.dispatcher.runner.hold, self._resume = before
-            await self._undo_start()
+            async with self._starting:
+                if self._latest is how:
+                    await self._undo_start(before)
             raise
-        finally:
-            may_receive.set()
+
+    def _as_it_is(self) -> _Before:
+        return self._only, self.started, self.dispatcher.runner.hold, self._resume
 
     async def _start(self, how: Start, may_receive: asyncio.Event, reads: Callable[[], None]) -> None:
         self._only = how.only or None
@@ -144,7 +171,7 @@ class Service:
             await self._reconcile(may_receive)
             await self.intake.answered()
             if not how.skip_failed:
-                self.intake.refuse_failed()
+                self.intake.refuse_failed(self.intake.pumps_of({state.name for state in wanted}))
             waited = await self.dispatcher.holding.restore(wanted)
             if how.fresh:
                 waited = max(0, waited - await self._forget(wanted))  # it forgets what waited here before, too
@@ -154,11 +181,10 @@ class Service:
         may_receive.set()
         reads()
         await self._tell(away_s, found)
-        if not how.skip_failed:
-            await self.intake.connected()
 
-    async def _undo_start(self) -> None:
+    async def _undo_start(self, before: _Before) -> None:
         """Read what was read before the start, and nothing else."""
+        self._only, self.started, self.dispatcher.runner.hold, self._resume = before
         async with self._lock:
             await self.intake.read(self._wanted if self.started else tuple)
             with suppress(StoreError, TriggersOwned):
@@ -230,7 +256,7 @@ class Service:
 
     async def stop(self, grace_s: float) -> None:
         """In this order: no new events, let what runs finish and publish, abandon the rest, tell the store."""
-        self.started = False
+        self.started, self._stopping = False, True
         self.dispatcher.lease.close()
         try:
             async with asyncio.timeout(max(grace_s, CLOSE_S)):

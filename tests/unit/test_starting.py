@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Lab, Saga, action, start_triggers, trigger
-from sagaz_lab.errors import DefinitionError, SourceNotReady, SourceUnavailable
+from sagaz_lab.errors import DefinitionError, LabClosed, SourceNotReady, SourceUnavailable
 from tests.unit.tools import Taps, until
 
 
@@ -169,3 +169,46 @@ async def test_a_start_that_was_not_awaited_reports_why_nothing_runs() -> None:
         await until(lambda: any("could not be started" in text for text in lab.status().warnings))
         assert not lab.status().started
         assert len(lab.runs()) == 0
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05])
+@pytest.mark.parametrize("first", ["bad", "good"])
+async def test_two_starts_at_once_do_not_concern_each_other(first: str, after_s: float) -> None:
+    async with Lab("memory", sources={"memory": Taps()}) as lab:
+        saga("good", source="memory", topic="t")
+        saga("bad", source=Door(SourceNotReady("refused"), 0.2))
+        handles = {first: lab.start(first)}
+        await asyncio.sleep(after_s)
+        handles["bad" if first == "good" else "good"] = lab.start("bad" if first == "good" else "good")
+        with pytest.raises(SourceNotReady):
+            await handles["bad"]
+        await handles["good"]
+        assert [(source.read_by, source.state) for source in lab.status().sources] == [(("good.on",), "connected")]
+        assert lab.status().started
+
+
+async def test_a_start_that_waits_for_a_slow_source_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sagaz_lab.runtime.intake.ANSWER_S", 0.01)
+    monkeypatch.setattr("sagaz_lab.runtime.intake.SOON_S", 0.01)
+    async with Lab("memory", sources={"memory": Taps()}) as lab:
+        saga("good", source="memory", topic="t")
+        saga("slow", source=Door(None, 3600.0))
+        slow = lab.start("slow")
+        await until(lambda: lab.status().started)
+        await lab.start("good")
+        assert [source.state for source in lab.status().sources] == ["connected"]
+        await slow
+
+
+async def test_a_lab_can_be_stopped_while_starts_wait_for_each_other() -> None:
+    async with Lab("memory") as lab:
+        good()
+        saga("slow", source=Door(None, 3600.0))
+        first, second = lab.start("slow"), lab.start("good")
+        await until(lambda: lab.status().sources)
+        async with asyncio.timeout(10):
+            await lab.stop()
+            await asyncio.gather(first.reads(), second.reads())
+        with pytest.raises(LabClosed, match="stopped before this start began"):
+            await second
+        assert not lab.status().started
