@@ -11,6 +11,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.model.masked_code import masked_code
 
 
 def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
@@ -37,8 +38,14 @@ def _line_of_cell(error: BaseException) -> str | None:
     for frame, number in reversed(list(walk_tb(error.__traceback__))):
         file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
         if module == "__main__":
-            text = linecache.getline(file, number).strip()
+            text = _shown(file, number)
             return f"  in this cell, line {number}: {text}" if text else None
         if module.partition(".")[0] != "sagaz_lab":
             return None
     return None
+
+
+def _shown(file: str, number: int) -> str:
+    """The line without credentials. The whole cell is masked, since a line alone is often no code that parses."""
+    lines = masked_code("".join(linecache.getlines(file))).split("\n")
+    return lines[number - 1].strip() if number <= len(lines) else ""

@@ -59,6 +59,21 @@ def test_neither_does_a_cell_with_a_wrong_definition_or_syntax(kernel):
     assert kernel.run("'typo' in default_lab().sagas").text == "False"
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        'source="redis", stream="t", url="redis://:hunter2@h/0", passwd="hunter2"',
+        'source="redis", stream="t", password="hunter2"',
+        'source="redis", stream="t", consumer_grp="x", url="redis://:hunter2" + "@h/0"',
+    ],
+)
+def test_the_line_of_a_wrong_definition_is_shown_without_its_credentials(kernel, wrong):
+    error = kernel.run("%%saga\n" + saga("secret").replace('source="memory", topic="secret"', wrong)).error
+    assert "in this cell, line" in error
+    assert "***" in error
+    assert "hunter2" not in error
+
+
 def test_running_a_cell_again_doubles_nothing(kernel):
     cell = "%%saga\n" + saga("again")
     kernel.run(cell)
