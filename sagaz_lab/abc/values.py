@@ -116,7 +116,8 @@ class Redriven(NamedTuple):
     """An open dead letter whose event is decided again, and the claim of that event's id.
 
     The claim is free for what comes of the event in the same batch, and the letter's again if nothing takes it.
-    `run_id` is the letter's run.
+    `run_id` is the letter's run, whose cooldown is over for what has the claim. Where the run of the batch that has the
+    claim cannot be stored, the letter stays open.
     """
 
     letter: str
