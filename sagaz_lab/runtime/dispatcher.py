@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,7 @@ from sagaz_lab.runtime.decided import QUEUE_FULL, TAKEN, Decided, acceptance, le
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
 from sagaz_lab.runtime.holding import Holding
+from sagaz_lab.runtime.insisting import insist
 from sagaz_lab.runtime.lease import Lease
 from sagaz_lab.runtime.letters import LetterWatch
 from sagaz_lab.runtime.moments import Moments
@@ -264,7 +266,7 @@ class Dispatcher:
             self.holding.settle(decided)
         for by, run_id in decided.replaced:
             if by not in refused:  # who did not get in takes nobody's place
-                await self.turns.replace(state, run_id, now)
+                await insist(self, partial(self.turns.replace, state, run_id, now), f"the cancelling of run {run_id}")
         if state.admission.waiting:
             self.turns.release(state)
         else:
@@ -342,7 +344,7 @@ class Dispatcher:
             mine = (decided.redriven.get(letter.event.id) for letter in new)
             batch.redriven = [redriven for redriven in mine if redriven is not None]
             batch.released = [held.id for held in leaving]
-            await self.store.accept(batch)
+            await insist(self, partial(self.store.accept, batch), f"a dead letter of {decided.state.name}")
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
         """The run's saga is not registered: it goes on when it is."""

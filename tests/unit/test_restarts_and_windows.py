@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sagaz_lab import Batch, Debounce, Lab, Saga, TriggerConfig, action, trigger
-from sagaz_lab.abc import Acceptance, HeldEvent, Refusal
+from sagaz_lab.abc import Acceptance, EndingRow, HeldEvent, Refusal
 from sagaz_lab.errors import StoreUnavailable
+from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.stores.sqlite import SqliteStore
 from sagaz_lab.testing.clock import VirtualClock
@@ -145,9 +146,15 @@ async def test_a_fresh_start_lets_the_window_that_is_being_decided_end(each_lab:
 
 
 class Memory(MemoryStore):
-    """Letters find it away while `away`; how many have is counted."""
+    """Letters and cancellings find it away while `away`; how many have is counted."""
 
     away, missed = False, 0
+
+    def end(self, run_id: str, ending: EndingRow, **more: Any) -> Awaitable[None]:
+        if ending[0] is RunStatus.CANCELLED and self.away:
+            self.missed += 1
+            raise StoreUnavailable("away")
+        return super().end(run_id, ending, **more)
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         if batch.dead and self.away:
@@ -160,6 +167,12 @@ class Sqlite(SqliteStore):
     """The same."""
 
     away, missed = False, 0
+
+    def end(self, run_id: str, ending: EndingRow, **more: Any) -> Awaitable[None]:
+        if ending[0] is RunStatus.CANCELLED and self.away:
+            self.missed += 1
+            raise StoreUnavailable("away")
+        return super().end(run_id, ending, **more)
 
     async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         if batch.dead and self.away:
@@ -211,3 +224,66 @@ async def test_an_event_is_held_until_its_dead_letter_is_stored(
         assert sorted(lab.dead_letters()["event_id"]) == ids
         assert await store.held(["Unstorable.on_events"]) == []
         assert counted(lab, "Unstorable.on_events") == {"received": len(ids), "dead": len(ids)}
+
+
+async def pass_until(clock: VirtualClock, condition: Callable[[], object]) -> None:
+    """Virtual time passes until the condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await clock.advance(0.1)
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", ["no window", *WINDOWS])
+async def test_a_dead_letter_waits_until_the_store_is_back(
+    store: Memory | Sqlite, clock: VirtualClock, how: str
+) -> None:
+    store.away = True
+    lab = Lab(store, clock=clock)
+    await lab.open()
+    with lab.activate():
+        unstorable(**WINDOWS.get(how, {}))
+    fired = [
+        asyncio.create_task(lab.fire("Unstorable.on_events", {"n": n, "k": n}, id=f"e{n}", wait=False))
+        for n in range(3)
+    ]
+    await pass_until(clock, lambda: store.missed >= 5)
+    counters = lab.counters()["Unstorable.on_events"]
+    assert min(value for value in counters.values() if isinstance(value, int)) >= 0
+    assert_adds_up(lab)
+    store.away = False
+    await pass_until(clock, lambda: lab.counters()["Unstorable.on_events"]["dead"] == 3)
+    await asyncio.gather(*fired)
+    assert sorted(lab.dead_letters()["event_id"]) == ["e0", "e1", "e2"]
+    assert counted(lab, "Unstorable.on_events") == {"received": 3, "dead": 3}
+    await asyncio.wait_for(lab.drain(), 20)
+    await lab.stop(grace_s=0)
+
+
+async def test_a_run_is_replaced_when_the_store_is_back(store: Memory | Sqlite, clock: VirtualClock) -> None:
+    lab = Lab(store, clock=clock)
+    await lab.open()
+    with lab.activate():
+
+        class Newest(Saga):
+            @trigger(source="memory", singleton="cancel", config=TriggerConfig(retry_backoff_seconds=(1000,)))
+            def on_event(self, event):
+                return {"n": event["n"]}
+
+            @action("work")
+            async def work(self, ctx):
+                if ctx["n"] == 1:
+                    raise OSError("down")
+
+    await lab.fire("Newest.on_event", {"n": 1}, wait=False)
+    await until(lambda: list(lab.runs()["status"]) == ["waiting"])
+    store.away = True
+    second = asyncio.create_task(lab.fire("Newest.on_event", {"n": 2}, wait=False))
+    await pass_until(clock, lambda: store.missed >= 3)
+    store.away = False
+    await pass_until(clock, second.done)
+    await second
+    await asyncio.wait_for(lab.drain(), 20)
+    assert list(lab.runs()["status"]) == ["completed", "cancelled"]
+    assert counted(lab, "Newest.on_event")["started"] == 2
+    await lab.stop(grace_s=0)
