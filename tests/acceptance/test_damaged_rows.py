@@ -311,3 +311,22 @@ async def test_a_damaged_page_is_one_line_that_says_what_to_do(folder: Path, pag
     for line in told:
         assert "\n" not in line
         assert "damaged" not in line or ".recover" in line
+
+
+NO_TIMES = ["x'fffe00'", "'yesterday'", "9e999", "1e300", "-9e999"]
+
+
+@pytest.mark.parametrize("value", NO_TIMES)
+@pytest.mark.parametrize("column", ["started_at", "ended_at"])
+async def test_a_run_without_a_readable_time_does_not_keep_the_others_from_starting(
+    folder: Path, column: str, value: str
+) -> None:
+    change(folder, f"UPDATE runs SET {column} = {value} WHERE seq = 2")
+    change(folder, "UPDATE runs SET started_at = started_at + 86400 WHERE seq = 3")
+    life = Life(folder)
+    life.go.set()
+    await life.lab.start()
+    await life.lab.drain()
+    assert {1, 3, 4, 5, 6} <= set(life.done)
+    assert [text for text in life.reports if "the clock was ahead" in text and "1 claim(s)" in text]
+    await life.lab.stop()

@@ -177,7 +177,10 @@ SELECT attempt, kind, action, trial, at, value, changes, error, traceback, start
 WHERE seq >= ? AND seq < ? ORDER BY seq
 
 -- name: newest_runs
-SELECT seq, trigger, claim, declared, run_id, started_at, ended_at FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?
+-- A damaged time is no number, or one of no date: nothing can be moved by it.
+SELECT seq, trigger, claim, declared, run_id, started_at, ended_at FROM runs
+WHERE seq < ? AND started_at BETWEEN 0 AND 253402300800 AND (ended_at IS NULL OR ended_at BETWEEN 0 AND 253402300800)
+ORDER BY seq DESC LIMIT ?
 
 -- name: cut_claims
 -- Those that this run has, its members' too.
@@ -187,7 +190,8 @@ WHERE trigger = ?3 AND run_id = ?7 AND until > ?1
 
 -- name: cut_cooldowns
 UPDATE cooldowns SET until = ?1 + until - started_at FROM runs
-WHERE runs.run_id = cooldowns.run_id AND runs.started_at > ?2 AND cooldowns.until > ?1
+WHERE runs.run_id = cooldowns.run_id AND cooldowns.until > ?1
+AND runs.started_at > ?2 AND runs.started_at < 253402300800
 
 -- name: cut_held
 UPDATE held_events SET at = ?1 WHERE at > ?2
@@ -197,7 +201,7 @@ UPDATE held_events SET at = ?1 WHERE at > ?2
 UPDATE runs SET started_at = started_at - ?, ended_at = ended_at - ? WHERE seq = ?
 
 -- name: shift_records
-UPDATE records SET at = at - ? WHERE seq >= ? AND seq < ?
+UPDATE records SET at = at - ? WHERE seq >= ? AND seq < ? AND typeof(at) = 'real'
 
 -- name: lapsed_owners
 -- Those whose lease has ended or whose process may be dead; the store looks at the process.
