@@ -85,6 +85,16 @@ class Service:
     async def open(self) -> None:
         owner = await self._store.open(owner_name())
         self._maker = f"{owner.name}, process {os.getpid()}"
+        try:
+            await self._prepare()
+        except BaseException:  # nothing has begun yet: once the cause is cured, the Lab opens
+            await self._store.close()
+            raise
+        self.dispatcher.tasks.start(self._beat(), "heartbeat")
+        self.dispatcher.lease.watch()
+        self.relay.start()
+
+    async def _prepare(self) -> None:
         await self._put_clock_right()
         self.group = await self._private_group()
         sagas: Mapping[str, SagaDefinition] | None = None
@@ -93,9 +103,6 @@ class Service:
             self.dispatcher.load(sagas)
             await self._save_revisions([(name, number) for name in sagas for number in self._registry.past(name)])
             await self.params.follow(list(self.dispatcher.states.values()))
-        self.dispatcher.tasks.start(self._beat(), "heartbeat")
-        self.dispatcher.lease.watch()
-        self.relay.start()
 
     async def _put_clock_right(self) -> None:
         """What an earlier process stored while its clock was ahead would last until that time comes."""

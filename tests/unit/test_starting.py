@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Lab, Saga, action, start_triggers, trigger
-from sagaz_lab.errors import DefinitionError, LabClosed, SourceNotReady, SourceUnavailable
+from sagaz_lab.errors import DefinitionError, LabClosed, SourceNotReady, SourceUnavailable, StoreUnavailable
 from tests.unit.tools import Taps, until
 
 
@@ -212,3 +212,55 @@ async def test_a_lab_can_be_stopped_while_starts_wait_for_each_other() -> None:
         with pytest.raises(LabClosed, match="stopped before this start began"):
             await second
         assert not lab.status().started
+
+
+@pytest.mark.parametrize("address", ["memory", "sqlite:///{}/lab.db"])
+async def test_a_lab_that_could_not_be_opened_opens_once_the_cause_is_cured(address: str, tmp_path: Any) -> None:
+    lab = Lab(address.format(tmp_path))
+    broken = True
+
+    with lab.activate():
+
+        class Model(Saga):
+            saga_name = "model"
+
+            def __init__(self) -> None:
+                if broken:
+                    raise ValueError("no model file")
+
+            @trigger(source="memory", topic="t")
+            def on(self, event):
+                return {}
+
+            @action("work")
+            async def work(self, ctx): ...
+
+    for _ in range(2):
+        with pytest.raises(Exception, match="no model file"):
+            await lab.start()
+        assert not lab.is_open
+    broken = False
+    await lab.start()
+    [outcome] = await lab.fire("model.on", {})
+    assert outcome.kind == "started"
+    await lab.stop()
+
+
+@pytest.mark.parametrize("fails", ["put_clock_right", "positions", "save_revision"])
+async def test_a_store_that_fails_while_a_lab_is_opened_is_closed(
+    fails: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(f"sqlite:///{tmp_path}/lab.db")
+    with lab.activate():
+        good()
+
+    def failing(*_: object) -> Any:
+        raise StoreUnavailable("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.store, fails, failing)
+        with pytest.raises(StoreUnavailable, match="no space left"):
+            await lab.open()
+    await lab.open()
+    assert lab.is_open
+    await lab.stop()
