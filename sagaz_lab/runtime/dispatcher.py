@@ -35,10 +35,18 @@ from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.turns import Turns, started_entries
 
 _RUNNING = RunStatus.RUNNING
+_TOLD = frozenset({"on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead"})
 _TAKEN = (OutcomeKind.DUPLICATE.value, TAKEN)
 
 Reader = tuple[TriggerState, int]
 """A trigger that reads a source, and the number of the part that this is of its composite (else 0)."""
+
+
+def _may_wait(state: TriggerState) -> bool:
+    """Whether what follows from a batch may take a while: for listeners, for windows, or for a run to be replaced."""
+    compiled = state.compiled
+    told = not _TOLD.isdisjoint(compiled.definition.hooks)
+    return told or state.windows is not None or compiled.singleton == "cancel"
 
 
 def fresh_prefix(kind: str) -> str:
@@ -148,7 +156,7 @@ class Dispatcher:
             raise
         for decided in decisions:
             decided.answered = answered
-        await self.to_the_end(self._take_in(states, decisions, len(deliveries), now))
+        await self.to_the_end(states, self._take_in(states, decisions, len(deliveries), now))
         if self.tee is not None:
             self.tee.taken(readers, deliveries)
         if not answered:
@@ -167,9 +175,9 @@ class Dispatcher:
             if decided.state.compiled.overlap is not None:
                 self._report_ticks_again(decided)
 
-    async def to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def to_the_end(self, states: Sequence[TriggerState], work: Coroutine[Any, Any, None]) -> None:
         """Whoever stops waiting stops nothing: what the store is about to take is also counted and started."""
-        if not self.store.durable:
+        if not self.store.durable and not any(map(_may_wait, states)):
             await work  # it never waits for the store
             return
         task = asyncio.create_task(work)
@@ -201,7 +209,7 @@ class Dispatcher:
         except BaseException:
             self._count([state], -len(events))
             raise
-        await self.to_the_end(self._take_in([state], [decided], len(events), now))
+        await self.to_the_end([state], self._take_in([state], [decided], len(events), now))
         return [decided]
 
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:

@@ -300,7 +300,7 @@ class Holding:
                 self.time(state)
                 raise
 
-        await self._dispatcher.to_the_end(release())
+        await self._dispatcher.to_the_end([state], release())
         return count
 
     async def _bury(self, state: TriggerState, events: Sequence[HeldEvent], errors: Mapping[str, Unreadable]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sagaz_lab import Batch, Debounce, Lab, Saga, TriggerConfig, action, trigger
+from sagaz_lab import Batch, Debounce, Lab, Saga, SagaListener, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, EndingRow, HeldEvent, Refusal
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.run import RunStatus
@@ -287,3 +287,43 @@ async def test_a_run_is_replaced_when_the_store_is_back(store: Memory | Sqlite, 
     assert list(lab.runs()["status"]) == ["completed", "cancelled"]
     assert counted(lab, "Newest.on_event")["started"] == 2
     await lab.stop(grace_s=0)
+
+
+async def test_who_stops_waiting_for_a_listener_stops_no_other_trigger(each_lab: Lab) -> None:
+    listens, goes_on = asyncio.Event(), asyncio.Event()
+    ran: list[int] = []
+
+    class Listener(SagaListener):
+        async def on_trigger_filtered(self, saga_name, event, reason):
+            listens.set()
+            await goes_on.wait()
+
+    class First(Saga):
+        listeners = [Listener()]
+
+        @trigger(source="memory", topic="t")
+        def on_event(self, event):
+            return None
+
+        @action("work")
+        async def work(self, ctx): ...
+
+    class Second(Saga):
+        @trigger(source="memory", topic="t")
+        def on_event(self, event):
+            return {"n": event["n"]}
+
+        @action("work")
+        async def work(self, ctx):
+            ran.append(ctx["n"])
+
+    fired = asyncio.create_task(each_lab.fire("memory", {"n": 1}, topic="t", id="e1"))
+    await listens.wait()
+    fired.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fired
+    goes_on.set()
+    await until(lambda: ran == [1])
+    await asyncio.wait_for(each_lab.drain(), 20)
+    assert counted(each_lab, "First.on_event") == {"received": 1, "filtered": 1}
+    assert counted(each_lab, "Second.on_event") == {"received": 1, "started": 1}
