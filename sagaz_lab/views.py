@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import import_module
+from math import inf
 from types import ModuleType
 from typing import Any
 
@@ -123,7 +124,7 @@ class Views:
                 seen.add((o.event_id, o.trigger, None))
         _, stored = self._store.rows("outcomes", limit)
         rows += [(*row, None) for row in stored if (row[0], row[1], row[4]) not in seen]
-        rows.sort(key=lambda row: row[-2], reverse=True)
+        rows.sort(key=lambda row: -inf if row[-2] is None else row[-2], reverse=True)  # damaged ones have no time
         return _frame("outcomes", columns, rows[:limit])
 
     def dead_letters(self, by: str | None, limit: int | None, before: str | None) -> Any:

@@ -16,6 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+END_S = 253_402_300_800
+"""In seconds since the epoch: no later time has a date."""
+
 CHUNK_ROWS = 4_000  # about 10 ms of the loop's time for a wide table
 
 _UNNAMED = re.compile(r"__index_level_\d+__")
@@ -61,13 +64,30 @@ def _series(values: Sequence[Any], kind: str | None) -> pd.Series[Any]:
     except UnicodeEncodeError:  # a lone surrogate, which no table can hold, becomes its escape
         plain = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values]
         return pd.Series(plain, dtype=DTYPES[kind])
+    except (ValueError, TypeError, OverflowError):  # a damaged value concerns its own row
+        return pd.Series([_fitting(value, DTYPES[kind]) for value in values], dtype=DTYPES[kind])
+
+
+def _fitting(value: Any, dtype: str) -> Any:
+    """The value, or NA where the column cannot hold it."""
+    try:
+        return pd.Series([value], dtype=dtype).iloc[0]
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _microseconds(value: Any) -> int | None:
+    try:
+        return _moment(value)
+    except (ValueError, TypeError, OverflowError):  # a damaged value concerns its own row
+        return None
+
+
+def _moment(value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, int | float):
-        return round(value * 1e6)
+        return round(value * 1e6) if abs(value) < END_S else None
     moment = pd.Timestamp(value)
     utc = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
     return int(utc.as_unit("us").asm8.astype("int64"))  # `value` is in nanoseconds, whatever the unit

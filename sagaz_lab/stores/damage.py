@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any, TypeVar
 
 from sagaz_lab.errors import describe
 from sagaz_lab.model.run import RunStatus
 
 T = TypeVar("T")
+
+FIRST_S, END_S = -62_135_596_800, 253_402_300_800
+"""The years 1 to 9999: no other time has a date."""
 
 
 class Parts:
@@ -33,6 +37,21 @@ class Parts:
 def shown(value: Any) -> Any:
     """The value of a column of texts: bytes that are there instead can be looked at."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def as_int(value: Any) -> int | None:
+    """The value of a column of whole numbers; None for what is none."""
+    return value if type(value) is int else None
+
+
+def as_time(value: Any) -> float | None:
+    """The value of a column of seconds since the epoch; None for what is none, or has no date."""
+    return value if isinstance(value, int | float) and FIRST_S <= value < END_S else None
+
+
+def order(at: float | None) -> float:
+    """By this rows are put in order; those without a readable time are the oldest."""
+    return -inf if at is None else at
 
 
 def as_json(values: Iterable[Any]) -> str:

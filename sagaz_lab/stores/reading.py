@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -18,12 +18,18 @@ from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.run import Record, RecordKind
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.connection import NOW, connect_to_read, unavailable
-from sagaz_lab.stores.damage import Parts, shown
+from sagaz_lab.stores.damage import Parts, as_int, as_time, order, shown
 from sagaz_lab.stores.encoding import Damaged, decode_event, decode_names
 from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.leases import records_of
 from sagaz_lab.stores.statements import statements
 from sagaz_lab.stores.translation import started_records, stored_run, text
+
+_NUMBERS: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("revision", "attempt", "attempts", "trial", "redriven", "count"), as_int),
+    **dict.fromkeys(("started_at", "ended_at", "at", "first_at", "last_at"), as_time),
+}
+"""The columns that have no texts, and how a value of theirs is read."""
 
 # Earlier versions stored the code as it was written.
 _masked = lru_cache(maxsize=256)(masked_code)
@@ -46,23 +52,37 @@ def read_frame(
             if frame == "events":
                 return names, list(islice(_events(connection, artifacts), limit))
             if frame == "outcomes":
-                return names, _texts(islice(_outcomes(connection, limit), limit))
+                return names, _sound(names, islice(_outcomes(connection, limit), limit))
             if frame == "steps":
-                return names, _texts(islice(_steps(connection), limit))
+                return names, _sound(names, islice(_steps(connection), limit))
             if frame == "dead_letters" and before is not None:
                 values = (text(before), -1 if limit is None else limit)
-                return names, _texts(connection.execute(statements(NOW)["dead_letters_before"], values).fetchall())
+                return names, _sound(
+                    names, connection.execute(statements(NOW)["dead_letters_before"], values).fetchall()
+                )
             if frame == "runs" and status is not None:
                 values = (status, -1 if limit is None else limit)
-                return names, _texts(connection.execute(statements(NOW)["runs_of_status"], values).fetchall())
-            return names, _texts(_select(connection, f"{frame}_frame", limit).fetchall())
+                return names, _sound(names, connection.execute(statements(NOW)["runs_of_status"], values))
+            return names, _sound(names, _select(connection, f"{frame}_frame", limit))
     except sqlite3.Error as error:
         raise unavailable(path, error) from error
 
 
-def _texts(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The rows, with a text where a damaged one has bytes."""
-    return [tuple(map(shown, row)) if bytes in map(type, row) else row for row in rows]
+def _sound(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows; a damaged value is a text where its column has texts, else None."""
+    numbers = {} if "made_by" in names else _NUMBERS  # there the number of a revision is part of a text
+    reads = [numbers.get(name, shown) for name in names]
+    times = [place for place, read in enumerate(reads) if read is as_time]
+    found, usual = [], set[tuple[type, ...]]()  # the types of rows without damage: there are but a few
+    for row in rows:
+        types = tuple(map(type, row))
+        if types in usual and not any(row[at] is not None and as_time(row[at]) is None for at in times):
+            found.append(row)
+            continue
+        found.append(tuple([read(value) for read, value in zip(reads, row, strict=True)]))
+        if found[-1] == row:
+            usual.add(types)
+    return found
 
 
 def read_revisions(path: Path, saga: str, newest: int | None) -> Sequence[RevisionRow]:
@@ -104,14 +124,14 @@ def _select(connection: sqlite3.Connection, name: str, limit: int | None) -> sql
 
 def _outcomes(connection: sqlite3.Connection, limit: int | None) -> Iterable[tuple[Any, ...]]:
     parts = (_select(connection, name, limit) for name in ("started_outcomes", "dead_outcomes", "kept_outcomes"))
-    return merge(*parts, key=lambda row: row[-1], reverse=True)
+    return merge(*parts, key=lambda row: order(as_time(row[-1])), reverse=True)
 
 
 def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     rows = connection.execute(statements(NOW)["records_newest_first"])
     for (run_id, started_at, first), of_run in groupby(rows, key=itemgetter(0, 1, 2)):
         parts, nothing = Parts(), list[Record]()
-        records = [*parts.read("first actions", partial(started_records, run_id, first, started_at), nothing)]
+        records = [*parts.read("first actions", partial(_first_records, run_id, first, started_at), nothing)]
         for _, _, _, *facts in of_run:
             if facts[1] is not None:  # else the run has none but its first ones
                 records.extend(parts.read("record", partial(_record, run_id, *facts), nothing))
@@ -120,9 +140,17 @@ def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
         yield from steps(records)
 
 
+def _first_records(run_id: str, first: str, started_at: float) -> list[Record]:
+    if as_time(started_at) is None:
+        raise ValueError(f"the run started at {started_at!r}")
+    return started_records(run_id, first, started_at)
+
+
 def _record(
     run_id: str, attempt: int, kind: str, action: str, trial: int, at: float, error: str | None, starts: str
 ) -> list[Record]:
+    if as_time(at) is None or as_int(attempt) is None or as_int(trial) is None:
+        raise ValueError(f"it is attempt {attempt!r}, trial {trial!r}, at {at!r}")
     record = Record(run_id, attempt, RecordKind(kind), shown(action), trial, at, error=shown(error),
                     then=decode_names(starts))  # fmt: skip
     return list(record.in_full())
@@ -131,12 +159,13 @@ def _record(
 def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:
     parts = (connection.execute(statements(NOW)[name]) for name in ("events_of_runs", "events_kept"))
     seen = set()
-    for at, encoded in merge(*parts, key=lambda row: row[0], reverse=True):
+    for at, encoded in merge(*parts, key=lambda row: order(as_time(row[0])), reverse=True):
         event = decode_event(encoded, artifacts, load=False)
         if event is None or (event.source, event.id) in seen:
             continue
         if isinstance(event.payload, Damaged):
-            yield event.id, "unreadable", None, datetime.fromtimestamp(at, UTC), repr(event.payload)
+            moment = None if as_time(at) is None else datetime.fromtimestamp(at, UTC)
+            yield event.id, "unreadable", None, moment, repr(event.payload)
             continue
         seen.add((event.source, event.id))
         yield event.id, event.source, event.key, event.timestamp, event.payload

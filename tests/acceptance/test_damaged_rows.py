@@ -330,3 +330,36 @@ async def test_a_run_without_a_readable_time_does_not_keep_the_others_from_start
     assert {1, 3, 4, 5, 6} <= set(life.done)
     assert [text for text in life.reports if "the clock was ahead" in text and "1 claim(s)" in text]
     await life.lab.stop()
+
+
+NO_NUMBERS = ["x'fffe00'", "''", "'many'", "1.5e300", "9e999"]
+NUMBERS = [("runs", "revision", "revision"), ("runs", "attempt", "attempt"), ("runs", "started_at", "started_at"),
+           ("runs", "ended_at", "ended_at"), ("dead_letters", "at", "at"), ("dead_letters", "attempts", "attempts"),
+           ("dead_letters", "revision", "revision"), ("dead_letters", "redriven", "redriven"),
+           ("kept_events", "at", ""), ("records", "at", ""), ("records", "attempt", ""), ("records", "trial", ""),
+           ("revisions", "at", "")]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize(("table", "column", "seen"), NUMBERS)
+async def test_a_number_that_is_none_is_missing_in_its_row_of_the_tables(
+    folder: Path, table: str, column: str, seen: str, value: str
+) -> None:
+    def tables(lab: Lab) -> dict[str, Any]:
+        shown = (lab.runs, lab.steps, lab.outcomes, lab.dead_letters, lab.events)
+        return {it.__name__: it() for it in shown} | {"causes": lab.dead_letters(by="cause")}
+
+    lab = Life(folder).lab
+    before = tables(lab)
+    key = NO_ROWID.get(table, "rowid")
+    change(folder, f"UPDATE {table} SET {column} = {value} WHERE {key} = (SELECT min({key}) FROM {table})")
+    after = tables(lab)
+    lab.revisions("flow")
+    for name, table_before in before.items():
+        assert len(after[name]) == len(table_before) or name == "steps"
+    if seen:
+        damaged, sound = after[table][seen], before[table][seen]
+        assert damaged.dtype == sound.dtype
+        assert list(damaged.iloc[:-1].dropna()) == list(sound.iloc[:-1].dropna())
+        assert damaged.isna().iloc[-1]
+    await lab.stop()

@@ -372,7 +372,8 @@ WHERE state = 'open' AND seq < (SELECT seq FROM dead_letters WHERE id = ?) ORDER
 -- name: causes_frame
 SELECT found.cause, count, first_at, last_at, error
 FROM (
-    SELECT cause, count(*) AS count, min(at) AS first_at, max(at) AS last_at, max(seq) AS newest
+    SELECT cause, count(*) AS count, max(seq) AS newest,
+        min(at) FILTER (WHERE typeof(at) = 'real') AS first_at, max(at) FILTER (WHERE typeof(at) = 'real') AS last_at
     FROM dead_letters WHERE state = 'open' GROUP BY cause
 ) AS found JOIN dead_letters ON seq = newest
 ORDER BY count DESC, newest DESC LIMIT ?
