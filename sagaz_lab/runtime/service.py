@@ -197,8 +197,8 @@ class Service:
             with suppress(StoreError, TriggersOwned):
                 await self._store.own_triggers(list(self.started_names()))
 
-    async def _forget(self, states: Collection[TriggerState]) -> int:
-        """Free what earlier runs of these triggers have claimed. Returns how many events do not wait any more."""
+    async def _forget(self, states: Collection[TriggerState]) -> None:
+        """Free what earlier runs of these triggers have claimed."""
         freed = waited = 0
         for state in states:
             waited += await self.dispatcher.holding.forget(state)
@@ -208,7 +208,6 @@ class Service:
         names = ", ".join(state.name for state in states)
         told = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
         self._report("fresh", f"forgot {told} and {waited} waiting event{'s'[: waited != 1]} of {names}")
-        return waited
 
     async def _tell(self, away_s: float, found: Found) -> None:
         self.away = Away(

@@ -76,3 +76,17 @@ async def test_a_lab_goes_on_in_another_store(tmp_path: Path) -> None:
         assert str((await lab.fire("Keyed.on_key", {"n": 1}))[0].kind) == "started"
         assert len(lab.runs()) == 1
         assert list(lab.revisions("Keyed")["number"]) == [1]
+
+
+async def test_events_that_a_fresh_start_forgets_are_not_counted_as_waiting(each_lab: Lab) -> None:
+    told: list[str] = []
+    each_lab.on_report(lambda kind, text: told.append(text))
+    define()
+    await each_lab.start()
+    for n in range(2):
+        await each_lab.fire("Keyed.on_batch", {"n": n}, wait=False)
+    await each_lab.start(fresh=True)
+    away = each_lab.status().away
+    assert away is not None
+    assert away.events_waited == 0
+    assert told == ["forgot 0 claims or cooldowns and 2 waiting events of Keyed.on_key, Keyed.on_batch"]
