@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import count
 
+from sagaz_lab.errors import DefinitionError
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.appetite import Appetite
 from sagaz_lab.runtime.pace import Pace, pace_of
@@ -21,11 +22,16 @@ LIVE_RUNS = 1000
 
 
 class Slots:
-    """The runs that all triggers may have live together. When they are scarce, priority decides who gets the next."""
+    """The runs that all triggers may have live together. When they are scarce, priority decides who gets the next.
+
+    Raises `DefinitionError` for a limit that would let none start.
+    """
 
     __slots__ = ("limit", "scarce", "used")
 
     def __init__(self, limit: int = LIVE_RUNS) -> None:
+        if type(limit) is not int or limit < 1:
+            raise DefinitionError(f"Lab: max_live_runs={limit!r} must be a whole number, 1 or more")
         self.limit = limit
         self.used = 0
         self.scarce = False

@@ -264,3 +264,9 @@ async def test_a_store_that_fails_while_a_lab_is_opened_is_closed(
     await lab.open()
     assert lab.is_open
     await lab.stop()
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "4", None])
+def test_a_number_of_live_runs_that_lets_none_start_is_refused(number: object) -> None:
+    with pytest.raises(DefinitionError, match=r"max_live_runs=.* must be a whole number, 1 or more"):
+        Lab("memory", max_live_runs=number)  # type: ignore[arg-type]
