@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.code import function_text
+from sagaz_lab.model.content import content_digest
 from sagaz_lab.texts import HIDDEN, is_secret, masked, masked_address, secrets_of_address
 
 if TYPE_CHECKING:
@@ -272,12 +273,23 @@ def third_party_kinds() -> Mapping[str, EntryPoint]:
     return {point.name: point for point in points if point.name not in KINDS}
 
 
-def identity(kind: str, settings: Mapping[str, Any]) -> str:
-    """A text that is equal for settings which may share one consumer. It holds no password."""
+def identity(kind: str, settings: Mapping[str, Any], owner: str = "") -> str:
+    """A text that is equal for settings which may share one consumer. It holds no password.
+
+    Data is read from its beginning for each owner, even where another's is equal.
+    """
     data = settings.get("data") if kind == "recording" else None
-    if data is not None:  # perhaps large: it is the same if it is the same object
-        settings = {**settings, "data": _by_identity(data)}
-    return f"{kind}:{json.dumps(_comparable(settings))}"
+    if data is None:
+        return f"{kind}:{json.dumps(_comparable(settings))}"
+    content = content_digest(data)
+    told = _by_identity(data) if content is None else f"{type(data).__qualname__} {content} of {owner}"
+    return f"{kind}:{json.dumps(_comparable({**settings, 'data': told}))}"
+
+
+def has_data_by_identity(kind: str, settings: Mapping[str, Any], identity: str) -> bool:
+    """Whether the identity names data that could not be compared, so that only the same object is the same."""
+    data = settings.get("data") if kind == "recording" else None
+    return data is not None and json.dumps(_by_identity(data)) in identity
 
 
 def _comparable(value: Any) -> Any:

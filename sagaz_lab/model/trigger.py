@@ -283,7 +283,7 @@ def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
                     owner, f"{kind} option", name, (*KINDS[kind], *GATE_NAMES, "config", "decode", "params")
                 )
     settings = check_settings(owner, kind, where)
-    return SourceSpec(kind, MappingProxyType(settings), identity(kind, settings))
+    return SourceSpec(kind, MappingProxyType(settings), identity(kind, settings, owner))
 
 
 def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigger:

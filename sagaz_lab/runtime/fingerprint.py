@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sagaz_lab.model.masked_code import masked_code
-from sagaz_lab.model.options import Placed, identity, secrets_in
+from sagaz_lab.model.options import Placed, has_data_by_identity, identity, secrets_in
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.model.trigger import SourceSpec, specs_of
+from sagaz_lab.model.trigger import SourceSpec, Trigger, specs_of
 from sagaz_lab.runtime.reach import Known, Reach, digest
 from sagaz_lab.runtime.sources_of_code import class_source
 
@@ -106,12 +106,21 @@ def _options(definition: SagaDefinition, reach: Reach) -> list[str]:
     found += map(reach.text, definition.compensations.values())
     for trigger in definition.triggers.values():
         told = (trigger.gates, trigger.config, trigger.decode, trigger.params, trigger.ranges, trigger.payload_type)
-        found += [trigger.name, _as_written(trigger.spec), *map(reach.text, told)]
+        found += [trigger.name, _sources(trigger, reach), *map(reach.text, told)]
         found += [reach.text(value) for _, value in sorted(trigger.spec.settings.items()) if callable(value)]
     return found
 
 
-def _as_written(spec: SourceSpec) -> str:
-    """Without the folder that a path was written in: the same code elsewhere is the same revision."""
+def _sources(trigger: Trigger, reach: Reach) -> str:
+    parts = [_as_written(spec, reach) for spec in specs_of(trigger)]
+    return f"{trigger.spec.kind}:{parts}" if trigger.composite else parts[0]
+
+
+def _as_written(spec: SourceSpec, reach: Reach) -> str:
+    """Without the folder that a path was written in, and without the address of data that is too large to compare:
+    the same code elsewhere is the same revision."""
+    if has_data_by_identity(spec.kind, spec.settings, spec.identity):
+        told = reach.doubtful(spec.settings["data"])
+        return f"{identity(spec.kind, {**spec.settings, 'data': None})} {told}"
     paths = {name: str(value) for name, value in spec.settings.items() if isinstance(value, Placed)}
     return identity(spec.kind, {**spec.settings, **paths}) if paths else spec.identity

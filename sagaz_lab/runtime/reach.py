@@ -123,6 +123,12 @@ class Reach:
         """This class is no part of what is reached."""
         self._seen.add((self._name(cls), id(cls)))
 
+    def doubtful(self, value: Any) -> str:
+        """The text of an object that is not looked into: another of its class may differ."""
+        self.unsure.add(id(value))
+        self.known[id(value)] = Kept(value, f"some {self._class_name(type(value))}", (), frozenset({id(value)}))
+        return self.known[id(value)].text
+
     # --- values ---
 
     def text(self, value: Any) -> str:
