@@ -64,7 +64,7 @@ from sagaz_lab.shadows import ShadowReport, Shadows
 CLOSING_S = 5.0
 """Jupyter kills a kernel that has not ended a few seconds after it was asked to."""
 
-_ATTRIBUTE = "_sagaz_lab_undo"
+_ATTRIBUTE, _UNLOADED = "_sagaz_lab_undo", "_sagaz_lab_unloaded_by"
 
 Undo = list[Callable[[], object]]
 
@@ -91,6 +91,7 @@ def load(shell: InteractiveShell) -> None:
     undo.append(route())
     undo += [refuse_input(shell), route_displays(shell), Figures().route(shell), show_in_one_line(shell)]
     _add_names(shell)
+    _mark_loading(shell, magics, undo)
     _close_at_exit(lab, undo)
     setattr(shell, _ATTRIBUTE, undo)
 
@@ -98,6 +99,8 @@ def load(shell: InteractiveShell) -> None:
 def unload(shell: InteractiveShell) -> None:
     """Take everything away. What runs goes on: `%triggers stop` stops it."""
     undo: Undo = getattr(shell, _ATTRIBUTE, None) or []
+    if undo:
+        setattr(shell, _UNLOADED, shell.execution_count)
     while undo:
         undo.pop()()
 
@@ -116,6 +119,17 @@ def _add_hook(shell: InteractiveShell, undo: Undo, event: str, hook: Callable[[A
 def _add_magic(shell: InteractiveShell, undo: Undo, kind: str, name: str, magic: Callable[..., Any]) -> None:
     shell.magics_manager.register_function(magic, kind, name)
     undo.append(partial(shell.magics_manager.magics[kind].pop, name, None))
+
+
+def _mark_loading(shell: InteractiveShell, magics: Magics, undo: Undo) -> None:
+    """Until the cell that loads it has ended. One that loads it anew was read with what is added here."""
+
+    def over(_: object) -> None:
+        magics.is_loading = False
+
+    magics.is_loading = getattr(shell, _UNLOADED, None) != shell.execution_count
+    _add_hook(shell, undo, "pre_run_cell", over)  # where no cell has loaded it
+    _add_hook(shell, undo, "post_run_cell", over)
 
 
 def _add_names(shell: InteractiveShell) -> None:

@@ -20,6 +20,7 @@ from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import (
     COMMANDS,
     Line,
+    awaits,
     mistake,
     number,
     one_of,
@@ -54,6 +55,8 @@ class Magics:
         self._reports = reports
         self._watch = Watch(lab)
         self._handle: Handle | None = None
+        self.is_loading = False
+        """Whether the cell still runs that has loaded the extension: it was read before it could await anything."""
 
     @no_var_expand
     def saga(self, line: str, cell: str) -> None:
@@ -81,6 +84,8 @@ class Magics:
     def triggers(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         quiet = line.rstrip().endswith(";")
         line = line.rstrip().removesuffix(";")
+        if self.is_loading and awaits(line):
+            raise UsageError("%triggers: put %load_ext sagaz_lab into a cell of its own, before this one")
         if line.partition(" ")[0] == TIMED:
             return self._timed(line.split(maxsplit=1)[1:], quiet, local_ns)
         command, rest = split(line)

@@ -293,6 +293,15 @@ print(len(ip.input_transformers_cleanup), len(ip.input_transformers_post), len(i
       len(ip.display_formatter.formatters["text/html"].type_printers), ip.find_magic("triggers") is not None)"""
 
 
+@pytest.mark.parametrize("command", ["%triggers use memory", "o = %triggers use memory", "%triggers start"])
+def test_a_command_that_waits_is_refused_in_the_cell_that_loads_the_extension(tmp_path, command):
+    with Kernel(tmp_path) as kernel:
+        result = kernel.run(f"%load_ext sagaz_lab\n%triggers help\n{command}")
+        assert told(result) == "UsageError: %triggers: put %load_ext sagaz_lab into a cell of its own, before this one"
+        assert kernel.run("%triggers use memory").stdout == "the store is memory now; nothing is started\n"
+        assert kernel.run("%reload_ext sagaz_lab\n%triggers use memory").ok
+
+
 def test_loading_twice_doubles_nothing_and_unloading_takes_all_away(tmp_path):
     with Kernel(tmp_path) as kernel:
         before = kernel.run(COUNTS).stdout
