@@ -195,8 +195,8 @@ class Lab:
         return self._handle
 
     async def use(self, store: str | Store) -> None:
-        """Stop, and go on in another store, where counts begin anew; the sagas stay. Raises `StoreError`."""
-        there = self._place.make(store)
+        """Stop and go on in another store; sagas stay, counts begin anew. Nothing changes if it raises `StoreError`."""
+        there = await self._place.look(store)
         await self.stop()
         self._place.move(store, there)
         self._tally = Tally()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,13 @@ class Place:
     def make(self, where: str | Store) -> Store:
         """The store at another address. Raises `StoreError`."""
         return self._make(where) if isinstance(where, str) else where
+
+    async def look(self, where: str | Store) -> Store:
+        """The store at another address, once it is known that it can be opened. Raises `StoreError`."""
+        store = self.make(where)
+        if probe := getattr(store, "probe", None):
+            await asyncio.to_thread(probe)
+        return store
 
     def move(self, where: str | Store, store: Store) -> None:
         self._where, self._store = where, store

@@ -181,7 +181,8 @@ class Service:
                 self.intake.refuse_failed(self.intake.pumps_of({state.name for state in wanted}))
             waited = await self.dispatcher.holding.restore(wanted)
             if how.fresh:
-                waited = max(0, waited - await self._forget(wanted))  # it forgets what waited here before, too
+                await self._forget(wanted)
+                waited = 0  # what came into a window since the Lab was opened is forgotten too
             found = await self.recovery.resume_interrupted(how.resume)
         found.waited += waited
         self.relay.look_again()

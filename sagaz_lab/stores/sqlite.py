@@ -31,7 +31,7 @@ from sagaz_lab.stores.about import About, read_about
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.clocks import put_clock_right
-from sagaz_lab.stores.connection import NOW, unavailable
+from sagaz_lab.stores.connection import NOW, connect, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.intake import Rest, has_rest
@@ -80,6 +80,10 @@ class SqliteStore:
         self._sql = statements(NOW)
         self._open: Opened | None = None
         self._abandon: Callable[[], Any] = lambda: None
+
+    def probe(self) -> None:
+        """Make the file if it is missing, and see that it is a store. Blocks. Raises as `connect` does."""
+        connect(self.path).close()
 
     async def open(self, owner_name: str) -> Owner:
         if self._open is not None:
@@ -383,4 +387,7 @@ def open_sqlite(address: str, artifacts: str | Path | None, retention_days: floa
         raise StoreError(
             f"store {address!r}: write 'sqlite:///lab.db', or 'sqlite:////data/lab.db' for an absolute path"
         )
+    file, mark, _ = path.rpartition("?")
+    if mark and "/" not in path[len(file) :] and not Path(path).exists():  # its folders may have such names
+        raise StoreError(f"store 'sqlite:///{file}': it takes no options after a '?'; write the path alone")
     return SqliteStore(path, artifacts=artifacts, retention_days=retention_days)

@@ -1,8 +1,12 @@
 """A fresh start forgets what earlier runs have claimed, and says how much."""
 
+import re
 from pathlib import Path
 
+import pytest
+
 from sagaz_lab import Batch, Lab, Saga, action, trigger
+from sagaz_lab.errors import SagazLabError
 from tests.unit.tools import assert_adds_up, counted, until
 
 
@@ -90,3 +94,30 @@ async def test_events_that_a_fresh_start_forgets_are_not_counted_as_waiting(each
     assert away is not None
     assert away.events_waited == 0
     assert told == ["forgot 0 claims or cooldowns and 2 waiting events of Keyed.on_key, Keyed.on_batch"]
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("sqlite:///{}/notes.txt", "it is no SQLite database"),
+        ("sqlite:///{}/notes.txt/lab.db", "notes.txt"),
+        ("sqlite:///{}", "it cannot be opened or made"),
+        ("sqlite:////proc/none/lab.db", "/proc/none"),
+        ("sqlite:///{}/lab.db?mode=ro", "no options after a '?'"),
+        ("postgresql://h/db", "not built yet"),
+        ("sqlit:///lab.db", "did you mean 'sqlite'"),
+    ],
+)
+async def test_a_store_that_cannot_be_used_leaves_all_as_it_was(tmp_path: Path, address: str, why: str) -> None:
+    (tmp_path / "notes.txt").write_text("no store " * 2000)
+    async with Lab("memory") as lab:
+        define()
+        await lab.start()
+        await lab.fire("Keyed.on_key", {"n": 1})
+        with pytest.raises(SagazLabError, match=re.escape(why)):
+            await lab.use(address.format(tmp_path))
+        assert lab.is_open
+        assert lab.status().started
+        assert str((await lab.fire("Keyed.on_key", {"n": 1}))[0].kind) == "duplicate"
+        await lab.use(f"sqlite:///{tmp_path}/new/lab.db")
+        assert str((await lab.fire("Keyed.on_key", {"n": 1}))[0].kind) == "started"
