@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from sagaz_lab import __version__
 from sagaz_lab.checking import problems
 from sagaz_lab.ending import LEFT, end_on_signal
-from sagaz_lab.errors import SagazLabError, describe
+from sagaz_lab.errors import NO_EXCEPTIONS, SagazLabError, describe
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
@@ -33,6 +33,9 @@ from sagaz_lab.views import open_letters
 OK, FAILED = 0, 1
 GRACE_S = 10.0
 LONGEST_CELL = 60
+
+MOST, LONGEST_S = 2**63 - 1, 1e9
+"""What a store can count to, and what a clock can wait."""
 
 _RUNS = ("run_id", "saga", "revision", "status", "attempt", "event_id", "started_at", "ended_at", "error")
 _LETTERS = ("id", "trigger", "event_id", "cause", "attempts", "revision", "at", "error")
@@ -72,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", _run, "start the triggers of a module; SIGINT or SIGTERM drains and ends it")
     run.add_argument("module", metavar="MODULE", help="a module such as app.sagas, or a file such as sagas.py")
-    run.add_argument("--grace", type=float, default=GRACE_S, metavar="SECONDS",
+    run.add_argument("--grace", type=_seconds, default=GRACE_S, metavar="SECONDS",
                      help="how long runs may take to finish after the signal (default: %(default)g); "
                           "the process ends 5 s later at the latest")  # fmt: skip
 
@@ -109,9 +112,20 @@ def _command(
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
-    return int(text)
+    is_number = text.isascii() and text.isdigit() and len(text.lstrip("0")) <= len(str(MOST))
+    if not is_number or not 1 <= int(text.lstrip("0") or "0") <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST}")
+    return int(text.lstrip("0"))
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= LONGEST_S:  # NaN is not, either
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {LONGEST_S:.0f}")
+    return number
 
 
 # --- run ---
@@ -123,6 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         load(options.module)
     if not any(definition.triggers for definition in lab.sagas.values()):
         raise CommandFailed(f"{options.module} defines no saga with a trigger")
+    _make(lab, options.module)
     _log_to_stderr()
     return asyncio.run(_serve(lab, options.grace))
 
@@ -146,8 +161,18 @@ def load(name: str) -> None:
             importlib.import_module(name)
     except SagazLabError:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, *NO_EXCEPTIONS) as error:
         raise CommandFailed(f"{name} cannot be imported: {describe(error)}{_place(error)}") from error
+
+
+def _make(lab: Lab, module: str) -> None:
+    """Make an object of each saga, whose `__init__` is the module's code too. Raises as `load` does."""
+    try:
+        lab._service.dispatcher.load(lab.sagas)
+    except SagazLabError:
+        raise
+    except Exception as error:
+        raise CommandFailed(f"{module}: a saga cannot be made: {describe(error)}{_place(error)}") from error
 
 
 def _load_file(path: Path) -> None:
@@ -247,6 +272,7 @@ def _redrive(options: argparse.Namespace) -> int:
     lab = _lab(options.store, offline=False)  # it opens no source, but what the runs publish goes to its broker
     with lab.activate():
         load(options.module)
+    _make(lab, options.module)
     outcomes = asyncio.run(_redriven(lab, open_letters(lab.store) if options.all else options.ids))
     _show([outcome._asdict() for outcome in outcomes], _OUTCOMES, "no open dead letters")
     return FAILED if any(outcome.kind is OutcomeKind.DEAD for outcome in outcomes) else OK

@@ -38,6 +38,7 @@ SagazLabError
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -216,6 +217,10 @@ class LabClosed(SagazLabError):
 
 class Permanent(SagazLabError):
     """Raise it, or a subclass, in an action: the run is compensated and not tried again."""
+
+
+NO_EXCEPTIONS = (CancelledError, SystemExit, GeneratorExit)
+"""What a user's code may raise that is no `Exception`, and that no signal has asked for."""
 
 
 def describe(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.abc import Acceptance, Engine, Event
-from sagaz_lab.errors import DefinitionError, LeaseLost, RunError, describe
+from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, LeaseLost, RunError, describe
 from sagaz_lab.model.apart import apart, apart_event
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.listener import tell
@@ -98,6 +98,8 @@ class Runner:
                 raise DefinitionError(
                     f"{definition.name}: the class must be made without arguments: {error}"
                 ) from error
+            except NO_EXCEPTIONS as error:  # would end the process, or whichever task has asked
+                raise DefinitionError(f"{definition.name}: its __init__ raises {describe(error)}") from error
             self._instances[definition.name] = known
         return known[1]
 

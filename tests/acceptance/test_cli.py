@@ -172,6 +172,29 @@ def test_a_module_that_cannot_run_is_one_line(folder, text, expected):
     assert re.fullmatch(expected, told(call(folder, "run", "app")))
 
 
+ENDS = ("SystemExit(3)", "__import__('asyncio').CancelledError('x')", "GeneratorExit")
+
+
+@pytest.mark.parametrize("error", ENDS)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_module_that_raises_what_is_no_exception_is_one_line(folder, command, error):
+    (folder / "app.py").write_text(f"raise {error}")
+    assert re.fullmatch(
+        r"sagaz-lab: app cannot be imported: \w+(: .*)? \(.*app.py:1\)", told(call(folder, command, "app"))
+    )
+
+
+@pytest.mark.parametrize("error", [*ENDS, "ValueError('no')"])
+def test_a_saga_that_cannot_be_made_is_one_line(folder, error):
+    made = f"    saga_name = 'slow'\n    def __init__(self): raise {error}"
+    (folder / "app.py").write_text(SLOW.replace('    saga_name = "slow"', made))
+    line = told(call(folder, "run", "app"))
+    assert re.match("sagaz-lab: (slow: its __init__ raises|app: a saga cannot be made:)", line)
+    checked = call(folder, "check", "app")
+    assert (checked.returncode, checked.stderr) == (FAILED, "")
+    assert "1 problem(s)" in checked.stdout
+
+
 def test_a_module_that_is_not_there_is_one_line(folder):
     assert told(call(folder, "run", "nowhere")) == (
         "sagaz-lab: nowhere cannot be imported: ModuleNotFoundError: No module named 'nowhere'"
@@ -288,3 +311,18 @@ def test_a_wrong_command_is_told_with_status_2(tmp_path):
         answer = call(tmp_path, *arguments)
         assert (answer.returncode, answer.stdout) == (2, "")
         assert "error:" in answer.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["runs", "dead"])
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5000, "²", "-1", "1.5", "", "0"])
+def test_a_limit_that_no_store_can_count_to_is_named(tmp_path, command, number):
+    answer = call(tmp_path, command, f"--limit={number}")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "error: argument --limit: " in answer.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "1e300", "soon", ""])
+def test_a_grace_that_no_clock_can_wait_is_named(folder, seconds):
+    answer = call(folder, "run", "slow", f"--grace={seconds}")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "error: argument --grace: " in answer.stderr.splitlines()[-1]
