@@ -46,7 +46,7 @@ _SLOTS = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, Wrap
 _TELLING = frozenset({
     "__annotations__", "__attrs_attrs__", "__dataclass_fields__", "__dataclass_params__", "__optional_keys__",
     "__orig_bases__", "__private_attributes__", "__pydantic_decorators__", "__pydantic_fields__", "__required_keys__",
-    "__struct_config__", "__struct_defaults__", "__struct_fields__", "__total__",
+    "__struct_config__", "__struct_defaults__", "__struct_encode_fields__", "__struct_fields__", "__total__",
 })  # fmt: skip
 """Names between double underscores under which payload types keep what they check. The others are Python's own."""
 

@@ -292,6 +292,16 @@ class Item(msgspec.Struct, frozen=bool(ONE == 1)):
     n: int
 --- class S(Saga)
 PAYLOAD
+=== struct's names in JSON
+class Item(msgspec.Struct, rename="lower" if ONE == 1 else "upper"):
+    aB: int = 1
+--- class S(Saga)
+PAYLOAD
+=== struct's names in JSON, one by one
+class Item(msgspec.Struct):
+    n: int = msgspec.field(name=str(ONE))
+--- class S(Saga)
+PAYLOAD
 === model
 class Item(pydantic.BaseModel):
     n: int = ONE
