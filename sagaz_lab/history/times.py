@@ -8,8 +8,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
-_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
-"""Below the first number it is in seconds, as far as the year 5138; then in milli-, micro- and nanoseconds."""
+_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6))
+"""Below the first number it is in seconds, as far as the year 5138; then in milli- and microseconds."""
+_FINEST = 1e9
 
 
 def read_time(value: Any) -> datetime | None:
@@ -44,7 +45,7 @@ def _read_text(text: str) -> datetime:
 
 
 def _since_epoch(value: float) -> datetime:
-    unit = next(unit for most, unit in _UNITS if abs(value) < most)
+    unit = next((unit for most, unit in _UNITS if abs(value) < most), _FINEST)
     whole, part = divmod(value, int(unit)) if isinstance(value, int) else (value / unit, 0)
     return (
         datetime.fromtimestamp(whole, UTC).replace(microsecond=part * 10**6 // int(unit))

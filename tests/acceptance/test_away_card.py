@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
@@ -48,7 +49,7 @@ def killed(folder: Path) -> list[str]:
 
 def hours_pass(folder: Path, hours: float) -> None:
     """For all that the store remembers; the minutes are such that the tick of an hour is not near."""
-    with sqlite3.connect(folder / ".sagaz_lab" / "lab.db") as connection:
+    with closing(sqlite3.connect(folder / ".sagaz_lab" / "lab.db")) as connection, connection:
         connection.execute("UPDATE owners SET heartbeat_at = heartbeat_at - ?", (hours * 3600,))
         name = "cron 0 * * * *|UTC"
         then = time.strftime("%Y-%m-%dT%H:30:00+00:00", time.gmtime(time.time() - hours * 3600))

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -66,5 +67,5 @@ def test_killed_at_every_record_boundary_a_run_ends_as_if_it_had_not_been(tmp_pa
 
 def test_the_journal_of_a_killed_process_is_whole(tmp_path: Path) -> None:
     child(tmp_path, 5, "after", "ok")
-    with sqlite3.connect(tmp_path / "lab.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "lab.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

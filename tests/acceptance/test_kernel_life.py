@@ -104,7 +104,7 @@ class World:
         until(lambda: len({n for n, _ in self.noted()}) == numbers.given)
         noted = set(self.noted())
         assert sorted(n for n, _ in noted) == list(range(numbers.given))
-        with sqlite3.connect(self.folder / ".sagaz_lab" / "lab.db") as connection:
+        with closing(sqlite3.connect(self.folder / ".sagaz_lab" / "lab.db")) as connection:
             (runs, events) = connection.execute("SELECT count(*), count(DISTINCT event_id) FROM runs").fetchone()
         assert (runs, events) == (numbers.given, numbers.given)
 

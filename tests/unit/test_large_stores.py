@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def define(lab: Lab, **gates: Any) -> None:
 
 def copy_runs(path: Path, count: int) -> None:
     """Add so many runs like the first one, each with an event and a claim of its own."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
         first = connection.execute("SELECT * FROM runs ORDER BY seq LIMIT 1").fetchone()
         claim = connection.execute("SELECT * FROM claims LIMIT 1").fetchone()
@@ -92,7 +93,7 @@ async def test_why_costs_the_same_however_many_runs_there_are(path: Path) -> Non
     assert [(it.trigger, it.kind, it.run_id) for it in lab.why("copied-5").outcomes] == [
         ("s.on_event", "started", "copy-5")
     ]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM runs WHERE run_id LIKE 'copy-%' AND seq > 1000 + 4000")
     assert steps_of(path, lambda: lab.why("copied-5")) == pytest.approx(few, abs=10)
 
@@ -126,14 +127,14 @@ async def test_why_finds_the_run_that_an_event_started_with_others(each_lab: Lab
 
 
 async def test_an_event_without_an_id_of_its_own_is_found_among_all(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE runs SET event_id = 'e-0123abcd-7', claim = NULL WHERE run_id = 'copy-1'")
     [outcome] = Lab(f"sqlite:///{path}", offline=True).why("e-0123abcd-7").outcomes
     assert outcome.run_id == "copy-1"
 
 
 async def test_what_has_outlived_its_retention_goes_batch_by_batch_until_nothing_is_left(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE runs SET ended_at = ?", (time.time() - 10 * 86_400,))
     store = SqliteStore(path, retention_days=1)
     await store.open("one")
@@ -148,7 +149,7 @@ async def test_what_has_outlived_its_retention_goes_batch_by_batch_until_nothing
 async def test_a_lab_drops_what_is_old_faster_than_a_batch_with_each_heartbeat(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE runs SET ended_at = ?", (time.time() - 40 * 86_400,))
     async with Lab(f"sqlite:///{path}") as lab:
         await lab._service._drop_expired()

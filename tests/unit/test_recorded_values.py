@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sagaz_lab import Lab, Saga, SagaContext, action, trigger
@@ -139,6 +139,9 @@ def test_no_digit_of_a_fine_time_is_lost(moment: datetime) -> None:
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.binary(), st.lists(st.integers())))
+@example(float("inf"))
+@example(float("-inf"))
+@example(float("nan"))
 def test_what_is_no_time_is_none_and_never_an_error(value: Any) -> None:
     assert read_time(value) is None or isinstance(read_time(value), datetime)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from contextlib import closing
 from typing import Any
 
 from dbos import DBOS, DBOSConfig
@@ -31,7 +32,7 @@ async def saga(number: int) -> None:
 async def measure(n: int, *, path: str, at_a_time: int = 100, threads: int | None = None) -> float:
     """Workflows per second. `threads` bounds DBOS's own executor threads."""
     # WAL is kept in the file, and FULL is SQLite's default; DBOS alone would use the slower rollback journal.
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
     config: DBOSConfig = {"name": "bench", "system_database_url": f"sqlite:///{path}", "log_level": "ERROR"}
     more: dict[str, Any] = {} if threads is None else {"max_executor_threads": threads}
