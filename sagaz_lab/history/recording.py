@@ -20,7 +20,7 @@ from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
 from sagaz_lab.errors import EndOfSource, SourceNotReady
 from sagaz_lab.history import lines, tables
 from sagaz_lab.history.times import read_time
-from sagaz_lab.model.event import NO_HEADERS, next_attempt
+from sagaz_lab.model.event import NO_HEADERS, next_attempt, payload_as_sent
 from sagaz_lab.model.options import Placed
 from sagaz_lab.texts import logger_of
 
@@ -201,7 +201,7 @@ class RecordingSource:
     def _event(self, number: int, row: Any) -> _Shaped:
         if not isinstance(row, Event):
             return self._row(number, row)
-        return row.payload, row.id, row.source, row.key, row.headers, row.timestamp
+        return payload_as_sent(row), row.id, row.source, row.key, row.headers, row.timestamp
 
     def _recorded(self, number: int, row: Any) -> _Shaped:
         if not (isinstance(row, dict) and row.keys() >= RECORDED):

@@ -8,14 +8,9 @@ would cost too much.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
-from itertools import chain
 from typing import Any, TypeVar
-
-from sagaz_lab.model.event import Event
-from sagaz_lab.model.given import WebhookRequest
 
 T = TypeVar("T")
 
@@ -35,22 +30,9 @@ def apart(value: T) -> T:
     return copied
 
 
-def apart_event(event: Event) -> Event:
-    """The event, or the same with a payload of its own."""
-    payload = event.payload
-    if type(payload) in UNCHANGING:
-        return event
-    own = apart(payload)
-    return event if own is payload else event.with_payload(own)
-
-
-def copier(values: Sequence[Any]) -> Callable[[Any], Any]:
-    """What copies each of these: most are flat dicts, and one look at all of them costs less than one at each."""
-    if set(map(type, values)) == {dict} and UNCHANGING.issuperset(
-        map(type, chain.from_iterable(map(dict.values, values)))
-    ):
-        return dict.copy
-    return apart
+def copied_by(kind: type[T], copy: Callable[[T], T]) -> None:
+    """Values of this type are containers too."""
+    _COPIES[kind] = copy
 
 
 def _apart_slowly(value: T) -> T:
@@ -81,11 +63,6 @@ def _tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(map(_item, value)) if any(type(item) in _COPIES for item in value) else value
 
 
-def _request(value: WebhookRequest) -> WebhookRequest:
-    path_params, query_params, headers = dict(value.path_params), dict(value.query_params), dict(value.headers)
-    return replace(value, path_params=path_params, query_params=query_params, headers=headers)
-
-
 def _deque(value: deque[Any]) -> deque[Any]:
     return deque(map(_item, value), value.maxlen)
 
@@ -104,7 +81,5 @@ _COPIES: dict[type, Callable[[Any], Any]] = {
     OrderedDict: lambda value: OrderedDict(_dict(value)),
     defaultdict: _defaultdict,
     Counter: lambda value: Counter(_dict(value)),
-    Event: apart_event,
-    WebhookRequest: _request,
 }
 _copy_of = _COPIES.get

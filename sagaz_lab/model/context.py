@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from sagaz_lab.errors import RunError
-from sagaz_lab.model.apart import apart_event
-from sagaz_lab.model.event import Event
+from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.log import RunLog
 from sagaz_lab.model.publishing import PUBLISHED, Published, to_json
 from sagaz_lab.model.step import Progress, Step, current_step
@@ -42,7 +41,7 @@ class SagaContext(dict[str, Any]):
     def event(self) -> Event | None:
         """The event that started the run; its payload is this attempt's own. `sent` is the event as it came."""
         if self._own is None and self.sent is not None:
-            self._own = apart_event(self.sent)
+            self._own = reader_of(self.sent)
         return self._own
 
     def forget_event(self) -> None:

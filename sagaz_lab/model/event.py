@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, KeysView, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
+
+from sagaz_lab.model.apart import UNCHANGING, apart, copied_by
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -13,11 +15,12 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 class _Fields:
     """The slots of an event, still open for writing."""
 
-    __slots__ = ("attempt", "headers", "id", "key", "payload", "source", "timestamp")
+    __slots__ = ("_read", "_sent", "attempt", "headers", "id", "key", "source", "timestamp")
 
+    _sent: Any  # shared by all who read the event, and never handed out if it can change
+    _read: Any  # the same, until its reader asks for a value that can change: then a copy of the reader's own
     id: str
     source: str
-    payload: Any
     key: str | None
     headers: Mapping[str, str]
     timestamp: datetime
@@ -26,6 +29,9 @@ class _Fields:
 
 class Event(_Fields):
     """A fact from outside. Read-only.
+
+    Who reads the event may change the payload in place: it is a copy of the reader's own, made once a container is
+    asked for.
 
     `id` and `source` identify it; a redelivery keeps both and raises `attempt` (1 at first).
     `payload` is what was sent, decoded; `key` is the source's own ordering key, if it has one;
@@ -51,7 +57,7 @@ class Event(_Fields):
         # Filling open slots and then closing them costs half of what a frozen dataclass does,
         # and one event is made for each delivery.
         event = _Fields()
-        event.payload = payload
+        event._sent = event._read = payload
         event.id = id
         event.source = source
         event.key = key
@@ -61,86 +67,122 @@ class Event(_Fields):
         event.__class__ = cls
         return event  # type: ignore[return-value]
 
+    @property
+    def payload(self) -> Any:
+        """What was sent, decoded; the reader's own."""
+        read = self._read
+        if read is self._sent and type(read) not in UNCHANGING:
+            read = apart(read)
+            object.__setattr__(self, "_read", read)
+        return read
+
     def with_payload(self, payload: Any) -> Event:
         """The same event with another payload: the decoded one."""
         return Event(payload, self.id, self.source, self.key, self.headers, self.timestamp, self.attempt)
 
     def with_id(self, id: str) -> Event:
         """The same event under another id."""
-        return Event(self.payload, id, self.source, self.key, self.headers, self.timestamp, self.attempt)
+        return Event(self._sent, id, self.source, self.key, self.headers, self.timestamp, self.attempt)
 
     def __getitem__(self, name: Any) -> Any:
-        return self.payload[name]
+        value = self._read[name]
+        return value if type(value) in UNCHANGING else self.payload[name]
 
     def get(self, name: Any, default: Any = None) -> Any:
         """The payload's value of this name."""
-        return self._mapping().get(name, default)
+        value = self._mapping().get(name, default)
+        return value if type(value) in UNCHANGING or value is default else self.payload[name]
 
     def keys(self) -> KeysView[Any]:
         """The payload's names."""
-        return self._mapping().keys()
+        self._mapping()
+        keys: KeysView[Any] = self.payload.keys()
+        return keys
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.payload if isinstance(self.payload, list | tuple) else self._mapping())
+        return iter(self.payload if isinstance(self._read, list | tuple) else self._mapping())
 
     def __len__(self) -> int:
-        return len(self.payload if isinstance(self.payload, list | tuple) else self._mapping())
+        return len(self._read if isinstance(self._read, list | tuple) else self._mapping())
 
     def __bool__(self) -> bool:
         return True
 
     def _mapping(self) -> Mapping[Any, Any]:
-        if isinstance(self.payload, Mapping):
-            return self.payload
-        kind = type(self.payload).__name__
+        """What its names and plain values are read from."""
+        if isinstance(self._read, Mapping):
+            return self._read
+        kind = type(self._read).__name__
         raise TypeError(f"the event reads like a mapping only if its payload is one; it is a {kind}: event.payload")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        payload = self.payload
+        payload = self._read
         if isinstance(payload, Mapping):
             try:
-                return payload[name]
+                return self[name]
             except KeyError:
                 if name in ("items", "values"):
-                    return getattr(payload, name)
+                    return getattr(self.payload, name)
                 if name == "message_id":
                     return self.id
                 fields = ", ".join(map(str, list(payload)[:20])) or "none"
                 raise AttributeError(f"the event has no field {name!r}; its payload has: {fields}") from None
+        payload = self.payload
         return getattr(payload, name, self.id) if name == "message_id" else getattr(payload, name)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"an event is read-only; {name!r} cannot be set")
 
     def __contains__(self, name: object) -> bool:
-        return name in (self.payload if isinstance(self.payload, Container) else self._mapping())
+        return name in (self._read if isinstance(self._read, Container) else self._mapping())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Event):
             return NotImplemented
-        return (self.source, self.id, self.payload) == (other.source, other.id, other.payload)
+        return (self.source, self.id, self._read) == (other.source, other.id, other._read)
 
     def __hash__(self) -> int:
         return hash((self.source, self.id))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.payload, self.id, self.source, self.key, dict(self.headers), self.timestamp, self.attempt)
+        fields = (self._read, self.id, self.source, self.key, dict(self.headers), self.timestamp, self.attempt)
         return Event, fields
 
     def __repr__(self) -> str:
-        shown = repr(self.payload)
+        shown = repr(self._read)
         return f"Event({self.source} {self.id}, {shown if len(shown) <= 120 else shown[:117] + '...'})"
 
 
-OWN_FIELDS = frozenset((*_Fields.__slots__, "get", "keys"))
+OWN_FIELDS = frozenset((*_Fields.__slots__, "payload", "get", "keys"))
+
+
+def payload_as_sent(event: Event) -> Any:
+    """The payload that all readers of the event share, for those who neither change it nor hand it to the user."""
+    return event._sent
+
+
+def is_as_sent(event: Event) -> bool:
+    """Whether nobody has asked this event for what can change, so that others may read it too."""
+    return event._read is event._sent
+
+
+def reader_of(event: Event) -> Event:
+    """The same event for one more reader, whose payload is a copy of its own once it asks for it."""
+    payload = event._sent
+    if type(payload) in UNCHANGING:
+        return event
+    return Event(payload, event.id, event.source, event.key, event.headers, event.timestamp, event.attempt)
+
+
+copied_by(Event, reader_of)
 
 
 def next_attempt(event: Event) -> Event:
     """The same event, delivered once more."""
     attempt = event.attempt + 1
-    return Event(event.payload, event.id, event.source, event.key, event.headers, event.timestamp, attempt)
+    return Event(event._sent, event.id, event.source, event.key, event.headers, event.timestamp, attempt)
 
 
 class Delivery(NamedTuple):
@@ -158,11 +200,10 @@ class Delivery(NamedTuple):
 class Alike(Sequence[Event]):
     """Events that differ by payload and id only, each made anew whenever it is asked for.
 
-    Most events are filtered: made one by one as they are decided, they come and go without the garbage collector. So do
-    the payloads that `copy` makes as they are iterated.
+    Most events are filtered: made one by one as they are decided, they come and go without the garbage collector.
     """
 
-    __slots__ = ("_copy", "_source", "_timestamp", "ids", "payloads")
+    __slots__ = ("_source", "_timestamp", "ids", "payloads")
 
     def __init__(self, payloads: list[Any], ids: list[str], source: str, timestamp: datetime) -> None:
         if len(payloads) != len(ids):
@@ -171,23 +212,15 @@ class Alike(Sequence[Event]):
         self.ids = ids
         self._source = source
         self._timestamp = timestamp
-        self._copy: Callable[[Any], Any] | None = None
-
-    def copied(self, copy: Callable[[Any], Any]) -> Alike:
-        """The same events, each with a copy of its payload."""
-        events = Alike(self.payloads, self.ids, self._source, self._timestamp)
-        events._copy = copy
-        return events
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __iter__(self) -> Iterator[Event]:
         source, timestamp = self._source, self._timestamp
-        payloads = self.payloads if self._copy is None else map(self._copy, self.payloads)
-        for payload, id in zip(payloads, self.ids, strict=True):
+        for payload, id in zip(self.payloads, self.ids, strict=True):
             event = _Fields()
-            event.payload = payload
+            event._sent = event._read = payload
             event.id = id
             event.source = source
             event.key = None
@@ -199,12 +232,9 @@ class Alike(Sequence[Event]):
 
     def __getitem__(self, index: Any) -> Any:
         if type(index) is slice:
-            events = Alike(self.payloads[index], self.ids[index], self._source, self._timestamp)
-            events._copy = self._copy
-            return events
-        payload = self.payloads[index]
+            return Alike(self.payloads[index], self.ids[index], self._source, self._timestamp)
         event = _Fields()
-        event.payload = payload if self._copy is None else self._copy(payload)
+        event._sent = event._read = self.payloads[index]
         event.id = self.ids[index]
         event.source = self._source
         event.key = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from sagaz_lab.errors import DecodeError
+from sagaz_lab.model.apart import copied_by
 from sagaz_lab.model.event import NO_HEADERS, Event
 
 
@@ -47,6 +48,14 @@ class WebhookRequest(_ByName):
             return msgspec.json.decode(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(f"the body is no JSON: {error}; it starts {self.body[:80]!r}") from None
+
+
+def _own_request(value: WebhookRequest) -> WebhookRequest:
+    path_params, query_params, headers = dict(value.path_params), dict(value.query_params), dict(value.headers)
+    return replace(value, path_params=path_params, query_params=query_params, headers=headers)
+
+
+copied_by(WebhookRequest, _own_request)
 
 
 @dataclass(frozen=True, slots=True)

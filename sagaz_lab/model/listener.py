@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.errors import UnknownName, describe
-from sagaz_lab.model.apart import apart_event
 from sagaz_lab.model.awaiting import awaited, is_awaitable, is_unread
-from sagaz_lab.model.event import Event
+from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.publishing import PUBLISHED as NOTHING
 from sagaz_lab.model.stopping import OwnTask
 
@@ -139,7 +138,7 @@ async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
     own_task = OwnTask() if hooks else None
     for hook in hooks:
         try:
-            answer = hook(*[apart_event(fact) if type(fact) is Event else fact for fact in facts])
+            answer = hook(*[reader_of(fact) if type(fact) is Event else fact for fact in facts])
             if is_awaitable(answer):
                 answer = await awaited(answer)
             if is_unread(answer):

@@ -9,8 +9,7 @@ from typing import Any
 
 from sagaz_lab.abc import KEY_MARK, Clock
 from sagaz_lab.errors import DefinitionError, MissingKey
-from sagaz_lab.model.apart import apart_event
-from sagaz_lab.model.event import Event
+from sagaz_lab.model.event import Event, payload_as_sent, reader_of
 from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
 from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
@@ -132,19 +131,20 @@ class CompiledTrigger:
         source = self.part_names[part]
         if event.source == source or self.part_of(event) == part:
             return event
-        return Event(event.payload, event.id, source, event.key, event.headers, event.timestamp, event.attempt)
+        return Event(payload_as_sent(event), event.id, source, event.key, event.headers, event.timestamp, event.attempt)
 
     def subject_of(self, event: Event) -> Any:
         """What the method gets for an event that has waited, of a window for its list: its own, which it may change.
 
         Raises `PayloadMismatch`.
         """
-        if self.together and isinstance(event.payload, list):
-            return [self.subject_of_one(event.with_payload(item)) for item in event.payload]
+        payload = payload_as_sent(event)
+        if self.together and isinstance(payload, list):
+            return [self.subject_of_one(event.with_payload(item)) for item in payload]
         return self.subject_of_one(event)
 
     def subject_of_one(self, event: Event) -> Any:
-        event = apart_event(event)
+        event = reader_of(event)
         return event if self.validate is None else self.validate(event.payload)
 
     def _refuse_small_queue(self) -> None:

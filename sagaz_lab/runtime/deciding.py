@@ -9,9 +9,9 @@ from typing import Any
 
 from sagaz_lab.abc import HeldEvent, Member, Redriven, Refusal, Store
 from sagaz_lab.errors import MissingKey
-from sagaz_lab.model.apart import UNCHANGING, apart_event
+from sagaz_lab.model.apart import UNCHANGING
 from sagaz_lab.model.awaiting import awaited, is_awaitable
-from sagaz_lab.model.event import Delivery, Event
+from sagaz_lab.model.event import Delivery, Event, is_as_sent, payload_as_sent, reader_of
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.stopping import OwnTask
@@ -90,11 +90,11 @@ class Decider:
             last, members = fit[-1], [Member(held.event, held.claim, held.declared) for held in fit[:-1]]
             event, keyed = last.event, None
             if closing.together:
-                event = event.with_payload([held.event.payload for held in fit])
+                event = event.with_payload([payload_as_sent(held.event) for held in fit])
                 if compiled.concurrency_key is not None or compiled.pace_key is not None:
                     keyed = [compiled.subject_of_one(held.event) for held in fit]
             subject = subjects if closing.together else subjects[-1]
-            prepared = Prepared([apart_event(event)], [subject], [last.claim], [event], [last.declared], keyed=keyed)
+            prepared = Prepared([reader_of(event)], [subject], [last.claim], [event], [last.declared], keyed=keyed)
             await self._judge(decided, prepared, {}, now)
             decided.spread(members, now)
             decided.with_run = fit if decided.starts else []
@@ -120,7 +120,7 @@ class Decider:
             except BaseException as error:
                 decided.dead(event, error, now, claim)
                 continue
-            fit.append((apart_event(event), subject, claim, event, declared))
+            fit.append((reader_of(event), subject, claim, event, declared))
         if fit:
             prepared = Prepared.of(fit)
             await self._judge(decided, prepared, await self._taken(decided, prepared, now), now)
@@ -133,7 +133,7 @@ class Decider:
         # What was taken up after a restart comes without its claims.
         claim = ticket.claim or self._id_claim(compiled, event, compiled.part_of(event))
         try:
-            prepared = Prepared([apart_event(event)], [compiled.subject_of(event)], [claim], [event])
+            prepared = Prepared([reader_of(event)], [compiled.subject_of(event)], [claim], [event])
         except BaseException as error:
             decided.dead(event, error, now, claim)
         else:
@@ -191,12 +191,12 @@ class Decider:
                 if not fresh:
                     claim = compiled.id_claim(sent, part)
                 event = sent
-                if type(raw.payload) is bytes:
-                    payload = decode(raw.payload)
+                if type(data := payload_as_sent(raw)) is bytes:
+                    payload = decode(data)
                     event = sent.with_payload(await payload if is_awaitable(payload) else payload)
                     sent = event if again is same else sent
                 if event is sent:
-                    event = apart_event(sent)
+                    event = reader_of(sent)
                 subject = event if validate is None else validate(event.payload)
                 declared = compiled.declared(subject, part)
             except BaseException as error:
@@ -259,7 +259,7 @@ class Decider:
             elif type(result) is Skip:
                 decided.add(_FILTERED, result.reason, prepared.kept(i) if noted else event, now, result.facts)
             else:
-                self._start(decided, prepared, i, result, taken, now)
+                self._start(decided, prepared, i, event, result, taken, now)
         if nones:
             decided.add_nones(nones, now)
         if prepared.claims:
@@ -270,13 +270,15 @@ class Decider:
         decided: Decided,
         prepared: Prepared,
         i: int,
+        event: Event,
         returned: Any,
         taken: dict[str, Refusal | str],
         now: float,
     ) -> None:
         compiled = decided.state.compiled
         definition = compiled.definition
-        event = prepared.sent[i] if prepared.decode is same else prepared.kept(i)
+        if prepared.decode is not same or not is_as_sent(event):
+            event = prepared.kept(i)
         claim = prepared.claims[i]
         flat = type(returned) is dict and _are_unchanging(map(type, returned.values()))
         try:

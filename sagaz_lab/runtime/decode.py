@@ -9,7 +9,7 @@ import msgspec
 
 from sagaz_lab.errors import DecodeError, MissingKey, UnfitKey, describe
 from sagaz_lab.model.awaiting import at_once, awaited, is_awaitable
-from sagaz_lab.model.event import Event
+from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger
@@ -29,10 +29,11 @@ def decoder(decode: str | Decode) -> Decode:
 
 def as_sent(event: Event, decode: Decode) -> Event:
     """The event with its payload decoded, or as it is if that is impossible."""
-    if type(event.payload) is not bytes:
+    payload = payload_as_sent(event)
+    if type(payload) is not bytes:
         return event
     try:
-        return event.with_payload(decode(event.payload))
+        return event.with_payload(decode(payload))
     except BaseException:  # noqa: BLE001  decode= may be the user's
         return event
 
@@ -142,7 +143,7 @@ def _at_once(function: Callable[[Any], Any], option: str) -> Callable[[Any], Any
 
 def _field_reader(field: str) -> Callable[[Any], Any]:
     def read(subject: Any) -> Any:
-        payload = subject.payload if isinstance(subject, Event) else subject
+        payload = payload_as_sent(subject) if isinstance(subject, Event) else subject
         # Asking an abstract class costs more than all the rest, and most payloads are dicts.
         is_mapping = type(payload) is dict or isinstance(payload, Mapping)
         try:

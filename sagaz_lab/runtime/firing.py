@@ -10,7 +10,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
 from sagaz_lab.errors import LabClosed, TriggerPaused, UnknownName, Unreadable
-from sagaz_lab.model.apart import apart, apart_event
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.given import event_with
 from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
@@ -290,7 +290,7 @@ class Firing:
             raise ValueError(f"fire: id={id!r} must be a text that is not empty")
         if isinstance(payload, Event):
             given = id or payload.id
-            event = apart_event(payload).with_id(given or next(self._dispatcher.event_ids))
+            event = payload.with_payload(apart(payload.payload)).with_id(given or next(self._dispatcher.event_ids))
             return Delivery(event, None, not given)
         now = self._dispatcher.clock.shown()
         if spec.kind == "cron" and (payload is None or isinstance(payload, Mapping)):

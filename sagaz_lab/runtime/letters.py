@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sagaz_lab.abc import DeadLetter
 from sagaz_lab.errors import DefinitionError, StoreError, Unreadable, describe
 from sagaz_lab.model.awaiting import awaited
-from sagaz_lab.model.event import Event
+from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.run import Loadable, Run
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.tasks import Report
@@ -57,10 +57,11 @@ def is_letter_id(id: str) -> bool:
 
 def unreadable(event: Event) -> Unreadable | None:
     """Why the event's payload cannot be read, if that is so. A class that is not defined may be defined yet."""
-    if not isinstance(event.payload, Loadable):
+    payload = payload_as_sent(event)
+    if not isinstance(payload, Loadable):
         return None
     try:
-        event.payload.load()
+        payload.load()
     except DefinitionError:
         return None
     except StoreError as error:
@@ -74,14 +75,14 @@ async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -
     Of a payload that cannot be read `fix` gets the text that is stored.
     """
     event = letter.event
-    payload = event.payload
+    payload = payload_as_sent(event)
     if isinstance(payload, Loadable):
         payload = repr(payload) if unreadable(event) else payload.load()
     if fix is not None:
         try:
             # A fix that changes it in place and then fails changes nothing.
             payload = await awaited(fix(deepcopy(payload)))
-            if payload is None and event.payload is not None:
+            if payload is None and payload_as_sent(event) is not None:
                 raise TypeError("fix returned None; it has to return the payload to use")
         except Exception as error:
             error.add_note(f"redrive: fix failed for the dead letter {letter.id}, which is still open")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sagaz_lab.model.event import OWN_FIELDS, Event
+from sagaz_lab.model.event import OWN_FIELDS, Event, payload_as_sent
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.tasks import Report
@@ -25,10 +25,11 @@ def tell_slow(report: Report, decided: Decided) -> None:
 
 def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
     ours = state.compiled.trigger.spec.kind == "dead_letters" or "sagaz-id" in event.headers
-    if isinstance(event.payload, Mapping) and not ours:
+    payload = payload_as_sent(event)
+    if isinstance(payload, Mapping) and not ours:
         state.told_hidden_fields = True
         try:
-            hidden = sorted(OWN_FIELDS.intersection(event.payload))
+            hidden = sorted(OWN_FIELDS.intersection(payload))
         except BaseException:  # noqa: BLE001  the user's mapping cannot be read, and this is a mere hint
             return
         if hidden:

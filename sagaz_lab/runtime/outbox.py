@@ -8,6 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, Ending, Publication, Store
 from sagaz_lab.errors import DefinitionError, UnstorableValue, describe
+from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.listener import OutboxSagaListener
 from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run
@@ -101,7 +102,7 @@ def publication_of(letter: DeadLetter, topic: str) -> Publication:
         "id": letter.id,
         "event_id": event.id,
         "source": event.source,
-        "payload": event.payload,
+        "payload": payload_as_sent(event),
         "trigger": letter.trigger,
         "saga": letter.saga,
         "run_id": letter.run_id,

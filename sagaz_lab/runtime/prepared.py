@@ -7,8 +7,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Refusal
-from sagaz_lab.model.apart import apart_event, copier
-from sagaz_lab.model.event import Alike, Deliveries, Delivery, Event
+from sagaz_lab.model.event import Alike, Deliveries, Delivery, Event, payload_as_sent, reader_of
 from sagaz_lab.runtime.compiled import ID_LENGTH
 from sagaz_lab.runtime.decode import Decode, as_sent
 
@@ -91,7 +90,7 @@ def ready(deliveries: Sequence[Delivery]) -> Prepared | None:
         ids, payloads = sent.ids, sent.payloads
     elif deliveries:
         sent, _, fresh = zip(*deliveries, strict=True)
-        ids, payloads = [event.id for event in sent], [event.payload for event in sent]
+        ids, payloads = [event.id for event in sent], [payload_as_sent(event) for event in sent]
     else:
         return None
     if set(map(type, ids)) != {str} or bytes in set(map(type, payloads)):
@@ -101,7 +100,7 @@ def ready(deliveries: Sequence[Delivery]) -> Prepared | None:
     if 0 in sizes or max(sizes) > ID_LENGTH or min(ids) < " ":
         return None
     claims = [None if new else id for new, id in zip(fresh, ids, strict=True)] if True in fresh else ids
-    events = sent.copied(copier(payloads)) if type(sent) is Alike else [*map(apart_event, sent)]
+    events = sent if type(sent) is Alike else [*map(reader_of, sent)]
     return Prepared(events, None, claims, sent)
 
 

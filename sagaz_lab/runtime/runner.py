@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.abc import Acceptance, Engine, Event
 from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, LeaseLost, RunError, describe
-from sagaz_lab.model.apart import apart, apart_event
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus
@@ -245,7 +245,7 @@ class Runner:
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
         refuse_other_store(definition, dispatcher.store)
         name, revision = definition.name, definition.revision
-        own, event = apart(dict(context)), None if event is None else apart_event(event)
+        own, event = apart(dict(context)), None if event is None else event.with_payload(apart(event.payload))
         ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, event, own, now)
         ticket.status = RunStatus.RUNNING
         ticket.started = definition.plan.roots

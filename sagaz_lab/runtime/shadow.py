@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from sagaz_lab.abc import Acceptance, Delivery, HeldEvent, Store
 from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
@@ -288,7 +289,7 @@ def _id(delivery: Delivery) -> str:
 
 def _apart(delivery: Delivery) -> Delivery:
     """The same with a payload of its own: the method may change it. What cannot be copied is shared."""
-    payload = delivery.event.payload
+    payload = payload_as_sent(delivery.event)
     if isinstance(payload, bytes | str | int | float | None):
         return delivery
     with suppress(BaseException):

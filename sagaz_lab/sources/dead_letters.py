@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from sagaz_lab.abc import DeadLetter, Delivery, Event, SourceTraits, Surroundings
 from sagaz_lab.errors import SourceUnavailable, StoreUnavailable, describe
-from sagaz_lab.model.event import NO_HEADERS, next_attempt
+from sagaz_lab.model.event import NO_HEADERS, next_attempt, payload_as_sent
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.sources.delayed import Delayed, sleep_unless
 
@@ -151,7 +151,7 @@ def _store_is_there() -> Iterator[None]:
 
 
 def _delivery(number: int, letter: DeadLetter) -> Delivery:
-    payload = letter.event.payload
+    payload = payload_as_sent(letter.event)
     told = {
         "id": letter.id,
         "event_id": letter.event.id,

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sagaz_lab.errors import SagazLabError, Unreadable, UnstorableValue, describe
-from sagaz_lab.model.event import NO_HEADERS, Event
+from sagaz_lab.model.event import NO_HEADERS, Event, payload_as_sent
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.tags import LATE, MANY, TAG, NeedsFiles, Packing, unpack
@@ -170,7 +170,7 @@ def event_facts(event: Event) -> list[Any]:
     """What is kept of an event, the payload last."""
     headers = dict(event.headers) if event.headers else None
     source = masked(event.source) if "://" in event.source else event.source  # of a source that names its address
-    return [event.id, source, event.key, headers, event.timestamp.isoformat(), event.attempt, event.payload]
+    return [event.id, source, event.key, headers, event.timestamp.isoformat(), event.attempt, payload_as_sent(event)]
 
 
 def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str) -> bytes:
@@ -178,7 +178,7 @@ def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str)
     try:
         return encode_event(event, "event", artifacts, folder)
     except UnstorableValue:
-        return encode_event(event.with_payload(_shown(event.payload)), "event", artifacts, folder)
+        return encode_event(event.with_payload(_shown(payload_as_sent(event))), "event", artifacts, folder)
 
 
 def _shown(payload: Any) -> str:

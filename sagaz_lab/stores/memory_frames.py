@@ -9,6 +9,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, KeptEvent
 from sagaz_lab.model.apart import apart
+from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.stores.about import About
 from sagaz_lab.stores.frames import steps
 from sagaz_lab.stores.memory_claims import Claims
@@ -126,7 +127,7 @@ class Frames:
         for _, event in merge(started, kept, key=lambda pair: pair[0], reverse=True):
             if (identity := (event.source, event.id)) not in shown:
                 shown.add(identity)
-                yield event.id, event.source, event.key, event.timestamp, apart(event.payload)
+                yield event.id, event.source, event.key, event.timestamp, apart(payload_as_sent(event))
 
     def _rows_of_claims(self) -> Iterator[tuple[Any, ...]]:
         return iter(sorted(self._claims.counts().items(), key=lambda item: -item[1]))

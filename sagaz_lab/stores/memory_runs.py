@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from sagaz_lab.abc import NewRun, StoredRun
-from sagaz_lab.model.apart import apart, apart_event
-from sagaz_lab.model.event import Event
+from sagaz_lab.model.apart import apart
+from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow, RunStatus
 
 # An enum's member costs a look-up through its class each time.
@@ -66,7 +66,7 @@ class MemoryRun(Struct, eq=False):
         return records
 
     def stored(self) -> StoredRun:
-        event = None if self.event is None else apart_event(self.event)
+        event = None if self.event is None else reader_of(self.event)
         return StoredRun(self.run_id, self.saga, self.revision, self.trigger or None, event, apart({**self.context}),
                          self.status, self.attempt, self.at, self.retry_at, [*map(_apart, self.records())],
                          self.ended_at, self.error)  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sagaz_lab.abc import RevisionRow, StoredRun
+from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.run import Record, RecordKind
 from sagaz_lab.stores.artifacts import Artifacts
@@ -163,9 +164,10 @@ def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tu
         event = decode_event(encoded, artifacts, load=False)
         if event is None or (event.source, event.id) in seen:
             continue
-        if isinstance(event.payload, Damaged):
+        payload = payload_as_sent(event)
+        if isinstance(payload, Damaged):
             moment = None if as_time(at) is None else datetime.fromtimestamp(at, UTC)
-            yield event.id, "unreadable", None, moment, repr(event.payload)
+            yield event.id, "unreadable", None, moment, repr(payload)
             continue
         seen.add((event.source, event.id))
-        yield event.id, event.source, event.key, event.timestamp, event.payload
+        yield event.id, event.source, event.key, event.timestamp, payload

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
-from sagaz_lab.model.event import Event
+from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.damage import Parts, as_status, shown
@@ -182,8 +182,8 @@ def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts
         history.extend(parts.read(f"record {number}", get, nothing))
     values: Mapping[str, Any] = parts.read("context", lambda: _mapping(decode(context, artifacts)), {})
     found_event = decode_event(event, artifacts)
-    if found_event is not None and isinstance(found_event.payload, Damaged):
-        parts.note("event", found_event.payload.why)
+    if found_event is not None and isinstance(payload_as_sent(found_event), Damaged):
+        parts.note("event", payload_as_sent(found_event).why)
     stands = as_status(status)
     if stands != status:
         parts.note("status", f"it is {shown(status)!r}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import Acceptance, NewRun, Record, RecordRow, Redriven
 from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.run import BARE
 
 WHY = "it is used up by the first who reads it, and a retry reads it again"
@@ -29,7 +30,7 @@ def check_run(new: NewRun) -> UnstorableValue | None:
     # It is asked for each run, and most have plain values only.
     if (
         event is not None
-        and type(payload := event.payload) is dict
+        and type(payload := payload_as_sent(event)) is dict
         and are_plain(map(type, payload.values()))
         and are_plain(map(type, new.context.values()))
     ):
@@ -45,7 +46,7 @@ def unstorable(runs: Sequence[NewRun]) -> Collection[str]:
 def _in_full(new: NewRun) -> UnstorableValue | None:
     if new.trigger is None:
         return None
-    values = [*new.context.items(), ("payload", None if new.event is None else new.event.payload)]
+    values = [*new.context.items(), ("payload", None if new.event is None else payload_as_sent(new.event))]
     for key, value in values:
         if _is_used_up(value):
             return UnstorableValue(f"run {new.run_id}", key, value, WHY, CURE)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.lab import Lab
-from sagaz_lab.model.apart import apart_event
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.given import event_with
@@ -98,7 +98,7 @@ def _event(trigger: Trigger, event: Any) -> Event:
     given = event if isinstance(event, Event) else event_with(event, "test", str(trigger.spec), datetime.now(UTC))
     if isinstance(given.payload, bytes):
         given = given.with_payload(decoder(trigger.decode)(given.payload))
-    return apart_event(given)
+    return given.with_payload(apart(given.payload))
 
 
 def _subject(trigger: Trigger, event: Event) -> Any:
