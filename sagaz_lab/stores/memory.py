@@ -39,7 +39,7 @@ from sagaz_lab.stores.memory_frames import Frames
 from sagaz_lab.stores.memory_letters import Letters, redrive
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
-from sagaz_lab.stores.used_up import check_records, check_run, still_redriven, unstorable
+from sagaz_lab.stores.used_up import are_plain, check_records, check_run, still_redriven, unstorable
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
@@ -148,11 +148,18 @@ class MemoryStore:
         others: list[NewRun] = []
         until, keys_until = news[0].claim_until, news[0].declared_until
         known, taken = self._runs, self._claims.of(news[0].trigger or "")
+        plain = are_plain(news)
         for new in news:
             if new.members or new.cooldown is not None or new.claim_until != until:
                 return news
             run_id, claim, key = new.run_id, new.claim, new.declared
-            if run_id in known or run_id in runs or claim in taken or claim in claimed or check_run(new):
+            if (
+                run_id in known
+                or run_id in runs
+                or claim in taken
+                or claim in claimed
+                or not (plain or check_run(new) is None)
+            ):
                 others.append(new)
                 continue
             if key is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, NewRun, Record, RecordRow, Redriven
@@ -26,24 +26,6 @@ def check_run(new: NewRun) -> UnstorableValue | None:
 
     Who starts one by hand and waits for it may give it what can be read once.
     """
-    event, are_plain = new.event, _PLAIN.issuperset
-    # It is asked for each run, and most have plain values only.
-    if (
-        event is not None
-        and type(payload := payload_as_sent(event)) is dict
-        and are_plain(map(type, payload.values()))
-        and are_plain(map(type, new.context.values()))
-    ):
-        return None
-    return _in_full(new)
-
-
-def unstorable(runs: Sequence[NewRun]) -> Collection[str]:
-    """The ids of those with which something is wrong."""
-    return {new.run_id for new in runs if check_run(new) is not None}
-
-
-def _in_full(new: NewRun) -> UnstorableValue | None:
     if new.trigger is None:
         return None
     values = [*new.context.items(), ("payload", None if new.event is None else payload_as_sent(new.event))]
@@ -51,6 +33,20 @@ def _in_full(new: NewRun) -> UnstorableValue | None:
         if _is_used_up(value):
             return UnstorableValue(f"run {new.run_id}", key, value, WHY, CURE)
     return None
+
+
+def are_plain(runs: Sequence[NewRun]) -> bool:
+    """Whether nothing can be wrong with any: most have plain values only, and one look at all costs least."""
+    mappings = [new.context for new in runs]
+    mappings += [payload_as_sent(new.event) for new in runs if new.event is not None]
+    return set(map(type, mappings)) == {dict} and _PLAIN.issuperset(
+        map(type, chain.from_iterable(map(dict.values, mappings)))
+    )
+
+
+def unstorable(runs: Sequence[NewRun]) -> Collection[str]:
+    """The ids of those with which something is wrong."""
+    return {new.run_id for new in runs if check_run(new) is not None}
 
 
 def still_redriven(batch: Acceptance) -> Sequence[Redriven]:
