@@ -12,6 +12,10 @@ from sagaz_lab.model.run import RecordRow, Run
 class Journal(Protocol):
     """The append-only history of one run's attempt. What it returns is `DONE` where there is nothing to wait for."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether another process may take the run over. If not, `ready` need not be asked."""
+
     def ready(self) -> Awaitable[None]:
         """To be awaited before each call of a user's function: the run is this process's still.
 

@@ -31,7 +31,7 @@ class NewRun(Struct, eq=False):
     the time until which no other run of the trigger with that key may be accepted, however this one ends; it is taken
     only if the run starts at once (`status` running), else by `begin`. `members` are the events of a run that was
     started by several; their claims are the run's as well. `started` names the actions whose start is journaled with
-    it (the roots, where it starts at once).
+    it (the roots, where it starts at once). `flat`: no value of the context can change in place or be used up.
     """
 
     run_id: str
@@ -50,6 +50,7 @@ class NewRun(Struct, eq=False):
     cooldown: tuple[str, float] | None = None
     members: Sequence[Member] = ()
     started: Sequence[str] = ()
+    flat: bool = False
 
 
 class HeldEvent(NamedTuple):

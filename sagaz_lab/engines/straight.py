@@ -40,9 +40,9 @@ async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> Non
     """The whole attempt: this way as far as it leads, then the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
-    stopped, recoveries, ready = None, run.definition.recoveries, journal.ready
+    stopped, recoveries, shared = None, run.definition.recoveries, journal.shared
     for action, after in plan.straight:
-        if (mine := ready()) is not DONE:
+        if shared and (mine := journal.ready()) is not DONE:
             await mine
         steps[action.name] = step = ActiveStep(run, action.name)
         if action.max_retries or recoveries:

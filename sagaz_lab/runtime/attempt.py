@@ -50,6 +50,10 @@ class Attempt(Run, kw_only=True, eq=False):
             run.publishes = True
         return run
 
+    @property
+    def shared(self) -> bool:
+        return True
+
     def ready(self) -> Awaitable[None]:
         lease = self._dispatcher.lease
         return DONE if lease.held() else lease.insist()
@@ -171,8 +175,9 @@ class Attempt(Run, kw_only=True, eq=False):
 class AttemptInMemory(Attempt, eq=False):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
 
-    def ready(self) -> Awaitable[None]:
-        return DONE
+    @property
+    def shared(self) -> bool:
+        return False
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         return super().append(records) if self.publishes else self._dispatcher.store.append(records)

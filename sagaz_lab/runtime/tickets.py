@@ -20,7 +20,6 @@ class Ticket(NewRun, eq=False):
     `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
     in the same lane. `final`, if somebody has asked for it, is resolved when it has started or never will. A ticket
     of attempt 1 that waits has not started yet. `hold` says that it is held when it fails, whatever its saga says.
-    `flat`: no value of the context can change in place.
     """
 
     status: RunStatus = RunStatus.WAITING
@@ -33,7 +32,6 @@ class Ticket(NewRun, eq=False):
     history: History | None = None
     final: Future[Outcome] | None = None
     left_id: str = ""
-    flat: bool = False
 
     @property
     def event_id(self) -> str:

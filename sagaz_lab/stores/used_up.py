@@ -37,9 +37,9 @@ def check_run(new: NewRun) -> UnstorableValue | None:
 
 def are_plain(runs: Sequence[NewRun]) -> bool:
     """Whether nothing can be wrong with any: most have plain values only, and one look at all costs least."""
-    mappings = [new.context for new in runs]
+    mappings: list[Any] = [new.context for new in runs if not new.flat]
     mappings += [payload_as_sent(new.event) for new in runs if new.event is not None]
-    return set(map(type, mappings)) == {dict} and _PLAIN.issuperset(
+    return set(map(type, mappings)) <= {dict} and _PLAIN.issuperset(
         map(type, chain.from_iterable(map(dict.values, mappings)))
     )
 

@@ -409,7 +409,7 @@ class Gates(RuleBasedStateMachine):
         assert open_letters == sum(model.letters for model in self.models.values())
 
 
-TestGates = Gates.TestCase
+TestGates = pytest.mark.timeout(600)(Gates.TestCase)
 TestGates.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
