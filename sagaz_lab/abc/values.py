@@ -41,6 +41,7 @@ class NewRun(Struct, eq=False):
     event: Event | None
     context: Mapping[str, Any]
     at: float
+    flat: bool = False
     status: RunStatus = RunStatus.RUNNING
     claim: str | None = None
     claim_until: float | None = None
@@ -50,7 +51,6 @@ class NewRun(Struct, eq=False):
     cooldown: tuple[str, float] | None = None
     members: Sequence[Member] = ()
     started: Sequence[str] = ()
-    flat: bool = False
 
 
 class HeldEvent(NamedTuple):

@@ -303,9 +303,10 @@ class Decider:
         run_id = next(self._run_ids)
         if claim is not None:
             taken[claim] = run_id
-        ticket = Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now, _WAITING,
-                        claim, None if claim is None else now + compiled.id_ttl_s,
-                        key=key, pace_key=pace_key, flat=flat)  # fmt: skip
+        ticket = Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now, flat,
+                        _WAITING, claim, None if claim is None else now + compiled.id_ttl_s)  # fmt: skip
+        if key is not None or pace_key is not None:
+            ticket.key, ticket.pace_key = key, pace_key
         if prepared.declared is not None and (declared := prepared.declared[i]) is not None:
             taken[declared] = run_id
             ticket.declared, ticket.declared_until = declared, now + compiled.claim_ttl_s

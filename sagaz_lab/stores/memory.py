@@ -39,7 +39,7 @@ from sagaz_lab.stores.memory_frames import Frames
 from sagaz_lab.stores.memory_letters import Letters, redrive
 from sagaz_lab.stores.memory_outbox import Outbox
 from sagaz_lab.stores.memory_runs import WAITING, MemoryRun, memory_run
-from sagaz_lab.stores.used_up import are_plain, check_records, check_run, still_redriven, unstorable
+from sagaz_lab.stores.used_up import check_records, check_run, still_redriven, unstorable
 
 ENDED_RUNS = 10_000
 """Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
@@ -148,18 +148,12 @@ class MemoryStore:
         others: list[NewRun] = []
         until, keys_until = news[0].claim_until, news[0].declared_until
         known, taken = self._runs, self._claims.of(news[0].trigger or "")
-        plain = are_plain(news)
+        unfit = unstorable(news)
         for new in news:
             if new.members or new.cooldown is not None or new.claim_until != until:
                 return news
             run_id, claim, key = new.run_id, new.claim, new.declared
-            if (
-                run_id in known
-                or run_id in runs
-                or claim in taken
-                or claim in claimed
-                or not (plain or check_run(new) is None)
-            ):
+            if run_id in known or run_id in runs or claim in taken or claim in claimed or run_id in unfit:
                 others.append(new)
                 continue
             if key is not None:
@@ -241,7 +235,7 @@ class MemoryStore:
 
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         runs = self._runs
-        if len(records) != 1 or len(records[0]) > BARE:
+        if len(records) > 1:
             check_records(records)
         for record in records:
             run = runs.get(record[RUN_ID])
@@ -274,7 +268,7 @@ class MemoryStore:
         if run is None:
             return _refuse(run_id)
         status, error, records, publications = ending
-        if len(records) != 1 or len(records[0]) > BARE:
+        if len(records) > 1:
             check_records(records)
         for record in records:
             if len(record) == BARE and not record[PUBLICATIONS]:
@@ -314,7 +308,8 @@ class MemoryStore:
     # --- what is to be published ---
 
     def _keep(self, run: MemoryRun, record: RecordRow) -> None:
-        """Any record. Its publications are queued."""
+        """Any record; raises `UnstorableValue`. Its publications are queued."""
+        check_records((record,))
         if published := record[PUBLICATIONS]:
             self._outbox.add(published)
             record = Record.of(record)._replace(publications=())

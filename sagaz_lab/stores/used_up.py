@@ -35,8 +35,7 @@ def check_run(new: NewRun) -> UnstorableValue | None:
     return None
 
 
-def are_plain(runs: Sequence[NewRun]) -> bool:
-    """Whether nothing can be wrong with any: most have plain values only, and one look at all costs least."""
+def _are_plain(runs: Sequence[NewRun]) -> bool:
     mappings: list[Any] = [new.context for new in runs if not new.flat]
     mappings += [payload_as_sent(new.event) for new in runs if new.event is not None]
     return set(map(type, mappings)) <= {dict} and _PLAIN.issuperset(
@@ -46,6 +45,8 @@ def are_plain(runs: Sequence[NewRun]) -> bool:
 
 def unstorable(runs: Sequence[NewRun]) -> Collection[str]:
     """The ids of those with which something is wrong."""
+    if _are_plain(runs):  # most have plain values only, and one look at all costs least
+        return ()
     return {new.run_id for new in runs if check_run(new) is not None}
 
 
