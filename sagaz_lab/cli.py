@@ -26,6 +26,7 @@ from sagaz_lab.errors import NO_EXCEPTIONS, SagazLabError, describe
 from sagaz_lab.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.model.wrong_calls import explained
 from sagaz_lab.opening import DEFAULT_STORE
 from sagaz_lab.texts import SafeFilter, masked, printable
 from sagaz_lab.views import open_letters
@@ -162,7 +163,8 @@ def load(name: str) -> None:
     except SagazLabError:
         raise
     except (Exception, *NO_EXCEPTIONS) as error:
-        raise CommandFailed(f"{name} cannot be imported: {describe(error)}{_place(error)}") from error
+        said = f"TypeError: {told}" if (told := explained(error)) else describe(error)
+        raise CommandFailed(f"{name} cannot be imported: {said}{_place(error)}") from error
 
 
 def _make(lab: Lab, module: str) -> None:

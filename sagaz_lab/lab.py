@@ -21,7 +21,7 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.spelled import named_by
-from sagaz_lab.opening import DEFAULT_STORE, Opening, Place
+from sagaz_lab.opening import DEFAULT_STORE, Opening, Place, fitting
 from sagaz_lab.runtime.admission import LIVE_RUNS
 from sagaz_lab.runtime.changes import Change, Diff
 from sagaz_lab.runtime.clock import SystemClock
@@ -68,11 +68,11 @@ class Lab:
     ) -> None:
         if not (engine is None or threads is None):
             raise DefinitionError("Lab: threads= is an option of the built-in engine; it does not go with engine=")
-        self.config = config or TriggerConfig()
-        self.clock: Clock = clock or SystemClock()
+        self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
+        self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
         self._place = Place(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
-        self._given_engine, self._threads = engine, threads
-        self._opens = Opening(package_sources, dict(sources or {}), offline)
+        self._given_engine, self._threads = fitting("engine", engine, ("execute", "close"), "an Engine"), threads
+        self._opens = Opening(package_sources, sources or {}, offline)
         self._home, self._max_live_runs = Home(), max_live_runs
         self.registry = Registry(self._place.revisions, self._changed, self.clock.now, self._home.isolated.call_there)
         self._reports = Reports()

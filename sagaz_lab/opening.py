@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sagaz_lab.abc import Publisher, RevisionRow, Source, Store, Surroundings
-from sagaz_lab.errors import StoreError
+from sagaz_lab.errors import DefinitionError, StoreError
 from sagaz_lab.model.trigger import SourceSpec, Trigger
+from sagaz_lab.texts import masked
+
+V = TypeVar("V")
 
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
+
+
+def fitting(option: str, value: V, verbs: Iterable[str], what: str) -> V:
+    """The value of an option of the Lab, if it has all of these. Raises `DefinitionError`."""
+    if value is not None and (isinstance(value, type) or not all(hasattr(value, verb) for verb in verbs)):
+        raise DefinitionError(f"Lab: {masked(f'{option}={value!r}')} must be {what}")
+    return value
 
 
 class Package(Protocol):
@@ -29,6 +39,8 @@ class Place:
     """The Lab's store: one that it was given, or one that is made from its address when it is first asked for."""
 
     def __init__(self, where: str | Store, make: Callable[..., Store], retention_days: float) -> None:
+        if not isinstance(where, str):
+            fitting("store", where, ("open", "close"), "an address such as 'sqlite:///lab.db', or a Store")
         self._where = where
         self._make = partial(make, retention_days=retention_days)
         self._store: Store | None = None
@@ -73,6 +85,12 @@ class Opening:
     package: Package
     makers: Mapping[str, Callable[..., Source]]
     offline: bool
+
+    def __post_init__(self) -> None:
+        what = "a mapping of kinds to functions of (settings, surroundings)"
+        fitting("sources", self.makers, ("items",), what)
+        if not all(isinstance(kind, str) and callable(maker) for kind, maker in self.makers.items()):
+            raise DefinitionError(f"Lab: {masked(f'sources={dict(self.makers)!r}')} must be {what}")
 
     def source(self, trigger: Trigger, spec: SourceSpec, surroundings: Callable[[], Surroundings]) -> Source | None:
         """None where the Lab is offline."""

@@ -98,8 +98,11 @@ def _composite(how: Literal["all_of", "any_of", "sequence"], parts: tuple[Mappin
 
 
 def _part(owner: str, part: Mapping[str, Any]) -> SourceSpec:
+    if not (isinstance(part, Mapping) and isinstance(part.get("source"), str)):
+        example = '{"source": "kafka", "topic": "a"}'
+        raise DefinitionError(f"{owner}() takes mappings such as {example}, not {masked(repr(part))}")
     where = dict(part)
-    return source_spec(owner, where.pop("source", None), where)
+    return source_spec(owner, where.pop("source"), where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

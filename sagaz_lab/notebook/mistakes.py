@@ -1,4 +1,8 @@
-"""A mistake in how a saga is written is shown as one line and the cell's own, not as a way through our code."""
+"""An error that this package raises where a cell calls it is shown as one line and the cell's own.
+
+A way through our code would say no more. An error of the user's own code, and one that such an error has caused, keep
+their traceback.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +14,70 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.model.masked_code import masked_code
+from sagaz_lab.model.wrong_calls import explained
+from sagaz_lab.runtime.sources_of_code import is_own
 
 
 def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
-    """The shell asks an error how it is to be shown. Returns what undoes this."""
+    """From now on. Returns what undoes this."""
+    tracebacks: Any = shell.InteractiveTB
+    as_usual = tracebacks.structured_traceback
 
-    def shown(error: DefinitionError) -> list[str]:
-        where = _line_of_cell(error)
+    def shown(error: SagazLabError) -> list[str]:
+        """The shell asks an error how it is to be shown."""
+        where = _line_of_cell(error) if _is_ours(error) else None
         if where is None:
-            return _as_usual(shell, error)
+            lines: list[str] = as_usual(type(error), error, error.__traceback__, tb_offset=1)
+            return lines
         return [f"{' '.join(describe(error).split())}", where]
 
-    DefinitionError._render_traceback_ = shown  # type: ignore[attr-defined]
-    return partial(delattr, DefinitionError, "_render_traceback_")
+    def structured(etype: Any = None, error: Any = None, *args: Any, **options: Any) -> Any:
+        """Python's own error about a call of ours, which no attribute of its class can have shown in another way."""
+        said = explained(error) if isinstance(error, TypeError) else None
+        where = _line_of_cell(error) if said else None
+        return as_usual(etype, error, *args, **options) if where is None else [f"TypeError: {said}", where]
+
+    SagazLabError._render_traceback_ = shown  # type: ignore[attr-defined]
+    tracebacks.structured_traceback = structured
+    return partial(_undo, tracebacks, structured)
 
 
-def _as_usual(shell: InteractiveShell, error: BaseException) -> list[str]:
-    tracebacks: Any = shell.InteractiveTB
-    lines: list[str] = tracebacks.structured_traceback(type(error), error, error.__traceback__, tb_offset=1)
-    return lines
+def _undo(tracebacks: Any, structured: Any) -> None:
+    del SagazLabError._render_traceback_  # type: ignore[attr-defined]
+    if vars(tracebacks).get("structured_traceback") is structured:
+        del tracebacks.structured_traceback
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package has raised it, of its own accord."""
+    modules = _modules(error)
+    if not modules or modules[-1].partition(".")[0] != "sagaz_lab":
+        return False
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return cause is None or not any(map(_is_users, _modules(cause)))
+
+
+def _modules(error: BaseException) -> list[str]:
+    return [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+
+
+def _is_users(module: str) -> bool:
+    return module == "__main__" or is_own(module)
 
 
 def _line_of_cell(error: BaseException) -> str | None:
     """The innermost line of a cell that led to it; None if the cell only called the user's own modules."""
-    for frame, number in reversed(list(walk_tb(error.__traceback__))):
+    steps = list(walk_tb(error.__traceback__))
+    of_cells = [frame.f_code.co_filename for frame, _ in steps if frame.f_globals.get("__name__") == "__main__"]
+    for frame, number in reversed(steps):
         file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
         if module == "__main__":
             text = _shown(file, number)
-            return f"  in this cell, line {number}: {text}" if text else None
-        if module.partition(".")[0] != "sagaz_lab":
+            cell = "this" if file == of_cells[0] else "another"
+            return f"  in {cell} cell, line {number}: {text}" if text else None
+        if is_own(module):
             return None
     return None
 

@@ -88,8 +88,65 @@ def test_so_is_one_of_the_whole_class(kernel, edit, message, line):
     assert line in where
 
 
-def test_an_error_of_the_users_own_code_keeps_its_traceback(kernel):
-    assert "----> 3 1 / 0" in kernel.run("%%saga\nx = 1\n1 / 0").error
+@pytest.mark.parametrize(
+    ("edit", "message", "line"),
+    [
+        (
+            ('"act")\n    async', '"act", timeout=3)\n    async'),
+            "did you mean 'timeout_s'?",
+            '@action("act", timeout=3)',
+        ),
+        (('topic="typo"', 'topic="typo", batch=Batch(3)'), "Batch() needs 'timeout'", "batch=Batch(3)"),
+        (('topic="typo"', 'topic="typo", throttle=Throttle()'), "Throttle() needs 'limit' and 'per'", "Throttle()"),
+        (
+            ('"typo"\n', '"typo"\n    trigger_config = TriggerConfig(max_retrys=3)\n'),
+            "'max_retries'?",
+            "trigger_config",
+        ),
+        (('@trigger(source="memory", topic="typo")', "@trigger"), "write @trigger(...) with parentheses", "@trigger"),
+    ],
+)
+def test_so_is_a_call_that_python_itself_refuses(kernel, edit, message, line):
+    cell = "%%saga\n" + saga("typo").replace(*edit)
+    shown, where = kernel.run(cell).error.splitlines()
+    assert message in shown
+    assert line in where
+    assert cell.splitlines()[int(where.split("line ")[1].split(":")[0]) - 1].strip() in where
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("default_lab().start(isolate=True)", "Lab.start(): no option 'isolate'; did you mean 'isolated'?"),
+        ("default_lab().pause('nosuch.on_event')", "UnknownName: lab: no trigger 'nosuch.on_event'"),
+        ("await default_lab().fire('nosuch.on_event', {})", "UnknownName: fire: no trigger or source"),
+        ("all_of('kafka', 'redis')", "DefinitionError: all_of() takes mappings such as"),
+        ("Lab(config=3)", "DefinitionError: Lab: config=3 must be a TriggerConfig"),
+    ],
+)
+def test_an_error_of_ours_where_a_cell_calls_us_is_one_line(kernel, call, message):
+    shown, where = kernel.run(f"x = 1\n{call}").error.splitlines()
+    assert message in shown
+    assert where == f"  in this cell, line 2: {call}"
+
+
+def test_the_line_may_be_that_of_another_cell(kernel):
+    kernel.run("def make():\n    return Batch(3)")
+    assert kernel.run("make()").error.splitlines()[1] == "  in another cell, line 2: return Batch(3)"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%saga\nx = 1\n1 / 0",
+        "x = 1\nx\nlen(3)",
+        "x = 1\ndef run():\n    raise Permanent('no stock')\nrun()",
+        "def batch(size): ...\n\nbatch(sise=3)",
+        "class C:\n    def keys(self):\n        return 1 / 0\nSagaContext(C())",
+    ],
+)
+def test_an_error_of_the_users_own_code_keeps_its_traceback(kernel, cell):
+    assert f"----> 3 {cell.splitlines()[2]}" in kernel.run(cell).error
 
 
 # --- names in a line ---
