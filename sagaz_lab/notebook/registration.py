@@ -174,6 +174,9 @@ class Registration:
     def _with_notes(self, change: Change, left: Sequence[str]) -> Change:
         """With what the notebook knows of it: `left` are lines on sagas that the cell has left behind."""
         notes = [*left, *made_elsewhere(self._lab, change)]
+        if change.is_new and not self._lab.sagas[change.name].source_text:
+            notes.append("its code is not kept, since Python has no text of it, as under %%prun or %%timeit; "
+                         "define it in a cell without them")  # fmt: skip
         if change.name not in self._greeted:
             self._greeted.add(change.name)
             if not self._lab.status().started and (claimed := claimed_before(self._lab, change.name)):

@@ -1,6 +1,8 @@
-"""Cells and lines in which a magic of IPython's stands around a `%triggers` that waits: those magics cannot await.
+"""Cells and lines in which a magic of IPython's stands around a `%triggers` that waits, or around a saga.
 
-Of `%%time` and `%time` the text is changed so that they need not; the others are one line that says what to do.
+Those magics cannot await, and what they compile has no text that a revision could keep. The text of `%%time` and
+`%time` is changed so that an ordinary cell is left; where another magic stands around what waits, one line says what to
+do.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import tokenize
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from IPython.utils.timing import clock2
+
 from sagaz_lab.notebook.commands import awaits
 
 TIMED = "timed"
@@ -20,6 +24,7 @@ _CELL = re.compile(r"%%(time|timeit|capture|prun)\b[ \t]*([^\n]*)\n?")
 _LINE = re.compile(
     r"(\s*)%(time|timeit|prun)[ \t]+(?:-\S+[ \t]+)*((?:[\w, .\[\]'\"]+=[ \t]*)?)%triggers[ \t]+([^\n]*\n?)"
 )
+_CLASS = re.compile(r"%%saga\b|\s*class\s+\w+\s*\(")
 _COMMAND = re.compile(r"^[^#\n]*?%triggers[ \t]+([^\n]*)", re.MULTILINE)
 _INSTEAD = {
     "time": "begin the cell with %%time and no option",
@@ -31,18 +36,27 @@ _INSTEAD = {
 
 def unwrap(lines: list[str]) -> list[str]:
     """An input transformer; lines stay where they are."""
-    if not lines or not any("%triggers" in line for line in lines):
+    match = _CELL.fullmatch(lines[0]) if lines else None
+    is_timed = match is not None and match[1] == "time" and not match[2].strip()
+    if is_timed and any(map(_CLASS.match, lines[1:])) and not _begins_with_other_magic(lines[1:]):
+        return [f"%triggers {TIMED}\n", *lines[1:]]
+    if not any("%triggers" in line for line in lines):
         return lines
-    match = _CELL.fullmatch(lines[0])
     if match is None:
         texts = _rows_of_texts(lines)
         return [line if row in texts else _unwrapped(line) for row, line in enumerate(lines)]
     waiting = next((rest for rest in _COMMAND.findall("".join(lines[1:])) if awaits(rest)), None)
     if waiting is None:
         return lines
-    if match[1] == "time" and not match[2].strip():
+    if is_timed:
         return [f"%triggers {TIMED}\n", *lines[1:]]
     return [_refused(f"%%{match[1]}", waiting), *["\n"] * (len(lines) - 1)]
+
+
+def _begins_with_other_magic(body: list[str]) -> bool:
+    """Whether a cell's magic comes next, which is a cell by itself. `%%saga` leaves an ordinary one."""
+    first = body[0]
+    return first.startswith("%%") and _CLASS.match(first) is None
 
 
 def _unwrapped(line: str) -> str:
@@ -81,15 +95,17 @@ class Stopwatch(NamedTuple):
     """When something began, by the clock and in processor time."""
 
     wall_s: float
-    cpu_s: float
+    user_s: float
+    sys_s: float
 
     @classmethod
     def start(cls) -> Stopwatch:
-        return cls(time.perf_counter(), time.process_time())
+        return cls(time.perf_counter(), *clock2())
 
     def __str__(self) -> str:
-        now = Stopwatch.start()
-        return f"CPU times: total: {_told(now.cpu_s - self.cpu_s)}\nWall time: {_told(now.wall_s - self.wall_s)}"
+        wall_s, user_s, sys_s = (now - then for now, then in zip(Stopwatch.start(), self, strict=True))
+        cpu = f"user {_told(user_s)}, sys: {_told(sys_s)}, total: {_told(user_s + sys_s)}"
+        return f"CPU times: {cpu}\nWall time: {_told(wall_s)}"
 
 
 def _told(seconds: float) -> str:

@@ -198,7 +198,7 @@ def test_time_tells_how_long_a_command_took_that_waits(kernel, cell):
     kernel.run(saga("timed"))
     result = kernel.run(cell)
     assert "timed.on_event: started" in result.text
-    assert "CPU times: total: " in result.stdout
+    assert "CPU times: user " in result.stdout
     assert result.stdout.count("Wall time: ") == 1
 
 
@@ -222,6 +222,26 @@ def test_a_timed_saga_cell_shows_both(kernel):
     result = kernel.run("%%time\n%%saga\n" + saga("both", after="%triggers wait until idle"))
     assert "both: revision 1" in result.shown[0]["text/plain"]
     assert "Wall time: " in result.stdout
+
+
+@pytest.mark.parametrize("head", ["%%time\n", "%%time\n%%saga\n", "%%capture\n%%saga\n", "%%time\n%%capture\n%%saga\n",
+                                  "%%capture\n%%time\n", "%%capture\n%%time\n%%saga\n"])  # fmt: skip
+def test_a_revision_keeps_its_code_whichever_magic_stands_above(kernel, head):
+    name = f"above{head.count('%')}{len(head)}"
+    assert kernel.run(head + saga(name)).ok
+    kept = kernel.run(f"print(default_lab().revisions('{name}').code[0])").stdout
+    assert kept.startswith(f'class S(Saga):\n    saga_name = "{name}"\n')
+
+
+def test_a_mistake_in_a_timed_saga_is_one_line(kernel):
+    result = kernel.run("%%time\n%%saga\n" + saga("late").replace('"act")', '"act", timeout=3)', 1))
+    assert result.error.splitlines()[1] == '  in this cell, line 8: @action("act", timeout=3)'
+    assert "Wall time: " in result.stdout
+
+
+def test_a_magic_that_leaves_no_code_to_keep_is_named(kernel):
+    result = kernel.run("%%prun -q\n%%saga\n" + saga("profiled"))
+    assert "its code is not kept" in result.shown[0]["text/plain"]
 
 
 # --- two notebooks ---
