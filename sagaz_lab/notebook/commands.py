@@ -209,7 +209,7 @@ class Firing:
 
 _WHERE = re.compile(r"""([A-Za-z_]\w*)=(?!=)("[^"]*"|'[^']*'|\S*)(?:\s+|$)""")
 _AHEAD = re.compile(r"(--id(?:=|\s+)\S+|--[\w-]+)(?:\s+|$)")
-_BEHIND = re.compile(r"\s(--id(?:=|\s+)[^\s\"'(){}\[\]]+|--no-wait)\s*$")
+_BEHIND = re.compile(r"\s(?=--[A-Za-z])")
 
 
 def read_firing(
@@ -235,6 +235,8 @@ def read_firing(
         rest = rest[match.end() :]
     payload, behind = _payload(command.name, rest, namespace)
     line = read(command, expand(command.name, " ".join((*given, behind)), namespace))
+    if line.words:
+        raise mistake(command.name, f"too much: {line.words[0]!r}; put an id with spaces into quotes, --id 'a b'")
     return Firing(name, where, payload, line.options)
 
 
@@ -250,16 +252,29 @@ def _payload(command: str, text: str, namespace: Mapping[str, Any]) -> tuple[Any
         if end == len(text) or re.match(r"\s+(--|#)", text[end:]):
             return value, text[end:].strip()
         not_json = f"{text[end:].strip()[:20]!r} follows it at character {end + 1} of {_shortened(text)}"
-    behind = ""
-    while match := _BEHIND.search(text):
-        text, behind = text[: match.start()], f"{match[1]} {behind}"
-    return _evaluated(command, text, namespace, not_json), behind
+    ends = (match.start() for match in _BEHIND.finditer(text))
+    end = next((end for end in ends if _is_expression(text[:end])), len(text))
+    return _evaluated(command, text[:end], namespace, not_json), text[end:].strip()
+
+
+def _is_expression(text: str) -> bool:
+    """Python's, with no comment at its end."""
+    try:
+        ast.parse(f"({_without_mark(text)})", mode="eval")
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _without_mark(text: str) -> str:
+    """`$x` is x."""
+    return re.sub(r"^\$(?=[A-Za-z_])", "", text.strip())
 
 
 def _evaluated(command: str, text: str, namespace: Mapping[str, Any], not_json: str) -> Any:
     """`{x}` and `$x` are x: as a payload a set of one value has no meaning."""
     try:
-        tree = ast.parse(re.sub(r"^\$(?=[A-Za-z_])", "", text.strip()), "<payload>", "eval")
+        tree = ast.parse(_without_mark(text), "<payload>", "eval")
         if isinstance(tree.body, ast.Set) and len(tree.body.elts) == 1:
             tree.body = tree.body.elts[0]
         code = compile(tree, "<payload>", "eval")

@@ -101,6 +101,24 @@ def test_a_payload_is_json_or_python(rest, payload, options):
     assert (firing.name, firing.payload, firing.options) == ("s.on", payload, options)
 
 
+@pytest.mark.parametrize(
+    "payload", ["{'n': 1}", '{"n": 1}', "dict(n=score - 6)", "{x}", "$x", "{'n': 1, 'a': ' --id b'}"]
+)
+@pytest.mark.parametrize(
+    ("behind", "options"),
+    [
+        ("--id {score}", {"--id": "7"}),
+        ("--id=d-{score + 1}", {"--id": "d-8"}),
+        ("--id $score --no-wait", {"--id": "7", "--no-wait": ""}),
+        ("--no-wait --id 'a b'  # again", {"--id": "a b", "--no-wait": ""}),
+    ],
+)
+def test_options_may_follow_any_payload_and_name_values(payload, behind, options):
+    firing = fired(f"s.on {payload} {behind}", score=7, x={"n": 1})
+    assert firing.payload["n"] == 1
+    assert firing.options == options
+
+
 def test_settings_of_a_source_stand_before_the_payload():
     firing = fired('memory topic=model.drift key="a b" {"x": 1}')
     assert (firing.name, firing.where, firing.payload) == ("memory", {"topic": "model.drift", "key": "a b"}, {"x": 1})
@@ -129,6 +147,9 @@ def test_a_mistake_names_what_would_be_right(line, told):
         ('s.on {"score": 0.5} {"more": 1}', "at character 15"),
         ("s.on {'score': scroe}", "NameError: name 'scroe' is not defined"),
         ("s.on 1 --idd x", "did you mean '--id'?"),
+        ("s.on {'n': 1} --idd x", "did you mean '--id'?"),
+        ("s.on {'n': 1} --id", "--id needs a value"),
+        ("s.on {'n': 1} --id a b", "too much: 'b'"),
         ("", "fire TRIGGER"),
     ],
 )
