@@ -29,7 +29,7 @@ from sagaz_lab.runtime.outcomes import Entry, outcome
 from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.window_policies import Closing, Released
 
-TAKEN = "its key is taken"
+TAKEN, CAME = "its key is taken", "it has come before"
 QUEUE_FULL = "the queue is full"
 COOLING = "cooling down"
 RETURNED_NONE = "returned None"
@@ -133,12 +133,13 @@ class Decided:
                 self.entries.remove(entry)
                 self.reasons[OutcomeKind.DEAD.value, letter.cause] -= 1
                 self.reasons = {reason: times for reason, times in self.reasons.items() if times}
-                self.duplicate(refused[letter.id], letter.event, at)
+                self.duplicate(refused[letter.id], letter.event, at, by_key=False)
 
-    def duplicate(self, first: Refusal | str, event: Event, at: float) -> None:
-        """`first`, a run's id or what the store says, has its claim."""
+    def duplicate(self, first: Refusal | str, event: Event, at: float, *, by_key: bool) -> None:
+        """`first`, a run's id or what the store says, has its declared key (`by_key`) or its id."""
         run_id = first.first_run if isinstance(first, Refusal) else first
-        self.add(OutcomeKind.DUPLICATE, taken_by(first), event, at, count_as=TAKEN, run_id=run_id)
+        reason, count_as = taken_by(first, by_key=by_key), TAKEN if by_key else CAME
+        self.add(OutcomeKind.DUPLICATE, reason, event, at, count_as=count_as, run_id=run_id)
 
     def spend(self, claim: str | None, at: float) -> None:
         """A later event has taken the place of the one with this id, so that its redelivery is not wanted."""
@@ -159,7 +160,8 @@ class Decided:
         if refusal.cooling_until is not None:
             self.cooling(refusal, event, key, at)
         elif refusal.error is None:
-            self.duplicate(refusal, event, at)
+            has_key = self.state.compiled.trigger.gates.idempotency_key is not None  # a run has its id and its key
+            self.duplicate(refusal, event, at, by_key=has_key)
         else:
             self.dead(event, refusal.error, at, claim)
 
@@ -201,19 +203,20 @@ def cooling_facts(refusal: Refusal, key: str | None, at: float) -> dict[str, Any
     return facts if key is None else {**facts, "key": key}
 
 
-def taken_by(first: Refusal | str) -> str:
+def taken_by(first: Refusal | str, *, by_key: bool) -> str:
     """The reason of a duplicate, which names the first run and the cure."""
+    said, by, name = (TAKEN, "by", "key") if by_key else (CAME, "as", "id")
     if isinstance(first, Refusal) and first.first_run is None:
         if first.letter is not None:
-            return (f"its key is taken by dead letter {first.letter}; lab.redrive({first.letter!r}) decides it again "
-                    "if the letter is open, and lab.forget(trigger, key) frees it if not")  # fmt: skip
+            return (f"{said} {by} dead letter {first.letter}; lab.redrive({first.letter!r}) decides it again "
+                    f"if the letter is open, and lab.forget(trigger, {name}) frees it if not")  # fmt: skip
         if first.spent:
             return "it has come before, and a later event took its place"
-        return "its key is taken by an event that is held"
+        return f"{TAKEN} by an event that is held" if by_key else f"{CAME} and is held"
     run = first.first_run if isinstance(first, Refusal) else first
     if isinstance(first, Refusal) and first.first_status is not None:
         run = f"{run} ({first.first_status})"
-    return f"its key is taken by run {run}; lab.forget(trigger, key) frees it"
+    return f"{said} {by} run {run}; lab.forget(trigger, {name}) frees it"
 
 
 def acceptance(decisions: Sequence[Decided]) -> Acceptance:

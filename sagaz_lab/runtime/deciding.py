@@ -161,7 +161,7 @@ class Decider:
         if claim is None:
             decided.dead(event, error, now, None)
         elif claim in taken:
-            decided.duplicate(taken[claim], event, now)
+            decided.duplicate(taken[claim], event, now, by_key=False)
         else:
             taken[claim] = Refusal(letter=decided.dead(event, error, now, claim).id)
 
@@ -233,7 +233,7 @@ class Decider:
         rows = zip(prepared.events, subjects, prepared.claims, keys, count(), strict=False)
         for event, given, claim, declared, i in rows:
             if claim in taken or (declared is not None and declared in taken):
-                decided.duplicate(first_of(taken, claim, declared), prepared.kept(i), now)
+                decided.duplicate(first_of(taken, claim, declared), prepared.kept(i), now, by_key=claim not in taken)
                 continue
             subject = event if given is ITSELF else given
             try:
@@ -348,7 +348,7 @@ class Decider:
         for i, _, subject, claim, declared in prepared.each():
             event = prepared.kept(i)
             if claim in taken or declared in taken:
-                decided.duplicate(first_of(taken, claim, declared), event, now)
+                decided.duplicate(first_of(taken, claim, declared), event, now, by_key=claim not in taken)
                 continue
             try:
                 key = None if read is None else read(subject)

@@ -18,7 +18,7 @@ from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Slots
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
-from sagaz_lab.runtime.decided import QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
+from sagaz_lab.runtime.decided import CAME, QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
 from sagaz_lab.runtime.holding import Holding
@@ -36,7 +36,7 @@ from sagaz_lab.runtime.turns import Turns, started_entries
 
 _RUNNING = RunStatus.RUNNING
 _TOLD = frozenset({"on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead"})
-_TAKEN = (OutcomeKind.DUPLICATE.value, TAKEN)
+_TAKEN = frozenset((OutcomeKind.DUPLICATE.value, reason) for reason in (TAKEN, CAME))
 
 Reader = tuple[TriggerState, int]
 """A trigger that reads a source, and the number of the part that this is of its composite (else 0)."""
@@ -264,7 +264,7 @@ class Dispatcher:
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
-        if _TAKEN in decided.reasons and not state.told_claimed:
+        if not (state.told_claimed or _TAKEN.isdisjoint(decided.reasons)):
             self._tell_claimed(decided)
         if self.tee is not None:
             self.tee.applied(decided)
@@ -319,19 +319,19 @@ class Dispatcher:
         """A tick has one start: that it comes again is a clock that was put back, or a process that died."""
         for kind, reason, event_id, trigger, *_ in decided.entries:
             if kind == "duplicate":
-                self.report(f"tick:{trigger}", f"{trigger}: the tick {event_id} has come before: {reason}")
+                self.report(f"tick:{trigger}", f"{trigger}: tick {event_id}: {reason}")
 
     def _tell_claimed(self, decided: Decided) -> None:
-        """The first duplicate of a trigger that has started nothing yet, if the key is an earlier session's."""
+        """The first duplicate of a trigger that has started nothing yet, if the first run is not of this process."""
         state = decided.state
-        reason, event_id = next(it[1:3] for it in decided.entries if it[0] == _TAKEN[0])
+        reason, event_id = next(it[1:3] for it in decided.entries if it[0] == "duplicate")
         earlier = " run " in reason and f" run {self.run_prefix}" not in reason
         state.told_claimed = earlier or state.counters.started > 0
         if earlier and not state.counters.started:
             self.report(
                 f"claimed:{state.name}",
-                f"{state.name}: event {event_id} starts nothing: {reason}. That run is of an earlier session; "
-                "%triggers start --fresh, or lab.start(fresh=True), forgets what was claimed before",
+                f"{state.name}: event {event_id} starts nothing: {reason}. Another process started that run, before "
+                "this one or beside it; %triggers start --fresh, or lab.start(fresh=True), forgets all earlier claims",
             )
 
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:

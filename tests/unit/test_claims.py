@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -210,7 +211,7 @@ async def test_a_duplicate_of_a_settled_letter_names_the_cure_that_helps(each_la
     fit = True
     await (each_lab.discard(letter, "known") if settled == "discarded" else each_lab.redrive(letter))
     (again,) = await each_lab.fire("Orders.on_order", {}, id="e1")
-    assert "lab.forget(trigger, key) frees it" in again.reason
+    assert "lab.forget(trigger, id) frees it" in again.reason
     assert await each_lab.redrive(letter) == []
     assert await each_lab.forget("Orders.on_order", "e1") == 1
     assert (await each_lab.fire("Orders.on_order", {}, id="e1"))[0].kind == "filtered"
@@ -519,3 +520,33 @@ async def test_a_spent_id_is_free_again_after_a_day(timed_lab: Lab, clock: Virtu
     await clock.advance(DAY_S + 60)
     kinds = [str((await timed_lab.fire("Late.on_event", {}, id=f"e{n}", wait=False))[0].kind) for n in (2, 3)]
     assert kinds == ["held", "duplicate"]
+
+
+async def test_a_duplicate_is_named_after_what_has_come_before_its_id_or_its_key(each_lab: Lab) -> None:
+    class Named(Saga):
+        @trigger(source="memory", topic="k", idempotency_key="n")
+        def on_key(self, event):
+            return {}
+
+        @trigger(source="memory", topic="i")
+        def on_id(self, event):
+            return {}
+
+        @action("act")
+        async def act(self, ctx): ...
+
+    async def reason(trigger: str, n: int, id: str) -> str:
+        (outcome,) = await each_lab.fire(trigger, {"n": n}, id=id)
+        return outcome.reason
+
+    assert await reason("Named.on_key", 1, "a") == await reason("Named.on_id", 1, "a") == ""
+    await each_lab.drain()
+    assert re.fullmatch(r"its key is taken by run \S+ \(completed\); lab.forget\(trigger, key\) frees it",
+                        await reason("Named.on_key", 1, "b"))  # fmt: skip
+    for trigger_name in ("Named.on_key", "Named.on_id"):
+        said = await reason(trigger_name, 2, "a")
+        assert re.fullmatch(r"it has come before as run \S+ \(completed\); lab.forget\(trigger, id\) frees it", said)
+        assert await each_lab.forget(trigger_name, "a") == 1
+        assert await reason(trigger_name, 2, "a") == ""
+    counts = {reason for status in each_lab.status().triggers for _, reason in status.reasons}
+    assert counts == {"its key is taken", "it has come before"}

@@ -43,7 +43,7 @@ async def test_keys_cooldowns_and_windows_of_earlier_sessions_are_forgotten(tmp_
     assert (await session(address, fresh=False))[0] == ["started", "held"]
     outcomes, told = await session(address, fresh=False)
     assert outcomes == ["duplicate", "duplicate"]
-    assert "earlier session; %triggers start --fresh" in " ".join(told)
+    assert "Another process started that run, before this one or beside it; %triggers start --fresh" in " ".join(told)
     outcomes, told = await session(address, fresh=True)
     assert outcomes == ["started", "held"]
     assert "forgot 2 claims or cooldowns and 1 waiting event of Keyed.on_key, Keyed.on_batch" in told

@@ -254,7 +254,7 @@ async def test_an_event_that_waits_already_does_not_wait_twice(each_lab: Lab) ->
 
     await give(each_lab, "Batches.on_events", 1)
     (again,) = await each_lab.fire("Batches.on_events", {"n": 1}, id="e1")
-    assert (again.kind, again.reason) == ("duplicate", "its key is taken by an event that is held")
+    assert (again.kind, again.reason) == ("duplicate", "it has come before and is held")
     await give(each_lab, "Batches.on_events", 2)
     await each_lab.drain()
     assert Batches.noted == [[1, 2]]
