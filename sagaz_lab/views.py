@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from sagaz_lab.abc import Store, StoredRun
-from sagaz_lab.errors import RunError, SourceNotReady, UnknownName
+from sagaz_lab.errors import DefinitionError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.run import Outcome, OutcomeKind
@@ -22,7 +22,7 @@ from sagaz_lab.runtime.dispatcher import Dispatcher
 from sagaz_lab.runtime.explain import Status, Why, run_progress, source_status, trigger_status
 from sagaz_lab.runtime.pump import Pump
 from sagaz_lab.runtime.registry import Registry
-from sagaz_lab.runtime.run_view import RunView, run_view
+from sagaz_lab.runtime.run_view import RunView, run_view, unknown_run
 from sagaz_lab.runtime.verdicts import verdicts_on
 
 DTYPES: Mapping[str, Mapping[str, str]] = {
@@ -133,7 +133,7 @@ class Views:
         if by is None:
             return _frame("dead_letters", *self._store.rows("dead_letters", limit, before=before))
         if before is not None:
-            raise ValueError("dead_letters: before= is for letters one by one, not for by='cause'")
+            raise DefinitionError("dead_letters: before= is for letters one by one, not for by='cause'")
         _, causes = self._store.rows("causes", limit)
         ids = self._ids_by_cause({row[0]: row[1] for row in causes})
         return _frame("causes", tuple(DTYPES["causes"]), [(*row, ids[row[0]]) for row in causes])
@@ -169,7 +169,7 @@ class Views:
     def _stored(self, run_id: str) -> StoredRun:
         stored = self._store.run(run_id)
         if stored is None:
-            raise RunError(f"no run {run_id!r} is kept; lab.runs() lists those that are")
+            raise unknown_run(self._store, run_id)
         return stored
 
     def context(self, run_id: str) -> SagaContext:
@@ -183,6 +183,8 @@ class Views:
         return run_view(stored, clock.now(), progress, self._dispatcher.runner.logs.of(run_id, live))
 
     def why(self, event_id: str) -> Why:
+        if not (isinstance(event_id, str) and event_id):
+            raise DefinitionError(f"why: event_id={event_id!r} must be a text that is not empty")
         found = {(o.trigger, o.kind): o for o in self._dispatcher.tally.about(event_id)}
         rows, runs = self._about(event_id, [o.run_id for o in found.values() if o.run_id is not None])
         for _, trigger, outcome, reason, run_id, revision, at in rows:

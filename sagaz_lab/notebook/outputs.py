@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from threading import local
 from typing import Any
@@ -157,12 +156,9 @@ def tail(lab: Lab, run_id: str | None, limit: int) -> str:
 
 def log_of(lab: Lab, run_id: str) -> Sequence[LogLine]:
     """The log of a run, in memory or in the store. Raises `RunError` where there is none."""
-    log: Sequence[LogLine] | None = lab.logs().get(run_id)
-    if log is None:
-        with suppress(RunError):
-            log = lab.run(run_id).log
+    log: Sequence[LogLine] = lab.logs().get(run_id) or lab.run(run_id).log
     if not log:
-        raise RunError(f"run {run_id!r} has no log: it is no run that is kept, or has written nothing")
+        raise RunError(f"run {run_id!r} has no log: it has written nothing")
     return log
 
 

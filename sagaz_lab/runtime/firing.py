@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
-from sagaz_lab.errors import LabClosed, TriggerPaused, UnknownName, Unreadable
+from sagaz_lab.errors import DefinitionError, LabClosed, TriggerPaused, UnknownName, Unreadable
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.given import event_with
 from sagaz_lab.model.publishing import to_json
@@ -146,7 +146,7 @@ class Firing:
         """Returns how many were open. A held run that cannot be read is given up: nothing of it is undone."""
         listed = _listed(ids)
         if not (isinstance(reason, str) and reason.strip()):
-            raise ValueError(f"discard: reason={reason!r} must be a text that says why")
+            raise DefinitionError(f"discard: reason={reason!r} must be a text that says why")
         runs = [id for id in listed if not is_letter_id(id) and await self._give_up(id, reason)]
         return len(runs) + await self._discard_letters([id for id in listed if id not in runs], reason)
 
@@ -281,13 +281,13 @@ class Firing:
         if unknown := [name for name in where if name != "part"]:
             raise UnknownName(f"fire {state.name}", "option", unknown[0], ["part"])
         if type(part) is not int or not 0 <= part < parts:
-            raise ValueError(f"fire {state.name}: part={part!r} must be a number from 0 to {parts - 1}")
+            raise DefinitionError(f"fire {state.name}: part={part!r} must be a number from 0 to {parts - 1}")
         return part
 
     def _delivery(self, spec: SourceSpec, payload: Any, id: str | None) -> Delivery:
         """Of an event as it is, or of a new one; without an id it gets one that no other has."""
         if not (id is None or (isinstance(id, str) and id)):
-            raise ValueError(f"fire: id={id!r} must be a text that is not empty")
+            raise DefinitionError(f"fire: id={id!r} must be a text that is not empty")
         if isinstance(payload, Event):
             given = id or payload.id
             event = payload.with_payload(apart(payload.payload)).with_id(given or next(self._dispatcher.event_ids))

@@ -14,6 +14,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.away import Found, spoken
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.run_view import unknown_run
 from sagaz_lab.runtime.tickets import Ticket
 
 logger = logging.getLogger("sagaz_lab")
@@ -278,7 +279,7 @@ class Recovery:
         dispatcher = self._dispatcher
         stored = await dispatcher.store.load(run_id)
         if stored is None:
-            raise RunError(f"no run {run_id!r}")
+            raise unknown_run(dispatcher.store, run_id)
         if stored.damage is not None:
             raise Unreadable(f"run {run_id}: {stored.damage}; repair what is stored, or lab.discard the run")
         definition = dispatcher.registry.current.get(stored.saga)

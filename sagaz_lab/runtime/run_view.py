@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
-from sagaz_lab.abc import StoredRun
+from sagaz_lab.abc import Store, StoredRun
+from sagaz_lab.errors import RunError
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.log import Displayed, LogLine, RunLog, lines_of
 from sagaz_lab.model.run import LIVE, STEP_ENDS, STEP_STARTS, Record, RunStatus
+
+LOOKED_THROUGH = 1000
+"""Runs among which the nearest to an unknown id is looked for: the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +131,12 @@ def steps_of(records: Iterable[Record]) -> Iterable[StepView]:
                 steps[key] = replace(begun, status=status, duration_s=max(record.at - begun.started_at, 0.0),
                                      result=result, error=record.error, traceback=record.traceback)  # fmt: skip
     return steps.values()
+
+
+def unknown_run(store: Store, run_id: str) -> RunError:
+    """That no run of this id is kept, with the nearest of the newest that are."""
+    columns, rows = store.rows("runs", LOOKED_THROUGH)
+    id_at = columns.index("run_id")
+    near = get_close_matches(str(run_id), [row[id_at] for row in rows], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return RunError(f"no run {run_id!r} is kept; {hint}lab.runs() lists those that are")

@@ -171,7 +171,7 @@ def test_the_streams_stay_the_kernels_and_are_given_back(kernel):
 
 
 def test_what_tail_takes(kernel):
-    assert told(kernel.run("%triggers tail nosuch")).startswith("UsageError: %triggers tail: run 'nosuch' has no log")
+    assert told(kernel.run("%triggers tail nosuch")).startswith("UsageError: %triggers tail: no run 'nosuch' is kept")
     assert "takes a number above 0" in told(kernel.run("%triggers tail --lines 0"))
     kernel.run(TALKS)
     kernel.run("await default_lab().fire('talks.on_event', {'n': 1})")

@@ -312,7 +312,7 @@ async def test_to_discard_needs_a_reason(lab: Lab, reason: Any) -> None:
     class Scores(Scored): ...
 
     ids = await died(lab, -1)
-    with pytest.raises(ValueError, match="says why"):
+    with pytest.raises(DefinitionError, match="says why"):
         await lab.discard(ids, reason)
     assert len(lab.dead_letters()) == 1
 
@@ -327,7 +327,7 @@ async def test_the_table_is_read_in_pages_from_the_newest_on(each_lab: Lab) -> N
     first = each_lab.dead_letters(limit=3)
     second = each_lab.dead_letters(limit=3, before=first["id"].iloc[-1])
     assert [*first["id"], *second["id"]] == ids[:0:-1]
-    with pytest.raises(ValueError, match="before="):
+    with pytest.raises(DefinitionError, match="before="):
         each_lab.dead_letters(by="cause", before=ids[0])
 
 

@@ -28,7 +28,7 @@ from sagaz_lab import (
     trigger,
 )
 from sagaz_lab.abc import Acceptance, Refusal
-from sagaz_lab.errors import LabClosed, StoreUnavailable, TriggerPaused, UnknownName
+from sagaz_lab.errors import DefinitionError, LabClosed, StoreUnavailable, TriggerPaused, UnknownName
 from sagaz_lab.stores.memory import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
@@ -411,7 +411,7 @@ async def test_an_event_that_is_fired_as_such_keeps_its_id(lab: Lab) -> None:
     assert outcome.event_id
     assert outcome.kind is OutcomeKind.STARTED
     for id in ("", 5):
-        with pytest.raises(ValueError, match="must be a text that is not empty"):
+        with pytest.raises(DefinitionError, match="must be a text that is not empty"):
             await lab.fire("Scores.on_score", {"score": 9}, id=id)
 
 

@@ -6,7 +6,7 @@ import linecache
 import pytest
 
 from sagaz_lab import RunStatus, Saga, TriggerConfig, action, compensate, trigger
-from sagaz_lab.errors import RunError, UnknownName
+from sagaz_lab.errors import DefinitionError, RunError, UnknownName
 from tests.unit.tools import until
 
 ONCE = TriggerConfig(max_retries=0)
@@ -120,6 +120,22 @@ async def test_a_run_without_a_trigger_and_a_held_one_are_shown_too(each_lab):
 async def test_a_run_that_is_not_there_is_an_error_that_says_where_to_look(each_lab):
     with pytest.raises(RunError, match=r"no run 'nope' is kept; lab.runs\(\)"):
         each_lab.run("nope")
+
+
+async def test_so_is_one_that_is_misspelled_and_what_is_no_event_at_all(each_lab):
+    class Plain(Saga):
+        @action("act")
+        async def act(self, ctx): ...
+
+    await Plain().run({}, run_id="import-2024")
+    for asked in (each_lab.run, each_lab.context):
+        with pytest.raises(RunError, match=r"no run 'imprt-2024' is kept; did you mean 'import-2024'\?"):
+            asked("imprt-2024")
+    with pytest.raises(RunError, match=r"no run 'imprt-2024' is kept; did you mean 'import-2024'\?"):
+        await each_lab.resume_run("imprt-2024")
+    for odd in ("", None, 3):
+        with pytest.raises(DefinitionError, match=r"why: event_id=.* must be a text that is not empty"):
+            each_lab.why(odd)
 
 
 # --- two revisions ---
