@@ -1,12 +1,14 @@
-"""What an action asks of the page or shows on it: `input()` is refused, displays of the background go to the run."""
+"""What the background asks of the page or shows on it: `input()` is refused, an action's displays go to its run."""
 
 from __future__ import annotations
 
 import builtins
 import getpass
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
+from types import FrameType
 from typing import Any
 
 from IPython.core import display_functions
@@ -20,7 +22,10 @@ Undo = Callable[[], object]
 
 
 def refuse_input(shell: InteractiveShell) -> Undo:
-    """Have `input()` and `getpass()` be an error in an action: the page would wait, and so would the kernel's loop."""
+    """Have `input()` and `getpass()` be an error in an action, a trigger method or a listener.
+
+    The page would wait, and so would the kernel's loop.
+    """
     kernel = getattr(shell, "kernel", None)  # it puts its own functions there while a cell runs
     places = [(builtins, "input"), (getpass, "getpass")]
     if kernel is not None:
@@ -33,14 +38,32 @@ def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     @wraps(ask)
     def call(*args: Any, **options: Any) -> Any:
-        if (step := current_step.get(None)) is not None:
+        step = current_step.get(None)
+        who = _called_by_us(sys._getframe(1)) if step is None else f"action {step.name!r}"
+        if who is not None:
             raise Permanent(
-                f"action {step.name!r} calls {shown}(), but nobody may be there to answer; give the run what it needs "
+                f"{who} calls {shown}(), but nobody may be there to answer; give the run what it needs "
                 "in its context or as a param of the trigger"
             )
         return ask(*args, **options)
 
     return call
+
+
+_CALLING = ("sagaz_lab.runtime", "sagaz_lab.model.listener")
+_FOR_A_CELL = "sagaz_lab.runtime.letters"
+"""It calls the `fix` of `lab.redrive`, which a person has just given."""
+
+
+def _called_by_us(frame: FrameType | None) -> str | None:
+    """The function of the user's that asks, if a trigger or a listener is being called; it runs on the loop."""
+    who = ""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith("sagaz_lab."):
+            return who if module.startswith(_CALLING) and module != _FOR_A_CELL else None
+        who, frame = frame.f_code.co_qualname, frame.f_back
+    return None
 
 
 def route_displays(shell: InteractiveShell) -> Undo:

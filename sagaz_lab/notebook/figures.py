@@ -1,14 +1,15 @@
 """Figures that matplotlib's pyplot makes in an action of a background run: they go to the run, not into a cell.
 
-The inline backend shows whatever figure is open in the cell that ends next. So a figure is noted as the action's when
-it is made, and taken out of pyplot's list before a cell ends.
+pyplot keeps the open figures in one list of the process: what an action or a cell shows, closes or draws on would be
+another's. So each action has a list of its own, and so have the cells.
 """
 
 from __future__ import annotations
 
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping, ValuesView
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -26,14 +27,57 @@ from sagaz_lab.notebook.outputs import in_background
 PYLAB = "matplotlib._pylab_helpers"
 
 
+class OpenFigures(MutableMapping[Any, Any]):
+    """What pyplot has for its open figures, by number: those of the action that runs here, else those of the cells."""
+
+    def __init__(self, of_cells: OrderedDict[Any, Any]) -> None:
+        self.of_cells = of_cells
+        self._of_steps: dict[int, tuple[Step, RunLog, OrderedDict[Any, Any]]] = {}
+
+    def _here(self) -> OrderedDict[Any, Any]:
+        step = in_background()
+        if step is None:
+            return self.of_cells
+        known = self._of_steps.get(id(step))
+        if known is None:  # the log now: a run that has ended makes none any more
+            known = self._of_steps[id(step)] = (step, step.run.log, OrderedDict())
+        return known[2]
+
+    def take_ended(self) -> Iterator[tuple[Step, RunLog, Any]]:
+        """The figures of actions that have ended, which have none from now on."""
+        for key, (step, log, figures) in list(self._of_steps.items()):
+            if step.run.steps.get(step.name) is not step:
+                del self._of_steps[key]
+                yield from ((step, log, manager) for manager in figures.values())
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._here()[number]
+
+    def __setitem__(self, number: Any, manager: Any) -> None:
+        self._here()[number] = manager
+
+    def __delitem__(self, number: Any) -> None:
+        del self._here()[number]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._here())
+
+    def __len__(self) -> int:
+        return len(self._here())
+
+    def values(self) -> ValuesView[Any]:
+        return self._here().values()  # pyplot reads them backwards
+
+    def move_to_end(self, number: Any) -> None:
+        self._here().move_to_end(number)
+
+
 class Figures:
     """The open figures of background actions."""
 
     def __init__(self) -> None:
-        self._owners: dict[Any, tuple[Step, RunLog]] = {}
         self._pylab: Any = None
-        self._hidden: dict[Any, Any] = {}
-        self._stop_watching: Callable[[], None] | None = None
+        self._open: OpenFigures | None = None
         self._finder = _Finder(self.watch)
 
     def route(self, shell: InteractiveShell) -> Callable[[], None]:
@@ -41,59 +85,30 @@ class Figures:
         sys.meta_path.insert(0, self._finder)
         if (loaded := sys.modules.get(PYLAB)) is not None:
             self.watch(loaded)
-        shell.events.register("pre_execute", self._begin)
-        shell.events.register("post_run_cell", self._show)
-        shell.events.callbacks["post_execute"].insert(0, self._hide)  # before the inline backend shows what is open
+        shell.events.register("pre_execute", self.collect)
+        shell.events.register("post_execute", self.collect)
         return partial(self._undo, shell)
 
     def watch(self, pylab: Any) -> None:
-        """Note whose figures are made. Called once matplotlib is there."""
+        """Keep the figures apart. Called once matplotlib is there."""
         if self._pylab is None:
             self._pylab = pylab
-            note = pylab.Gcf._set_new_active_manager
-
-            def noted(manager: Any) -> Any:
-                if (step := in_background()) is not None:
-                    self._owners[manager] = (step, step.run.log)  # now: a run that has ended makes no log any more
-                return note(manager)
-
-            pylab.Gcf._set_new_active_manager = noted
-            self._stop_watching = partial(setattr, pylab.Gcf, "_set_new_active_manager", note)
+            self._open = pylab.Gcf.figs = OpenFigures(pylab.Gcf.figs)
 
     def collect(self) -> None:
         """Give the figures of actions that have ended to their runs."""
-        for manager, (step, log) in list(self._owners.items()):
-            if step.run.steps.get(step.name) is not step:
-                del self._owners[manager]
-                if self._pylab.Gcf.figs.get(manager.num) is manager:  # else it was closed
-                    log.display(step.name, _picture(manager.canvas.figure))
-                    self._pylab.Gcf.destroy(manager)
-
-    def _hide(self) -> None:
-        self.collect()
-        if self._owners:
-            figs = self._pylab.Gcf.figs
-            self._hidden = {manager.num: figs.pop(manager.num) for manager in self._owners if manager.num in figs}
-
-    def _begin(self) -> None:
-        self._show()
-        self.collect()
-
-    def _show(self, result: object = None) -> None:
-        """Put back what was hidden from the inline backend, which has shown what is the cell's."""
-        if self._hidden:
-            self._pylab.Gcf.figs.update(self._hidden)
-            self._hidden = {}
+        for step, log, manager in self._open.take_ended() if self._open is not None else ():
+            log.display(step.name, _picture(manager.canvas.figure))
+            manager.destroy()
 
     def _undo(self, shell: InteractiveShell) -> None:
         self.collect()
-        if self._stop_watching is not None:
-            self._stop_watching()
+        if self._open is not None and self._pylab.Gcf.figs is self._open:
+            self._pylab.Gcf.figs = self._open.of_cells
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
-        shell.events.unregister("pre_execute", self._begin)
-        shell.events.unregister("post_execute", self._hide)
-        shell.events.unregister("post_run_cell", self._show)
+        shell.events.unregister("pre_execute", self.collect)
+        shell.events.unregister("post_execute", self.collect)
 
 
 def _picture(figure: Any) -> dict[str, Any]:

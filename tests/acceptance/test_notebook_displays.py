@@ -37,6 +37,53 @@ class Draws(Saga):
             await asyncio.sleep(0.01)
         axes.plot([2, 1])
 """
+TWO = """
+import time
+shown = [0]
+class Two(Saga):
+    saga_name = "two"
+    @trigger(source="memory", topic="two")
+    def on_event(self, event): return {}
+    @action("leaves")
+    def leaves(self, ctx):
+        import matplotlib.pyplot as plt
+        plt.figure(figsize=(1, 1)).suptitle("left open")
+        while not shown[0]:
+            time.sleep(0.01)
+    @action("shows")
+    def shows(self, ctx):
+        import matplotlib.pyplot as plt
+        while not begun:
+            time.sleep(0.01)
+        plt.plot([1, 2])
+        plt.show()
+        shown[0] = 1
+    @action("after", depends_on=("leaves", "shows"))
+    def after(self, ctx):
+        import matplotlib.pyplot as plt
+        assert not plt.get_fignums()
+        plt.show()
+"""
+LISTENS = """
+answers = []
+class Listens(SagaListener):
+    def on_saga_start(self, saga_name, run_id, ctx):
+        try:
+            answers.append(input("listener? "))
+        except Exception as error:
+            answers.append(str(error))
+class AsksEarly(Saga):
+    saga_name = "early"
+    listeners = [Listens()]
+    @trigger(source="memory", topic="early")
+    def on_event(self, event):
+        return {"name": input("name? ") if event.ask else ""}
+    @trigger(source="memory", topic="awaits")
+    async def on_await(self, event):
+        return {"name": input("name? ")}
+    @action("act")
+    async def act(self, ctx): ...
+"""
 ASKS = """
 import getpass
 from sagaz_lab import Permanent
@@ -93,6 +140,19 @@ def test_a_figure_of_a_background_action_goes_to_its_run_and_the_cells_keep_thei
     assert "image/png" in str(own.shown)
 
 
+def test_actions_that_run_at_the_same_time_and_cells_show_and_close_their_own_figures_only(kernel):
+    kernel.run("begun = False\nimport matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1))\nplt.close('all')")
+    kernel.run(TWO)
+    kernel.run("%triggers fire two.on_event {} --no-wait")
+    kernel.run("import time; time.sleep(0.5)")
+    own = kernel.run("plt.plot([3, 4])\nplt.show()\nplt.close('all')\nplt.get_fignums()")
+    assert (str(own.shown).count("image/png"), own.text) == (1, "[]")
+    kernel.run("begun = True")
+    when_idle(kernel)
+    shown = kernel.run(f"[one.action for one in default_lab().run('{run_id(kernel)}').displays]").text
+    assert sorted(eval(shown)) == ["leaves", "shows"]
+
+
 def test_a_figure_outlives_the_kernel(tmp_path):
     with Kernel(tmp_path) as kernel:
         kernel.run(LOAD)
@@ -126,6 +186,24 @@ def test_input_in_a_run_that_a_cell_awaits_is_the_same_error(kernel):
     assert not result.ok
     assert "calls input()" in str(result.error)
     assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("trigger", ["on_event", "on_await"])
+def test_input_in_a_trigger_method_is_a_dead_letter_and_the_page_goes_on(kernel, trigger):
+    kernel.run(LISTENS)
+    dead = kernel.run(f'%triggers fire early.{trigger} {{"ask": 1}}')
+    assert f"AsksEarly.{trigger} calls input(), but nobody may be there to answer" in dead.text
+    later = "import asyncio\nasyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future("
+    kernel.run(f"{later}default_lab().fire('early.{trigger}', {{'ask': 1}})))")
+    kernel.run("await asyncio.sleep(1)")
+    assert kernel.run("len(default_lab().dead_letters())").text == "2"
+
+
+def test_input_in_a_listener_is_an_error_too(kernel):
+    kernel.run(LISTENS)
+    kernel.run('%triggers fire early.on_event {"ask": 0}')
+    when_idle(kernel)
+    assert "Listens.on_saga_start calls input(), but nobody may be there to answer" in kernel.run("answers").text
 
 
 def test_all_is_given_back(kernel):
