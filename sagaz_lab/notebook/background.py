@@ -30,7 +30,7 @@ def refuse_input(shell: InteractiveShell) -> Undo:
     places = [(builtins, "input"), (getpass, "getpass")]
     if kernel is not None:
         places += [(kernel, "raw_input"), (kernel, "getpass")]
-    return _replaced(*((place, name, _refusing(getattr(place, name), name)) for place, name in places))
+    return replaced(*((place, name, _refusing(getattr(place, name), name)) for place, name in places))
 
 
 def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -69,7 +69,7 @@ def _called_by_us(frame: FrameType | None) -> str | None:
 def route_displays(shell: InteractiveShell) -> Undo:
     """Have what a background run displays kept with the run, and shown by its card, not by whichever cell runs."""
     publisher = shell.display_pub
-    return _replaced(
+    return replaced(
         (publisher, "publish", partial(_publish, publisher.publish)),
         (publisher, "clear_output", partial(_clear, publisher.clear_output)),
         # While `%%capture` runs, the publisher is another one.
@@ -98,7 +98,7 @@ def _plain(part: Any) -> Any:
     return b64encode(part).decode() if isinstance(part, bytes) else part
 
 
-def _replaced(*places: tuple[Any, str, Any]) -> Undo:
+def replaced(*places: tuple[Any, str, Any]) -> Undo:
     """Put the values there. Returns what undoes it, where nobody has put another since."""
     before = [(place, name, value, vars(place).get(name)) for place, name, value in places]
     for place, name, value in places:

@@ -52,7 +52,7 @@ from sagaz_lab.notebook.outputs import route
 from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadows_card
-from sagaz_lab.notebook.wrapped import unwrap
+from sagaz_lab.notebook.wrapped import refuse_in_cells_of_cells, unwrap
 from sagaz_lab.runtime.away import Away
 from sagaz_lab.runtime.changes import Diff
 from sagaz_lab.runtime.explain import Status, Why
@@ -89,7 +89,8 @@ def load(shell: InteractiveShell) -> None:
     undo.append(reports.close)
     _add_log(undo)
     undo.append(route())
-    undo += [refuse_input(shell), route_displays(shell), Figures().route(shell), show_in_one_line(shell)]
+    undo += [refuse_input(shell), route_displays(shell), Figures().route(shell), show_in_one_line(shell),
+             refuse_in_cells_of_cells(shell)]  # fmt: skip
     _add_names(shell)
     _mark_loading(shell, magics, undo)
     _close_at_exit(lab, undo)

@@ -7,14 +7,18 @@ do.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import tokenize
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.timing import clock2
 
+from sagaz_lab.notebook.background import replaced
 from sagaz_lab.notebook.commands import awaits
 
 TIMED = "timed"
@@ -26,6 +30,7 @@ _LINE = re.compile(
 )
 _CLASS = re.compile(r"%%saga\b|\s*class\s+\w+\s*\(")
 _COMMAND = re.compile(r"^[^#\n]*?%triggers[ \t]+([^\n]*)", re.MULTILINE)
+_WAITING = re.compile(r"await get_ipython\(\)\.run_line_magic\('triggers', '([\w-]+)")
 _INSTEAD = {
     "time": "begin the cell with %%time and no option",
     "timeit": "%%time tells how long it takes once",
@@ -82,6 +87,32 @@ def _rows_of_texts(lines: list[str]) -> set[int]:
 
 def _refused(magic: str, command: str) -> str:
     return f"%triggers {TIMED} refused {magic} {command.split(maxsplit=1)[0]}\n"
+
+
+def refuse_in_cells_of_cells(shell: InteractiveShell) -> Callable[[], object]:
+    """Have a cell that another one runs be one line if a `%triggers` in it waits. Returns what undoes this."""
+    untyped: Any = shell
+    run_cell = untyped.run_cell
+
+    def run(raw_cell: str, *args: Any, **options: Any) -> Any:
+        if "%triggers" in raw_cell and _is_in_loop():
+            waiting = _WAITING.search(untyped.transform_cell(raw_cell))
+            if waiting is not None:
+                raise UsageError(
+                    f"%triggers {waiting[1]} waits, which IPython cannot in what a cell runs, as by %run or %rerun; "
+                    "leave the sagas there, and put this line into a cell here"
+                )
+        return run_cell(raw_cell, *args, **options)
+
+    return replaced((shell, "run_cell", run))
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def refusal(words: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
 """What a cell is told of its mistakes and of what it has started: one line, and the truth."""
 
+import json
+
 import pytest
 
 from tests.acceptance.kernel import LOAD, Kernel, saga, told
@@ -13,8 +15,13 @@ def kernel(tmp_path_factory):
 
 
 @pytest.fixture
-def kernel_of_its_own(tmp_path):
-    with Kernel(tmp_path) as kernel:
+def folder(tmp_path):
+    return tmp_path
+
+
+@pytest.fixture
+def kernel_of_its_own(folder):
+    with Kernel(folder) as kernel:
         assert kernel.run(LOAD).ok
         yield kernel
 
@@ -216,6 +223,26 @@ def test_what_waits_for_nothing_may_stand_in_any_of_them(kernel):
     assert kernel.run("%%capture out\n%triggers status").ok
     assert "runs in flight" in kernel.run("out.outputs[0].data['text/plain']").text
     assert kernel.run("text = '''\n%time %triggers stop\n'''\ntext").text == r"'\n%time %triggers stop\n'"
+
+
+@pytest.mark.parametrize("file", ["waits.ipy", "waits.ipynb"])
+def test_a_file_that_waits_is_one_line_and_one_that_only_defines_may_be_run(kernel_of_its_own, folder, file):
+    cells = [saga("filed"), "%triggers status", "%triggers start", "1"]
+    notebook = {"cells": [{"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None,
+                           "source": cell} for n, cell in enumerate(cells)],
+                "metadata": {}, "nbformat": 4, "nbformat_minor": 5}  # fmt: skip
+    (folder / "waits.ipynb").write_text(json.dumps(notebook))
+    (folder / "waits.ipy").write_text("\n".join(cells))
+    kernel = kernel_of_its_own
+    failed = kernel.run(f"%run {file}")
+    assert (failed.ok, failed.error) == (False, None)
+    assert "UsageError: %triggers start waits, which IPython cannot in what a cell runs, as by %run" in failed.stderr
+    assert "filed" not in kernel.run("default_lab().sagas").text
+    text = (folder / file).read_text()
+    (folder / file).write_text(text.replace("%triggers start", "None"))
+    assert kernel.run(f"%run {file}").ok
+    assert "filed" in kernel.run("default_lab().sagas").text
+    assert kernel.run("%triggers start").ok
 
 
 def test_a_timed_saga_cell_shows_both(kernel):
