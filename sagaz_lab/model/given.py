@@ -26,9 +26,30 @@ class _ByName:
         return getattr(self, name)
 
 
+class Headers(dict[str, str]):
+    """The headers of a request, whose names have no case in HTTP: they are kept in lower case, and found in any."""
+
+    __slots__ = ()
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__({name.lower(): value for name, value in headers.items()})
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name.lower() if isinstance(name, str) else name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookRequest(_ByName):
-    """A call of a webhook. `body` is kept as bytes: a text is encoded, any other value becomes JSON."""
+    """A call of a webhook. `body` is kept as bytes: a text is encoded, any other value becomes JSON.
+
+    The names of `headers` are kept in lower case, and `headers["X-Key"]` finds one however it was written.
+    """
 
     body: Any = b""
     path_params: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +62,7 @@ class WebhookRequest(_ByName):
         if not isinstance(self.body, bytes):
             text = self.body.encode() if isinstance(self.body, str) else msgspec.json.encode(self.body)
             object.__setattr__(self, "body", text)
+        object.__setattr__(self, "headers", Headers(self.headers))
 
     def json(self) -> Any:
         """The body's value. Raises `DecodeError` if it is no JSON."""
@@ -81,6 +103,11 @@ class Tick(_ByName):
         came = self.timestamp or self.scheduled_for or datetime.now(UTC)
         object.__setattr__(self, "timestamp", came)
         object.__setattr__(self, "scheduled_for", self.scheduled_for or came)
+
+
+def headers_of(payload: Any, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Those of an event with this payload, from a plain mapping: a request's are found in any case."""
+    return Headers(headers) if isinstance(payload, WebhookRequest) else headers
 
 
 def event_with(payload: Any, id: str, source: str, timestamp: datetime) -> Event:

@@ -12,6 +12,7 @@ import re
 import time
 import tokenize
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from IPython.core.error import UsageError
@@ -96,8 +97,10 @@ def refuse_in_cells_of_cells(shell: InteractiveShell) -> Callable[[], object]:
 
     def run(raw_cell: str, *args: Any, **options: Any) -> Any:
         if "%triggers" in raw_cell and _is_in_loop():
-            waiting = _WAITING.search(untyped.transform_cell(raw_cell))
-            if waiting is not None:
+            transformed = ""
+            with suppress(Exception):  # the shell will say what is wrong with the cell
+                transformed = untyped.transform_cell(raw_cell)
+            if (waiting := _WAITING.search(transformed)) is not None:
                 raise UsageError(
                     f"%triggers {waiting[1]} waits, which IPython cannot in what a cell runs, as by %run or %rerun; "
                     "leave the sagas there, and put this line into a cell here"

@@ -19,6 +19,7 @@ from sagaz_lab.abc import DeadLetter
 from sagaz_lab.errors import DefinitionError, StoreError, Unreadable, describe
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.event import Event, payload_as_sent
+from sagaz_lab.model.given import headers_of
 from sagaz_lab.model.run import Loadable, Run
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.tasks import Report
@@ -87,7 +88,7 @@ async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -
         except Exception as error:
             error.add_note(f"redrive: fix failed for the dead letter {letter.id}, which is still open")
             raise
-    headers = {**event.headers, REDRIVEN: str(letter.redriven + 1)}
+    headers = headers_of(payload, {**event.headers, REDRIVEN: str(letter.redriven + 1)})
     return Event(payload, event.id, event.source, event.key, headers, event.timestamp, event.attempt)
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from sagaz_lab.errors import SagazLabError, Unreadable, UnstorableValue, describe
 from sagaz_lab.model.event import NO_HEADERS, Event, payload_as_sent
+from sagaz_lab.model.given import headers_of
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.tags import LATE, MANY, TAG, NeedsFiles, Packing, unpack
@@ -212,7 +213,8 @@ def _event_from(text: bytes, artifacts: Artifacts | None, load: bool) -> Event:
         if load and is_ref(payload):
             with suppress(SagazLabError):
                 payload = payload.load()
-        facts = [*unpack(facts, artifacts), payload]
+        *rest, headers, at, attempt = unpack(facts, artifacts)
+        facts = [*rest, headers and headers_of(payload, headers), at, attempt, payload]
     id, source, key, headers, timestamp, attempt, payload = facts
     if not (isinstance(id, str) and isinstance(source, str) and isinstance(attempt, int)):
         raise TypeError("its id, its source or its attempt is none")

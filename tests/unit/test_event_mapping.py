@@ -114,6 +114,26 @@ async def test_they_may_be_what_a_method_asks_for(lab: Lab) -> None:
     assert await harness.trigger("on_file", FileEvent("/a")) == {"path": "/a"}
 
 
+async def test_a_request_s_headers_are_found_in_any_case_also_after_a_redrive(each_lab: Lab) -> None:
+    class S(Saga):
+        @trigger(source="webhook", path="/")
+        def on_call(self, event):
+            return 1 / 0 if broken else {"key": event.headers["x-kEY"], "same": event.payload.headers.get("X-KEY")}
+
+        @action("read")
+        async def read(self, ctx):
+            return {"event": ctx.event.headers["X-KEY"], "payload": "x-KEY" in ctx.event.payload.headers}
+
+    broken = True
+    await each_lab.fire("S.on_call", REQUEST)
+    broken = False
+    (outcome,) = await each_lab.redrive(list(each_lab.dead_letters().id))
+    await each_lab.drain()
+    expected = {"key": "k", "same": "k", "event": "k", "payload": True}
+    assert dict(each_lab.context(outcome.run_id)) == expected
+    assert list(REQUEST.headers) == ["x-key"]
+
+
 def test_a_body_that_is_no_json_says_how_it_starts() -> None:
     with pytest.raises(DecodeError, match="starts b'<html>'"):
         WebhookRequest("<html>").json()
