@@ -59,8 +59,9 @@ _ALL = (
             "What every gate would say to this payload; nothing is stored and nothing started.",
             awaits=True, names="triggers"),
     Command("wait", "wait [N events | until idle] [--timeout SECONDS]",
-            "Show outcomes and failures here as they come; the sources go on.\n"
-            "    It ends when interrupted, when N more events are decided or when nothing is left to do.",
+            "Show outcomes and failures here as they come, until the triggers are stopped or the cell is interrupted.\n"
+            "    With N it ends once N more events are decided, with `until idle` once no event and no run is left,\n"
+            "    with --timeout at the latest then, as an error. The sources go on.",
             awaits=True, options={"--timeout": True}, words=("until", "idle")),
     Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
@@ -296,7 +297,7 @@ def overview() -> str:
     listed = "\n".join(f"  %triggers {c.usage}\n      {c.what.splitlines()[0]}" for c in COMMANDS.values())
     return (
         f"Start, feed and watch the triggers of the sagas that are registered here.\n\n{listed}\n\n"
-        "In each line {expression} and $name stand for their values, but for JSON and the payload of `fire`, which is\n"
-        "an expression itself.\n"
+        "In each line {expression} and $name stand for their values. JSON stays as it is. The payload of `fire` and\n"
+        "`preview` is an expression itself: {x} or $x stands for the value of x only if it is the whole payload.\n"
         "What these return can be kept: `outcomes = %triggers fire ...`. More on one: `%triggers fire?`."
     )
