@@ -268,6 +268,8 @@ class Saga:
 
     async def run(self, context: Mapping[str, Any] | None = None, run_id: str | None = None) -> SagaContext:
         """Run it once, without a trigger. Returns the context; raises the action's own error after compensating."""
+        if not (context is None or hasattr(context, "keys")):  # an `Event` reads like a mapping
+            raise DefinitionError(f"{type(self).__qualname__}.run: context={context!r} must be a mapping")
         return await host().run_saga(self, context or {}, run_id)
 
 

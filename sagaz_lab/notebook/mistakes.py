@@ -1,7 +1,7 @@
 """An error that this package raises where a cell calls it is shown as one line and the cell's own.
 
 A way through our code would say no more. An error of the user's own code, and one that such an error has caused, keep
-their traceback.
+their traceback, but for the steps through our code on the way to the user's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import linecache
 from collections.abc import Callable
 from functools import partial
 from traceback import walk_tb
+from types import TracebackType
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -33,15 +34,37 @@ def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
             return lines
         return [f"{' '.join(describe(error).split())}", where]
 
-    def structured(etype: Any = None, error: Any = None, *args: Any, **options: Any) -> Any:
-        """Python's own error about a call of ours, which no attribute of its class can have shown in another way."""
+    def structured(etype: Any = None, error: Any = None, traceback: Any = None, *args: Any, **options: Any) -> Any:
+        """Other errors, Python's own about a call of ours among them: no attribute of their class can be set."""
         said = explained(error) if isinstance(error, TypeError) else None
         where = _line_of_cell(error) if said else None
-        return as_usual(etype, error, *args, **options) if where is None else [f"TypeError: {said}", where]
+        if where is not None:
+            return [f"TypeError: {said}", where]
+        if isinstance(traceback, TracebackType):
+            traceback = _but_ours(traceback) or traceback
+        return as_usual(etype, error, traceback, *args, **options)
 
     SagazLabError._render_traceback_ = shown  # type: ignore[attr-defined]
     tracebacks.structured_traceback = structured
     return partial(_undo, tracebacks, structured)
+
+
+def _but_ours(traceback: TracebackType) -> TracebackType | None:
+    """The steps that are not this package's; all of them if its code is the last."""
+    steps = [traceback]
+    while (following := steps[-1].tb_next) is not None:
+        steps.append(following)
+    if _is_of_package(steps[-1]):
+        return traceback
+    found: TracebackType | None = None
+    for step in reversed(steps):
+        if not _is_of_package(step):
+            found = TracebackType(found, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return found
+
+
+def _is_of_package(step: TracebackType) -> bool:
+    return str(step.tb_frame.f_globals.get("__name__")).partition(".")[0] == "sagaz_lab"
 
 
 def _undo(tracebacks: Any, structured: Any) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import FunctionType
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
 from sagaz_lab.errors import DefinitionError, SagazLabError
 from sagaz_lab.lab import Lab
-from sagaz_lab.model.saga import Saga
+from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.notebook.cards import change_card, change_line
 from sagaz_lab.notebook.cells import is_saga_cell
 from sagaz_lab.notebook.leftovers import Leftovers, claimed_before, made_elsewhere
@@ -174,7 +175,7 @@ class Registration:
     def _with_notes(self, change: Change, left: Sequence[str]) -> Change:
         """With what the notebook knows of it: `left` are lines on sagas that the cell has left behind."""
         notes = [*left, *made_elsewhere(self._lab, change)]
-        if change.is_new and not self._lab.sagas[change.name].source_text:
+        if change.is_new and _has_lost_its_text(self._lab.sagas[change.name]):
             notes.append("its code is not kept, since Python has no text of it, as under %%prun or %%timeit; "
                          "define it in a cell without them")  # fmt: skip
         if change.name not in self._greeted:
@@ -199,6 +200,12 @@ class Registration:
         current = self._lab.sagas
         stays = [f"{name} stays at revision {current[name].revision}" for name in names if name in current]
         return "; ".join(["nothing registered", *stays])
+
+
+def _has_lost_its_text(definition: SagaDefinition) -> bool:
+    """A class is found by its methods."""
+    has_methods = any(isinstance(it, FunctionType) for it in vars(definition.cls).values())
+    return has_methods and not definition.source_text
 
 
 def _name(cls: type[Saga]) -> str:

@@ -128,10 +128,12 @@ def test_so_is_a_call_that_python_itself_refuses(kernel, edit, message, line):
         ("default_lab().pause('nosuch.on_event')", "UnknownName: lab: no trigger 'nosuch.on_event'"),
         ("await default_lab().fire('nosuch.on_event', {})", "UnknownName: fire: no trigger or source"),
         ("all_of('kafka', 'redis')", "DefinitionError: all_of() takes mappings such as"),
+        ("await S().run(3)", "DefinitionError: S.run: context=3 must be a mapping"),
         ("Lab(config=3)", "DefinitionError: Lab: config=3 must be a TriggerConfig"),
     ],
 )
 def test_an_error_of_ours_where_a_cell_calls_us_is_one_line(kernel, call, message):
+    kernel.run(saga("called"))
     shown, where = kernel.run(f"x = 1\n{call}").error.splitlines()
     assert message in shown
     assert where == f"  in this cell, line 2: {call}"
@@ -154,6 +156,20 @@ def test_the_line_may_be_that_of_another_cell(kernel):
 )
 def test_an_error_of_the_users_own_code_keeps_its_traceback(kernel, cell):
     assert f"----> 3 {cell.splitlines()[2]}" in kernel.run(cell).error
+
+
+@pytest.mark.parametrize("async_", ["async ", ""])
+def test_the_traceback_of_an_action_s_own_error_leads_from_the_cell_to_the_action(kernel, async_):
+    kernel.run(saga("divides", action="return 1 / ctx['n']").replace("async ", async_, 1))
+    error = kernel.run("await S().run({'n': 0})").error
+    assert "----> 1 await S().run({'n': 0})" in error
+    assert "return 1 / ctx['n']" in error
+    assert "sagaz_lab" not in error
+    assert "ZeroDivisionError: division by zero" in error
+
+
+def test_a_saga_without_methods_has_no_text_to_lose(kernel):
+    assert kernel.run("class Empty(Saga):\n    saga_name = 'empty'").stdout == "saga empty: revision 1, the first\n"
 
 
 # --- names in a line ---
