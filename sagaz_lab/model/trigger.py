@@ -57,6 +57,14 @@ class SourceSpec:
         shown = next((str(v) for n, v in self.settings.items() if v is not None and n in _SHOWN), "")
         return f"{self.kind} {masked(shown)}".strip()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether triggers with the same settings read it together.
+
+        Where the store keeps how far it has been read, each trigger reads for itself and goes on where it was.
+        """
+        return self.kind not in ("cron", "dead_letters")
+
 
 _SHOWN = ("topic", "stream", "queue", "schedule", "path", "queue_url", "source")
 
@@ -69,6 +77,16 @@ class Composite:
     parts: tuple[SourceSpec, ...]
     after: SourceSpec | None = None
     within_s: float | None = None
+
+    def __post_init__(self) -> None:
+        parts = self.parts if self.after is None else (*self.parts, self.after)
+        schedules: dict[tuple[str, str], SourceSpec] = {}
+        for spec in (spec for spec in parts if spec.kind == "cron"):
+            schedule = (" ".join(spec.settings["schedule"].split()), spec.settings["timezone"])
+            if schedules.setdefault(schedule, spec).identity != spec.identity:
+                raise DefinitionError(
+                    f"{self.how}(): two parts read {spec} with different settings; give both the same"
+                )
 
 
 def all_of(*parts: Mapping[str, Any]) -> Composite:

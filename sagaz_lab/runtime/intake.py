@@ -1,4 +1,4 @@
-"""The intake: one pump for each distinct source settings, whatever the number of triggers that read it."""
+"""The intake: one pump for each distinct source settings, and for each trigger where triggers do not share a source."""
 
 from __future__ import annotations
 
@@ -135,6 +135,7 @@ def _readers(states: Iterable[TriggerState]) -> tuple[dict[str, list[Reader]], d
     specs: dict[str, SourceSpec] = {}
     for state in states:
         for part, spec in enumerate(specs_of(state.compiled.trigger)):
-            specs[spec.identity] = spec
-            readers.setdefault(spec.identity, []).append((state, part))
+            identity = spec.identity if spec.is_shared else f"{spec.identity} of {state.name}"
+            specs[identity] = spec
+            readers.setdefault(identity, []).append((state, part))
     return readers, specs

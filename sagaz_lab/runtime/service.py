@@ -125,8 +125,9 @@ class Service:
         """What a source is built with that this trigger reads: no other owner of this store reads for it."""
         store = self._store
         return Surroundings(
-            clock=self._clock, positions=store.positions(), group=self.group, consumer=f"{self.group}/{reader}",
-            lease=self.dispatcher.lease.insist, letters=store.letters_after, report=self._report,
+            clock=self._clock, positions=store.positions(), group=self.group, reader=reader,
+            consumer=f"{self.group}/{reader}", lease=self.dispatcher.lease.insist, letters=store.letters_after,
+            report=self._report,
         )  # fmt: skip
 
     async def start(self, how: Start, reads: Callable[[], None]) -> None:

@@ -49,7 +49,7 @@ class CronSource:
         self._cap = missed_cap if missed == "all" else 1
         self._clock, self._positions = surroundings.clock, surroundings.positions
         self._report = surroundings.report
-        self._position_name = f"cron {self._schedule}|{timezone}"
+        self._position_name = f"cron {self._schedule}|{timezone} of {surroundings.reader}"
         self._again: deque[Delivery] = deque()
         self._unsettled: dict[datetime, Delivery] = {}
         self._settled: datetime | None = None

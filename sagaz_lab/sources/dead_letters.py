@@ -39,7 +39,7 @@ class DeadLetterSource:
         self._trigger, self._saga = trigger, saga
         self._clock, self._positions = surroundings.clock, surroundings.positions
         self._letters = surroundings.letters
-        self._position_name = f"{KIND} {trigger or ''}|{saga or ''}"
+        self._position_name = f"{KIND} {trigger or ''}|{saga or ''} of {surroundings.reader}"
         self._read: int | None = None
         self._saved = 0
         self._again: deque[Delivery] = deque()

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.runtime.compiled import claim_of
 from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.testing.clock import VirtualClock
 
 AT = 1_700_000_000.0
 TRIGGER = "orders.on_order"
@@ -224,3 +226,37 @@ async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path):
     with pytest.raises(StoreUnavailable, match="publications already exists"):
         await SqliteStore(path).open("this notebook")
     assert shape(path) == before
+
+
+# --- positions, which triggers shared ---
+
+
+async def test_each_trigger_goes_on_where_a_store_of_version_3_had_the_position_of_its_schedule(path: Path) -> None:
+    clock = VirtualClock(datetime(2026, 1, 1, 0, 10, 30, tzinfo=UTC))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        insert(connection, "positions", name="cron * * * * *|UTC", value="2026-01-01T00:07:00+00:00")
+        insert(connection, "positions", name="cron of my own", value="7")
+        insert(connection, "triggers", name="a.on_tick", owner=1)
+        insert(connection, "counts", trigger="b.on_tick", outcome="started", reason="", count=7)
+    seen: dict[str, list[str]] = {"a": [], "b": [], "new": []}
+    async with Lab(f"sqlite:///{path}", clock=clock) as lab:
+        for name in seen:
+
+            class Ticking(Saga):
+                saga_name = name
+
+                @trigger(source="cron", schedule="* * * * *", missed="all", overlap="allow")
+                def on_tick(self, tick):
+                    seen[type(self).saga_name].append(f"{tick.scheduled_for:%H:%M}")
+                    return {}
+
+        await lab.start()
+        await clock.advance(30)
+        await lab.drain()
+        assert await lab.store.positions().get("cron of my own") == "7"
+        assert await lab.store.positions().get("cron * * * * *|UTC") is None
+    assert seen == {
+        "a": ["00:08", "00:09", "00:10", "00:11"],
+        "b": ["00:08", "00:09", "00:10", "00:11"],
+        "new": ["00:11"],
+    }

@@ -4,6 +4,14 @@
 ALTER TABLE runs ADD COLUMN declared TEXT;
 ALTER TABLE held_events ADD COLUMN declared TEXT;
 
+-- Triggers that read one schedule, or the same letters, shared a position. Each has its own now, and begins there.
+CREATE TABLE shared_positions AS SELECT name, value FROM positions WHERE name GLOB 'cron *|*' OR name GLOB 'dead_letters *|*';
+DELETE FROM positions WHERE name IN (SELECT name FROM shared_positions);
+INSERT INTO positions (name, value)
+SELECT shared_positions.name || ' of ' || readers.name, value
+FROM shared_positions, (SELECT name FROM triggers UNION SELECT trigger FROM counts) AS readers;
+DROP TABLE shared_positions;
+
 -- A run had one claim: its event's id, behind the part of a composite, as a hash if it was long; or else a declared key.
 -- Where it may have been either, it is both.
 UPDATE runs SET declared = char(31) || claim, claim = id_claim(claim, event_id)
