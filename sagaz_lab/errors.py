@@ -39,11 +39,12 @@ SagazLabError
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from traceback import TracebackException
 from typing import Any
 
-from sagaz_lab.texts import masked
+from sagaz_lab.texts import masked, reveals
 
 
 class SagazLabError(Exception):
@@ -230,3 +231,26 @@ def describe(error: BaseException) -> str:
     except BaseException as failure:
         message = f"<its message cannot be shown: {type(failure).__name__}>"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def without_credentials(
+    error: BaseException, known: Collection[str] = (), kind: type[SagazLabError] = SagazLabError
+) -> BaseException:
+    """The error as it may be raised and logged.
+
+    Where its traceback tells a credential, one of the `known` ones or what looks like one, a masked text of the
+    traceback stands in a note, in place of causes and contexts. An error whose own text tells one is replaced by one of
+    our `kind`.
+    """
+    if not reveals(error, known):
+        return error
+    try:
+        shown = masked("".join(TracebackException.from_exception(error).format()), known)
+        own = str(error)
+    except BaseException as failure:
+        shown = own = f"<it cannot be shown: {type(failure).__name__}>"
+    if isinstance(error, BaseExceptionGroup) or masked(own, known) != own:
+        error = kind(masked(describe(error), known))
+    error.__cause__ = error.__context__ = None
+    error.__notes__ = [f"The traceback, without its credentials:\n{shown}"]
+    return error

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.errors import describe
+from sagaz_lab.errors import describe, without_credentials
 from sagaz_lab.isolated import Once, Shipped
 from sagaz_lab.runtime.explain import Status
 
@@ -31,7 +31,7 @@ class Handle:
         """`work` calls what it is given as soon as the sources are being connected."""
         self._lab = lab
         self._reads = Once()
-        self._starting = start(partial(work, self._reads.tell))
+        self._starting = start(partial(_safely, partial(work, self._reads.tell)))
         self._ended = Once()
         self._awaited = False
         self._starting.ended.then(self._started)
@@ -126,3 +126,13 @@ class Handle:
     def __repr__(self) -> str:
         failed = f"; not started: {', '.join(self.failed)}" if self.failed else ""
         return f"Handle({self._lab.status()!r}{failed})"
+
+
+async def _safely(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Raises what `work` does, without the credentials that a store's or a source's library tells."""
+    failure: BaseException
+    try:
+        return await work()
+    except Exception as error:  # noqa: BLE001
+        failure = error
+    raise without_credentials(failure)  # outside of the clause, so that it has no context

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus
 
 HIDDEN = "***"
 """What is shown and kept in the place of a credential."""
@@ -26,11 +27,30 @@ _HARMLESS_VALUE = re.compile(r"\d+(\.\d+)?|true|false|yes|no|none|required|optio
 # Each match begins where a run of its letters does, so that a long run is looked through once.
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z0-9+.-]+)://(?P<rest>[^\s\"'`<>]+)")
 _NEXT_ADDRESS = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*://)")
-_PAIR = re.compile(
-    r"""(?<![\w-])(?P<name>[\w-]+)
-        (?P<mark>(?P<quote>["']?)\s*=\s*|(?P<named>["'])\s*:\s*)
-        (?P<value>[bBrRuU]{0,2}(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|[^\s,;&)\]}"']+)""",
-    re.VERBOSE,
+_NAME = r"(?<![\w-])(?P<name>[\w-]+)"
+_PAIR = re.compile(rf"""{_NAME}(?:(?:\\*["'])?\s*=|\\*["']\s*:)\s*""")
+"""What stands before the value in `password="x"`, `?password=x` and `{'password': 'x'}`."""
+_BARE_PAIR = re.compile(rf"{_NAME}:[ \t]*(?:[\w.\[\]| ]{{1,60}}=[ \t]*)?(?!//|:)")
+"""The same for `password: x` and `password: str = "x"`."""
+_TUPLE = re.compile(rf"""(?<=["']){_NAME}["'],\s*(?=[bBrRuU]{{0,2}}["'])""")
+"""The same for `('password', 'x')`."""
+_VALUE = re.compile(  # a text may be cut off within quotes; in a text within a text each quote has a backslash
+    r"""[bru]{0,2}"(?:[^"\\]|\\.)*(?:"|\Z)|[bru]{0,2}'(?:[^'\\]|\\.)*(?:'|\Z)|\\+["'][^"'\\]*(?:\\+["']|\Z)
+        |[^\s,;&)\]}"']+""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+_TUPLE_ENDS = re.compile(r"\s*\)")
+_HEADER = re.compile(
+    r"""(?<![\w-])(?P<name>(?:proxy-)?authorization|(?:set-)?cookie)
+        (?P<mark>\\*["']?\s*[:=]\s*|["'],\s*)(?P<value>[b]?"[^"]*"|[b]?'[^']*'|[^\s"'*][^\n"']*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_SCHEME = re.compile(r"(?<![\w-])(?P<name>bearer|basic)(?P<mark>\s+)(?P<value>[\w.~+/-]+=*)", re.IGNORECASE)
+_NO_PAIR = re.compile(
+    r"(Invalid|Expired|Missing|Unknown|Bad|No)[A-Z]\w*|\w*(Error|Exception|Warning)|pass|sig|signature"
+)
+_NO_VALUE = re.compile(
+    r"str|bytes|int|bool|none|any|object|secretstr|secretbytes|optional|required|missing", re.IGNORECASE
 )
 FILLED_IN = re.compile(r"\0\d+\0")
 _COLOUR = re.compile(r"\\x1b\[([0-9;]*)m")
@@ -53,16 +73,54 @@ def is_secret(name: str) -> bool:
     )
 
 
-def masked(text: str, known: Iterable[str] = ()) -> str:
-    """The text without what looks like a credential, and without the `known` ones: for errors, reports and logs."""
+def masked(text: str, known: Iterable[str] = (), *, in_code: bool = False) -> str:
+    """The text without what looks like a credential, and without the `known` ones: for errors, reports and logs.
+
+    `in_code`: the text is a comment or a text of code, in which `token: a word` says what a token is.
+    """
     if "://" in text:
         text = _ADDRESS.sub(lambda found: _masked_address(found["scheme"], found["rest"]), text)
-    if "=" in text or ":" in text:
-        text = _PAIR.sub(_masked_pair, text)
+    if "=" in text or ":" in text or "'," in text or '",' in text:
+        text = _HEADER.sub(lambda found: f"{found['name']}{found['mark']}{_hidden(found['value'])}", text)
+        text = _masked_pairs(_PAIR, text)
+        text = _masked_pairs(_TUPLE, text, lambda _, value: _TUPLE_ENDS.match(value.string, value.end()) is not None)
+        text = _masked_pairs(_BARE_PAIR, text, _tells_in_code if in_code else _tells)
+    if "earer" in text or "BEARER" in text or "asic" in text:
+        text = _SCHEME.sub(_masked_scheme, text)
     for secret in sorted(known, key=len, reverse=True):
         if len(secret) >= _TELLING:  # a shorter one would be found in words that have nothing to do with it
-            text = text.replace(secret, HIDDEN)
+            for shown in (secret, repr(secret)[1:-1], quote(secret, safe="")):
+                text = text.replace(shown, HIDDEN)
     return text
+
+
+def told_by(error: BaseException) -> Iterator[str]:
+    """What a traceback of the error tells besides code: its text and notes, and those of all that it stands for."""
+    seen: set[int] = set()
+    left: list[BaseException] = [error]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield from _own_texts(one)
+        left += [other for other in (one.__cause__, one.__context__) if other is not None]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+
+
+def _own_texts(error: BaseException) -> list[str]:
+    texts = []
+    with suppress(BaseException):  # `__str__` is anybody's
+        texts += [str(error)]
+    with suppress(BaseException):
+        texts += map(str, getattr(error, "__notes__", ()))
+    return texts
+
+
+def reveals(error: BaseException, known: Collection[str] = ()) -> bool:
+    """Whether a traceback of the error tells a credential."""
+    return any(masked(text, known) != text for text in told_by(error))
 
 
 def masked_address(address: str) -> str:
@@ -77,12 +135,13 @@ def secrets_of_address(address: str) -> set[str]:
     for one in _NEXT_ADDRESS.split(address):
         scheme, mark, rest = one.partition("://")
         if not mark:
-            found |= {pair["value"].strip("\"'") for pair in _PAIR.finditer(one) if is_secret(pair["name"])}
+            pairs = (_VALUE.match(one, pair.end()) for pair in _PAIR.finditer(one) if is_secret(pair["name"]))
+            found |= {value[0].strip("\"'") for value in pairs if value is not None}
             continue
         user, _, password = rest.rpartition("@")[0].partition(":")
         found.add(password or user)
-        pairs = [pair.partition("=") for pair in rest.partition("?")[2].split("&")]
-        found |= {value for name, _, value in pairs if not _is_shown(scheme, name, value)}
+        options = [pair.partition("=") for pair in rest.partition("?")[2].split("&")]
+        found |= {value for name, _, value in options if not _is_shown(scheme, name, value)}
     return {text for one in found if one for text in (one, unquote(one), unquote_plus(one))}
 
 
@@ -116,14 +175,41 @@ def _is_filled_in(value: str) -> bool:
     return "\0" in value and not FILLED_IN.sub("", value)
 
 
-def _masked_pair(found: re.Match[str]) -> str:
-    if not is_secret(found["name"]):
-        return found[0]
-    value = found["value"]
+def _masked_pairs(
+    pattern: re.Pattern[str], text: str, tells: Callable[[str, re.Match[str]], bool] = lambda *_: True
+) -> str:
+    """The text with `***` for each value that stands behind the name of a credential, also within another value."""
+    parts, done, at = [], 0, 0
+    while (found := pattern.search(text, at)) is not None:
+        name, at = found["name"], found.end()
+        if is_secret(name) and (value := _VALUE.match(text, at)) is not None and tells(name, value):
+            parts += [text[done:at], _hidden(value[0])]
+            done = at = value.end()
+    return "".join([*parts, text[done:]])
+
+
+def _tells(name: str, value: re.Match[str]) -> bool:
+    """The name may as well be that of an error's class, and the value that of a type."""
+    return not (_NO_PAIR.fullmatch(name) or _NO_VALUE.fullmatch(value[0]))
+
+
+def _tells_in_code(name: str, value: re.Match[str]) -> bool:
+    return _tells(name, value) and (value[0][-1] in "\"'" or re.search(r"\d", value[0]) is not None)
+
+
+def _masked_scheme(found: re.Match[str]) -> str:
+    """A word after it says something of the scheme; a credential has digits or capitals within it."""
+    tells = re.search(r"\d|=|[a-z][A-Z]", found["value"])
+    return f"{found['name']}{found['mark']}{HIDDEN}" if tells else found[0]
+
+
+def _hidden(value: str) -> str:
     if _is_filled_in(value):
-        return found[0]
-    quote = value[-1] if value[-1] in "\"'" else ""
-    return f"{found['name']}{found['mark']}{quote}{HIDDEN}{quote}"
+        return value
+    if value[-1] not in "\"'":
+        return HIDDEN
+    end = len(value) - len(value[:-1].rstrip("\\")) if value[0] == "\\" else 1
+    return f"{value[-end:]}{HIDDEN}{value[-end:]}"
 
 
 def printable(text: str, *, lines: bool = False, colours: bool = False) -> str:
@@ -146,6 +232,8 @@ class SafeFilter(logging.Filter):
             record.msg, record.args = _safe(record.getMessage()), None
             if record.exc_info and not record.exc_text:
                 record.exc_text = _safe(logging.Formatter().formatException(record.exc_info))
+                if record.exc_info[1] is not None and reveals(record.exc_info[1]):
+                    record.exc_info = None  # a handler may write it in its own way
         except Exception:  # noqa: BLE001  what is logged has a `repr` that fails, and the handlers tell of that
             return True
         return True

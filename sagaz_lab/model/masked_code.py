@@ -61,7 +61,10 @@ class _Masking:
         secret = {id(literal) for value in _under_secret_names(tree) for literal in _literals(value)}
         yield from self._of(tree, secret)
         for token in tokenize.generate_tokens(io.StringIO(self._code).readline):
-            if token.type == tokenize.COMMENT and (text := masked(token.string, self._known)) != token.string:
+            if (
+                token.type == tokenize.COMMENT
+                and (text := masked(token.string, self._known, in_code=True)) != token.string
+            ):
                 start = len(token.line[: token.start[1]].encode("utf-8", "surrogatepass"))
                 end = start + len(token.string.encode("utf-8", "surrogatepass"))
                 yield _Change(self._at(token.start[0], start), self._at(token.start[0], end), text)
@@ -91,10 +94,12 @@ class _Masking:
         text = value.decode("latin-1") if isinstance(value, bytes) else value
         if hide:
             return f"{mark}{HIDDEN!r}"
-        shown = masked(masked_address(text) if secrets_of_address(text) and " " not in text else text, self._known)
+        shown = masked(
+            masked_address(text) if secrets_of_address(text) and " " not in text else text, self._known, in_code=True
+        )
         if shown == text:
             return raw
-        in_lines = masked(raw, self._known) if "\n" in raw else raw
+        in_lines = masked(raw, self._known, in_code=True) if "\n" in raw else raw
         if in_lines != raw and _shows_no_more(in_lines, shown):
             return in_lines  # a docstring keeps its lines
         return f"{mark}{shown!r}"
@@ -110,7 +115,7 @@ class _Masking:
         plain, before = raw, ""
         while plain != before:  # one may stand within another's format
             plain, before = _PLACEHOLDER.sub(take, plain), plain
-        plain, before = masked(plain, self._known), ""
+        plain, before = masked(plain, self._known, in_code=True), ""
         while plain != before:
             plain, before = FILLED_IN.sub(lambda found: names[int(found[0][1:-1])], plain), plain
         return plain

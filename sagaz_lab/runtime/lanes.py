@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Clock, Delivery, Event, Publication, Publisher
-from sagaz_lab.errors import DefinitionError, SourceError, describe
+from sagaz_lab.errors import DefinitionError, SourceError, describe, without_credentials
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.refusals import Refusals, Row
+from sagaz_lab.texts import masked
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
@@ -36,8 +37,9 @@ class Lane:
     it; `marked` is what the store was told last.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, secrets: Collection[str] = ()) -> None:
         self.name = name
+        self.secrets = secrets  # which no report of this lane is to tell
         self.busy = False
         self.waiting = False
         self.missed = False
@@ -75,8 +77,8 @@ class Lane:
 class BrokerLane(Lane):
     """Connected from its first publication on. `open` makes a publisher; it may raise `SourceError`."""
 
-    def __init__(self, name: str, open: Callable[[], Publisher], clock: Clock) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, open: Callable[[], Publisher], clock: Clock, secrets: Collection[str] = ()) -> None:
+        super().__init__(name, secrets)
         self.refusals = Refusals(clock)
         self.timed = False
         self._open = open
@@ -97,13 +99,13 @@ class BrokerLane(Lane):
         own_task = OwnTask()
         try:
             refused: Mapping[str, BaseException] = await awaited(publisher.publish([it for _, it in batch]))
-            return refused
+            return {id: without_credentials(error, self.secrets) for id, error in (refused or {}).items()}
         except SourceError:
             raise  # the broker as a whole takes nothing
         except BaseException as error:
             if own_task.ends_by(error) or len(batch) > 1:
                 raise  # which of them it is shows when they go one by one
-            return {batch[0][1].id: error}
+            return {batch[0][1].id: without_credentials(error, self.secrets)}
 
     def fail(self, rows: Sequence[Row]) -> None:
         super().fail(rows)
@@ -123,7 +125,7 @@ class BrokerLane(Lane):
         except BaseException as error:
             if own_task.ends_by(error):
                 raise
-            logger.info("%s: disconnecting failed: %s", self.name, describe(error))
+            logger.info("%s: disconnecting failed: %s", self.name, masked(describe(error), self.secrets))
 
 
 class ProcessLane(Lane):

@@ -19,6 +19,7 @@ from sagaz_lab.errors import (
     StoreError,
     StoreUnavailable,
     describe,
+    without_credentials,
 )
 from sagaz_lab.model.event import Deliveries
 from sagaz_lab.model.options import secrets_in
@@ -269,20 +270,16 @@ class Pump:
 
     def _fail(self, error: BaseException) -> None:
         told = masked(describe(error), self._secrets)
-        safe = error if told == _plainly(error) else SourceError(told)
         self._enter("failed", told)
         if self.connected.done():
             self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} failed: {told}")
         else:
-            self.connected.set_exception(safe)
+            self.connected.set_exception(without_credentials(error, self._secrets, SourceError))
 
     def _log(self, error: BaseException) -> str:
-        """The error as it may be shown. Its traceback is logged, unless a credential stands in the error's text."""
+        """With its traceback. Returns the error as it may be shown."""
         told = masked(describe(error), self._secrets)
-        if told == _plainly(error):
-            logger.error("source %s", self.spec, exc_info=error)
-        else:
-            logger.error("source %s: %s", self.spec, told)
+        logger.error("source %s", self.spec, exc_info=without_credentials(error, self._secrets, SourceError))
         return told
 
     def _enter(self, state: str, error: str = "") -> None:
@@ -299,14 +296,6 @@ def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Deliver
         return deliveries, ()
     every = deliveries if isinstance(deliveries, Deliveries) else list(deliveries)  # a deque cannot be sliced
     return every[:room], every[room:]
-
-
-def _plainly(error: BaseException) -> str:
-    """As `describe`, with its credentials."""
-    try:
-        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    except BaseException:  # noqa: BLE001  `describe` says so
-        return describe(error)
 
 
 async def _give_back(source: Source, deliveries: Sequence[Delivery]) -> None:

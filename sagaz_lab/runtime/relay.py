@@ -12,13 +12,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Publisher
-from sagaz_lab.errors import LabClosed, LeaseLost, SourceError, SourceNotReady, StoreError, describe
+from sagaz_lab.errors import (
+    LabClosed,
+    LeaseLost,
+    SourceError,
+    SourceNotReady,
+    StoreError,
+    describe,
+    without_credentials,
+)
+from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.lanes import BATCH, BrokerLane, Lane, ProcessLane
 from sagaz_lab.runtime.letters import is_letter_id
 from sagaz_lab.runtime.outbox import publication_of
 from sagaz_lab.runtime.refusals import Refused, Row, letter_of
+from sagaz_lab.texts import masked
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -189,7 +199,7 @@ class Relay:
             pass  # its library is missing, say; whenever the lane tries to open it, that is told
         at = getattr(key[1], "masked", key[1])
         name = f"{spec.kind} at {at}" if at else spec.kind
-        lane = self._lanes[key] = BrokerLane(name, partial(self._opened, spec), self._clock)
+        lane = self._lanes[key] = BrokerLane(name, partial(self._opened, spec), self._clock, secrets_in(spec.settings))
         return lane
 
     def _opened(self, spec: SourceSpec) -> Publisher:
@@ -214,7 +224,7 @@ class Relay:
         except BaseException as error:
             if own_task.ends_by(error):
                 raise
-            logger.exception("publishing to %s", lane.name)
+            logger.error("publishing to %s", lane.name, exc_info=without_credentials(error, lane.secrets))
             await self._back_off(lane, rows, error)
         else:
             self._went_well(lane)
@@ -311,7 +321,7 @@ class Relay:
         self._settled.set()
         if lane.failures == 1:
             text = f"publishing to {lane.name} waits, {lane.left} publication(s) so far: {describe(error)}"
-            self._dispatcher.report(f"publish:{lane.name}", text)
+            self._dispatcher.report(f"publish:{lane.name}", masked(text, lane.secrets))
         self._stop_intake(lane)
         longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(lane.failures, 20))
         await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))
