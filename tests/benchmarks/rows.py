@@ -195,6 +195,18 @@ COMPARISONS: Sequence[Comparison] = (
         ),
     ),
     Comparison(
+        name="durable, debounced events whose ids stay claimed",
+        unit="events/s",
+        ours=Call(module="ours_debounce", n=20_000, small=500, options={"claimed": True}, needs=("path",)),
+        against=(
+            Against(
+                name="without ids",
+                call=Call(module="ours_debounce", n=20_000, small=500, options={"claimed": False}, needs=("path",)),
+                goal=at_least(0.7),
+            ),
+        ),
+    ),
+    Comparison(
         name="Redis Streams, 10 % kept",
         unit="entries/s",
         ours=Call(module="ours_redis", n=100_000, small=2_000, needs=("url",)),
