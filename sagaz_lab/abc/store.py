@@ -210,8 +210,7 @@ class Store(Protocol):
         self, frame: str, limit: int | None, *, before: str | None = None, status: str | None = None
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or "publications" (those
-        yet to be made), newest first; or of "claims": how many runs have taken, by trigger; or of
-        "makers": the processes that have made the revisions ("SAGA NUMBER").
+        yet to be made), newest first; or of "claims": how many runs have taken, by trigger.
 
         "dead_letters" has the open ones only, those older than the letter `before` if that is given; "causes" counts
         them by cause, the commonest first. Of "runs" there are those of `status` only, if that is given.

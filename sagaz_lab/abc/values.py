@@ -211,13 +211,14 @@ class StoredRun(NamedTuple):
 
 
 class RevisionRow(NamedTuple):
-    """One version of a saga's code, as kept."""
+    """One version of a saga's code, as kept. `made_by` is the process that had it first."""
 
     saga: str
     number: int
     digest: str
     source_text: str
     at: float
+    made_by: str = ""
 
 
 class Owner(NamedTuple):

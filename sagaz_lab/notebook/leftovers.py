@@ -84,8 +84,7 @@ def made_elsewhere(lab: Lab, change: Change) -> Iterator[str]:
     before = change.previous
     if change.is_new and before is not None:
         with suppress(SagazLabError):
-            makers: Mapping[str, str] = dict(lab.store.rows("makers", None)[1])  # type: ignore[arg-type]
-            maker = makers.get(f"{change.name} {before}", "")
+            maker = next((row.made_by for row in lab.store.revisions(change.name) if row.number == before), "")
             if maker and not maker.endswith(f"process {os.getpid()}"):
                 yield f"revision {before} was made elsewhere: by {maker}"
 

@@ -303,15 +303,10 @@ class Service:
         now = self._clock.now()
         for name, number in revisions:
             if definition := self._registry.past(name).get(number):
-                row = RevisionRow(name, definition.revision, definition.digest, definition.source_text, now)
+                row = RevisionRow(
+                    name, definition.revision, definition.digest, definition.source_text, now, self._maker
+                )
                 await self._store.save_revision(row)
-                await self._save_maker(f"revision {name} {number}")
-
-    async def _save_maker(self, place: str) -> None:
-        """Who has made the revision; who finds it in the store has not."""
-        positions = self._store.positions()
-        if self._store.durable and await positions.get(place) is None:
-            await positions.put(place, self._maker)
 
     async def _reconcile(self, may_receive: asyncio.Event | None = None) -> None:
         async with self._lock:

@@ -22,7 +22,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "events": "event_id source key timestamp payload",
         "counts": "trigger outcome reason count",
         "claims": "trigger count",
-        "makers": "revision made_by",
     }.items()
 }
 

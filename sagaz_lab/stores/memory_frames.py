@@ -132,9 +132,6 @@ class Frames:
     def _rows_of_claims(self) -> Iterator[tuple[Any, ...]]:
         return iter(sorted(self._claims.counts().items(), key=lambda item: -item[1]))
 
-    def _rows_of_makers(self) -> Iterator[tuple[Any, ...]]:
-        return iter(())  # all are this process's
-
     def _rows_of_counts(self) -> Iterator[tuple[Any, ...]]:
         return ((*names, count) for names, count in self._counts.most_common())
 

@@ -71,8 +71,7 @@ def read_frame(
 
 def _sound(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The rows; a damaged value is a text where its column has texts, else None."""
-    numbers = {} if "made_by" in names else _NUMBERS  # there the number of a revision is part of a text
-    reads = [numbers.get(name, shown) for name in names]
+    reads = [_NUMBERS.get(name, shown) for name in names]
     times = [place for place, read in enumerate(reads) if read is as_time]
     found, usual = [], set[tuple[type, ...]]()  # the types of rows without damage: there are but a few
     for row in rows:
@@ -100,7 +99,7 @@ def read_revisions(path: Path, saga: str, newest: int | None) -> Sequence[Revisi
 def revisions_of(connection: sqlite3.Connection, saga: str, newest: int | None) -> Sequence[RevisionRow]:
     rows = connection.execute(statements(NOW)["select_revisions"], (saga, -1 if newest is None else newest)).fetchall()
     shown_rows = (map(shown, row) for row in reversed(rows))
-    return [RevisionRow(saga, number, digest, _masked(code), at) for saga, number, digest, code, at in shown_rows]
+    return [row._replace(source_text=_masked(row.source_text)) for row in map(RevisionRow._make, shown_rows)]
 
 
 def read_run(path: Path, artifacts: Artifacts, run_id: str) -> StoredRun | None:

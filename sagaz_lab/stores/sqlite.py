@@ -314,7 +314,7 @@ class SqliteStore:
     # --- names ---
 
     async def save_revision(self, row: RevisionRow) -> None:
-        values = (row.saga, row.number, row.digest, text(row.source_text), row.at)
+        values = (row.saga, row.number, row.digest, text(row.source_text), row.at, text(row.made_by))
         await self._call(lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
 
     async def own_triggers(self, names: Sequence[str]) -> float | None:

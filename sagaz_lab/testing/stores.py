@@ -301,12 +301,16 @@ class StoreSuite(IntakeSuite, HeldSuite, OutboxSuite):
         assert await store.positions().get("cron:daily") == "2026-02-01"
 
     async def test_revisions_are_kept_oldest_first_each_number_once(self, store: Store) -> None:
-        rows = [RevisionRow("orders", number, f"digest-{number}", "class Orders: ...", AT) for number in (2, 1, 3)]
-        for row in [*rows, rows[0]._replace(digest="other")]:
+        rows = [
+            RevisionRow("orders", number, f"digest-{number}", "class Orders: ...", AT, "a, process 7")
+            for number in (2, 1, 3)
+        ]
+        for row in [*rows, rows[0]._replace(digest="other", made_by="b, process 8")]:
             await store.save_revision(row)
         assert [(row.number, row.digest) for row in store.revisions("orders")] == [
             (1, "digest-1"), (2, "digest-2"), (3, "digest-3"),
         ]  # fmt: skip
+        assert {row.made_by for row in store.revisions("orders")} == {"a, process 7"}
         assert [row.number for row in store.revisions("orders", 2)] == [2, 3]
         assert store.revisions("nothing") == store.revisions("nothing", 1) == store.revisions("orders", 0) == []
 

@@ -260,3 +260,16 @@ async def test_each_trigger_goes_on_where_a_store_of_version_3_had_the_position_
         "b": ["00:08", "00:09", "00:10", "00:11"],
         "new": ["00:11"],
     }
+
+
+async def test_who_made_a_revision_of_version_3_is_kept_with_it(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for number, maker in ((1, "a, process 7"), (2, None)):
+            insert(connection, "revisions", saga="my saga", number=number, digest="d", source_text="code", at=AT)
+            if maker:
+                insert(connection, "positions", name=f"revision my saga {number}", value=maker)
+    store = SqliteStore(path)
+    assert [row.made_by for row in store.revisions("my saga")] == ["a, process 7", ""]
+    await store.open("this notebook")
+    assert await store.positions().get("revision my saga 1") is None
+    await store.close()

@@ -177,6 +177,7 @@ CREATE TABLE revisions (
     digest      TEXT NOT NULL,
     source_text TEXT NOT NULL,
     at          REAL NOT NULL,
+    made_by     TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (saga, number)
 ) WITHOUT ROWID;
 

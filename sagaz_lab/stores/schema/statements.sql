@@ -305,10 +305,10 @@ FROM dead_letters WHERE seq > ? ORDER BY seq LIMIT ?
 UPDATE dead_letters SET state = ?, reason = ?, settled_at = {now} WHERE id = ? AND state = 'open'
 
 -- name: insert_revision
-INSERT INTO revisions (saga, number, digest, source_text, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+INSERT INTO revisions (saga, number, digest, source_text, at, made_by) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: select_revisions
-SELECT saga, number, digest, source_text, at FROM revisions WHERE saga = ? ORDER BY number DESC LIMIT ?
+SELECT saga, number, digest, source_text, at, made_by FROM revisions WHERE saga = ? ORDER BY number DESC LIMIT ?
 
 -- name: position
 SELECT value FROM positions WHERE name = ?
@@ -436,6 +436,3 @@ FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY seq DESC
 -- name: runs_of_status
 SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at, error FROM runs
 WHERE status = ? ORDER BY seq DESC LIMIT ?
-
--- name: makers_frame
-SELECT substr(name, 10) AS revision, value AS made_by FROM positions WHERE name GLOB 'revision *' LIMIT ?

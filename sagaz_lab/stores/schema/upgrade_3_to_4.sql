@@ -4,6 +4,11 @@
 ALTER TABLE runs ADD COLUMN declared TEXT;
 ALTER TABLE held_events ADD COLUMN declared TEXT;
 
+-- The process that had made a revision was kept as a position.
+ALTER TABLE revisions ADD COLUMN made_by TEXT NOT NULL DEFAULT '';
+UPDATE revisions SET made_by = positions.value FROM positions WHERE positions.name = 'revision ' || saga || ' ' || number;
+DELETE FROM positions WHERE name IN (SELECT 'revision ' || saga || ' ' || number FROM revisions);
+
 -- Triggers that read one schedule, or the same letters, shared a position. Each has its own now, and begins there.
 CREATE TABLE shared_positions AS SELECT name, value FROM positions WHERE name GLOB 'cron *|*' OR name GLOB 'dead_letters *|*';
 DELETE FROM positions WHERE name IN (SELECT name FROM shared_positions);
