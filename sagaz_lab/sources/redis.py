@@ -12,11 +12,18 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 from sagaz_lab.abc import Delivery, Event, OnLost, SourceTraits, Surroundings
-from sagaz_lab.errors import LeaseLost, SourceError, SourceUnavailable, StaleDelivery, StoreError
+from sagaz_lab.errors import (
+    LeaseLost,
+    SourceError,
+    SourceUnavailable,
+    StaleDelivery,
+    StoreError,
+    without_credentials,
+)
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.sources.delayed import Delayed
 from sagaz_lab.sources.redis_group import BLOCK_S, START, ConsumerGroup, Entry, GroupLost
-from sagaz_lab.texts import logger_of
+from sagaz_lab.texts import logger_of, secrets_of_address
 
 logger = logger_of(__name__)
 
@@ -178,9 +185,10 @@ class RedisSource:
                 self._failure = SourceUnavailable(f"{self.name}: reading was cancelled from outside")
             raise
         except Exception as error:
-            logger.exception("%s: reading failed", self.name)
+            safe = without_credentials(error, secrets_of_address(self._url or os.environ.get("REDIS_URL", "")))
+            logger.error("%s: reading failed", self.name, exc_info=safe)
             self._failure = SourceUnavailable(f"{self.name}: reading failed, see the log")
-            self._failure.__cause__ = error
+            self._failure.__cause__ = safe
         finally:
             self._arrived.set()
 
