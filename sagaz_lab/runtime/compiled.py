@@ -136,12 +136,13 @@ class CompiledTrigger:
     def subject_of(self, event: Event) -> Any:
         """What the method gets for an event that has waited, of a window for its list: its own, which it may change.
 
-        Raises `PayloadMismatch`.
+        One that has waited alone, by an earlier revision, is a list's only one. Raises `PayloadMismatch`.
         """
+        if not self.together:
+            return self.subject_of_one(event)
         payload = payload_as_sent(event)
-        if self.together and isinstance(payload, list):
-            return [self.subject_of_one(event.with_payload(item)) for item in payload]
-        return self.subject_of_one(event)
+        items = payload if isinstance(payload, list) else [payload]
+        return [self.subject_of_one(event.with_payload(item)) for item in items]
 
     def subject_of_one(self, event: Event) -> Any:
         event = reader_of(event)

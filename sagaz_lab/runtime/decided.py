@@ -43,11 +43,12 @@ class Decided:
     with those whose place they take, by id. Of `filtered` and `dropped` listeners are told. `spent` are claims of ids
     that nobody is to have; `redriven` are dead letters by the id of their event, which is among those decided. Where
     somebody is `answered`, `finals` has the outcomes to come of what is held. Deciding `events` of them took `took_s`.
+    `of_runs` names, by id, the runs whose events have been through their window already.
     """
 
     __slots__ = ("_deaths", "answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held",
-                 "kept", "letters", "outdone", "periods", "reasons", "redriven", "released", "replaced", "spent",
-                 "starts", "state", "took_s", "with_run")  # fmt: skip
+                 "kept", "letters", "of_runs", "outdone", "periods", "reasons", "redriven", "released", "replaced",
+                 "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
 
     def __init__(self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING) -> None:
         self.state = state
@@ -70,6 +71,7 @@ class Decided:
         self.took_s = 0.0
         self.events = 0
         self.periods: Before = {}
+        self.of_runs: Mapping[str, str] = NOTHING
         self.answered = False
         self.finals: list[Future[Outcome]] = []
 
@@ -108,13 +110,20 @@ class Decided:
         compiled = self.state.compiled
         if compiled.config.persist_events:
             until = at + compiled.config.event_retention_days * 86400.0
-            self.kept.append(KeptEvent(event, self.state.name, kind.value, reason, run_id, until))
+            self.kept.append(KeptEvent(self._alone(event), self.state.name, kind.value, reason, run_id, until))
         if kind is OutcomeKind.FILTERED and "on_trigger_filtered" in compiled.definition.hooks:
-            self.filtered.append((event, reason))
+            self.filtered.append((self._alone(event), reason))
+
+    def _alone(self, event: Event) -> Event:
+        """The event by itself: of a run's list the last, whose id it has."""
+        if event.id in self.of_runs and self.state.compiled.together and isinstance(event.payload, list):
+            return event.with_payload(event.payload[-1])
+        return event
 
     def dead(self, event: Event, error: BaseException, at: float, claim: str | None) -> DeadLetter:
-        """`claim` is that of the event's id, which is the letter's from now on."""
+        """`claim` is that of the event's id, which is the letter's from now on. A run's letter stays one."""
         letter = dead_letter(self.state, event, error, at)
+        letter.run_id = self.of_runs.get(event.id)
         self._bury(letter, claim, at)
         self.add(OutcomeKind.DEAD, letter.error, event, at, count_as=letter.cause)
         self._deaths[letter.id] = self.entries[-1]
@@ -181,13 +190,13 @@ class Decided:
 
     def spread(self, members: Sequence[Member], at: float) -> None:
         """What became of the event that stands for a window became of its other events too: started, they belong to
-        its run; else each has its own outcome and letter."""
+        its run; else each has its own outcome and letter, in the order in which they came."""
         for ticket in self.starts:
             ticket.members = members
             until = at + self.state.compiled.config.event_retention_days * 86400.0
             self.kept += [KeptEvent(it.event, self.state.name, "started", "", ticket.run_id, until) for it in members]
         for own in [outcome(entry) for entry in self.entries]:
-            like = self.letters[-1] if self.letters else None
+            like = self.letters.pop() if self.letters else None
             for member in members:
                 if like is not None:
                     self._bury(replace(like, id=letter_id(), event=member.event, claim=None), member.claim, at)
@@ -195,6 +204,8 @@ class Decided:
                          count_as=like.cause if like else None)  # fmt: skip
                 if like is not None:
                     self._deaths[self.letters[-1].id] = self.entries[-1]
+            if like is not None:
+                self.letters.append(like)
 
 
 def cooling_facts(refusal: Refusal, key: str | None, at: float) -> dict[str, Any]:

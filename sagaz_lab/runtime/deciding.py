@@ -88,14 +88,17 @@ class Decider:
                 unfit.dead(held.event, error, now, held.claim)
         if fit:
             last, members = fit[-1], [Member(held.event, held.claim, held.declared) for held in fit[:-1]]
-            event, keyed = last.event, None
+            listed, keyed = last.event, None
             if closing.together:
-                event = event.with_payload([payload_as_sent(held.event) for held in fit])
+                listed = listed.with_payload([payload_as_sent(held.event) for held in fit])
                 if compiled.concurrency_key is not None or compiled.pace_key is not None:
                     keyed = [compiled.subject_of_one(held.event) for held in fit]
             subject = subjects if closing.together else subjects[-1]
-            prepared = Prepared([reader_of(event)], [subject], [last.claim], [event], [last.declared], keyed=keyed)
+            events, sent = [reader_of(listed)], [last.event]
+            prepared = Prepared(events, [subject], [last.claim], sent, [last.declared], keyed=keyed)
             await self._judge(decided, prepared, {}, now)
+            for ticket in decided.starts if closing.together else ():
+                ticket.event, ticket.alone = listed, last.event
             decided.spread(members, now)
             decided.with_run = fit if decided.starts else []
             tell_slow(self._report, decided)
@@ -107,9 +110,11 @@ class Decider:
     ) -> Decided:
         """Runs the method on what has been through its window before: nothing waits there a second time.
 
-        Of a window's list the run claims the id and the key of the last event.
+        Of a window's list the run claims the id and the key of the last event. What still starts no run leaves a letter
+        that is the run's again.
         """
         decided, compiled = Decided(state, redriven), state.compiled
+        decided.of_runs = {id: letter.run_id for id, letter in redriven.items() if letter.run_id is not None}
         fit: list[tuple[Event, Any, str | None, Event, str | None]] = []
         for event in events:
             claim = redriven[event.id].claim
@@ -132,10 +137,12 @@ class Decider:
         assert event is not None
         # What was taken up after a restart comes without its claims.
         claim = ticket.claim or self._id_claim(compiled, event, compiled.part_of(event))
+        alone = ticket.alone or event
         try:
-            prepared = Prepared([reader_of(event)], [compiled.subject_of(event)], [claim], [event])
+            subject, keyed = compiled.subject_of(event), compiled.subject_of(event)
+            prepared = Prepared([reader_of(event)], [subject], [claim], [alone], keyed=keyed)
         except BaseException as error:
-            decided.dead(event, error, now, claim)
+            decided.dead(alone, error, now, claim)
         else:
             await self._run_methods(decided, prepared, {}, now)
         decided.spread(ticket.members, now)
@@ -277,7 +284,7 @@ class Decider:
     ) -> None:
         compiled = decided.state.compiled
         definition = compiled.definition
-        if prepared.decode is not same or not is_as_sent(event):
+        if not (prepared.shared and is_as_sent(event)):
             event = prepared.kept(i)
         claim = prepared.claims[i]
         flat = type(returned) is dict and _are_unchanging(map(type, returned.values()))

@@ -26,7 +26,8 @@ class Prepared(NamedTuple):
 
     The user's code gets the first two and may change them; what is kept is made from `sent`, where bytes are still to
     be decoded by `decode`. The keys of a run are read from `keyed`, if that is given. `unfit` are events that cannot be
-    decided, each with its error and the claim of its id.
+    decided, each with its error and the claim of its id. `shared`: `events` were sent like this, so that those may be
+    kept whose payload the method has not asked for.
     """
 
     events: Sequence[Event]
@@ -37,6 +38,7 @@ class Prepared(NamedTuple):
     decode: Decode = same
     keyed: Any = None
     unfit: Sequence[tuple[Event, BaseException, str | None]] = ()
+    shared: bool = False
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Event, Any, str | None, Event, str | None]]) -> Prepared:
@@ -101,7 +103,7 @@ def ready(deliveries: Sequence[Delivery]) -> Prepared | None:
         return None
     claims = [None if new else id for new, id in zip(fresh, ids, strict=True)] if True in fresh else ids
     events = sent if type(sent) is Alike else [*map(reader_of, sent)]
-    return Prepared(events, None, claims, sent)
+    return Prepared(events, None, claims, sent, shared=True)
 
 
 def events_of(deliveries: Sequence[Delivery]) -> Iterable[tuple[Event, bool]]:

@@ -20,6 +20,8 @@ class Ticket(NewRun, eq=False):
     `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
     in the same lane. `final`, if somebody has asked for it, is resolved when it has started or never will. A ticket
     of attempt 1 that waits has not started yet. `hold` says that it is held when it fails, whatever its saga says.
+    Where `event` has the list of a window, `alone` is the last event by itself, as its `members` are; None if only the
+    store knew them.
     """
 
     status: RunStatus = RunStatus.WAITING
@@ -32,6 +34,7 @@ class Ticket(NewRun, eq=False):
     history: History | None = None
     final: Future[Outcome] | None = None
     left_id: str = ""
+    alone: Event | None = None
 
     @property
     def event_id(self) -> str:
@@ -43,17 +46,18 @@ class Ticket(NewRun, eq=False):
         return 1 + len(self.members)
 
     def events(self) -> Sequence[Event]:
-        """All that started it, as far as they are in memory."""
-        return [*(member.event for member in self.members), *([] if self.event is None else [self.event])]
+        """All that started it, each by itself, as far as they are in memory."""
+        return [event for event, _ in self.claimed()]
 
     def claimed(self) -> Sequence[tuple[Event, str | None]]:
         """The same, each with the claim of its id."""
-        own = [] if self.event is None else [(self.event, self.claim)]
+        last = self.alone or self.event
+        own = [] if last is None else [(last, self.claim)]
         return [*((member.event, member.claim) for member in self.members), *own]
 
     def leave_to_store(self) -> None:
         """Keep no more than is needed to queue: the event and the context lie in the store."""
-        if self.event is not None and not self.members:
+        if self.event is not None and self.alone is None:
             self.left_id = self.event.id
             self.event = None
             self.context = NOTHING
