@@ -135,9 +135,11 @@ class Decider:
         """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
         decided, compiled, event = Decided(state), state.compiled, ticket.event
         assert event is not None
-        # What was taken up after a restart comes without its claims.
+        # What was taken up after a restart comes without its claims, and a window's list without the events of it.
         claim = ticket.claim or self._id_claim(compiled, event, compiled.part_of(event))
         alone = ticket.alone or event
+        if alone is event and isinstance(event.payload, list):
+            decided.of_runs = {event.id: ticket.run_id}
         try:
             subject, keyed = compiled.subject_of(event), compiled.subject_of(event)
             prepared = Prepared([reader_of(event)], [subject], [claim], [alone], keyed=keyed)

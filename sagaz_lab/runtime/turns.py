@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.abc import DeadLetter, Ending, KeptEvent
-from sagaz_lab.errors import LeaseLost, StoreError, describe
+from sagaz_lab.abc import Acceptance, DeadLetter, Ending, KeptEvent
+from sagaz_lab.errors import LeaseLost, RunError, StoreError, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
@@ -106,18 +106,31 @@ class Turns:
             await self._fetch(ticket)
         self._finally(state, ticket, kind, reason, now, facts)
         state.counters.count_reason(kind.value, reason, ticket.size)
+        batch = letters_only(state, letters)
+        batch.kept = self._kept(state, ticket, kind, reason, now)
         try:
-            # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
-            batch = letters_only(state, letters)
-            spent_until = state.compiled.spent_until(now) if reason in (OUTDONE, QUEUE_FULL) else None
-            batch.withdrawn, batch.kept = {ticket.run_id: spent_until}, self._kept(state, ticket, kind, reason, now)
-            await self._store.accept(batch)
+            if letters and letters[-1].run_id is not None:
+                await self._end_with(letters[-1], batch, now)
+            else:
+                # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
+                spent_until = state.compiled.spent_until(now) if reason in (OUTDONE, QUEUE_FULL) else None
+                batch.withdrawn = {ticket.run_id: spent_until}
+                await self._store.accept(batch)
         except StoreError as error:
             text = f"run {ticket.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
             self._dispatcher.report("store", text)
         if kind is not OutcomeKind.DEAD:  # of which it is told with its letter
             for event in ticket.events():
                 await tell(hooks, ticket.saga, event, reason)
+
+    async def _end_with(self, letter: DeadLetter, batch: Acceptance, now: float) -> None:
+        """The run's own letter: it is not withdrawn, since only the store knows the claims of the other events."""
+        error = RunError(f"it never began, and left dead letter {letter.id}: {letter.error}")
+        ending = Ending(RunStatus.COMPENSATED, error, publications=batch.publications)
+        letter.claim = None
+        await self._store.end(letter.run_id or "", ending, attempt=1, at=now, dead=letter)
+        if batch.kept:
+            await self._store.accept(Acceptance(kept=batch.kept))
 
     def _kept(
         self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sagaz_lab import Batch, Debounce, Event, Lab, Saga, TriggerConfig, action, trigger
+from sagaz_lab.abc import Delivery
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import assert_adds_up, counted
+from tests.unit.tools import assert_adds_up, counted, until
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "batch": {"batch": Batch(3, 8.0)},
@@ -117,3 +119,83 @@ async def test_each_event_of_a_window_that_dies_has_its_own_payload_in_its_lette
         await lab.drain()
         assert flow.ran == [[0, 1, 2]]
         assert counted(lab, "flow.on_event")["started"] == 3
+
+
+class Plain:
+    """The same saga in a second revision, whose method raises."""
+
+    def __init__(self, how: str, say: str) -> None:
+        class Flow(Saga):
+            saga_name = "flow"
+            trigger_config = TriggerConfig(max_retries=0, persist_events=True)
+
+            @trigger(source="memory", topic="t", concurrency_key="k", **WINDOWS[how])
+            def on_event(self, given: Any) -> Mapping[str, Any]:
+                raise ValueError(say)
+
+            @action("work")
+            async def work(self, ctx: Any) -> None: ...
+
+
+@pytest.mark.parametrize("blob", [1, 300_000], ids=["small", "in files"])
+@pytest.mark.parametrize("how", LISTS)
+async def test_after_a_restart_the_events_of_a_window_that_dies_stay_claimed(
+    how: str, blob: int, tmp_path: Path
+) -> None:
+    """Its run waited for its turn, and the revision that is current then raises."""
+    address, clock = f"sqlite:///{tmp_path}/lab.db", VirtualClock()
+    lab = Lab(address, clock=clock)
+    await lab.open()
+    with lab.activate():
+        Waiting(how)
+        await put_large(lab, clock, "first", 1, blob)
+        await put_large(lab, clock, "second", 3, blob)
+        await until(lambda: sorted(lab.runs()["status"]) == ["running", "waiting"])
+    await lab.stop(grace_s=0)
+    again = Lab(address, clock=clock)
+    with again.activate():
+        Plain(how, "no")
+        await again.start()
+        await again.compensate_run(list(again.runs()["run_id"])[-1])
+        await until(lambda: len(again.dead_letters()))
+        await again.drain()
+        [letter] = (await open_letters(again)).values()
+        assert [row["n"] for row in letter.event.payload] == [0, 1, 2]
+        for n in range(3):
+            state = again._service.dispatcher.states["flow.on_event"]
+            event = Event({"n": n, "k": "a"}, f"second{n}")
+            [decided] = await again._service.dispatcher.take([(state, 0)], [Delivery(event)])
+            assert [entry[0] for entry in decided.entries] == ["duplicate"], n
+        again.unregister("flow")
+        flow = Failing(how, "method", 1)
+        for expected in ("dead", "started"):
+            [outcome] = await again.redrive([*await open_letters(again)])
+            assert outcome.kind == expected
+        await again.drain()
+        assert [[event["n"] for event in one] for one in flow.given] == [[0, 1, 2]] * 2
+        assert flow.ran == [[0, 1, 2]]
+    await again.stop(grace_s=0)
+
+
+class Waiting:
+    """A run of it never ends by itself."""
+
+    def __init__(self, how: str) -> None:
+        class Flow(Saga):
+            saga_name = "flow"
+            trigger_config = TriggerConfig(max_retries=0, persist_events=True)
+
+            @trigger(source="memory", topic="t", concurrency_key="k", **WINDOWS[how])
+            def on_event(self, given: Any) -> Mapping[str, Any]:
+                return {"ns": [event["n"] for event in given]}
+
+            @action("work")
+            async def work(self, ctx: Any) -> None:
+                await VirtualClock().sleep(1000.0)
+
+
+async def put_large(lab: Lab, clock: VirtualClock, name: str, events: int, blob: int) -> None:
+    for n in range(events):
+        payload = {"n": n, "k": "a", "blob": "z" * blob}
+        await lab.fire("flow.on_event", payload, id=f"{name}{n}", wait=False)
+    await clock.advance(20.0)
