@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sagaz_lab.abc import (
     Acceptance,
@@ -26,6 +26,7 @@ from sagaz_lab.runtime.leading import Before
 from sagaz_lab.runtime.letters import dead_letter, letter_id
 from sagaz_lab.runtime.outbox import publication_of
 from sagaz_lab.runtime.outcomes import Entry, outcome
+from sagaz_lab.runtime.prepared import Prepared, first_of
 from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.window_policies import Closing, Released
 
@@ -33,6 +34,50 @@ TAKEN, CAME = "its key is taken", "it has come before"
 QUEUE_FULL = "the queue is full"
 COOLING = "cooling down"
 RETURNED_NONE = "returned None"
+
+
+class Row(NamedTuple):
+    """The event of this number came behind the run or held event `holder`, or behind one that waits so itself ("").
+
+    `holder` has its declared key (`by_key`) or its id. `latest` is the newest run or held event before it.
+    """
+
+    number: int
+    holder: str
+    by_key: bool
+    latest: str
+
+
+class Behind:
+    """Events of a batch that came behind another with one of their claims; what became of that is not known yet.
+
+    `redriven` are their dead letters, `part` is the composite's that they are of. What is `outrun` has lost its place,
+    and with it its claims, to the later run or event that is named.
+    """
+
+    __slots__ = ("outrun", "part", "prepared", "redriven", "rows")
+
+    def __init__(self, prepared: Prepared, part: int = 0) -> None:
+        self.prepared = prepared
+        self.part = part
+        self.rows: list[Row] = []
+        self.redriven: Mapping[str, Redriven] = {}
+        self.outrun: dict[str, str] = {}
+
+    def keep_letters(self, redriven: Mapping[str, Redriven]) -> Mapping[str, Redriven]:
+        """Of these letters those of the other events: each is settled together with its event."""
+        mine = {self.prepared.sent[row.number].id for row in self.rows}
+        self.redriven = {id: letter for id, letter in redriven.items() if id in mine}
+        return {id: letter for id, letter in redriven.items() if id not in mine}
+
+    def split(self, accepted: Collection[str]) -> tuple[Sequence[Row], Sequence[Sequence[Row]]]:
+        """Those whose holder had the claim when they came, and the others, each by itself."""
+        duplicates, others = list[Row](), list[Sequence[Row]]()
+        for row in self.rows:
+            by = self.outrun.get(row.holder)
+            had = row.holder in accepted if by is None else _place(row.latest) < _place(by)
+            duplicates.append(row) if had else others.append([row])
+        return duplicates, others
 
 
 class Decided:
@@ -43,12 +88,13 @@ class Decided:
     with those whose place they take, by id. Of `filtered` and `dropped` listeners are told. `spent` are claims of ids
     that nobody is to have; `redriven` are dead letters by the id of their event, which is among those decided. Where
     somebody is `answered`, `finals` has the outcomes to come of what is held. Deciding `events` of them took `took_s`.
-    `of_runs` names, by id, the runs whose events have been through their window already.
+    `of_runs` names, by id, the runs whose events have been through their window already. What is `behind` another event
+    of the batch that has its claim is not decided yet.
     """
 
-    __slots__ = ("_deaths", "answered", "closings", "dropped", "entries", "events", "filtered", "finals", "held",
-                 "kept", "letters", "of_runs", "outdone", "periods", "reasons", "redriven", "released", "replaced",
-                 "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
+    __slots__ = ("_deaths", "answered", "behind", "closings", "dropped", "entries", "events", "filtered", "finals",
+                 "held", "kept", "letters", "of_runs", "outdone", "periods", "reasons", "redriven", "released",
+                 "replaced", "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
 
     def __init__(self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING) -> None:
         self.state = state
@@ -72,6 +118,7 @@ class Decided:
         self.events = 0
         self.periods: Before = {}
         self.of_runs: Mapping[str, str] = NOTHING
+        self.behind: Behind | None = None
         self.answered = False
         self.finals: list[Future[Outcome]] = []
 
@@ -150,6 +197,28 @@ class Decided:
         reason, count_as = taken_by(first, by_key=by_key), TAKEN if by_key else CAME
         self.add(OutcomeKind.DUPLICATE, reason, event, at, count_as=count_as, run_id=run_id)
 
+    def taken(
+        self, taken: dict[str, Refusal | str], claims: tuple[str | None, str | None], prepared: Prepared, i: int,
+        at: float, part: int = 0,
+    ) -> None:  # fmt: skip
+        """A duplicate of what the store has; of what came with it, that is still to be seen."""
+        first, by_key = first_of(taken, *claims), claims[0] not in taken
+        if isinstance(first, Refusal):
+            self.duplicate(first, prepared.kept(i), at, by_key=by_key)
+            return
+        if self.behind is None:
+            self.behind = Behind(prepared, part)
+        latest = self.starts[-1].run_id if self.starts else self.held[-1].id
+        self.behind.rows.append(Row(i, first, by_key, latest))
+        for claim in claims:  # it may yet have them
+            if claim is not None:
+                taken.setdefault(claim, "")
+
+    def outrun(self, earlier: str, by: str) -> None:
+        """A run or held event of the batch makes room for a later one."""
+        if self.behind is not None:
+            self.behind.outrun[earlier] = by
+
     def spend(self, claim: str | None, at: float) -> None:
         """A later event has taken the place of the one with this id, so that its redelivery is not wanted."""
         if claim is not None:
@@ -206,6 +275,11 @@ class Decided:
                     self._deaths[self.letters[-1].id] = self.entries[-1]
             if like is not None:
                 self.letters.append(like)
+
+
+def _place(id: str) -> int:
+    """In which order they were begun: of one process the ids count up."""
+    return int(id.rpartition("-")[2])
 
 
 def cooling_facts(refusal: Refusal, key: str | None, at: float) -> dict[str, Any]:

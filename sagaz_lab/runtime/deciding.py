@@ -21,7 +21,7 @@ from sagaz_lab.runtime.context import as_context
 from sagaz_lab.runtime.decided import RETURNED_NONE, Decided
 from sagaz_lab.runtime.decode import as_sent, id_text
 from sagaz_lab.runtime.notices import tell_hidden, tell_slow
-from sagaz_lab.runtime.prepared import ITSELF, Prepared, events_of, first_of, ready, same
+from sagaz_lab.runtime.prepared import ITSELF, Prepared, events_of, ready, same
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.window_policies import IN_PERIOD, Closing
@@ -68,6 +68,8 @@ class Decider:
             except BaseException:
                 state.leading.take_back(decided.periods)
                 raise
+        if decided.behind is not None:
+            decided.redriven = decided.behind.keep_letters(redriven)
         if not quiet:
             tell_slow(self._report, decided)
             if not state.told_hidden_fields and prepared.claims:
@@ -129,7 +131,17 @@ class Decider:
         if fit:
             prepared = Prepared.of(fit)
             await self._judge(decided, prepared, await self._taken(decided, prepared, now), now)
+            if decided.behind is not None:
+                decided.redriven = decided.behind.keep_letters(redriven)
         return decided
+
+    async def decide_prepared(self, decided: Decided, prepared: Prepared, part: int, now: float) -> None:
+        """Decides what has waited for an event before it to be decided."""
+        taken = await self._taken(decided, prepared, now)
+        if decided.state.compiled.policy is not None and not decided.of_runs:
+            self._hold(decided, prepared, taken, part, now)
+        else:
+            await self._judge(decided, prepared, taken, now)
 
     async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
         """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
@@ -242,7 +254,7 @@ class Decider:
         rows = zip(prepared.events, subjects, prepared.claims, keys, count(), strict=False)
         for event, given, claim, declared, i in rows:
             if claim in taken or (declared is not None and declared in taken):
-                decided.duplicate(first_of(taken, claim, declared), prepared.kept(i), now, by_key=claim not in taken)
+                decided.taken(taken, (claim, declared), prepared, i, now)
                 continue
             subject = event if given is ITSELF else given
             try:
@@ -357,15 +369,15 @@ class Decider:
         for i, _, subject, claim, declared in prepared.each():
             event = prepared.kept(i)
             if claim in taken or declared in taken:
-                decided.duplicate(first_of(taken, claim, declared), event, now, by_key=claim not in taken)
+                decided.taken(taken, (claim, declared), prepared, i, now, part)
                 continue
             try:
                 key = None if read is None else read(subject)
             except BaseException as error:
                 self._bury(decided, event, error, claim, taken, now)
                 continue
-            taken.update((mine, Refusal()) for mine in (claim, declared) if mine is not None)
             id = next(self._run_ids).replace("r-", "h-", 1)
+            taken.update((mine, id) for mine in (claim, declared) if mine is not None)
             decided.held.append(HeldEvent(id, state.name, key, part, event, claim, at, declared))
 
     async def _cool(self, decided: Decided, cooldown_s: float, now: float) -> None:

@@ -17,6 +17,7 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Slots
+from sagaz_lab.runtime.behind import decide_behind
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.decided import CAME, QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
@@ -26,6 +27,7 @@ from sagaz_lab.runtime.insisting import insist
 from sagaz_lab.runtime.lease import Lease
 from sagaz_lab.runtime.letters import LetterWatch
 from sagaz_lab.runtime.moments import Moments
+from sagaz_lab.runtime.notices import tell_ticks_again
 from sagaz_lab.runtime.outcomes import Tally
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
@@ -138,7 +140,8 @@ class Dispatcher:
         `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report. `redriven`
         are the dead letters that the events come from, by their ids.
 
-        When it returns, all is in the store and the deliveries may be acked. Raises `StoreUnavailable`: then nothing
+        When it returns, all is in the store and the deliveries may be acked: first the decisions of each reader, and
+        then those of events that came behind others of the batch. Raises `StoreUnavailable`: then nothing
         has been taken and nothing is counted.
         """
         if self.closing:
@@ -172,8 +175,9 @@ class Dispatcher:
             raise
         for decided in decisions:
             await self.apply(decided, refused, now)
-            if decided.state.compiled.overlap is not None:
-                self._report_ticks_again(decided)
+        decisions += await decide_behind(self, decisions, refused, now)
+        for decided in decisions:
+            tell_ticks_again(self.report, decided)
 
     async def to_the_end(self, states: Sequence[TriggerState], work: Coroutine[Any, Any, None]) -> None:
         """Whoever stops waiting stops nothing: what the store is about to take is also counted and started."""
@@ -209,8 +213,9 @@ class Dispatcher:
         except BaseException:
             self._count([state], -len(events))
             raise
-        await self.to_the_end([state], self._take_in([state], [decided], len(events), now))
-        return [decided]
+        decisions = [decided]
+        await self.to_the_end([state], self._take_in([state], decisions, len(events), now))
+        return decisions
 
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
         """One transaction for all. Each run that may start gets its slot; the others wait."""
@@ -314,12 +319,6 @@ class Dispatcher:
                 f"dead:{letter.trigger}:{letter.cause}",
                 f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
             )
-
-    def _report_ticks_again(self, decided: Decided) -> None:
-        """A tick has one start: that it comes again is a clock that was put back, or a process that died."""
-        for kind, reason, event_id, trigger, *_ in decided.entries:
-            if kind == "duplicate":
-                self.report(f"tick:{trigger}", f"{trigger}: tick {event_id}: {reason}")
 
     def _tell_claimed(self, decided: Decided) -> None:
         """The first duplicate of a trigger that has started nothing yet, if the first run is not of this process."""

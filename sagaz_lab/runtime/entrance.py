@@ -88,6 +88,7 @@ def _replace(decided: Decided, ticket: Ticket, earlier: Ticket | None) -> None:
     if earlier is not None and earlier.status is not RunStatus.RUNNING:
         admission.came(earlier)
         decided.starts.remove(earlier)
+        decided.outrun(earlier.run_id, ticket.run_id)
         _unkeep(decided, earlier)
         for event, claim in earlier.claimed():
             decided.add(OutcomeKind.FILTERED, OUTDONE, event, ticket.at, {"key": ticket.key, "by": ticket.event_id})

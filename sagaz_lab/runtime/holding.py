@@ -71,6 +71,7 @@ class Holding:
                 continue
             if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(self._coming)):
                 _drop(decided, oldest, now)
+                decided.outrun(oldest.id, held.id)
             step = state.windows.add(held)
             if step.waits:
                 decided.held.append(held)

@@ -39,3 +39,12 @@ def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
                 f"{state.name}: the payload has fields that the event has too ({names}); "
                 f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's",
             )
+
+
+def tell_ticks_again(report: Report, decided: Decided) -> None:
+    """A tick has one start: that it comes again is a clock that was put back, or a process that died."""
+    if decided.state.compiled.overlap is None:
+        return
+    for kind, reason, event_id, trigger, *_ in decided.entries:
+        if kind == "duplicate":
+            report(f"tick:{trigger}", f"{trigger}: tick {event_id}: {reason}")

@@ -77,10 +77,9 @@ class Prepared(NamedTuple):
 
 
 def first_of(taken: Mapping[str, Refusal | str], claim: str | None, declared: str | None) -> Refusal | str:
-    """Who has the claim of the id, else that of the declared key."""
-    first = taken.get(claim or "") or taken.get(declared or "")
-    assert first is not None
-    return first
+    """Who has a claim of the event: what the store has comes first, and last what waits for another ("")."""
+    found = [taken[mine] for mine in (claim, declared) if mine is not None and mine in taken]
+    return next((it for it in found if not isinstance(it, str)), max(found, key=bool))
 
 
 def ready(deliveries: Sequence[Delivery]) -> Prepared | None:

@@ -68,6 +68,7 @@ class Turns:
         if ticket.run_id in self._unwanted:
             await self._turn_away(state, ticket, OutcomeKind.FILTERED, OUTDONE, now, {"key": ticket.key})
         if oldest is not None:
+            decided.outrun(oldest.run_id, ticket.run_id)
             await self._turn_away(state, oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
 
     def _queue(self, state: TriggerState, ticket: Ticket) -> None:
