@@ -91,6 +91,12 @@ class Store(Protocol):
     async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
         """The events that wait to be decided for these triggers, oldest first."""
 
+    async def left_waiting(self) -> Mapping[str, int]:
+        """How many events wait to be decided, by trigger, but for the triggers of other owners that live.
+
+        A name that cannot be read is there as its `repr`.
+        """
+
     def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
         """The records are durable once it has been awaited, in the order in which `append` was called.
 

@@ -22,10 +22,12 @@ NAMED = 5
 
 @dataclass(slots=True)
 class Found:
-    """The runs that had been interrupted: the saga by the run's id. `waited` counts events that had not begun a run."""
+    """The runs that had been interrupted: the saga by the run's id. `waited` counts events that had not begun a run;
+    `events_need_code` those of triggers that are not registered."""
 
     resumed: dict[str, str] = field(default_factory=dict)
     needs_code: dict[str, str] = field(default_factory=dict)
+    events_need_code: Mapping[str, int] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     waited: int = 0
 
@@ -37,6 +39,7 @@ class Away:
     `away_s` is how long nobody had run these triggers, to a few seconds; 0 where nobody ever had. `missed` has the
     ticks by trigger. `resumed` goes on, `needs_code` once its saga is defined, `left` only when it is asked for.
     `events_waited` counts the events that were held, in a window or for their turn, and go on waiting.
+    `events_need_code` counts, by trigger, those in windows of triggers that are not registered.
     """
 
     away_s: float
@@ -45,6 +48,7 @@ class Away:
     needs_code: Mapping[str, str]
     left: Mapping[str, str]
     events_waited: int
+    events_need_code: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ticks_missed(self) -> int:
@@ -58,7 +62,8 @@ class Away:
 
     @property
     def is_worth_telling(self) -> bool:
-        found = self.missed or self.resumed or self.needs_code or self.left or self.events_waited
+        runs = self.resumed or self.needs_code or self.left
+        found = self.missed or runs or self.events_waited or self.events_need_code
         return bool(found) or self.away_s > TELL_S
 
     def headline(self) -> str:
@@ -69,6 +74,7 @@ class Away:
             _counted(len(self.needs_code), "run", "waiting for code"),
             _counted(len(self.left), "run", "left as it was" if len(self.left) == 1 else "left as they were"),
             _counted(self.events_waited, "event", "waiting since then"),
+            _counted(sum(self.events_need_code.values()), "event", "waiting for code"),
         ]
         found = ", ".join(filter(None, facts))
         if not self.lasted:
@@ -96,6 +102,8 @@ class Away:
             )
         if self.events_waited:
             yield f"{_counted(self.events_waited, 'event', 'waited')} in windows or for their turn, and will be decided"
+        for trigger, events in self.events_need_code.items():
+            yield f"{_counted(events, 'event', 'waiting')} in windows of {trigger}, decided when it is defined"
 
     def __repr__(self) -> str:
         return f"Away({self.headline() or 'nothing missed'})"

@@ -51,6 +51,8 @@ class Holding:
         # What stands in a window although the store does not have it yet, and who waits for that.
         self._coming: set[str] = set()
         self._waiting: list[asyncio.Future[None]] = []
+        # Triggers whose events wait in the store until they are registered.
+        self._without_code: set[str] = set()
 
     def closing(self, trigger: str) -> bool:
         """Whether a window of this trigger is being decided."""
@@ -259,6 +261,26 @@ class Holding:
         finally:
             self._reads = [read for read in self._reads if read is not left]
         return total
+
+    async def without_code(self) -> Mapping[str, int]:
+        """How many events wait for triggers that are not registered, by their names; each is reported."""
+        states = self._dispatcher.states
+        waiting = await self._dispatcher.store.left_waiting()
+        found = {name: n for name, n in waiting.items() if name not in states or states[name].removed}
+        self._without_code = set(found)
+        for name, n in found.items():
+            self._dispatcher.report(
+                f"needs_code:{name}",
+                f"{n} event{'s'[: n != 1]} in windows wait for the code of trigger {name}: define it, or repair its "
+                "name in the table held_events if that is damaged",
+            )
+        return found
+
+    async def restore_with_code(self, states: Iterable[TriggerState]) -> None:
+        """Take up what waits for those of the triggers that are registered now."""
+        if found := [state for state in states if state.name in self._without_code]:
+            self._without_code.difference_update(state.name for state in found)
+            await self.restore(found)
 
     async def _take_up(self, state: TriggerState, events: Sequence[HeldEvent]) -> int:
         if state.windows is None:

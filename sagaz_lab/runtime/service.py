@@ -185,6 +185,7 @@ class Service:
                 await self._forget(wanted)
                 waited = 0  # what came into a window since the Lab was opened is forgotten too
             found = await self.recovery.resume_interrupted(how.resume)
+            found.events_need_code = await self.dispatcher.holding.without_code()
         found.waited += waited
         self.relay.look_again()
         may_receive.set()
@@ -219,6 +220,7 @@ class Service:
             needs_code=found.needs_code,
             left=found.left,
             events_waited=found.waited,
+            events_need_code=found.events_need_code,
         )
         if self.away.is_worth_telling:
             self._report(AWAY, f"{self.away.headline()} (lab.status().away has the details)")
@@ -297,6 +299,7 @@ class Service:
         if self.started:
             await self._reconcile()
             async with self._resuming:
+                await self.dispatcher.holding.restore_with_code(self._wanted())
                 await self.recovery.resume_interrupted(self._resume)
 
     async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:

@@ -136,6 +136,17 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
     return None if last_seen_s is None else max(0.0, float(last_seen_s))
 
 
+def left_waiting(transactions: Transactions) -> dict[str, int]:
+    """How many events wait in windows, by trigger, but for the triggers of other owners that live."""
+    connection, sql = transactions.connection, transactions.sql
+    others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
+    return {
+        name if isinstance(name, str) else repr(name): events
+        for name, events in connection.execute(sql["held_of_triggers"]).fetchall()
+        if name not in others or _living(transactions, others[name]) is None
+    }
+
+
 def _living(transactions: Transactions, epoch: int) -> str | None:
     """The owner's name if it lives."""
     row = transactions.connection.execute(transactions.sql["owner"], (LEASE_S, epoch)).fetchone()

@@ -114,6 +114,9 @@ class MemoryStore:
         wanted = set(triggers)
         return [held for held in self._held.values() if held.trigger in wanted]
 
+    async def left_waiting(self) -> Mapping[str, int]:
+        return Counter(held.trigger for held in self._held.values())
+
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
         redriven = still_redriven(batch)

@@ -147,6 +147,10 @@ class SqliteStore:
 
         return await self._read(look)
 
+    async def left_waiting(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = await self._call(leases.left_waiting)
+        return found
+
     def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
         if batch.runs and not has_rest(batch):
             epoch = self._opened().owner.epoch

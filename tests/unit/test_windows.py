@@ -337,6 +337,36 @@ async def test_a_window_that_was_due_while_the_process_was_away_is_decided_at_th
 # --- another revision ---
 
 
+async def test_what_waits_for_a_trigger_that_is_not_registered_is_seen_and_decided_once_it_is(
+    tmp_path: Any, clock: VirtualClock
+) -> None:
+    def define() -> type[Noting]:
+        class Many(Noting):
+            @trigger(source="memory", batch=Batch(10, 30))
+            def on_event(self, events):
+                return {"given": [event["n"] for event in events]}
+
+        return Many
+
+    address = f"sqlite:///{tmp_path}/lab.db"
+    async with Lab(address, clock=clock) as lab:
+        define()
+        await give(lab, "Many.on_event", 1, 2)
+        await lab.stop(grace_s=0)
+    async with Lab(address, clock=clock) as lab:
+        await lab.start()
+        away = lab.status().away
+        assert away is not None
+        assert away.events_need_code == {"Many.on_event": 2}
+        assert [text for text in lab.status().warnings if "wait for the code of trigger Many.on_event" in str(text)]
+        many = define()
+        await until(
+            lambda: "Many.on_event" in lab.counters() and counted(lab, "Many.on_event") == {"received": 2, "held": 2}
+        )
+        await clock.advance(31)
+        await until(lambda: many.noted == [[1, 2]])
+
+
 async def test_what_waits_is_decided_by_the_revision_that_is_current_then(timed_lab: Lab, clock: VirtualClock) -> None:
     def define(factor: int, **options: Any) -> type[Noting]:
         class Latest(Noting):

@@ -83,6 +83,9 @@ DELETE FROM claims WHERE trigger = ? AND claim = ? AND (run_id = ? OR kind = 'he
 SELECT id, trigger, key, part, claim, event, at, declared FROM held_events
 WHERE trigger IN (SELECT value FROM json_each(?)) ORDER BY seq
 
+-- name: held_of_triggers
+SELECT trigger, count(*) FROM held_events GROUP BY trigger
+
 -- name: loosen_folder
 INSERT INTO loose_folders (name) VALUES (?) ON CONFLICT DO NOTHING
 
