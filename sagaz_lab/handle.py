@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.errors import describe, without_credentials
+from sagaz_lab.errors import LabClosed, describe, without_credentials
 from sagaz_lab.isolated import Once, Shipped
 from sagaz_lab.runtime.explain import Status
 
@@ -38,8 +38,15 @@ class Handle:
 
     def __await__(self) -> Generator[Any, None, Handle]:
         self._awaited = True
-        yield from self._starting.__await__()
+        yield from self._starting.ended.wait().__await__()
+        self._check_start()
         return self
+
+    def _check_start(self) -> None:
+        """Raises why the start that is over has failed."""
+        if self._starting.was_cancelled:
+            raise LabClosed("the Lab was stopped while it was starting; start it again")
+        self._starting.result()
 
     def then(self, call: Callable[[], object]) -> None:
         """Call it when the start is over, well or not; on whichever thread that is known."""
@@ -53,7 +60,7 @@ class Handle:
                 await self._starting.ended.wait()
         self._awaited = self._starting.is_over
         if self._starting.is_over:
-            self._starting.result()
+            self._check_start()
 
     @property
     def is_starting(self) -> bool:
@@ -100,7 +107,7 @@ class Handle:
             if not self._starting.is_over:
                 self._starting.cancel()
                 await self._starting.ended.wait()
-            else:
+            elif not self._starting.was_cancelled:  # else the Lab was stopped meanwhile
                 self._starting.result()
                 await self._ended.wait()
         finally:

@@ -35,19 +35,28 @@ class Home:
 
     @property
     def is_open(self) -> bool:
+        """False as soon as a stop has begun; what runs then still works on `loop`."""
+        return self._stopping is None and self._has_loop
+
+    @property
+    def _has_loop(self) -> bool:
         return self.loop is not None and not self.loop.is_closed()
 
     async def open(self, really: Work, forget: Callable[[], None]) -> None:
-        """Open the Lab on this loop. `forget` is called if the one where it was open is gone. Idempotent."""
+        """Open the Lab on this loop, after a stop that goes on. Idempotent.
+
+        `forget` is called if the loop where it was open is gone.
+        """
         loop = asyncio.get_running_loop()
+        await self._stop_over()
         if self.loop is loop:
             return
-        if self.is_open:
+        if self._has_loop:
             raise LabClosed(OTHER_LOOP)
         if self.loop is not None:
             self.loop = None
             forget()
-        if self._opening is None or self._opening.get_loop() is not loop:
+        if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
             self._opening = loop.create_task(self._open(really), name="open Lab")
         try:
             await asyncio.shield(self._opening)
@@ -101,43 +110,52 @@ class Home:
                 if leaving.is_over:
                     self._leaving = None
 
+    async def _stop_over(self) -> None:
+        """Returns when a stop that goes on is over, well or not."""
+        while (stopping := self._stopping) is not None and not stopping.is_over:
+            await stopping.ended.wait()
+
     async def stop(self, close: Work) -> None:
-        """Close the Lab where it lives, and end the thread. Idempotent."""
+        """Give up a start that goes on, close the Lab where it lives, and end the thread. Idempotent.
+
+        This is a task of its own: it goes on when whoever has asked for it is cancelled, as a run is that is stopped.
+        """
+        if self.isolated.loop is None and self._has_loop and self.loop is not loop_here():
+            raise LabClosed(OTHER_LOOP)
+        if (starting := self._starting) is not None and not starting.is_over:
+            starting.cancel()
         await self._left()
-        if self.isolated.loop is None:
-            await self._close(close)
-            self.isolated.end()
-            return
         with self._lock:
             begun = self._stopping
-            stopping = self._stopping = begun or self.isolated.ship(partial(self._close, close), "stop Lab")
+            stopping = self._stopping = begun or self.isolated.ship(partial(self._close, close, starting), "stop Lab")
             if begun is None:
                 stopping.ended.then(self._stopped)
-        if self.isolated.is_here:  # of a run, which is abandoned meanwhile
+            wait_for_end = self.isolated.wait_for_end
+        if self.isolated.is_here:
             await stopping
+            wait_for_end()
             return
         try:
             await stopping.to_its_end()
         finally:
-            self.isolated.end()
+            if self._stopping is stopping:  # it is left, as its caller was cancelled twice
+                self._stopped()
+            wait_for_end()
 
     def _stopped(self) -> None:
         self._stopping = None
         self.isolated.end()
 
-    async def _close(self, close: Work) -> None:
-        if self.isolated.loop is not None:  # the thread is to end: nothing is left half done there
-            await self._give_up_starting()
-        if self.is_open:
-            self.loop = None
-            await close()
-
-    async def _give_up_starting(self) -> None:
-        if self._starting is not None and not self._starting.is_over:
-            self._starting.cancel()
-            await self._starting.ended.wait()
+    async def _close(self, close: Work, starting: Shipped[None] | None) -> None:
+        if starting is not None and not starting.is_over:
+            await starting.ended.wait()
         if self._opening is not None and not self._opening.done():
             await asyncio.wait([self._opening])
+        if self._has_loop:
+            try:
+                await close()
+            finally:
+                self.loop = None
 
 
 async def _nothing() -> None: ...

@@ -105,6 +105,10 @@ class Shipped(Generic[T]):
         assert self._task is not None
         return None if self._task.cancelled() else self._task.exception()
 
+    @property
+    def was_cancelled(self) -> bool:
+        return self._task is not None and self._task.cancelled()
+
     def __await__(self) -> Generator[Any, None, T]:
         yield from self.ended.wait().__await__()
         return self.result()
@@ -181,12 +185,15 @@ class Isolated:
         return last
 
     def end(self) -> None:
-        """End the thread; what still runs there is cancelled. Blocks for `JOIN_S` at the most."""
+        """End the thread; what still runs there is cancelled."""
         with self._lock:
-            left, thread = self._let_go(), self._thread
+            left = self._let_go()
         _end(left)
-        if thread is not None and thread is not current_thread():
-            thread.join(JOIN_S)
+
+    @property
+    def wait_for_end(self) -> Callable[[], None]:
+        """Blocks until the thread that there is now has ended, for `JOIN_S` at the most."""
+        return partial(_join, self._thread)
 
     def _let_go(self) -> asyncio.AbstractEventLoop | None:
         left, self.loop = self.loop, None
@@ -197,6 +204,11 @@ def _end(loop: asyncio.AbstractEventLoop | None) -> None:
     if loop is not None:
         with suppress(RuntimeError):  # it has ended
             loop.call_soon_threadsafe(loop.stop)
+
+
+def _join(thread: Thread | None) -> None:
+    if thread is not None and thread is not current_thread():
+        thread.join(JOIN_S)
 
 
 def loop_here() -> asyncio.AbstractEventLoop | None:

@@ -213,7 +213,7 @@ class Lab:
         return service.stop(LEAVE_S)
 
     async def _start(self, how: Start, reads: Callable[[], None]) -> None:
-        await self.open()
+        await self._home.open(self._open, self._forget_loop)
         await self._service.start(how, reads)
 
     async def drain(self) -> None:
@@ -226,7 +226,7 @@ class Lab:
     async def stop(self, grace_s: float = 10.0) -> None:
         """Stop the sources, let what runs finish within `grace_s` seconds, close the store.
 
-        What is not finished by then is resumed by the next start. Idempotent.
+        What is not finished by then, a run that awaits this included, is resumed by the next start. Idempotent.
         """
         await self._home.stop(partial(self._stop, grace_s))
 

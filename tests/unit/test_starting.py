@@ -209,7 +209,7 @@ async def test_a_lab_can_be_stopped_while_starts_wait_for_each_other() -> None:
         async with asyncio.timeout(10):
             await lab.stop()
             await asyncio.gather(first.reads(), second.reads())
-        with pytest.raises(LabClosed, match="stopped before this start began"):
+        with pytest.raises(LabClosed, match="the Lab was stopped while it was starting"):
             await second
         assert not lab.status().started
 

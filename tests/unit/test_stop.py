@@ -1,0 +1,283 @@
+"""`stop` ends the Lab wherever it is asked for, and whoever asked is cancelled; a start that goes on is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from sagaz_lab import Lab, Saga, SagaListener, action, compensate, trigger
+from sagaz_lab.abc import Delivery, Event, SourceTraits
+from sagaz_lab.errors import LabClosed
+from sagaz_lab.runtime import runner, service, tasks
+from tests.unit.tools import until
+
+PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (service, tasks, runner):
+        monkeypatch.setattr(module, "CLOSE_S", 0.2)
+
+
+@pytest.fixture
+async def closed_lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    """A Lab that is current and not open."""
+    lab = Lab(f"sqlite:///{tmp_path}/lab.db")
+    with lab.activate():
+        yield lab
+    await lab.stop()
+
+
+class Fed:
+    """A source of the user's own that gives one event, after it has called `within`."""
+
+    name = "fed"
+    traits = SourceTraits()
+
+    def __init__(self, within: Any = None) -> None:
+        self._within, self._given = within, False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        if self._given:
+            await asyncio.sleep(3600)
+        self._given = True
+        if self._within is not None:
+            await self._within()
+        return [Delivery(Event(b"{}", id="e1", source="fed"), 1)]
+
+    async def ack(self, deliveries: Any) -> None: ...
+
+    async def nack(self, delivery: Any, *, delay_s: float = 0.0) -> None: ...
+
+
+def saga_that(lab: Lab, place: str, call: Any) -> None:
+    """A saga of which this place awaits `call()`, once."""
+    called = False
+
+    async def once() -> None:
+        nonlocal called
+        if not called:
+            called = True
+            await call()
+
+    async def told(kind: str, text: str) -> None:
+        if kind == "probe":
+            await once()
+
+    async def decode(raw: bytes) -> dict[str, Any]:
+        if place == "decode":
+            await once()
+        return {}
+
+    class Hears(SagaListener):
+        async def on_trigger_received(self, *_: Any) -> None:
+            if place == "listener":
+                await once()
+
+        async def on_saga_start(self, *_: Any) -> None:
+            if place == "on_saga_start":
+                await once()
+
+    class Calls(Saga):
+        listeners = (Hears(),)
+
+        @trigger(source=Fed(once if place == "source" else None), decode=decode)
+        async def on_event(self, event):
+            if place == "trigger":
+                await once()
+            return {}
+
+        if place == "thread":
+
+            @action()
+            def work(self, ctx):
+                asyncio.run(once())
+
+        else:
+
+            @action()
+            async def work(self, ctx):
+                if place == "action":
+                    await once()
+                if place == "report":
+                    lab.report("probe", "now")
+
+        @action(depends_on=["work"])
+        async def fail(self, ctx):
+            if place == "compensation":
+                raise ValueError("undo")
+
+        @compensate("work")
+        async def undo(self, ctx):
+            if place == "compensation":
+                await once()
+
+    lab.on_report(told)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("place", PLACES)
+async def test_user_code_may_stop_the_lab_it_runs_in(closed_lab: Lab, place: str, isolated: bool) -> None:
+    lab, errors = closed_lab, list[LabClosed]()
+    called = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def stop() -> None:
+        loop.call_soon_threadsafe(called.set)
+        try:
+            await lab.stop(grace_s=0.05)
+        except LabClosed as error:
+            errors.append(error)
+
+    saga_that(lab, place, stop)
+    lab.start(isolated=isolated)
+    await asyncio.wait_for(called.wait(), 20)
+    if place == "thread" and not isolated:  # its thread has another loop than the Lab
+        await until(lambda: errors)
+        assert "open on another event loop" in str(errors.pop())
+        await lab.stop(grace_s=0.05)
+    await until(lambda: not lab.is_open)
+    async with asyncio.timeout(20):
+        await lab.stop()
+        await lab.start(isolated=isolated)
+        assert lab.status().started
+        await lab.stop()
+    assert not errors
+
+
+async def test_a_caller_that_is_cancelled_does_not_stop_the_stopping(closed_lab: Lab) -> None:
+    lab, gate = closed_lab, asyncio.Event()
+
+    class Waits(Saga):
+        @trigger(source="memory", topic="t")
+        def on_event(self, event):
+            return {}
+
+        @action()
+        async def work(self, ctx):
+            await gate.wait()
+
+    await lab.start()
+    await lab.fire("Waits.on_event", {})
+    stopping = asyncio.create_task(lab.stop())
+    await asyncio.sleep(0.01)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    assert not lab.is_open
+    gate.set()
+    async with asyncio.timeout(20):
+        await lab.stop()
+    assert list(lab.runs()["status"]) == ["completed"]
+
+
+async def test_what_runs_fire_while_the_lab_stops_is_taken(closed_lab: Lab) -> None:
+    lab, gate = closed_lab, asyncio.Event()
+
+    class Chain(Saga):
+        @trigger(source="memory", topic="t")
+        def on_event(self, event):
+            return {"n": event["n"]}
+
+        @action()
+        async def work(self, ctx):
+            await gate.wait()
+            if ctx["n"] == 0:
+                await lab.fire("Chain.on_event", {"n": 1})
+
+    await lab.start()
+    await lab.fire("Chain.on_event", {"n": 0})
+    stopping = asyncio.create_task(lab.stop())
+    await asyncio.sleep(0.01)
+    gate.set()
+    await stopping
+    assert not lab.is_open
+    assert list(lab.runs()["status"]) == ["completed", "completed"]
+
+
+class Slow(Fed):
+    """A source that takes its time to connect."""
+
+    async def __aenter__(self) -> Self:
+        await asyncio.sleep(3600)
+        return self
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("later_s", [None, 0.0, 0.001, 0.05])
+@pytest.mark.parametrize("source", [Fed, Slow])
+async def test_a_stop_gives_up_the_start_that_goes_on(
+    closed_lab: Lab, source: type[Fed], later_s: float | None, isolated: bool
+) -> None:
+    lab = closed_lab
+
+    class Watched(Saga):
+        @trigger(source=source())
+        def on_event(self, event): ...
+
+    handle = lab.start(isolated=isolated)
+    if later_s is not None:
+        await asyncio.sleep(later_s)
+    async with asyncio.timeout(20):
+        await lab.stop()
+        assert not lab.is_open
+        assert not lab.status().started
+        if handle.is_starting:
+            with pytest.raises(LabClosed, match="stopped"):
+                await handle
+        await handle.wait()
+    assert not lab.is_open
+
+
+async def test_a_start_that_a_stop_gives_up_is_one_error(closed_lab: Lab) -> None:
+    class Watched(Saga):
+        @trigger(source=Slow())
+        def on_event(self, event): ...
+
+    handle = closed_lab.start()
+    waiting = asyncio.ensure_future(handle.begun(20))
+    await asyncio.sleep(0.05)
+    await closed_lab.stop()
+    for started in (waiting, handle):
+        with pytest.raises(LabClosed, match="stopped while it was starting; start it again"):
+            await started
+    await handle.wait()
+
+
+async def test_a_start_while_the_lab_stops_comes_after_the_stop(closed_lab: Lab) -> None:
+    class Watched(Saga):
+        @trigger(source=Fed())
+        def on_event(self, event): ...
+
+    await closed_lab.start()
+    stopping = asyncio.create_task(closed_lab.stop())
+    await asyncio.sleep(0)
+    await closed_lab.start()
+    assert stopping.done()
+    assert closed_lab.status().started
+
+
+async def test_of_starts_and_stops_the_last_counts(closed_lab: Lab) -> None:
+    class Watched(Saga):
+        @trigger(source=Fed())
+        def on_event(self, event): ...
+
+    stops = []
+    for _ in range(5):
+        closed_lab.start()
+        stops.append(asyncio.create_task(closed_lab.stop()))
+        await asyncio.sleep(0)
+    await asyncio.gather(*stops)
+    assert not closed_lab.is_open
+    await closed_lab.start()
+    assert closed_lab.status().started
