@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 
 from sagaz_lab.abc import Clock, Missed, Source
@@ -105,24 +105,25 @@ class Intake:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        await self._stop(list(self.pumps))
+        pumps = [self.pumps.pop(identity) for identity in list(self.pumps)]
+        await _stopped(pumps, Pump.stop)
 
     async def abandon(self, why: str) -> None:
         """Read no source any more; the status goes on to show each, with the reason."""
         pumps = list(self.pumps.values())
-        await _stopped(pumps)
+        await _stopped(pumps, Pump.stop_in_time)
         for pump in pumps:
             pump.abandoned(why)
 
     async def _stop(self, identities: Collection[str]) -> None:
-        await _stopped([self.pumps.pop(identity) for identity in identities])
+        await _stopped([self.pumps.pop(identity) for identity in identities], Pump.stop_in_time)
 
 
-async def _stopped(pumps: Collection[Pump]) -> None:
+async def _stopped(pumps: Collection[Pump], stop: Callable[[Pump], Awaitable[None]]) -> None:
     for pump in pumps:
         for state in pump.states:
             state.wake()
-    await asyncio.gather(*(pump.stop() for pump in pumps))
+    await asyncio.gather(*map(stop, pumps))
 
 
 def _name(reader: Reader) -> str:

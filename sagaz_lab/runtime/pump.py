@@ -36,6 +36,9 @@ BATCH = 1000
 
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 
+CLOSE_S = 3.0
+"""How long a source that is read no more may take to stop before others go on without it."""
+
 
 class Pump:
     """One source, while it is started.
@@ -109,6 +112,19 @@ class Pump:
                 self._dispatcher.tasks.cancel(self.task)
             await asyncio.wait([self.task])
         self._enter("stopped")
+
+    async def stop_in_time(self) -> None:
+        """The same, but one that takes longer than `CLOSE_S` is reported and left: it ends on its own, if ever."""
+        stopping = self._dispatcher.tasks.start(self.stop(), f"stop source {self.spec}")
+        await asyncio.wait([stopping], timeout=CLOSE_S)
+        if not stopping.done():
+            self._dispatcher.tasks.cancel(stopping)
+            why = "it is still closing" if self._interruptible else "its last events are still being decided"
+            text = f"source {self.spec} did not stop within {CLOSE_S:g} s ({why}); it is left to end by itself"
+            self._dispatcher.report(f"stop:{self.spec}", text)
+            if self.task is not None and self._interruptible:
+                self._dispatcher.tasks.cancel(self.task)  # it may hear of it where it waits now
+            self._enter("stopped")
 
     def abandoned(self, why: str) -> None:
         """Another process reads the source for these triggers."""
@@ -194,13 +210,16 @@ class Pump:
             self.connected.set_result(None)
 
     async def _receive(self, source: Source) -> None:
-        while not self._stopping:
+        try:
+            while not self._stopping:
+                self._interruptible = True
+                limit = await self._room()
+                deliveries = await source.receive(limit)
+                self._interruptible = False
+                await self._hand_over(source, deliveries)
+                await asyncio.sleep(0)
+        finally:
             self._interruptible = True
-            limit = await self._room()
-            deliveries = await source.receive(limit)
-            self._interruptible = False
-            await self._hand_over(source, deliveries)
-            await asyncio.sleep(0)
 
     async def _room(self) -> int:
         """How many deliveries may come: as many as the fullest trigger has room for."""

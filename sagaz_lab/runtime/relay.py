@@ -7,7 +7,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -105,9 +104,13 @@ class Relay:
 
     async def close(self) -> None:
         """Disconnect, once its tasks have ended."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(*(lane.close() for lane in self._all()))
+        closing = {asyncio.create_task(lane.close()): lane.name for lane in self._all()}
+        _, late = await asyncio.wait(closing, timeout=CLOSE_S)
+        for task in late:
+            task.cancel()
+        if late:
+            names = ", ".join(sorted(closing[task] for task in late))
+            self._dispatcher.report("stop:publishers", f"did not disconnect within {CLOSE_S:g} s: {names}")
 
     def _under_way(self) -> bool:
         if self._task is None or self._task.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -416,6 +417,27 @@ def publishing(name: str, url: str) -> None:
             if ctx["n"] < 0:
                 raise Permanent("a negative number")
             await ctx.publish(ctx["topic"], ctx["n"])
+
+
+async def test_a_publisher_that_does_not_disconnect_is_reported_and_left(
+    each_lab: Lab, brokers: dict[str, Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enough = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        while not enough.is_set():
+            with suppress(asyncio.CancelledError):
+                await enough.wait()
+
+    monkeypatch.setattr(FakePublisher, "__aexit__", never)
+    monkeypatch.setattr("sagaz_lab.runtime.relay.CLOSE_S", 0.05)
+    publishing("to-a", "redis://a")
+    await each_lab.fire("to-a.on_event", {"n": 1})
+    await each_lab.drain()
+    async with asyncio.timeout(10):
+        await each_lab.stop()
+    assert "did not disconnect within 0.05 s: redis at redis://a" in str(each_lab.status().warnings)
+    enough.set()
 
 
 async def test_a_broker_that_is_down_is_told_of_once_and_holds_up_no_other(
