@@ -71,12 +71,11 @@ class Lab:
         self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
         self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
         self._place = Place(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
-        self._given_engine, self._threads = fitting("engine", engine, ("execute", "close"), "an Engine"), threads
-        self._opens = Opening(package_sources, sources or {}, offline)
-        self._home, self._max_live_runs = Home(), max_live_runs
+        self._given_engine = fitting("engine", engine, ("execute", "close"), "an Engine")
+        self._opens = Opening(package_sources, dict(sources or {}), offline)
+        self._home, self._threads, self._max_live_runs = Home(), threads, max_live_runs
         self.registry = Registry(self._place.revisions, self._changed, self.clock.now, self._home.isolated.call_there)
-        self._reports = Reports()
-        self._tally, self._logs = Tally(), Logs()
+        self._reports, self._tally, self._logs = Reports(), Tally(), Logs()
         self._handle: Handle | None = None
         self._forgetting: asyncio.Task[int] | None = None
         self._tokens: list[Any] = []
@@ -84,17 +83,16 @@ class Lab:
 
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
-        engine = self._given_engine or LocalEngine(self.clock, self._threads, self.report)
-        opens, live = self._opens, self._max_live_runs
+        engine, opens = self._given_engine or LocalEngine(self.clock, self._threads, self.report), self._opens
         self._service = service = Service(
             self.store, engine, self.clock, self.config, self.registry,
             lambda trigger, spec: opens.source(trigger, spec, partial(service.surroundings, trigger.name)),
-            opens.publisher, self._tally, self.report, live,
+            opens.publisher, self._tally, self.report, self._max_live_runs,
         )  # fmt: skip
-        self._service.dispatcher.runner.use(self._logs)
-        self._firing = Firing(self._service.dispatcher)
-        self._views = Views(self.store, self._service.dispatcher)
-        self.shadows = Shadows(self._service.dispatcher, open_store, self._home.isolated.call_there)
+        service.dispatcher.runner.use(self._logs)
+        self._firing = Firing(service.dispatcher)
+        self._views = Views(self.store, service.dispatcher)
+        self.shadows = Shadows(service.dispatcher, open_store, self._home.isolated.call_there)
 
     @property
     def store(self) -> Store:
@@ -196,6 +194,7 @@ class Lab:
 
     async def use(self, store: str | Store) -> None:
         """Stop and go on in another store; sagas stay, counts begin anew. Nothing changes if it raises `StoreError`."""
+        self._service.refuse_inside("use()")
         there = await self._place.look(store)
         await self.stop()
         self._place.move(store, there)
@@ -217,7 +216,8 @@ class Lab:
         await self._service.start(how, reads)
 
     async def drain(self) -> None:
-        """Returns when the finite sources have ended and nothing is under way. Retries to come are not waited for."""
+        """Returns when finite sources have ended and only retries are to come. Raises `RunError` in a saga's code."""
+        self._service.refuse_inside("drain()")
         if self._handle is not None:
             await self._handle.reads()
         if self.is_open:

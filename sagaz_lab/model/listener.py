@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sagaz_lab.errors import UnknownName, describe
 from sagaz_lab.model.awaiting import awaited, is_awaitable, is_unread
 from sagaz_lab.model.event import Event, reader_of
+from sagaz_lab.model.inside import inside_too
 from sagaz_lab.model.publishing import PUBLISHED as NOTHING
 from sagaz_lab.model.stopping import OwnTask
 
@@ -137,15 +138,16 @@ async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
     """Call the hooks in turn. Their errors are logged and counted, never raised."""
     own_task = OwnTask() if hooks else None
     for hook in hooks:
+        name = getattr(hook, "__qualname__", type(hook).__qualname__)
         try:
-            answer = hook(*[reader_of(fact) if type(fact) is Event else fact for fact in facts])
-            if is_awaitable(answer):
-                answer = await awaited(answer)
+            with inside_too(f"listener {name}"):
+                answer = hook(*[reader_of(fact) if type(fact) is Event else fact for fact in facts])
+                if is_awaitable(answer):
+                    answer = await awaited(answer)
             if is_unread(answer):
                 raise TypeError("it returned a generator, so nothing of it has run")
         except BaseException as error:
             if own_task is not None and own_task.ends_by(error):
                 raise
             failures[getattr(hook, "__name__", type(hook).__name__)] += 1
-            name = getattr(hook, "__qualname__", type(hook).__qualname__)
             logger.error("listener %s failed: %s", name, describe(error), exc_info=error)

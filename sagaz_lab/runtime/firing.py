@@ -12,9 +12,9 @@ from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
 from sagaz_lab.errors import DefinitionError, LabClosed, TriggerPaused, UnknownName, Unreadable
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.given import event_with
+from sagaz_lab.model.inside import caller_in, inside, place_in, waits_for_itself
 from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
-from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.model.trigger import SourceSpec, specs_of
 from sagaz_lab.runtime.compiled import TriggerState, claim_of
 from sagaz_lab.runtime.decided import Decided
@@ -45,11 +45,14 @@ class Firing:
         self, target: str, payload: Any, id: str | None, wait: bool, where: Mapping[str, Any]
     ) -> list[Outcome]:
         readers = self._targets(target, where)
+        if wait:
+            self._refuse_own_window(readers)
         for state, _ in readers:
             await self._room(state, "fire")
         state, part = readers[0]
         delivery = self._delivery(specs_of(state.compiled.trigger)[part], payload, id)
-        decisions = await self._dispatcher.take(readers, [delivery], answered=True)
+        with inside(self._dispatcher.tasks, f"the decision of an event fired to {target}"):
+            decisions = await self._dispatcher.take(readers, [delivery], answered=True)
         given = [specs_of(state.compiled.trigger)[part] for state, part in readers]
         self._dispatcher.fired.update({spec.identity for spec in given if spec.kind == "memory"})
         return [
@@ -66,26 +69,30 @@ class Firing:
         with self._told_if_long(state, f"which is held ({outcome.reason})"):
             return await asyncio.shield(decided.finals[0])
 
+    def _refuse_own_window(self, readers: Sequence[Reader]) -> None:
+        place = place_in(self._dispatcher.tasks)
+        for state, _ in readers:
+            if place is not None and place.about == state.name and state.windows is not None:
+                raise waits_for_itself(f"fire() to {state.name}", place.name, "fire it with wait=False")
+
     @contextmanager
     def _told_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
-        """If it is an action that waits, and it waits long, that is reported."""
-        step, watch = current_step.get(None), None
-        if step is not None and self._dispatcher.runner.begun(step.run.run_id) is step.run:
-            watch = self._dispatcher.tasks.start(self._tell_later(step, state, why), f"wait of {step.name}")
+        """If the Lab waits for whoever waits, as for an action, and that takes long, it is reported."""
+        caller, watch = caller_in(self._dispatcher.tasks, self._dispatcher.runner.begun), None
+        if caller is not None:
+            watch = self._dispatcher.tasks.start(self._tell_later(caller, state, why), f"wait of {caller}")
         try:
             yield
         finally:
             if watch is not None:
                 self._dispatcher.tasks.cancel(watch)
 
-    async def _tell_later(self, step: Step, state: TriggerState, why: str) -> None:
+    async def _tell_later(self, caller: str, state: TriggerState, why: str) -> None:
         await self._dispatcher.clock.sleep(WAITS_S)
-        owner = f"{step.run.definition.name}.{step.name}"
         self._dispatcher.report(
-            f"waits:{owner}",
-            f"{owner} of run {step.run.run_id} has waited {WAITS_S:g} s for an event that it fired to {state.name}, "
-            f"{why}; if that waits for this run to end, both wait for ever: fire it with wait=False, and not more than "
-            "there is room for",
+            f"waits:{caller.partition(' of run ')[0]}",
+            f"{caller} has waited {WAITS_S:g} s for an event that it fired to {state.name}, {why}; if that waits for "
+            "this to end, both wait for ever: fire it with wait=False, and not more than there is room for",
         )
 
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None) -> list[Outcome]:
@@ -191,7 +198,8 @@ class Firing:
                 await self._room(state, "redrive")
                 now = group[taken : taken + state.room()]
                 taken += len(now)
-                decisions = await self._decide_again(state, now)
+                with inside(self._dispatcher.tasks, f"the decision of an event redriven to {state.name}"):
+                    decisions = await self._decide_again(state, now)
                 letter_of = {event.id: letter.id for letter, event in now}
                 for entry in chain.from_iterable(decided.entries for decided in decisions):
                     for id in letter_of.keys() & ids_of(entry):
@@ -224,7 +232,8 @@ class Firing:
         dispatcher, state = self._dispatcher, self.state(trigger)
         delivery = self._delivery(state.compiled.trigger.spec, payload, id)
         now, moment = dispatcher.clock.now(), dispatcher.clock.monotonic()
-        return await preview(dispatcher.decider, state, delivery, now, moment)
+        with inside(dispatcher.tasks, f"the preview of {trigger}"):
+            return await preview(dispatcher.decider, state, delivery, now, moment)
 
     def state(self, trigger: str) -> TriggerState:
         """The trigger's state. Raises `UnknownName` with the nearest one."""

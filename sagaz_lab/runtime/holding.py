@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import HeldEvent, Refusal
 from sagaz_lab.errors import LeaseLost, StoreError, Unreadable, describe
+from sagaz_lab.model.inside import inside
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.closings import events_of, first_of, settled_closings
 from sagaz_lab.runtime.compiled import TriggerState
@@ -235,7 +236,8 @@ class Holding:
 
     async def _decide(self, state: TriggerState, closing: Closing) -> None:
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
-        decided = await dispatcher.decider.decide_window(state, closing, now)
+        with inside(dispatcher.tasks, f"the decision of a window of {state.name}", state.name):
+            decided = await dispatcher.decider.decide_window(state, closing, now)
         decided.released = [*closing.events, *(held for held, _ in closing.released)]
         for held, reason in closing.released:
             decided.add(OutcomeKind.FILTERED, reason, held.event, now)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from sagaz_lab.abc import Clock, Delivery, Missed, Source
@@ -22,6 +22,7 @@ from sagaz_lab.errors import (
     without_credentials,
 )
 from sagaz_lab.model.event import Deliveries
+from sagaz_lab.model.inside import CONNECTION, inside
 from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
@@ -142,12 +143,15 @@ class Pump:
                     return
                 if hasattr(opened, "on_lost"):
                     opened.on_lost = self._lose
-                async with opened as source:
+                async with AsyncExitStack() as stack:
+                    with inside(self._dispatcher.tasks, f"source {self.spec}, which is being connected", CONNECTION):
+                        source = await stack.enter_async_context(opened)
                     self._note_missed(source)
                     self._connected("connected")
                     failures = 0
                     await self.may_receive.wait()
-                    await self._receive(source)
+                    with inside(self._dispatcher.tasks, f"source {self.spec}"):
+                        await self._receive(source)
             except EndOfSource:
                 self._enter("ended")
                 return
@@ -261,7 +265,8 @@ class Pump:
     async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         """Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over."""
         try:
-            await self._dispatcher.take(self.readers, deliveries)
+            with inside(self._dispatcher.tasks, f"the decision of an event of source {self.spec}"):
+                await self._dispatcher.take(self.readers, deliveries)
         except StoreUnavailable as error:
             # Intake stops while the store cannot answer: what was received goes back.
             self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from sagaz_lab.abc import Ending, StoredRun
 from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, Unreadable, describe
+from sagaz_lab.model.inside import waits_for_itself
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.away import Found, spoken
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -212,6 +215,7 @@ class Recovery:
         Or with one that was interrupted and left. Returns when it has ended; at once if it waits for its turn.
         """
         dispatcher = self._dispatcher
+        await self._told("resume_run()", run_id)
         with self._alone(run_id):
             stored, definition = await self._known(run_id, from_action)
             if stored.status is RunStatus.HELD:
@@ -233,9 +237,11 @@ class Recovery:
         Cancel one that is live, or that waits for its turn or its retry.
         """
         dispatcher = self._dispatcher
+        await self._told("compensate_run()", run_id)
         if await dispatcher.turns.cancel(run_id, dispatcher.clock.now()):
             return RunStatus.CANCELLED
         if live := dispatcher.runner.live.get(run_id):
+            self._refuse_own_step(live)
             live.cancel()
             status = await self._ended(run_id, live)
             # Its attempt may have failed just before: then it waits for its retry now.
@@ -263,6 +269,28 @@ class Recovery:
             ticket.compensate_only = True
             run = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now(), foreground=foreground)
         return await self._ended(run_id, run)
+
+    async def _told(self, what: str, run_id: str) -> None:
+        """Returns when the listeners have heard of the end of the attempt, if it lives here and has ended.
+
+        Raises `RunError` if it is a listener that asks, while nothing of the run can be cancelled.
+        """
+        run = self._dispatcher.runner.begun(run_id)
+        if run is not None and (run.status is not RunStatus.RUNNING or run.stopping or not run.begun):
+            if run.task is asyncio.current_task():
+                raise waits_for_itself(what, f"a listener of run {run_id}", "call it when the run has ended")
+            if run.status is not RunStatus.RUNNING:
+                await self._dispatcher.runner.ended(run)
+
+    def _refuse_own_step(self, run: Run) -> None:
+        """An action that is a coroutine is cancelled; a thread or a compensation would wait for its own end."""
+        step = current_step.get(None)
+        if step is None or step.run is not run:
+            return
+        roles = (run.definition.actions.get(step.name), run.definition.recoveries.get(step.name))
+        if run.stopping or any(role is not None and role.how == "thread" for role in roles):
+            caller = f"{run.definition.name}.{step.name} of run {run.run_id}"
+            raise waits_for_itself("compensate_run()", caller, "raise Permanent there, and the run is compensated")
 
     @contextmanager
     def _alone(self, run_id: str) -> Iterator[None]:

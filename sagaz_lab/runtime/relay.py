@@ -20,6 +20,7 @@ from sagaz_lab.errors import (
     describe,
     without_credentials,
 )
+from sagaz_lab.model.inside import inside
 from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
@@ -244,7 +245,8 @@ class Relay:
         if not rows:
             return 0
         await self._dispatcher.lease.seen()
-        await lane.publish(rows)
+        with inside(self._dispatcher.tasks, f"publishing to {lane.name}"):
+            await lane.publish(rows)
         published = len(lane.unmarked)
         await self._mark(lane)
         return published + (await self._give_up(lane) if isinstance(lane, BrokerLane) else 0)

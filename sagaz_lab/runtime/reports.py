@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from threading import Lock
 from typing import Any
 
 from sagaz_lab.model.awaiting import awaited, is_awaitable
+from sagaz_lab.model.inside import outside
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.texts import masked, printable
 
@@ -45,22 +47,23 @@ class Reports:
             if len(self._kept) > KEPT:
                 del self._kept[next(iter(self._kept))]
         logger.warning("%s", text)
+        context = outside()
         for listener in list(self._listeners):
             try:
-                answer = listener(kind, text)
+                answer = context.run(listener, kind, text)
                 if is_awaitable(answer):
-                    self._wait_for(answer)
+                    self._wait_for(answer, context)
             except BaseException:  # it is told of what goes wrong, and is not to make it worse
                 logger.exception("a listener to reports failed")
 
-    def _wait_for(self, answer: Any) -> None:
+    def _wait_for(self, answer: Any, context: Context) -> None:
         """On the loop of this thread, or on one for it alone."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             asyncio.run(_heard(answer))
             return
-        task = loop.create_task(_heard(answer), name="listener to reports")
+        task = loop.create_task(_heard(answer), name="listener to reports", context=context)
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 

@@ -14,6 +14,7 @@ from sagaz_lab.abc import Acceptance, Engine, Event
 from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, LeaseLost, RunError, describe
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext
+from sagaz_lab.model.inside import belongs
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -129,7 +130,9 @@ class Runner:
         run = self._made(ticket, definition, instance or self.instance(definition), now)
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
-        run.task = asyncio.get_running_loop().create_task(self._execute(run))
+        context = copy_context()
+        belongs(context, self._dispatcher.tasks)
+        run.task = asyncio.get_running_loop().create_task(self._execute(run), context=context)
         return run
 
     def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
@@ -139,6 +142,7 @@ class Runner:
             context = copy_context()
             if context.get(current_step) is not None:  # an action has fired the event, and waits meanwhile
                 context.run(current_step.set, None)
+            belongs(context, self._dispatcher.tasks)
             self._work_on(context)
 
     def _work_on(self, context: Context) -> None:

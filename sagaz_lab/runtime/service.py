@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
-from sagaz_lab.errors import LabClosed, LeaseLost, RunError, StoreError, TriggersOwned, describe
+from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, TriggersOwned, describe
+from sagaz_lab.model.inside import CONNECTION, caller_in, place_in, waits_for_itself
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.away import AWAY, Away, Found, spoken
 from sagaz_lab.runtime.changes import Change
 from sagaz_lab.runtime.compiled import TriggerState
@@ -137,6 +137,8 @@ class Service:
         nothing else. With `skip_failed` the other sources are read. `reads` is called as soon as events are received.
         A second start waits until the first has begun or failed, and does not get its error.
         """
+        if (place := place_in(self.dispatcher.tasks)) is not None and place.about == CONNECTION:
+            raise waits_for_itself("start()", place.name, "call it once the source is connected")
         may_receive = asyncio.Event()
         async with self._starting:
             if self._stopping:
@@ -244,17 +246,17 @@ class Service:
         return {state.name for state in self._wanted()} if self.started else set()
 
     async def drain(self) -> None:
-        """Returns when the finite sources have ended, nothing is under way and what can be published has been.
-
-        Raises `RunError` in an action, whose own run is under way.
-        """
-        step = current_step.get(None)
-        if step is not None and self.dispatcher.runner.begun(step.run.run_id) is step.run:
-            raise RunError(f"{step.name}: drain() in an action waits for its own run, and so for ever")
+        """Returns when the finite sources have ended, nothing is under way and what can be published has been."""
         await self.intake.ended()
         await self._quiet()
         if self.dispatcher.tee is not None:
             await self.dispatcher.tee.caught_up()
+
+    def refuse_inside(self, what: str) -> None:
+        """Raises `RunError` where the user's code calls this that the Lab waits for."""
+        caller = caller_in(self.dispatcher.tasks, self.dispatcher.runner.begun)
+        if caller is not None:
+            raise waits_for_itself(what, caller, "call it where no saga, listener or source waits for it, as in a cell")
 
     async def _quiet(self) -> None:
         """What runs publish to the process itself may start other runs."""

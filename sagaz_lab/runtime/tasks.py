@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any
 
 from sagaz_lab.errors import describe
+from sagaz_lab.model.inside import belongs
 
 logger = logging.getLogger("sagaz_lab")
 Report = Callable[[str, str], None]
@@ -27,7 +29,9 @@ class Tasks:
         self._closing = False
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        context = copy_context()
+        belongs(context, self)
+        task = asyncio.get_running_loop().create_task(work, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

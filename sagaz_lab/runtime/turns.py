@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Ending, KeptEvent
 from sagaz_lab.errors import LeaseLost, RunError, StoreError, describe
+from sagaz_lab.model.inside import inside
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
@@ -341,7 +342,8 @@ class Turns:
         """True if the new revision still starts a run from the held event."""
         if state.removed:
             return True
-        again = await self._dispatcher.decider.decide_again(state, ticket, now)
+        with inside(self._dispatcher.tasks, f"the decision of an event of {state.name}"):
+            again = await self._dispatcher.decider.decide_again(state, ticket, now)
         ticket.revision = definition.revision
         if again.starts:
             ticket.context, ticket.flat = again.starts[0].context, again.starts[0].flat

@@ -1,0 +1,92 @@
+"""The user's code that a Lab is waiting for: what it awaits of that Lab must not wait for the Lab in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
+
+from sagaz_lab.errors import RunError
+from sagaz_lab.model.run import Run
+from sagaz_lab.model.step import current_step
+
+CONNECTION = "connection"
+"""What waits for a source that is being connected: the start."""
+
+
+class Place:
+    """Where the code is called: a trigger method, a listener, a source. Of actions `current_step` says as much.
+
+    `owner` are the tasks of the Lab; `about` says what waits for this code besides, as the trigger of a window. It is
+    `over` when the code has returned.
+    """
+
+    __slots__ = ("about", "name", "over", "owner", "step")
+
+    def __init__(self, owner: object, name: str, about: str = "") -> None:
+        self.owner = owner
+        self.name = name
+        self.about = about
+        self.step = current_step.get(None)
+        self.over = False
+
+
+_place: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+@contextmanager
+def inside(owner: object, name: str, about: str = "") -> Iterator[None]:
+    """Within it the user's code is called. What goes on in a task of its own afterwards, nobody waits for."""
+    before, place = _place.get(), Place(owner, name, about)
+    _place.set(place)
+    try:
+        yield
+    finally:
+        place.over = True
+        _place.set(before)  # a reset would fail in a coroutine that its loop has thrown away
+
+
+@contextmanager
+def inside_too(name: str) -> Iterator[None]:
+    """The same for code that the Lab calls in whose context this is."""
+    place = _place.get()
+    with inside(None if place is None else place.owner, name):
+        yield
+
+
+def belongs(context: Context, owner: object) -> None:
+    """See to it that `inside_too` finds the Lab in this context."""
+    place = context.get(_place)
+    if place is None or place.owner is not owner:
+        place = Place(owner, "")
+        place.over = True
+        context.run(_place.set, place)
+
+
+def outside() -> Context:
+    """A copy of this context for what nobody waits for."""
+    context = copy_context()
+    context.run(_place.set, None)
+    context.run(current_step.set, None)
+    return context
+
+
+def place_in(owner: object) -> Place | None:
+    """Where this is called, if that Lab waits for it and it is no action."""
+    place = _place.get()
+    waited_for = place is not None and place.owner is owner and not place.over and place.step is current_step.get(None)
+    return place if waited_for else None
+
+
+def caller_in(owner: object, begun: Callable[[str], Run | None]) -> str | None:
+    """Whose code calls this, if that Lab waits for it; `begun` gives its live runs."""
+    if (place := place_in(owner)) is not None:
+        return place.name
+    step = current_step.get(None)
+    if step is not None and begun(step.run.run_id) is step.run:
+        return f"{step.run.definition.name}.{step.name} of run {step.run.run_id}"
+    return None
+
+
+def waits_for_itself(what: str, caller: str, cure: str) -> RunError:
+    return RunError(f"{what} in {caller} would wait for itself, and so for ever; {cure}")
