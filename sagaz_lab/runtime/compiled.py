@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sagaz_lab.abc import KEY_MARK, Clock
@@ -279,3 +279,25 @@ def claim_of(event_id: str) -> str:
     if len(event_id) <= ID_LENGTH and not event_id.startswith(KEY_MARK):
         return event_id
     return "sha256:" + hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def made_anew(
+    sagas: Mapping[str, SagaDefinition], but: Collection[str], instance_of: Callable[[SagaDefinition], Saga],
+    states: Mapping[str, TriggerState], default: TriggerConfig,
+) -> tuple[list[CompiledTrigger], dict[str, Exception]]:  # fmt: skip
+    """The triggers whose state has another revision or none, and the errors of sagas that cannot be made."""
+    changed: list[CompiledTrigger] = []
+    failed: dict[str, Exception] = {}
+    for definition in (sagas[name] for name in sagas if name not in but):
+        try:
+            instance = instance_of(definition)
+            changed += [
+                CompiledTrigger(definition, trigger, instance, default)
+                for trigger in definition.triggers.values()
+                if (state := states.get(trigger.name)) is None
+                or state.compiled.definition is not definition
+                or state.removed
+            ]
+        except Exception as error:  # noqa: BLE001  of that saga's code alone
+            failed[definition.name] = error
+    return changed, failed

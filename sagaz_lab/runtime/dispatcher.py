@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
 
 from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, HeldEvent, Redriven, Refusal, Store
-from sagaz_lab.errors import LabClosed
+from sagaz_lab.errors import LabClosed, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Slots
 from sagaz_lab.runtime.behind import decide_behind
-from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
+from sagaz_lab.runtime.compiled import TriggerState, made_anew
 from sagaz_lab.runtime.decided import CAME, QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
@@ -81,6 +81,7 @@ class Dispatcher:
         self.tally = tally
         self.registry = registry
         self.states: dict[str, TriggerState] = {}
+        self.left_out: dict[str, SagaDefinition] = {}
         self.without_code: dict[str, list[str]] = {}
         self.run_prefix = fresh_prefix("r")
         self.run_ids = fresh_ids(self.run_prefix)
@@ -101,21 +102,22 @@ class Dispatcher:
 
     # --- definitions ---
 
-    def load(self, sagas: Mapping[str, SagaDefinition]) -> None:
-        """Take over the current definitions: between two batches, so that each event has one revision."""
-        seen = set()
-        changed: list[CompiledTrigger] = []  # all of them, before any is used: whatever fails changes nothing
-        for definition in sagas.values():
-            instance = self.runner.instance(definition)
-            for trigger in definition.triggers.values():
-                seen.add(trigger.name)
-                state = self.states.get(trigger.name)
-                if state is None or state.compiled.definition is not definition or state.removed:
-                    changed.append(CompiledTrigger(definition, trigger, instance, self.default))
+    def load(self, sagas: Mapping[str, SagaDefinition], news: Collection[str] = ()) -> None:
+        """Take over the current definitions: between two batches, so that each event has one revision.
+
+        A saga that cannot be made is left out and reported, once; if it is one of the `news`, that is raised instead.
+        """
+        known = {name for name, it in self.left_out.items() if sagas.get(name) is it and name not in news}
+        changed, failed = made_anew(sagas, known, self.runner.instance, self.states, self.default)
+        for name, error in failed.items():
+            if name in news:
+                raise error
+            self.report(f"left out:{name}", f"saga {name!r} is left out: {describe(error)}; mend it, then start again")
+        self.left_out = {name: sagas[name] for name in known | failed.keys()}
+        seen = {it.name for name in sagas.keys() - self.left_out.keys() for it in sagas[name].triggers.values()}
         for compiled in changed:
             name = compiled.trigger.name
-            state = self.states.get(name)
-            if state is None:
+            if (state := self.states.get(name)) is None:
                 self.states[name] = TriggerState(compiled, self.tally.of(name), self.slots)
             else:
                 state.use(compiled)
@@ -124,6 +126,10 @@ class Dispatcher:
         for name, state in self.states.items():
             if name not in seen:
                 state.removed = True
+
+    def code_of(self, saga: str) -> SagaDefinition | None:
+        """Its current definition, if there is one of which runs can be made."""
+        return None if saga in self.left_out else self.registry.current.get(saga)
 
     # --- deliveries ---
 

@@ -79,7 +79,7 @@ class Recovery:
         """The runs that this process could not go on with, and now can."""
         dispatcher, found = self._dispatcher, []
         store = dispatcher.store
-        for saga in dispatcher.without_code.keys() & dispatcher.registry.current.keys():
+        for saga in (dispatcher.without_code.keys() & dispatcher.registry.current.keys()) - dispatcher.left_out.keys():
             ids = dispatcher.without_code.pop(saga)
             found += [run for id in ids if await store.adopt(id) and (run := await store.load(id))]
         return found
@@ -93,7 +93,7 @@ class Recovery:
         if stored.damage is not None:
             await self._leave_unread(stored, stored.damage)
             return None
-        definition = dispatcher.registry.current.get(stored.saga)
+        definition = dispatcher.code_of(stored.saga)
         if definition is None:
             await self._wait_for_code(stored, found)
             return None
@@ -310,7 +310,7 @@ class Recovery:
             raise unknown_run(dispatcher.store, run_id)
         if stored.damage is not None:
             raise Unreadable(f"run {run_id}: {stored.damage}; repair what is stored, or lab.discard the run")
-        definition = dispatcher.registry.current.get(stored.saga)
+        definition = dispatcher.code_of(stored.saga)
         if definition is None:
             raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")
         if action is not None and action not in definition.actions:

@@ -97,6 +97,7 @@ class Service:
     async def _prepare(self) -> None:
         await self._put_clock_right()
         self.group = await self._private_group()
+        self.dispatcher.left_out.clear()
         sagas: Mapping[str, SagaDefinition] | None = None
         while sagas is not self._registry.current:  # a cell may be run meanwhile
             sagas = self._registry.current
@@ -171,6 +172,10 @@ class Service:
 
     async def _start(self, how: Start, may_receive: asyncio.Event, reads: Callable[[], None]) -> None:
         self._only = how.only or None
+        if self.dispatcher.left_out:  # the cause may have been cured
+            self.dispatcher.left_out.clear()
+            self.dispatcher.load(self._registry.current)
+            await self.params.follow(list(self.dispatcher.states.values()))
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
@@ -229,7 +234,7 @@ class Service:
 
     def changed(self, changes: Sequence[Change]) -> None:
         """The registry has other definitions: the next batch is decided by them."""
-        self.dispatcher.load(self._registry.current)
+        self.dispatcher.load(self._registry.current, [change.name for change in changes])
         self.intake.hand_over(self._wanted())
         if self.dispatcher.tee is not None:
             self.dispatcher.tee.changed([change.name for change in changes])

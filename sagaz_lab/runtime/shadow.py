@@ -64,7 +64,7 @@ class Shadow:
         engine, default, slots = StandIn(self._twins), _quiet(live.default), live.slots.limit
         self._own = Dispatcher(ledger, engine, live.clock, default, registry, NoTally(), self._hear, slots)
         try:
-            self._own.load(registry.current)
+            self._own.load(registry.current, registry.current)
         except DefinitionError:
             raise
         except Exception as error:

@@ -289,7 +289,7 @@ class Turns:
     async def _begin(self, state: TriggerState, ticket: Ticket) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
         now = self._clock.now()
-        definition = self._dispatcher.registry.current.get(ticket.saga)
+        definition = self._dispatcher.code_of(ticket.saga)
         if definition is None:
             await self._wait_for_code(state, ticket)
             return

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Lab, Saga, action, start_triggers, trigger
-from sagaz_lab.errors import DefinitionError, LabClosed, SourceNotReady, SourceUnavailable, StoreUnavailable
+from sagaz_lab.errors import (
+    DefinitionError,
+    LabClosed,
+    SourceNotReady,
+    SourceUnavailable,
+    StoreUnavailable,
+    UnknownName,
+)
 from tests.unit.tools import Taps, until
 
 
@@ -214,19 +221,23 @@ async def test_a_lab_can_be_stopped_while_starts_wait_for_each_other() -> None:
         assert not lab.status().started
 
 
+@pytest.mark.parametrize("error", [ValueError("no model file"), SystemExit(3), TypeError("no number")])
 @pytest.mark.parametrize("address", ["memory", "sqlite:///{}/lab.db"])
-async def test_a_lab_that_could_not_be_opened_opens_once_the_cause_is_cured(address: str, tmp_path: Any) -> None:
+async def test_a_saga_that_cannot_be_made_is_left_out_until_the_cause_is_cured(
+    address: str, error: BaseException, tmp_path: Any
+) -> None:
     lab = Lab(address.format(tmp_path))
     broken = True
 
     with lab.activate():
+        good()
 
         class Model(Saga):
             saga_name = "model"
 
             def __init__(self) -> None:
                 if broken:
-                    raise ValueError("no model file")
+                    raise error
 
             @trigger(source="memory", topic="t")
             def on(self, event):
@@ -235,15 +246,80 @@ async def test_a_lab_that_could_not_be_opened_opens_once_the_cause_is_cured(addr
             @action("work")
             async def work(self, ctx): ...
 
-    for _ in range(2):
-        with pytest.raises(Exception, match="no model file"):
+        for _ in range(2):
             await lab.start()
-        assert not lab.is_open
+            [left_out] = [text for text in lab.status().warnings if "model" in text]
+            assert left_out.startswith("saga 'model' is left out: ")
+            assert str(error) in left_out
+            [outcome] = await lab.fire("good.on", {})
+            assert outcome.kind == "started"
+            with pytest.raises(UnknownName):
+                await lab.fire("model.on", {})
+            saga("another", source="memory", topic="u")
+            await lab.fire("another.on", {})
+            lab.unregister("another")
+
     broken = False
     await lab.start()
     [outcome] = await lab.fire("model.on", {})
     assert outcome.kind == "started"
     await lab.stop()
+
+
+async def test_a_run_of_a_saga_that_cannot_be_made_waits_for_its_code(tmp_path: Any) -> None:
+    gate, broken = asyncio.Event(), False
+
+    def lab_of() -> Lab:
+        lab = Lab(f"sqlite:///{tmp_path}/lab.db")
+        with lab.activate():
+
+            class Model(Saga):
+                saga_name = "model"
+
+                def __init__(self) -> None:
+                    if broken:
+                        raise ValueError("no model file")
+
+                @trigger(source="memory", topic="t", max_concurrent_sagas=1)
+                def on(self, event):
+                    return {}
+
+                @action("work")
+                async def work(self, ctx):
+                    await gate.wait()
+
+        return lab
+
+    first = lab_of()
+    await first.start()
+    for _ in range(2):
+        await first.fire("model.on", {}, wait=False)
+    await first.stop(grace_s=0)
+    broken = True
+    second = lab_of()
+    await second.start()
+    assert set(second.runs()["status"]) == {"needs_code"}
+    async with asyncio.timeout(10):
+        await second.drain()
+    broken = False
+    gate.set()
+    await second.start()
+    async with asyncio.timeout(10):
+        await second.drain()
+    assert set(second.runs()["status"]) == {"completed"}
+    await second.stop()
+
+
+async def test_a_saga_that_cannot_be_made_is_refused_by_an_open_lab() -> None:
+    async with Lab("memory") as lab:
+        with pytest.raises(ValueError, match="no model file"):
+
+            class Model(Saga):
+                def __init__(self) -> None:
+                    raise ValueError("no model file")
+
+        assert not lab.sagas
+        assert not lab.status().warnings
 
 
 @pytest.mark.parametrize("fails", ["put_clock_right", "positions", "save_revision"])
