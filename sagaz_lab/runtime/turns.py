@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided, cooling_facts, letters_only
+from sagaz_lab.runtime.insisting import insist
 from sagaz_lab.runtime.outcomes import Entry, outcome
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import OUTDONE
@@ -86,6 +88,13 @@ class Turns:
                 raise StoreError(f"run {ticket.run_id} is not in the store any more")
             ticket.event, ticket.context, ticket.flat = stored.event, stored.context, False
 
+    async def _fetch_if_there(self, ticket: Ticket) -> None:
+        """The same, however long the store is away. What it does not have, nobody is told of."""
+        try:
+            await insist(self._dispatcher, partial(self._fetch, ticket), f"run {ticket.run_id}")
+        except StoreError as error:
+            self._dispatcher.report("store", f"the event of run {ticket.run_id} cannot be read: {describe(error)}")
+
     def final(self, ticket: Ticket) -> asyncio.Future[Outcome]:
         """The outcome that a held event will have. To be asked for before it can have it."""
         if ticket.final is None:
@@ -105,7 +114,7 @@ class Turns:
         if queued:
             state.admission.remove(ticket)
         if hooks or state.compiled.config.persist_events:
-            await self._fetch(ticket)
+            await self._fetch_if_there(ticket)
         self._finally(state, ticket, kind, reason, now, facts)
         state.counters.count_reason(kind.value, reason, ticket.size)
         batch = letters_only(state, letters)
@@ -290,6 +299,8 @@ class Turns:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
         now = self._clock.now()
         definition = self._dispatcher.code_of(ticket.saga)
+        if definition is None and ticket.attempt > 1:  # it has begun, so it goes on to its end
+            definition = state.compiled.definition
         if definition is None:
             await self._wait_for_code(state, ticket)
             return
@@ -318,11 +329,11 @@ class Turns:
             self._dispatcher.runner.live[ticket.run_id].cancel()
 
     async def _wait_for_code(self, state: TriggerState, ticket: Ticket) -> None:
+        """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""
+        await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, 0)
         state.admission.leave(ticket)
-        first = ticket.attempt == 1
-        await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, 0 if first else ticket.attempt)
-        if first:
-            self._put_off(state, ticket, f"waits for the code of saga {ticket.saga!r}")
+        self._put_off(state, ticket, f"waits for the code of saga {ticket.saga!r}")
+        self.release(state)
 
     async def _still_wanted(self, state: TriggerState, ticket: Ticket, definition: SagaDefinition, now: float) -> bool:
         """Whether a held event still starts its run: by the current revision, and by the cooldown of its key."""
