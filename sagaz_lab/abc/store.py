@@ -180,8 +180,8 @@ class Store(Protocol):
         if there is one; a `discarded` one is dropped. What is parked behind either is to be published.
         """
 
-    async def save_revision(self, row: RevisionRow) -> None:
-        """Keep it. The same number twice is the same revision."""
+    async def save_revision(self, row: RevisionRow) -> bool:
+        """Keep it. False if the number is that of a revision with another digest, which stays."""
 
     async def own_triggers(self, names: Sequence[str]) -> float | None:
         """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner.

@@ -207,6 +207,28 @@ class Registry:
         self._make_current({name: definition}, [change])
         return change
 
+    @_there
+    def renumber(self, name: str) -> Mapping[int, int]:
+        """The store has other code under a number of this process: its revisions get those that the store has them
+        under, or the next ones. Returns what each number has become."""
+        stored = self._history(name)
+        digests, numbers = {row.number: row.digest for row in stored}, {row.digest: row.number for row in stored}
+        past, became = self._past[name], dict[int, int]()
+        last, moved = max([*past, *digests]), False
+        for number in sorted(past):
+            digest = past[number].digest
+            moved = moved or digests.get(number, digest) != digest  # so do those that came after it, to stay in order
+            keeps = digests.get(number) == digest or not moved
+            became[number] = number if keeps else numbers.get(digest, last + 1)
+            last = max(last, became[number])
+        self._past[name] = {became[old]: replace(it, revision=became[old]) for old, it in sorted(past.items())}
+        for definition in self._past[name].values():
+            definition.cls.__definition__ = definition
+        current = self.current.get(name)
+        if current is not None:
+            self._swap({**self.current, name: self._past[name][became[current.revision]]})
+        return became
+
     def past(self, name: str) -> Mapping[int, SagaDefinition]:
         """The revisions of this process, by number: a copy, as other threads register."""
         return dict(self._past.get(name, ()))

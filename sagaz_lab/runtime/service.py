@@ -312,11 +312,23 @@ class Service:
     async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:
         now = self._clock.now()
         for name, number in revisions:
-            if definition := self._registry.past(name).get(number):
-                row = RevisionRow(
-                    name, definition.revision, definition.digest, definition.source_text, now, self._maker
-                )
-                await self._store.save_revision(row)
+            here: int | None = number
+            while here is not None and (definition := self._registry.past(name).get(here)):
+                row = RevisionRow(name, here, definition.digest, definition.source_text, now, self._maker)
+                if await self._store.save_revision(row):
+                    break
+                here = self._renumber(name, here)
+
+    def _renumber(self, name: str, number: int) -> int | None:
+        """Another process has given the number to other code. Returns the one that this code has from now on."""
+        became = self._registry.renumber(name).get(number, number)
+        if became == number:
+            return None
+        self.dispatcher.load(self._registry.current)
+        self.intake.hand_over(self._wanted())
+        text = f"saga {name!r}: the store has other code as revision {number}, so this is revision {became} from now on"
+        self._report(f"revision:{name}", text)
+        return became
 
     async def _reconcile(self, may_receive: asyncio.Event | None = None) -> None:
         async with self._lock:

@@ -368,8 +368,8 @@ class MemoryStore:
 
     # --- names ---
 
-    async def save_revision(self, row: RevisionRow) -> None:
-        self._revisions[row.saga].setdefault(row.number, row)
+    async def save_revision(self, row: RevisionRow) -> bool:
+        return self._revisions[row.saga].setdefault(row.number, row).digest == row.digest
 
     async def own_triggers(self, names: Sequence[str]) -> float | None:
         return self._owned.own(names)  # nobody else can reach this store

@@ -317,9 +317,10 @@ class SqliteStore:
 
     # --- names ---
 
-    async def save_revision(self, row: RevisionRow) -> None:
+    async def save_revision(self, row: RevisionRow) -> bool:
         values = (row.saga, row.number, row.digest, text(row.source_text), row.at, text(row.made_by))
-        await self._call(lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
+        kept: int = await self._call(lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
+        return kept > 0
 
     async def own_triggers(self, names: Sequence[str]) -> float | None:
         last_seen_s: float | None = await self._call(lambda it: leases.own_triggers(it, names))

@@ -305,8 +305,9 @@ class StoreSuite(IntakeSuite, HeldSuite, OutboxSuite):
             RevisionRow("orders", number, f"digest-{number}", "class Orders: ...", AT, "a, process 7")
             for number in (2, 1, 3)
         ]
-        for row in [*rows, rows[0]._replace(digest="other", made_by="b, process 8")]:
-            await store.save_revision(row)
+        others = [rows[0]._replace(made_by="b, process 8"), rows[0]._replace(digest="other", made_by="b, process 8")]
+        saved = [await store.save_revision(row) for row in [*rows, *others]]
+        assert saved == [True, True, True, True, False]
         assert [(row.number, row.digest) for row in store.revisions("orders")] == [
             (1, "digest-1"), (2, "digest-2"), (3, "digest-3"),
         ]  # fmt: skip

@@ -87,10 +87,11 @@ async def test_a_source_does_not_wait_for_a_trigger_that_is_gone(slow: Any) -> N
 
 async def test_a_cell_that_is_run_while_the_lab_opens_is_started_too() -> None:
     class Slow(MemoryStore):
-        async def save_revision(self, row: RevisionRow) -> None:
-            await super().save_revision(row)
+        async def save_revision(self, row: RevisionRow) -> bool:
+            kept = await super().save_revision(row)
             if row.number == 1:
                 define("on_first", "on_second")
+            return kept
 
     taps = Taps()
     lab = Lab(Slow(), sources={"memory": taps})

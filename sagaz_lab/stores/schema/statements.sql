@@ -308,7 +308,8 @@ FROM dead_letters WHERE seq > ? ORDER BY seq LIMIT ?
 UPDATE dead_letters SET state = ?, reason = ?, settled_at = {now} WHERE id = ? AND state = 'open'
 
 -- name: insert_revision
-INSERT INTO revisions (saga, number, digest, source_text, at, made_by) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+INSERT INTO revisions (saga, number, digest, source_text, at, made_by) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (saga, number) DO UPDATE SET digest = digest WHERE revisions.digest = excluded.digest
 
 -- name: select_revisions
 SELECT saga, number, digest, source_text, at, made_by FROM revisions WHERE saga = ? ORDER BY number DESC LIMIT ?
