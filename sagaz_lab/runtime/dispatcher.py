@@ -27,14 +27,14 @@ from sagaz_lab.runtime.insisting import insist
 from sagaz_lab.runtime.lease import Lease
 from sagaz_lab.runtime.letters import LetterWatch
 from sagaz_lab.runtime.moments import Moments
-from sagaz_lab.runtime.notices import tell_ticks_again
-from sagaz_lab.runtime.outcomes import Tally
+from sagaz_lab.runtime.notices import tell_claimed, tell_ticks_again
+from sagaz_lab.runtime.outcomes import Tally, started_entries
 from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
 from sagaz_lab.runtime.tee import Tee
 from sagaz_lab.runtime.tickets import NOTHING, Ticket
-from sagaz_lab.runtime.turns import Turns, started_entries
+from sagaz_lab.runtime.turns import Turns
 
 _RUNNING = RunStatus.RUNNING
 _TOLD = frozenset({"on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead"})
@@ -276,7 +276,7 @@ class Dispatcher:
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
         if not (state.told_claimed or _TAKEN.isdisjoint(decided.reasons)):
-            self._tell_claimed(decided)
+            tell_claimed(self.report, decided, self.run_prefix)
         if self.tee is not None:
             self.tee.applied(decided)
         if decided.letters or decided.dropped or decided.filtered:
@@ -324,19 +324,6 @@ class Dispatcher:
             self.report(
                 f"dead:{letter.trigger}:{letter.cause}",
                 f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
-            )
-
-    def _tell_claimed(self, decided: Decided) -> None:
-        """The first duplicate of a trigger that has started nothing yet, if the first run is not of this process."""
-        state = decided.state
-        reason, event_id = next(it[1:3] for it in decided.entries if it[0] == "duplicate")
-        earlier = " run " in reason and f" run {self.run_prefix}" not in reason
-        state.told_claimed = earlier or state.counters.started > 0
-        if earlier and not state.counters.started:
-            self.report(
-                f"claimed:{state.name}",
-                f"{state.name}: event {event_id} starts nothing: {reason}. Another process started that run, before "
-                "this one or beside it; %triggers start --fresh, or lab.start(fresh=True), forgets all earlier claims",
             )
 
     async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:

@@ -48,3 +48,17 @@ def tell_ticks_again(report: Report, decided: Decided) -> None:
     for kind, reason, event_id, trigger, *_ in decided.entries:
         if kind == "duplicate":
             report(f"tick:{trigger}", f"{trigger}: tick {event_id}: {reason}")
+
+
+def tell_claimed(report: Report, decided: Decided, own_runs: str) -> None:
+    """The first duplicate of a trigger that has started nothing yet, if the first run is not of this process."""
+    state = decided.state
+    reason, event_id = next(it[1:3] for it in decided.entries if it[0] == "duplicate")
+    earlier = " run " in reason and f" run {own_runs}" not in reason
+    state.told_claimed = earlier or state.counters.started > 0
+    if earlier and not state.counters.started:
+        report(
+            f"claimed:{state.name}",
+            f"{state.name}: event {event_id} starts nothing: {reason}. Another process started that run, before "
+            "this one or beside it; %triggers start --fresh, or lab.start(fresh=True), forgets all earlier claims",
+        )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from sagaz_lab.model.run import LIVE, Outcome, OutcomeKind
+from sagaz_lab.runtime.tickets import Ticket
+
+_event_id_of, _run_id_of = attrgetter("event.id"), attrgetter("run_id")
 
 RING = 100_000
 """Outcomes kept in memory, of all triggers together: about 30 MB at the most."""
@@ -136,3 +140,26 @@ def outcomes_of(entry: Entry) -> list[Outcome]:
         Outcome(OutcomeKind(kind), reason, event_id, trigger, run_id, revision, at, facts)
         for event_id, run_id in zip(ids, runs, strict=True)
     ]
+
+
+def entries_of(
+    kind: str, reason: str, ticket: Ticket, now: float, facts: Mapping[str, Any] | None = None
+) -> Sequence[Entry]:
+    """One for each event of the run; the last is that of its own event."""
+    trigger, run_id, revision = ticket.trigger or "", ticket.run_id, ticket.revision
+    own = (kind, reason, ticket.event_id, trigger, run_id, revision, now, facts)
+    if not ticket.members:
+        return (own,)
+    return [*((kind, reason, it.event.id, trigger, run_id, revision, now, facts) for it in ticket.members), own]
+
+
+def started_entries(tickets: Sequence[Ticket], now: float) -> list[Entry]:
+    """That these runs of a trigger have started. Those of one event each share an entry."""
+    alone = [ticket for ticket in tickets if not ticket.members]
+    entries = [entry for ticket in tickets if ticket.members for entry in entries_of("started", "", ticket, now)]
+    if len(alone) == 1:
+        entries += entries_of("started", "", alone[0], now)
+    elif alone:
+        first, events, runs = alone[0], tuple(map(_event_id_of, alone)), tuple(map(_run_id_of, alone))
+        entries.append(("started", "", events, first.trigger or "", runs, first.revision, now, None))
+    return entries

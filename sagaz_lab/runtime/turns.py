@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Ending, KeptEvent
@@ -18,7 +17,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import COOLING, QUEUE_FULL, Decided, cooling_facts, letters_only
 from sagaz_lab.runtime.insisting import insist
-from sagaz_lab.runtime.outcomes import Entry, outcome
+from sagaz_lab.runtime.outcomes import entries_of, outcome
 from sagaz_lab.runtime.tickets import Ticket
 from sagaz_lab.runtime.window_policies import OUTDONE
 
@@ -30,8 +29,6 @@ WAITS = "waits for its turn"
 IN_MEMORY = 10_000
 """Tickets of a trigger that wait with their event and context; further ones leave them to a store that is durable."""
 
-
-_event_id_of, _run_id_of = attrgetter("event.id"), attrgetter("run_id")
 
 STORE_RETRY_S = 1.0
 """What the store has not taken is tried again after so long."""
@@ -377,26 +374,3 @@ class Turns:
         state.retrying -= 1
         state.admission.reenter(ticket)
         self.release(state)
-
-
-def entries_of(
-    kind: str, reason: str, ticket: Ticket, now: float, facts: Mapping[str, Any] | None = None
-) -> Sequence[Entry]:
-    """One for each event of the run; the last is that of its own event."""
-    trigger, run_id, revision = ticket.trigger or "", ticket.run_id, ticket.revision
-    own = (kind, reason, ticket.event_id, trigger, run_id, revision, now, facts)
-    if not ticket.members:
-        return (own,)
-    return [*((kind, reason, it.event.id, trigger, run_id, revision, now, facts) for it in ticket.members), own]
-
-
-def started_entries(tickets: Sequence[Ticket], now: float) -> list[Entry]:
-    """That these runs of a trigger have started. Those of one event each share an entry."""
-    alone = [ticket for ticket in tickets if not ticket.members]
-    entries = [entry for ticket in tickets if ticket.members for entry in entries_of("started", "", ticket, now)]
-    if len(alone) == 1:
-        entries += entries_of("started", "", alone[0], now)
-    elif alone:
-        first, events, runs = alone[0], tuple(map(_event_id_of, alone)), tuple(map(_run_id_of, alone))
-        entries.append(("started", "", events, first.trigger or "", runs, first.revision, now, None))
-    return entries
