@@ -110,7 +110,7 @@ def test_an_option_that_is_misspelled_is_named_whatever_the_function(case):
 ODD = [None, 3, -1.5, "x", "", b"x", [], [1], {}, {"a": 1}, {"source": None}, {"source": 3}, object(), len, int]
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda it: "an object" if type(it) is object else repr(it))
 @pytest.mark.parametrize("how", ["all_of", "any_of", "sequence", "absent"])
 def test_a_part_of_a_composite_that_is_no_source_is_a_definition_error(how, value):
     memory = {"source": "memory", "topic": "t"}
