@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 
 from sagaz_lab.errors import RunError
 from sagaz_lab.model.run import Run
-from sagaz_lab.model.step import current_step
+from sagaz_lab.model.step import Step, current_step
 
 CONNECTION = "connection"
 """What waits for a source that is being connected: the start."""
@@ -21,46 +20,45 @@ class Place:
     `over` when the code has returned.
     """
 
-    __slots__ = ("about", "name", "over", "owner", "step")
+    __slots__ = ("about", "before", "name", "over", "owner", "step")
 
     def __init__(self, owner: object, name: str, about: str = "") -> None:
         self.owner = owner
         self.name = name
         self.about = about
-        self.step = current_step.get(None)
-        self.over = False
+        self.over = True
+        self.before: Place | None = None
+        self.step: Step | None = None
+
+    def __enter__(self) -> None:
+        self.over, self.before, self.step = False, _place.get(), current_step.get(None)
+        _place.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.over = True
+        _place.set(self.before)  # a reset would fail in a coroutine that its loop has thrown away
+        self.before = None
 
 
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
 
 
-@contextmanager
-def inside(owner: object, name: str, about: str = "") -> Iterator[None]:
+def inside(owner: object, name: str, about: str = "") -> Place:
     """Within it the user's code is called. What goes on in a task of its own afterwards, nobody waits for."""
-    before, place = _place.get(), Place(owner, name, about)
-    _place.set(place)
-    try:
-        yield
-    finally:
-        place.over = True
-        _place.set(before)  # a reset would fail in a coroutine that its loop has thrown away
+    return Place(owner, name, about)
 
 
-@contextmanager
-def inside_too(name: str) -> Iterator[None]:
+def inside_too(name: str) -> Place:
     """The same for code that the Lab calls in whose context this is."""
     place = _place.get()
-    with inside(None if place is None else place.owner, name):
-        yield
+    return Place(None if place is None else place.owner, name)
 
 
 def belongs(context: Context, owner: object) -> None:
     """See to it that `inside_too` finds the Lab in this context."""
     place = context.get(_place)
     if place is None or place.owner is not owner:
-        place = Place(owner, "")
-        place.over = True
-        context.run(_place.set, place)
+        context.run(_place.set, Place(owner, ""))
 
 
 def outside() -> Context:
