@@ -7,16 +7,23 @@ import signal
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sagaz_lab.errors import LabClosed, describe, without_credentials
 from sagaz_lab.isolated import Once, Shipped
 from sagaz_lab.runtime.explain import Status
 
-if TYPE_CHECKING:
-    from sagaz_lab.lab import Lab
-
 _STOPPING = ("SIGINT", "SIGTERM")
+
+
+class Started(Protocol):
+    """The part of a Lab that the handle of its start needs."""
+
+    async def stop(self, grace_s: float = ...) -> None: ...
+
+    def status(self) -> Status: ...
+
+    def report(self, kind: str, text: str) -> None: ...
 
 
 class Handle:
@@ -24,7 +31,7 @@ class Handle:
 
     def __init__(
         self,
-        lab: Lab,
+        lab: Started,
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], Shipped[None]],
         work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
     ) -> None:
