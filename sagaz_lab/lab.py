@@ -72,7 +72,7 @@ class Lab:
         self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
         self._place = Place(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
         self._given_engine = fitting("engine", engine, ("execute", "close"), "an Engine")
-        self._opens = Opening(package_sources, dict(sources or {}), offline)
+        self._opens = Opening(package_sources, sources or {}, offline)
         self._home, self._threads, self._max_live_runs = Home(), threads, max_live_runs
         self.registry = Registry(self._place.revisions, self._changed, self.clock.now, self._home.isolated.call_there)
         self._reports, self._tally, self._logs = Reports(), Tally(), Logs()

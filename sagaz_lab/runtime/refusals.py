@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, DeadLetter, Event, Publication
-from sagaz_lab.errors import describe
+from sagaz_lab.errors import Unreadable, describe
 from sagaz_lab.runtime.letters import letter_id, text_of
 
 TRIES = 5
@@ -85,6 +85,32 @@ class Refusals:
         return max(0.0, min(it.due for it in self._refused.values()) - self._clock.monotonic())
 
 
+def sound_and_damaged(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Refused]]:
+    """Those that may be sent, and those that cannot be read any more: no other try helps, and what is behind waits."""
+    sound, unfit, stopped = list[Row](), list[Refused](), set[str]()
+    for row in rows:
+        number, publication = row
+        if publication.order in stopped:
+            continue
+        try:
+            json.loads(publication.payload)
+        except (ValueError, TypeError) as error:
+            why = f"the stored payload cannot be read: {describe(error)}; redrive it with fix=, or discard it"
+            unfit.append(Refused(number, publication, Unreadable(why), 1, 0.0))
+            stopped.add(publication.order)
+        else:
+            sound.append(row)
+    return sound, unfit
+
+
+def _payload_of(publication: Publication) -> Any:
+    """Where it cannot be read the text that is stored, which `fix` gets."""
+    try:
+        return json.loads(publication.payload)
+    except (ValueError, TypeError):
+        return str(publication.payload, "utf-8", "backslashreplace")
+
+
 def letter_of(refused: Refused, broker: str, saga: str, revision: int, at: float) -> DeadLetter:
     """Its event is the publication: it has its id and its payload."""
     it, topic = refused.publication, refused.publication.topic
@@ -92,10 +118,12 @@ def letter_of(refused: Refused, broker: str, saga: str, revision: int, at: float
     moment = datetime.fromtimestamp(at, UTC)
     return DeadLetter(
         id=letter_id(),
-        event=Event(json.loads(it.payload), it.id, f"publication to {topic}", None, headers, moment),
+        event=Event(_payload_of(it), it.id, f"publication to {topic}", None, headers, moment),
         trigger=it.trigger or "",
         saga=saga,
-        cause=f"{broker} refuses publications to {topic!r}",
+        cause=f"publications to {topic!r} are damaged"
+        if isinstance(refused.error, Unreadable)
+        else f"{broker} refuses publications to {topic!r}",
         error=f"publication to {topic!r}: {describe(refused.error)}",
         traceback=text_of(refused.error),
         attempts=refused.tries,

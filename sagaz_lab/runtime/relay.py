@@ -27,7 +27,7 @@ from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.lanes import BATCH, BrokerLane, Lane, ProcessLane
 from sagaz_lab.runtime.letters import is_letter_id
 from sagaz_lab.runtime.outbox import publication_of
-from sagaz_lab.runtime.refusals import Refused, Row, letter_of
+from sagaz_lab.runtime.refusals import Refused, Row, letter_of, sound_and_damaged
 from sagaz_lab.texts import masked
 
 if TYPE_CHECKING:
@@ -245,10 +245,16 @@ class Relay:
         if not rows:
             return 0
         await self._dispatcher.lease.seen()
+        sound, unfit = sound_and_damaged(rows)
         with inside(self._dispatcher.tasks, f"publishing to {lane.name}"):
-            await lane.publish(rows)
-        published = len(lane.unmarked)
+            await lane.publish(sound)
+        sent = set(lane.unmarked)
         await self._mark(lane)
+        if unfit:  # once all is sent that its run has published before
+            waiting = {it.order for number, it in sound if number not in sent}
+            unfit = [it for it in unfit if it.publication.order not in waiting]
+            await self._bury(lane, unfit)
+        published = len(sent) + len(unfit)
         return published + (await self._give_up(lane) if isinstance(lane, BrokerLane) else 0)
 
     async def _mark(self, lane: Lane) -> None:
@@ -260,17 +266,22 @@ class Relay:
         """Make dead letters of what the broker has refused often enough; returns how many."""
         given_up = lane.refusals.given_up()
         if given_up:
-            now = self._clock.now()
-            letters = [self._letter(lane, refused, now) for refused in given_up]
-            await self._store.park_refused([(it.number, letter) for it, letter in zip(given_up, letters, strict=True)])
+            await self._bury(lane, given_up)
             lane.refusals.buried(given_up)
-            self._parked.update(it.publication.run_id for it in given_up if it.publication.run_id)
-            await self._tell_refused(letters)
         self._try_later(lane)
         return len(given_up)
 
+    async def _bury(self, lane: Lane, refused: Sequence[Refused]) -> None:
+        now = self._clock.now()
+        letters = [self._letter(lane, it, now) for it in refused]
+        await self._store.park_refused([(it.number, letter) for it, letter in zip(refused, letters, strict=True)])
+        self._parked.update(it.publication.run_id for it in refused if it.publication.run_id)
+        await self._tell_refused(letters)
+
     def _letter(self, lane: Lane, refused: Refused, now: float) -> DeadLetter:
-        state = self._dispatcher.states[refused.publication.trigger or ""]
+        state = self._dispatcher.states.get(refused.publication.trigger or "")
+        if state is None:  # of a run that no trigger has started
+            return letter_of(refused, lane.name, "", 0, now)
         definition = state.compiled.definition
         return letter_of(refused, lane.name, definition.name, definition.revision, now)
 
@@ -281,7 +292,8 @@ class Relay:
             waits = f"; what run {letter.run_id} published after it waits behind it" if letter.run_id else ""
             text = f"{letter.trigger}: publication {letter.event.id} is dead: {letter.error}{waits}"
             self._dispatcher.report(f"dead:{letter.trigger}:{letter.cause}", text)
-            topic = self._dispatcher.states[letter.trigger].compiled.config.dead_letter_topic
+            state = self._dispatcher.states.get(letter.trigger)
+            topic = None if state is None else state.compiled.config.dead_letter_topic
             if topic is not None and not is_letter_id(letter.event.id):  # which would be told of itself for ever
                 told.append(publication_of(letter, topic)._replace(run_id=""))
         if told:

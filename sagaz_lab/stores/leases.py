@@ -14,6 +14,9 @@ from uuid import uuid4
 from sagaz_lab.abc import Choose, Owner
 from sagaz_lab.errors import TriggersOwned
 from sagaz_lab.stores.transactions import RECORDS_PER_RUN, Transactions
+from sagaz_lab.texts import logger_of
+
+logger = logger_of(__name__)
 
 LEASE_S = 15.0
 """How long after its last heartbeat an owner is believed to live, by the database's clock."""
@@ -68,6 +71,14 @@ def enter(connection: Any, sql: dict[str, str], name: str) -> Owner:
     id, pid = uuid4().hex, os.getpid()
     row = (id, name, this_host(), pid, started(pid))
     return Owner(id, name, connection.execute(sql["insert_owner"], row).fetchone()[0])
+
+
+def name_letters(connection: Any, sql: dict[str, str]) -> None:
+    """Give dead letters whose own id is damaged one by which they can be redriven or discarded."""
+    for number, is_text, event_id, claimed in connection.execute(sql["misnamed_letters"]).fetchall():
+        if claimed is not None or not is_text:
+            (letter,) = connection.execute(sql["name_letter"], (claimed, number)).fetchone()
+            logger.warning("the id of the dead letter of event %s was damaged; it is %s now", event_id, letter)
 
 
 def take_over(

@@ -34,6 +34,7 @@ class Opened:
             self.reading, self._glancing = connect_to_read(path), connect_to_read(path)
             entered_at = time()
             self.owner = leases.enter(self._writing, sql, owner_name)
+            leases.name_letters(self._writing, sql)
         except Error as error:
             self._writing.close()
             raise unavailable(path, error) from error

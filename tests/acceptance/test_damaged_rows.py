@@ -295,6 +295,24 @@ async def test_a_letter_whose_event_is_damaged_stays_open_and_can_be_put_right(f
     await life.lab.stop()
 
 
+@pytest.mark.parametrize("claim", ["kept", "gone"])
+@pytest.mark.parametrize("value", ["x'fffe00'", "''", "'}}garbage{{'", "CAST(id AS BLOB)"])
+async def test_a_letter_whose_id_is_damaged_can_be_named_and_redriven(folder: Path, value: str, claim: str) -> None:
+    before = Life(folder).lab.dead_letters().query("event_id == 'dead1'")["id"].iloc[0]
+    change(folder, f"UPDATE dead_letters SET id = {value} WHERE event_id = 'dead1'")
+    if claim == "gone":
+        change(folder, "DELETE FROM claims WHERE kind = 'letter'")
+    life = Life(folder)
+    life.go.set()
+    async with life.lab as lab:
+        letter = lab.dead_letters().query("event_id == 'dead1'")["id"].iloc[0]
+        assert letter == before or claim == "gone"
+        [outcome] = await lab.redrive(letter, fix=lambda payload: {"n": 9})
+        assert (outcome.kind, outcome.event_id) == ("started", "dead1")
+        await lab.drain()
+        assert 9 in life.done
+
+
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_bytes(b"z")], ids=["missing", "truncated"])
 async def test_a_missing_or_truncated_file_concerns_the_run_whose_value_it_is(folder: Path, spoil: Any) -> None:
     [run] = [found for found in (folder / "artifacts").iterdir() if found.name.endswith("-1")]

@@ -300,6 +300,17 @@ REPLACE INTO triggers (name, owner) VALUES (?, ?)
 SELECT seq, id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
 FROM dead_letters WHERE id = ? AND state = 'open'
 
+-- name: misnamed_letters
+-- Those with an id that is none of ours; what is no text is sorted behind all texts. Each with the id that its claim names.
+SELECT seq, typeof(id) = 'text', event_id, (SELECT run_id FROM claims
+    WHERE claims.trigger = dead_letters.trigger AND kind = 'letter' AND run_id >= 'd-' AND run_id < 'd.'
+        AND claim IN (event_id, '0:' || event_id, '1:' || event_id, '2:' || event_id)
+        AND NOT EXISTS (SELECT 1 FROM dead_letters AS known WHERE known.id = claims.run_id))
+FROM dead_letters WHERE id < 'd-' OR id >= 'd.'
+
+-- name: name_letter
+UPDATE dead_letters SET id = coalesce(?, 'd-' || lower(hex(randomblob(6)))) WHERE seq = ? RETURNING id
+
 -- name: letters_after
 SELECT seq, id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
 FROM dead_letters WHERE seq > ? ORDER BY seq LIMIT ?
