@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import Refusal
-from sagaz_lab.runtime.decided import Behind, Decided, Row
+from sagaz_lab.abc import Redriven, Refusal
+from sagaz_lab.runtime.decided import Decided, Row
 from sagaz_lab.runtime.insisting import insist
+from sagaz_lab.runtime.tickets import Ticket
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
+
+
+Rivals = Sequence[tuple[Ticket, Redriven | None]]
 
 
 async def decide_behind(
@@ -22,43 +27,71 @@ async def decide_behind(
     """
     found: list[Decided] = []
     for before in decisions:
-        if (behind := before.behind) is not None:
+        if before.rivals or before.behind:
             accepted = {it.run_id for it in before.starts} | {held.id for held in before.held}
-            duplicates, groups = behind.split(accepted - refused.keys())
-            left = len(behind.rows)
             try:
-                for rows in [duplicates, *groups] if duplicates else groups:
-                    known = rows is duplicates
-                    found.append(await _decide(dispatcher, before, behind, rows, known=known, now=now))
-                    left -= len(rows)
+                found += await _settle(dispatcher, before, accepted - refused.keys(), now)
             except BaseException:
+                left = sum(ticket.size for ticket, _ in before.rivals)
+                left += len(before.behind.rows) if before.behind is not None else 0
                 before.state.counters.deciding -= left
                 before.state.counters.received -= left
                 raise
     return found
 
 
-async def _decide(
-    dispatcher: Dispatcher, before: Decided, behind: Behind, rows: Sequence[Row], *, known: bool, now: float
-) -> Decided:
+async def _settle(dispatcher: Dispatcher, before: Decided, accepted: set[str], now: float) -> Sequence[Decided]:
+    """Of one trigger. What is settled is left behind no more."""
+    found: list[Decided] = []
+    while before.rivals:
+        decided, refused = await _take(dispatcher, before, partial(_of_rivals, before, before.rivals), now)
+        before.rivals = decided.rivals  # where the first one never was either
+        accepted |= {it.run_id for it in decided.starts} - refused.keys()
+        found.append(decided)
+    if (behind := before.behind) is not None:
+        duplicates, groups = behind.split(accepted)
+        for rows in [duplicates, *groups] if duplicates else groups:
+            make = partial(_of_rows, dispatcher, before, rows, rows is duplicates, now)
+            found.append((await _take(dispatcher, before, make, now))[0])
+            behind.rows = [row for row in behind.rows if row not in rows]
+    return found
+
+
+async def _take(
+    dispatcher: Dispatcher, before: Decided, make: Callable[[], Awaitable[Decided]], now: float
+) -> tuple[Decided, Mapping[str, Refusal]]:
     """The batch has been taken, so that these are too, however long the store is away."""
-    ids = {behind.prepared.sent[row.number].id for row in rows}
-    redriven = {id: letter for id, letter in behind.redriven.items() if id in ids}
     found: list[tuple[Decided, Mapping[str, Refusal]]] = []
 
     async def accept() -> None:
-        decided = Decided(before.state, redriven)
+        decided = await make()
         decided.of_runs, decided.answered = before.of_runs, before.answered
-        if known:
-            for row in rows:
-                first = Refusal() if row.holder.startswith("h-") else row.holder
-                decided.duplicate(first, behind.prepared.kept(row.number), now, by_key=row.by_key)
-        else:
-            prepared = behind.prepared.only([row.number for row in rows])
-            await dispatcher.decider.decide_prepared(decided, prepared, behind.part, now)
         found.append((decided, await dispatcher.accept([decided], now)))
 
     await insist(dispatcher, accept, f"an event of {before.state.name}")
     decided, refused = found[0]
     await dispatcher.apply(decided, refused, now)
+    return decided, refused
+
+
+async def _of_rivals(before: Decided, rivals: Rivals) -> Decided:
+    decided = Decided(before.state, {ticket.event_id: letter for ticket, letter in rivals if letter is not None})
+    decided.starts = [ticket for ticket, _ in rivals]
+    return decided
+
+
+async def _of_rows(
+    dispatcher: Dispatcher, before: Decided, rows: Sequence[Row], are_duplicates: bool, now: float
+) -> Decided:
+    behind = before.behind
+    assert behind is not None
+    ids = {behind.prepared.sent[row.number].id for row in rows}
+    decided = Decided(before.state, {id: letter for id, letter in behind.redriven.items() if id in ids})
+    if are_duplicates:
+        for row in rows:
+            first = Refusal() if row.holder.startswith("h-") else row.holder
+            decided.duplicate(first, behind.prepared.kept(row.number), now, by_key=row.by_key)
+    else:
+        prepared = behind.prepared.only([row.number for row in rows])
+        await dispatcher.decider.decide_prepared(decided, prepared, behind.part, now)
     return decided

@@ -89,12 +89,13 @@ class Decided:
     that nobody is to have; `redriven` are dead letters by the id of their event, which is among those decided. Where
     somebody is `answered`, `finals` has the outcomes to come of what is held. Deciding `events` of them took `took_s`.
     `of_runs` names, by id, the runs whose events have been through their window already. What is `behind` another event
-    of the batch that has its claim is not decided yet.
+    of the batch that has its claim is not decided yet; nor are the runs, each with its dead letter, which found one of
+    the batch as their `rivals`.
     """
 
     __slots__ = ("_deaths", "answered", "behind", "closings", "dropped", "entries", "events", "filtered", "finals",
                  "held", "kept", "letters", "of_runs", "outdone", "periods", "reasons", "redriven", "released",
-                 "replaced", "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
+                 "replaced", "rivals", "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
 
     def __init__(self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING) -> None:
         self.state = state
@@ -119,6 +120,7 @@ class Decided:
         self.periods: Before = {}
         self.of_runs: Mapping[str, str] = NOTHING
         self.behind: Behind | None = None
+        self.rivals: list[tuple[Ticket, Redriven | None]] = []
         self.answered = False
         self.finals: list[Future[Outcome]] = []
 
@@ -213,6 +215,13 @@ class Decided:
         for claim in claims:  # it may yet have them
             if claim is not None:
                 taken.setdefault(claim, "")
+
+    def is_rival(self, ticket: Ticket) -> None:
+        """Another run of the batch is to be the singleton of its key; whether it comes to that is not known yet."""
+        letter = self.redriven.get(ticket.event_id)
+        if letter is not None:
+            self.redriven = {id: other for id, other in self.redriven.items() if other is not letter}
+        self.rivals.append((ticket, letter))
 
     def outrun(self, earlier: str, by: str) -> None:
         """A run or held event of the batch makes room for a later one."""

@@ -68,6 +68,9 @@ def _alone(decided: Decided, mode: str, ticket: Ticket, mine: dict[str, Ticket])
             _replace(decided, ticket, mine.get(key))
         mine[key] = ticket
         return True
+    if key in mine:
+        decided.is_rival(ticket)
+        return False
     _unkeep(decided, ticket)
     for event, claim in ticket.claimed():
         if mode == "error":

@@ -320,7 +320,7 @@ class GateModel:
         if rules.strategy == "drop_oldest" and self.held() >= rules.size:
             oldest = next((other for other in self.runs if other.state == "waiting" and other is not run), None)
             if oldest is not None:
-                self.turn_away(oldest, "dropped")
+                self.turn_away(oldest, "dropped", at + SPENT_S)
         self.counts["held"] += len(arrivals)
         self.queue.append(run)
         return "held"

@@ -237,7 +237,9 @@ class Gates(RuleBasedStateMachine):
             told = self._told(name, key, verdict, id)
             payload = {"serial": self.serials, "k": self._spelled(key), "verdict": verdict}
             (outcome,) = await self.lab.fire(f"Gated.{name}", payload, id=id, wait=False)
-            assert outcome.kind == told, f"{name}: event {self.serials} is {outcome.kind}, not {told}"
+            assert outcome.kind == told, (
+                f"{name}: event {self.serials} is {outcome.kind} ({outcome.reason}), not {told}"
+            )
             if model.rules.window is not None or model.rules.singleton == "cancel":
                 await self._settle()  # what the event has set off happens right after it
                 self._tell_what_was_seen()
@@ -275,7 +277,7 @@ class Gates(RuleBasedStateMachine):
         finally:
             self.store.away = False
         told = self._told(name, key, verdict, id)
-        assert outcome.kind == told, f"{name}: event {self.serials} is {outcome.kind}, not {told}"
+        assert outcome.kind == told, f"{name}: event {self.serials} is {outcome}, not {told}"
 
     def _told(self, name: str, key: str, verdict: str, id: str | None) -> str:
         """What the model says of the next event."""
