@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 
 Rivals = Sequence[tuple[Ticket, Redriven | None]]
+Settled = tuple[Decided, Mapping[str, Refusal]]
+"""And which of it the store has refused."""
 
 
 async def decide_behind(
@@ -26,52 +29,60 @@ async def decide_behind(
     Behind a run that was accepted all are duplicates. Behind one that never was they are decided one by one.
     """
     found: list[Decided] = []
-    for before in decisions:
+    todo = deque((before, refused) for before in decisions)
+    while todo:
+        before, refused = todo.popleft()
         if before.rivals or before.behind:
-            accepted = {it.run_id for it in before.starts} | {held.id for held in before.held}
+            accepted = {it.run_id for it in before.starts} - refused.keys()
             try:
-                found += await _settle(dispatcher, before, accepted - refused.keys(), now)
+                settled = await _settle(dispatcher, before, accepted, now)
             except BaseException:
                 left = sum(ticket.size for ticket, _ in before.rivals)
                 left += len(before.behind.rows) if before.behind is not None else 0
                 before.state.counters.deciding -= left
                 before.state.counters.received -= left
                 raise
+            found += [decided for decided, _ in settled]
+            todo.extendleft(reversed(settled))
     return found
 
 
-async def _settle(dispatcher: Dispatcher, before: Decided, accepted: set[str], now: float) -> Sequence[Decided]:
-    """Of one trigger. What is settled is left behind no more."""
-    found: list[Decided] = []
+async def _settle(dispatcher: Dispatcher, before: Decided, accepted: set[str], now: float) -> Sequence[Settled]:
+    """Of one trigger. What is settled is left behind no more, and may have left others behind."""
+    found: list[Settled] = []
     while before.rivals:
         decided, refused = await _take(dispatcher, before, partial(_of_rivals, before, before.rivals), now)
-        before.rivals = decided.rivals  # where the first one never was either
+        before.rivals, decided.rivals = decided.rivals, []  # where the first one never was either
         accepted |= {it.run_id for it in decided.starts} - refused.keys()
-        found.append(decided)
+        found.append((decided, refused))
     if (behind := before.behind) is not None:
+        if behind.is_rest:
+            await dispatcher.holding.decided(before.state.name)  # which may free a claim
         duplicates, groups = behind.split(accepted)
         for rows in [duplicates, *groups] if duplicates else groups:
             make = partial(_of_rows, dispatcher, before, rows, rows is duplicates, now)
-            found.append((await _take(dispatcher, before, make, now))[0])
-            behind.rows = [row for row in behind.rows if row not in rows]
+            found.append(await _take(dispatcher, before, make, now))
+            behind.rows = [] if behind.is_rest else [row for row in behind.rows if row not in rows]
     return found
 
 
-async def _take(
-    dispatcher: Dispatcher, before: Decided, make: Callable[[], Awaitable[Decided]], now: float
-) -> tuple[Decided, Mapping[str, Refusal]]:
+async def _take(dispatcher: Dispatcher, before: Decided, make: Callable[[], Awaitable[Decided]], now: float) -> Settled:
     """The batch has been taken, so that these are too, however long the store is away."""
-    found: list[tuple[Decided, Mapping[str, Refusal]]] = []
+    found: list[Settled] = []
 
     async def accept() -> None:
         decided = await make()
         decided.of_runs, decided.answered = before.of_runs, before.answered
-        found.append((decided, await dispatcher.accept([decided], now)))
+        try:
+            found.append((decided, await dispatcher.accept([decided], now)))
+        except BaseException:
+            before.state.leading.take_back(decided.periods)
+            raise
 
     await insist(dispatcher, accept, f"an event of {before.state.name}")
     decided, refused = found[0]
     await dispatcher.apply(decided, refused, now)
-    return decided, refused
+    return found[0]
 
 
 async def _of_rivals(before: Decided, rivals: Rivals) -> Decided:
@@ -89,9 +100,10 @@ async def _of_rows(
     decided = Decided(before.state, {id: letter for id, letter in behind.redriven.items() if id in ids})
     if are_duplicates:
         for row in rows:
-            first = Refusal() if row.holder.startswith("h-") else row.holder
-            decided.duplicate(first, behind.prepared.kept(row.number), now, by_key=row.by_key)
+            decided.duplicate(row.holder, behind.prepared.kept(row.number), now, by_key=row.by_key)
     else:
         prepared = behind.prepared.only([row.number for row in rows])
-        await dispatcher.decider.decide_prepared(decided, prepared, behind.part, now)
+        await dispatcher.decider.decide_prepared(decided, prepared, behind.part, now, rest=behind.is_rest)
+        if decided.behind is not None:
+            decided.redriven = decided.behind.keep_letters(decided.redriven)
     return decided

@@ -37,9 +37,9 @@ RETURNED_NONE = "returned None"
 
 
 class Row(NamedTuple):
-    """The event of this number came behind the run or held event `holder`, or behind one that waits so itself ("").
+    """The event of this number came behind the run `holder`, or behind one that waits so itself ("").
 
-    `holder` has its declared key (`by_key`) or its id. `latest` is the newest run or held event before it.
+    `holder` has its declared key (`by_key`) or its id. `latest` is the newest run before it.
     """
 
     number: int
@@ -52,14 +52,16 @@ class Behind:
     """Events of a batch that came behind another with one of their claims; what became of that is not known yet.
 
     `redriven` are their dead letters, `part` is the composite's that they are of. What is `outrun` has lost its place,
-    and with it its claims, to the later run or event that is named.
+    and with it its claims, to the later run that is named. `is_rest`: they are all from one on, since a window or a
+    period may take what is before them for another's; they are decided together.
     """
 
-    __slots__ = ("outrun", "part", "prepared", "redriven", "rows")
+    __slots__ = ("is_rest", "outrun", "part", "prepared", "redriven", "rows")
 
-    def __init__(self, prepared: Prepared, part: int = 0) -> None:
+    def __init__(self, prepared: Prepared, part: int = 0, *, is_rest: bool = False) -> None:
         self.prepared = prepared
         self.part = part
+        self.is_rest = is_rest
         self.rows: list[Row] = []
         self.redriven: Mapping[str, Redriven] = {}
         self.outrun: dict[str, str] = {}
@@ -72,6 +74,8 @@ class Behind:
 
     def split(self, accepted: Collection[str]) -> tuple[Sequence[Row], Sequence[Sequence[Row]]]:
         """Those whose holder had the claim when they came, and the others, each by itself."""
+        if self.is_rest:
+            return (), (self.rows,)
         duplicates, others = list[Row](), list[Sequence[Row]]()
         for row in self.rows:
             by = self.outrun.get(row.holder)
@@ -199,9 +203,20 @@ class Decided:
         reason, count_as = taken_by(first, by_key=by_key), TAKEN if by_key else CAME
         self.add(OutcomeKind.DUPLICATE, reason, event, at, count_as=count_as, run_id=run_id)
 
+    def bury(
+        self, event: Event, error: BaseException, claim: str | None, taken: dict[str, Refusal | str], now: float
+    ) -> None:
+        """A dead letter, unless the event has come before."""
+        if claim is None:
+            self.dead(event, error, now, None)
+        elif claim in taken:
+            self.duplicate(taken[claim], event, now, by_key=False)
+        else:
+            taken[claim] = Refusal(letter=self.dead(event, error, now, claim).id)
+
     def taken(
         self, taken: dict[str, Refusal | str], claims: tuple[str | None, str | None], prepared: Prepared, i: int,
-        at: float, part: int = 0,
+        at: float,
     ) -> None:  # fmt: skip
         """A duplicate of what the store has; of what came with it, that is still to be seen."""
         first, by_key = first_of(taken, *claims), claims[0] not in taken
@@ -209,12 +224,16 @@ class Decided:
             self.duplicate(first, prepared.kept(i), at, by_key=by_key)
             return
         if self.behind is None:
-            self.behind = Behind(prepared, part)
-        latest = self.starts[-1].run_id if self.starts else self.held[-1].id
-        self.behind.rows.append(Row(i, first, by_key, latest))
+            self.behind = Behind(prepared)
+        self.behind.rows.append(Row(i, first, by_key, self.starts[-1].run_id))
         for claim in claims:  # it may yet have them
             if claim is not None:
                 taken.setdefault(claim, "")
+
+    def leave(self, prepared: Prepared, first: int, part: int) -> None:
+        """Those from this number on are decided once it is known what became of those before them."""
+        self.behind = Behind(prepared, part, is_rest=True)
+        self.behind.rows = [Row(i, "", False, "") for i in range(first, len(prepared.events))]
 
     def is_rival(self, ticket: Ticket) -> None:
         """Another run of the batch is to be the singleton of its key; whether it comes to that is not known yet."""
@@ -224,7 +243,7 @@ class Decided:
         self.rivals.append((ticket, letter))
 
     def outrun(self, earlier: str, by: str) -> None:
-        """A run or held event of the batch makes room for a later one."""
+        """A run of the batch makes room for a later one."""
         if self.behind is not None:
             self.behind.outrun[earlier] = by
 

@@ -20,11 +20,12 @@ from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.context import as_context
 from sagaz_lab.runtime.decided import RETURNED_NONE, Decided
 from sagaz_lab.runtime.decode import as_sent, id_text
+from sagaz_lab.runtime.first_gates import hold, lead
 from sagaz_lab.runtime.notices import tell_hidden, tell_slow
 from sagaz_lab.runtime.prepared import ITSELF, Prepared, events_of, ready, same
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.runtime.tickets import NOTHING, Ticket
-from sagaz_lab.runtime.window_policies import IN_PERIOD, Closing
+from sagaz_lab.runtime.window_policies import Closing
 
 _are_unchanging = UNCHANGING.issuperset
 _AT_ONCE = frozenset({type(None), Skip, dict})
@@ -57,17 +58,8 @@ class Decider:
         prepared = await self._prepare(decided, deliveries, part)
         taken = await self._taken(decided, prepared, now)
         for event, error, claim in prepared.unfit:
-            self._bury(decided, event, error, claim, taken, now)
-        if state.leading.active:
-            prepared = self._lead(decided, prepared, taken, now, quiet)
-        if compiled.policy is not None:
-            self._hold(decided, prepared, taken, part, now)
-        else:
-            try:
-                await self._judge(decided, prepared, taken, now)
-            except BaseException:
-                state.leading.take_back(decided.periods)
-                raise
+            decided.bury(event, error, claim, taken, now)
+        await self._pass(decided, prepared, taken, part, now, quiet=quiet)
         if decided.behind is not None:
             decided.redriven = decided.behind.keep_letters(redriven)
         if not quiet:
@@ -135,13 +127,35 @@ class Decider:
                 decided.redriven = decided.behind.keep_letters(redriven)
         return decided
 
-    async def decide_prepared(self, decided: Decided, prepared: Prepared, part: int, now: float) -> None:
-        """Decides what has waited for an event before it to be decided."""
+    async def decide_prepared(self, decided: Decided, prepared: Prepared, part: int, now: float, *, rest: bool) -> None:
+        """Decides what has waited for an event before it to be decided: one that passed with it, or `rest`."""
         taken = await self._taken(decided, prepared, now)
-        if decided.state.compiled.policy is not None and not decided.of_runs:
-            self._hold(decided, prepared, taken, part, now)
+        if rest:
+            await self._pass(decided, prepared, taken, part, now)
         else:
             await self._judge(decided, prepared, taken, now)
+
+    async def _pass(
+        self, decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], part: int, now: float, *,
+        quiet: bool = False,
+    ) -> None:  # fmt: skip
+        """All gates; of a trigger with a window no more than may be decided together."""
+        state = decided.state
+        if state.compiled.policy is not None or state.leading.active:
+            together = prepared.before_a_repeat(taken)
+            if together < len(prepared.events):
+                decided.leave(prepared, together, part)
+                prepared = prepared.only(range(together))
+        if state.leading.active:
+            prepared = lead(decided, prepared, taken, self.steady(), now, quiet=quiet)
+        if state.compiled.policy is not None:
+            hold(decided, prepared, taken, part, self.steady(), now, self._run_ids)
+            return
+        try:
+            await self._judge(decided, prepared, taken, now)
+        except BaseException:
+            state.leading.take_back(decided.periods)
+            raise
 
     async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
         """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
@@ -173,18 +187,6 @@ class Decider:
                 if refusal is not None and (refusal.letter == letter or refusal.first_run == run_id is not None):
                     del taken[claim]
         return taken
-
-    def _bury(
-        self, decided: Decided, event: Event, error: BaseException, claim: str | None,
-        taken: dict[str, Refusal | str], now: float,
-    ) -> None:  # fmt: skip
-        """A dead letter, unless the event has come before."""
-        if claim is None:
-            decided.dead(event, error, now, None)
-        elif claim in taken:
-            decided.duplicate(taken[claim], event, now, by_key=False)
-        else:
-            taken[claim] = Refusal(letter=decided.dead(event, error, now, claim).id)
 
     def _id_claim(self, compiled: CompiledTrigger, event: Event, part: int) -> str | None:
         try:
@@ -270,7 +272,7 @@ class Decider:
             except BaseException as error:
                 if own_task.ends_by(error):
                     raise
-                self._bury(decided, prepared.kept(i), error, claim, taken, now)
+                decided.bury(prepared.kept(i), error, claim, taken, now)
                 continue
             if result is None:
                 # The commonest case by far, so it is the shortest way.
@@ -305,7 +307,7 @@ class Decider:
         try:
             context = returned.copy() if flat else as_context(returned, decided.state.name)
         except BaseException as error:
-            self._bury(decided, event, error, claim, taken, now)
+            decided.bury(event, error, claim, taken, now)
             return
         key = pace_key = None
         if not compiled.ungated:
@@ -319,7 +321,7 @@ class Decider:
                     key = None if compiled.concurrency_key is None else compiled.concurrency_key(subject)
                     pace_key = None if compiled.pace_key is None else compiled.pace_key(subject)
             except BaseException as error:
-                self._bury(decided, event, error, claim, taken, now)
+                decided.bury(event, error, claim, taken, now)
                 return
         run_id = next(self._run_ids)
         if claim is not None:
@@ -335,50 +337,6 @@ class Decider:
         decided.starts.append(ticket)
 
     # --- gates ---
-
-    def _lead(
-        self, decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], now: float, quiet: bool
-    ) -> Prepared:
-        """What is left when that is filtered which falls into a period that an earlier event has opened."""
-        state, steady = decided.state, self.steady()
-        passed: list[int] = []
-        read = state.compiled.leading_key
-        for i, _, subject, claim, declared in prepared.each():
-            if claim not in taken and declared not in taken:
-                try:
-                    key = None if read is None else read(subject)
-                except BaseException as error:
-                    self._bury(decided, prepared.kept(i), error, claim, taken, now)
-                    continue
-                closes_in_s = state.leading.closes_in(key, steady)
-                shut = closes_in_s > 0 if quiet else not state.leading.opens(key, steady, decided.periods)
-                # The period may be the one that a dead letter's event has opened itself.
-                if shut and prepared.sent[i].id not in decided.redriven:
-                    facts = {"key": key, "closes_in_s": round(closes_in_s, 3)}
-                    decided.add(_FILTERED, IN_PERIOD, prepared.kept(i), now, facts)
-                    continue
-            passed.append(i)
-        return prepared.only(passed)
-
-    def _hold(
-        self, decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], part: int, now: float
-    ) -> None:
-        """Have them wait in their windows, once the store has them."""
-        state, at = decided.state, self.steady()
-        read = state.compiled.window_key
-        for i, _, subject, claim, declared in prepared.each():
-            event = prepared.kept(i)
-            if claim in taken or declared in taken:
-                decided.taken(taken, (claim, declared), prepared, i, now, part)
-                continue
-            try:
-                key = None if read is None else read(subject)
-            except BaseException as error:
-                self._bury(decided, event, error, claim, taken, now)
-                continue
-            id = next(self._run_ids).replace("r-", "h-", 1)
-            taken.update((mine, id) for mine in (claim, declared) if mine is not None)
-            decided.held.append(HeldEvent(id, state.name, key, part, event, claim, at, declared))
 
     async def _cool(self, decided: Decided, cooldown_s: float, now: float) -> None:
         """Filter what would start while its key is cooling down, but by the run of its own dead letter."""

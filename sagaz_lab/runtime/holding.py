@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import HeldEvent, Refusal
 from sagaz_lab.errors import LeaseLost, StoreError, Unreadable, describe
-from sagaz_lab.model.inside import inside
+from sagaz_lab.model.inside import inside, place_in
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.closings import events_of, first_of, settled_closings
 from sagaz_lab.runtime.compiled import TriggerState
@@ -39,7 +39,7 @@ class Holding:
         self._dispatcher = dispatcher
         self._timers: dict[str, float] = {}
         self._closings: defaultdict[str, deque[Closing]] = defaultdict(deque)
-        self._deciding: set[str] = set()
+        self._deciding: dict[str, asyncio.Task[None]] = {}
         # How many closings, from the first on, are being decided just now.
         self._under_way: dict[str, int] = {}
         # What is in the hands of this process, from before the store has it until after it has left the store.
@@ -59,6 +59,12 @@ class Holding:
         """Whether a window of this trigger is being decided."""
         return trigger in self._deciding or bool(self._closings.get(trigger))
 
+    async def decided(self, trigger: str) -> None:
+        """Returns when what is due of this trigger is decided, unless that waits for the caller."""
+        place = place_in(self._dispatcher.tasks)
+        while (task := self._deciding.get(trigger)) is not None and (place is None or place.about != trigger):
+            await asyncio.wait([task])
+
     # --- in ---
 
     def take_in(self, decided: Decided, now: float) -> None:
@@ -74,7 +80,6 @@ class Holding:
                 continue
             if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(self._coming)):
                 _drop(decided, oldest, now)
-                decided.outrun(oldest.id, held.id)
             step = state.windows.add(held)
             if step.waits:
                 decided.held.append(held)
@@ -180,8 +185,8 @@ class Holding:
         steady, closings = self._dispatcher.clock.now(), self._closings[state.name]
         closings.extend(state.windows.close_due(steady))
         if closings and state.name not in self._deciding:
-            self._deciding.add(state.name)
-            self._dispatcher.tasks.start(self._decide_all(state), f"windows of {state.name}")
+            work = self._decide_all(state)
+            self._deciding[state.name] = self._dispatcher.tasks.start(work, f"windows of {state.name}")
         due_at = state.windows.next_due()
         if due_at is not None and due_at < self._timers.get(state.name, float("inf")):
             self._timers[state.name] = due_at
@@ -221,7 +226,7 @@ class Holding:
                         closings.popleft()
         finally:
             self._under_way.pop(state.name, None)
-            self._deciding.discard(state.name)
+            del self._deciding[state.name]
 
     def _without_gone(self, state: TriggerState, closing: Closing) -> Sequence[Closing]:
         """What is to be decided in its place: an event that the store refused closes and outdoes nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -56,6 +56,20 @@ class Prepared(NamedTuple):
     def kept(self, i: int) -> Event:
         """What is kept of an event: as it was sent, whatever was made of the method's own."""
         return self.sent[i] if self.decode is same else as_sent(self.sent[i], self.decode)
+
+    def before_a_repeat(self, taken: Container[str]) -> int:
+        """How many come before one that shares a claim with an earlier one; one that is `taken` is nobody's here."""
+        asked = self.all_claims()
+        if len(set(asked)) == len(asked):
+            return len(self.events)
+        seen: set[str] = set()
+        for i, *_, claim, declared in self.each():
+            mine = {own for own in (claim, declared) if own is not None}
+            if not any(own in taken for own in mine):
+                if not seen.isdisjoint(mine):
+                    return i
+                seen |= mine
+        return len(self.events)
 
     def only(self, numbers: Sequence[int]) -> Prepared:
         """Those of these numbers."""

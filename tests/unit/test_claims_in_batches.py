@@ -34,6 +34,8 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"batch {strategy}": {"batch": Batch(2, "1h")} for strategy in ("drop_newest", "reject", "drop_oldest")},
     "batch block": {"batch": Batch(5, "1h")},
     "all": {"debounce": Debounce("1m", "1h", mode="all")},
+    "leading": {"debounce": Debounce("1m", "1h", key="k", mode="leading")},
+    "trailing": {"debounce": Debounce("1m", "1h", key="k")},
 }
 
 
@@ -132,7 +134,7 @@ EVENTS = st.lists(
     min_size=2, max_size=9,
 )  # fmt: skip
 
-ORDERED = ("plain", "cooldown", "batch block", "all")
+ORDERED = ("plain", "cooldown", "batch block", "all", "leading", "trailing")
 """Where what is decided later than it came loses no place to others of its batch."""
 
 
