@@ -73,6 +73,7 @@ async def _take(dispatcher: Dispatcher, before: Decided, make: Callable[[], Awai
     async def accept() -> None:
         decided = await make()
         decided.of_runs, decided.answered = before.of_runs, before.answered
+        decided.origin = before.origin
         try:
             found.append((decided, await dispatcher.accept([decided], now)))
         except BaseException:

@@ -21,6 +21,7 @@ from sagaz_lab.abc import (
 from sagaz_lab.errors import QueueFull
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.model.variables import origin
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.leading import Before
 from sagaz_lab.runtime.letters import dead_letter, letter_id
@@ -94,15 +95,16 @@ class Decided:
     somebody is `answered`, `finals` has the outcomes to come of what is held. Deciding `events` of them took `took_s`.
     `of_runs` names, by id, the runs whose events have been through their window already. What is `behind` another event
     of the batch that has its claim is not decided yet; nor are the runs, each with its dead letter, which found one of
-    the batch as their `rivals`.
+    the batch as their `rivals`. `origin` is the context in which its runs execute.
     """
 
     __slots__ = ("_deaths", "answered", "behind", "closings", "dropped", "entries", "events", "filtered", "finals",
-                 "held", "kept", "letters", "of_runs", "outdone", "periods", "reasons", "redriven", "released",
-                 "replaced", "rivals", "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
+                 "held", "kept", "letters", "of_runs", "origin", "outdone", "periods", "reasons", "redriven",
+                 "released", "replaced", "rivals", "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
 
     def __init__(self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING) -> None:
         self.state = state
+        self.origin = origin()  # as it is before the user's code sets variables
         self.redriven = redriven
         self.spent: list[Spent] = []
         self._deaths: dict[str, Entry] = {}

@@ -16,6 +16,7 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Skip
+from sagaz_lab.model.variables import in_own_context
 from sagaz_lab.runtime.compiled import CompiledTrigger, TriggerState
 from sagaz_lab.runtime.context import as_context
 from sagaz_lab.runtime.decided import RETURNED_NONE, Decided
@@ -44,6 +45,7 @@ class Decider:
         self._report = report
         self.steady = steady
 
+    @in_own_context
     async def decide(
         self, state: TriggerState, deliveries: Sequence[Delivery], now: float, *, part: int = 0, quiet: bool = False,
         redriven: Mapping[str, Redriven] = NOTHING,
@@ -68,6 +70,7 @@ class Decider:
                 tell_hidden(self._report, state, prepared.events[0])
         return decided
 
+    @in_own_context
     async def decide_window(self, state: TriggerState, closing: Closing, now: float) -> Decided:
         """Runs the method on what a window held: on all together, or on the last event. Its claims are its own."""
         decided, unfit = Decided(state), Decided(state)
@@ -99,6 +102,7 @@ class Decider:
         decided.join(unfit)
         return decided
 
+    @in_own_context
     async def decide_whole(
         self, state: TriggerState, events: Sequence[Event], now: float, redriven: Mapping[str, Redriven]
     ) -> Decided:
@@ -127,6 +131,7 @@ class Decider:
                 decided.redriven = decided.behind.keep_letters(redriven)
         return decided
 
+    @in_own_context
     async def decide_prepared(self, decided: Decided, prepared: Prepared, part: int, now: float, *, rest: bool) -> None:
         """Decides what has waited for an event before it to be decided: one that passed with it, or `rest`."""
         taken = await self._taken(decided, prepared, now)
@@ -157,6 +162,7 @@ class Decider:
             state.leading.take_back(decided.periods)
             raise
 
+    @in_own_context
     async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
         """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
         decided, compiled, event = Decided(state), state.compiled, ticket.event
@@ -239,11 +245,7 @@ class Decider:
             await self._cool(decided, cooldown_s, now)
 
     async def _run_methods(
-        self,
-        decided: Decided,
-        prepared: Prepared,
-        taken: dict[str, Refusal | str],
-        now: float,
+        self, decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], now: float
     ) -> None:
         compiled = decided.state.compiled
         method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event

@@ -293,7 +293,7 @@ class Dispatcher:
 
     def _launch(self, decided: Decided, tickets: Sequence[Ticket], now: float) -> None:
         state = decided.state
-        self.runner.launch_shared(tickets, state.compiled.definition, now)
+        self.runner.launch_shared(tickets, state.compiled.definition, now, decided.origin)
         entries = started_entries(tickets, now)
         decided.entries += entries
         self.tally.keep(entries)

@@ -183,14 +183,15 @@ class Holding:
         if self._dispatcher.closing or state.windows is None:
             return
         steady, closings = self._dispatcher.clock.now(), self._closings[state.name]
+        tasks = self._dispatcher.tasks
         closings.extend(state.windows.close_due(steady))
         if closings and state.name not in self._deciding:
-            work = self._decide_all(state)
-            self._deciding[state.name] = self._dispatcher.tasks.start(work, f"windows of {state.name}")
+            name = f"windows of {state.name}"
+            self._deciding[state.name] = tasks.start(self._decide_all(state), name, tasks.home)
         due_at = state.windows.next_due()
         if due_at is not None and due_at < self._timers.get(state.name, float("inf")):
             self._timers[state.name] = due_at
-            self._dispatcher.tasks.start(self._wake(state, due_at), f"next window of {state.name}")
+            tasks.start(self._wake(state, due_at), f"next window of {state.name}", tasks.home)
 
     async def _wake(self, state: TriggerState, due_at: float) -> None:
         await self._dispatcher.clock.sleep(due_at - self._dispatcher.clock.now())

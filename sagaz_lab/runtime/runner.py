@@ -19,6 +19,7 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
+from sagaz_lab.model.variables import origin
 from sagaz_lab.runtime.attempt import Attempt, AttemptInMemory
 from sagaz_lab.runtime.logs import Logs
 from sagaz_lab.runtime.outbox import refuse_other_store
@@ -45,6 +46,7 @@ class _Round(NamedTuple):
     definition: SagaDefinition
     instance: Saga
     now: float
+    origin: Context
 
 
 class Runner:
@@ -132,57 +134,58 @@ class Runner:
         run.foreground = foreground and (outer is None or outer.run.foreground)
         context = copy_context()
         belongs(context, self._dispatcher.tasks)
-        run.task = asyncio.get_running_loop().create_task(self._execute(run), context=context)
+        run.task = asyncio.get_running_loop().create_task(self._execute(run, origin()), context=context)
         return run
 
-    def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float) -> None:
-        """The same for one or more runs that a trigger has started: they may share a task with others."""
-        self._ready.append(_Round(deque(tickets), definition, self.instance(definition), now))
+    def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float, origin: Context) -> None:
+        """The same for one or more runs that a trigger has started: they may share a task with others.
+
+        Each executes in a copy of `origin`.
+        """
+        belongs(origin, self._dispatcher.tasks)
+        self._ready.append(_Round(deque(tickets), definition, self.instance(definition), now, origin))
         if self._working is None:
-            context = copy_context()
-            if context.get(current_step) is not None:  # an action has fired the event, and waits meanwhile
-                context.run(current_step.set, None)
-            belongs(context, self._dispatcher.tasks)
-            self._work_on(context)
+            self._work_on()
 
-    def _work_on(self, context: Context) -> None:
+    def _work_on(self) -> None:
         """In a task of its own, if there is anything to do."""
-        loop = asyncio.get_running_loop()
-        self._working = loop.create_task(self._work(context), context=context) if self._ready else None
+        loop, home = asyncio.get_running_loop(), self._dispatcher.tasks.home
+        self._working = loop.create_task(self._work(), context=home.copy()) if self._ready else None
 
-    async def _work(self, context: Context) -> None:
-        await self._execute_ready(context)
+    async def _work(self) -> None:
+        await self._execute_ready()
 
     @types.coroutine
-    def _execute_ready(self, context: Context) -> Generator[Any, Any, None]:
+    def _execute_ready(self) -> Generator[Any, Any, None]:
         """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others.
 
-        A task for each costs more than a short run does. Each has its own copy of `context` all the same, so that none
-        sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
+        A task for each costs more than a short run does. Each has its own copy of its batch's context all the same, so
+        that none sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
         """
         task, waits = asyncio.current_task(), None
         assert task is not None
         try:
-            while waits is None and not _is_cancelled(task) and (run := self._next()) is not None:
+            while waits is None and not _is_cancelled(task) and (found := self._next()) is not None:
+                run, origin = found
                 run.task = task
-                own = context.copy()
+                own = origin.copy()
                 try:
                     work = self._attempt_of(run).__await__()
                     awaited = own.run(next, work, _ENDED)
                 except BaseException as error:  # noqa: BLE001
-                    self._settle(run, error)
+                    self._settle(run, origin, error)
                 else:
                     if awaited is _ENDED:
-                        self._settle(run)
+                        self._settle(run, origin)
                     else:
-                        waits = self._rest(run, own, work, awaited)
+                        waits = self._rest(run, origin, own, work, awaited)
         finally:
-            self._work_on(context)
+            self._work_on()
         if waits is not None:
             yield from waits
 
-    def _next(self) -> Attempt | None:
-        """The run that is to be executed; it has been made already if somebody has asked."""
+    def _next(self) -> tuple[Attempt, Context] | None:
+        """The run that is to be executed, and its origin; it has been made already if somebody has asked."""
         ready = self._ready
         while ready:
             first = ready[0]
@@ -191,14 +194,14 @@ class Runner:
                 ready.popleft()
             try:
                 run = self._live.get(ticket.run_id) if self._live else None
-                return run or self._made(ticket, first.definition, first.instance, first.now)
+                return run or self._made(ticket, first.definition, first.instance, first.now), first.origin
             except Exception as error:
                 logger.exception("run %s could not be begun", ticket.run_id)
                 self._dispatcher.report("engine", f"run {ticket.run_id} could not be begun: {describe(error)}")
         return None
 
     def _rest(
-        self, run: Attempt, context: Context, work: Generator[Any, Any, None], awaited: Any
+        self, run: Attempt, origin: Context, context: Context, work: Generator[Any, Any, None], awaited: Any
     ) -> Generator[Any, Any, None]:
         """What is left of a run that waits."""
         failure: BaseException | None = None
@@ -214,7 +217,7 @@ class Runner:
             if run.gone:
                 raise
             failure = error
-        self._settle(run, failure)
+        self._settle(run, origin, failure)
 
     async def run_to_its_end(
         self,
@@ -258,7 +261,7 @@ class Runner:
             raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
         return self.launch(ticket, definition, now, saga)
 
-    async def _execute(self, run: Attempt) -> None:
+    async def _execute(self, run: Attempt, origin: Context) -> None:
         failure: BaseException | None = None
         try:
             await self._attempt_of(run)
@@ -267,7 +270,7 @@ class Runner:
                 raise
             failure = error
         current_step.set(None)  # what follows is no part of the run
-        self._settle(run, failure)
+        self._settle(run, origin, failure)
 
     def _attempt_of(self, run: Attempt) -> Coroutine[Any, Any, None]:
         return self._told(run) if "on_saga_start" in run.definition.hooks else self._engine.execute(run, run)
@@ -277,14 +280,14 @@ class Runner:
         await tell(run.definition.hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
         await self._engine.execute(run, run)
 
-    def _settle(self, run: Attempt, error: BaseException | None = None) -> None:
+    def _settle(self, run: Attempt, origin: Context, error: BaseException | None = None) -> None:
         """Its attempt is over. Whatever goes wrong here is not to stop any other run."""
         try:
             try:
                 if error is not None:
                     self._failed(run, error)
             finally:
-                self._ended(run)
+                self._ended(run, origin)
         except Exception:
             logger.exception("after run %s", run.run_id)
 
@@ -302,7 +305,7 @@ class Runner:
                 "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
             )
 
-    def _ended(self, run: Attempt) -> None:
+    def _ended(self, run: Attempt, origin: Context) -> None:
         dispatcher, ticket, retry_in_s = self._dispatcher, run.ticket, run.retry_in_s
         del self._live[run.run_id]
         if run.ctx.log_lines is not None:
@@ -322,6 +325,7 @@ class Runner:
             else:
                 state.wake()
         if retry_in_s is not None and not dispatcher.closing:
+            ticket.origin = origin
             dispatcher.turns.retry_later(ticket, retry_in_s)
         run.task = None  # which may be another run's by now
         if run.waiters:

@@ -152,7 +152,7 @@ class Shadow:
                 self._twins.watch(run_id)
                 state.admission.occupy(ticket)
                 await self._own.store.accept(Acceptance(runs=[ticket]))
-                self._own.runner.launch_shared([ticket], definition, self._live.clock.now())
+                self._own.runner.launch_shared([ticket], definition, self._live.clock.now(), self._context)
 
     async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
         try:

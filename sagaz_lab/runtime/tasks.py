@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from sagaz_lab.errors import describe
 from sagaz_lab.model.inside import belongs
+from sagaz_lab.model.variables import origin
 
 logger = logging.getLogger("sagaz_lab")
 Report = Callable[[str, str], None]
@@ -27,9 +28,12 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self.home = origin()
+        """For what goes on in nobody's context."""
 
-    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        context = copy_context()
+    def start(self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None) -> asyncio.Task[Any]:
+        """In a copy of that context, or of the caller's."""
+        context = copy_context() if context is None else context.copy()
         belongs(context, self)
         task = asyncio.get_running_loop().create_task(work, name=name, context=context)
         self._tasks.add(task)

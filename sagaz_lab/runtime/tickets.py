@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,8 @@ class Ticket(NewRun, eq=False):
     in the same lane. `final`, if somebody has asked for it, is resolved when it has started or never will. A ticket
     of attempt 1 that waits has not started yet. `hold` says that it is held when it fails, whatever its saga says.
     Where `event` has the list of a window, `alone` is the last event by itself, as its `members` are; None if only the
-    store knew them.
+    store knew them. `origin` is the context in which the run of a ticket that waits will execute; None if it comes from
+    the store.
     """
 
     status: RunStatus = RunStatus.WAITING
@@ -35,6 +37,7 @@ class Ticket(NewRun, eq=False):
     final: Future[Outcome] | None = None
     left_id: str = ""
     alone: Event | None = None
+    origin: Context | None = None
 
     @property
     def event_id(self) -> str:

@@ -57,6 +57,7 @@ class Turns:
         state = decided.state
         strategy = state.compiled.config.backpressure_strategy
         oldest = self._oldest(state) if strategy == "drop_oldest" and state.admission.full() else None
+        ticket.origin = decided.origin
         self._queue(state, ticket)
         if decided.answered or decided.released:
             decided.finals.append(self.final(ticket))
@@ -245,9 +246,8 @@ class Turns:
         while ticket := state.admission.next(moment):
             self._starts += 1
             self._served[state.name] = self._starts
-            leaving = self._dispatcher.tasks.start(
-                self._leave_queue(state, ticket), f"{ticket.trigger} {ticket.run_id}"
-            )
+            tasks, name = self._dispatcher.tasks, f"{ticket.trigger} {ticket.run_id}"
+            leaving = tasks.start(self._leave_queue(state, ticket), name, ticket.origin or tasks.home)
             self._leaving[ticket.run_id] = leaving
         delay_s = state.admission.opens_in(moment)
         # A timer that is set already may be later than what a new pace lets through.
@@ -321,7 +321,8 @@ class Turns:
         if ticket.attempt == 1:
             self._finally(state, ticket, OutcomeKind.STARTED, "", now)
         ticket.status = RunStatus.RUNNING
-        self._dispatcher.runner.launch_shared([ticket], definition, now)
+        origin = ticket.origin or self._dispatcher.tasks.home
+        self._dispatcher.runner.launch_shared([ticket], definition, now, origin)
         if ticket.run_id in self._unwanted:
             self._dispatcher.runner.live[ticket.run_id].cancel()
 

@@ -293,8 +293,8 @@ async def test_what_breaks_one_run_and_who_is_told_of_it_stop_no_other(
     engine.waits = waits
     ended = Runner._ended
 
-    def breaks_too(runner: Runner, run: Any) -> None:
-        ended(runner, run)
+    def breaks_too(runner: Runner, run: Any, *rest: Any) -> None:
+        ended(runner, run, *rest)
         if run.ctx["n"] == 3:
             raise RuntimeError("broken as well")
 

@@ -1,0 +1,52 @@
+"""Context variables: those that the user's code sets while events are decided reach no run and no later batch."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from sagaz_lab.model.step import current_step
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def origin() -> Context:
+    """A copy of this context for runs, which are no part of the action that may have fired their events."""
+    context = copy_context()
+    if context.get(current_step) is not None:
+        context.run(current_step.set, None)
+    return context
+
+
+def in_own_context(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T]]:
+    """Each call executes in a copy of its caller's context, without a task for it.
+
+    Calls decide batches: a copy for each event would cost more than most decisions do.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+        return _driven(function(*args, **kwargs))
+
+    return call
+
+
+@types.coroutine
+def _driven(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    run = copy_context().run
+    try:
+        awaited = run(work.send, None)
+        while True:
+            try:
+                given = yield awaited
+            except BaseException as error:  # noqa: BLE001  # cancelled: the function is to hear of it
+                awaited = run(work.throw, error)
+            else:
+                awaited = run(work.send, given)
+    except StopIteration as returned:
+        value: T = returned.value
+        return value
