@@ -217,11 +217,20 @@ class LabClosed(SagazLabError):
 
 
 class Permanent(SagazLabError):
-    """Raise it, or a subclass, in an action: the run is compensated and not tried again."""
+    """Raise it, or a subclass, in an action: the run is compensated and not tried again.
+
+    An `ExceptionGroup`, as of a `TaskGroup`, counts as one if it has one in it, at any depth; a `__cause__` does not.
+    """
 
 
 NO_EXCEPTIONS = (CancelledError, SystemExit, GeneratorExit)
 """What a user's code may raise that is no `Exception`, and that no signal has asked for."""
+
+
+def is_permanent(error: BaseException | None) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_permanent, error.exceptions)) or isinstance(error, Permanent)
+    return isinstance(error, Permanent)
 
 
 def describe(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from sagaz_lab.engines.calls import ActiveStep, invoke
 from sagaz_lab.engines.streams import Channel
 from sagaz_lab.engines.threads import Threads
 from sagaz_lab.engines.trials import Before
-from sagaz_lab.errors import ActionTimeout, Permanent, RunError, describe
+from sagaz_lab.errors import ActionTimeout, RunError, describe, is_permanent
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run
@@ -70,7 +70,7 @@ class Attempts:
                 error, failed = own_error(raised, name, step), None
             step.end_trial()
             spent = step.trial >= first + action.max_retries
-            if spent or step.told or step.reading or isinstance(error, Permanent):
+            if spent or step.told or step.reading or is_permanent(error):
                 return Done(name, None, error)
             await self._journal.append([failure_record(run, self._clock, name, step.trial, error)])
             await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
@@ -155,7 +155,7 @@ def failure_record(
         name,
         trial,
         clock.now(),
-        value=isinstance(error, Permanent) or None,
+        value=is_permanent(error) or None,
         error=describe(error),
         traceback=trace,
     )

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from sagaz_lab.abc import DONE, DeadLetter, Ending, EndingRow
-from sagaz_lab.errors import Permanent, StoreUnavailable, describe
+from sagaz_lab.errors import StoreUnavailable, describe, is_permanent
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -144,7 +144,7 @@ class Attempt(Run, kw_only=True, eq=False):
             return None, None
         state, note = self._dispatcher.states.get(trigger), ""
         config = None if state is None else state.compiled.config
-        if config is not None and self.attempt <= config.max_retries and not isinstance(error, Permanent):
+        if config is not None and self.attempt <= config.max_retries and not is_permanent(error):
             retry_at = now + config.retry_delay_s(self.attempt)
             if not config.too_old(retry_at - self.ticket.at):
                 return None, retry_at
