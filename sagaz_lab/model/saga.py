@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.context import SagaContext
+from sagaz_lab.model.decorated import put_mark, refuse_bare, refuse_lost_methods, refuse_other_than_function
 from sagaz_lab.model.host import host
 from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
 from sagaz_lab.model.params import ParamsOfTriggers, has_params
@@ -117,11 +118,13 @@ def action(
     `retry_backoff_s` (the last delay repeats). Once a `pivot` has finished nothing is undone. `codec` stores the
     result where JSON and the typed codecs cannot: "joblib", or an object with `dump(value, path)` and `load(path)`.
     """
-    _refuse_bare("action", name)
+    refuse_bare("action", name)
 
     def decorate(function: F) -> F:
+        refuse_other_than_function(f"@action({name!r})", function)
         label = name or function.__name__
-        owner = f"@action({label!r}) on {function.__qualname__}"
+        decorator = f"@action({label!r})"
+        owner = f"{decorator} on {function.__qualname__}"
         if not (name is None or (isinstance(name, str) and name.strip())):
             raise DefinitionError(f"{owner}: name={name!r} must be a text that is not empty")
         if not takes(function, 2):
@@ -138,7 +141,7 @@ def action(
             how=_how(function),
         )
         _refuse_wrong(owner, role)
-        _take_role(owner, function, role)
+        _take_role(decorator, function, role)
         return function
 
     return decorate
@@ -165,17 +168,19 @@ def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 
     for an action that was cut off, whose result is then `None`.
     """
 
-    _refuse_bare("compensate", action_name)
+    refuse_bare("compensate", action_name)
+    decorator = f"@compensate({action_name!r})"
 
     def decorate(function: F) -> F:
-        owner = f"@compensate({action_name!r}) on {function.__qualname__}"
+        refuse_other_than_function(decorator, function)
+        owner = f"{decorator} on {function.__qualname__}"
         takes_result = len(positional(function)) == 3
         if not takes(function, 2 + takes_result):
             raise DefinitionError(f"{owner}: a compensation takes (self, ctx) or (self, ctx, result)")
         if not positive(timeout_s) or not at_least(0, max_retries):
             raise DefinitionError(f"{owner}: timeout_s must be more than 0 and max_retries a whole number, 0 or more")
         _take_role(
-            owner,
+            decorator,
             function,
             Compensation(
                 action=action_name,
@@ -197,22 +202,19 @@ def forward_recovery(action_name: str) -> Callable[[F], F]:
     It returns "retry" (once more), "skip" (go on without it) or `None` (leave the run partially committed).
     """
 
-    _refuse_bare("forward_recovery", action_name)
+    refuse_bare("forward_recovery", action_name)
+    decorator = f"@forward_recovery({action_name!r})"
 
     def decorate(function: F) -> F:
-        owner = f"@forward_recovery({action_name!r}) on {function.__qualname__}"
+        refuse_other_than_function(decorator, function)
+        owner = f"{decorator} on {function.__qualname__}"
         if not takes(function, 3):
             raise DefinitionError(f"{owner}: a forward recovery takes (self, ctx, error)")
         how = _how(function, stream=False)
-        _take_role(owner, function, Recovery(action_name, function.__name__, how))
+        _take_role(decorator, function, Recovery(action_name, function.__name__, how))
         return function
 
     return decorate
-
-
-def _refuse_bare(decorator: str, given: Any) -> None:
-    if callable(given):
-        raise DefinitionError(f"@{decorator} on {given.__qualname__}: write @{decorator}(...) with parentheses")
 
 
 def _names(owner: str, depends_on: Any) -> tuple[str, ...]:
@@ -230,10 +232,11 @@ def _how(function: Callable[..., Any], *, stream: bool = True) -> Literal["corou
     return "coroutine" if inspect.iscoroutinefunction(function) else "thread"
 
 
-def _take_role(owner: str, function: Callable[..., Any], role: object) -> None:
+def _take_role(decorator: str, function: Callable[..., Any], role: object) -> None:
     if hasattr(function, ROLE):
+        owner = f"{decorator} on {function.__qualname__}"
         raise DefinitionError(f"{owner}: the method is an action, a compensation or a recovery already")
-    setattr(function, ROLE, role)
+    put_mark(function, ROLE, role, decorator)
 
 
 class Saga:
@@ -241,7 +244,7 @@ class Saga:
 
     `class Base(Saga, abstract=True)` registers nothing; its triggers belong to its subclasses. `saga_name` defaults
     to the class name. With `on_failure = "hold"` a run that failed is held, nothing undone. Instances hold no state
-    of a run, so two runs on one instance do not meet.
+    of a run, so two runs on one instance do not meet. Two decorated methods of one name raise `DefinitionError`.
     """
 
     saga_name: ClassVar[str] = ""
@@ -254,6 +257,7 @@ class Saga:
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        refuse_lost_methods(cls)
         cls.__abstract__ = abstract
         if abstract:
             cls.__definition__ = None

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from sagaz_lab.errors import DefinitionError, UnknownName
+from sagaz_lab.model.decorated import put_mark, refuse_other_than_function
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.options import KINDS, check_settings, guarded, identity
 from sagaz_lab.model.params import Param, Scalar, checked_params, checked_ranges
@@ -241,6 +242,7 @@ def trigger(
     """
 
     def decorate(method: F) -> F:
+        refuse_other_than_function("@trigger", method)
         owner = f"@trigger on {method.__qualname__}"
         if hasattr(method, MARK):
             raise DefinitionError(f"{owner}: a method is one trigger; write a second method for a second source")
@@ -265,7 +267,7 @@ def trigger(
             "params": MappingProxyType(checked_params(owner, {} if params is None else params)),
             "ranges": MappingProxyType(checked_ranges(owner, params or {})),
         }
-        setattr(method, MARK, Mark(fields))
+        put_mark(method, MARK, Mark(fields), "@trigger")
         return method
 
     return decorate
