@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.code import function_text
 from sagaz_lab.model.content import content_digest
+from sagaz_lab.model.redis_address import redis_address
 from sagaz_lab.texts import HIDDEN, is_secret, masked, masked_address, secrets_of_address
 
 if TYPE_CHECKING:
@@ -145,11 +146,6 @@ class Placed(str):
 
     def __reduce__(self) -> tuple[type[Placed], tuple[str]]:
         return Placed, (self.absolute,)
-
-
-def redis_address(value: Any) -> str | None:
-    known = isinstance(value, str) and re.match(r"(rediss?|unix)://.", value)
-    return None if known else "must be an address such as redis://host:6379/0"
 
 
 class Loaded:

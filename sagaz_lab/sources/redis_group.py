@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 
 from sagaz_lab.errors import SourceError, SourceNotReady, SourceUnavailable, describe
 from sagaz_lab.model.options import Address
+from sagaz_lab.model.redis_address import FILES, options_of, redis_address
 
 Entry = tuple[bytes, Any]
 """An entry's id and its fields and values in turn, as bytes; None where it was trimmed while pending."""
@@ -27,6 +29,30 @@ LOST = (RedisError, OSError, RuntimeError, AttributeError)
 write: CPython 3.13.0 raises `AttributeError` there, uvloop `RuntimeError`."""
 
 
+def client_at(url: str, answer_s: float) -> Redis:
+    """A client that has connected nothing yet. Raises `SourceNotReady` for an address that cannot work.
+
+    A command is never sent twice behind our back: what the lost answer of a read held is pending, and the next opening
+    reads it; the relay publishes again, and tells of it. Replies stay raw: parsing them into dicts costs more than all
+    else that is done for an entry.
+    """
+    at = Address(url).masked
+    if wrong := redis_address(url):
+        raise SourceNotReady(f"the address {at} {wrong}")
+    for name, [path, *_] in options_of(url).items():
+        if name in FILES and not os.path.exists(path):
+            raise SourceNotReady(f"the address {at} sets {name}, but there is no {path}")
+    try:  # an option of the address overrules one that is given here
+        client: Redis = Redis.from_url(
+            url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0), socket_timeout=answer_s,
+            socket_connect_timeout=ANSWER_S, socket_keepalive=True,
+        )  # fmt: skip
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError):
+        raise SourceNotReady(f"{at} is no address of a Redis server, or has options that redis-py refuses") from None
+    return client
+
+
 class GroupLost(SourceError):
     """The stream or the group is gone."""
 
@@ -37,18 +63,8 @@ class ConsumerGroup:
     def __init__(self, url: str, stream: str, group: str, consumer: str) -> None:
         self._at = Address(url).masked
         self._stream, self._group, self._consumer = stream, group, consumer
-        try:
-            # A command is never sent twice behind our back: what the lost answer of a read held is pending, and the
-            # next opening reads it. The socket must outlast BLOCK. Replies stay raw: parsing them into dicts costs
-            # more than all else that is done for an entry.
-            self._client = Redis.from_url(
-                url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0),
-                socket_timeout=BLOCK_S + ANSWER_S, socket_connect_timeout=ANSWER_S, socket_keepalive=True,
-            )  # fmt: skip
-            # It connects nothing yet, and refuses options that are none.
-            self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        except (TypeError, ValueError):
-            raise SourceNotReady(f"{self._at} is no address of a Redis server, or has unknown options") from None
+        # The socket must outlast BLOCK.
+        self._client = client_at(url, BLOCK_S + ANSWER_S)
         for command in ("XREADGROUP", "XAUTOCLAIM", "XPENDING", "XCLAIM"):
             self._client.set_response_callback(command, _raw)
         self._reading = ("XREADGROUP", "GROUP", group, consumer)
@@ -153,7 +169,7 @@ class ConsumerGroup:
             return GroupLost(f"group {self._group!r} of stream {self._stream!r} at {self._at}: {text}")
         if text.startswith("BUSYGROUP"):
             return _GroupExists(text)
-        if text.startswith(("WRONGTYPE", "unknown command", "syntax error")):
+        if text.startswith(("WRONGTYPE", "unknown command", "syntax error", "DB index")):
             return SourceNotReady(f"stream {self._stream!r} of Redis at {self._at}: {text}")
         return SourceUnavailable(f"Redis at {self._at}: {text}")
 

@@ -7,9 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -21,7 +18,7 @@ from redis.exceptions import (
 from sagaz_lab.abc import Publication
 from sagaz_lab.errors import SourceError, SourceNotReady, SourceUnavailable, describe
 from sagaz_lab.model.options import Address
-from sagaz_lab.sources.redis_group import LOST
+from sagaz_lab.sources.redis_group import LOST, client_at
 
 ANSWER_S = 5.0
 
@@ -40,16 +37,7 @@ class RedisPublisher:
         url = settings.get("url") or os.environ.get("REDIS_URL") or "redis://localhost:6379/0"
         self._at = Address(url).masked
         self._atomic = False
-        try:
-            # An entry is never added twice behind our back: the relay publishes again, and tells of it.
-            self._client = Redis.from_url(
-                url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=ANSWER_S,
-                socket_connect_timeout=ANSWER_S, socket_keepalive=True,
-            )  # fmt: skip
-            # It connects nothing yet, and refuses options that are none.
-            self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        except (TypeError, ValueError):
-            raise SourceNotReady(f"{self._at} is no address of a Redis server, or has unknown options") from None
+        self._client = client_at(url, ANSWER_S)
 
     async def __aenter__(self) -> Self:
         try:

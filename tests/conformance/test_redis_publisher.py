@@ -62,7 +62,7 @@ async def test_a_server_that_is_away_or_refuses_says_so(tmp_path: Path) -> None:
         with pytest.raises(SourceUnavailable):
             async with RedisPublisher({"url": server.url}):
                 pass
-    with pytest.raises(SourceNotReady, match="no address"):
+    with pytest.raises(SourceNotReady, match="must be an address such as"):
         RedisPublisher({"url": "http://127.0.0.1"})
 
 

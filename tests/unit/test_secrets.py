@@ -54,7 +54,6 @@ WAYS = [
     'source="redis", stream="x", url="redis://C4n4ryPW@localhost:1"',
     'source="redis", stream="x", url="redis://C4n4ryPW:@localhost:1"',
     'source="redis", stream="x", url="redis://localhost:1/0?password=C4n4ryPW"',
-    'source="redis", stream="x", url="redis://localhost:1/0?pasword=C4n4ryPW"',
     'source="redis", stream="x", url="redis://u:" + "C4n4ryPW" + "@localhost:1/0"',
     'source="redis", stream="x", url="redis://u:C4n4" "ryPW@localhost:1/0"',
     'source="redis", stream="x", url="redis://u:%s@localhost:1/0" % "C4n4ryPW"',
