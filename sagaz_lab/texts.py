@@ -28,21 +28,39 @@ _HARMLESS_VALUE = re.compile(r"\d+(\.\d+)?|true|false|yes|no|none|required|optio
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z0-9+.-]+)://(?P<rest>[^\s\"'`<>]+)")
 _NEXT_ADDRESS = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _NAME = r"(?<![\w-])(?P<name>[\w-]+)"
-_PAIR = re.compile(rf"""{_NAME}(?:(?:\\*["'])?\s*=|\\*["']\s*:)\s*""")
+_PAIR = re.compile(rf"""{_NAME}(?:(?:\\*["'])?\s*=>?|\\*["']\s*:)\s*""")
 """What stands before the value in `password="x"`, `?password=x` and `{'password': 'x'}`."""
 _BARE_PAIR = re.compile(rf"{_NAME}:[ \t]*(?:[\w.\[\]| ]{{1,60}}=[ \t]*)?(?!//|:)")
 """The same for `password: x` and `password: str = "x"`."""
-_TUPLE = re.compile(rf"""(?<=["']){_NAME}["'],\s*(?=[bBrRuU]{{0,2}}["'])""")
+_TUPLE = re.compile(rf"""(?<=["']){_NAME}["'],\s*(?=[bBrRuU]{{0,2}}["']|[\w.]*[(\[{{])""")
 """The same for `('password', 'x')`."""
+_FLAG = re.compile(r"""(?<![\w-])--?(?P<name>[A-Za-z][\w-]*)(?P<comma>["'],)?\s++(?!-|=)(?=\S)""")
+"""The same for `--password x` and `'--password', 'x'`."""
+_QUOTED_FLAG = re.compile(
+    r"""(?<!\\["'])(?<=(["']))(?P<name>--?[A-Za-z][\w-]*)=(?P<value>(?:(?!\1)[^\\\n]|\\.)+)(?=\1)"""
+)
+"""`'--password=x y'`, whose value ends with the quote."""
+_BLOCK = re.compile(rf"{_NAME}:[ \t]*+(?:[!&][^\s|>]*+[ \t]*+)?(?:[|>][-+\d]*+)?[ \t]*+\r?\n(?=[ \t-])")
+"""What stands before a value on the next lines: `password:` and `password: |`."""
+_QUOTED = r"""[bru]{0,2}"(?:[^"\\]|\\.)*(?:"|\Z)|[bru]{0,2}'(?:[^'\\]|\\.)*(?:'|\Z)"""
+_IN_TEXT = r"""\\+["'][^"'\\]*(?:\\+["']|\Z)"""
 _VALUE = re.compile(  # a text may be cut off within quotes; in a text within a text each quote has a backslash
-    r"""[bru]{0,2}"(?:[^"\\]|\\.)*(?:"|\Z)|[bru]{0,2}'(?:[^'\\]|\\.)*(?:'|\Z)|\\+["'][^"'\\]*(?:\\+["']|\Z)
-        |[^\s,;&)\]}"']+""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+    rf"""{_QUOTED}|{_IN_TEXT}|(?:[!&][\w!:/.-]*[ \t]+)?(?:(?P<opens>[\w.]*[(\[{{])|[^\s,;&)\]}}"']+)""",
+    re.IGNORECASE | re.DOTALL,
+)
+_IN_BRACKETS = re.compile(
+    rf"""(?<!\w)(?:{_QUOTED})|(?<!\\){_IN_TEXT}|\\.|(?P<open>[(\[{{]+)|(?P<close>[)\]}}]+)""", re.IGNORECASE | re.DOTALL
+)
+_GOES_ON = re.compile(r"[\w.]*[(\[{]")
+_WORD = re.compile(r"""[^\s"'`]+""")
+_PROSE = re.compile(
+    r"(a|an|and|are|as|by|can|cannot|does|expected|flag|for|from|has|if|in|is|must|needs|not|of|on|option|or|requires"
+    r"|the|to|was|with)[.,:;)]*"
 )
 _TUPLE_ENDS = re.compile(r"\s*\)")
 _HEADER = re.compile(
     r"""(?<![\w-])(?P<name>(?:proxy-)?authorization|(?:set-)?cookie)
-        (?P<mark>\\*["']?\s*[:=]\s*|["'],\s*)(?P<value>[b]?"[^"]*"|[b]?'[^']*'|[^\s"'*][^\n"']*)""",
+        (?P<mark>\\*["']?\s*[:=]\s*|["'],\s*)(?P<value>[b]?"[^"]*"|[b]?'[^']*'|(?![\w.]*[(\[{])[^\s"'*][^\n"']*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _SCHEME = re.compile(r"(?<![\w-])(?P<name>bearer|basic)(?P<mark>\s+)(?P<value>[\w.~+/-]+=*)", re.IGNORECASE)
@@ -50,8 +68,13 @@ _NO_PAIR = re.compile(
     r"(Invalid|Expired|Missing|Unknown|Bad|No)[A-Z]\w*|\w*(Error|Exception|Warning)|pass|sig|signature"
 )
 _NO_VALUE = re.compile(
-    r"str|bytes|int|bool|none|any|object|secretstr|secretbytes|optional|required|missing", re.IGNORECASE
+    r"str|bytes|int|bool|none|any|object|secretstr|secretbytes|optional(\[\w+\])?|required|missing|[|>][-+\d]*",
+    re.IGNORECASE,
 )
+_SECRET_IN_BRACKETS = ("auth", "authorization", "cookie", "proxy-authorization", "set-cookie")
+_LITERAL = re.compile(r"""\d|["']""")
+_BLANK = re.compile(r"[ \t]*")
+_CODE = re.compile(r"\s*(async|case|class|def|elif|else|except|for|if|match|return|while|with)\b")
 FILLED_IN = re.compile(r"\0\d+\0")
 _COLOUR = re.compile(r"\\x1b\[([0-9;]*)m")
 _CONTROLS = {*range(32), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -80,11 +103,15 @@ def masked(text: str, known: Iterable[str] = (), *, in_code: bool = False) -> st
     """
     if "://" in text:
         text = _ADDRESS.sub(lambda found: _masked_address(found["scheme"], found["rest"]), text)
+    if "-" in text:
+        text = _QUOTED_FLAG.sub(_masked_quoted_flag, text)
+        text = _masked_flags(text, in_code=in_code)
     if "=" in text or ":" in text or "'," in text or '",' in text:
         text = _HEADER.sub(lambda found: f"{found['name']}{found['mark']}{_hidden(found['value'])}", text)
-        text = _masked_pairs(_PAIR, text)
-        text = _masked_pairs(_TUPLE, text, lambda _, value: _TUPLE_ENDS.match(value.string, value.end()) is not None)
-        text = _masked_pairs(_BARE_PAIR, text, _tells_in_code if in_code else _tells)
+        text = _masked_pairs(_PAIR, text, _tells)
+        text = _masked_pairs(_TUPLE, text, _tells_in_tuple)
+        text = _masked_blocks(text, in_code=in_code) if "\n" in text else text
+        text = _masked_pairs(_BARE_PAIR, text, _tells_in_code if in_code else _tells_bare, _may_be_bare)
     if "earer" in text or "BEARER" in text or "asic" in text:
         text = _SCHEME.sub(_masked_scheme, text)
     for secret in sorted(known, key=len, reverse=True):
@@ -176,25 +203,130 @@ def _is_filled_in(value: str) -> bool:
 
 
 def _masked_pairs(
-    pattern: re.Pattern[str], text: str, tells: Callable[[str, re.Match[str]], bool] = lambda *_: True
+    pattern: re.Pattern[str],
+    text: str,
+    tells: Callable[[str, int, int], bool],
+    may_tell: Callable[[str], bool] = lambda _: True,
 ) -> str:
-    """The text with `***` for each value that stands behind the name of a credential, also within another value."""
+    """The text with `***` for each value that stands behind the name of a credential, also within another value.
+
+    `may_tell` looks at the name alone, so that no long value is looked through in vain.
+    """
     parts, done, at = [], 0, 0
     while (found := pattern.search(text, at)) is not None:
         name, at = found["name"], found.end()
-        if is_secret(name) and (value := _VALUE.match(text, at)) is not None and tells(name, value):
-            parts += [text[done:at], _hidden(value[0])]
-            done = at = value.end()
+        if _is_secret_here(name, text, at) and may_tell(name):
+            end = _end_of_value(text, at)
+            if end > at and tells(text, at, end):
+                parts += [text[done:at], _hidden(text[at:end])]
+                done = at = end
     return "".join([*parts, text[done:]])
 
 
-def _tells(name: str, value: re.Match[str]) -> bool:
-    """The name may as well be that of an error's class, and the value that of a type."""
-    return not (_NO_PAIR.fullmatch(name) or _NO_VALUE.fullmatch(value[0]))
+def _is_secret_here(name: str, text: str, at: int) -> bool:
+    """`auth="digest"` names a way, `auth=("user", "password")` has what is secret. The value begins at `at`."""
+    return is_secret(name) or (name.lower() in _SECRET_IN_BRACKETS and _GOES_ON.match(text, at) is not None)
 
 
-def _tells_in_code(name: str, value: re.Match[str]) -> bool:
-    return _tells(name, value) and (value[0][-1] in "\"'" or re.search(r"\d", value[0]) is not None)
+def _end_of_value(text: str, at: int) -> int:
+    """Where the value that begins at `at` ends, its brackets closed; `at` itself if there is none."""
+    found = _VALUE.match(text, at)
+    if found is None:
+        return at
+    end, depth = found.end(), int(found["opens"] is not None)
+    while depth:
+        inner = _IN_BRACKETS.search(text, end)
+        if inner is None:
+            return len(text)  # it is cut off
+        opened, closed = len(inner["open"] or ""), len(inner["close"] or "")
+        end, depth = inner.end() - max(0, closed - depth), max(0, depth + opened - closed)
+        if not depth and (more := _GOES_ON.match(text, end)) is not None:
+            end, depth = more.end(), 1
+    return end
+
+
+def _tells(text: str, start: int, end: int) -> bool:
+    return True
+
+
+def _tells_in_tuple(text: str, start: int, end: int) -> bool:
+    """A tuple ends with its second text; a list of names goes on."""
+    return _TUPLE_ENDS.match(text, end) is not None or _GOES_ON.match(text, start) is not None
+
+
+def _may_be_bare(name: str) -> bool:
+    """The name may as well be that of an error's class."""
+    return _NO_PAIR.fullmatch(name) is None
+
+
+def _tells_bare(text: str, start: int, end: int) -> bool:
+    """The value may as well be the name of a type."""
+    return _NO_VALUE.fullmatch(text, start, end) is None
+
+
+def _tells_in_code(text: str, start: int, end: int) -> bool:
+    return _tells_bare(text, start, end) and _LITERAL.search(text, start, end) is not None
+
+
+def _masked_quoted_flag(found: re.Match[str]) -> str:
+    return f"{found['name']}={_hidden(found['value'])}" if is_secret(found["name"]) else found[0]
+
+
+def _masked_flags(text: str, *, in_code: bool) -> str:
+    """The text with `***` for the values of a command's options, as in `--password x` and `['--password', 'x']`."""
+    parts, done, at = [], 0, 0
+    while (found := _FLAG.search(text, at)) is not None:
+        name, at = found["name"], found.end()
+        if not is_secret(name):
+            continue
+        word = None if found["comma"] else _WORD.match(text, at)
+        end = _end_of_value(text, at) if word is None else word.end()
+        is_told = end > at and not (word and _says_no_value(name, word[0]))
+        if is_told and not (in_code and _LITERAL.search(text, at, end) is None):
+            parts += [text[done:at], _hidden(text[at:end])]
+            done = at = end
+    return "".join([*parts, text[done:]])
+
+
+def _says_no_value(flag: str, word: str) -> bool:
+    """A sentence goes on after the option's name, and `--api-token API_TOKEN` is how a usage names a value."""
+    return _PROSE.fullmatch(word) is not None or word.rstrip("])},.;:") in (flag.replace("-", "_").upper(), "TEXT")
+
+
+def _masked_blocks(text: str, *, in_code: bool) -> str:
+    """The text with `***` for the lines below the name of a credential that are indented more than its own line."""
+    parts, done, at = [], 0, 0
+    while (found := _BLOCK.search(text, at)) is not None:
+        at = found.end()
+        if not (is_secret(found["name"]) and _may_be_bare(found["name"])):
+            continue
+        line = text.rfind("\n", 0, found.start()) + 1
+        start, end = _block(text, at, _indent(text, line))
+        block = text[start:end]
+        is_code = _CODE.match(text, line) is not None or not block.strip(" \t\r\n^~")
+        if not is_code and not (in_code and (len(block.split()) > 1 or _LITERAL.search(block) is None)):
+            parts += [text[done:start], _hidden(block)]
+            done = at = end
+    return "".join([*parts, text[done:]])
+
+
+def _block(text: str, at: int, indent: int) -> tuple[int, int]:
+    """From the first letter to the last of the lines that are indented more; items of a list need not be."""
+    start = end = at
+    while at < len(text):
+        stop = text.find("\n", at) % (len(text) + 1)
+        first = at + _indent(text, at)
+        if first < stop and text[first] != "\r":
+            if first - at < indent + (not text.startswith("- ", first)):
+                break
+            start, end = (first if start == end else start), stop
+        at = stop + 1
+    return start, end - text.endswith("\r", start, end)
+
+
+def _indent(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    return 0 if found is None else found.end() - at
 
 
 def _masked_scheme(found: re.Match[str]) -> str:

@@ -157,6 +157,9 @@ def _under_secret_names(tree: ast.AST) -> Iterator[ast.expr]:
             pairs = [(_name(node.target), node.value)]
         elif isinstance(node, ast.Dict):
             pairs = [(_name(key), value) for key, value in zip(node.keys, node.values, strict=True)]
+        elif isinstance(node, ast.List | ast.Tuple):  # a command line: ["--password", "x"]
+            names = (name if (name := _name(one)).startswith("-") else "" for one in node.elts)
+            pairs = list(zip(names, node.elts[1:], strict=False))
         elif isinstance(node, ast.arguments):
             given = [*node.posonlyargs, *node.args][::-1]
             pairs = [(arg.arg, value) for arg, value in zip(given, node.defaults[::-1], strict=False)]

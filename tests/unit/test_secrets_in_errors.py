@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import string
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,18 @@ WAYS: dict[str, Callable[[str], str]] = {
     "a cookie": lambda it: f"Cookie: a=1; session={it}",
     "an address": lambda it: f"no answer from https://u:{it.replace('/', '')}@h/x",
     "a query": lambda it: f"GET /x?access_token={it}&page=2 failed",
+    "a list": lambda it: repr({"password": ["x", it], "n": 1}),
+    "a mapping under the name": lambda it: repr({"secret": {"value": it, "its": [1]}}),
+    "a call": lambda it: f"Cfg(password=SecretStr('{it}'), n=1)",
+    "a pair of user and password": lambda it: repr({"auth": ("u", it)}),
+    "a list of headers": lambda it: repr({"Authorization": [f"Token {it}"]}),
+    "a list in JSON in a text": lambda it: repr(json.dumps({"password": [f"{it}]", it]})),
+    "a tag": lambda it: f"secret: !vault {it}",
+    "the next line": lambda it: f"password:\n  {it}\nhost: h",
+    "a block": lambda it: f"a:\n  secret: |\n    x\n    {it}\n  b: 1",
+    "a command line": lambda it: f"Command 'run --token {it} x' returned 1",
+    "a command's arguments": lambda it: f"Command {['run', '--password', it]} returned 1",
+    "an argument with spaces": lambda it: f"Command {['run', f'--password=a {it}']} returned 1",
     "a text that is cut off": lambda it: f'it starts {{"password": "{it}',
 }  # fmt: skip
 
@@ -63,11 +76,22 @@ def test_each_way_to_write_one_is_masked_once_and_for_all(way: str, credential: 
         "InvalidToken: Signature has expired", "TokenError: it is old", "3 pass: 2 fail",
         "def login(password: str, n: int)",
         "max_tokens: 12", "Bearer authentication is needed", "Basic auth only", "key: a, value: b", "at 12:30: done",
+        "option --password is required", "usage: x [--token TOKEN] [--user U]", "    if token:\n       ^^^^^",
         "unknown option 'passwords', 'names' are known", "sagaz_lab::token::x", "expected ('a', 'b')",
     ],
 )  # fmt: skip
 def test_what_is_none_is_shown(text: str) -> None:
     assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    "part", ["password: [", "'secret', ['", "sig: [", "secret:\n ", "--token ", "'--token=", "\"--a=\\", "secret: \t",
+             "password: !a ", "](", "password=\\\"", "token: (it's "]
+)  # fmt: skip
+def test_a_long_hostile_text_takes_no_long_time(part: str) -> None:
+    began = time.process_time()
+    masked(part * (50_000 // len(part)))
+    assert time.process_time() - began < 3
 
 
 # --- errors ---
