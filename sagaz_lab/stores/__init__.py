@@ -19,7 +19,7 @@ NOT_BUILT = frozenset({"postgresql"})
 
 
 def open_store(address: str, *, artifacts: str | Path | None = None, retention_days: float = 30.0) -> Store:
-    """The store of an address such as "memory", "sqlite:///lab.db" or "sqlite:////data/lab.db", not opened yet.
+    """The store of an address, not opened: "memory", "sqlite:///lab.db", "sqlite:////data/lab.db", "sqlite:///~/lab.db".
 
     `artifacts` is the folder for values too large for the journal; by default it is beside the store. Raises
     `UnknownName` with the known kinds, `StoreError` for an address that is malformed or not built yet.

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from sagaz_lab.errors import StoreTooNew, StoreUnavailable
+from sagaz_lab.errors import StoreError, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.spelled import spelled_key
 from sagaz_lab.stores.claims import id_claim
 from sagaz_lab.stores.signing import make_private
@@ -50,6 +50,25 @@ _WORTH_TRYING = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_TOOBIG")
 
 # What is no UTF-8 in a damaged row is shown as escapes: it must not keep all other rows from being read.
 _TOLERANT = partial(str, encoding="utf-8", errors="backslashreplace")
+
+
+def file_of(address: str) -> Path:
+    """The file that the address of a SQLite store names; `~` is the user's home. Raises `StoreError`."""
+    path = address.removeprefix("sqlite:///")
+    if path == address or not path:
+        raise StoreError(
+            f"store {address!r}: write 'sqlite:///lab.db', or 'sqlite:////data/lab.db' for an absolute path"
+        )
+    if ":memory:" in path:
+        raise StoreError(f"store {address!r}: SQLite in memory keeps nothing; write 'memory', or name a file")
+    file, mark, _ = path.rpartition("?")
+    if mark and "/" not in path[len(file) :] and not Path(path).exists():  # its folders may have such names
+        raise StoreError(f"store 'sqlite:///{file}': it takes no options after a '?'; write the path alone")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        home = path.partition("/")[0]
+        raise StoreError(f"store {address!r}: no home of {home!r} is known; write the path in full") from error
 
 
 def unavailable(path: str | Path, error: Exception) -> StoreUnavailable:

@@ -31,7 +31,7 @@ from sagaz_lab.stores.about import About, read_about
 from sagaz_lab.stores.artifacts import Artifacts
 from sagaz_lab.stores.claims import holding
 from sagaz_lab.stores.clocks import put_clock_right
-from sagaz_lab.stores.connection import NOW, connect, unavailable
+from sagaz_lab.stores.connection import NOW, connect, file_of, unavailable
 from sagaz_lab.stores.encoding import NeedsFiles, encode
 from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.intake import Rest, has_rest
@@ -387,12 +387,4 @@ class _Positions:
 
 def open_sqlite(address: str, artifacts: str | Path | None, retention_days: float) -> SqliteStore:
     """For the table of stores. Three slashes and a path: `sqlite:///lab.db` is relative, `sqlite:////lab.db` is not."""
-    path = address.removeprefix("sqlite:///")
-    if path == address or not path:
-        raise StoreError(
-            f"store {address!r}: write 'sqlite:///lab.db', or 'sqlite:////data/lab.db' for an absolute path"
-        )
-    file, mark, _ = path.rpartition("?")
-    if mark and "/" not in path[len(file) :] and not Path(path).exists():  # its folders may have such names
-        raise StoreError(f"store 'sqlite:///{file}': it takes no options after a '?'; write the path alone")
-    return SqliteStore(path, artifacts=artifacts, retention_days=retention_days)
+    return SqliteStore(file_of(address), artifacts=artifacts, retention_days=retention_days)
