@@ -44,7 +44,7 @@ from difflib import get_close_matches
 from traceback import TracebackException
 from typing import Any
 
-from sagaz_lab.texts import masked, reveals
+from sagaz_lab.texts import encodable, masked, reveals, shortened
 
 
 class SagazLabError(Exception):
@@ -234,9 +234,12 @@ def is_permanent(error: BaseException | None) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """`Type: message`, credentials masked, also for an exception whose `__str__` raises."""
+    """`Type: message`, also for an exception whose `__str__` raises.
+
+    Credentials are masked, lone surrogates escaped, and a very long message is cut.
+    """
     try:
-        message = masked(str(error))
+        message = encodable(masked(shortened(str(error))))
     except BaseException as failure:
         message = f"<its message cannot be shown: {type(failure).__name__}>"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -76,6 +76,7 @@ _LITERAL = re.compile(r"""\d|["']""")
 _BLANK = re.compile(r"[ \t]*")
 _CODE = re.compile(r"\s*(async|case|class|def|elif|else|except|for|if|match|return|while|with)\b")
 FILLED_IN = re.compile(r"\0\d+\0")
+_LONGEST = 20_000
 _COLOUR = re.compile(r"\\x1b\[([0-9;]*)m")
 _CONTROLS = {*range(32), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 _ESCAPED = {number: f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" for number in _CONTROLS}
@@ -342,6 +343,16 @@ def _hidden(value: str) -> str:
         return HIDDEN
     end = len(value) - len(value[:-1].rstrip("\\")) if value[0] == "\\" else 1
     return f"{value[-end:]}{HIDDEN}{value[-end:]}"
+
+
+def shortened(text: str) -> str:
+    """The beginning of a very long text, to be masked: a cut at the front could part a credential from its name."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... {len(text) - _LONGEST} characters left out"
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates written as escapes: no file, terminal or table takes them."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def printable(text: str, *, lines: bool = False, colours: bool = False) -> str:

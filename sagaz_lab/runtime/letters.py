@@ -23,7 +23,7 @@ from sagaz_lab.model.given import headers_of
 from sagaz_lab.model.run import Loadable, Run
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.tasks import Report
-from sagaz_lab.texts import masked
+from sagaz_lab.texts import encodable, masked, shortened
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.compiled import TriggerState
@@ -188,7 +188,7 @@ def text_of(error: BaseException) -> str:
         frames = traceback.TracebackException.from_exception(error)
         while len(frames.stack) > 1 and frames.stack[0].filename.startswith(_PACKAGE):
             frames.stack.pop(0)
-        return masked("".join(frames.format()))[-TRACEBACK_CHARACTERS:]
+        return encodable(masked("".join(map(shortened, frames.format()))))[-TRACEBACK_CHARACTERS:]
     except BaseException as broken:
         return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
 
