@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from sagaz_lab.abc import Publisher, RevisionRow, Source, Store, Surroundings
 from sagaz_lab.errors import DefinitionError, StoreError
-from sagaz_lab.model.trigger import SourceSpec, Trigger
+from sagaz_lab.model.trigger import SourceSpec, Trigger, number_of
 from sagaz_lab.texts import masked
 
 V = TypeVar("V")
@@ -92,16 +92,19 @@ class Opening:
         if not all(isinstance(kind, str) and callable(maker) for kind, maker in self.makers.items()):
             raise DefinitionError(f"Lab: {masked(f'sources={dict(self.makers)!r}')} must be {what}")
 
-    def source(self, trigger: Trigger, spec: SourceSpec, surroundings: Callable[[], Surroundings]) -> Source | None:
+    def source(
+        self, trigger: Trigger, spec: SourceSpec, surroundings: Callable[[str, int], Surroundings]
+    ) -> Source | None:
         """None where the Lab is offline."""
         if self.offline:
             return None
         if trigger.source is not None:
             source: Source = trigger.source
             return source
+        here = surroundings(trigger.name, number_of(trigger, spec))
         if maker := self.makers.get(spec.kind):
-            return maker(dict(spec.settings), surroundings())
-        return self.package.open_source(spec, surroundings())
+            return maker(dict(spec.settings), here)
+        return self.package.open_source(spec, here)
 
     @property
     def publisher(self) -> Callable[[SourceSpec], Publisher | None]:

@@ -72,11 +72,12 @@ def no_report(kind: str, text: str) -> None:
 class Surroundings:
     """What a source is built with besides its settings. `group` is a name private to this store.
 
-    `reader` is the trigger that the source is opened for: of several that share it, the first by name. `consumer` is a
-    name private to this store and to who reads: the same after a restart, and for the process that takes over, so that
-    both find what was fetched and not settled. `lease` is to be awaited before anything is fetched that others then do
-    not get: it returns when the triggers are certain to be this process's still, and raises `LeaseLost`, whereupon
-    nothing more is fetched or settled.
+    `reader` is the trigger that the source is opened for: of several that share it, the first by name. `number` counts
+    the sources of this kind that the trigger reads, so that both name a position, whatever the settings are. `consumer`
+    is a name private to this store and to who reads: the same after a restart, and for the process that takes over, so
+    that both find what was fetched and not settled. `lease` is to be awaited before anything is fetched that others
+    then do not get: it returns when the triggers are certain to be this process's still, and raises `LeaseLost`,
+    whereupon nothing more is fetched or settled.
 
     `letters` gives the store's dead letters as `Store.letters_after` does; `report` takes the kind of a problem that no
     caller hears of, and its text.
@@ -86,6 +87,7 @@ class Surroundings:
     positions: Positions
     group: str
     reader: str = ""
+    number: int = 0
     consumer: str = ""
     lease: Callable[[], Awaitable[None]] = no_lease
     letters: Callable[[int, int], Awaitable[Sequence[tuple[int, DeadLetter]]]] = no_letters

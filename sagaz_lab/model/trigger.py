@@ -214,6 +214,11 @@ def specs_of(trigger: Trigger) -> Sequence[SourceSpec]:
     return composite.parts if composite.after is None else (*composite.parts, composite.after)
 
 
+def number_of(trigger: Trigger, spec: SourceSpec) -> int:
+    """Which of the trigger's sources of this kind it is; parts with the same settings read one source."""
+    return list(dict.fromkeys(it.identity for it in specs_of(trigger) if it.kind == spec.kind)).index(spec.identity)
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """What the decorator leaves on the method, until the class names it."""

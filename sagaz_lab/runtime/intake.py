@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 
 from sagaz_lab.abc import Clock, Missed, Source
-from sagaz_lab.model.trigger import SourceSpec, Trigger, specs_of
+from sagaz_lab.model.trigger import SourceSpec, Trigger, number_of, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.pump import Pump
@@ -136,7 +136,9 @@ def _readers(states: Iterable[TriggerState]) -> tuple[dict[str, list[Reader]], d
     specs: dict[str, SourceSpec] = {}
     for state in states:
         for part, spec in enumerate(specs_of(state.compiled.trigger)):
-            identity = spec.identity if spec.is_shared else f"{spec.identity} of {state.name}"
+            identity = spec.identity
+            if not spec.is_shared:
+                identity += f" of {state.name} {number_of(state.compiled.trigger, spec)}"
             specs[identity] = spec
             readers.setdefault(identity, []).append((state, part))
     return readers, specs

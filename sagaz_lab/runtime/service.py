@@ -122,11 +122,11 @@ class Service:
             await positions.put(_GROUP, group)
         return group
 
-    def surroundings(self, reader: str) -> Surroundings:
+    def surroundings(self, reader: str, number: int = 0) -> Surroundings:
         """What a source is built with that this trigger reads: no other owner of this store reads for it."""
         store = self._store
         return Surroundings(
-            clock=self._clock, positions=store.positions(), group=self.group, reader=reader,
+            clock=self._clock, positions=store.positions(), group=self.group, reader=reader, number=number,
             consumer=f"{self.group}/{reader}", lease=self.dispatcher.lease.insist, letters=store.letters_after,
             report=self._report,
         )  # fmt: skip

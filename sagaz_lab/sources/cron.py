@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import ClassVar, Self
 
 from sagaz_lab.abc import Delivery, Event, Missed, SourceTraits, Surroundings
+from sagaz_lab.errors import StoreError
 from sagaz_lab.model.event import NO_HEADERS, next_attempt
 from sagaz_lab.model.schedule import ticks
 from sagaz_lab.sources.delayed import Delayed, sleep_unless
@@ -17,6 +19,7 @@ from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
 
+CLOSE_S = 2.0
 NAP_S = 60.0  # a laptop's sleep and a clock that was set are noticed this soon
 ON_TIME_S = 60.0  # with missed="none" a tick may be this late, as when a cell held the loop
 COUNTED = 5000  # of missed ticks: a tenth of a second
@@ -27,10 +30,11 @@ _ROUNDING_S = 1e-6
 class CronSource:
     """A delivery for each tick, with the payload `{"scheduled_for": datetime}` and the scheduled time as its time.
 
-    Ticks follow from the last one that was settled, in this process or an earlier one; a first start begins at its
-    own time. A clock that was ahead and is put right brings the ticks up to where it was a second time, with the same
-    ids. Ticks that are due together were missed: `missed` says whether the last one comes, all (the last
-    `missed_cap` of them), or none. The id is the same in all processes. The runtime honours `overlap`.
+    The position is the moment up to which the trigger has had its ticks, in this process or an earlier one, by this
+    schedule or by an earlier one; a first start begins at its own time. A clock that was ahead and is put right brings
+    the ticks up to where it was a second time, with the same ids. Ticks that are due together were missed: `missed`
+    says whether the last one comes, all (the last `missed_cap` of them), or none. The id is the same in all processes.
+    The runtime honours `overlap`.
 
     `missed.due` counts no further than `COUNTED`.
     """
@@ -49,7 +53,7 @@ class CronSource:
         self._cap = missed_cap if missed == "all" else 1
         self._clock, self._positions = surroundings.clock, surroundings.positions
         self._report = surroundings.report
-        self._position_name = f"cron {self._schedule}|{timezone} of {surroundings.reader}"
+        self._position_name = f"cron {surroundings.number} of {surroundings.reader}"
         self._again: deque[Delivery] = deque()
         self._unsettled: dict[datetime, Delivery] = {}
         self._settled: datetime | None = None
@@ -84,6 +88,11 @@ class CronSource:
 
     async def __aexit__(self, *_: object) -> None:
         self._delayed.clear()
+        now = self._now()
+        if not self._unsettled and self._last <= now < self._next:  # else what is open or due would be forgotten
+            with suppress(TimeoutError, StoreError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._positions.put(self._position_name, now.isoformat())
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         while True:

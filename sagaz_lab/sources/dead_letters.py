@@ -29,7 +29,8 @@ class DeadLetterSource:
     """A delivery for each letter of the store that comes after the first start, in their order.
 
     `trigger` and `saga` narrow them. The letters of triggers that read this kind of source themselves are left out,
-    so that none feeds on its own. The position is that of the last letter before the first which is not settled.
+    so that none feeds on its own. The position is that of the last letter before the first which is not settled; it
+    stays when `trigger` or `saga` is changed.
     """
 
     traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
@@ -39,7 +40,7 @@ class DeadLetterSource:
         self._trigger, self._saga = trigger, saga
         self._clock, self._positions = surroundings.clock, surroundings.positions
         self._letters = surroundings.letters
-        self._position_name = f"{KIND} {trigger or ''}|{saga or ''} of {surroundings.reader}"
+        self._position_name = f"{KIND} {surroundings.number} of {surroundings.reader}"
         self._read: int | None = None
         self._saved = 0
         self._again: deque[Delivery] = deque()

@@ -51,7 +51,7 @@ def hours_pass(folder: Path, hours: float) -> None:
     """For all that the store remembers; the minutes are such that the tick of an hour is not near."""
     with closing(sqlite3.connect(folder / ".sagaz_lab" / "lab.db")) as connection, connection:
         connection.execute("UPDATE owners SET heartbeat_at = heartbeat_at - ?", (hours * 3600,))
-        name = "cron 0 * * * *|UTC of Nightly.on_hour"
+        name = "cron 0 of Nightly.on_hour"
         then = time.strftime("%Y-%m-%dT%H:30:00+00:00", time.gmtime(time.time() - hours * 3600))
         connection.execute("UPDATE positions SET value = ? WHERE name = ?", (then, name))
 

@@ -262,6 +262,32 @@ async def test_each_trigger_goes_on_where_a_store_of_version_3_had_the_position_
     }
 
 
+async def test_of_several_schedules_a_trigger_has_the_position_of_those_that_it_has_run_on(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for name, value in [("cron 0 3 * * *|UTC", "2026-01-05T03:00:00+00:00"),
+                            ("cron 0 4 * * *|UTC", "2026-01-02T04:00:00+00:00"),
+                            ("cron @hourly|UTC", "2026-01-09T12:00:00+00:00"),
+                            ("dead_letters a.on|", "7"), ("dead_letters |saga", "12")]:  # fmt: skip
+            insert(connection, "positions", name=name, value=value)
+        for n, trigger_, id in [(20, "edited.on", "0 3 * * *|UTC/2026-01-05T03:00:00Z"),
+                                (21, "edited.on", "0 4 * * *|UTC/2026-01-02T04:00:00Z"),
+                                (22, "steady.on", "0 4 * * *|UTC/2026-01-01T04:00:00Z")]:  # fmt: skip
+            insert(connection, "runs", seq=n, run_id=f"r{n}", saga="s", revision=1, trigger=trigger_, attempt=1,
+                   status="completed", owner=1, event_id=id, event=event(id), context=b"{}", started_at=AT)  # fmt: skip
+        for name in ("edited.on", "steady.on", "skips.on"):
+            insert(connection, "triggers", name=name, owner=1)
+    store = SqliteStore(path)
+    await store.open("this notebook")
+    found = {name: await store.positions().get(f"cron 0 of {name}.on") for name in ("edited", "steady", "skips")}
+    assert found == {
+        "edited": "2026-01-05T03:00:00+00:00",
+        "steady": "2026-01-02T04:00:00+00:00",
+        "skips": "2026-01-09T12:00:00+00:00",
+    }
+    assert await store.positions().get("dead_letters 0 of skips.on") == "7"
+    await store.close()
+
+
 async def test_who_made_a_revision_of_version_3_is_kept_with_it(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for number, maker in ((1, "a, process 7"), (2, None)):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagaz_lab import Lab, Saga, all_of, trigger
+from sagaz_lab import Lab, Saga, all_of, skip, trigger
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.sources import dead_letters
 from sagaz_lab.testing.clock import VirtualClock
@@ -43,7 +43,7 @@ class Ticks:
         class Ticking(Saga):
             saga_name = name
 
-            @trigger(source="cron", schedule="* * * * *", **{"overlap": "allow", **options})
+            @trigger(source="cron", **{"schedule": "* * * * *", "overlap": "allow", **options})
             def on_tick(self, tick: Any) -> dict[str, Any]:
                 seen.append(f"{tick.scheduled_for:%H:%M}")
                 return {}
@@ -98,6 +98,54 @@ async def test_each_tick_since_its_first_start_comes_once_to_each_trigger(
         await ticks.run(lasting, **{name: rules[name] for name in sorted(names)})
         now += lasting
     assert ticks.seen == {name: minutes(first, now) for name, first in begun.items()}
+
+
+@pytest.mark.parametrize("missed", ["last", "all"])
+async def test_a_schedule_that_is_edited_and_edited_back_brings_each_tick_of_its_own_time_only(missed: str) -> None:
+    clock = VirtualClock(START)
+    seen: list[str] = []
+    async with Lab("memory", clock=clock) as lab:
+        for schedule in ("0 3 * * *", "0 4 * * *", "0 3 * * *", "0 */5 * * *"):
+
+            class Edited(Saga):
+                @trigger(source="cron", schedule=schedule, missed=missed, overlap="allow")
+                def on_tick(self, tick: Any) -> dict[str, Any]:
+                    seen.append(f"{tick.scheduled_for:%d %H}")
+                    return {}
+
+            await lab.start()
+            for _ in range(36):
+                await clock.advance(60 * MINUTE_S)
+            await lab.drain()
+    # Edited at 00:00 of the first day, at noon of the second, at midnight of the fourth and at noon of the fifth.
+    assert seen == ["01 03", "02 03", "03 04", "04 03", "05 03", *(f"05 {n}" for n in (15, 20)),
+                    *(f"06 {n:02}" for n in (0, 5, 10, 15, 20)), "07 00"]  # fmt: skip
+
+
+async def test_a_filter_of_letters_that_is_edited_back_brings_no_letter_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "POLL_S", 0.01)
+    read: list[int] = []
+    for number, wanted in enumerate(({"saga": "Failing"}, {"trigger": "Failing.on_event"}, {"saga": "Failing"})):
+        async with Lab(f"sqlite:///{tmp_path}/lab.db") as lab:
+
+            class Reading(Saga):
+                @trigger(source="dead_letters", **wanted)
+                def on_letter(self, letter: dict[str, Any]) -> Any:
+                    read.append(letter["payload"]["n"])
+                    return skip("read")
+
+            class Failing(Saga):
+                @trigger(source="memory", topic="t")
+                def on_event(self, event: Any) -> dict[str, Any]:
+                    raise ValueError(event["n"])
+
+            await lab.start()
+            await lab.fire("Failing.on_event", {"n": number})
+            await until(lambda: number in read)  # noqa: B023
+            await lab.drain()
+    assert read == [0, 1, 2]
 
 
 async def test_letters_that_came_while_a_trigger_was_away_come_to_it_though_another_has_read_them(

@@ -9,12 +9,27 @@ ALTER TABLE revisions ADD COLUMN made_by TEXT NOT NULL DEFAULT '';
 UPDATE revisions SET made_by = positions.value FROM positions WHERE positions.name = 'revision ' || saga || ' ' || number;
 DELETE FROM positions WHERE name IN (SELECT 'revision ' || saga || ' ' || number FROM revisions);
 
--- Triggers that read one schedule, or the same letters, shared a position. Each has its own now, and begins there.
+-- Triggers that read one schedule, or the same letters, shared a position. Each has its own now, whatever it reads. Its
+-- schedules are known by the ids of ticks that started runs; without any it has been served as far as the last schedule.
+-- Letters are read again from the first that some trigger may not have had.
 CREATE TABLE shared_positions AS SELECT name, value FROM positions WHERE name GLOB 'cron *|*' OR name GLOB 'dead_letters *|*';
 DELETE FROM positions WHERE name IN (SELECT name FROM shared_positions);
+CREATE TABLE readers AS SELECT name FROM triggers UNION SELECT trigger FROM counts;
+CREATE TABLE served AS SELECT runs.trigger AS name, max(value) AS value FROM runs JOIN shared_positions
+ON substr(event_id, 1, length(shared_positions.name) - 4) = substr(shared_positions.name, 6) || '/' GROUP BY runs.trigger;
 INSERT INTO positions (name, value)
-SELECT shared_positions.name || ' of ' || readers.name, value
-FROM shared_positions, (SELECT name FROM triggers UNION SELECT trigger FROM counts) AS readers;
+SELECT 'cron ' || number || ' of ' || readers.name, coalesce(served.value, last.value)
+FROM readers LEFT JOIN served ON served.name = readers.name,
+(SELECT max(value) AS value FROM shared_positions WHERE name GLOB 'cron *') AS last,
+(SELECT 0 AS number UNION SELECT 1 UNION SELECT 2 UNION SELECT 3)
+WHERE last.value IS NOT NULL;
+INSERT INTO positions (name, value)
+SELECT 'dead_letters ' || number || ' of ' || readers.name, first.value
+FROM readers, (SELECT CAST(min(CAST(value AS INTEGER)) AS TEXT) AS value FROM shared_positions WHERE name GLOB 'dead_letters *') AS first,
+(SELECT 0 AS number UNION SELECT 1)
+WHERE first.value IS NOT NULL;
+DROP TABLE readers;
+DROP TABLE served;
 DROP TABLE shared_positions;
 
 -- A run had one claim: its event's id, behind the part of a composite, as a hash if it was long; or else a declared key.
