@@ -55,6 +55,7 @@ class CronSource:
         self._report = surroundings.report
         self._position_name = f"cron {surroundings.number} of {surroundings.reader}"
         self._again: deque[Delivery] = deque()
+        self._untaken: set[datetime] = set()  # given back at once, as by a trigger that is paused
         self._unsettled: dict[datetime, Delivery] = {}
         self._settled: datetime | None = None
         self._delayed: Delayed[Delivery] = Delayed(self._clock, self._give_back)
@@ -73,6 +74,7 @@ class CronSource:
         left = [self._unsettled[tick] for tick in sorted(self._unsettled)]
         self._again = deque(Delivery(next_attempt(event), token) for event, token, _ in left)
         self._unsettled = {delivery.token: delivery for delivery in self._again}
+        self._untaken.clear()
         known = [tick for tick in self._unsettled if not self._is_ahead(tick)]
         self._walk_from(max([last, *known] if self._settled is None else [last, *known, self._settled]))
         return self
@@ -101,7 +103,7 @@ class CronSource:
             if self._is_ahead(self._last):
                 self._walk_from(await self._put_right(self._last))
             wait_s = (self._next - self._now()).total_seconds()
-            if wait_s > _ROUNDING_S:
+            if wait_s > _ROUNDING_S and not self._untaken:
                 self._nacked.clear()
                 await sleep_unless(self._clock, min(wait_s, NAP_S), self._nacked)
             else:
@@ -124,7 +126,11 @@ class CronSource:
             return
         again = Delivery(next_attempt(delivery.event), delivery.token)
         self._unsettled[delivery.token] = again
-        self._delayed.put(again, delay_s)
+        if delay_s > 0:
+            self._delayed.put(again, delay_s)
+        else:
+            self._untaken.add(delivery.token)
+            self._nacked.set()
 
     def _give_back(self, delivery: Delivery) -> None:
         self._again.append(delivery)
@@ -165,8 +171,22 @@ class CronSource:
         self._next = next(self._ticks)
 
     def _due(self) -> list[Delivery]:
-        """The deliveries for the ticks up to now that `missed` lets through."""
+        """The deliveries for the ticks up to now that `missed` lets through, those given back untaken among them."""
         now = self._now() + timedelta(seconds=_ROUNDING_S)
+        due = self._walk_to(now) if self._next <= now else []
+        due = sorted({*due, *self._untaken})
+        self._untaken.clear()
+        passed, due = due[: -self._cap], due[-self._cap :]
+        if self._rule == "none" and (now - due[-1]).total_seconds() > ON_TIME_S:
+            logger.warning("%s: the tick of %s was missed", self.name, due[-1])
+            passed, due = [*passed, *due], []
+        for tick in passed:
+            self._unsettled.pop(tick, None)
+        deliveries = [self._unsettled.get(tick) or self._delivery(tick) for tick in due]
+        self._unsettled.update((delivery.token, delivery) for delivery in deliveries)
+        return deliveries
+
+    def _walk_to(self, now: datetime) -> list[datetime]:
         first, walked = self._next, self._ticks
         following = next(walked)
         if following > now:
@@ -175,12 +195,7 @@ class CronSource:
             due = self._latest(now)
             logger.info("%s: more than one tick was due; %s is the last of them", self.name, due[-1])
             self._walk_from(due[-1])
-        if self._rule == "none" and (now - due[-1]).total_seconds() > ON_TIME_S:
-            logger.warning("%s: the tick of %s was missed", self.name, due[-1])
-            return []
-        deliveries = [self._delivery(tick) for tick in due]
-        self._unsettled.update((delivery.token, delivery) for delivery in deliveries)
-        return deliveries
+        return due
 
     def _latest(self, now: datetime) -> list[datetime]:
         """The last ticks up to now, `missed_cap` at most, without walking through all since the last start."""

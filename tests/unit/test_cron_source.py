@@ -192,3 +192,28 @@ async def test_a_tick_that_is_hardly_late_is_missed_by_no_rule() -> None:
     async with process.running(schedule="0 * * * *", missed="none") as source:
         assert source.missed == (1, 1)
     assert process.times == ["01 01:00"]
+
+
+@pytest.mark.parametrize(
+    ("missed", "expected"), [("last", ["07"]), ("all", ["03", "04", "05", "06", "07"]), ("none", [])]
+)
+async def test_ticks_of_a_pause_are_missed_as_the_rule_says(missed: str, expected: list[str]) -> None:
+    clock = VirtualClock(datetime(2024, 1, 1, tzinfo=UTC))
+    seen: list[str] = []
+    async with Lab("memory", clock=clock) as lab:
+
+        class Job(Saga):
+            @trigger(source="cron", schedule="@hourly", missed=missed, overlap="allow")
+            def on_tick(self, tick: Event) -> dict[str, Any]:
+                seen.append(f"{tick.scheduled_for:%H}")
+                return {}
+
+        await lab.start()
+        await clock.advance(2 * HOUR_S + 90)
+        seen.clear()
+        lab.pause("Job.on_tick")
+        await clock.advance(5 * HOUR_S)
+        assert seen == []
+        lab.resume("Job.on_tick")
+        await clock.advance(60)
+        assert seen == expected
