@@ -187,7 +187,11 @@ KINDS: Mapping[str, Mapping[str, Option]] = {
         "claim_idle_ms": Option("take over entries that others left unsettled so long", at_least(1000), default=60_000),
     },
     "cron": {
-        "schedule": Option("a cron expression or @daily and friends", Loaded("sagaz_lab.model.schedule:check"), True),
+        "schedule": Option(
+            "a cron expression or @daily and friends; of six fields the last is seconds",
+            Loaded("sagaz_lab.model.schedule:check"),
+            True,
+        ),
         "timezone": Option("an IANA name", Loaded("sagaz_lab.model.schedule:check_zone"), default="UTC"),
         "missed": Option("ticks missed while away", one_of("last", "all", "none"), default="last"),
         "missed_cap": Option("at most so many missed ticks with missed='all'", at_least(1), default=100),
