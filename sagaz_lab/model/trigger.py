@@ -66,6 +66,20 @@ class SourceSpec:
         """
         return self.kind not in ("cron", "dead_letters")
 
+    @property
+    def divided(self) -> tuple[str, ...] | None:
+        """What sources with other settings would divide with it, so that each gets a part only: a stream's group."""
+        if self.kind not in _GROUPS:
+            return None
+        stream, group, server = (str(self.settings.get(name) or "") for name in _GROUPS[self.kind])
+        return self.kind, stream, group, server
+
+
+_GROUPS = {
+    "redis": ("stream", "consumer_group", "url"),
+    "kafka": ("topic", "group_id", "bootstrap_servers"),
+    "pulsar": ("topic", "subscription", "url"),
+}
 
 _SHOWN = ("topic", "stream", "queue", "schedule", "path", "queue_url", "source")
 

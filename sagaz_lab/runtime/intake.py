@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 
 from sagaz_lab.abc import Clock, Missed, Source
+from sagaz_lab.errors import SourceNotReady
 from sagaz_lab.model.trigger import SourceSpec, Trigger, number_of, specs_of
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher, Reader
@@ -54,7 +55,10 @@ class Intake:
                 continue
             # The same one each time, whichever was defined first.
             spec, trigger = specs[identity], min(readers, key=_name)[0].compiled.trigger
-            pump = Pump(spec, partial(self._open_source, trigger, spec), readers, self._dispatcher, self._clock)
+            opened = partial(self._open_source, trigger, spec)
+            if spec.divided and (rival := _rival(identity, specs)):
+                opened = partial(_refuse, spec, opened, [_name(readers[0]), _name(wanted[rival][0])])
+            pump = Pump(spec, opened, readers, self._dispatcher, self._clock)
             pump.may_receive = may_receive or pump.may_receive
             self.pumps[identity] = pump
             pump.start()
@@ -124,6 +128,21 @@ async def _stopped(pumps: Collection[Pump], stop: Callable[[Pump], Awaitable[Non
         for state in pump.states:
             state.wake()
     await asyncio.gather(*map(stop, pumps))
+
+
+def _rival(identity: str, specs: Mapping[str, SourceSpec]) -> str | None:
+    mine = specs[identity].divided
+    return next((other for other, spec in specs.items() if other != identity and spec.divided == mine), None)
+
+
+def _refuse(spec: SourceSpec, opened: Callable[[], Source | None], names: Collection[str]) -> Source | None:
+    """Raises `SourceNotReady`, unless the Lab is offline: they would divide the events of the source."""
+    if opened() is None:
+        return None
+    raise SourceNotReady(
+        f"{' and '.join(sorted(names))} read {spec} with different settings in one consumer group, so that each would "
+        "get a part of the events: give both the same settings, or each a consumer group of its own"
+    )
 
 
 def _name(reader: Reader) -> str:

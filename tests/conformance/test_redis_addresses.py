@@ -136,3 +136,20 @@ def test_a_credential_under_a_mistyped_name_is_not_shown() -> None:
             def on(self, event: object) -> None: ...
 
     assert "C4n4ryPW" not in str(raised.value)
+
+
+@pytest.mark.parametrize("group", [{}, {"consumer_group": "g"}])
+async def test_two_triggers_that_would_divide_a_stream_are_refused_at_the_start(
+    server: RedisServer, group: dict[str, str]
+) -> None:
+    async with Lab("memory") as lab:
+
+        class S(Saga):
+            @trigger(source="redis", stream="both", url=server.url, **group)
+            def one(self, event: object) -> None: ...
+
+            @trigger(source="redis", stream="both", url=server.url, claim_idle_ms=5000, **group)
+            def two(self, event: object) -> None: ...
+
+        with pytest.raises(SourceNotReady, match=r"S\.one and S\.two read redis both .* a consumer group of its own"):
+            await lab.start()
