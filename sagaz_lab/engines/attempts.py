@@ -17,6 +17,7 @@ from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run
 from sagaz_lab.model.saga import Action
+from sagaz_lab.model.stopping import loop_ends, uncancel
 from sagaz_lab.texts import masked
 
 TRACEBACK_CHARACTERS = 20_000
@@ -67,7 +68,7 @@ class Attempts:
                 value = await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads)
                 return Done(name, value, None, step.end_trial())
             except BaseException as raised:
-                error, failed = own_error(raised, name, step), None
+                error, failed = await own_error(raised, name, step), None
             step.end_trial()
             spent = step.trial >= first + action.max_retries
             if spent or step.told or step.reading or is_permanent(error):
@@ -113,7 +114,7 @@ class Attempts:
         await channel.close(error)
         published = step.end_trial()
         if error is not None:
-            return Done(name, None, own_error(error, name, step))
+            return Done(name, None, await own_error(error, name, step))
         return Done(name, None, None, published)
 
 
@@ -122,14 +123,25 @@ def retried(run: Run, action: Action) -> bool:
     return action.max_retries > 0 or action.name in run.definition.recoveries
 
 
-def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:
-    """The action's error. Raises it if it is the end of the whole run."""
-    if step.run.gone:
+async def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:
+    """The action's error. Raises it if it is the end of the whole run.
+
+    A cancelling of its task that neither the run nor the Lab nor the end of the loop has asked for is its own as well:
+    libraries ask for it and let it escape.
+    """
+    run = step.run
+    if run.gone:
         raise error
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
-        if step.told or (task is not None and task.cancelling()):
+        asked = (
+            task is not None
+            and task.cancelling()
+            and ((run.cancelling and not run.stopping) or run.abandoned or loop_ends())
+        )
+        if step.told or asked:
             raise error
+        await uncancel()
         wrapped = RunError(f"action {name!r} raised CancelledError by itself")
         wrapped.__cause__ = error
         return wrapped

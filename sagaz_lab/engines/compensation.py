@@ -128,6 +128,6 @@ class _Undo:
                 raise RunError(f"the compensation of {undo.action!r} returned a generator, so nothing of it has run")
         except BaseException as raised:
             self.step.end_trial()
-            return own_error(raised, undo.action, self.step)
+            return await own_error(raised, undo.action, self.step)
         self.publications = self.step.end_trial()
         return None

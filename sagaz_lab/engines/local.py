@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from sagaz_lab.errors import DefinitionError, RunError, UnstorableValue
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run, RunStatus
 from sagaz_lab.model.saga import Action
+from sagaz_lab.model.stopping import loop_ends, uncancel
 
 ABANDON_S = 1.0
 """How long an abandoned action may take to end."""
@@ -109,11 +109,20 @@ class _Execution:
             else:
                 starting = await self._after(stopped)
             return await self._advance(starting)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if not self._run.cancelling:
-                raise
-            await _uncancel()
+                if self._run.abandoned or loop_ends():
+                    raise
+                self._cancelled_itself(error)
+            await uncancel()
             return False
+
+    def _cancelled_itself(self, error: asyncio.CancelledError) -> None:
+        """The action that began last has asked for the cancelling of the run's task, and ended before that came."""
+        name = next(reversed(self._standing.trials))
+        failure = RunError(f"action {name!r} cancelled its own task")
+        failure.__cause__ = error
+        self._standing.fail(name, failure)
 
     async def _after(self, stopped: Stopped) -> list[str]:
         name = stopped.step.name
@@ -123,7 +132,10 @@ class _Execution:
         self._standing.trials[name] = stopped.step.trial
         if name in self._standing.finished:  # it has succeeded, although the run was to stop
             self._standing.published[name] = stopped.step.end_trial()
-        self._notes.append(await self._attempts.perform(name, stopped.step, stopped.error))
+            assert stopped.error is not None
+            self._notes.append(Done(name, None, await own_error(stopped.error, name, stopped.step)))
+        else:
+            self._notes.append(await self._attempts.perform(name, stopped.step, stopped.error))
         return await self._settle()
 
     async def _advance(self, starting: list[str]) -> bool:
@@ -269,7 +281,7 @@ class _Execution:
                 if answer not in ("retry", "skip", None):
                     raise RunError(f"forward recovery of {name!r} returned {answer!r}, not 'retry', 'skip' or None")
             except BaseException as raised:
-                broken = own_error(raised, name, step)
+                broken = await own_error(raised, name, step)
                 broken.__cause__ = error
                 return Done(name, None, broken)
             if answer is None:
@@ -292,7 +304,7 @@ class _Execution:
         except asyncio.CancelledError:
             if self._run.stopping or not self._run.cancelling:
                 raise
-            await _uncancel()  # past the pivot what runs may finish, unless the run is cancelled meanwhile
+            await uncancel()  # past the pivot what runs may finish, unless the run is cancelled meanwhile
             return await self._wind_down()
 
     async def _wind_down(self) -> list[Record]:
@@ -355,6 +367,7 @@ class _Execution:
 
     async def _abandon(self) -> None:
         """Leave everything as it stands. A thread goes on, but learns from `ctx.cancelled` that it should not."""
+        self._run.abandoned = True
         for step in self._run.steps.values():
             step.cancelled = True
         for task in self._tasks.values():
@@ -372,13 +385,3 @@ def needs(actions: Mapping[str, Action], name: str) -> set[str]:
         found.update(new)
         waiting += new
     return found
-
-
-async def _uncancel() -> None:
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()
-    if getattr(task, "_must_cancel", False):
-        # Its action has cancelled it and not waited since: that would come with what is waited for next.
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)

@@ -207,6 +207,7 @@ class Run(Struct, eq=False):
     begun: bool = False
     stopping: bool = False
     cancelling: bool = False
+    abandoned: bool = False
 
     @property
     def event(self) -> Event | None:

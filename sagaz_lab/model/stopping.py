@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 
 class OwnTask:
@@ -23,6 +24,22 @@ class OwnTask:
         if isinstance(error, asyncio.CancelledError):
             return self._task is None or self._task.cancelling() > self._asked
         return isinstance(error, GeneratorExit) and _running() is not self._task
+
+
+def loop_ends(loop: asyncio.AbstractEventLoop | None = None) -> bool:
+    """Whether all that is left on the loop, else this one, is being cancelled, as `asyncio.run` does at its end."""
+    return all(task.cancelling() for task in asyncio.all_tasks(loop))
+
+
+async def uncancel() -> None:
+    """Take back what has asked for the cancelling of this task."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+    if getattr(task, "_must_cancel", False):
+        # Who cancelled it has not waited since: that would come with what is waited for next.
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
 
 
 def _running() -> asyncio.Task[object] | None:

@@ -348,12 +348,15 @@ class Runner:
         """Stop the runs that have begun: they go on elsewhere. Returns how many."""
         own = asyncio.current_task()
         for run in self._live.values():
+            run.abandoned = True
             if run.task is not None and run.task is not own:
                 run.task.cancel()
         return len(self._live)
 
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""
+        for run in self.live.values():
+            run.abandoned = True
         tasks = {run.task for run in self.live.values() if run.task is not None}
         if self._working is not None:
             tasks.add(self._working)

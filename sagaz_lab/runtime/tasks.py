@@ -10,6 +10,7 @@ from typing import Any
 
 from sagaz_lab.errors import describe
 from sagaz_lab.model.inside import belongs
+from sagaz_lab.model.stopping import loop_ends
 from sagaz_lab.model.variables import origin
 
 logger = logging.getLogger("sagaz_lab")
@@ -61,14 +62,9 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
-            if not (self._closing or task in self._cancelled or _ends(task.get_loop())):
+            if not (self._closing or task in self._cancelled or loop_ends(task.get_loop())):
                 self._report("task", f"{task.get_name()} has ended, because its task was cancelled from outside")
             self._cancelled.discard(task)
         elif (error := task.exception()) is not None:
             logger.error("%s failed", task.get_name(), exc_info=error)
             self._report("task", f"{task.get_name()} failed: {describe(error)}")
-
-
-def _ends(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether all that is left on the loop is being cancelled, as `asyncio.run` does at its end."""
-    return all(task.cancelling() for task in asyncio.all_tasks(loop))

@@ -1175,27 +1175,6 @@ async def test_an_action_that_raises_cancelled_by_itself_has_failed(lab: Lab) ->
     assert statuses(lab) == ["compensated"]
 
 
-async def test_a_run_whose_task_is_cancelled_is_abandoned_and_somebody_hears_of_it(
-    lab: Lab, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Odd(Saga):
-        @trigger(source="memory", topic="odd")
-        def on_event(self, event):
-            return {}
-
-        @action("a")
-        async def a(self, ctx):
-            asyncio.current_task().cancel()
-            await asyncio.sleep(0)
-
-    (outcome,) = await lab.fire("Odd.on_event")
-    await lab.drain()
-    abandoned = f"run {outcome.run_id} was abandoned, since its task was cancelled; it goes on with the next start"
-    assert [record.getMessage() for record in caplog.records] == [abandoned]
-    assert str(await fails(Odd(), RunError)).endswith("was abandoned; it goes on with the next start")
-    assert statuses(lab) == ["running", "running"]
-
-
 async def test_a_result_that_cannot_be_stored_fails_its_action(each_lab: Lab) -> None:
     if not each_lab.store.durable:
         return
