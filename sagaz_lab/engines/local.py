@@ -329,6 +329,7 @@ class _Execution:
             elif name not in standing.errors:
                 standing.cut_off.add(name)
         run.steps.clear()
+        standing.cut_off_streams()
         return standing.failures()
 
     def _take(self, done: Done) -> None:

@@ -99,6 +99,10 @@ class Standing:
         if isinstance(error, ActionTimeout):
             self.cut_off.add(name)
 
+    def cut_off_streams(self) -> None:
+        """The run goes forward no more: a stream that some of its readers have not read to its end was in vain."""
+        self.cut_off |= self.streaming.difference(self.finished, self.errors)
+
     def unstorable(self, name: str, error: BaseException) -> None:
         """It is done, but what it returned cannot be kept."""
         self.finished.pop(name, None)

@@ -420,3 +420,45 @@ async def test_a_run_held_at_a_reader_streams_anew_when_it_is_resumed(each_lab: 
     define(True)
     assert await each_lab.resume_run("r") == "completed"
     assert produced == [0, 1, 2] * 2
+
+
+@pytest.mark.parametrize("ends", ["compensated", "held", "cancelled", "partially_committed"])
+async def test_no_stream_is_shown_as_running_when_its_run_has_ended(each_lab: Lab, ends: str) -> None:
+    undone, reading = [], asyncio.Event()
+
+    class Read(Saga):
+        on_failure = "hold" if ends == "held" else "compensate"
+
+        @action("point", pivot=ends == "partially_committed")
+        async def point(self, ctx):
+            pass
+
+        @action("numbers", depends_on="point")
+        async def numbers(self, ctx):
+            yield 1
+
+        @compensate("numbers")
+        async def undo_numbers(self, ctx):
+            undone.append("numbers")
+
+        @action("read", depends_on="numbers")
+        async def read(self, ctx):
+            return {"read": [number async for number in ctx.stream("numbers")]}
+
+        @action("break", depends_on="numbers")
+        async def breaks(self, ctx):
+            reading.set()
+            await asyncio.sleep(60 if ends == "cancelled" else 0.02)
+            raise Broken
+
+    run = asyncio.create_task(Read().run({}, run_id="r"))
+    await reading.wait()
+    await asyncio.sleep(0.01)
+    if ends == "cancelled":
+        await each_lab.compensate_run("r")
+    with pytest.raises((Broken, RunError)):
+        await run
+    steps = each_lab.steps()
+    assert statuses(each_lab) == [ends]
+    assert steps[(steps["action"] == "numbers") & (steps["status"] == "running")].empty
+    assert undone == (["numbers"] if ends in ("compensated", "cancelled") else [])
