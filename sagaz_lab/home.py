@@ -10,6 +10,7 @@ from typing import Any
 
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.isolated import Isolated, Shipped, loop_here
+from sagaz_lab.model.step import current_step
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -19,6 +20,10 @@ LEAVE_S = 1.0
 LIVES_HERE = "the Lab is at work on this event loop: stop it first, then start it isolated"
 LIVES_THERE = "the Lab is at work isolated: start with isolated=True (--isolated) too, or stop it first"
 OTHER_LOOP = "the Lab is open on another event loop; stop it there first"
+IN_THREAD = (
+    "{0} runs in a worker thread, on another event loop than the Lab: make it `async def` and await the Lab there, or "
+    "return the call's coroutine, which the Lab awaits"
+)
 
 
 class Home:
@@ -42,6 +47,13 @@ class Home:
     def _has_loop(self) -> bool:
         return self.loop is not None and not self.loop.is_closed()
 
+    def _elsewhere(self) -> LabClosed:
+        """It is open on a loop that is not the caller's."""
+        step = current_step.get(None)
+        if step is not None and step.run.task is not None and step.run.task.get_loop() is self.loop:
+            return LabClosed(IN_THREAD.format(f"{step.run.definition.name}.{step.name}"))
+        return LabClosed(OTHER_LOOP)
+
     async def open(self, really: Work, forget: Callable[[], None]) -> None:
         """Open the Lab on this loop, after a stop that goes on. Idempotent.
 
@@ -52,7 +64,7 @@ class Home:
         if self.loop is loop:
             return
         if self._has_loop:
-            raise LabClosed(OTHER_LOOP)
+            raise self._elsewhere()
         if self.loop is not None:
             self.loop = None
             forget()
@@ -77,7 +89,7 @@ class Home:
         if isolated is (self.isolated.loop is not None):
             return
         if isolated and self.is_open and self.loop is not loop_here():
-            raise LabClosed(OTHER_LOOP)
+            raise self._elsewhere()
         leave = self.isolated.call_there(partial(self._leave, lives, close))
         if not isolated:
             self._leaving = self.isolated.end_after(leave or _nothing)
@@ -121,7 +133,7 @@ class Home:
         This is a task of its own: it goes on when whoever has asked for it is cancelled, as a run is that is stopped.
         """
         if self.isolated.loop is None and self._has_loop and self.loop is not loop_here():
-            raise LabClosed(OTHER_LOOP)
+            raise self._elsewhere()
         if (starting := self._starting) is not None and not starting.is_over:
             starting.cancel()
         await self._left()
