@@ -222,7 +222,7 @@ class Views:
         dispatcher = self._dispatcher
         dispatcher.load(sagas)
         now = dispatcher.clock.monotonic()
-        states = [state for state in dispatcher.states.values() if not state.removed]
+        states = [state for state in dispatcher.states.values() if not state.removed or state.waits_in_windows]
         sources = [source_status(pump, dispatcher.fired[pump.spec.identity]) for pump in pumps]
         lags = {name: source.lag_s for source in sources for name in source.read_by}
         return Status(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import takewhile
 
 from sagaz_lab.abc import HeldEvent
+from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.window_policies import Closing, Released
 from sagaz_lab.runtime.windows import Windows
@@ -34,6 +35,17 @@ def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) 
         else:
             closings.append(closing)
     return closings
+
+
+def without_gone(closing: Closing, state: TriggerState, gone: Collection[str], now: float) -> Sequence[Closing]:
+    """What is to be decided in its place: an event that the store refused closes and outdoes nothing."""
+    if not closing.events:
+        released = [one for one in closing.released if one.held.id not in gone]
+        return [Closing((), released, False)] if released else []
+    key, windows = closing.events[0].key, state.windows
+    assert windows is not None
+    windows.put_back([held for held in events_of(closing) if held.id not in gone])
+    return [windows.close(key)] if windows.full(key) else [*windows.close_due(now)]
 
 
 def events_of(closing: Closing) -> list[HeldEvent]:

@@ -224,6 +224,11 @@ class TriggerState:
         """Raises `UnknownParam` and `DefinitionError`."""
         return checked_change(self.name, self.params.defaults, self.compiled.trigger.ranges, values)
 
+    @property
+    def waits_in_windows(self) -> int:
+        """How many events wait in its windows."""
+        return 0 if self.windows is None else self.windows.size
+
     def room(self) -> int:
         """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
         if self.paused or self.loading or self.blocked_by or self.retrying >= RETRYING:

@@ -124,8 +124,9 @@ class Dispatcher:
                 self.turns.release(state)
                 self.holding.time(state)
         for name, state in self.states.items():
-            if name not in seen:
+            if name not in seen and not state.removed:
                 state.removed = True
+                self.holding.time(state)
 
     def code_of(self, saga: str) -> SagaDefinition | None:
         """Its current definition, if there is one of which runs can be made."""

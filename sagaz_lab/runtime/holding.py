@@ -12,13 +12,14 @@ from sagaz_lab.abc import HeldEvent, Refusal
 from sagaz_lab.errors import LeaseLost, StoreError, Unreadable, describe
 from sagaz_lab.model.inside import inside, place_in
 from sagaz_lab.model.run import Outcome, OutcomeKind
-from sagaz_lab.runtime.closings import events_of, first_of, settled_closings
+from sagaz_lab.runtime.closings import events_of, first_of, settled_closings, without_gone
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.letters import unreadable
 from sagaz_lab.runtime.outcomes import Entry, ids_of, outcome_about
 from sagaz_lab.runtime.window_policies import IN_WINDOW, Closing, Leaving, Released
 from sagaz_lab.runtime.windows import Windows
+from sagaz_lab.runtime.without_code import WithoutCode
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -52,8 +53,7 @@ class Holding:
         # What stands in a window although the store does not have it yet, and who waits for that.
         self._coming: set[str] = set()
         self._waiting: list[asyncio.Future[None]] = []
-        # Triggers whose events wait in the store until they are registered.
-        self._without_code: set[str] = set()
+        self.without_code = WithoutCode(dispatcher)
 
     def closing(self, trigger: str) -> bool:
         """Whether a window of this trigger is being decided."""
@@ -179,16 +179,22 @@ class Holding:
     # --- out ---
 
     def time(self, state: TriggerState) -> None:
-        """Decide what is due, and see to it that this is called when the next window is."""
+        """Decide what is due, and see to it that this is called when the next window is.
+
+        Of a trigger that was removed only what is being decided goes on.
+        """
         if self._dispatcher.closing or state.windows is None:
             return
         steady, closings = self._dispatcher.clock.now(), self._closings[state.name]
         tasks = self._dispatcher.tasks
-        closings.extend(state.windows.close_due(steady))
+        if state.removed:
+            self._wait_for_code(state)
+        else:
+            closings.extend(state.windows.close_due(steady))
         if closings and state.name not in self._deciding:
             name = f"windows of {state.name}"
             self._deciding[state.name] = tasks.start(self._decide_all(state), name, tasks.home)
-        due_at = state.windows.next_due()
+        due_at = None if state.removed else state.windows.next_due()
         if due_at is not None and due_at < self._timers.get(state.name, float("inf")):
             self._timers[state.name] = due_at
             tasks.start(self._wake(state, due_at), f"next window of {state.name}", tasks.home)
@@ -197,48 +203,64 @@ class Holding:
         await self._dispatcher.clock.sleep(due_at - self._dispatcher.clock.now())
         if self._timers.get(state.name) == due_at:
             del self._timers[state.name]
-        self.time(state)
+        if not state.removed:
+            self.time(state)
+
+    def _wait_for_code(self, state: TriggerState) -> None:
+        """What is not being decided goes back into its window; who waits for an outcome is told that it is held."""
+        assert state.windows is not None
+        closings, back = self._closings[state.name], list[HeldEvent]()
+        rest = [closings.pop() for _ in range(len(closings) - self._under_way.get(state.name, 0))]
+        for closing in reversed(rest):
+            if closing.events:
+                back += [held for held in events_of(closing) if held.id not in self._gone]
+            else:
+                closings.append(closing)  # later events outdid these before: no code is asked
+        state.windows.put_back(back)
+        for held in state.windows.events() if self._finals else ():
+            self._tell_held(state, held, f"waits for the code of trigger {state.name}")
+        if state.windows.size:
+            self.without_code.tell(state.name, state.windows.size)
+
+    def _tell_held(self, state: TriggerState, held: HeldEvent, reason: str = IN_WINDOW) -> None:
+        future = self._finals.pop(held.id, None)
+        if future is not None and not future.done():
+            future.set_result(outcome_about(_entry(state, held, reason), held.event.id))
 
     async def _decide_all(self, state: TriggerState) -> None:
         """One window after the other, so that those of one key keep their order."""
-        closings = self._closings[state.name]
+        dispatcher, closings = self._dispatcher, self._closings[state.name]
         try:
-            while closings and not self._dispatcher.closing:
+            while closings and not dispatcher.closing:
                 count, closing = first_of(closings)
                 self._under_way[state.name] = count
                 await self._all_answered(closing)
+                if state.removed and closing.events:
+                    self._under_way.pop(state.name)
+                    self.time(state)
+                    continue
                 if any(held.id in self._gone for held in events_of(closing)):
                     for _ in range(count):
                         closings.popleft()
-                    closings.extendleft(reversed(self._without_gone(state, closing)))
+                    self._under_way.pop(state.name)
+                    closings.extendleft(reversed(without_gone(closing, state, self._gone, dispatcher.clock.now())))
                     self.time(state)
                     continue
                 try:
                     await self._decide(state, closing)
                 except StoreError as error:
                     if isinstance(error, LeaseLost):
-                        self._dispatcher.lease.lose(error)
+                        dispatcher.lease.lose(error)
                         return
-                    self._dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
+                    dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
                     self._under_way.pop(state.name, None)
-                    await self._dispatcher.clock.sleep(AGAIN_S)
+                    await dispatcher.clock.sleep(AGAIN_S)
                 else:
                     for _ in range(count):
                         closings.popleft()
         finally:
             self._under_way.pop(state.name, None)
             del self._deciding[state.name]
-
-    def _without_gone(self, state: TriggerState, closing: Closing) -> Sequence[Closing]:
-        """What is to be decided in its place: an event that the store refused closes and outdoes nothing."""
-        windows, gone = state.windows, self._gone
-        assert windows is not None
-        if not closing.events:
-            released = [one for one in closing.released if one.held.id not in gone]
-            return [Closing((), released, False)] if released else []
-        key = closing.events[0].key
-        windows.put_back([held for held in events_of(closing) if held.id not in gone])
-        return [windows.close(key)] if windows.full(key) else [*windows.close_due(self._dispatcher.clock.now())]
 
     async def _decide(self, state: TriggerState, closing: Closing) -> None:
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
@@ -269,26 +291,6 @@ class Holding:
         finally:
             self._reads = [read for read in self._reads if read is not left]
         return total
-
-    async def without_code(self) -> Mapping[str, int]:
-        """How many events wait for triggers that are not registered, by their names; each is reported."""
-        states = self._dispatcher.states
-        waiting = await self._dispatcher.store.left_waiting()
-        found = {name: n for name, n in waiting.items() if name not in states or states[name].removed}
-        self._without_code = set(found)
-        for name, n in found.items():
-            self._dispatcher.report(
-                f"needs_code:{name}",
-                f"{n} event{'s'[: n != 1]} in windows wait for the code of trigger {name}: define it, or repair its "
-                "name in the table held_events if that is damaged",
-            )
-        return found
-
-    async def restore_with_code(self, states: Iterable[TriggerState]) -> None:
-        """Take up what waits for those of the triggers that are registered now."""
-        if found := [state for state in states if state.name in self._without_code]:
-            self._without_code.difference_update(state.name for state in found)
-            await self.restore(found)
 
     async def _take_up(self, state: TriggerState, events: Sequence[HeldEvent]) -> int:
         if state.windows is None:
@@ -363,9 +365,7 @@ class Holding:
             left = [held for held in left if held.id not in self._gone and held.id not in self._coming]
             _came(state, -len(left))
             for held in left:
-                future = self._finals.pop(held.id, None)
-                if future is not None and not future.done():
-                    future.set_result(outcome_about(_entry(state, held), held.event.id))
+                self._tell_held(state, held)
 
 
 def _drop(decided: Decided, held: HeldEvent, now: float) -> None:
@@ -389,9 +389,9 @@ def _came(state: TriggerState, events: int) -> None:
     state.counters.held += events
 
 
-def _entry(state: TriggerState, held: HeldEvent) -> Entry:
+def _entry(state: TriggerState, held: HeldEvent, reason: str = IN_WINDOW) -> Entry:
     facts = None if held.key is None else {"key": held.key}
-    return ("held", IN_WINDOW, held.event.id, state.name, None, state.compiled.definition.revision, held.at, facts)
+    return ("held", reason, held.event.id, state.name, None, state.compiled.definition.revision, held.at, facts)
 
 
 def _pass_on(future: asyncio.Future[Outcome], final: asyncio.Future[Outcome]) -> None:

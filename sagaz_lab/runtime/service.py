@@ -192,7 +192,7 @@ class Service:
                 await self._forget(wanted)
                 waited = 0  # what came into a window since the Lab was opened is forgotten too
             found = await self.recovery.resume_interrupted(how.resume)
-            found.events_need_code = await self.dispatcher.holding.without_code()
+            found.events_need_code = await self.dispatcher.holding.without_code.look()
         found.waited += waited
         self.relay.look_again()
         may_receive.set()
@@ -306,7 +306,7 @@ class Service:
         if self.started:
             await self._reconcile()
             async with self._resuming:
-                await self.dispatcher.holding.restore_with_code(self._wanted())
+                await self.dispatcher.holding.without_code.restore(self._wanted())
                 await self.recovery.resume_interrupted(self._resume)
 
     async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:
