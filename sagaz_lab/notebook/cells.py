@@ -10,8 +10,10 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterable
+from contextlib import suppress
 
 from sagaz_lab.notebook.commands import awaits
+from sagaz_lab.notebook.wrapped import misplaced
 
 _SAGA = re.compile(r"%%saga(?:[ \t]+(?P<options>[^?]*?))?\s*")
 _TIMED = re.compile(r"%triggers timed\s*")
@@ -76,7 +78,10 @@ def ask_for_help(lines: list[str]) -> list[str]:
 
 
 def await_commands(lines: list[str]) -> list[str]:
-    """Puts `await` before each call of `%triggers` that gives something to await. Runs after IPython's own."""
+    """Puts `await` before each call of `%triggers` that gives something to await. Runs after IPython's own.
+
+    Where no `await` can stand, in a plain `def` or a class, the cell becomes one line that says so.
+    """
     if not any("run_line_magic('triggers'" in line for line in lines):
         return lines
     try:
@@ -84,16 +89,43 @@ def await_commands(lines: list[str]) -> list[str]:
     except (tokenize.TokenError, SyntaxError):
         return lines  # Python will say what is wrong with the cell
     changed = list(lines)
-    for row, column in reversed(list(_calls(tokens))):
+    calls = list(_calls(tokens))
+    for row, column, _ in reversed(calls):
         line = changed[row - 1]
         changed[row - 1] = f"{line[:column]}await {line[column:]}"
+    scopes = _scopes_that_cannot_await(changed)
+    for row, _, command in calls:
+        if row in scopes:
+            call = f"get_ipython().run_line_magic('triggers', {misplaced(row, command, scopes[row])!r})\n"
+            return [call, *["\n"] * (len(lines) - 1)]
     return changed
 
 
-def _calls(tokens: list[tokenize.TokenInfo]) -> Iterable[tuple[int, int]]:
+def _calls(tokens: list[tokenize.TokenInfo]) -> Iterable[tuple[int, int, str]]:
+    """The row, the column and the line of each `%triggers` that waits."""
     words = [token.string for token in tokens]
     for n in range(len(tokens) - len(_CALL)):
         if words[n : n + len(_CALL)] == _CALL and words[n - 1] != "await":
             argument = tokens[n + len(_CALL)]
-            if argument.type == tokenize.STRING and awaits(ast.literal_eval(argument.string)):
-                yield tokens[n].start
+            if argument.type == tokenize.STRING and awaits(line := ast.literal_eval(argument.string)):
+                yield *tokens[n].start, line
+
+
+def _scopes_that_cannot_await(lines: list[str]) -> dict[int, str]:
+    """By the row of each `await` in one: the innermost plain function or class around it."""
+    found: dict[int, str] = {}
+
+    def visit(node: ast.AST, scope: str) -> None:
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                scope = f"{'class' if isinstance(node, ast.ClassDef) else 'def'} {node.name}"
+            case ast.AsyncFunctionDef():
+                scope = ""
+            case ast.Await() if scope:
+                found[node.lineno] = scope
+        for child in ast.iter_child_nodes(node):
+            visit(child, scope)
+
+    with suppress(SyntaxError, ValueError):  # Python will say what is wrong with the cell
+        visit(ast.parse("".join(lines)), "")
+    return found

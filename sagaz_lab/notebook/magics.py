@@ -113,8 +113,8 @@ class Magics:
         """What `%%time` and `%time` have become."""
         if not rest:
             return self._registration.time_cell()
-        if rest[0].startswith("refused "):
-            raise UsageError(refusal(rest[0].split()[1:]))
+        if (refused := refusal(rest[0])) is not None:
+            raise UsageError(refused)
         watch = Stopwatch.start()
         result = self.triggers(f"{rest[0]}{';' if quiet else ''}", local_ns)
 

@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ _LINE = re.compile(
 )
 _CLASS = re.compile(r"%%saga\b|\s*class\s+\w+\s*\(")
 _COMMAND = re.compile(r"^[^#\n]*?%triggers[ \t]+([^\n]*)", re.MULTILINE)
+_MISPLACED = "misplaced"
 _WAITING = re.compile(r"await get_ipython\(\)\.run_line_magic\('triggers', '([\w-]+)")
 _INSTEAD = {
     "time": "begin the cell with %%time and no option",
@@ -100,7 +101,9 @@ def refuse_in_cells_of_cells(shell: InteractiveShell) -> Callable[[], object]:
             transformed = ""
             with suppress(Exception):  # the shell will say what is wrong with the cell
                 transformed = untyped.transform_cell(raw_cell)
-            if (waiting := _WAITING.search(transformed)) is not None:
+            waiting = _WAITING.search(transformed)
+            # The kernel itself calls this for a cell that need not be awaited, and hears of no error.
+            if waiting is not None and untyped.should_run_async(raw_cell, transformed_cell=transformed):
                 raise UsageError(
                     f"%triggers {waiting[1]} waits, which IPython cannot in what a cell runs, as by %run or %rerun; "
                     "leave the sagas there, and put this line into a cell here"
@@ -118,11 +121,23 @@ def _is_in_loop() -> bool:
     return True
 
 
-def refusal(words: Sequence[str]) -> str:
-    """What to do instead, for the magic and the sub-command that `unwrap` has refused."""
-    magic, command = words
-    instead = _INSTEAD[magic.lstrip("%")]
-    return f"{magic} cannot wait for %triggers {command}, since IPython runs no await within it; {instead}"
+def misplaced(row: int, command: str, scope: str) -> str:
+    """What `%triggers` is to be called with where it stands in a function or a class that cannot wait for it."""
+    return f"{TIMED} {_MISPLACED} {row} {command.split(maxsplit=1)[0]} {scope}"
+
+
+def refusal(text: str) -> str | None:
+    """What to do instead, if `unwrap` or `misplaced` has refused what follows `%triggers timed`."""
+    match text.split():
+        case ("refused", magic, command):
+            instead = _INSTEAD[magic.lstrip("%")]
+            return f"{magic} cannot wait for %triggers {command}, since IPython runs no await within it; {instead}"
+        case (misplaced, row, command, "def", name) if misplaced == _MISPLACED:
+            cure = f"move it out of {name}(), or write `async def {name}` and `await {name}(...)`"
+            return f"line {row}: %triggers {command} waits, and a plain `def` cannot; {cure}"
+        case (misplaced, row, command, "class", name) if misplaced == _MISPLACED:
+            return f"line {row}: %triggers {command} waits, and a class body cannot; move it out of class {name}"
+    return None
 
 
 class Stopwatch(NamedTuple):
