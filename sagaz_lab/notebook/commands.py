@@ -114,9 +114,18 @@ class Line:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+_QUIET = re.compile(r"""\s*;\s*(#[^"']*)?$""")
+"""What ends a line that is to show nothing: a semicolon, and at most a comment behind it."""
+
+
+def without_semicolon(text: str) -> str:
+    """The line as it is read; where that is shorter, nothing is to be shown."""
+    return _QUIET.sub("", text)
+
+
 def awaits(text: str) -> bool:
     """Does this line of `%triggers` give something to await?"""
-    words = text.split(maxsplit=3)
+    words = without_semicolon(text).split(maxsplit=3)
     if words[:1] == ["timed"]:
         words = words[1:]
     if words[:1] == ["dlq"]:

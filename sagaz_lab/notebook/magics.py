@@ -29,6 +29,7 @@ from sagaz_lab.notebook.commands import (
     read_firing,
     read_param,
     split,
+    without_semicolon,
 )
 from sagaz_lab.notebook.expansion import expand
 from sagaz_lab.notebook.outputs import LINES, tail
@@ -82,8 +83,8 @@ class Magics:
     @no_var_expand
     @needs_local_scope
     def triggers(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
-        quiet = line.rstrip().endswith(";")
-        line = line.rstrip().removesuffix(";")
+        said, line = line, without_semicolon(line)
+        quiet = line != said
         if self.is_loading and awaits(line):
             raise UsageError("%triggers: put %load_ext sagaz_lab into a cell of its own, before this one")
         if line.partition(" ")[0] == TIMED:

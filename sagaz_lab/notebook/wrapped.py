@@ -20,7 +20,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.timing import clock2
 
 from sagaz_lab.notebook.background import replaced
-from sagaz_lab.notebook.commands import awaits
+from sagaz_lab.notebook.commands import awaits, without_semicolon
 
 TIMED = "timed"
 """Before a sub-command: tell how long it took. Alone: how long the cell takes that runs."""
@@ -88,7 +88,11 @@ def _rows_of_texts(lines: list[str]) -> set[int]:
 
 
 def _refused(magic: str, command: str) -> str:
-    return f"%triggers {TIMED} refused {magic} {command.split(maxsplit=1)[0]}\n"
+    return f"%triggers {TIMED} refused {magic} {_name(command)}\n"
+
+
+def _name(command: str) -> str:
+    return without_semicolon(command).split(maxsplit=1)[0]
 
 
 def refuse_in_cells_of_cells(shell: InteractiveShell) -> Callable[[], object]:
@@ -123,7 +127,7 @@ def _is_in_loop() -> bool:
 
 def misplaced(row: int, command: str, scope: str) -> str:
     """What `%triggers` is to be called with where it stands in a function or a class that cannot wait for it."""
-    return f"{TIMED} {_MISPLACED} {row} {command.split(maxsplit=1)[0]} {scope}"
+    return f"{TIMED} {_MISPLACED} {row} {_name(command)} {scope}"
 
 
 def refusal(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A `%triggers` that waits, in a function, a class, or a cell that Python refuses: the cell ends, and says why."""
+"""A `%triggers` that waits: in a function or a class, before a semicolon, in a cell that Python refuses."""
 
 import pytest
 
@@ -58,6 +58,14 @@ def test_a_cell_that_python_refuses_says_so(kernel, head):
     refused = kernel.run(f"{head}%triggers wait until idle --timeout 2\ndef f(:")
     assert "SyntaxError" in refused.error
     assert kernel.run("1 + 1").text == "2"
+
+
+@pytest.mark.parametrize("end", [";", " ;", ";  # a note"])
+def test_with_a_semicolon_a_command_is_carried_out_and_shows_nothing(kernel, end):
+    for command, is_started in (("start", True), ("fire inner.on_event {}", True), ("stop", False)):
+        result = kernel.run(f"%triggers {command}{end}")
+        assert (result.ok, result.data, result.shown, result.stderr) == (True, {}, [], "")
+        assert kernel.run("default_lab().status().started").text == str(is_started)
 
 
 def test_a_cell_that_a_cell_runs_is_refused_there(kernel):

@@ -12,7 +12,7 @@ from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.cards import change_card, outcome_card, saga_card
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
-from sagaz_lab.notebook.commands import COMMANDS, read, read_firing, split
+from sagaz_lab.notebook.commands import COMMANDS, read, read_firing, split, without_semicolon
 from sagaz_lab.notebook.expansion import expand
 from sagaz_lab.runtime.changes import Change
 
@@ -65,6 +65,19 @@ def test_a_command_that_awaits_is_awaited(cell):
     changed = transformed(cell)
     assert changed.count("await get_ipython().run_line_magic('triggers'") == 1
     assert len(changed.splitlines()) == len(cell.splitlines())
+
+
+@pytest.mark.parametrize("end", [";", " ;", " ; ", ";  # a note", " ; # a note"])
+@pytest.mark.parametrize("command", [*COMMANDS.values()], ids=lambda command: command.name)
+def test_a_semicolon_makes_no_difference_to_what_is_awaited(command, end):
+    assert transformed(f"%triggers {command.name}{end}").count("await ") == command.awaits
+    assert transformed(f"x = %triggers {command.name} a.b{end}").count("await ") == command.awaits
+
+
+def test_a_semicolon_within_a_payload_stays():
+    for payload in ('{"a": "b; # c"}', "f('x;')", '"; "'):
+        assert without_semicolon(f"fire a.b {payload}") == f"fire a.b {payload}"
+        assert without_semicolon(f"fire a.b {payload} ; # why") == f"fire a.b {payload}"
 
 
 @pytest.mark.parametrize(
