@@ -155,14 +155,15 @@ class Magics:
             raise mistake("start", told)
         resume = one_of("start", "--resume", line.options.get("--resume", "all"), RESUME)
         hold = "--hold" in line.options
-        self._handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated,
-                                       fresh="--fresh" in line.options)  # fmt: skip
+        handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated,
+                                 fresh="--fresh" in line.options)  # fmt: skip
         self._reports.belong_here()
-        return self._begun(self._handle)
+        return self._begun(handle)
 
     async def _begun(self, handle: Handle) -> Handle:
         """Once it is started, or takes longer. What fails at once fails the cell; what fails later is reported."""
         await handle.begun(BEGUN_S)
+        self._handle = handle
         return handle
 
     def _stop(self, line: Line) -> Awaitable[None]:

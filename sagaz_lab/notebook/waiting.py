@@ -141,13 +141,15 @@ async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: Reports, 
                timeout_s: float | None) -> None:  # fmt: skip
     """Returns when `until` is met, or when the triggers are stopped.
 
-    Raises the error of triggers that could not be started, and `UsageError` if time is up before `until` is met.
+    Raises the error of a start that fails meanwhile, and `UsageError` if time is up before `until` is met. A start that
+    had failed before has been reported.
     """
-    if not lab.is_open and handle is None:
+    starting = handle if handle is not None and handle.is_starting else None
+    if not lab.is_open and starting is None and (handle is None or not until.idle):
         raise mistake("wait", "nothing is started; %triggers start comes first")
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
     teller, was_started = Teller(), False
-    watched = [asyncio.ensure_future(_connected(handle))]
+    watched = [asyncio.ensure_future(_connected(starting))]
     if until.idle:
         watched.append(asyncio.ensure_future(lab.drain()))
     watch.begin()

@@ -298,6 +298,8 @@ def test_a_start_that_fails_fails_its_cell_and_a_card_names_the_kernel_of_the_re
         assert one.run("%triggers start").ok
         assert "no change: still revision 1" in other.run("%%saga\n" + saga("shared")).shown[0]["text/plain"]
         assert "%triggers start: " in told(other.run("handle = %triggers start"))
+        assert other.run("%triggers wait until idle --timeout 5").ok
+        assert "0 of 1 events" in other.run("%triggers wait 1 event --timeout 0.3").stderr
         card = other.run("%%saga\n" + saga("shared", trigger="return None")).shown[0]["text/plain"]
         assert "shared: revision 2 (was 1)" in card
         assert "revision 1 was made elsewhere: by " in card
@@ -309,3 +311,5 @@ def test_a_source_that_cannot_be_read_fails_the_cell_of_the_start(kernel_of_its_
     kernel = kernel_of_its_own
     kernel.run(saga("missing").replace('"memory", topic="missing"', '"recording", path="nosuch.jsonl"'))
     assert "nosuch.jsonl" in told(kernel.run("%triggers start"))
+    for wait in ("wait until idle", "wait 1 event --timeout 0.3", "wait --timeout 0.3"):
+        assert "nosuch.jsonl" not in kernel.run(f"%triggers {wait}").stderr
