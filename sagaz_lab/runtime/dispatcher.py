@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Any
 
 from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, HeldEvent, Redriven, Refusal, Store
-from sagaz_lab.errors import LabClosed, describe
+from sagaz_lab.errors import LabClosed, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, RunStatus
@@ -22,6 +21,7 @@ from sagaz_lab.runtime.compiled import TriggerState, made_anew
 from sagaz_lab.runtime.decided import CAME, QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
+from sagaz_lab.runtime.finishing import NOT_TAKEN, Finishing
 from sagaz_lab.runtime.holding import Holding
 from sagaz_lab.runtime.insisting import insist
 from sagaz_lab.runtime.lease import Lease
@@ -37,18 +37,10 @@ from sagaz_lab.runtime.tickets import NOTHING, Ticket
 from sagaz_lab.runtime.turns import Turns
 
 _RUNNING = RunStatus.RUNNING
-_TOLD = frozenset({"on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead"})
 _TAKEN = frozenset((OutcomeKind.DUPLICATE.value, reason) for reason in (TAKEN, CAME))
 
 Reader = tuple[TriggerState, int]
 """A trigger that reads a source, and the number of the part that this is of its composite (else 0)."""
-
-
-def _may_wait(state: TriggerState) -> bool:
-    """Whether what follows from a batch may take a while: for listeners, for windows, or for a run to be replaced."""
-    compiled = state.compiled
-    told = not _TOLD.isdisjoint(compiled.definition.hooks)
-    return told or state.windows is not None or compiled.singleton == "cancel"
 
 
 def fresh_prefix(kind: str) -> str:
@@ -91,7 +83,7 @@ class Dispatcher:
         self.fired: Counter[str] = Counter()
         """Events that were given by hand, by the identity of the memory source that they stand for."""
         self.closing = False
-        self._going: set[asyncio.Task[None]] = set()
+        self.finishing = Finishing(store.durable, report)
         self.slots = Slots(live_runs)
         self.lease = Lease(store)
         self.decider = Decider(store, self.run_ids, report, self.clock.now)
@@ -151,8 +143,7 @@ class Dispatcher:
         then those of events that came behind others of the batch. Raises `StoreUnavailable`: then nothing
         has been taken and nothing is counted.
         """
-        if self.closing:
-            raise LabClosed("the Lab is closing; the event was not taken")
+        self.refuse_closing()
         if not self.lease.held():
             await self.lease.seen()  # what is only filtered would be decided without the store
         now, states = self.clock.now(), [state for state, _ in readers]
@@ -161,12 +152,14 @@ class Dispatcher:
         try:
             for state, part in readers:
                 decisions.append(await self.decider.decide(state, deliveries, now, part=part, redriven=redriven))
-        except BaseException:
+            self.refuse_closing()
+        except BaseException as error:
             self._take_back(states, decisions, len(deliveries))
+            self._raise_closed(error)
             raise
         for decided in decisions:
             decided.answered = answered
-        await self.to_the_end(states, self._take_in(states, decisions, len(deliveries), now))
+        await self.finishing.to_the_end(states, self._take_in(states, decisions, len(deliveries), now))
         if self.tee is not None:
             self.tee.taken(readers, deliveries)
         if not answered:
@@ -186,15 +179,15 @@ class Dispatcher:
         for decided in decisions:
             tell_ticks_again(self.report, decided)
 
-    async def to_the_end(self, states: Sequence[TriggerState], work: Coroutine[Any, Any, None]) -> None:
-        """Whoever stops waiting stops nothing: what the store is about to take is also counted and started."""
-        if not self.store.durable and not any(map(_may_wait, states)):
-            await work  # it never waits for the store
-            return
-        task = asyncio.create_task(work)
-        self._going.add(task)
-        task.add_done_callback(self._going.discard)
-        await asyncio.shield(task)
+    def refuse_closing(self) -> None:
+        """Raises `LabClosed` if nothing is taken any more."""
+        if self.closing:
+            raise LabClosed(NOT_TAKEN)
+
+    def _raise_closed(self, error: BaseException) -> None:
+        """Raise `LabClosed` if the Lab has closed its store while this was decided."""
+        if self.closing and isinstance(error, StoreUnavailable):
+            raise LabClosed(NOT_TAKEN) from error
 
     def _count(self, states: Sequence[TriggerState], events: int) -> None:
         for state in states:
@@ -211,17 +204,18 @@ class Dispatcher:
         self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
     ) -> list[Decided]:
         """The same for events that have been through their window before; the caller tells of the outcomes."""
-        if self.closing:
-            raise LabClosed("the Lab is closing; the event was not taken")
+        self.refuse_closing()
         now = self.clock.now()
         self._count([state], len(events))
         try:
             decided = await self.decider.decide_whole(state, events, now, redriven)
-        except BaseException:
+            self.refuse_closing()
+        except BaseException as error:
             self._count([state], -len(events))
+            self._raise_closed(error)
             raise
         decisions = [decided]
-        await self.to_the_end([state], self._take_in([state], decisions, len(events), now))
+        await self.finishing.to_the_end([state], self._take_in([state], decisions, len(events), now))
         return decisions
 
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
@@ -237,6 +231,7 @@ class Dispatcher:
             batch.runs or batch.dead or batch.kept or batch.held or batch.released or batch.spent or batch.redriven
         ):
             return {}
+        self.finishing.asking += 1
         try:
             return await self.store.accept(batch)
         except BaseException:
@@ -250,6 +245,8 @@ class Dispatcher:
                     else:
                         decided.state.admission.came(ticket)
             raise
+        finally:
+            self.finishing.asking -= 1
 
     async def apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """The store has taken the batch: count, remember, start."""
@@ -369,9 +366,14 @@ class Dispatcher:
                 counts[state.name, kind, reason] = times
         return counts
 
+    async def take_no_more(self) -> None:
+        """Returns when what is being accepted is in the store, counted and started."""
+        self.closing = True
+        await self.finishing.close()
+
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""
-        self.closing = True
+        await self.take_no_more()
         if self.tee is not None:
             await self.tee.close()
         await self.runner.close()

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
-from sagaz_lab.errors import DefinitionError, LabClosed, TriggerPaused, UnknownName, Unreadable
+from sagaz_lab.errors import DefinitionError, TriggerPaused, UnknownName, Unreadable
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.given import event_with
 from sagaz_lab.model.inside import caller_in, inside, place_in, waits_for_itself
@@ -259,8 +259,7 @@ class Firing:
             return
         with self._told_if_long(state, "which has no room for it"):
             while state.room() <= 0:
-                if self._dispatcher.closing:
-                    raise LabClosed("the Lab is closing; the event was not taken")
+                self._dispatcher.refuse_closing()
                 if state.paused:
                     name = state.name
                     cure = f"lab.resume({name!r}), or %triggers resume {name}, comes first"

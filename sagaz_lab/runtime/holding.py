@@ -270,8 +270,11 @@ class Holding:
         for held, reason in closing.released:
             decided.add(OutcomeKind.FILTERED, reason, held.event, now)
             decided.spend(held.claim, now)
-        await dispatcher.apply(decided, await dispatcher.accept([decided], now), now)
+        await dispatcher.finishing.to_the_end([state], self._leave(decided, now))
         dispatcher.report_dead(decided.letters)
+
+    async def _leave(self, decided: Decided, now: float) -> None:
+        await self._dispatcher.apply(decided, await self._dispatcher.accept([decided], now), now)
 
     # --- from one opening to the next ---
 
@@ -333,7 +336,7 @@ class Holding:
                 self.time(state)
                 raise
 
-        await self._dispatcher.to_the_end([state], release())
+        await self._dispatcher.finishing.to_the_end([state], release())
         return count
 
     async def _bury(self, state: TriggerState, events: Sequence[HeldEvent], errors: Mapping[str, Unreadable]) -> None:
@@ -361,8 +364,8 @@ class Holding:
             left = [*state.windows.empty()]
             for closing in self._closings.pop(state.name, ()):
                 left += events_of(closing)
-            # What the store has refused, or not answered yet, does not count as held.
-            left = [held for held in left if held.id not in self._gone and held.id not in self._coming]
+            # What has left the store, or what it has refused or not answered yet, does not count as held.
+            left = [held for held in left if held.id in self._mine and held.id not in self._coming]
             _came(state, -len(left))
             for held in left:
                 self._tell_held(state, held)

@@ -178,6 +178,7 @@ class Recovery:
     async def leave(self) -> None:
         """Close the dispatcher, and note that what it abandons was cut off by a stop: that is no death."""
         dispatcher = self._dispatcher
+        await dispatcher.take_no_more()
         store, now = dispatcher.store, dispatcher.clock.now()
         left = list(dispatcher.runner.live)
         await dispatcher.close()

@@ -308,6 +308,9 @@ class Turns:
             self.release(state)
             return
         ticket.revision = definition.revision
+        await self._dispatcher.finishing.to_the_end([state], self._start(state, ticket, definition, now))
+
+    async def _start(self, state: TriggerState, ticket: Ticket, definition: SagaDefinition, now: float) -> None:
         if ticket.history is None:
             await self._store.begin(
                 ticket.run_id,
