@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, KeysView, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from sagaz_lab.model.apart import UNCHANGING, apart, copied_by
 
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+NO_HEADERS: MappingProxyType[str, str] = MappingProxyType({})
+
+
+def _read_only(headers: Mapping[str, str]) -> MappingProxyType[str, str]:
+    """The headers, as readers share them. A dict of another class keeps it, such as one of names without case."""
+    if not headers:
+        return NO_HEADERS
+    if type(headers) is dict:
+        return MappingProxyType(headers.copy())
+    return MappingProxyType(copy(headers) if isinstance(headers, dict) else dict(headers))
 
 
 class _Fields:
@@ -22,7 +32,7 @@ class _Fields:
     id: str
     source: str
     key: str | None
-    headers: Mapping[str, str]
+    headers: MappingProxyType[str, str]
     timestamp: datetime
     attempt: int
 
@@ -31,7 +41,7 @@ class Event(_Fields):
     """A fact from outside. Read-only.
 
     Who reads the event may change the payload in place: it is a copy of the reader's own, made once a container is
-    asked for.
+    asked for. The headers cannot be changed.
 
     `id` and `source` identify it; a redelivery keeps both and raises `attempt` (1 at first).
     `payload` is what was sent, decoded; `key` is the source's own ordering key, if it has one;
@@ -61,7 +71,7 @@ class Event(_Fields):
         event.id = id
         event.source = source
         event.key = key
-        event.headers = headers
+        event.headers = headers if type(headers) is MappingProxyType else _read_only(headers)
         event.timestamp = timestamp or datetime.now(UTC)
         event.attempt = attempt
         event.__class__ = cls
@@ -147,7 +157,7 @@ class Event(_Fields):
         return hash((self.source, self.id))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self._read, self.id, self.source, self.key, dict(self.headers), self.timestamp, self.attempt)
+        fields = (self._read, self.id, self.source, self.key, self.headers.copy(), self.timestamp, self.attempt)
         return Event, fields
 
     def __repr__(self) -> str:

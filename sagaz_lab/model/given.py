@@ -43,6 +43,9 @@ class Headers(dict[str, str]):
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name.lower(), default)
 
+    def copy(self) -> Headers:
+        return Headers(self)
+
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest(_ByName):
