@@ -1,20 +1,27 @@
 """Values of their own: whoever changes a payload or a context in place changes no one else's.
 
-Containers are copied: dict, list, tuple, set, bytearray, deque and those of `collections`, whatever is nested in them.
-Anything else is handed on as it is: values that cannot change, and tables, arrays and models in memory, whose copies
-would cost too much.
+Containers are copied: dict, list, tuple, set, bytearray, the classes of `collections`, mapping proxies, and classes
+derived from these, whatever is nested in them. Anything else is handed on as it is: values that cannot change, and
+tables, arrays and models in memory, whose copies would cost too much.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable
+from copy import copy as shallow
 from copy import deepcopy
+from enum import Enum
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Copy = Callable[[Any], Any]
 
-UNCHANGING = frozenset({str, int, float, bool, type(None), bytes, complex})
+MOST_CLASSES = 1000
+"""Classes of which it is remembered how they are copied; a notebook defines the same ones again and again."""
+
+UNCHANGING: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, complex})
 """The commonest types of which a value cannot change."""
 
 
@@ -32,7 +39,7 @@ def apart(value: T) -> T:
 
 def copied_by(kind: type[T], copy: Callable[[T], T]) -> None:
     """Values of this type are containers too."""
-    _COPIES[kind] = copy
+    _KNOWN[kind] = _COPIES[kind] = copy
 
 
 def _apart_slowly(value: T) -> T:
@@ -60,7 +67,14 @@ def _list(value: list[Any]) -> list[Any]:
 
 
 def _tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(map(_item, value)) if any(type(item) in _COPIES for item in value) else value
+    for item in value:
+        if _copy_of(type(item)) is not None:
+            return tuple(map(_item, value))
+    return value
+
+
+def _is_plain(value: tuple[Any, ...]) -> bool:
+    return all(_copy_of(type(item)) is None for item in value)
 
 
 def _deque(value: deque[Any]) -> deque[Any]:
@@ -71,7 +85,99 @@ def _defaultdict(value: defaultdict[Any, Any]) -> defaultdict[Any, Any]:
     return defaultdict(value.default_factory, _dict(value))
 
 
-_COPIES: dict[type, Callable[[Any], Any]] = {
+# --- classes derived from containers ---
+
+
+def _derived(fill: Callable[[Any, Any], None]) -> Copy:
+    """A copy as `copy.copy` makes it, whose items and attributes are then copied too.
+
+    Only the class knows how it is copied: one that fails, or gives another class, has its objects handed on.
+    """
+
+    def copied(value: Any) -> Any:
+        try:
+            own = shallow(value)
+            if own is value or type(own) is not type(value):
+                return value
+            fill(own, value)
+            _copy_attributes(own, value)
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001  then it is handed on as it is
+            return value
+        return own
+
+    return copied
+
+
+def _copy_attributes(own: Any, value: Any) -> None:
+    if attributes := getattr(value, "__dict__", None):
+        vars(own).update(_dict(attributes))
+
+
+def _fill_dict(own: dict[Any, Any], value: dict[Any, Any]) -> None:
+    for key, item in dict.items(value):
+        if (copy := _copy_of(type(item))) is not None:
+            dict.__setitem__(own, key, copy(item))
+
+
+def _fill_list(own: list[Any], value: list[Any]) -> None:
+    list.__setitem__(own, slice(None), map(_item, list.__iter__(value)))
+
+
+def _fill_deque(own: deque[Any], value: deque[Any]) -> None:
+    for index, item in enumerate(deque.__iter__(value)):
+        deque.__setitem__(own, index, _item(item))
+
+
+def _no_items(own: Any, value: Any) -> None:
+    """What is in it cannot change, or is an attribute."""
+
+
+def _derived_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of a NamedTuple as of any other: its constructor may take what it likes."""
+    if _is_plain(value) and not getattr(value, "__dict__", None):
+        return value
+    try:
+        own = tuple.__new__(type(value), map(_item, tuple.__iter__(value)))
+    except TypeError:  # a class written in C that is made in another way
+        return value
+    _copy_attributes(own, value)
+    return own
+
+
+def _proxy(value: MappingProxyType[Any, Any]) -> MappingProxyType[Any, Any]:
+    copy = getattr(value, "copy", None)  # of what is behind it
+    return value if copy is None else MappingProxyType(apart(copy()))
+
+
+_DERIVED: dict[type, Copy] = {
+    dict: _derived(_fill_dict),
+    list: _derived(_fill_list),
+    tuple: _derived_tuple,
+    set: _derived(_no_items),
+    bytearray: _derived(_no_items),
+    deque: _derived(_fill_deque),
+    UserDict: _derived(_no_items),
+    UserList: _derived(_no_items),
+    ChainMap: _derived(_no_items),
+}
+
+
+class _Copies(dict[type, Copy | None]):
+    """How values of a class are copied; None for what is handed on."""
+
+    def __missing__(self, kind: type) -> Copy | None:
+        if len(self) >= MOST_CLASSES:
+            self.clear()
+            self.update(_KNOWN)
+        base = None if issubclass(kind, Enum) else next((base for base in kind.__mro__ if base in _DERIVED), None)
+        copy = self[kind] = None if base is None else _DERIVED[base]
+        return copy
+
+
+_KNOWN: dict[type, Copy | None] = {
+    **dict.fromkeys(UNCHANGING, None),
     dict: _dict,
     list: _list,
     tuple: _tuple,
@@ -81,5 +187,7 @@ _COPIES: dict[type, Callable[[Any], Any]] = {
     OrderedDict: lambda value: OrderedDict(_dict(value)),
     defaultdict: _defaultdict,
     Counter: lambda value: Counter(_dict(value)),
+    MappingProxyType: _proxy,
 }
-_copy_of = _COPIES.get
+_COPIES = _Copies(_KNOWN)
+_copy_of = _COPIES.__getitem__
