@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sagaz_lab.errors import DecodeError, MissingKey, UnfitKey, describe
+from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import at_once, awaited, is_awaitable
 from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
@@ -138,7 +139,8 @@ class _NoField(Exception):
 
 
 def _at_once(function: Callable[[Any], Any], option: str) -> Callable[[Any], Any]:
-    return lambda subject: at_once(function(subject), f"{option}=")
+    """What the function changes of what it gets, the trigger method does not see."""
+    return lambda subject: at_once(function(apart(subject)), f"{option}=")
 
 
 def _field_reader(field: str) -> Callable[[Any], Any]:
