@@ -58,3 +58,13 @@ def first_of(closings: Sequence[Closing]) -> tuple[int, Closing]:
         return 1, closings[0]
     alike = list(takewhile(lambda closing: not closing.events, closings))
     return len(alike), Closing((), [released for closing in alike for released in closing.released], False)
+
+
+def drop(decided: Decided, held: HeldEvent, now: float) -> None:
+    """Its window gives it up, since the queue is full."""
+    if held in decided.held:
+        decided.held.remove(held)  # it came with this batch, so the store need not have it
+    else:
+        decided.released.append(held)
+    decided.overflow(held.event, now, held.claim, rejected=False)
+    decided.spend(held.claim, now)  # it would come again as the newest

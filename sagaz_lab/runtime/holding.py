@@ -12,7 +12,7 @@ from sagaz_lab.abc import HeldEvent, Refusal
 from sagaz_lab.errors import LeaseLost, StoreError, Unreadable, describe
 from sagaz_lab.model.inside import inside, place_in
 from sagaz_lab.model.run import Outcome, OutcomeKind
-from sagaz_lab.runtime.closings import events_of, first_of, settled_closings, without_gone
+from sagaz_lab.runtime.closings import drop, events_of, first_of, settled_closings, without_gone
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.letters import unreadable
@@ -79,7 +79,7 @@ class Holding:
                 decided.overflow(held.event, now, held.claim, rejected=strategy == "reject")
                 continue
             if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(self._coming)):
-                _drop(decided, oldest, now)
+                drop(decided, oldest, now)
             step = state.windows.add(held)
             if step.waits:
                 decided.held.append(held)
@@ -369,15 +369,6 @@ class Holding:
             _came(state, -len(left))
             for held in left:
                 self._tell_held(state, held)
-
-
-def _drop(decided: Decided, held: HeldEvent, now: float) -> None:
-    if held in decided.held:
-        decided.held.remove(held)  # it came with this batch, so the store need not have it
-    else:
-        decided.released.append(held)
-    decided.overflow(held.event, now, held.claim, rejected=False)
-    decided.spend(held.claim, now)  # it would come again as the newest
 
 
 def _moved(state: TriggerState, events: int) -> None:
