@@ -18,6 +18,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.admission import Slots
 from sagaz_lab.runtime.behind import decide_behind
 from sagaz_lab.runtime.compiled import TriggerState, made_anew
+from sagaz_lab.runtime.confirming import Confirming
 from sagaz_lab.runtime.decided import CAME, QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
 from sagaz_lab.runtime.deciding import Decider
 from sagaz_lab.runtime.entrance import admit
@@ -83,6 +84,7 @@ class Dispatcher:
         self.fired: Counter[str] = Counter()
         """Events that were given by hand, by the identity of the memory source that they stand for."""
         self.closing = False
+        self.confirming = Confirming()
         self.finishing = Finishing(store.durable, report)
         self.slots = Slots(live_runs)
         self.lease = Lease(store)
@@ -143,6 +145,8 @@ class Dispatcher:
         then those of events that came behind others of the batch. Raises `StoreUnavailable`: then nothing
         has been taken and nothing is counted.
         """
+        if self.confirming.pending:
+            await self.confirming.confirmed(state.compiled.definition.name for state, _ in readers)
         self.refuse_closing()
         if not self.lease.held():
             await self.lease.seen()  # what is only filtered would be decided without the store
@@ -204,6 +208,7 @@ class Dispatcher:
         self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
     ) -> list[Decided]:
         """The same for events that have been through their window before; the caller tells of the outcomes."""
+        await self.confirming.confirmed([state.compiled.definition.name])
         self.refuse_closing()
         now = self.clock.now()
         self._count([state], len(events))

@@ -263,7 +263,9 @@ class Holding:
             del self._deciding[state.name]
 
     async def _decide(self, state: TriggerState, closing: Closing) -> None:
-        dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
+        dispatcher = self._dispatcher
+        await dispatcher.confirming.confirmed([state.compiled.definition.name])
+        now = dispatcher.clock.now()
         with inside(dispatcher.tasks, f"the decision of a window of {state.name}", state.name):
             decided = await dispatcher.decider.decide_window(state, closing, now)
         decided.released = [*closing.events, *(held for held, _ in closing.released)]

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
@@ -17,6 +18,7 @@ from sagaz_lab.runtime.away import AWAY, Away, Found, spoken
 from sagaz_lab.runtime.changes import Change
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.dispatcher import Dispatcher
+from sagaz_lab.runtime.insisting import insist
 from sagaz_lab.runtime.intake import Intake, OpenSource
 from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.outcomes import Tally
@@ -238,7 +240,11 @@ class Service:
         self.intake.hand_over(self._wanted())
         if self.dispatcher.tee is not None:
             self.dispatcher.tee.changed([change.name for change in changes])
-        self.dispatcher.tasks.start(self._follow(changes), "registry change")
+        new = [(change.name, change.revision) for change in changes if change.is_new]
+        confirming = self.dispatcher.confirming
+        future = confirming.begin(name for name, _ in new if self._store.durable)  # else nobody else gives numbers
+        task = self.dispatcher.tasks.start(self._follow(new, future), "registry change")
+        task.add_done_callback(lambda _: confirming.end(future))
         self.relay.wake()  # it may be known now where something goes
 
     async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -300,9 +306,10 @@ class Service:
         finally:
             await self._store.close()
 
-    async def _follow(self, changes: Sequence[Change]) -> None:
+    async def _follow(self, new: Sequence[tuple[str, int]], future: asyncio.Future[None]) -> None:
+        await insist(self.dispatcher, partial(self._save_revisions, new), "the number of a new revision")
+        self.dispatcher.confirming.end(future)
         await self.params.follow(list(self.dispatcher.states.values()))
-        await self._save_revisions((change.name, change.revision) for change in changes if change.is_new)
         if self.started:
             await self._reconcile()
             async with self._resuming:

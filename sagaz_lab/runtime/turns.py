@@ -294,6 +294,7 @@ class Turns:
 
     async def _begin(self, state: TriggerState, ticket: Ticket) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
+        await self._dispatcher.confirming.confirmed([ticket.saga])
         now = self._clock.now()
         definition = self._dispatcher.code_of(ticket.saga)
         if definition is None and ticket.attempt > 1:  # it has begun, so it goes on to its end

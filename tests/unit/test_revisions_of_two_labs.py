@@ -85,6 +85,19 @@ async def test_two_that_define_at_the_same_time_while_both_are_open(tmp_path: Pa
             assert codes(lab)[lab.sagas["Words"].revision] == lab.sagas["Words"].digest
 
 
+async def test_the_first_events_of_two_new_definitions_run_under_numbers_of_their_own(tmp_path: Path) -> None:
+    first, second = Lab(f"sqlite:///{tmp_path}/lab.db"), Lab(f"sqlite:///{tmp_path}/lab.db")
+    async with first, second:
+        for words in (("one", "two"), ("three", "four")):
+            for lab, word in zip((first, second), words, strict=True):
+                define(lab, word)
+            said_by = await asyncio.gather(said(first), said(second))
+            assert [word for _, word in said_by] == list(words)
+            assert len({number for number, _ in said_by}) == 2
+            for lab, (number, _) in zip((first, second), said_by, strict=True):
+                assert codes(lab)[number] == lab.sagas["Words"].digest
+
+
 async def test_a_lab_that_goes_on_in_another_store_takes_the_numbers_of_that(tmp_path: Path) -> None:
     async with Lab(f"sqlite:///{tmp_path}/other.db") as other:
         for word in ("a", "b", "c"):
