@@ -33,7 +33,7 @@ from sagaz_lab.runtime.registry import Registry
 from sagaz_lab.runtime.reports import Reports
 from sagaz_lab.runtime.run_view import RunView
 from sagaz_lab.runtime.service import Service
-from sagaz_lab.runtime.starting import Names, Start, checked_names
+from sagaz_lab.runtime.starting import Names, Start, checked_grace, checked_names
 from sagaz_lab.runtime.verdicts import Preview
 from sagaz_lab.shadows import ShadowReport, Shadows
 from sagaz_lab.stores import open_store
@@ -228,7 +228,7 @@ class Lab:
 
         What is not finished by then, a run that awaits this included, is resumed by the next start. Idempotent.
         """
-        await self._home.stop(partial(self._stop, grace_s))
+        await self._home.stop(partial(self._stop, checked_grace(grace_s)))
 
     async def _stop(self, grace_s: float) -> None:
         handle, self._handle = self._handle, None

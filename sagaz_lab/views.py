@@ -13,6 +13,7 @@ from sagaz_lab.abc import Store, StoredRun
 from sagaz_lab.errors import DefinitionError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.context import SagaContext
+from sagaz_lab.model.policy import at_least
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.away import Away
@@ -105,11 +106,11 @@ class Views:
         self._dispatcher = dispatcher
 
     def frame(self, name: str, limit: int | None) -> Any:
-        return tables().to_frame(*self._store.rows(name, limit), DTYPES[name])
+        return tables().to_frame(*self._store.rows(name, _checked(name, limit)), DTYPES[name])
 
     def outcomes(self, limit: int | None) -> Any:
         """Those of the ring, and older or other processes' ones of the store; of a held event only the last."""
-        columns = tuple(DTYPES["outcomes"])
+        columns, limit = tuple(DTYPES["outcomes"]), _checked("outcomes", limit)
         rows: list[tuple[Any, ...]] = []
         seen: set[tuple[str, str, str | None]] = set()
         for o in self._dispatcher.tally.newest():
@@ -130,6 +131,7 @@ class Views:
     def dead_letters(self, by: str | None, limit: int | None, before: str | None) -> Any:
         if by not in (None, "cause"):
             raise UnknownName("dead_letters", "grouping", str(by), ["cause"])
+        limit = _checked("dead_letters", limit)
         if by is None:
             return _frame("dead_letters", *self._store.rows("dead_letters", limit, before=before))
         if before is not None:
@@ -257,6 +259,13 @@ def open_letters(store: Store, cause: str | None = None) -> list[str]:
         if len(rows) < PAGE:
             return found[::-1]
         last = rows[-1][id_at]
+
+
+def _checked(table: str, limit: int | None) -> int | None:
+    """How many rows of the table are asked for. Raises `DefinitionError`."""
+    if not (limit is None or at_least(0, limit)):
+        raise DefinitionError(f"{table}: limit={limit!r} must be a whole number, 0 or more, or None for all rows")
+    return limit
 
 
 def _facts(run: StoredRun) -> Mapping[str, Any]:

@@ -278,9 +278,22 @@ class Service:
                 return
 
     async def stop(self, grace_s: float) -> None:
-        """In this order: no new events, let what runs finish and publish, abandon the rest, tell the store."""
+        """In this order: no new events, let what runs finish and publish, abandon the rest, tell the store.
+
+        Whatever fails of that, nothing lives on and the store is closed.
+        """
         self.started, self._stopping = False, True
         self.dispatcher.lease.close()
+        try:
+            await self._stop(grace_s)
+        finally:
+            try:
+                if not self.dispatcher.closing:
+                    await self.dispatcher.close()
+            finally:
+                await self._store.close()
+
+    async def _stop(self, grace_s: float) -> None:
         try:
             async with asyncio.timeout(max(grace_s, CLOSE_S)):
                 await self.intake.close()
@@ -303,8 +316,6 @@ class Service:
             await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
         except LeaseLost as error:
             self._report("lease", f"stopped; what was counted last is not kept: {describe(error)}")
-        finally:
-            await self._store.close()
 
     async def _follow(self, new: Sequence[tuple[str, int]], future: asyncio.Future[None]) -> None:
         await insist(self.dispatcher, partial(self._save_revisions, new), "the number of a new revision")

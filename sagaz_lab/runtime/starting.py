@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from math import nan
+from numbers import Real
+from typing import Any, NamedTuple
 
-from sagaz_lab.errors import UnknownName
+from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.away import RESUME
 
@@ -33,3 +35,11 @@ def checked_names(sagas: Mapping[str, SagaDefinition], only: Names, resume: str)
         if name not in known:
             raise UnknownName("start", "saga or trigger", name, known)
     return frozenset(names)
+
+
+def checked_grace(grace_s: Any) -> float:
+    """How long a stop lets runs finish, before anything is stopped. Raises `DefinitionError`."""
+    seconds = float(grace_s) if isinstance(grace_s, Real) and not isinstance(grace_s, bool) else nan
+    if not seconds >= 0:
+        raise DefinitionError(f"stop: grace_s={grace_s!r} must be a number of seconds, 0 or more")
+    return seconds

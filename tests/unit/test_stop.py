@@ -11,7 +11,7 @@ import pytest
 
 from sagaz_lab import Lab, Saga, SagaListener, action, compensate, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
-from sagaz_lab.errors import LabClosed
+from sagaz_lab.errors import DefinitionError, LabClosed
 from sagaz_lab.runtime import runner, service, tasks
 from tests.unit.tools import until
 
@@ -281,3 +281,52 @@ async def test_of_starts_and_stops_the_last_counts(closed_lab: Lab) -> None:
     assert not closed_lab.is_open
     await closed_lab.start()
     assert closed_lab.status().started
+
+
+@pytest.mark.parametrize("grace_s", ["30", None, True, -1, float("nan"), [1]])
+async def test_a_wrong_grace_is_refused_before_anything_is_stopped(each_lab: Lab, grace_s: Any) -> None:
+    class Watched(Saga):
+        @trigger(source="memory", topic="t")
+        def on_event(self, event): ...
+
+    handle = await each_lab.start()
+    for stop in (each_lab.stop, handle.stop):
+        with pytest.raises(DefinitionError, match=r"stop: grace_s=.* must be a number of seconds, 0 or more"):
+            await stop(grace_s=grace_s)
+    assert each_lab.is_open
+    assert each_lab.status().started
+    await each_lab.stop(grace_s=float("inf"))
+
+
+@pytest.mark.parametrize("limit", ["5", "x", -1, 1.5, True, float("nan")])
+@pytest.mark.parametrize("table", ["runs", "steps", "events", "outcomes", "dead_letters"])
+async def test_a_wrong_limit_is_one_error(each_lab: Lab, table: str, limit: Any) -> None:
+    with pytest.raises(DefinitionError, match=f"{table}: limit=.* must be a whole number, 0 or more, or None"):
+        getattr(each_lab, table)(limit=limit)
+
+
+@pytest.mark.parametrize("failing", ["intake.close", "recovery.leave", "relay.close", "params.follow"])
+async def test_a_stop_that_fails_half_way_closes_the_store_and_the_lab_opens_again(
+    each_lab: Lab, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    class Calls(Saga):
+        @trigger(source="memory", topic="t")
+        def on_event(self, event):
+            return {}
+
+        @action()
+        async def work(self, ctx): ...
+
+    async def fails(*_: Any) -> None:
+        raise ValueError("half-way")
+
+    await each_lab.start()
+    part, method = failing.split(".")
+    monkeypatch.setattr(getattr(each_lab._service, part), method, fails)
+    with pytest.raises(ValueError, match="half-way"):
+        await each_lab.stop()
+    assert not each_lab.is_open
+    await each_lab.start()
+    [outcome] = await each_lab.fire("Calls.on_event")
+    assert outcome.kind == "started"
+    await each_lab.stop()
