@@ -120,7 +120,7 @@ class Refuses(dict[Any, Any]):
         raise TypeError("made by its factory only")
 
 
-@pytest.mark.parametrize("made", [lambda: Colour.RED, lambda: Refuses(a=[1]), localtime, object], ids=str)
+@pytest.mark.parametrize("made", [lambda: Colour.RED, lambda: Refuses(a=[1]), localtime, object])
 def test_what_cannot_be_copied_is_handed_on(made: Callable[[], Any]) -> None:
     value = made()
     assert apart(value) is value
