@@ -13,7 +13,7 @@ from sagaz_lab.model.inside import waits_for_itself
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.model.step import current_step
+from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.runtime.away import Found, spoken
 from sagaz_lab.runtime.deaths import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatcher import Dispatcher
@@ -278,6 +278,9 @@ class Recovery:
         """
         run = self._dispatcher.runner.begun(run_id)
         if run is not None and (run.status is not RunStatus.RUNNING or run.stopping or not run.begun):
+            step = current_step.get(None)
+            if step is not None and step.run is run:
+                raise waits_for_itself(what, _place(step), "its actions are being undone already")
             if run.task is asyncio.current_task():
                 raise waits_for_itself(what, f"a listener of run {run_id}", "call it when the run has ended")
             if run.status is not RunStatus.RUNNING:
@@ -290,8 +293,9 @@ class Recovery:
             return
         roles = (run.definition.actions.get(step.name), run.definition.recoveries.get(step.name))
         if run.stopping or any(role is not None and role.how == "thread" for role in roles):
-            caller = f"{run.definition.name}.{step.name} of run {run.run_id}"
-            raise waits_for_itself("compensate_run()", caller, "raise Permanent there, and the run is compensated")
+            raise waits_for_itself(
+                "compensate_run()", _place(step), "raise Permanent there, and the run is compensated"
+            )
 
     @contextmanager
     def _alone(self, run_id: str) -> Iterator[None]:
@@ -387,3 +391,7 @@ def rewind(history: History, definition: SagaDefinition, action: str) -> None:
         history.finished.pop(name, None)
         history.failed.pop(name, None)
         history.cut_off.discard(name)
+
+
+def _place(step: Step) -> str:
+    return f"{step.run.definition.name}.{step.name} of run {step.run.run_id}"
