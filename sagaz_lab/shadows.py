@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from sagaz_lab.abc import Delivery, Store
-from sagaz_lab.errors import DefinitionError, LabClosed, UnknownShadow, describe
+from sagaz_lab.errors import LabClosed, UnknownShadow, describe
 from sagaz_lab.history import tables
 from sagaz_lab.model.saga import Saga
 from sagaz_lab.runtime.changes import Change
@@ -120,8 +120,6 @@ class Shadows(Mapping[str, ShadowReport]):
         dispatcher = self._dispatcher
         if dispatcher.closing:
             raise LabClosed("the Lab has been stopped: start it, then begin the shadow")
-        if abstract := [cls for cls in classes if cls.__definition__ is None]:
-            raise DefinitionError(f"{abstract[0].__qualname__} is abstract: it decides nothing")
         drafts = [dispatcher.registry.draft(cls) for cls in classes]
         begun = {change.name: Shadow(dispatcher, change, definition, self._open_store("memory"))
                  for change, definition in drafts}  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from math import inf
+from operator import index
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,6 @@ from sagaz_lab.abc import Store, StoredRun
 from sagaz_lab.errors import DefinitionError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.context import SagaContext
-from sagaz_lab.model.policy import at_least
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.away import Away
@@ -261,11 +262,14 @@ def open_letters(store: Store, cause: str | None = None) -> list[str]:
         last = rows[-1][id_at]
 
 
-def _checked(table: str, limit: int | None) -> int | None:
+def _checked(table: str, limit: Any) -> int | None:
     """How many rows of the table are asked for. Raises `DefinitionError`."""
-    if not (limit is None or at_least(0, limit)):
-        raise DefinitionError(f"{table}: limit={limit!r} must be a whole number, 0 or more, or None for all rows")
-    return limit
+    try:
+        if limit is None or (not isinstance(limit, bool) and index(limit) >= 0):
+            return None if limit is None else min(index(limit), sys.maxsize)
+    except TypeError:
+        pass
+    raise DefinitionError(f"{table}: limit={limit!r} must be a whole number, 0 or more, or None for all rows")
 
 
 def _facts(run: StoredRun) -> Mapping[str, Any]:

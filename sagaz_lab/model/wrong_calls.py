@@ -12,6 +12,7 @@ import linecache
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dis import opmap
 from itertools import islice
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
@@ -28,13 +29,23 @@ def explained(error: BaseException) -> str | None:
     """What is wrong with a call of one of this package's functions; None if the error is about anything else."""
     refused = _REFUSED.match(str(error)) if type(error) is TypeError else None
     step = _last_of_others(error)
-    if refused is None or step is None:
+    if refused is None or step is None or is_own_error(error):
         return None
     node = _expression(step)
     function = _called(node, step.tb_frame, refused["function"])
     if function is None:
         return None
     return _said(function, refused["what"], is_bare=isinstance(node, ast.Name | ast.Attribute))
+
+
+def is_own_error(error: BaseException) -> bool:
+    """Whether a `raise` of this package's is where it comes from: such an error says itself what is wrong."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not _is_ours(last.tb_frame.f_globals.get("__name__")):
+        return False
+    return last.tb_frame.f_code.co_code[last.tb_lasti] == opmap["RAISE_VARARGS"]
 
 
 def _last_of_others(error: BaseException) -> TracebackType | None:

@@ -17,7 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.model.masked_code import masked_code
-from sagaz_lab.model.wrong_calls import explained
+from sagaz_lab.model.wrong_calls import explained, is_own_error
 from sagaz_lab.runtime.sources_of_code import is_own
 
 
@@ -36,7 +36,7 @@ def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
 
     def structured(etype: Any = None, error: Any = None, traceback: Any = None, *args: Any, **options: Any) -> Any:
         """Other errors, Python's own about a call of ours among them: no attribute of their class can be set."""
-        said = explained(error) if isinstance(error, TypeError) else None
+        said = _said(error) if isinstance(error, TypeError) else None
         where = _line_of_cell(error) if said else None
         if where is not None:
             return [f"TypeError: {said}", where]
@@ -47,6 +47,11 @@ def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
     SagazLabError._render_traceback_ = shown  # type: ignore[attr-defined]
     tracebacks.structured_traceback = structured
     return partial(_undo, tracebacks, structured)
+
+
+def _said(error: TypeError) -> str | None:
+    """The line that says it all; None if the error is not about a call of this package's."""
+    return " ".join(str(error).split()) if is_own_error(error) and _is_ours(error) else explained(error)
 
 
 def _but_ours(traceback: TracebackType) -> TracebackType | None:

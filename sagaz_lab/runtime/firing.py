@@ -24,6 +24,7 @@ from sagaz_lab.runtime.outbox import refuse_other_store
 from sagaz_lab.runtime.outcomes import ids_of, outcome_about
 from sagaz_lab.runtime.refusals import is_refused
 from sagaz_lab.runtime.verdicts import Preview, preview
+from sagaz_lab.texts import masked
 
 IN_OUTBOX = "it waits in the outbox"
 """The outcome's reason of a dead publication that is put back."""
@@ -279,9 +280,7 @@ class Firing:
         ]
         if found:
             return found
-        asked = target + "".join(f", {name}={value!r}" for name, value in where.items())
-        known = [state.name for state in states] + sorted({state.compiled.trigger.spec.kind for state in states})
-        raise UnknownName("fire", "trigger or source", asked, known)
+        raise _unknown(target, where, states)
 
     def _part(self, state: TriggerState, where: Mapping[str, Any]) -> int:
         """Which part of a composite trigger is meant."""
@@ -330,6 +329,24 @@ def _listed(ids: str | Sequence[str]) -> list[str]:
 
 def _reads(spec: SourceSpec, kind: str, where: Mapping[str, Any]) -> bool:
     return spec.kind == kind and all(name in spec.settings and spec.settings[name] == v for name, v in where.items())
+
+
+def _unknown(target: str, where: Mapping[str, Any], states: Sequence[TriggerState]) -> UnknownName:
+    """Why no trigger would take it: the name is wrong, or a setting of the source's."""
+    specs = [spec for state in states for spec in specs_of(state.compiled.trigger)]
+    of_kind = [spec for spec in specs if spec.kind == target]
+    if not of_kind:
+        known = {*(state.name for state in states), *(spec.kind for spec in specs)}
+        return UnknownName("fire", "trigger or source", target, known)
+    settings = {name for spec in of_kind for name in spec.settings}
+    if unknown := [name for name in where if name not in settings]:
+        return UnknownName(f"fire {target}", "setting", unknown[0], settings)
+    read = {_settings({name: spec.settings.get(name) for name in where}) for spec in of_kind}
+    return UnknownName(f"fire {target}", "trigger with", _settings(where), read)
+
+
+def _settings(where: Mapping[str, Any]) -> str:
+    return masked(", ".join(f"{name}={value!r}" for name, value in where.items()))
 
 
 def _groups(events: Sequence[tuple[DeadLetter, Event]]) -> list[list[tuple[DeadLetter, Event]]]:

@@ -332,7 +332,14 @@ class Registry:
 
 
 def _definition(cls: type[Saga]) -> SagaDefinition:
-    assert cls.__definition__ is not None
+    """Raises `DefinitionError` for what is no class of a saga."""
+    if isinstance(cls, Saga):
+        raise DefinitionError(f"a saga is given as its class, {type(cls).__qualname__}, not as an instance of it")
+    if not (isinstance(cls, type) and issubclass(cls, Saga)):
+        what = f"class {cls.__qualname__}" if isinstance(cls, type) else f"value of type {type(cls).__qualname__}"
+        raise DefinitionError(f"the {what} is no saga: give a class that derives from Saga")
+    if cls.__definition__ is None:
+        raise DefinitionError(f"{cls.__qualname__} is abstract: it decides nothing")
     return cls.__definition__
 
 

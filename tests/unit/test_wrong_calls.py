@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sagaz_lab
-from sagaz_lab import Lab
-from sagaz_lab.errors import DefinitionError
+from sagaz_lab import Lab, Saga, trigger
+from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.wrong_calls import explained
 from sagaz_lab.testing import TriggerTestHarness
 
@@ -79,6 +79,8 @@ def test_a_call_that_does_not_fit_names_what_is_wrong_and_what_would_be_right(ce
         "raise TypeError('action() got an unexpected keyword argument \\'x\\'')",
         "Batch(*3)",
         "def f(x): ...\nany_of(f())",
+        "skip(5)",  # refused by the package itself, in its own words
+        "skip('')",
     ],
 )
 def test_any_other_error_is_left_as_it_is(cell):
@@ -126,3 +128,54 @@ def test_a_part_of_a_composite_that_is_no_source_is_a_definition_error(how, valu
 def test_an_option_of_the_lab_that_is_of_no_use_is_a_definition_error(option, value):
     with pytest.raises(DefinitionError, match=f"Lab: {option}=.* must be "):
         Lab(**{"store": "memory", option: value})
+
+
+@pytest.mark.parametrize("value", [5, None, "s", int, len, Saga, type("Base", (Saga,), {}, abstract=True)], ids=repr)
+@pytest.mark.parametrize("method", ["register", "shadow"])
+async def test_what_is_no_saga_is_a_definition_error(method, value):
+    async with Lab("memory") as lab:
+        with pytest.raises(DefinitionError, match=r"is no saga: give a class that|is abstract: it decides nothing"):
+            getattr(lab, method)(value)
+        with lab.activate():
+
+            class Right(Saga): ...
+
+        with pytest.raises(DefinitionError, match=r"given as its class, .*Right, not as an instance"):
+            getattr(lab, method)(Right())
+
+
+@pytest.mark.parametrize("limit", ["3", -1, 2.5, True, [1], b"1"], ids=repr)
+@pytest.mark.parametrize("frame", ["runs", "steps", "outcomes", "events", "dead_letters"])
+@pytest.mark.parametrize("store", ["memory", "sqlite:///lab.db"])
+def test_a_limit_that_is_no_number_of_rows_is_a_definition_error(tmp_path, monkeypatch, store, frame, limit):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DefinitionError, match=f"{frame}: limit=.* must be a whole number, 0 or more, or None for all rows"
+    ):
+        getattr(Lab(store), frame)(limit=limit)
+    for right in (None, 0, 7, 2**80):
+        assert len(getattr(Lab(store), frame)(limit=right)) == 0
+
+
+FIRED = {
+    ("cold.on_reding", (("truck", "T2"),)): "no trigger or source 'cold.on_reding'; did you mean 'cold.on_reading'?",
+    ("memroy", (("topic", "t"),)): "no trigger or source 'memroy'; did you mean 'memory'?",
+    ("memory", (("topc", "t"),)): "fire memory: no setting 'topc'; did you mean 'topic'?",
+    ("memory", (("topic", "reading"),)): "no trigger with \"topic='reading'\"; did you mean \"topic='readings'\"?",
+}
+
+
+@pytest.mark.parametrize(("target", "where"), FIRED)
+async def test_what_no_trigger_takes_names_the_nearest_that_one_does(target, where):
+    async with Lab("memory") as lab:
+        with lab.activate():
+
+            class Cold(Saga):
+                saga_name = "cold"
+
+                @trigger(source="memory", topic="readings")
+                def on_reading(self, event): ...
+
+        with pytest.raises(UnknownName) as raised:
+            await lab.fire(target, {}, **dict(where))
+        assert FIRED[target, where] in str(raised.value)
