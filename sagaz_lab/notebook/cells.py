@@ -17,14 +17,16 @@ from sagaz_lab.notebook.wrapped import misplaced
 
 _SAGA = re.compile(r"%%saga(?:[ \t]+(?P<options>[^?]*?))?\s*")
 _TIMED = re.compile(r"%triggers timed\s*")
+_NOTHING = re.compile(r"\s*(#|$)")
 _HELP = re.compile(r"\s*%triggers[ \t]+(?P<command>[\w-]+)[ \t]*\?+\s*")
 _CALL = ["get_ipython", "(", ")", ".", "run_line_magic", "(", "'triggers'", ","]
 
 
 def is_saga_cell(text: str) -> bool:
-    """Does the cell begin with `%%saga`?"""
-    lines = text.lstrip().splitlines()
-    return bool(lines) and _SAGA.fullmatch(lines[0]) is not None
+    """Does the cell begin with `%%saga`, but for comments?"""
+    lines = text.splitlines()
+    at = _after_comments(lines, 0)
+    return at < len(lines) and _SAGA.fullmatch(lines[at].lstrip()) is not None
 
 
 def announce_saga(lines: list[str]) -> list[str]:
@@ -34,13 +36,14 @@ def announce_saga(lines: list[str]) -> list[str]:
     `%triggers timed`, which stands for `%%time`.
     """
     first = 1 if lines and _TIMED.fullmatch(lines[0]) else 0
-    match = _SAGA.fullmatch(lines[first]) if len(lines) > first else None
+    at = _after_comments(lines, first)
+    match = _SAGA.fullmatch(lines[at]) if at < len(lines) else None
     calls = ["get_ipython().run_line_magic('triggers', 'timed')"] if first else []
     if match is not None:
         calls.append(f"get_ipython().run_cell_magic('saga', {match['options'] or ''!r}, '\\n')")
     if not calls:
         return lines
-    body = lines[first + (match is not None) :]
+    body = lines[first if match is None else at + 1 :]
     before = ["\n"] * (len(lines) - len(body))
     place = _after_future(body)
     if place is None:
@@ -48,6 +51,11 @@ def announce_saga(lines: list[str]) -> list[str]:
     row, column = place
     body[row] = f"{body[row][:column]}; {'; '.join(calls)}{body[row][column:]}"
     return [*before, *body]
+
+
+def _after_comments(lines: list[str], first: int) -> int:
+    """The first line from there that is neither blank nor a comment."""
+    return next((n for n in range(first, len(lines)) if not _NOTHING.match(lines[n])), len(lines))
 
 
 def _after_future(body: list[str]) -> tuple[int, int] | None:

@@ -43,6 +43,16 @@ def test_the_magic_stands_behind_what_comes_from_the_future_and_no_line_moves():
     assert transformed(cell).splitlines() == ["", f"from __future__ import annotations; {CALL}", "", "await f()"]
 
 
+@pytest.mark.parametrize("above", ["# why\n", "\n# why\n\n", "  # why\n# how\n"])
+@pytest.mark.parametrize("timed", ["", "%triggers timed\n"])
+def test_comments_and_blank_lines_may_stand_above_the_magic(timed, above):
+    lines = announce_saga(f"{timed}{above}%%saga --quiet\nawait f()\n".splitlines(keepends=True))
+    assert len(lines) == len((timed + above).splitlines()) + 2
+    assert CALL.strip() in lines[-2]
+    assert ("'timed'" in lines[-2]) == bool(timed)
+    assert "%%" not in "".join(lines)
+
+
 def test_a_question_about_the_magic_stays_a_question():
     assert "pinfo" in transformed("%%saga?")
     assert "help fire" in transformed("%triggers fire?")

@@ -268,7 +268,8 @@ def test_a_timed_saga_cell_shows_both(kernel):
 
 
 @pytest.mark.parametrize("head", ["%%time\n", "%%time\n%%saga\n", "%%capture\n%%saga\n", "%%time\n%%capture\n%%saga\n",
-                                  "%%capture\n%%time\n", "%%capture\n%%time\n%%saga\n"])  # fmt: skip
+                                  "%%capture\n%%time\n", "%%capture\n%%time\n%%saga\n", "%%time\n\n# why\n%%saga\n",
+                                  "# why\n%%saga\n"])  # fmt: skip
 def test_a_revision_keeps_its_code_whichever_magic_stands_above(kernel, head):
     name = f"above{head.count('%')}{len(head)}"
     assert kernel.run(head + saga(name)).ok
@@ -280,6 +281,12 @@ def test_a_mistake_in_a_timed_saga_is_one_line(kernel):
     result = kernel.run("%%time\n%%saga\n" + saga("late").replace('"act")', '"act", timeout=3)', 1))
     assert result.error.splitlines()[1] == '  in this cell, line 8: @action("act", timeout=3)'
     assert "Wall time: " in result.stdout
+
+
+def test_what_the_package_itself_refuses_is_one_line_in_its_own_words(kernel):
+    refused = kernel.run("x = 1\nskip(5)")
+    assert refused.error.splitlines() == ["TypeError: skip() takes the reason as a text, not 5",
+                                          "  in this cell, line 2: skip(5)"]  # fmt: skip
 
 
 def test_a_magic_that_leaves_no_code_to_keep_is_named(kernel):
