@@ -37,6 +37,27 @@ for n in range(4):
 await lab.fire("model-retraining-1.on_drift", {"n": 9}, wait=False)
 await asyncio.sleep(1)"""
 
+COLD_CHAIN = """%%saga --quiet
+class ColdChain(Saga):
+    on_failure = "hold"
+    trigger_config = TriggerConfig(max_retries=0)
+    @trigger(source="memory", topic="readings", params={"limit": 8.0}, concurrency_key="truck")
+    def on_reading(self, event):
+        return dict(event) if event["celsius"] > self.params.limit else skip("cold enough")
+    @trigger(source="memory", topic="crates", batch=Batch(4, "1m"))
+    def on_crates(self, events):
+        raise ValueError("no such crate")
+    @action("quarantine")
+    async def quarantine(self, ctx):
+        for part in range(10):
+            ctx.progress(part, 10, "crates")
+            await asyncio.sleep(0.3)
+        raise RuntimeError("the cold store is full")"""
+READINGS = """for n in range(6):
+    await lab.fire("ColdChain.on_reading", {"truck": n % 2, "celsius": n * 4}, wait=False)
+for n in range(5):
+    await lab.fire("ColdChain.on_crates", {"n": n}, wait=False)"""
+
 # How far a table would have to be scrolled, and the controls that the right edge cuts off.
 CUT_OFF = """root => {
     const edge = root.getBoundingClientRect().right + 1;
@@ -47,6 +68,9 @@ CUT_OFF = """root => {
 }"""
 LONG_TEXTS = """root => [...root.querySelectorAll('td')]
     .filter(it => it.innerText.length > 200).map(it => it.getBoundingClientRect().width)"""
+HEIGHTS = """root => Object.fromEntries([...root.querySelectorAll('section')]
+    .map(it => [it.ariaLabel, it.getBoundingClientRect().height]))"""
+SECTIONS = {"Throughput", "Triggers", "Sources", "Runs in flight", "Held runs", "Dead letters", "Sagas"}
 WRAPPED_ROWS = "root => [...root.querySelectorAll('td .row')].filter(it => it.offsetHeight > 30).length"
 
 
@@ -67,3 +91,34 @@ async def test_forty_triggers_and_long_errors_can_be_read_and_reached(open_noteb
         assert (await dashboard.bounding_box())["height"] < highest
         if width > 1024:
             assert await dashboard.evaluate(WRAPPED_ROWS) == 0
+
+
+async def test_every_section_stays_visible_while_events_arrive_and_the_window_changes(open_notebook):
+    """Chromium once gave all below the chart a height of 0, and left it so."""
+    notebook = await open_notebook([LOAD, COLD_CHAIN, "%triggers start", READINGS])
+    dashboard = notebook.output(2).locator(".sagaz-lab")
+
+    async def assert_visible(seconds):
+        for _ in range(5 * seconds):
+            heights = await dashboard.evaluate(HEIGHTS)
+            assert heights.keys() == SECTIONS
+            assert min(heights.values()) > 30, heights
+            await notebook.page.wait_for_timeout(200)
+        for name in SECTIONS:
+            await expect(dashboard.get_by_role("region", name=name)).to_be_visible()
+
+    await notebook.page.set_viewport_size({"width": 1440, "height": 1000})
+    for n in range(3):
+        await notebook.run_cell(n)
+    await expect(dashboard.get_by_role("article", name="ColdChain.on_crates")).to_be_visible()
+    await assert_visible(1)
+    await notebook.run_cell(3)
+    await assert_visible(6)
+    await expect(
+        dashboard.get_by_role("region", name="Held runs").get_by_role("button", name="resume")
+    ).not_to_have_count(0)
+    await expect(dashboard.get_by_role("button", name="discard")).to_be_visible()
+    for width in (1024, 600, 1440, 1024, 600, 1440):
+        await notebook.page.set_viewport_size({"width": width, "height": 1000})
+        await assert_visible(1)
+    await notebook.screenshot("dashboard-after-resizes", of=dashboard)
