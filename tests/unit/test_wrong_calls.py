@@ -150,7 +150,7 @@ async def test_what_is_no_saga_is_a_definition_error(method, value):
 def test_a_limit_that_is_no_number_of_rows_is_a_definition_error(tmp_path, monkeypatch, store, frame, limit):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        DefinitionError, match=f"{frame}: limit=.* must be a whole number, 0 or more, or None for all rows"
+        DefinitionError, match=f"{frame}: limit=.* must be a whole number, 0 or more, or None"
     ):
         getattr(Lab(store), frame)(limit=limit)
     for right in (None, 0, 7, 2**80):
