@@ -155,9 +155,10 @@ class Attempt(Run, kw_only=True, eq=False):
 
     def _report(self, ending: Ending, letter: DeadLetter | None) -> None:
         error = "no error" if ending.error is None else describe(ending.error)
-        then = f"; tried again in {self.retry_in_s:g} s" if self.retry_in_s is not None else ""
+        then = f"; tried again in {round(self.retry_in_s, 3):g} s" if self.retry_in_s is not None else ""
         then = "; it left a dead letter" if letter is not None else then
         kind = f"{self.definition.name}:{ending.status}:{type(ending.error).__name__}"
+        kind += ":retry" if self.retry_in_s is not None else ""
         self._dispatcher.report(kind, f"run {self.run_id} of {self.definition.name} {ending.status}: {error}{then}")
 
     async def _insist(self, error: StoreUnavailable, write: Callable[[], Awaitable[None]]) -> None:

@@ -40,6 +40,27 @@ async def test_firing_into_a_paused_trigger_is_refused_with_the_cure(each_lab: L
     assert (await each_lab.fire(target, {"n": 1}))[0].kind == "started"
 
 
+async def test_a_retry_is_not_counted_as_a_dead_letter(lab: Lab) -> None:
+    class Fails(Saga):
+        trigger_config = TriggerConfig(max_retries=2, retry_backoff_seconds=(0.001,))
+
+        @trigger(source="memory", topic="t")
+        def on_event(self, event):
+            return {}
+
+        @action()
+        async def work(self, ctx):
+            raise ValueError("no")
+
+    await lab.fire("Fails.on_event")
+    await until(lambda: any("dead letter" in text for text in lab.status().warnings))
+    told = [text for text in lab.status().warnings if text.startswith("run ")]
+    assert [text.partition("; ")[2] for text in told] == [
+        "tried again in 0.001 s (and 1 like it)",
+        "it left a dead letter",
+    ]
+
+
 async def test_who_waits_for_room_is_told_of_a_pause(each_lab: Lab) -> None:
     gate = asyncio.Event()
 
