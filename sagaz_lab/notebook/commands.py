@@ -60,9 +60,9 @@ _ALL = (
             awaits=True, names="triggers"),
     Command("wait", "wait [N events | until idle] [--timeout SECONDS]",
             "Show outcomes and failures here as they come, until the triggers are stopped or the cell is interrupted.\n"
-            "    With N it ends once N more events are decided, with `until idle` once no event is being decided and no\n"
-            "    run is under way (events in windows and runs that wait for their retry do not count), with --timeout at\n"
-            "    the latest then, as an error. The sources go on.",
+            "    With N it ends once N more events are decided, with `until idle` once no event is being decided and\n"
+            "    no run is under way (events in windows and runs that wait for their retry do not count), with\n"
+            "    --timeout at the latest then, as an error. The sources go on.",
             awaits=True, options={"--timeout": True}, words=("until", "idle")),
     Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
     Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",

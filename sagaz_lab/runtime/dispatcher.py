@@ -238,6 +238,7 @@ class Dispatcher:
             return {}
         self.finishing.asking += 1
         try:
+            self.refuse_closing()  # as where a trigger method has stopped the Lab
             return await self.store.accept(batch)
         except BaseException:
             for decided in decisions:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import HeldEvent, Refusal
-from sagaz_lab.errors import LeaseLost, StoreError, Unreadable, describe
+from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, Unreadable, describe
 from sagaz_lab.model.inside import inside, place_in
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.closings import drop, events_of, first_of, settled_closings, without_gone
@@ -248,6 +248,8 @@ class Holding:
                     continue
                 try:
                     await self._decide(state, closing)
+                except LabClosed:
+                    return
                 except StoreError as error:
                     if isinstance(error, LeaseLost):
                         dispatcher.lease.lose(error)

@@ -12,6 +12,7 @@ from typing import Any
 from sagaz_lab.abc import Clock, Delivery, Missed, Source
 from sagaz_lab.errors import (
     EndOfSource,
+    LabClosed,
     LeaseLost,
     SourceError,
     SourceUnavailable,
@@ -267,6 +268,9 @@ class Pump:
         try:
             with inside(self._dispatcher.tasks, f"the decision of an event of source {self.spec}"):
                 await self._dispatcher.take(self.readers, deliveries)
+        except LabClosed:
+            await _give_back(source, deliveries)
+            return
         except StoreUnavailable as error:
             # Intake stops while the store cannot answer: what was received goes back.
             self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")

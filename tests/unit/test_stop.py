@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from sagaz_lab import Lab, Saga, SagaListener, action, compensate, trigger
+from sagaz_lab import Debounce, Lab, Saga, SagaListener, action, compensate, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.errors import DefinitionError, LabClosed
 from sagaz_lab.runtime import runner, service, tasks
-from tests.unit.tools import until
+from tests.unit.tools import assert_adds_up, until
 
 PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]
 
@@ -145,7 +146,7 @@ async def test_user_code_may_stop_the_lab_it_runs_in(closed_lab: Lab, place: str
     await asyncio.wait_for(called.wait(), 20)
     if place == "thread" and not isolated:  # its thread has another loop than the Lab
         await until(lambda: errors)
-        assert "open on another event loop" in str(errors.pop())
+        assert "on another event loop than the Lab" in str(errors.pop())
         await lab.stop(grace_s=0.05)
     await until(lambda: not lab.is_open)
     async with asyncio.timeout(20):
@@ -330,3 +331,58 @@ async def test_a_stop_that_fails_half_way_closes_the_store_and_the_lab_opens_aga
     [outcome] = await each_lab.fire("Calls.on_event")
     assert outcome.kind == "started"
     await each_lab.stop()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"debounce": Debounce(0.05, 1)}, {"singleton": "skip"}], ids=["plain", "window", "one"]
+)
+@pytest.mark.parametrize("way", ["fired", "from its source"])
+async def test_nothing_is_started_after_a_trigger_method_has_stopped_the_lab(
+    each_lab: Lab, way: str, options: dict[str, Any]
+) -> None:
+    lab, went, stopped, calls = each_lab, list[str](), asyncio.Event(), 0
+
+    async def decide() -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            stopping = asyncio.create_task(lab.stop(grace_s=0.05))
+            while not stopping.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([stopping])
+            stopped.set()
+        return {}
+
+    class Stops(Saga):
+        @trigger(source="memory", topic="t", **options)
+        async def on_event(self, event):
+            return await decide()
+
+        @trigger(source=Fed())
+        async def on_fed(self, event):
+            return await decide() if way == "from its source" else None
+
+        @action()
+        async def work(self, ctx):
+            went.append(ctx.run_id)
+
+    reports: list[str] = []
+    lab.on_report(lambda _, text: reports.append(text))
+    with contextlib.suppress(LabClosed):  # the source may give its event while the start goes on
+        await lab.start()
+    if way == "fired" and "debounce" not in options:
+        with pytest.raises(LabClosed, match="the Lab is closing; the event was not taken"):
+            await lab.fire("Stops.on_event", {}, id="e1")
+    elif way == "fired":
+        await lab.fire("Stops.on_event", {}, id="e1", wait=False)
+    await asyncio.wait_for(stopped.wait(), 20)
+    await asyncio.sleep(0.1)
+    assert not lab.is_open
+    assert went == []
+    assert not [text for text in reports if "failed" in text or "LabClosed" in text]
+    await lab.start()
+    if way == "fired" and "debounce" not in options:
+        [outcome] = await lab.fire("Stops.on_event", {}, id="e1")
+        assert outcome.kind == "started"
+    await until(lambda: len(went) == (way == "fired"))
+    assert_adds_up(lab)

@@ -149,9 +149,7 @@ async def test_what_is_no_saga_is_a_definition_error(method, value):
 @pytest.mark.parametrize("store", ["memory", "sqlite:///lab.db"])
 def test_a_limit_that_is_no_number_of_rows_is_a_definition_error(tmp_path, monkeypatch, store, frame, limit):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        DefinitionError, match=f"{frame}: limit=.* must be a whole number, 0 or more, or None"
-    ):
+    with pytest.raises(DefinitionError, match=f"{frame}: limit=.* must be a whole number, 0 or more, or None"):
         getattr(Lab(store), frame)(limit=limit)
     for right in (None, 0, 7, 2**80):
         assert len(getattr(Lab(store), frame)(limit=right)) == 0
