@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from itertools import takewhile
 
@@ -46,6 +47,13 @@ def without_gone(closing: Closing, state: TriggerState, gone: Collection[str], n
     assert windows is not None
     windows.put_back([held for held in events_of(closing) if held.id not in gone])
     return [windows.close(key)] if windows.full(key) else [*windows.close_due(now)]
+
+
+def reopened(closings: deque[Closing], under_way: int, gone: Collection[str]) -> list[HeldEvent]:
+    """Take out the events that are not being decided. What only releases stays: no code is asked for that."""
+    rest = [closings.pop() for _ in range(len(closings) - under_way)][::-1]
+    closings.extend(closing for closing in rest if not closing.events)
+    return [held for closing in rest if closing.events for held in events_of(closing) if held.id not in gone]
 
 
 def events_of(closing: Closing) -> list[HeldEvent]:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sagaz_lab.abc import KEY_MARK, Clock
+from sagaz_lab.abc import KEY_MARK, Clock, HeldEvent
 from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.event import Event, payload_as_sent, reader_of
 from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
@@ -148,6 +148,14 @@ class CompiledTrigger:
         event = reader_of(event)
         return event if self.validate is None else self.validate(event.payload)
 
+    def in_window(self, held: HeldEvent) -> HeldEvent:
+        """With the key by which this revision groups it; where that cannot be read, with the one that it had."""
+        try:
+            key = None if self.window_key is None else self.window_key(self.subject_of_one(held.event))
+        except Exception:  # noqa: BLE001  whatever is wrong with the event is found when it is decided
+            return held
+        return held if key == held.key else held._replace(key=key)
+
     def _refuse_small_queue(self) -> None:
         batch, size = self.trigger.gates.batch, self.config.queue_size
         if batch is not None and batch.max_size > size:
@@ -192,6 +200,7 @@ class TriggerState:
         self.leading.configure(compiled.trigger.gates.debounce)
         if self.windows is not None:
             self.windows.change(compiled.policy or Leaving())
+            self.windows.regroup(compiled.in_window)
         elif compiled.policy is not None:
             self.windows = self.admission.windows = Windows(compiled.policy)
         self.params.use(compiled.trigger.params)

@@ -116,7 +116,7 @@ class Dispatcher:
             else:
                 state.use(compiled)
                 self.turns.release(state)
-                self.holding.time(state)
+                self.holding.changed(state)
         for name, state in self.states.items():
             if name not in seen and not state.removed:
                 state.removed = True

@@ -12,7 +12,7 @@ from sagaz_lab.abc import HeldEvent, Refusal
 from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, Unreadable, describe
 from sagaz_lab.model.inside import inside, place_in
 from sagaz_lab.model.run import Outcome, OutcomeKind
-from sagaz_lab.runtime.closings import drop, events_of, first_of, settled_closings, without_gone
+from sagaz_lab.runtime.closings import drop, events_of, first_of, reopened, settled_closings, without_gone
 from sagaz_lab.runtime.compiled import TriggerState
 from sagaz_lab.runtime.decided import Decided
 from sagaz_lab.runtime.letters import unreadable
@@ -166,8 +166,7 @@ class Holding:
         if not self._finals:
             return
         for held in decided.released:
-            future = self._finals.pop(held.id, None)
-            if future is None or future.done():
+            if (future := self._finals.pop(held.id, None)) is None or future.done():
                 continue
             told = next(entry for entry in reversed(decided.entries) if held.event.id in ids_of(entry))
             ticket = next((ticket for ticket in decided.starts if ticket.run_id == told[4]), None)
@@ -206,21 +205,22 @@ class Holding:
         if not state.removed:
             self.time(state)
 
+    def changed(self, state: TriggerState) -> None:
+        """Another revision decides: what is not being decided waits in windows as this one has them."""
+        if state.windows is not None:
+            state.windows.put_back([state.compiled.in_window(held) for held in self._reopened(state)])
+            self.time(state)
+
+    def _reopened(self, state: TriggerState) -> list[HeldEvent]:
+        return reopened(self._closings[state.name], self._under_way.get(state.name, 0), self._gone)
+
     def _wait_for_code(self, state: TriggerState) -> None:
         """What is not being decided goes back into its window; who waits for an outcome is told that it is held."""
         assert state.windows is not None
-        closings, back = self._closings[state.name], list[HeldEvent]()
-        rest = [closings.pop() for _ in range(len(closings) - self._under_way.get(state.name, 0))]
-        for closing in reversed(rest):
-            if closing.events:
-                back += [held for held in events_of(closing) if held.id not in self._gone]
-            else:
-                closings.append(closing)  # later events outdid these before: no code is asked
-        state.windows.put_back(back)
+        state.windows.put_back(self._reopened(state))
         for held in state.windows.events() if self._finals else ():
             self._tell_held(state, held, f"waits for the code of trigger {state.name}")
-        if state.windows.size:
-            self.without_code.tell(state.name, state.windows.size)
+        self.without_code.tell(state.name, state.windows.size)
 
     def _tell_held(self, state: TriggerState, held: HeldEvent, reason: str = IN_WINDOW) -> None:
         future = self._finals.pop(held.id, None)
@@ -304,7 +304,7 @@ class Holding:
             state.windows = state.admission.windows = Windows(Leaving())
         self._mine.update(held.id for held in events)
         damaged = {held.id: error for held in events if (error := unreadable(held.event)) is not None}
-        new = state.windows.restore([held for held in events if held.id not in damaged])
+        new = state.windows.restore([state.compiled.in_window(held) for held in events if held.id not in damaged])
         _came(state, new)
         if damaged:
             await self._bury(state, [held for held in events if held.id in damaged], damaged)

@@ -115,7 +115,7 @@ class Batches:
         return events[0].at + self._timeout_s
 
     def close(self, events: Sequence[HeldEvent]) -> Closing:
-        return Closing(events, (), True)
+        return Closing(events[: self._max_size], (), True)
 
 
 class AllOf:

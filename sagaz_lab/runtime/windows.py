@@ -7,8 +7,10 @@ it gives are closings: events of one key, to be decided now. Bounds: the held ev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import chain
+from math import inf
 
 from sagaz_lab.abc import HeldEvent
 from sagaz_lab.runtime.window_policies import Closing, Policy, Step
@@ -43,6 +45,9 @@ class Windows:
     def change(self, policy: Policy) -> None:
         """Go on with another policy; what waits goes on waiting, and may be due at once."""
         self.policy = policy
+        self._time_all()
+
+    def _time_all(self) -> None:
         self._due.clear()
         self._timed.clear()
         for key, events in self._open.items():
@@ -55,16 +60,29 @@ class Windows:
         for event in new:
             self._open.setdefault(event.key, []).append(event)
         self.size += len(new)
-        for key, waiting in self._open.items():
-            self._settle(key, waiting)
+        for waiting in self._open.values():
+            waiting.sort(key=_place)
+        self._time_all()
         return len(new)
+
+    def regroup(self, keyed: Callable[[HeldEvent], HeldEvent]) -> None:
+        """Each event goes to the window of the key that it has now."""
+        events = sorted(chain.from_iterable(self._open.values()), key=_place)
+        self._open.clear()
+        for event in map(keyed, events):
+            self._open.setdefault(event.key, []).append(event)
+        self._time_all()
 
     def _settle(self, key: str | None, events: list[HeldEvent]) -> None:
         if not events:
             del self._open[key]
         elif key not in self._timed:
             self._timed.add(key)
-            self._time(key, self.policy.due_at(events))
+            self._time(key, self._due_at(events))
+
+    def _due_at(self, events: Sequence[HeldEvent]) -> float:
+        """One that is full is due: another policy may have found it so, or what was put back has filled it."""
+        return -inf if self.policy.full(events) else self.policy.due_at(events)
 
     def _time(self, key: str | None, due_at: float) -> None:
         self._number += 1
@@ -78,7 +96,7 @@ class Windows:
             if events is None:
                 heappop(self._due)
                 self._timed.discard(key)
-            elif (real := self.policy.due_at(events)) > due_at:
+            elif (real := self._due_at(events)) > due_at:
                 heappop(self._due)
                 self._time(key, real)
             else:
@@ -97,7 +115,8 @@ class Windows:
         self.size += len(events)
         for key in {event.key for event in events}:
             self._open[key].sort(key=_place)
-            self._settle(key, self._open[key])
+        if events:
+            self._time_all()
 
     def close(self, key: str | None) -> Closing:
         """Close this key's window."""
@@ -128,11 +147,13 @@ class Windows:
 
     def remove(self, event: HeldEvent) -> None:
         """Take it out, if it is still there."""
-        events = self._open.get(event.key, [])
-        if event in events:
-            events.remove(event)
-            self.size -= 1
-            self._settle(event.key, events)
+        for key in (event.key, *self._open):  # another revision may have given it another key
+            events = self._open.get(key, [])
+            if (at := next((i for i, one in enumerate(events) if one.id == event.id), None)) is not None:
+                del events[at]
+                self.size -= 1
+                self._settle(key, events)
+                return
 
     def empty(self) -> list[HeldEvent]:
         """Take everything out, in its order."""

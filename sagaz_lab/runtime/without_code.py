@@ -30,10 +30,9 @@ class WithoutCode:
 
     def tell(self, name: str, events: int, more: str = "") -> None:
         """So many events wait for this trigger."""
-        self._dispatcher.report(
-            f"needs_code:{name}",
-            f"{events} event{'s'[: events != 1]} in windows wait for the code of trigger {name}: define it{more}",
-        )
+        if events:
+            text = f"{events} event{'s'[: events != 1]} in windows wait for the code of trigger {name}: define it{more}"
+            self._dispatcher.report(f"needs_code:{name}", text)
 
     async def restore(self, states: Iterable[TriggerState]) -> None:
         """Take up what waits for those of the triggers that are registered now."""
