@@ -143,6 +143,22 @@ async def test_a_limit_is_changed_and_a_wrong_one_is_told_beside_it(open_dashboa
     await expect(dashboard.get_by_role("spinbutton", name="runs at a time")).to_have_value("2")
 
 
+async def test_a_field_keeps_the_focus_and_the_draft_when_a_warning_arrives(open_dashboard):
+    _, dashboard = await open_dashboard(
+        flow="""async def later():
+    await asyncio.sleep(6)
+    await lab.fire("Scores.on_score", {"n": 13, "score": 1}, wait=False)
+task = asyncio.create_task(later())"""
+    )
+    field = dashboard.get_by_role("spinbutton", name="runs at a time")
+    await field.click(click_count=3)
+    await field.press_sequentially("17")
+    await expect(dashboard.locator(".notice")).to_have_count(0)
+    await expect(dashboard.locator(".notice")).not_to_have_count(0)
+    await expect(field).to_be_focused()
+    await expect(field).to_have_value("17")
+
+
 async def test_dead_letters_are_put_back_from_the_page(open_dashboard):
     notebook, dashboard = await open_dashboard(
         flow="for n in (13, 13):\n    await lab.fire('Scores.on_score', {'n': n, 'score': 1})"

@@ -65,7 +65,7 @@ function makeChart(feed, changed) {
     };
     const legend = ([field, tone, dash], n) => h("span", h("i", { style: `border-top:2px ${dash ? "dashed" : "solid"} var(--${tone})` }),
       `${field.replace("_s", "")} `, h("b", value(n)));
-    return h("section", { label: "Throughput" }, h("div.row",
+    return h("section", { key: "chart", label: "Throughput" }, h("div.row",
       h("select", { label: "trigger", value: chosen, onchange }, ["", ...series.triggers].map((name) => h("option", { key: name, value: name }, name || "all triggers"))),
       CURVES.map(legend)), holder);
   }

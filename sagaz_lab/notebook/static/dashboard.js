@@ -34,7 +34,7 @@ function openDashboard(model, el) {
     const views = (...all) => h("div", all.map((view) => view(ui, state)));
     fill(root, [
       h("fieldset", { disabled: dead && "" }, head(state || NOTHING), state && [chart.view(),
-        h("div.columns", views(triggersView), views(sourcesView, runsView, heldView, lettersView, sagasView))]),
+        h("div.columns", { key: "columns" }, views(triggersView), views(sourcesView, runsView, heldView, lettersView, sagasView))]),
       h("div.unseen", { "aria-live": "assertive" }, ui.alarm),
     ]);
   }
