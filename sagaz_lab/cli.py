@@ -144,7 +144,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _log_to_stderr() -> None:
-    """What libraries log shows no credential either, and commands no terminal."""
+    """What libraries log shows no credential either, and commands no terminal. Our own loggers are not to be silenced.
+
+    `logging.config` of a module that was loaded disables those that it does not name.
+    """
+    for name in list(logging.Logger.manager.loggerDict):
+        if name.partition(".")[0] == "sagaz_lab":
+            logging.getLogger(name).disabled = False
     logging.basicConfig(level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(SafeFilter())
@@ -219,7 +225,8 @@ async def _serve(lab: Lab, grace_s: float) -> int:
         starting.cancel()
         print("sagaz-lab: draining", file=sys.stderr, flush=True)
         await lab.stop(grace_s)
-    return FAILED if lost else LEFT if left else OK
+    _, waiting = lab.store.rows("runs", 1, status=RunStatus.WAITING.value)  # for their turn or their retry
+    return FAILED if lost else LEFT if left or waiting else OK
 
 
 async def _connected(handle: Handle) -> None:

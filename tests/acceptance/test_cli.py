@@ -100,6 +100,35 @@ def test_a_run_that_takes_longer_than_the_grace_is_left_to_the_next_start(folder
     assert len(call(folder, "runs", "--status", "running").stdout.splitlines()) >= 2
 
 
+RETRIED = """
+import logging.config
+
+from sagaz_lab import Saga, TriggerConfig, action, trigger
+
+logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}})  # disables the loggers that it does not name
+
+class Retried(Saga):
+    saga_name = "retried"
+
+    @trigger(source="recording", data=[{"n": 1}], config=TriggerConfig(retry_backoff_seconds=(600,)))
+    def on_row(self, row):
+        return {}
+
+    @action("work")
+    def work(self, ctx):
+        raise ValueError("not yet")
+"""
+
+
+def test_a_run_that_waits_for_its_retry_is_left_and_what_was_reported_is_shown(folder):
+    (folder / "retried.py").write_text(RETRIED)
+    with running(folder, "retried.py", "--grace", "0.2") as process:
+        wait_for(lambda: "retried" in call(folder, "runs", "--status", "waiting").stdout)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == LEFT
+        assert "ValueError: not yet" in process.stderr.read()
+
+
 STUBBORN = """
 import asyncio, time
 from pathlib import Path
