@@ -256,6 +256,8 @@ class Firing:
     async def _room(self, state: TriggerState, verb: str) -> None:
         """Returns when an event may be taken. Raises `TriggerPaused`: nobody knows when that would be."""
         refuse_other_store(state.compiled.definition, self._dispatcher.store)
+        # Before the look at the room, so that nothing is awaited between that look and the decision.
+        await self._dispatcher.confirming.confirmed([state.compiled.definition.name])
         if state.room() > 0:
             return
         with self._told_if_long(state, "which has no room for it"):
