@@ -73,7 +73,7 @@ _NO_VALUE = re.compile(
 )
 _SECRET_IN_BRACKETS = ("auth", "authorization", "cookie", "proxy-authorization", "set-cookie")
 _LITERAL = re.compile(r"""\d|["']""")
-_BLANK = re.compile(r"[ \t]*")
+_BLANK = re.compile(r"[ \t]*+(?:\|[ \t]++)*+")  # with the margin of a group's traceback
 _CODE = re.compile(r"\s*(async|case|class|def|elif|else|except|for|if|match|return|while|with)\b")
 FILLED_IN = re.compile(r"\0\d+\0")
 _LONGEST = 20_000

@@ -14,7 +14,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sagaz_lab import Lab, Saga, SagaContext, action, trigger
@@ -327,6 +327,7 @@ async def of_a_publisher(how: str, make: Callable[[], BaseException], password: 
     st.sampled_from(["make", "connect", "receive", "store", "decode", "publisher"]),
     st.sampled_from(CHAINS), st.sampled_from(KINDS), st.sampled_from(sorted(WAYS)), CREDENTIALS,
 )  # fmt: skip
+@example("store", grouped, ValueError, "a block", "C4n00000000Ry")  # below a margin of the traceback
 async def test_what_a_library_raises_shows_no_credential(
     where: str, chain: Callable[..., BaseException], kind: type[Exception], way: str, credential: str
 ) -> None:

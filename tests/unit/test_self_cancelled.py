@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,6 @@ def test_the_end_of_the_loop_abandons_a_run(tmp_path: Path) -> None:
         await until(lambda: "odd" in done)
 
     asyncio.run(program())
-    with sqlite3.connect(tmp_path / "lab.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "lab.db")) as connection, connection:
         assert connection.execute("SELECT status FROM runs").fetchall() == [("running",)]
     assert done == ["first", "odd"]
