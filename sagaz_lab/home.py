@@ -130,7 +130,7 @@ class Home:
     async def stop(self, close: Work) -> None:
         """Give up a start that goes on, close the Lab where it lives, and end the thread. Idempotent.
 
-        This is a task of its own: it goes on when whoever has asked for it is cancelled, as a run is that is stopped.
+        It is a task of its own, so that it goes on when its caller is cancelled: the caller may be a run that it stops.
         """
         if self.isolated.loop is None and self._has_loop and self.loop is not loop_here():
             raise self._elsewhere()

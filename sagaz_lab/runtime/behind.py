@@ -62,7 +62,7 @@ async def _settle(dispatcher: Dispatcher, before: Decided, accepted: set[str], n
         for rows in [duplicates, *groups] if duplicates else groups:
             make = partial(_of_rows, dispatcher, before, rows, rows is duplicates, now)
             found.append(await _take(dispatcher, before, make, now))
-            behind.rows = [] if behind.is_rest else [row for row in behind.rows if row not in rows]
+            behind.rows = behind.rows[len(rows) :]  # from here on it only counts how many are left
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the store is about to take is also counted and started, whoever stops waiting for it."""
+"""Work that goes on when its caller is cancelled: what the store is about to take is also counted and started."""
 
 from __future__ import annotations
 
