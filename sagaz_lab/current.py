@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from sagaz_lab.abc import current_host
-from sagaz_lab.handle import Handle
+from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.host import set_default_host
 from sagaz_lab.model.run import Outcome

@@ -24,14 +24,15 @@ MAY_IMPORT = {
     **{layer: {"abc", "model"} for layer in MIDDLE},
     "history": {"abc", "model", "runtime"},
     "export": {"abc", "model", "runtime"},
-    "lab": {"abc", "model", *MIDDLE},
-    "testing": {"abc", "model", "lab", *MIDDLE},
-    "notebook": {"abc", "model", "lab", "testing", "package", *MIDDLE},
-    "cli": {"abc", "model", "lab", "testing", "notebook", "package", "ending", *MIDDLE},
-    "package": {"abc", "model", "lab", "testing", "notebook", "cli", "ending", *MIDDLE},
+    "hosting": {"abc", "model", *MIDDLE},
+    "lab": {"abc", "model", "hosting", *MIDDLE},
+    "testing": {"abc", "model", "hosting", "lab", *MIDDLE},
+    "notebook": {"abc", "model", "hosting", "lab", "testing", "package", *MIDDLE},
+    "cli": {"abc", "model", "hosting", "lab", "testing", "notebook", "package", "ending", *MIDDLE},
+    "package": {"abc", "model", "hosting", "lab", "testing", "notebook", "cli", "ending", *MIDDLE},
 }
 # What the Lab consists of.
-LAB_FILES = {"lab", "home", "isolated", "handle", "opening", "shadows", "views", "current", "checking"}
+LAB_FILES = {"lab", "current", "checking"}
 
 HOMES = {
     "IPython": "notebook/*",
@@ -39,11 +40,11 @@ HOMES = {
     "ipywidgets": "notebook/*",
     "anywidget": "notebook/*",
     "traitlets": "notebook/*",
-    "pandas": "history/frames.py stores/codecs_*.py",
-    "pyarrow": "history/frames.py stores/codecs_*.py",
+    "pandas": "history/frames.py stores/values/codecs_*.py",
+    "pyarrow": "history/frames.py stores/values/codecs_*.py",
     "redis": "sources/redis*.py",
-    "joblib": "stores/codecs_joblib.py",
-    "pydantic": "runtime/pydantic_payloads.py stores/classes.py",
+    "joblib": "stores/values/codecs_joblib.py",
+    "pydantic": "runtime/registry/pydantic_payloads.py stores/values/classes.py",
 }
 
 LONGEST_FILE = 400

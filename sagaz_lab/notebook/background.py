@@ -51,7 +51,7 @@ def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 _CALLING = ("sagaz_lab.runtime", "sagaz_lab.model.listener")
-_FOR_A_CELL = "sagaz_lab.runtime.letters"
+_FOR_A_CELL = "sagaz_lab.runtime.triggers.dead_letters"
 """It calls the `fix` of `lab.redrive`, which a person has just given."""
 
 

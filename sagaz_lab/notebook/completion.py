@@ -15,7 +15,7 @@ from sagaz_lab.model.limits import LIMITS
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import COMMANDS, Command
 from sagaz_lab.notebook.magics import SAGA_OPTIONS
-from sagaz_lab.runtime.away import RESUME
+from sagaz_lab.runtime.recovery.start_report import RESUME
 
 _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
 UNDOABLE = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED, RunStatus.RUNNING)

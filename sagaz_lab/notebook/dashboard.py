@@ -23,7 +23,7 @@ import anywidget
 from IPython.display import DisplayHandle, display
 
 from sagaz_lab.errors import describe
-from sagaz_lab.handle import Handle
+from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.notebook.busy import Watchman
 from sagaz_lab.notebook.feed import Feed, State

@@ -16,8 +16,8 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook import run_output, timeline
 from sagaz_lab.notebook.cards import coloured, saga_card, status_card
 from sagaz_lab.notebook.markup import AT_LEFT, Card, Markup, aligned, shortened, table, tag
-from sagaz_lab.runtime.changes import Diff
-from sagaz_lab.runtime.run_view import RunView, StepView
+from sagaz_lab.runtime.registry.changes import Diff
+from sagaz_lab.runtime.runs.run_view import RunView, StepView
 from sagaz_lab.texts import masked_address
 
 VALUE = 2000

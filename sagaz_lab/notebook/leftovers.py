@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import Saga
-from sagaz_lab.runtime.changes import Change
+from sagaz_lab.runtime.registry.changes import Change
 
 _NAME = re.compile(r"""(\bsaga_name\s*(?::[^=\n]*)?=\s*)(?:"[^"\n]*"|'[^'\n]*')""")
 

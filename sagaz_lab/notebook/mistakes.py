@@ -18,7 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.wrong_calls import explained, is_own_error
-from sagaz_lab.runtime.sources_of_code import is_own
+from sagaz_lab.runtime.registry.code_sources import is_own
 
 
 def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:

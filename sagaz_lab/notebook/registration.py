@@ -19,8 +19,8 @@ from sagaz_lab.notebook.leftovers import Leftovers, claimed_before, made_elsewhe
 from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadow_counts, shadow_line
 from sagaz_lab.notebook.wrapped import Stopwatch
-from sagaz_lab.runtime.changes import Change
-from sagaz_lab.runtime.registry import Staged
+from sagaz_lab.runtime.registry.changes import Change
+from sagaz_lab.runtime.registry.registry import Staged
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from sagaz_lab.lab import Lab
 from sagaz_lab.notebook.cards import away_card
 from sagaz_lab.notebook.markup import Card
-from sagaz_lab.runtime.away import AWAY
+from sagaz_lab.runtime.recovery.start_report import AWAY
 
 KEPT = 100
 

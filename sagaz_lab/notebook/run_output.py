@@ -8,7 +8,7 @@ from html import escape
 
 from sagaz_lab.model.log import Displayed, LogLine
 from sagaz_lab.notebook.markup import Markup, shortened, tag
-from sagaz_lab.runtime.run_view import RunView
+from sagaz_lab.runtime.runs.run_view import RunView
 from sagaz_lab.texts import printable
 
 SHOWN = 20

@@ -7,8 +7,8 @@ from typing import Any
 
 from sagaz_lab.notebook.cards import DIFF_LINES, coloured, with_facts
 from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
-from sagaz_lab.runtime.comparison import Difference
-from sagaz_lab.shadows import ShadowReport, Shadows
+from sagaz_lab.runtime.shadow.comparison import Difference
+from sagaz_lab.hosting.shadows import ShadowReport, Shadows
 
 SHOWN = 20
 """Differences that a card shows: the newest. `.frame()` has all that are kept."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sagaz_lab.notebook.markup import AT_LEFT, Markup, aligned, tag
-from sagaz_lab.runtime.run_view import RunView, StepView
+from sagaz_lab.runtime.runs.run_view import RunView, StepView
 
 SHOWN = 200
 """Trials at the most, the last ones: a run that is retried for days has more than a page can hold."""

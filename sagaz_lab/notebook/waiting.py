@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from sagaz_lab.handle import Handle
+from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.notebook.commands import COMMANDS, mistake

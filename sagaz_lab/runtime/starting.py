@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.away import RESUME
+from sagaz_lab.runtime.recovery.start_report import RESUME
 
 Names = str | Collection[str] | None
 """What is to be started: sagas and triggers by name; None is all."""

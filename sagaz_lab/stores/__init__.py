@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STORES = {
-    "memory": "sagaz_lab.stores.memory:open_memory",
-    "sqlite": "sagaz_lab.stores.sqlite:open_sqlite",
+    "memory": "sagaz_lab.stores.memory.store:open_memory",
+    "sqlite": "sagaz_lab.stores.sql.store:open_sqlite",
 }
 NOT_BUILT = frozenset({"postgresql"})
 

@@ -113,7 +113,7 @@ def change(folder: Path, sql: str) -> int:
 
 def damages() -> Iterator[tuple[str, str, str]]:
     """Of each column of texts or bytes: what is no text, and what is not what it was."""
-    script = Path("sagaz_lab/stores/schema/sqlite.sql").read_text()
+    script = Path("sagaz_lab/stores/sql/schema/sqlite.sql").read_text()
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(script)
         for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():

@@ -13,9 +13,10 @@ import pytest
 
 from sagaz_lab import Lab, Saga, SagaContext, action, skip, trigger
 from sagaz_lab.errors import LeaseLost
-from sagaz_lab.runtime import lease, service
-from sagaz_lab.stores import writer
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.runtime import service
+from sagaz_lab.runtime.dispatch import lease
+from sagaz_lab.stores.sql import writer
+from sagaz_lab.stores.sql.store import SqliteStore
 from tests.unit.tools import Taps, until
 
 TRIGGER = "flow.on_event"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sagaz_lab.cli import FAILED
 from sagaz_lab.errors import TriggersOwned
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.stores.sql.store import SqliteStore
 from tests.acceptance.test_cli import SLOW, running, wait_for
 
 

@@ -11,7 +11,7 @@ import pytest
 from sagaz_lab import Lab, Saga, TriggerConfig, action, trigger
 from sagaz_lab.model.log import LINE_CHARS, LOG_LINES, RunLog
 from sagaz_lab.notebook.outputs import route
-from sagaz_lab.runtime.logs import KEPT
+from sagaz_lab.runtime.runs.logs import KEPT
 from tests.acceptance.kernel import LOAD, Kernel, told
 from tests.acceptance.test_notebook_background import run_notebook, text_of
 

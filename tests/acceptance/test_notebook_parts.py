@@ -14,7 +14,7 @@ from sagaz_lab.notebook.cards import change_card, outcome_card, saga_card
 from sagaz_lab.notebook.cells import announce_saga, ask_for_help, await_commands
 from sagaz_lab.notebook.commands import COMMANDS, read, read_firing, split, without_semicolon
 from sagaz_lab.notebook.expansion import expand
-from sagaz_lab.runtime.changes import Change
+from sagaz_lab.runtime.registry.changes import Change
 
 
 def transformed(cell):

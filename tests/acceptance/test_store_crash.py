@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from sagaz_lab.errors import TriggersOwned
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.stores.sql.store import SqliteStore
 
 WRITER = """
 import asyncio, os, sys
 from sagaz_lab.abc import Acceptance, Ending, NewRun
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Publication, Record, RecordKind, RunStatus
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.stores.sql.store import SqliteStore
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())

@@ -16,8 +16,8 @@ from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores import open_store
-from sagaz_lab.stores.encoding import is_ref
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.stores.values.encoding import is_ref
+from sagaz_lab.stores.sql.store import SqliteStore
 
 AT = 1_700_000_000.0
 
@@ -155,7 +155,7 @@ async def test_another_process_that_writes_for_long_is_told(store, path, monkeyp
 READ_ONLY = """
 import asyncio, os, sys
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.stores.sql.store import SqliteStore
 if os.getuid() == 0:
     os.setuid(65534)
 store = SqliteStore(sys.argv[1])
@@ -193,7 +193,7 @@ async def test_an_owner_that_was_silent_too_long_goes_on_if_nobody_took_over(sto
 
 async def test_an_owner_whose_loop_is_held_up_keeps_its_runs(store, path, monkeypatch):
     await start(store, "r1")
-    monkeypatch.setattr("sagaz_lab.stores.writer.BEAT_S", 0.05)
+    monkeypatch.setattr("sagaz_lab.stores.sql.writer.BEAT_S", 0.05)
     await store.heartbeat()
     change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 60")
     time.sleep(2)  # as a cell does

@@ -14,8 +14,8 @@ from sagaz_lab.abc import KEY_MARK, Acceptance, NewRun, Refusal
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
-from sagaz_lab.runtime.compiled import claim_of
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.runtime.triggers.compiled import claim_of
+from sagaz_lab.stores.sql.store import SqliteStore
 from sagaz_lab.testing.clock import VirtualClock
 
 AT = 1_700_000_000.0

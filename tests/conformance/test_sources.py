@@ -18,7 +18,7 @@ from sagaz_lab.sources.cron import CronSource
 from sagaz_lab.sources.dead_letters import DeadLetterSource
 from sagaz_lab.sources.memory import MemorySource
 from sagaz_lab.sources.redis import RedisSource
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from sagaz_lab.testing.sources import Feed, MemoryPositions, SourceSuite
 from tests.services.redis import RedisServer, running_redis

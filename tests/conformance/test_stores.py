@@ -26,7 +26,7 @@ class TestSqliteStore(StoreSuite):
 
 
 async def test_a_memory_store_keeps_so_many_publications_and_says_what_it_loses(monkeypatch, caplog):
-    monkeypatch.setattr("sagaz_lab.stores.memory_outbox.PUBLICATIONS", 3)
+    monkeypatch.setattr("sagaz_lab.stores.memory.outbox.PUBLICATIONS", 3)
     store = open_store("memory")
     for n in range(5):
         await store.accept(Acceptance(publications=[publication(f"p{n}")]))
@@ -35,7 +35,7 @@ async def test_a_memory_store_keeps_so_many_publications_and_says_what_it_loses(
 
 
 async def test_a_memory_store_keeps_so_many_claims_of_a_trigger(monkeypatch):
-    monkeypatch.setattr("sagaz_lab.stores.memory_claims.CLAIMS", 2000)
+    monkeypatch.setattr("sagaz_lab.stores.memory.claims.CLAIMS", 2000)
     store = open_store("memory")
     await take(store, *(new_run(f"r{n}", claim=f"c{n}") for n in range(2001)))
     await take(store, new_run("other", trigger="orders.other", claim="c0"))

@@ -12,8 +12,8 @@ import pytest
 
 from sagaz_lab import Lab, RunStatus, Saga, action, compensate, trigger
 from sagaz_lab.errors import RunError, UnknownName
-from sagaz_lab.runtime.away import spoken
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.runtime.recovery.start_report import spoken
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import until
 

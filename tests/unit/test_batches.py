@@ -13,13 +13,13 @@ import pytest
 
 from sagaz_lab import Event, Lab, Saga, SagaListener, TriggerConfig, action, any_of, trigger
 from sagaz_lab.abc import Delivery, Journal, SourceTraits, deliveries
-from sagaz_lab.engines.local import LocalEngine
+from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import EndOfSource
 from sagaz_lab.model.run import Run
 from sagaz_lab.model.step import current_step
-from sagaz_lab.runtime.appetite import TURN_S, Appetite
+from sagaz_lab.runtime.gates.batch_size import TURN_S, Appetite
 from sagaz_lab.runtime.clock import SystemClock
-from sagaz_lab.runtime.runner import Runner
+from sagaz_lab.runtime.runs.runner import Runner
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
 SLOTS = 20

@@ -26,7 +26,7 @@ from sagaz_lab import (
 )  # fmt: skip
 from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted
 

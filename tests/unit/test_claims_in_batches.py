@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sagaz_lab import Batch, Debounce, Event, Lab, Saga, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, Delivery, Refusal
 from sagaz_lab.errors import StoreError
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up
 

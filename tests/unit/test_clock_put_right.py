@@ -13,9 +13,9 @@ import pytest
 
 from sagaz_lab import Batch, Debounce, Lab, Saga, SagaContext, TriggerConfig, action, trigger
 from sagaz_lab.abc import Store
-from sagaz_lab.runtime.moments import Moments
-from sagaz_lab.stores.memory import MemoryStore
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.runtime.gates.moments import Moments
+from sagaz_lab.stores.memory.store import MemoryStore
+from sagaz_lab.stores.sql.store import SqliteStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 

@@ -13,7 +13,7 @@ from sagaz_lab import Lab, Saga, action, trigger
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.notebook.busy import Watchman
 from sagaz_lab.notebook.dashboard import Dashboard, dashboard_of
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from tests.unit.tools import until
 
 DECIDES_S = 1.5

@@ -29,7 +29,7 @@ from sagaz_lab import (
 )
 from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import DefinitionError, LabClosed, StoreUnavailable, TriggerPaused, UnknownName
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError, UnstorableValue
 from sagaz_lab.model.event import Event
-from sagaz_lab.stores.artifacts import Artifacts
-from sagaz_lab.stores.encoding import NeedsFiles, decode, decode_event, encode, encode_event, is_ref
+from sagaz_lab.stores.values.artifacts import Artifacts
+from sagaz_lab.stores.values.encoding import NeedsFiles, decode, decode_event, encode, encode_event, is_ref
 
 
 class Level(enum.Enum):

@@ -25,7 +25,7 @@ from sagaz_lab import (
     trigger,
 )
 from sagaz_lab.errors import ActionTimeout, CompensationFailed, RunError, UnknownName
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import statuses, until
 
@@ -1267,7 +1267,7 @@ async def test_a_listeners_error_is_logged_and_stops_nothing(lab: Lab, error: Ba
 
 
 async def test_an_engine_outlives_its_lab() -> None:
-    from sagaz_lab.engines.local import LocalEngine
+    from sagaz_lab.engines.local.engine import LocalEngine
     from sagaz_lab.runtime.clock import SystemClock
 
     lab = Lab("memory", engine=LocalEngine(SystemClock()))

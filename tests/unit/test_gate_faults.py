@@ -13,7 +13,7 @@ import pytest
 from sagaz_lab import Batch, Debounce, Lab, Saga, Throttle, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, Refusal, Store
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, assert_adds_up, counted, until
 

@@ -9,7 +9,7 @@ import pytest
 
 from sagaz_lab import Lab, OutcomeKind, RunStatus, Saga, Throttle, TriggerConfig, action, compensate, trigger
 from sagaz_lab.errors import DefinitionError
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 

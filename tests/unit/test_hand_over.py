@@ -11,7 +11,7 @@ import pytest
 from sagaz_lab import Lab, Saga, trigger
 from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from tests.unit.tools import Taps, counted, until
 
 

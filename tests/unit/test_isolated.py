@@ -17,8 +17,8 @@ import pytest
 from sagaz_lab import Lab, Saga, action, compensate, default_lab, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.errors import LabClosed, SourceNotReady, TriggersOwned, UnknownName
-from sagaz_lab.isolated import THREAD
-from sagaz_lab.runtime.runner import Runner
+from sagaz_lab.hosting.isolated import THREAD
+from sagaz_lab.runtime.runs.runner import Runner
 from tests.unit.tools import assert_adds_up, statuses, until
 
 EVENTS = 200

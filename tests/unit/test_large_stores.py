@@ -14,8 +14,8 @@ import pytest
 from sagaz_lab import Batch, Lab, Saga, SagaContext, TriggerConfig, action, trigger
 from sagaz_lab.abc import Event
 from sagaz_lab.cli import main
-from sagaz_lab.stores.retention import AT_ONCE
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.stores.sql.retention import AT_ONCE
+from sagaz_lab.stores.sql.store import SqliteStore
 
 RUNS = 6000
 

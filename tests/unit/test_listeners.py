@@ -7,7 +7,7 @@ import pytest
 from sagaz_lab import Lab, OutboxSagaListener, Saga, SagaListener, action, compensate, trigger
 from sagaz_lab.errors import ActionTimeout, DefinitionError, RunError
 from sagaz_lab.model.listener import HOOKS, failures
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 
 
 class Sync(SagaListener):

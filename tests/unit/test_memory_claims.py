@@ -7,8 +7,8 @@ import pytest
 
 from sagaz_lab.abc import KEY_MARK, Acceptance, Ending, NewRun
 from sagaz_lab.model.run import RunStatus
-from sagaz_lab.stores.memory import MemoryStore
-from sagaz_lab.stores.memory_claims import Taken
+from sagaz_lab.stores.memory.store import MemoryStore
+from sagaz_lab.stores.memory.claims import Taken
 from sagaz_lab.testing.store_values import TRIGGER, key, new_run
 
 TRIGGERS = (TRIGGER, "orders.other")
@@ -47,7 +47,7 @@ def random_run(run_id: str, dice: random.Random, at: float) -> NewRun:
 async def test_a_claim_is_whose_it_should_be_whatever_became_of_the_runs(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sagaz_lab.stores.memory.ENDED_RUNS", 10)
+    monkeypatch.setattr("sagaz_lab.stores.memory.store.ENDED_RUNS", 10)
     dice, store, model, numbers = random.Random(seed), MemoryStore(), Model(), count()
     live: list[str] = []
     for at in range(600):
@@ -85,7 +85,7 @@ async def test_a_claim_is_whose_it_should_be_whatever_became_of_the_runs(
 
 
 async def test_claims_that_were_taken_together_end_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sagaz_lab.stores.memory.ENDED_RUNS", 1)
+    monkeypatch.setattr("sagaz_lab.stores.memory.store.ENDED_RUNS", 1)
     store = MemoryStore()
     await store.accept(Acceptance(runs=[new_run(f"r{n}", declared=key(f"c{n}")) for n in range(250)]))
     for n in range(250):
@@ -99,7 +99,7 @@ async def test_claims_that_were_taken_together_end_one_by_one(monkeypatch: pytes
 async def test_a_claim_that_lasts_keeps_nothing_of_those_that_were_taken_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sagaz_lab.stores.memory.ENDED_RUNS", 10)
+    monkeypatch.setattr("sagaz_lab.stores.memory.store.ENDED_RUNS", 10)
     store, numbers = MemoryStore(), count()
     for at in range(50):
         claims = [f"only-{at}", *(f"hot-{n}" for n in range(99))]

@@ -5,7 +5,7 @@ from weakref import ref
 
 from sagaz_lab import Lab, Saga, action
 from sagaz_lab.model.run import RecordKind
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.store_values import new_run, record, take
 
 

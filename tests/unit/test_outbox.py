@@ -32,9 +32,9 @@ from sagaz_lab import (
 from sagaz_lab.abc import DeadLetter, Event, Publication
 from sagaz_lab.errors import DefinitionError, RunError, SourceUnavailable, UnstorableValue
 from sagaz_lab.model.publishing import to_json
-from sagaz_lab.runtime.outbox import publication_of
+from sagaz_lab.runtime.outbox.publications import publication_of
 from sagaz_lab.sources import PUBLISHERS
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import counted, until
 
@@ -430,7 +430,7 @@ async def test_a_publisher_that_does_not_disconnect_is_reported_and_left(
                 await enough.wait()
 
     monkeypatch.setattr(FakePublisher, "__aexit__", never)
-    monkeypatch.setattr("sagaz_lab.runtime.relay.CLOSE_S", 0.05)
+    monkeypatch.setattr("sagaz_lab.runtime.outbox.relay.CLOSE_S", 0.05)
     publishing("to-a", "redis://a")
     await each_lab.fire("to-a.on_event", {"n": 1})
     await each_lab.drain()

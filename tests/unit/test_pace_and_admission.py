@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sagaz_lab.model.policy import Throttle
 from sagaz_lab.model.trigger import Gates
-from sagaz_lab.runtime import pace as pace_module
-from sagaz_lab.runtime.admission import Admission, Slots
-from sagaz_lab.runtime.pace import Pace
-from sagaz_lab.runtime.tickets import Ticket
+from sagaz_lab.runtime.gates import rate_limit as pace_module
+from sagaz_lab.runtime.gates.admission import Admission, Slots
+from sagaz_lab.runtime.gates.rate_limit import Pace
+from sagaz_lab.runtime.gates.pending_run import Ticket
 
 
 def ticket(run_id: Any, key: str | None = None, pace_key: str | None = None) -> Ticket:

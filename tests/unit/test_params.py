@@ -9,8 +9,8 @@ import pytest
 
 from sagaz_lab import Lab, Saga, action, skip, trigger
 from sagaz_lab.errors import DefinitionError, StoreUnavailable, UnknownName
-from sagaz_lab.runtime.params import KEPT_CHANGES
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.runtime.triggers.live_params import KEPT_CHANGES
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing import TriggerTestHarness
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, counted, until

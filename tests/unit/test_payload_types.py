@@ -245,7 +245,7 @@ JSONS = st.recursive(
 @settings(deadline=None)
 @given(JSONS, st.sampled_from([Lenient, Strict, Model | None, list[Model | None], Model | Other]))
 def test_json_is_taken_or_refused_just_as_pydantic_does(payload: Any, wanted: Any) -> None:
-    from sagaz_lab.runtime.pydantic_payloads import validator
+    from sagaz_lab.runtime.registry.pydantic_payloads import validator
 
     try:
         raw = json.dumps(payload).encode()

@@ -16,8 +16,8 @@ import pytest
 from sagaz_lab import Lab, Saga, action
 from sagaz_lab.errors import ArtifactDamaged, StoreError
 from sagaz_lab.stores import open_store
-from sagaz_lab.stores.artifacts import Artifacts, codec_named
-from sagaz_lab.stores.signing import Key, make_private
+from sagaz_lab.stores.values.artifacts import Artifacts, codec_named
+from sagaz_lab.stores.values.signing import Key, make_private
 
 
 class Pickles:

@@ -14,7 +14,7 @@ import pytest
 from sagaz_lab import Batch, Debounce, Lab, Saga, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, until
 

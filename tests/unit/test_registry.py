@@ -14,7 +14,7 @@ import pytest
 
 from sagaz_lab import Lab, OutcomeKind, Saga, TriggerConfig, action, compensate, skip, trigger
 from sagaz_lab.errors import DefinitionError, SagaConflict, UnknownName
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
 _cells = count(1)

@@ -82,8 +82,8 @@ async def test_events_that_wait_for_their_turn_wait_for_the_code_and_hold_up_no_
 async def test_a_turned_away_event_that_the_store_has_is_waited_for_while_the_store_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sagaz_lab.runtime.turns.IN_MEMORY", 0)
-    monkeypatch.setattr("sagaz_lab.runtime.insisting.STORE_RETRY_S", (0.01,))
+    monkeypatch.setattr("sagaz_lab.runtime.dispatch.run_queue.IN_MEMORY", 0)
+    monkeypatch.setattr("sagaz_lab.runtime.dispatch.insisting.STORE_RETRY_S", (0.01,))
     gate, dropped = asyncio.Event(), list[int]()
 
     class Hears(SagaListener):

@@ -16,8 +16,8 @@ from sagaz_lab import Batch, Debounce, Lab, Saga, SagaListener, TriggerConfig, a
 from sagaz_lab.abc import Acceptance, EndingRow, HeldEvent, Refusal
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.run import RunStatus
-from sagaz_lab.stores.memory import MemoryStore
-from sagaz_lab.stores.sqlite import SqliteStore
+from sagaz_lab.stores.memory.store import MemoryStore
+from sagaz_lab.stores.sql.store import SqliteStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 

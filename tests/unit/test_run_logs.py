@@ -8,7 +8,7 @@ import pytest
 from sagaz_lab import Lab, Saga, TriggerConfig, action, compensate, trigger
 from sagaz_lab.model import log as logs
 from sagaz_lab.model.log import RunLog
-from sagaz_lab.runtime.logs import Keeper
+from sagaz_lab.runtime.runs.logs import Keeper
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import until
 
@@ -173,8 +173,8 @@ async def test_a_display_without_any_line_is_seen_too(lab: Lab) -> None:
 
 
 def test_a_log_is_readable_by_its_user_only(tmp_path: Path) -> None:
-    from sagaz_lab.stores.artifacts import Artifacts
-    from sagaz_lab.stores.log_files import LogFiles
+    from sagaz_lab.stores.values.artifacts import Artifacts
+    from sagaz_lab.stores.sql.log_files import LogFiles
 
     files = LogFiles(Artifacts(tmp_path / "artifacts", tmp_path / "lab.db.key"))
     files.write("r", b"{}")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sagaz_lab import Lab, Saga, SagaContext, action, trigger
 from sagaz_lab.abc import Publication
 from sagaz_lab.errors import SagazLabError, SourceUnavailable
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from sagaz_lab.texts import masked, told_by
 from tests.unit.tools import until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sagaz_lab.errors import describe
-from sagaz_lab.runtime.letters import text_of
+from sagaz_lab.runtime.triggers.dead_letters import text_of
 
 
 def test_a_lone_surrogate_is_escaped() -> None:

@@ -195,8 +195,8 @@ async def test_two_starts_at_once_do_not_concern_each_other(first: str, after_s:
 
 
 async def test_a_start_that_waits_for_a_slow_source_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sagaz_lab.runtime.intake.ANSWER_S", 0.01)
-    monkeypatch.setattr("sagaz_lab.runtime.intake.SOON_S", 0.01)
+    monkeypatch.setattr("sagaz_lab.runtime.intake.intake.ANSWER_S", 0.01)
+    monkeypatch.setattr("sagaz_lab.runtime.intake.intake.SOON_S", 0.01)
     async with Lab("memory", sources={"memory": Taps()}) as lab:
         saga("good", source="memory", topic="t")
         saga("slow", source=Door(None, 3600.0))

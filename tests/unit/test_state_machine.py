@@ -20,7 +20,7 @@ from sagaz_lab import Batch, Debounce, Lab, Permanent, Saga, Throttle, action, c
 from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import StoreUnavailable, TriggerPaused
 from sagaz_lab.model.keys import key_text
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.model_of_gates import Arrival, GateModel, ModelRun, Rules
 from tests.unit.tools import assert_adds_up

@@ -13,7 +13,8 @@ import pytest
 from sagaz_lab import Debounce, Lab, Saga, SagaListener, action, compensate, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.errors import DefinitionError, LabClosed
-from sagaz_lab.runtime import runner, service, tasks
+from sagaz_lab.runtime import service, tasks
+from sagaz_lab.runtime.runs import runner
 from tests.unit.tools import assert_adds_up, until
 
 PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]

@@ -9,8 +9,8 @@ import pytest
 
 from sagaz_lab import Batch, Lab, Outcome, OutcomeKind, Saga, SagaListener, action, trigger
 from sagaz_lab.errors import LabClosed
-from sagaz_lab.runtime import finishing
-from sagaz_lab.stores.transactions import Transactions
+from sagaz_lab.runtime.dispatch import finishing
+from sagaz_lab.stores.sql.transactions import Transactions
 from tests.unit.tools import counted, statuses, until
 
 

@@ -12,7 +12,7 @@ from dateutil import tz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagaz_lab.stores.encoding import decode, encode
+from sagaz_lab.stores.values.encoding import decode, encode
 
 AT = datetime(2024, 7, 1, 12)  # noqa: DTZ001  each case gives it a zone
 NAMED = timezone(timedelta(hours=2), "CEST")

@@ -6,7 +6,7 @@ import gc
 import pytest
 
 from sagaz_lab import Lab, Saga, action, compensate
-from sagaz_lab.engines.streams import BUFFER
+from sagaz_lab.engines.local.streams import BUFFER
 from sagaz_lab.errors import ActionTimeout, RunError, StreamBroken
 from tests.unit.tools import statuses, until
 

@@ -11,13 +11,13 @@ import pytest
 
 from sagaz_lab import Lab, Saga, action, trigger
 from sagaz_lab.abc import Acceptance, Delivery, Refusal, Source
-from sagaz_lab.engines import compensation as compensation_module
+from sagaz_lab.engines.local import compensation as compensation_module
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.runtime.admission import Admission
-from sagaz_lab.runtime.attempt import Attempt
-from sagaz_lab.runtime.pump import Pump
-from sagaz_lab.runtime.runner import Runner
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.runtime.gates.admission import Admission
+from sagaz_lab.runtime.runs.attempt import Attempt
+from sagaz_lab.runtime.intake.pump import Pump
+from sagaz_lab.runtime.runs.runner import Runner
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.stores import StoreSuite
 from tests.unit import test_engine
 from tests.unit.test_state_machine import Gates
@@ -108,7 +108,7 @@ async def starts_what_the_store_missed_at_first() -> bool:
 async def test_a_store_that_was_away_finds_an_ack_that_came_too_early(
     monkeypatch: pytest.MonkeyPatch, pump: type[Pump], is_sound: bool
 ) -> None:
-    monkeypatch.setattr("sagaz_lab.runtime.intake.Pump", pump)
+    monkeypatch.setattr("sagaz_lab.runtime.intake.intake.Pump", pump)
     assert await starts_what_the_store_missed_at_first() is is_sound
 
 

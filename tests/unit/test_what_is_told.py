@@ -10,7 +10,7 @@ from sagaz_lab import Batch, Lab, Saga, TriggerConfig, action, trigger
 from sagaz_lab.errors import TriggerPaused
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.feed import Feed, _run
-from sagaz_lab.runtime.explain import RunProgress
+from sagaz_lab.runtime.status import RunProgress
 from tests.unit.tools import until
 
 

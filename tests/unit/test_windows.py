@@ -26,7 +26,7 @@ from sagaz_lab import (
     trigger,
 )
 from sagaz_lab.errors import DefinitionError
-from sagaz_lab.stores.memory import MemoryStore
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing import TriggerTestHarness
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until

@@ -1,0 +1,91 @@
+"""The straight way: a chain of plain coroutines, one after the other in the run's own task.
+
+Most sagas are such chains, and most of their runs go well. What goes wrong is handed to the general way.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from sagaz_lab.abc import DONE, Clock, Journal
+from sagaz_lab.engines.local.calls import ActiveStep
+from sagaz_lab.engines.local.context_before import Before
+from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.model.apart import apart
+from sagaz_lab.model.awaiting import awaited, is_awaitable
+from sagaz_lab.model.run import RecordKind, RecordRow, Run, RunStatus, as_changes
+from sagaz_lab.model.saga import Action
+from sagaz_lab.model.step import current_step
+
+_set_step = current_step.set
+_COMPLETED = RunStatus.COMPLETED
+_FINISHED = str.__str__(RecordKind.ACTION_FINISHED)
+
+
+class Stopped(NamedTuple):
+    """Where the straight way ended: an action's error, or records that cannot be stored."""
+
+    step: ActiveStep
+    error: BaseException | None
+    unstorable: Sequence[RecordRow] | None
+
+
+GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
+"""The general way: what has finished, and where the straight way has stopped."""
+
+
+async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
+    """The whole attempt: this way as far as it leads, then the general one."""
+    instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
+    values: list[Any] = []
+    stopped, recoveries, shared = None, run.definition.recoveries, journal.shared
+    for action, after in plan.straight:
+        if shared and (mine := journal.ready()) is not DONE:
+            await mine
+        steps[action.name] = step = ActiveStep(run, action.name)
+        if action.max_retries or recoveries:
+            step.before = Before(ctx)
+        _set_step(step)  # never taken back: each attempt has a context of its own
+        try:
+            value = await getattr(instance, action.method_name)(ctx)
+            if value is not None and is_awaitable(value):
+                value = await awaited(value)
+        except BaseException as error:
+            if run.gone:
+                raise
+            stopped = Stopped(step, error, None)
+            break
+        values.append(value)
+        if run.cancelling:  # it has swallowed that
+            stopped = Stopped(step, CancelledError(), None)
+            break
+        records = (_row(step, action, value, after, now()),)
+        try:
+            written = journal.append(records) if after else journal.end((_COMPLETED, None, records, ()))
+            if written is not DONE:
+                await written
+        except UnstorableValue:
+            stopped = Stopped(step, None, records)
+            break
+        except CancelledError as error:
+            stopped = Stopped(step, error, None)
+        del steps[action.name]
+        if stopped is not None:
+            break
+    if stopped is not None:
+        await go_on(run, journal, dict(zip(plan.order, values, strict=False)), stopped)
+
+
+def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> RecordRow:
+    """That the action has finished and the next one starts. What it has returned goes into the context."""
+    run, name = step.run, action.name
+    ctx = run.ctx
+    if value is not None:
+        dict.update(ctx, apart(as_changes(name, value)))
+    changes = ctx.take_changes() if ctx.changed else None
+    published = step.publications or () if run.publishes else ()
+    step.publications = ()  # from now on it cannot publish
+    bare = (run.run_id, run.attempt, _FINISHED, name, 1, at, after, published)
+    return bare if value is None and changes is None else (*bare, value, changes, action.codec)

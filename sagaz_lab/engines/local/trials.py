@@ -1,0 +1,185 @@
+"""One action, tried until it succeeds or has failed for good."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sagaz_lab.abc import Clock, Journal
+from sagaz_lab.engines.local.calls import ActiveStep, invoke
+from sagaz_lab.engines.local.streams import Channel
+from sagaz_lab.engines.local.threads import Threads
+from sagaz_lab.engines.local.context_before import Before
+from sagaz_lab.errors import ActionTimeout, RunError, describe, is_permanent
+from sagaz_lab.model.awaiting import awaited
+from sagaz_lab.model.listener import tell
+from sagaz_lab.model.run import Publication, Record, RecordKind, Run
+from sagaz_lab.model.saga import Action
+from sagaz_lab.model.stopping import loop_ends, uncancel
+from sagaz_lab.texts import masked
+
+TRACEBACK_CHARACTERS = 20_000
+"""Of a traceback that are journaled: the last ones, which say most."""
+
+
+class Done(NamedTuple):
+    """An action has ended: with its value and what it published, or with its error after all retries."""
+
+    name: str
+    value: Any
+    error: BaseException | None
+    publications: Sequence[Publication] = ()
+
+
+class Attempts:
+    """Performs the actions of one run's attempt. `trials` has the number of each action's last trial."""
+
+    __slots__ = ("_clock", "_journal", "_run", "_threads", "_trials")
+
+    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, trials: dict[str, int]) -> None:
+        self._run = run
+        self._journal = journal
+        self._clock = clock
+        self._threads = threads
+        self._trials = trials
+
+    async def perform(self, name: str, step: ActiveStep, failed: BaseException | None = None) -> Done:
+        """Try until it succeeds or has failed for good; `failed` is how a first trial has ended already.
+
+        Raises CancelledError when the run is stopped, and what the journal raises.
+        """
+        run = self._run
+        action = run.definition.actions[name]
+        function = getattr(run.instance, action.method_name)
+        if failed is None and (hooks := run.definition.hooks.get("on_step_enter")):
+            await tell(hooks, run.definition.name, name, run.ctx)
+        # A trial beyond the allowed ones means that a held run was resumed: it gets its retries anew.
+        first = step.trial if step.trial > action.max_retries + 1 else 1
+        if step.before is None and retried(run, action):
+            step.before = Before(run.ctx)
+        while True:
+            if failed is None:
+                await self._journal.ready()
+            try:
+                if failed is not None:
+                    raise failed
+                value = await invoke(action.how, function, (run.ctx,), step, action.timeout_s, self._threads)
+                return Done(name, value, None, step.end_trial())
+            except BaseException as raised:
+                error, failed = await own_error(raised, name, step), None
+            step.end_trial()
+            spent = step.trial >= first + action.max_retries
+            if spent or step.told or step.reading or is_permanent(error):
+                return Done(name, None, error)
+            await self._journal.append([failure_record(run, self._clock, name, step.trial, error)])
+            await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
+            step.trial += 1
+            self._trials[name] = step.trial
+            if step.before is not None:
+                step.before.restore(run.ctx)
+            step.cancelled, step.publications = False, None
+            started = Record(run.run_id, run.attempt, RecordKind.ACTION_STARTED, name, step.trial, self._clock.now())
+            await self._journal.append([started])
+
+    async def produce(self, name: str, step: ActiveStep, channel: Channel, first_record: Callable[[], None]) -> Done:
+        """Run an async generator into its channel; `first_record` is called once."""
+        run = self._run
+        action = run.definition.actions[name]
+        records = getattr(run.instance, action.method_name)(run.ctx)
+
+        async def pump() -> None:
+            waiting = True
+            async for record in records:
+                if step.told:  # it has swallowed its cancelling
+                    return
+                if waiting:
+                    waiting = False
+                    first_record()
+                await channel.publish(await awaited(record))
+
+        if hooks := run.definition.hooks.get("on_step_enter"):
+            await tell(hooks, run.definition.name, name, run.ctx)
+        await self._journal.ready()
+        error: BaseException | None = None
+        try:
+            await invoke("coroutine", pump, (), step, action.timeout_s, self._threads)
+        except BaseException as raised:
+            error = raised
+        try:
+            await records.aclose()
+        except BaseException as raised:  # its clean-up; the error before that counts, unless this is our cancelling
+            error = raised if error is None or isinstance(raised, asyncio.CancelledError) else error
+        await channel.close(error)
+        published = step.end_trial()
+        if error is not None:
+            return Done(name, None, await own_error(error, name, step))
+        return Done(name, None, None, published)
+
+
+def retried(run: Run, action: Action) -> bool:
+    """Whether it may get another trial."""
+    return action.max_retries > 0 or action.name in run.definition.recoveries
+
+
+async def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:
+    """The action's error. Raises it if it is the end of the whole run.
+
+    A cancelling of its task that neither the run nor the Lab nor the end of the loop has asked for is its own as well:
+    libraries ask for it and let it escape.
+    """
+    run = step.run
+    if run.gone:
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        asked = (
+            task is not None
+            and task.cancelling()
+            and ((run.cancelling and not run.stopping) or run.abandoned or loop_ends())
+        )
+        if step.told or asked:
+            raise error
+        await uncancel()
+        wrapped = RunError(f"action {name!r} raised CancelledError by itself")
+        wrapped.__cause__ = error
+        return wrapped
+    return error
+
+
+def failure_record(
+    run: Run, clock: Clock, name: str, trial: int, error: BaseException, *, cut_off: bool = False
+) -> Record:
+    """The record of a trial that failed, which the run's log has too.
+
+    One that timed out or was cut off may have happened all the same.
+    """
+    trace = traceback_of(error)
+    if not isinstance(error, asyncio.CancelledError):
+        run.log.fail(name, trace)
+    cut_off = cut_off or isinstance(error, ActionTimeout)
+    kind = RecordKind.ACTION_CUT_OFF if cut_off else RecordKind.ACTION_FAILED
+    return Record(
+        run.run_id,
+        run.attempt,
+        kind,
+        name,
+        trial,
+        clock.now(),
+        value=is_permanent(error) or None,
+        error=describe(error),
+        traceback=trace,
+    )
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback's text without the engine's own frames."""
+    try:
+        frames = traceback.TracebackException.from_exception(error)
+        while len(frames.stack) > 1 and "/sagaz_lab/engines/" in frames.stack[0].filename.replace("\\", "/"):
+            frames.stack.pop(0)
+        text = masked("".join(frames.format()))
+    except BaseException as broken:
+        text = f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
+    return text[-TRACEBACK_CHARACTERS:]

@@ -1,0 +1,219 @@
+"""Shadows: edited revisions that decide the live events beside the current ones, and what came of that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from sagaz_lab.abc import Delivery, Store
+from sagaz_lab.errors import LabClosed, UnknownShadow, describe
+from sagaz_lab.history import tables
+from sagaz_lab.model.saga import Saga
+from sagaz_lab.runtime.registry.changes import Change
+from sagaz_lab.runtime.shadow.comparison import Difference
+from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+from sagaz_lab.runtime.triggers.outcomes import Entry
+from sagaz_lab.runtime.registry.registry import CallThere, call_here
+from sagaz_lab.runtime.shadow.shadow import Shadow
+from sagaz_lab.runtime.gates.pending_run import Ticket
+
+logger = logging.getLogger("sagaz_lab")
+
+DTYPES: Mapping[str, str | None] = {
+    "event_id": "text",
+    "trigger": "category",
+    "current": "category",
+    "shadow": "category",
+    "what": "category",
+    "details": "text",
+    "current_reason": "text",
+    "shadow_reason": "text",
+    "current_facts": None,
+    "shadow_facts": None,
+    "at": "time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowReport:
+    """How a shadow and the current revision have decided the events since it began.
+
+    `seen` counts a decision of each trigger that both have: seen = same + those that `different` counts by (current
+    kind, shadow kind) + `waiting`, which one of them has not decided yet. The shadow has not seen the `missed` ones.
+    `differences` are the newest first, 1,000 at the most. `change` is what registering the shadow would do, `notes`
+    say what cannot be compared.
+    """
+
+    saga: str
+    current: int
+    since: datetime
+    seen: int
+    same: int
+    different: Mapping[tuple[str, str], int]
+    waiting: int
+    missed: int
+    change: Change
+    notes: Sequence[str] = ()
+    ended: bool = False
+    differences: Sequence[Difference] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        differ = sum(self.different.values())
+        counts = f"{self.seen} seen, {self.same} the same, {differ} different, {self.waiting} waiting"
+        return f"ShadowReport({self.saga} beside r{self.current}: {counts})"
+
+    def frame(self) -> Any:
+        """The differences as a DataFrame, newest first."""
+        row = attrgetter(*DTYPES)
+        dtypes = {name: kind for name, kind in DTYPES.items() if kind is not None}
+        return tables().to_frame(tuple(DTYPES), [row(one) for one in self.differences], dtypes)
+
+
+class Shadows(Mapping[str, ShadowReport]):
+    """The shadows of a Lab, by saga: each with its report as it is now. They end when the Lab stops.
+
+    `call_there` calls a function on the thread where events are decided: there each is begun, read and ended.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, open_store: Callable[[str], Store], call_there: CallThere = call_here
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._open_store = open_store
+        self._call_there = call_there
+        self._shadows: dict[str, Shadow] = {}
+
+    def __getitem__(self, saga: str) -> ShadowReport:
+        if saga not in self._shadows:  # so that who asks for none need not wait
+            raise UnknownShadow("shadow", "shadow of", saga, self)
+        return self._call_there(partial(self._report_of, saga))
+
+    def _report_of(self, saga: str) -> ShadowReport:
+        if saga not in self._shadows:
+            raise UnknownShadow("shadow", "shadow of", saga, self)
+        return _report(self._shadows[saga])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._shadows))
+
+    def __len__(self) -> int:
+        return len(self._shadows)
+
+    def __repr__(self) -> str:
+        return f"Shadows({', '.join(map(repr, self.values())) or 'none'})"
+
+    def begin(self, *classes: type[Saga]) -> list[ShadowReport]:
+        """Begin a shadow of each class, or of none if one cannot be. It takes the place of an earlier one.
+
+        Raises `DefinitionError` where no saga of its name is registered, and `LabClosed`.
+        """
+        return self._call_there(partial(self._begin, classes))
+
+    def _begin(self, classes: Sequence[type[Saga]]) -> list[ShadowReport]:
+        dispatcher = self._dispatcher
+        if dispatcher.closing:
+            raise LabClosed("the Lab has been stopped: start it, then begin the shadow")
+        drafts = [dispatcher.registry.draft(cls) for cls in classes]
+        begun = {change.name: Shadow(dispatcher, change, definition, self._open_store("memory"))
+                 for change, definition in drafts}  # fmt: skip
+        self._end(begun)
+        self._shadows.update(begun)
+        dispatcher.tee = self
+        return [_report(shadow) for shadow in begun.values()]
+
+    def end(self, saga: str) -> ShadowReport:
+        """End it; returns its last report. Raises `UnknownName`."""
+        return self._call_there(partial(self._end_one, saga))
+
+    def _end_one(self, saga: str) -> ShadowReport:
+        last = self[saga]
+        self._end([saga])
+        return replace(last, ended=True)
+
+    def _end(self, sagas: Iterable[str]) -> None:
+        for name in sagas:
+            if (shadow := self._shadows.pop(name, None)) is not None:
+                shadow.end()
+        if not self._shadows and self._dispatcher.tee is self:
+            self._dispatcher.tee = None
+
+    # --- what the dispatcher tells ---
+
+    def taken(self, readers: Sequence[Reader], deliveries: Sequence[Delivery]) -> None:
+        for state, part in readers:
+            definition = state.compiled.definition
+            if (shadow := self._shadows.get(definition.name)) is not None:
+                if shadow.current is not definition:
+                    self._end([definition.name])
+                else:
+                    self._tell(shadow, lambda it, s=state, p=part: it.feed(s, p, deliveries))  # type: ignore[misc]
+
+    def applied(self, decided: Decided) -> None:
+        if (shadow := self._shadows.get(decided.state.compiled.definition.name)) is not None:
+            self._tell(shadow, lambda it: it.applied(decided))
+
+    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+        if (shadow := self._shadows.get(ticket.saga)) is not None:
+            self._tell(shadow, lambda it: it.left_queue(ticket, entries))
+
+    def _tell(self, shadow: Shadow, what: Callable[[Shadow], None]) -> None:
+        """The trigger that the event came for goes on whatever happens here."""
+        try:
+            what(shadow)
+        except Exception as error:
+            name = shadow.current.name
+            logger.exception("shadow of %s", name)
+            self._end([name])
+            self._dispatcher.report(f"shadow:{name}", f"the shadow of {name} was ended by an error: {describe(error)}")
+
+    def changed(self, sagas: Collection[str]) -> None:
+        """What it stood beside is not current any more."""
+        self._end(sagas)
+
+    async def caught_up(self) -> None:
+        while not all(shadow.caught_up() for shadow in self._shadows.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        ended = list(self._shadows.values())
+        self._end(list(self._shadows))
+        for shadow in ended:
+            await shadow.close()
+
+
+def _report(shadow: Shadow) -> ShadowReport:
+    comparison = shadow.comparison
+    return ShadowReport(
+        saga=shadow.current.name,
+        current=shadow.current.revision,
+        since=datetime.fromtimestamp(shadow.since, UTC),
+        seen=comparison.seen,
+        same=comparison.same,
+        different=dict(comparison.different.most_common()),
+        waiting=comparison.waiting,
+        missed=shadow.missed,
+        change=shadow.change,
+        notes=list(_notes(shadow)),
+        ended=shadow.ended,
+        differences=tuple(reversed(comparison.differences)),
+    )
+
+
+def _notes(shadow: Shadow) -> Iterator[str]:
+    before, after = shadow.current.triggers, shadow.definition.triggers
+    for method, trigger in after.items():
+        if method not in before:
+            yield f"trigger {trigger.name} is new: it gets no events as long as it is a shadow"
+        elif before[method].spec.identity != trigger.spec.identity:
+            old, new = before[method].spec, trigger.spec
+            yield f"trigger {trigger.name}: its events still come from {old}, not from {new}"
+    for method, trigger in before.items():
+        if method not in after:
+            yield f"trigger {trigger.name} is not in the shadow: it is not compared"

@@ -1,0 +1,1 @@
+"""What becomes of a batch: decode, validate, claims, the trigger method."""

@@ -1,0 +1,64 @@
+"""Hints about a trigger that works, and yet is not as its author may think."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sagaz_lab.model.event import OWN_FIELDS, Event, payload_as_sent
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.runtime.tasks import Report
+
+SLOW_S = 0.05
+"""Decisions that take longer are reported: the loop stands still meanwhile."""
+
+
+def tell_slow(report: Report, decided: Decided) -> None:
+    if decided.took_s > SLOW_S and not decided.state.compiled.is_async:
+        name, took_ms = decided.state.name, decided.took_s * 1000
+        what = "an event" if decided.events == 1 else f"{decided.events} events"
+        report(
+            f"slow:{name}",
+            f"trigger {name} took {took_ms:.0f} ms for {what}, and the loop stood still; let an action do the work",
+        )
+
+
+def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
+    ours = state.compiled.trigger.spec.kind == "dead_letters" or "sagaz-id" in event.headers
+    payload = payload_as_sent(event)
+    if isinstance(payload, Mapping) and not ours:
+        state.told_hidden_fields = True
+        try:
+            hidden = sorted(OWN_FIELDS.intersection(payload))
+        except BaseException:  # noqa: BLE001  the user's mapping cannot be read, and this is a mere hint
+            return
+        if hidden:
+            names = ", ".join(hidden)
+            report(
+                "hidden",
+                f"{state.name}: the payload has fields that the event has too ({names}); "
+                f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's",
+            )
+
+
+def tell_ticks_again(report: Report, decided: Decided) -> None:
+    """A tick has one start: that it comes again is a clock that was put back, or a process that died."""
+    if decided.state.compiled.overlap is None:
+        return
+    for kind, reason, event_id, trigger, *_ in decided.entries:
+        if kind == "duplicate":
+            report(f"tick:{trigger}", f"{trigger}: tick {event_id}: {reason}")
+
+
+def tell_claimed(report: Report, decided: Decided, own_runs: str) -> None:
+    """The first duplicate of a trigger that has started nothing yet, if the first run is not of this process."""
+    state = decided.state
+    reason, event_id = next(it[1:3] for it in decided.entries if it[0] == "duplicate")
+    earlier = " run " in reason and f" run {own_runs}" not in reason
+    state.told_claimed = earlier or state.counters.started > 0
+    if earlier and not state.counters.started:
+        report(
+            f"claimed:{state.name}",
+            f"{state.name}: event {event_id} starts nothing: {reason}. Another process started that run, before "
+            "this one or beside it; %triggers start --fresh, or lab.start(fresh=True), forgets all earlier claims",
+        )

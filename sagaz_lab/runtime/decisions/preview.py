@@ -1,0 +1,212 @@
+"""Every gate's verdict: what the gates would say to an event now, and what they have said to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sagaz_lab.abc import Delivery
+from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, QueueFull, SingletonTaken
+from sagaz_lab.model.run import Outcome, OutcomeKind
+from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
+from sagaz_lab.runtime.decisions.decided import COOLING, QUEUE_FULL, Decided
+from sagaz_lab.runtime.decisions.decider import OVERLAP, Decider
+from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
+from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.window_policies import CAME, EXPECTED, EXPIRED, IN_PERIOD, IN_WINDOW, OUT_OF_TURN, OUTDONE
+
+INTAKE, KEY, METHOD = "decode and validate", "idempotency", "trigger method"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one gate said. `verdict` is pass, wait, stop or not asked; `detail` has its numbers."""
+
+    gate: str
+    verdict: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would become of an event: every gate's verdict, nothing stored and nothing started."""
+
+    trigger: str
+    outcome: OutcomeKind
+    verdicts: Sequence[Verdict]
+    context: Mapping[str, Any] | None
+
+    def __repr__(self) -> str:
+        gates = "; ".join(f"{v.gate}: {v.verdict} ({v.detail})" for v in self.verdicts)
+        return f"Preview({self.trigger} -> {self.outcome}: {gates})"
+
+
+def gates_of(compiled: CompiledTrigger) -> list[str]:
+    """The gates that an event of this trigger passes, in their order."""
+    gates = compiled.trigger.gates
+    found = [INTAKE, KEY]
+    if gates.debounce is not None:
+        found.append("debounce")
+    elif compiled.policy is not None:
+        found.append(compiled.policy.gate)
+    found.append(METHOD)
+    found += [name for name in ("overlap",) if compiled.overlap == "skip"]
+    found += [name for name in ("cooldown", "singleton") if getattr(gates, name) is not None]
+    found.append("concurrency")
+    if compiled.concurrency_key is not None:
+        found.append("concurrency key")
+    if gates.rate_limit_per_second is not None:
+        found.append("rate")
+    if gates.throttle is not None:
+        found.append("throttle")
+    found.append("queue")
+    return found
+
+
+_STOPPED_BY = {
+    COOLING: "cooldown",
+    LIVE_ALREADY: "singleton",
+    OVERLAP: "overlap",
+    QUEUE_FULL: "queue",
+    IN_PERIOD: "debounce",
+}
+_WINDOWS = ("debounce", "batch", "all_of", "sequence", "absent")
+_WINDOW_REASONS = (OUTDONE, EXPIRED, OUT_OF_TURN, CAME, EXPECTED, IN_WINDOW)
+
+
+def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> list[Verdict]:
+    """What each gate has said to an event with this outcome; of one that waits for its turn, what they say now."""
+    if state is None:
+        return []
+    gates = gates_of(state.compiled)
+    numbers = ", ".join(f"{name}={value!r}" for name, value in (outcome.facts or {}).items())
+    detail = ", ".join(part for part in (outcome.reason, numbers) if part)
+    if outcome.kind is OutcomeKind.STARTED:
+        return [Verdict(gate, "pass", "") for gate in gates]
+    stop = _stopping_gate(outcome, gates)
+    waits = outcome.kind is OutcomeKind.HELD
+    at = gates.index(stop) if stop in gates else len(gates)
+    told = [Verdict(gate, "pass", "") for gate in gates[:at]]
+    if waits and outcome.reason != IN_WINDOW:
+        return told + _now(state, outcome, now)
+    told.append(Verdict(stop, "wait" if waits else "stop", detail))
+    return told + [Verdict(gate, "not asked", "") for gate in gates[at + 1 :]]
+
+
+def _stopping_gate(outcome: Outcome, gates: Sequence[str]) -> str:
+    if outcome.reason in _STOPPED_BY:
+        return _STOPPED_BY[outcome.reason]
+    if outcome.reason in _WINDOW_REASONS:
+        window = [gate for gate in gates if gate in _WINDOWS]
+        return window[0] if window else "singleton"
+    if outcome.kind is OutcomeKind.HELD:
+        return "concurrency"
+    if outcome.kind is OutcomeKind.DEAD:
+        return _failed_gate(outcome.reason, gates)
+    return KEY if outcome.kind is OutcomeKind.DUPLICATE else METHOD
+
+
+_FAILED_AT = {
+    DecodeError: INTAKE,
+    PayloadMismatch: INTAKE,
+    SingletonTaken: "singleton",
+    QueueFull: "queue",
+}
+_KEY_OF = {"concurrency_key": "concurrency key", "throttle key": "throttle", "cooldown": "cooldown"}
+
+
+def _failed_gate(reason: str, gates: Sequence[str]) -> str:
+    """By the error that made the event a dead letter, as its text names it; another is the method's own."""
+    error, _, text = reason.partition(": ")
+    for kind, gate in _FAILED_AT.items():
+        if error == kind.__name__:
+            return gate
+    if error != MissingKey.__name__:
+        return METHOD
+    option = text.partition(": ")[2].partition("=")[0]
+    if option == "key":
+        return next((gate for gate in gates if gate in _WINDOWS), KEY)
+    return _KEY_OF.get(option, KEY)
+
+
+def _now(state: TriggerState, outcome: Outcome, moment: float) -> list[Verdict]:
+    ticket = state.admission.find(outcome.run_id or "")
+    return [] if ticket is None else [Verdict(*said) for said in state.admission.verdicts(ticket, moment)]
+
+
+def said_by(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts in one line: those that let it pass by name, the others with their numbers."""
+    passed = [verdict.gate for verdict in verdicts if verdict.verdict == "pass" and not verdict.detail]
+    told = [f"{v.gate}: {v.verdict} ({v.detail})" for v in verdicts if v.verdict != "not asked" and v.detail]
+    return "; ".join([*([f"passed {', '.join(passed)}"] if passed else []), *told])
+
+
+async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float) -> Preview:
+    """Runs the trigger method on the event, and asks the gates around it."""
+    decided = await decider.decide(state, [delivery], now, quiet=True)
+    if decided.held:
+        return _window_preview(state, decided, decider.steady())
+    if not decided.starts:
+        kind, reason, event_id, *_, at, facts = decided.entries[0]
+        outcome = Outcome(OutcomeKind(kind), reason, str(event_id), state.name, None, 0, at, facts)
+        return Preview(state.name, outcome.kind, verdicts_on(outcome, state, moment), None)
+    ticket = decided.starts[0]
+    return _start_preview(state, ticket, moment)
+
+
+def _window_preview(state: TriggerState, decided: Decided, steady: float) -> Preview:
+    held = decided.held[0]
+    assert state.windows is not None
+    waiting = state.windows.of(held.key)
+    closes_in_s = state.windows.policy.due_at([*waiting, held]) - steady
+    key = "" if held.key is None else f" for {held.key!r}"
+    detail = f"{len(waiting)} wait{key}, closes in {closes_in_s:.3g} s at the latest"
+    gates = gates_of(state.compiled)
+    window = gates.index(METHOD) - 1
+    verdicts = [Verdict(gate, "pass", "") for gate in gates[:window]] + [Verdict(gates[window], "wait", detail)]
+    verdicts += [Verdict(gate, "not asked", "") for gate in gates[window + 1 :]]
+    return Preview(state.name, OutcomeKind.HELD, verdicts, None)
+
+
+def _start_preview(state: TriggerState, ticket: Ticket, moment: float) -> Preview:
+    compiled, context = state.compiled, ticket.context
+    free = f"key {ticket.claim!r} is free" if ticket.claim else "the id is new"
+    details = {INTAKE: "it fits", KEY: free, METHOD: f"returned {dict(context)!r}"[:500]}
+    if ticket.cooldown is not None:
+        details["cooldown"] = f"open for {ticket.cooldown[0]!r}" if ticket.cooldown[0] else "open"
+    outcome = OutcomeKind.STARTED
+    verdicts: list[Verdict] = []
+    for gate in gates_of(compiled):
+        if gate == "singleton":
+            verdict, outcome = _singleton(state, ticket)
+            verdicts.append(verdict)
+            if outcome is not OutcomeKind.STARTED:
+                return Preview(state.name, outcome, verdicts, context)
+        elif gate == "concurrency":
+            break
+        else:
+            verdicts.append(Verdict(gate, "pass", details.get(gate, "")))
+    waiting = [Verdict(*said) for said in state.admission.verdicts(ticket, moment)]
+    if any(verdict.verdict != "pass" for verdict in waiting):
+        outcome = OutcomeKind.HELD
+        strategy = compiled.config.backpressure_strategy
+        if state.admission.full() and strategy in ("drop_newest", "reject"):
+            outcome = OutcomeKind.DEAD if strategy == "reject" else OutcomeKind.DROPPED
+            waiting = [_full(verdict, strategy) for verdict in waiting]
+    return Preview(state.name, outcome, verdicts + waiting, context)
+
+
+def _full(verdict: Verdict, strategy: str) -> Verdict:
+    return Verdict("queue", "stop", f"{verdict.detail}: {strategy}") if verdict.gate == "queue" else verdict
+
+
+def _singleton(state: TriggerState, ticket: Ticket) -> tuple[Verdict, OutcomeKind]:
+    mode = state.compiled.singleton
+    holder = state.admission.holder(ticket.key or "")
+    if holder is None:
+        return Verdict("singleton", "pass", f"no run of {ticket.key!r} is live"), OutcomeKind.STARTED
+    if mode == "cancel":
+        return Verdict("singleton", "pass", f"run {holder} would be cancelled"), OutcomeKind.STARTED
+    ends = {"skip": OutcomeKind.FILTERED, "return_existing": OutcomeKind.DUPLICATE, "error": OutcomeKind.DEAD}
+    return Verdict("singleton", "stop", f"run {holder} of {ticket.key!r} is live: {mode}"), ends[str(mode)]

@@ -1,0 +1,1 @@
+"""Accept in one transaction, start what may start, keep what waits."""

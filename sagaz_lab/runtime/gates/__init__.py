@@ -1,0 +1,1 @@
+"""What an event or a run passes on its way: rates, keys, windows."""

@@ -1,0 +1,331 @@
+"""Whether a run may start now: slots, keys and pace. What may not waits in order, within a bound."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
+
+from sagaz_lab.errors import DefinitionError
+from sagaz_lab.model.trigger import Gates
+from sagaz_lab.runtime.gates.batch_size import Appetite
+from sagaz_lab.runtime.gates.rate_limit import Pace, pace_of
+from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.windows import Windows
+
+CONCURRENCY = 100
+"""Runs of a trigger at one time unless `max_concurrent_sagas` says otherwise: a flood must not exhaust the process."""
+
+LIVE_RUNS = 1000
+"""Runs of all triggers of a Lab at one time, unless it is told otherwise."""
+
+
+class Slots:
+    """The runs that all triggers may have live together. When they are scarce, priority decides who gets the next.
+
+    Raises `DefinitionError` for a limit that would let none start.
+    """
+
+    __slots__ = ("limit", "scarce", "used")
+
+    def __init__(self, limit: int = LIVE_RUNS) -> None:
+        if type(limit) is not int or limit < 1:
+            raise DefinitionError(f"Lab: max_live_runs={limit!r} must be a whole number, 1 or more")
+        self.limit = limit
+        self.used = 0
+        self.scarce = False
+
+    def free(self) -> bool:
+        if self.used < self.limit:
+            return True
+        self.scarce = True
+        return False
+
+
+class Admission:
+    """One trigger's. Runs of one key start one at a time, first in first out; the keys take turns.
+
+    Tickets wait in lanes: one for each concurrency key, else for each pace key. A lane is a ring of tickets, known by
+    its last one, so that a key costs no more than its entry. It stands in exactly one place: among the `_ready`, among
+    the `_later` ones, which their pace lets go at a time, or nowhere while a run of its key goes.
+
+    `waiting` counts what waits, `coming` what will as soon as the store has it.
+    """
+
+    __slots__ = ("_busy", "_coming", "_keyed", "_later", "_numbers", "_ready", "appetite", "coming", "in_flight",
+                 "lanes", "limit", "pace", "size", "slots", "waiting", "windows")  # fmt: skip
+
+    def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
+        self.slots = slots or Slots()
+        self.lanes: dict[str | None, Ticket] = {}
+        self._ready: deque[str | None] = deque()
+        self._later: list[tuple[float, int, str | None]] = []
+        self._numbers = count()
+        self._busy: dict[str, str] = {}
+        self._coming: dict[str | None, list[Ticket]] = {}
+        self.coming = 0
+        self.pace: Pace | None = None
+        self.in_flight = 0
+        self.waiting = 0
+        self.windows: Windows | None = None
+        self.appetite = Appetite()
+        self.configure(gates, queue_size, in_turn=in_turn)
+
+    def configure(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
+        """Take over changed options; what waits goes on waiting. `in_turn`: one run at a time."""
+        self.limit = 1 if in_turn else gates.max_concurrent_sagas or CONCURRENCY
+        self.size = queue_size
+        self._keyed = gates.concurrency_key is not None or gates.singleton is not None
+        self.pace = pace_of(gates, self.pace)
+        self._ask_again()
+
+    def forget(self, key: str | None) -> None:
+        """Let the pace of this key, or of all, begin anew."""
+        if self.pace is not None:
+            self.pace.forget(key)
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """What waits for its pace may be free to go by now."""
+        self._ready.extend(lane for _, _, lane in self._later)
+        self._later.clear()
+
+    # --- room ---
+
+    def held(self) -> int:
+        """What waits: in the queue, and in the windows before the trigger method."""
+        return self.waiting + (self.windows.size if self.windows is not None else 0)
+
+    def free(self) -> int:
+        """How many events may be taken in now: as many as should find a slot, else as many as can wait."""
+        slots = self.limit - self.in_flight
+        if slots > 0:
+            slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
+        if slots <= 0 or self.held():
+            return self.size - self.held()
+        # What does not find a slot waits, be it all: runs of one key start one at a time, and a pace spaces them.
+        sure = slots if self.pace is None and not self._keyed else min(slots, self.size)
+        return max(sure, min(self.appetite.events_for(slots), self.size))
+
+    def full(self) -> bool:
+        return self.held() >= self.size
+
+    # --- in ---
+
+    def enter(self, ticket: Ticket, now: float) -> bool:
+        """True if this run may start now; it has its slot then. It overtakes none that is in its lane or ready."""
+        key = ticket.key
+        lane = _lane(ticket)
+        if self.in_flight >= self.limit or lane in self.lanes or self._coming.get(lane) or not self.slots.free():
+            return False
+        if self._ready or (key is not None and key in self._busy):
+            return False
+        if self.pace is not None:
+            if self.pace.opens_at(ticket.pace_key) > now:
+                return False
+            self.pace.start(ticket.pace_key, now)
+        self.occupy(ticket)
+        return True
+
+    def occupy(self, ticket: Ticket) -> None:
+        """Give the run its slot and its key's turn, whether there is room or not."""
+        self.in_flight += 1
+        self.slots.used += 1
+        if ticket.key is not None:
+            self._busy[ticket.key] = ticket.run_id
+
+    def at_once(self) -> int:
+        """How many runs without a key may start now whatever they are: none if something waits, or there is a pace."""
+        if self.pace is not None or self.lanes or self._coming or self._ready:
+            return 0
+        return max(0, min(self.limit - self.in_flight, self.slots.limit - self.slots.used))
+
+    def occupy_some(self, runs: int) -> None:
+        """Give so many runs without a key their slots."""
+        self.in_flight += runs
+        self.slots.used += runs
+
+    def comes(self, ticket: Ticket) -> None:
+        """It will wait as soon as the store has it."""
+        self._coming.setdefault(_lane(ticket), []).append(ticket)
+        self.coming += 1
+
+    def came(self, ticket: Ticket) -> None:
+        """It has come, or will not."""
+        tickets = self._coming[_lane(ticket)]
+        tickets.remove(ticket)
+        if not tickets:
+            del self._coming[_lane(ticket)]
+        self.coming -= 1
+
+    def wait(self, ticket: Ticket, *, first: bool = False) -> None:
+        """Queue it; `first` puts it before all others of its lane."""
+        lane = _lane(ticket)
+        last = self.lanes.get(lane)
+        if last is None:
+            ticket.behind = ticket
+            self.lanes[lane] = ticket
+            if lane not in self._busy:
+                self._ready.append(lane)
+        else:
+            ticket.behind, last.behind = last.behind, ticket
+            if not first:
+                self.lanes[lane] = ticket
+        self.waiting += 1
+
+    # --- out ---
+
+    def next(self, now: float) -> Ticket | None:
+        """The next one that may start, with its slot; None if none may."""
+        while self._later and self._later[0][0] <= now:
+            self._ready.append(heappop(self._later)[2])
+        while self._ready and self.in_flight < self.limit and self.slots.free():
+            lane = self._ready[0]
+            last = self.lanes.get(lane)
+            if last is None or lane in self._busy:
+                self._ready.popleft()
+                continue
+            ticket = last.behind
+            assert ticket is not None
+            if self.pace is not None:
+                opens_at = self.pace.opens_at(ticket.pace_key)
+                if opens_at > now:
+                    if not self.pace.keyed:  # no lane may start before that
+                        return None
+                    heappush(self._later, (opens_at, next(self._numbers), self._ready.popleft()))
+                    continue
+                self.pace.start(ticket.pace_key, now)
+            self._ready.popleft()
+            self._unlink(lane, last, ticket)
+            self.occupy(ticket)
+            if lane in self.lanes and lane not in self._busy:
+                self._ready.append(lane)
+            return ticket
+        return None
+
+    def _unlink(self, lane: str | None, before: Ticket, ticket: Ticket) -> None:
+        """Take the ticket that follows `before` out of its lane."""
+        if before is ticket:
+            del self.lanes[lane]
+        else:
+            before.behind = ticket.behind
+            if self.lanes[lane] is ticket:
+                self.lanes[lane] = before
+        ticket.behind = None
+        self.waiting -= 1
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take a waiting one out of the queue."""
+        lane = _lane(ticket)
+        before = self.lanes[lane]
+        while before.behind is not ticket:
+            assert before.behind is not None
+            before = before.behind
+        self._unlink(lane, before, ticket)
+        if lane not in self.lanes and lane not in self._busy:
+            self._ready = deque(other for other in self._ready if other != lane)
+            self._later = sorted(entry for entry in self._later if entry[2] != lane)
+
+    def leave(self, ticket: Ticket, keep_turn: bool = False) -> None:
+        """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
+        self.in_flight -= 1
+        self.slots.used -= 1
+        if ticket.key is not None and not keep_turn:
+            self._free(ticket)
+
+    def _free(self, ticket: Ticket) -> None:
+        assert ticket.key is not None
+        if self._busy.get(ticket.key) == ticket.run_id:
+            del self._busy[ticket.key]
+            if ticket.key in self.lanes:
+                self._ready.append(ticket.key)
+
+    def keep_turn(self, ticket: Ticket) -> None:
+        """It is to be tried again: nobody else of its key starts before."""
+        if ticket.key is not None:
+            self._busy[ticket.key] = ticket.run_id
+
+    def refund(self, ticket: Ticket) -> None:
+        """It was let through but starts nothing, so that it uses up nothing of the pace."""
+        if self.pace is not None:
+            self.pace.refund(ticket.pace_key)
+
+    def give_up_turn(self, ticket: Ticket) -> None:
+        """It was to be tried again and will not be."""
+        if ticket.key is not None:
+            self._free(ticket)
+
+    def reenter(self, ticket: Ticket) -> None:
+        """A retry is due: it goes before all others of its key, whose turn it has kept."""
+        self.wait(ticket, first=True)
+        if ticket.key is not None:
+            self._free(ticket)
+
+    def opens_in(self, now: float) -> float | None:
+        """Seconds until the pace lets the next waiting run start; None if something else must happen first."""
+        if self.pace is None or self.in_flight >= self.limit or self.slots.used >= self.slots.limit:
+            return None
+        opens = [self._later[0][0]] if self._later else []
+        if self._ready:
+            opens.append(self.pace.opens_at(None))
+        return max(0.0, min(opens) - now) if opens else None
+
+    # --- views ---
+
+    def holder(self, key: str) -> str | None:
+        """The run that has this key's turn, else the first that waits for it."""
+        return self._busy.get(key) or next((ticket.run_id for ticket in self.queued(key)), None)
+
+    def turns(self) -> dict[str, str]:
+        """By run, the key whose turn it has."""
+        return {run_id: key for key, run_id in self._busy.items()}
+
+    def running(self, key: str) -> str | None:
+        """The run that has this key's turn."""
+        return self._busy.get(key)
+
+    def queued(self, key: str) -> Iterator[Ticket]:
+        """The tickets that wait with this key, first to last, and those that come to."""
+        last = self.lanes.get(key)
+        ticket = None if last is None else last.behind
+        while ticket is not None:
+            after = ticket.behind
+            yield ticket
+            ticket = None if ticket is last else after
+        yield from self._coming.get(key, ())
+
+    def find(self, run_id: str) -> Ticket | None:
+        """The ticket of this run, if it waits here."""
+        for last in self.lanes.values():
+            ticket = last.behind
+            while ticket is not None and ticket.run_id != run_id:
+                ticket = None if ticket is last else ticket.behind
+            if ticket is not None:
+                return ticket
+        return None
+
+    def verdicts(self, ticket: Ticket, now: float) -> list[tuple[str, str, str]]:
+        """What each gate says to this run: (gate, verdict, numbers)."""
+        full = self.in_flight >= self.limit
+        found = [("concurrency", "wait" if full else "pass", f"{self.in_flight} of {self.limit} slots used")]
+        if self.slots.used >= self.slots.limit:
+            found.append(("live runs", "wait", f"{self.slots.used} of {self.slots.limit} of all triggers"))
+        if (key := ticket.key) is not None:
+            queued = sum(1 for _ in self.queued(key))
+            busy = key in self._busy
+            numbers = f"{key!r}: {int(busy)} running, {queued} waiting"
+            found.append(("concurrency key", "wait" if busy or queued else "pass", numbers))
+        if (pace := self.pace) is not None:
+            wait_s = pace.opens_at(ticket.pace_key) - now
+            opens = f"opens in {wait_s:.3g} s" if wait_s > 0 else "open"
+            of = "" if ticket.pace_key is None else f" for {ticket.pace_key!r}"
+            numbers = f"{pace.limit:g} per {pace.per_s:g} s{of}, {opens}"
+            found.append((pace.gate, "wait" if wait_s > 0 else "pass", numbers))
+        if self.held():
+            found.append(("queue", "wait" if self.waiting else "pass", f"{self.held()} of {self.size} places taken"))
+        return found
+
+
+def _lane(ticket: Ticket) -> str | None:
+    return ticket.key if ticket.key is not None else ticket.pace_key

@@ -1,0 +1,178 @@
+"""Windows: events that wait to be decided together, or to be outdone by a later one.
+
+What a window is told is only what came and what time it is, so that it is the same in real and in virtual time. What
+it gives are closings: events of one key, to be decided now. Bounds: the held events of a trigger are at most its
+`queue_size`; a window without events is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import chain
+from math import inf
+
+from sagaz_lab.abc import HeldEvent
+from sagaz_lab.runtime.gates.window_policies import Closing, Policy, Step
+
+
+class Windows:
+    """A trigger's open windows, by key; `size` events wait in them."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.size = 0
+        self._open: dict[str | None, list[HeldEvent]] = {}
+        # One entry for each key at the most, never later than its window's due time.
+        self._due: list[tuple[float, int, str | None]] = []
+        self._timed: set[str | None] = set()
+        self._number = 0
+
+    def add(self, new: HeldEvent) -> Step:
+        """Take it in, if it waits. What is released has left its window."""
+        events = self._open.get(new.key)
+        if events is None:
+            events = self._open[new.key] = []
+        step = self.policy.add(events, new)
+        for released in step.released:
+            events.remove(released.held)
+        if step.waits:
+            events.append(new)
+        self.size += step.waits - len(step.released)
+        self._settle(new.key, events)
+        return step
+
+    def change(self, policy: Policy) -> None:
+        """Go on with another policy; what waits goes on waiting, and may be due at once."""
+        self.policy = policy
+        self._time_all()
+
+    def _time_all(self) -> None:
+        self._due.clear()
+        self._timed.clear()
+        for key, events in self._open.items():
+            self._settle(key, events)
+
+    def restore(self, events: Iterable[HeldEvent]) -> int:
+        """Take in what waited before, in its old order, and is not here; nothing is released or closed by that."""
+        known = {event.id for window in self._open.values() for event in window}
+        new = [event for event in events if event.id not in known]
+        for event in new:
+            self._open.setdefault(event.key, []).append(event)
+        self.size += len(new)
+        for waiting in self._open.values():
+            waiting.sort(key=_place)
+        self._time_all()
+        return len(new)
+
+    def regroup(self, keyed: Callable[[HeldEvent], HeldEvent]) -> None:
+        """Each event goes to the window of the key that it has now."""
+        events = sorted(chain.from_iterable(self._open.values()), key=_place)
+        self._open.clear()
+        for event in map(keyed, events):
+            self._open.setdefault(event.key, []).append(event)
+        self._time_all()
+
+    def _settle(self, key: str | None, events: list[HeldEvent]) -> None:
+        if not events:
+            del self._open[key]
+        elif key not in self._timed:
+            self._timed.add(key)
+            self._time(key, self._due_at(events))
+
+    def _due_at(self, events: Sequence[HeldEvent]) -> float:
+        """One that is full is due: another policy may have found it so, or what was put back has filled it."""
+        return -inf if self.policy.full(events) else self.policy.due_at(events)
+
+    def _time(self, key: str | None, due_at: float) -> None:
+        self._number += 1
+        heappush(self._due, (due_at, self._number, key))
+
+    def next_due(self) -> float | None:
+        """When a window may have to be closed, in the clock's seconds; None if none is open."""
+        while self._due:
+            due_at, _, key = self._due[0]
+            events = self._open.get(key)
+            if events is None:
+                heappop(self._due)
+                self._timed.discard(key)
+            elif (real := self._due_at(events)) > due_at:
+                heappop(self._due)
+                self._time(key, real)
+            else:
+                return due_at
+        return None
+
+    def full(self, key: str | None) -> bool:
+        """Whether this key's window is to be closed now."""
+        events = self._open.get(key)
+        return events is not None and self.policy.full(events)
+
+    def put_back(self, events: Sequence[HeldEvent]) -> None:
+        """These go on waiting, in their old place."""
+        for event in events:
+            self._open.setdefault(event.key, []).append(event)
+        self.size += len(events)
+        for key in {event.key for event in events}:
+            self._open[key].sort(key=_place)
+        if events:
+            self._time_all()
+
+    def close(self, key: str | None) -> Closing:
+        """Close this key's window."""
+        events = self._open.pop(key)
+        closing = self.policy.close(events)
+        gone = {id(released.held) for released in closing.released} | {id(event) for event in closing.events}
+        left = [event for event in events if id(event) not in gone]
+        self.size += len(left) - len(events)
+        if left:
+            self._open[key] = left
+            self._settle(key, left)
+        return closing
+
+    def close_due(self, now: float) -> Iterator[Closing]:
+        """Close those whose time has come, the earliest first."""
+        while (due_at := self.next_due()) is not None and due_at <= now:
+            key = heappop(self._due)[2]
+            self._timed.discard(key)
+            yield self.close(key)
+
+    def drop_oldest(self, but: Collection[str] = ()) -> HeldEvent | None:
+        """Take out the event that has waited longest, but for those of these ids."""
+        firsts = (next((event for event in events if event.id not in but), None) for events in self._open.values())
+        oldest = min((event for event in firsts if event is not None), key=lambda event: event.at, default=None)
+        if oldest is not None:
+            self.remove(oldest)
+        return oldest
+
+    def remove(self, event: HeldEvent) -> None:
+        """Take it out, if it is still there."""
+        for key in (event.key, *self._open):  # another revision may have given it another key
+            events = self._open.get(key, [])
+            if (at := next((i for i, one in enumerate(events) if one.id == event.id), None)) is not None:
+                del events[at]
+                self.size -= 1
+                self._settle(key, events)
+                return
+
+    def empty(self) -> list[HeldEvent]:
+        """Take everything out, in its order."""
+        events = self.events()
+        self._open.clear()
+        self._due.clear()
+        self._timed.clear()
+        self.size = 0
+        return events
+
+    def events(self) -> list[HeldEvent]:
+        """All that wait, in the order in which they came."""
+        return sorted((event for window in self._open.values() for event in window), key=lambda event: event.at)
+
+    def of(self, key: str | None) -> Sequence[HeldEvent]:
+        return self._open.get(key, ())
+
+
+def _place(event: HeldEvent) -> tuple[float, int]:
+    """In which order they came: of one process their ids count up."""
+    number = str(event.id).rpartition("-")[2]
+    return event.at, int(number) if number.isdecimal() else 0

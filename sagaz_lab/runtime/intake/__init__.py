@@ -1,0 +1,1 @@
+"""From a source, or by hand, to the triggers."""

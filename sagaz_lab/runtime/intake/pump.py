@@ -1,0 +1,332 @@
+"""A pump moves deliveries from one source to the triggers that read it, and settles them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+from sagaz_lab.abc import Clock, Delivery, Missed, Source
+from sagaz_lab.errors import (
+    EndOfSource,
+    LabClosed,
+    LeaseLost,
+    SourceError,
+    SourceUnavailable,
+    StaleDelivery,
+    StoreError,
+    StoreUnavailable,
+    describe,
+    without_credentials,
+)
+from sagaz_lab.model.event import Deliveries
+from sagaz_lab.model.inside import CONNECTION, inside
+from sagaz_lab.model.options import secrets_in
+from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.trigger import SourceSpec
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+from sagaz_lab.texts import masked
+
+logger = logging.getLogger("sagaz_lab")
+
+BATCH = 1000
+"""Deliveries taken at one time at the most: a few milliseconds of decisions, then the loop is free for others."""
+
+FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+
+CLOSE_S = 3.0
+"""How long a source that is read no more may take to stop before others go on without it."""
+
+
+class Pump:
+    """One source, while it is started.
+
+    `state` is connecting, connected, reconnecting, paused, ended, stopped, offline or failed.
+    """
+
+    def __init__(
+        self,
+        spec: SourceSpec,
+        open_source: Callable[[], Source | None],
+        readers: Sequence[Reader],
+        dispatcher: Dispatcher,
+        clock: Clock,
+    ) -> None:
+        self.spec = spec
+        self.readers: tuple[Reader, ...] = tuple(readers)
+        self._is_read = asyncio.Event()
+        self._is_read.set()
+        self.state = "connecting"
+        self.since = clock.now()
+        self.error = ""
+        self.finite = False
+        """Whether the source will end by itself, as it says once it is `opened`."""
+        self.opened = asyncio.Event()
+        self.received = 0
+        self.lost = 0
+        self.missed: Missed | None = None
+        """What came due before it was connected first, until somebody has taken note of it."""
+        self.lag_s: float | None = None
+        """How old the newest event was when it was received; None for what is read long after it happened."""
+        self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.connected.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it is known whether it can be connected now."""
+        self.may_receive = asyncio.Event()
+        """Until it is set the source is connected, and nothing is received."""
+        self.may_receive.set()
+        self.task: asyncio.Task[Any] | None = None
+        self._open = open_source
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._secrets = secrets_in(spec.settings)
+        self._stopping = False
+        self._interruptible = True
+        self._crashes, self._crashed_at = 0, 0.0
+
+    @property
+    def states(self) -> Sequence[TriggerState]:
+        return [state for state, _ in self.readers]
+
+    def read_for(self, readers: Sequence[Reader]) -> None:
+        """What it receives goes to these from now on; without any it receives nothing more."""
+        before, self.readers = self.states, tuple(readers)
+        for state in before:  # it may wait for the room of one that does not read it any more
+            state.wake()
+        if readers:
+            self._is_read.set()
+        else:
+            self._is_read.clear()
+
+    def start(self) -> None:
+        self.task = self._dispatcher.tasks.start(self._run(), f"source {self.spec}")
+        self.task.add_done_callback(lambda _: self.opened.set())
+
+    async def stop(self) -> None:
+        """Returns when the source is closed; what has been received is settled before."""
+        self._stopping = True
+        if self.task is not None:
+            if self._interruptible:
+                self._dispatcher.tasks.cancel(self.task)
+            await asyncio.wait([self.task])
+        self._enter("stopped")
+
+    async def stop_in_time(self) -> None:
+        """The same, but one that takes longer than `CLOSE_S` is reported and left: it ends on its own, if ever."""
+        stopping = self._dispatcher.tasks.start(self.stop(), f"stop source {self.spec}")
+        await asyncio.wait([stopping], timeout=CLOSE_S)
+        if not stopping.done():
+            self._dispatcher.tasks.cancel(stopping)
+            why = "it is still closing" if self._interruptible else "its last events are still being decided"
+            text = f"source {self.spec} did not stop within {CLOSE_S:g} s ({why}); it is left to end by itself"
+            self._dispatcher.report(f"stop:{self.spec}", text)
+            if self.task is not None and self._interruptible:
+                self._dispatcher.tasks.cancel(self.task)  # it may hear of it where it waits now
+            self._enter("stopped")
+
+    def abandoned(self, why: str) -> None:
+        """Another process reads the source for these triggers."""
+        self._enter("failed", why)
+
+    async def _run(self) -> None:
+        own_task, failures = OwnTask(), 0
+        while not self._stopping:
+            try:
+                opened = self._open()
+                self.finite = bool(getattr(getattr(opened, "traits", None), "finite", False))
+                self.opened.set()
+                if opened is None:
+                    self._connected("offline")
+                    return
+                if hasattr(opened, "on_lost"):
+                    opened.on_lost = self._lose
+                async with AsyncExitStack() as stack:
+                    with inside(self._dispatcher.tasks, f"source {self.spec}, which is being connected", CONNECTION):
+                        source = await stack.enter_async_context(opened)
+                    self._note_missed(source)
+                    self._connected("connected")
+                    failures = 0
+                    await self.may_receive.wait()
+                    with inside(self._dispatcher.tasks, f"source {self.spec}"):
+                        await self._receive(source)
+            except EndOfSource:
+                self._enter("ended")
+                return
+            except SourceUnavailable as error:
+                failures += 1
+                await self._wait_to_reconnect(error, failures)
+            except LeaseLost as error:
+                self._dispatcher.lease.lose(error)
+                self.abandoned(describe(error))
+                return
+            except (SourceError, StoreError) as error:
+                self._fail(error)
+                return
+            except BaseException as error:
+                if own_task.ends_by(error):
+                    self._cut_off()
+                    raise
+                await self._crashed(error)
+                if self.state == "failed":
+                    return
+
+    def _cut_off(self) -> None:
+        """Its task was cancelled, by a stop or from outside."""
+        if not (self._stopping or self._dispatcher.closing):
+            self._enter("failed", "its task was cancelled from outside")
+            if not self.connected.done():
+                self.connected.set_exception(SourceError(f"source {self.spec}: its task was cancelled from outside"))
+
+    async def _crashed(self, error: BaseException) -> None:
+        """The source has raised what no source is to raise. One that was connected before is opened again, after
+        growing delays; another cannot be started."""
+        told = self._log(error)
+        if not self.connected.done():
+            plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
+            self._fail(error if plain else SourceError(f"source {self.spec}: {told}"))
+            return
+        then = "" if self._stopping else "; it is opened again"
+        self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} has failed: {told}{then}")
+        now = self._clock.monotonic()
+        self._crashes = self._crashes + 1 if now - self._crashed_at < 2 * LAST_DELAY_S else 1
+        self._crashed_at = now
+        if not self._stopping:
+            await self._reconnect_later(told, self._crashes)
+
+    def _lose(self, count: int, why: str) -> None:
+        """So many events are gone, of which none was delivered."""
+        self.lost += count
+        for state in self.states:
+            state.counters.lost += count
+        self._dispatcher.report(f"lost:{self.spec}", f"source {self.spec} has lost {count} event(s): {why}")
+
+    def _note_missed(self, source: Source) -> None:
+        missed = getattr(source, "missed", None)
+        if isinstance(missed, Missed) and missed.due and not self.connected.done():
+            self.missed = missed
+
+    def _connected(self, state: str) -> None:
+        self._enter(state)
+        if not self.connected.done():
+            self.connected.set_result(None)
+
+    async def _receive(self, source: Source) -> None:
+        try:
+            while not self._stopping:
+                self._interruptible = True
+                limit = await self._room()
+                deliveries = await source.receive(limit)
+                self._interruptible = False
+                await self._hand_over(source, deliveries)
+                await asyncio.sleep(0)
+        finally:
+            self._interruptible = True
+
+    async def _room(self) -> int:
+        """How many deliveries may come: as many as the fullest trigger has room for."""
+        while True:
+            await self._is_read.wait()
+            tightest = min(self.states, key=TriggerState.room)
+            if (room := tightest.room()) > 0:
+                if self.state == "paused":
+                    self._enter("connected")
+                return min(room, BATCH)
+            if tightest.paused and self.state != "paused":
+                self._enter("paused")
+            await tightest.held_up(self._clock)
+
+    async def _hand_over(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        """To the triggers, as far as there is room: it may have become less since they were asked for."""
+        while deliveries:
+            if not self.readers or any(state.paused for state in self.states):
+                await _give_back(source, deliveries)  # asked for before the pause, or while somebody read it
+                return
+            tightest = min(self.states, key=TriggerState.room)
+            room = tightest.room()
+            if room > 0:
+                taken, deliveries = _parted(deliveries, room)
+                self.received += len(taken)
+                if not self.finite:
+                    self.lag_s = max(0.0, self._clock.now() - taken[-1].event.timestamp.timestamp())
+                await self._take(source, taken)
+                continue
+            self._interruptible = True
+            try:
+                await tightest.held_up(self._clock)
+            except asyncio.CancelledError:
+                await _give_back(source, deliveries)
+                raise
+            finally:
+                self._interruptible = False
+
+    async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        """Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over."""
+        try:
+            with inside(self._dispatcher.tasks, f"the decision of an event of source {self.spec}"):
+                await self._dispatcher.take(self.readers, deliveries)
+        except LabClosed:
+            await _give_back(source, deliveries)
+            return
+        except StoreUnavailable as error:
+            # Intake stops while the store cannot answer: what was received goes back.
+            self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
+            for delivery in deliveries:
+                with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
+                    await source.nack(delivery, delay_s=1.0)
+            await self._clock.sleep(1.0)
+            return
+        try:
+            await source.ack(deliveries)
+        except StaleDelivery as error:
+            logger.info("source %s: %s; the store has the events", self.spec, error)
+
+    async def _wait_to_reconnect(self, error: SourceUnavailable, failures: int) -> None:
+        told = masked(describe(error), self._secrets)
+        if failures == 1:
+            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} is not connected: {told}")
+        await self._reconnect_later(told, failures)
+
+    async def _reconnect_later(self, told: str, failures: int) -> None:
+        self._enter("reconnecting", told)
+        self._interruptible = True
+        longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures, 20))
+        await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))
+
+    def _fail(self, error: BaseException) -> None:
+        told = masked(describe(error), self._secrets)
+        self._enter("failed", told)
+        if self.connected.done():
+            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} failed: {told}")
+        else:
+            self.connected.set_exception(without_credentials(error, self._secrets, SourceError))
+
+    def _log(self, error: BaseException) -> str:
+        """With its traceback. Returns the error as it may be shown."""
+        told = masked(describe(error), self._secrets)
+        logger.error("source %s", self.spec, exc_info=without_credentials(error, self._secrets, SourceError))
+        return told
+
+    def _enter(self, state: str, error: str = "") -> None:
+        if state != self.state:
+            self.state, self.since = state, self._clock.now()
+        self.error = error
+        if state != "connecting" and not self.answered.done():
+            self.answered.set_result(None)
+
+
+def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+    """So many of them, and the others."""
+    if len(deliveries) <= room:
+        return deliveries, ()
+    every = deliveries if isinstance(deliveries, Deliveries) else list(deliveries)  # a deque cannot be sliced
+    return every[:room], every[room:]
+
+
+async def _give_back(source: Source, deliveries: Sequence[Delivery]) -> None:
+    for delivery in deliveries:
+        with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
+            await source.nack(delivery)

@@ -1,0 +1,215 @@
+"""Where publications go: a lane for each broker, and one for the process itself."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from sagaz_lab.abc import Clock, Delivery, Event, Publication, Publisher
+from sagaz_lab.errors import DefinitionError, SourceError, describe, without_credentials
+from sagaz_lab.model.awaiting import awaited
+from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.trigger import Trigger, specs_of
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.outbox.publications import refuse_other_store
+from sagaz_lab.runtime.outbox.refusals import Refusals, Row
+from sagaz_lab.texts import masked
+
+if TYPE_CHECKING:
+    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+
+logger = logging.getLogger("sagaz_lab")
+
+BATCH = 500
+"""Publications that are read from the store, and sent, at one time."""
+
+
+class Lane:
+    """What goes one way, in order, one batch at a time.
+
+    It is `busy` with a batch, or `waiting` to try again after `failures` (counted since the last success). `missed`:
+    more came while it was busy. `left` are those at the head of the outbox that cannot go now, and `stuck` those of
+    the last batch, for which no broker's outage is the reason. What was published is `unmarked` until the store knows
+    it; `marked` is what the store was told last.
+    """
+
+    def __init__(self, name: str, secrets: Collection[str] = ()) -> None:
+        self.name = name
+        self.secrets = secrets  # which no report of this lane is to tell
+        self.busy = False
+        self.waiting = False
+        self.missed = False
+        self.failures = 0
+        self.left = self.stuck = 0
+        self.backlog: Counter[str] = Counter()
+        self.unmarked: list[int] = []
+        self.marked: frozenset[int] = frozenset()
+
+    async def publish(self, rows: Sequence[Row]) -> None:
+        """Publish the first of these and note their numbers in `unmarked`; perhaps not all at once.
+
+        Those which will not go before something changes are counted in `stuck`.
+        """
+        raise NotImplementedError
+
+    def fail(self, rows: Sequence[Row]) -> None:
+        self.failures += 1
+        self.waiting = True
+        self.leave(rows)
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """These wait."""
+        self.left = len(rows)
+        self.backlog = Counter(it.trigger for _, it in rows if it.trigger is not None)
+
+    def succeed(self, left: int) -> None:
+        self.failures, self.left = 0, left
+        self.backlog.clear()
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+
+class BrokerLane(Lane):
+    """Connected from its first publication on. `open` makes a publisher; it may raise `SourceError`."""
+
+    def __init__(self, name: str, open: Callable[[], Publisher], clock: Clock, secrets: Collection[str] = ()) -> None:
+        super().__init__(name, secrets)
+        self.refusals = Refusals(clock)
+        self.timed = False
+        self._open = open
+        self._size = BATCH
+        self._publisher: Publisher | None = None
+        self._connection = AsyncExitStack()
+
+    async def publish(self, rows: Sequence[Row]) -> None:
+        ready = self.refusals.ready(rows)
+        batch = ready[: self._size]
+        if batch:
+            if self._publisher is None:
+                self._publisher = await self._connection.enter_async_context(self._open())
+            self.unmarked += self.refusals.sent(batch, await self._send(self._publisher, batch))
+        self.stuck = len(rows) - len(ready) + len(batch) - len(self.unmarked)
+
+    async def _send(self, publisher: Publisher, batch: Sequence[Row]) -> Mapping[str, BaseException]:
+        own_task = OwnTask()
+        try:
+            refused: Mapping[str, BaseException] = await awaited(publisher.publish([it for _, it in batch]))
+            return {id: without_credentials(error, self.secrets) for id, error in (refused or {}).items()}
+        except SourceError:
+            raise  # the broker as a whole takes nothing
+        except BaseException as error:
+            if own_task.ends_by(error) or len(batch) > 1:
+                raise  # which of them it is shows when they go one by one
+            return {batch[0][1].id: without_credentials(error, self.secrets)}
+
+    def fail(self, rows: Sequence[Row]) -> None:
+        super().fail(rows)
+        # The broker may have taken some of the batch, and takes them again. One by one they come twice at the most,
+        # also where it will never take the first.
+        self._size = 1
+
+    def succeed(self, left: int) -> None:
+        super().succeed(left)
+        self._size = min(BATCH, self._size * 2)
+
+    async def close(self) -> None:
+        connection, self._connection, self._publisher = self._connection, AsyncExitStack(), None
+        own_task = OwnTask()
+        try:
+            await connection.aclose()
+        except BaseException as error:
+            if own_task.ends_by(error):
+                raise
+            logger.info("%s: disconnecting failed: %s", self.name, masked(describe(error), self.secrets))
+
+
+class ProcessLane(Lane):
+    """The process itself: the triggers that read `source="memory"` with the topic get it, through their gates.
+
+    A trigger that has no room, or is paused, holds up what is for its topic, and what the same runs published after
+    that; nothing else. What nobody listens to is done, and counted in `unheard`.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, wake: Callable[[], None]) -> None:
+        super().__init__("this process")
+        self.unheard = 0
+        self._dispatcher = dispatcher
+        self._wake = wake
+        self._watched: set[str] = set()
+
+    async def publish(self, rows: Sequence[Row]) -> None:
+        full: dict[str, list[Reader]] = {}
+        late: set[str] = set()
+        for topic, group in groupby(rows, key=lambda row: row[1].topic):
+            known = list(group)
+            free = [row for row in known if topic not in full and row[1].order not in late]
+            readers = self._readers(topic)
+            room = min([state.room() for state, _ in readers], default=len(free))
+            now = free[: max(0, room)]
+            if len(now) < len(known):
+                gone = {number for number, _ in now}
+                late.update(it.order for number, it in known if number not in gone)
+            if len(now) < len(free):
+                full[topic] = readers
+            if not readers:
+                self.unheard += len(now)
+            elif now:
+                await self._dispatcher.take(readers, [self._delivery(publication) for _, publication in now])
+            self.unmarked += [number for number, _ in now]
+        self.stuck = len(rows) - len(self.unmarked)
+        for readers in full.values():
+            for state, _ in readers:
+                self._wake_when_free(state)
+
+    def _delivery(self, publication: Publication) -> Delivery:
+        # Its id makes an event that is offered again, after a crash, a duplicate.
+        return Delivery(
+            Event(
+                publication.payload,
+                publication.id,
+                f"memory {publication.topic}",
+                headers={"sagaz-id": publication.id, "sagaz-run": publication.run_id},
+                timestamp=self._dispatcher.clock.shown(),
+            )
+        )
+
+    def _readers(self, topic: str) -> list[Reader]:
+        readers = []
+        for state in self._dispatcher.states.values():
+            parts = [] if state.removed else _parts(state.compiled.trigger, topic)
+            if parts:
+                try:
+                    refuse_other_store(state.compiled.definition, self._dispatcher.store)
+                except DefinitionError as error:
+                    self._dispatcher.report(f"publish:{state.name}", f"topic {topic!r}: {error}")
+                    continue
+                readers += [(state, part) for part in parts]
+        return readers
+
+    def _wake_when_free(self, state: TriggerState) -> None:
+        if state.room() > 0:
+            self._wake()
+        elif state.name not in self._watched:
+            self._watched.add(state.name)
+            self._dispatcher.tasks.start(self._watch(state), f"relay waits for {state.name}")
+
+    async def _watch(self, state: TriggerState) -> None:
+        try:
+            await state.changed()
+        finally:
+            self._watched.discard(state.name)
+            self._wake()
+
+
+def _parts(trigger: Trigger, topic: str) -> list[int]:
+    """Which parts of the trigger's source (0 if it has only one) read this topic of the process."""
+    return [
+        part
+        for part, spec in enumerate(specs_of(trigger))
+        if spec.kind == "memory" and spec.settings.get("topic") == topic
+    ]

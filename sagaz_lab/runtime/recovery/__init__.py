@@ -1,0 +1,1 @@
+"""Going on after a crash or a stop."""

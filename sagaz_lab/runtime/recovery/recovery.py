@@ -1,0 +1,397 @@
+"""Going on with runs that a process left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+from sagaz_lab.abc import Ending, StoredRun
+from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, Unreadable, describe
+from sagaz_lab.model.inside import waits_for_itself
+from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.model.run import History, Record, Run, RunStatus
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.model.step import Step, current_step
+from sagaz_lab.runtime.recovery.start_report import Found, spoken
+from sagaz_lab.runtime.recovery.crashes import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.runs.run_view import unknown_run
+from sagaz_lab.runtime.gates.pending_run import Ticket
+
+logger = logging.getLogger("sagaz_lab")
+
+
+class Recovery:
+    """Resumes runs from their history: finished actions are not run again."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        # Between two awaits of taking a run, so that two who ask for the same do not both get it.
+        self._taking: set[str] = set()
+        # Sagas whose newest run was taken up, so that another start does not take up the one before it.
+        self._newest_taken: set[str] = set()
+
+    async def resume_interrupted(self, which: str = "all") -> Found:
+        """Take over the runs of processes that are gone, and those whose code has come back.
+
+        Of the former all, the newest ("last") of each saga or none; the others are left as they are.
+        """
+        found, left = Found(), dict[str, str]()
+
+        def choose(runs: Sequence[tuple[str, str]]) -> Collection[str]:
+            newest = {saga: run_id for run_id, saga in runs if saga not in self._newest_taken}
+            wanted = {"all": [run_id for run_id, _ in runs], "last": newest.values(), "none": ()}[which]
+            left.clear()
+            left.update((run_id, saga) for run_id, saga in runs if run_id not in wanted)
+            return wanted
+
+        taken = await self._dispatcher.store.interrupted(choose)
+        found.left = left
+        if which == "last":
+            self._newest_taken.update(stored.saga for stored in taken)
+        # Those that have a slot or a turn take it up before any that waits for one is let through.
+        for stored in sorted([*taken, *await self._with_code_again()], key=_standing):
+            try:
+                await self._go_on(stored, found)
+            except StoreError:
+                raise
+            except Exception as error:  # one run must not keep the others from going on
+                logger.exception("run %s cannot be resumed", stored.run_id)
+                await self._leave_unread(stored, f"it cannot be resumed ({describe(error)})")
+        return found
+
+    async def _leave_unread(self, stored: StoredRun, why: str) -> None:
+        """Hold the run for a person, who may repair its rows and resume it."""
+        dispatcher = self._dispatcher
+        # As if the attempt that was to come had been held: a resumed one goes on from there.
+        attempt = max(1, stored.attempt if stored.retry_at is None else stored.attempt + 1)
+        ending = Ending(RunStatus.HELD, Unreadable(why))
+        await dispatcher.store.end(stored.run_id, ending, attempt=attempt, at=dispatcher.clock.now())
+        dispatcher.report(
+            f"unreadable:{stored.run_id}",
+            f"run {stored.run_id} of {stored.saga} is held: {why}; repair what is stored and lab.resume_run it, "
+            f"or lab.discard it",
+        )
+
+    async def _with_code_again(self) -> list[StoredRun]:
+        """The runs that this process could not go on with, and now can."""
+        dispatcher, found = self._dispatcher, []
+        store = dispatcher.store
+        for saga in (dispatcher.without_code.keys() & dispatcher.registry.current.keys()) - dispatcher.left_out.keys():
+            ids = dispatcher.without_code.pop(saga)
+            found += [run for id in ids if await store.adopt(id) and (run := await store.load(id))]
+        return found
+
+    async def _go_on(
+        self, stored: StoredRun, found: Found, from_action: str | None = None, *, foreground: bool = False
+    ) -> Run | None:
+        """With a run that is this owner's now. None if it waits, or has ended."""
+        dispatcher = self._dispatcher
+        now = dispatcher.clock.now()
+        if stored.damage is not None:
+            await self._leave_unread(stored, stored.damage)
+            return None
+        definition = dispatcher.code_of(stored.saga)
+        if definition is None:
+            await self._wait_for_code(stored, found)
+            return None
+        ticket = ticket_of(stored)
+        self._read_keys(ticket)
+        begun = stored.attempt > 0 and ticket.status is not RunStatus.WAITING
+        if begun or stored.trigger is None:
+            ticket.revision = definition.revision
+            ticket.history = await self._history(stored, definition)
+            if ticket.history is None:
+                return None
+            if from_action is not None:
+                rewind(ticket.history, definition, from_action)
+            state = dispatcher.states.get(ticket.trigger or "")
+            self._count(stored)
+            if state is not None:  # last, since nobody gives back the place of a run that is not launched
+                state.admission.occupy(ticket)
+            found.resumed[stored.run_id] = stored.saga
+            return dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
+        state = dispatcher.states.get(ticket.trigger or "")
+        if state is None:
+            await self._wait_for_code(stored, found)
+            return None
+        if stored.retry_at is not None:
+            ticket.attempt = stored.attempt + 1
+            state.admission.keep_turn(ticket)
+            dispatcher.turns.retry_later(ticket, self._retry_in_s(stored, state.compiled.config, now))
+            self._count(stored)
+            found.resumed[stored.run_id] = stored.saga
+        else:
+            dispatcher.turns.hold_again(state, ticket)
+            found.waited += 1
+        return None
+
+    def _retry_in_s(self, stored: StoredRun, config: TriggerConfig, now: float) -> float:
+        """How long until the run's retry; no longer than the config says, whatever the clock said when it failed."""
+        left_s = max(0.0, (stored.retry_at or now) - now)
+        longest_s = config.longest_retry_delay_s(stored.attempt)
+        if left_s > longest_s + 1.0:
+            was, text = spoken(left_s), f"tried again in {spoken(longest_s)}, as retry_backoff_seconds says"
+            report = self._dispatcher.report
+            report("clock:retry", f"run {stored.run_id} is {text}, not in {was}: the clock was ahead when it failed")
+        return min(left_s, longest_s)
+
+    async def _wait_for_code(self, stored: StoredRun, found: Found) -> None:
+        await self._dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
+        found.needs_code[stored.run_id] = stored.saga
+
+    async def _history(self, stored: StoredRun, definition: SagaDefinition) -> History | None:
+        """The state to resume the run from, which says that its process died. None: it is given up, and has ended."""
+        store, now = self._dispatcher.store, self._dispatcher.clock.now()
+        history = History.of(stored.records, stored.attempt)
+        if not store.durable:  # it cannot have outlived its process
+            return history
+        state = self._dispatcher.states.get(stored.trigger or "")
+        config = (state.compiled.config if state else definition.config) or TriggerConfig()
+        ends = []
+        for record in cut_off(stored, now, DIED):
+            count = deaths(stored, record) + 1
+            ends.append(record if count <= max(1, config.max_retries) else given_up(record, count))
+        ends.sort(key=lambda record: record.value is None)  # the run's error is its first failure
+        if history.compensating and any(record.value for record in ends):
+            await self._leave_to_a_person(stored, ends)
+            return None
+        if ends:
+            await store.append(ends)
+        again = [name for name in history.failed if is_given_up(stored, name)]
+        for record in ends:
+            history.add(record)
+        if again or any(record.value for record in ends):
+            history.compensating = history.permanent = True
+        return history
+
+    async def _leave_to_a_person(self, stored: StoredRun, ends: list[Record]) -> None:
+        """A compensation kills its process each time: what its action did still stands."""
+        dispatcher = self._dispatcher
+        error = CompensationFailed(f"{stored.run_id}: not undone: {ends[0].error}")
+        ending = Ending(RunStatus.COMPENSATION_FAILED, error, ends)
+        await dispatcher.store.end(stored.run_id, ending, attempt=stored.attempt, at=dispatcher.clock.now())
+        dispatcher.report(f"{stored.saga}:{ending.status}:died", f"run of {stored.saga}: {describe(error)}")
+
+    async def leave(self) -> None:
+        """Close the dispatcher, and note that what it abandons was cut off by a stop: that is no death."""
+        dispatcher = self._dispatcher
+        await dispatcher.take_no_more()
+        store, now = dispatcher.store, dispatcher.clock.now()
+        left = list(dispatcher.runner.live)
+        await dispatcher.close()
+        if not store.durable:
+            return
+        ends: list[Record] = []
+        try:
+            for run_id in left:
+                stored = await store.load(run_id)
+                if stored is not None and stored.status is RunStatus.RUNNING:
+                    ends += cut_off(stored, now, STOPPED)
+            if ends:
+                await store.append(ends)
+        except StoreError as error:
+            dispatcher.report("store", f"stopped, but the store does not know what was cut off: {describe(error)}")
+
+    def _read_keys(self, ticket: Ticket) -> None:
+        state = self._dispatcher.states.get(ticket.trigger or "")
+        if state is None or ticket.event is None:
+            return
+        compiled = state.compiled
+        try:
+            if compiled.concurrency_key is not None or compiled.pace_key is not None:
+                subject = compiled.subject_of(ticket.event)
+                ticket.key = compiled.concurrency_key(subject) if compiled.concurrency_key else None
+                ticket.pace_key = compiled.pace_key(subject) if compiled.pace_key else None
+        except Exception as error:
+            self._dispatcher.report("key", f"run {ticket.run_id} goes without its key: {describe(error)}")
+
+    # --- asked for by name ---
+
+    async def resume(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
+        """Go on with a run that was held, from the failed action, with the current revision; held again if it fails.
+
+        Or with one that was interrupted and left. Returns when it has ended; at once if it waits for its turn.
+        """
+        dispatcher = self._dispatcher
+        await self._told("resume_run()", run_id)
+        with self._alone(run_id):
+            stored, definition = await self._known(run_id, from_action)
+            if stored.status is RunStatus.HELD:
+                ticket = await self._adopt(stored, definition)
+                ticket.history, ticket.hold = History.of(stored.records, stored.attempt), True
+                if from_action is not None:
+                    rewind(ticket.history, definition, from_action)
+                now = dispatcher.clock.now()
+                run: Run | None = dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
+            elif taken := await self._left(run_id):
+                run = await self._go_on(taken, Found(), from_action, foreground=foreground)
+            else:
+                raise _refusal(stored, "held", "resumed")
+        return await self._ended(run_id, run)
+
+    async def compensate(self, run_id: str, *, foreground: bool = True) -> RunStatus:
+        """Undo a run that was held or is partially committed, or was interrupted and left.
+
+        Cancel one that is live, or that waits for its turn or its retry.
+        """
+        dispatcher = self._dispatcher
+        await self._told("compensate_run()", run_id)
+        if await dispatcher.turns.cancel(run_id, dispatcher.clock.now()):
+            return RunStatus.CANCELLED
+        if live := dispatcher.runner.live.get(run_id):
+            self._refuse_own_step(live)
+            live.cancel()
+            status = await self._ended(run_id, live)
+            # Its attempt may have failed just before: then it waits for its retry now.
+            waits = status is RunStatus.WAITING and await dispatcher.turns.cancel(run_id, dispatcher.clock.now())
+            return RunStatus.CANCELLED if waits else status
+        allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
+        with self._alone(run_id):
+            stored, definition = await self._known(run_id)
+            if stored.status in allowed:
+                ticket = await self._adopt(stored, definition)
+                ticket.history = History.of(stored.records, stored.attempt)
+            elif taken := await self._left(run_id):
+                if taken.attempt == 0 or taken.retry_at is not None:  # nothing is done, or all is undone
+                    now = dispatcher.clock.now()
+                    attempt = max(1, taken.attempt)  # its event has its outcome with it
+                    await dispatcher.store.end(run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
+                    return RunStatus.CANCELLED
+                history = await self._history(taken, definition)
+                if history is None:
+                    return await self._ended(run_id, None)
+                ticket = self._in_its_place(taken, definition)
+                ticket.history = history
+            else:
+                raise _refusal(stored, ", ".join(allowed), "compensated")
+            ticket.compensate_only = True
+            run = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now(), foreground=foreground)
+        return await self._ended(run_id, run)
+
+    async def _told(self, what: str, run_id: str) -> None:
+        """Returns when the listeners have heard of the end of the attempt, if it lives here and has ended.
+
+        Raises `RunError` if it is a listener that asks, while nothing of the run can be cancelled.
+        """
+        run = self._dispatcher.runner.begun(run_id)
+        if run is not None and (run.status is not RunStatus.RUNNING or run.stopping or not run.begun):
+            step = current_step.get(None)
+            if step is not None and step.run is run:
+                raise waits_for_itself(what, _place(step), "its actions are being undone already")
+            if run.task is asyncio.current_task():
+                raise waits_for_itself(what, f"a listener of run {run_id}", "call it when the run has ended")
+            if run.status is not RunStatus.RUNNING:
+                await self._dispatcher.runner.ended(run)
+
+    def _refuse_own_step(self, run: Run) -> None:
+        """An action that is a coroutine is cancelled; a thread or a compensation would wait for its own end."""
+        step = current_step.get(None)
+        if step is None or step.run is not run:
+            return
+        roles = (run.definition.actions.get(step.name), run.definition.recoveries.get(step.name))
+        if run.stopping or any(role is not None and role.how == "thread" for role in roles):
+            raise waits_for_itself(
+                "compensate_run()", _place(step), "raise Permanent there, and the run is compensated"
+            )
+
+    @contextmanager
+    def _alone(self, run_id: str) -> Iterator[None]:
+        """Of two who ask for the same run at the same time, the second is refused."""
+        if run_id in self._taking:
+            raise RunError(f"run {run_id} is being resumed or compensated already")
+        self._taking.add(run_id)
+        try:
+            yield
+        finally:
+            self._taking.discard(run_id)
+
+    async def _known(self, run_id: str, action: str | None = None) -> tuple[StoredRun, SagaDefinition]:
+        dispatcher = self._dispatcher
+        stored = await dispatcher.store.load(run_id)
+        if stored is None:
+            raise unknown_run(dispatcher.store, run_id)
+        if stored.damage is not None:
+            raise Unreadable(f"run {run_id}: {stored.damage}; repair what is stored, or lab.discard the run")
+        definition = dispatcher.code_of(stored.saga)
+        if definition is None:
+            raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")
+        if action is not None and action not in definition.actions:
+            raise UnknownName(f"resume {run_id}", "action", action, definition.actions)
+        return stored, definition
+
+    async def _left(self, run_id: str) -> StoredRun | None:
+        """The run, this owner's now, if a process left it that is gone and nobody has taken it up."""
+        taken = await self._dispatcher.store.interrupted(lambda runs: [id for id, _ in runs if id == run_id])
+        return taken[0] if taken else None
+
+    async def _adopt(self, stored: StoredRun, definition: SagaDefinition) -> Ticket:
+        """Make a run that has ended live again."""
+        dispatcher = self._dispatcher
+        if not await dispatcher.store.adopt(stored.run_id):
+            raise RunError(f"run {stored.run_id} is in the hands of another live process")
+        await dispatcher.store.begin(
+            stored.run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=dispatcher.clock.now()
+        )
+        return self._in_its_place(stored, definition)
+
+    def _count(self, stored: StoredRun) -> None:
+        """Among the runs of its trigger."""
+        if (state := self._dispatcher.states.get(stored.trigger or "")) is not None:
+            here = stored.run_id.startswith(self._dispatcher.run_prefix)
+            state.counters.goes_on(stored.status, started_here=here)
+
+    def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> Ticket:
+        """Its ticket, with the slot and the turn of a run that has begun."""
+        ticket = ticket_of(stored)
+        ticket.revision = definition.revision
+        self._count(stored)
+        self._read_keys(ticket)
+        state = self._dispatcher.states.get(ticket.trigger or "")
+        if state is not None:
+            state.admission.occupy(ticket)
+        return ticket
+
+    async def _ended(self, run_id: str, run: Run | None) -> RunStatus:
+        """How the run's attempt ends, or how the run stands."""
+        if run is not None:
+            await self._dispatcher.runner.ended(run)
+            return run.status
+        stored = await self._dispatcher.store.load(run_id)
+        return RunStatus.WAITING if stored is None else stored.status
+
+
+def _refusal(stored: StoredRun, known: str, verb: str) -> RunError:
+    return RunError(f"run {stored.run_id} is {stored.status}; only a run that is {known} can be {verb}")
+
+
+def _standing(stored: StoredRun) -> int:
+    """0: it has begun; 1: it waits for its retry; 2: it waits for its turn."""
+    if stored.status is not RunStatus.WAITING:
+        return 0
+    return 2 if stored.retry_at is None else 1
+
+
+def ticket_of(stored: StoredRun) -> Ticket:
+    ticket = Ticket(
+        stored.run_id, stored.saga, stored.trigger, stored.revision, stored.event, stored.context, stored.started_at
+    )
+    ticket.attempt = max(1, stored.attempt)
+    ticket.status = stored.status
+    return ticket
+
+
+def rewind(history: History, definition: SagaDefinition, action: str) -> None:
+    """Forget that this action and all that depends on it were done."""
+    again = [action]
+    for name in again:
+        again += [d for d in definition.plan.dependents[name] if d not in again]
+        history.finished.pop(name, None)
+        history.failed.pop(name, None)
+        history.cut_off.discard(name)
+
+
+def _place(step: Step) -> str:
+    return f"{step.run.definition.name}.{step.name} of run {step.run.run_id}"

@@ -1,0 +1,1 @@
+"""Which sagas there are, in which revision."""

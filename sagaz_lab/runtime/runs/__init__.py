@@ -1,0 +1,1 @@
+"""The runs that live in this process, and how they look."""

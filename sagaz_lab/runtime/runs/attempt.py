@@ -1,0 +1,191 @@
+"""How an attempt of a run ends: it is retried, it leaves a dead letter, or that was it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from sagaz_lab.abc import DONE, DeadLetter, Ending, EndingRow
+from sagaz_lab.errors import StoreUnavailable, describe, is_permanent
+from sagaz_lab.model.listener import tell
+from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
+from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.runs.context import context_of
+from sagaz_lab.runtime.triggers.dead_letters import letter_of_run
+from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
+from sagaz_lab.runtime.gates.pending_run import Ticket
+
+if TYPE_CHECKING:
+    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+
+STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""While the store does not answer, a run stands still and asks again after these delays; the last one repeats."""
+
+_COMPLETED = RunStatus.COMPLETED
+
+
+class Attempt(Run, kw_only=True, eq=False):
+    """A run while an attempt of it lives here, and the journal of that attempt, which also wakes the relay.
+
+    `retry_in_s` is set when the run is to be tried again.
+    """
+
+    ticket: Ticket
+    retry_in_s: float | None = None
+    _dispatcher: Dispatcher
+    _events: StepEvents | None = None
+
+    @classmethod
+    def of(
+        cls, ticket: Ticket, definition: SagaDefinition, instance: Saga, started_at: float, dispatcher: Dispatcher
+    ) -> Self:
+        """The attempt that the ticket asks for."""
+        run = cls(
+            ticket.run_id, definition, instance, context_of(ticket), ticket.trigger, ticket.attempt, started_at,
+            ticket.history, ticket.compensate_only, ticket.hold, ticket=ticket, _dispatcher=dispatcher,
+        )  # fmt: skip
+        if definition.listeners and (listener := outbox_listener(definition)) is not None:
+            run._events = StepEvents(run, listener)
+            run.publishes = True
+        return run
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    def ready(self) -> Awaitable[None]:
+        lease = self._dispatcher.lease
+        return DONE if lease.held() else lease.insist()
+
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+        return self._append(records if self._events is None else self._events.of(records))
+
+    async def _append(self, records: Sequence[RecordRow]) -> None:
+        store = self._dispatcher.store
+        try:
+            await store.append(records)
+        except StoreUnavailable as error:
+            await self._insist(error, partial(store.append, records))
+        self._wake_relay(records)
+
+    def _wake_relay(self, records: Sequence[RecordRow]) -> None:
+        for record in records:
+            if record[PUBLICATIONS]:
+                self._dispatcher.runner.published()
+                return
+
+    def end(self, ending: EndingRow) -> Awaitable[None]:
+        return self._complete(ending) if ending[0] is _COMPLETED else self._end_badly(Ending._make(ending))
+
+    async def _complete(self, ending: EndingRow) -> None:
+        dispatcher = self._dispatcher
+        now = dispatcher.clock.now()
+        if self._events is not None:
+            ending = self._events.end(Ending._make(ending), now, None)
+        try:
+            await dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=now)
+        except StoreUnavailable as error:
+            await self._insist(error, partial(dispatcher.store.end, self.run_id, ending, attempt=self.attempt, at=now))
+        self.status = _COMPLETED
+        self._wake_relay_at_end(ending)
+        if told := self.definition.hooks.get("on_saga_complete"):
+            await tell(told, self.definition.name, self.run_id, self.ctx)
+
+    async def _end_badly(self, ending: Ending) -> None:
+        now = self._dispatcher.clock.now()
+        letter = retry_at = None
+        if ending.status is RunStatus.COMPENSATED and self.trigger is not None:
+            letter, retry_at = self._after_failure(ending.error, now)
+        ending = self._with_publications(ending, now, retry_at, letter)
+        await self._write(ending, now, retry_at, letter)
+        if letter is not None:
+            self._dispatcher.letters.note(letter, now)
+        self._wake_relay_at_end(ending)
+        self.status = RunStatus.WAITING if retry_at is not None else ending.status
+        self.error = ending.error
+        if retry_at is not None:
+            self.retry_in_s = retry_at - now
+            self.ticket.attempt = self.attempt + 1
+            self.ticket.history = None
+        self._report(ending, letter)
+        if told := self.definition.hooks.get("on_saga_failed"):
+            await tell(told, self.definition.name, self.run_id, self.ctx, ending.error)
+
+    def _with_publications(
+        self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None
+    ) -> Ending:
+        if self._events is not None:
+            ending = self._events.end(ending, at, retry_at)
+        state = None if letter is None else self._dispatcher.states.get(letter.trigger)
+        if letter is not None and state is not None and (topic := state.compiled.config.dead_letter_topic):
+            ending = ending._replace(publications=(*ending.publications, publication_of(letter, topic)))
+        return ending
+
+    def _wake_relay_at_end(self, ending: EndingRow) -> None:
+        _, _, records, publications = ending
+        if publications:
+            self._dispatcher.runner.published()
+        else:
+            self._wake_relay(records)
+
+    async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
+        end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
+        try:
+            await end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
+        except StoreUnavailable as error:
+            await self._insist(
+                error, partial(end, run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
+            )
+
+    def _after_failure(self, error: BaseException | None, now: float) -> tuple[DeadLetter | None, float | None]:
+        trigger, event = self.trigger, self.event
+        if trigger is None or event is None:
+            return None, None
+        state, note = self._dispatcher.states.get(trigger), ""
+        config = None if state is None else state.compiled.config
+        if config is not None and self.attempt <= config.max_retries and not is_permanent(error):
+            retry_at = now + config.retry_delay_s(self.attempt)
+            if not config.too_old(retry_at - self.ticket.at):
+                return None, retry_at
+            age_s = now - self.ticket.at
+            note = f" (not tried again: its event came {age_s:.0f} s ago; retry_max_age={config.retry_max_age!r})"
+        failure = RuntimeError("the run failed") if error is None else error
+        return letter_of_run(self, trigger, event, failure, now, note), None
+
+    def _report(self, ending: Ending, letter: DeadLetter | None) -> None:
+        error = "no error" if ending.error is None else describe(ending.error)
+        then = f"; tried again in {round(self.retry_in_s, 3):g} s" if self.retry_in_s is not None else ""
+        then = "; it left a dead letter" if letter is not None else then
+        kind = f"{self.definition.name}:{ending.status}:{type(ending.error).__name__}"
+        kind += ":retry" if self.retry_in_s is not None else ""
+        self._dispatcher.report(kind, f"run {self.run_id} of {self.definition.name} {ending.status}: {error}{then}")
+
+    async def _insist(self, error: StoreUnavailable, write: Callable[[], Awaitable[None]]) -> None:
+        """The store is away: what has happened must be written before anything follows from it."""
+        for n in range(1_000_000):
+            self._dispatcher.report("store", f"run {self.run_id} waits for the store: {describe(error)}")
+            await self._dispatcher.clock.sleep(STORE_RETRY_S[min(n, len(STORE_RETRY_S) - 1)])
+            try:
+                await write()
+                return
+            except StoreUnavailable as again:
+                error = again
+
+
+class AttemptInMemory(Attempt, eq=False):
+    """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
+
+    @property
+    def shared(self) -> bool:
+        return False
+
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+        return super().append(records) if self.publishes else self._dispatcher.store.append(records)
+
+    def end(self, ending: EndingRow) -> Awaitable[None]:
+        if ending[0] is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
+            return super().end(ending)
+        self.status = _COMPLETED
+        dispatcher = self._dispatcher
+        return dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())

@@ -1,0 +1,77 @@
+"""The context of a run that was loaded from the store: artifacts are read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sagaz_lab.abc import StoredRun
+from sagaz_lab.model.apart import apart
+from sagaz_lab.model.context import SagaContext, fresh_context
+from sagaz_lab.model.event import Event
+from sagaz_lab.model.run import History, Loadable
+from sagaz_lab.runtime.gates.pending_run import Ticket
+
+
+def as_context(returned: Any, trigger: str) -> dict[str, Any]:
+    """What a trigger method has returned, as the context of a run. Raises `TypeError`, and what a mapping raises."""
+    if isinstance(returned, Event):
+        returned, what = returned.payload, f"the event, whose payload is a {type(returned.payload).__name__}"
+    else:
+        what = f"a {type(returned).__name__}"
+    if not isinstance(returned, Mapping):
+        raise TypeError(f"{trigger} returned {what}; a trigger method returns a mapping, None or skip(...)")
+    return apart(dict(returned))
+
+
+def context_of(ticket: Ticket) -> SagaContext:
+    """A fresh context, or the one its history describes."""
+    history = ticket.history
+    if history is None:
+        values = ticket.context
+        if ticket.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
+            own = values if ticket.flat else {key: apart(value) for key, value in values.items()}
+            return fresh_context(own, ticket.run_id, ticket.event)
+        return LoadingContext(apart({**values}), ticket.run_id, ticket.event)
+    return LoadingContext(apart({**ticket.context, **history.changes}), ticket.run_id, ticket.event)
+
+
+def stored_context(run: StoredRun) -> SagaContext:
+    """What the run began with and what the finished actions of its present attempt have set."""
+    changes = History.of(run.records, run.attempt).changes
+    return LoadingContext(apart({**run.context, **changes}), run.run_id, run.event)
+
+
+class LoadingContext(SagaContext):
+    """A context whose values may still lie in artifacts. They load on first use and are kept then."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> Any:
+        value = dict.__getitem__(self, key)
+        if isinstance(value, Loadable):
+            value = value.load()
+            dict.__setitem__(self, key, value)
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            return default
+        return self[key]
+
+    def values(self) -> Any:
+        return [self[key] for key in self]
+
+    def items(self) -> Any:
+        return [(key, self[key]) for key in self]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self[key] = self[key]
+        return dict.pop(self, key, *default)
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self.items())
+
+    def __iter__(self) -> Iterator[str]:
+        return dict.__iter__(self)

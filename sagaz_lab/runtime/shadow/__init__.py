@@ -1,0 +1,1 @@
+"""An edited revision beside the current one."""

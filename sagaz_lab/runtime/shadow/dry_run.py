@@ -1,0 +1,135 @@
+"""What a shadow has in place of an engine and a store: nothing is executed, and little is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any
+
+from msgspec.structs import replace
+
+from sagaz_lab.abc import Acceptance, Ending, Journal, NewRun, Refusal, Spent, Store
+from sagaz_lab.model.run import RESTARTABLE, Run, RunStatus
+from sagaz_lab.runtime.triggers.outcomes import Tally
+from sagaz_lab.runtime.runs.runner import Runner
+from sagaz_lab.runtime.gates.pending_run import NOTHING
+
+WATCHED = 10_000
+"""Live runs whose end is kept for a shadow; the oldest go first."""
+
+
+class Twins:
+    """How the live runs end whose events a shadow decides too."""
+
+    def __init__(self, live: Runner) -> None:
+        self._live = live
+        self._ends: dict[tuple[str, str], asyncio.Future[RunStatus]] = {}
+
+    def watch(self, *run_ids: str) -> None:
+        """Live runs have begun."""
+        live = self._live.live
+        for run_id in run_ids:
+            if (run := live.get(run_id)) is not None:
+                self._watch(run)
+
+    def _watch(self, run: Run) -> None:
+        if run.event is None:
+            return
+        loop = asyncio.get_running_loop()
+        end, waiter = loop.create_future(), loop.create_future()
+        waiter.add_done_callback(lambda _: None if end.done() else end.set_result(run.status))
+        run.waiters = [*run.waiters, waiter]
+        self._ends[run.trigger or "", run.event.id] = end
+        if len(self._ends) > WATCHED:
+            del self._ends[next(iter(self._ends))]
+
+    def take(self, trigger: str, event_id: str) -> asyncio.Future[RunStatus] | None:
+        """The end of the live run that this event has started, if any; it is forgotten."""
+        return self._ends.pop((trigger, event_id), None)
+
+
+class StandIn:
+    """An engine that calls nothing. A run lasts as long as the live run of the same event, and ends as well or badly;
+    without such a run it is completed at once."""
+
+    def __init__(self, twins: Twins) -> None:
+        self._twins = twins
+
+    async def execute(self, run: Run, journal: Journal) -> None:
+        status = RunStatus.COMPLETED
+        run.begun = True
+        try:
+            if run.event is not None and (end := self._twins.take(run.trigger or "", run.event.id)) is not None:
+                status = RunStatus.CANCELLED if await end in RESTARTABLE else status
+        except asyncio.CancelledError:
+            if not run.cancelling:
+                raise
+            task = asyncio.current_task()
+            while task is not None and task.cancelling():
+                task.uncancel()
+        run.stopping = True
+        await journal.end(Ending(RunStatus.CANCELLED if run.cancelling else status))
+
+    def close(self) -> None:
+        pass
+
+
+class Ledger:
+    """A store for the claims and cooldowns of a shadow; those of runs that began before it hold for it as well.
+
+    `own` is a store in memory, to which all else goes; it gets no events and no contexts. `live` is only read. `began`
+    is an id as the live runs have them, drawn when the shadow began.
+    """
+
+    def __init__(self, own: Store, live: Store, began: str) -> None:
+        self._own = own
+        self._live = live
+        self._process, _, number = began.rpartition("-")
+        self._number = int(number)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
+        found = await self._live.seen(trigger, claims, at=at)
+        return {**self._earlier(found), **await self._own.seen(trigger, claims, at=at)}
+
+    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+        found = await self._live.cooling(trigger, keys, at=at)
+        return {**self._earlier(found), **await self._own.cooling(trigger, keys, at=at)}
+
+    def _earlier(self, found: Mapping[str, Refusal]) -> dict[str, Refusal]:
+        return {name: refusal for name, refusal in found.items() if self._is_earlier(refusal.first_run)}
+
+    def _is_earlier(self, run_id: str | None) -> bool:
+        """Another process's run counts as well: the current revision is refused because of it too."""
+        if run_id is None:
+            return False
+        process, _, number = run_id.rpartition("-")
+        return process != self._process or not number.isdigit() or int(number) <= self._number
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        runs = [_bare(run) for run in batch.runs]
+        # Of a letter no more is kept than that its event has come.
+        dead = [Spent(it.trigger, it.claim, it.claim_until or 0.0) for it in batch.dead if it.claim is not None]
+        return await self._own.accept(replace(batch, runs=runs, dead=[], spent=[*batch.spent, *dead], redriven=[]))
+
+    async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
+                    context: Any = None, cooldown: tuple[str, float] | None = None) -> None:  # fmt: skip
+        await self._own.begin(
+            run_id, revision=revision, attempt=attempt, started=started, at=at, context=None, cooldown=cooldown
+        )
+
+
+def _bare(run: NewRun) -> NewRun:
+    bare = copy(run)
+    bare.event, bare.context = None, NOTHING
+    return bare
+
+
+class NoTally(Tally):
+    """Counts, and remembers no outcomes: they are compared as they come."""
+
+    def keep(self, entries: object) -> None:
+        pass

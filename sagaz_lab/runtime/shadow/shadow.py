@@ -1,0 +1,297 @@
+"""An edited revision that decides the live events beside the current one, on gates of its own, and starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from copy import deepcopy
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, cast
+
+from sagaz_lab.abc import Acceptance, Delivery, HeldEvent, Store
+from sagaz_lab.errors import DefinitionError, describe
+from sagaz_lab.model.event import payload_as_sent
+from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.model.run import OutcomeKind, Run, RunStatus
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.registry.changes import Change
+from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of, finals_of_ticket
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.triggers.outcomes import Entry
+from sagaz_lab.runtime.triggers.live_params import LiveParams
+from sagaz_lab.runtime.registry.registry import Registry
+from sagaz_lab.runtime.shadow.dry_run import Ledger, NoTally, StandIn, Twins
+from sagaz_lab.runtime.gates.pending_run import Ticket
+
+QUEUE = 10_000
+"""Events of a trigger that may wait for the shadow. Further ones it misses, and they are not compared."""
+
+PATIENCE_S, PATIENCE_OF_ONE_S = 10.0, 0.1
+"""How long the shadow may take for a batch, and for each event of it; then these are dead for it."""
+
+CLOSE_S = 3.0
+
+_TOLD = ("task", "engine", "store", "slow")
+"""Kinds of problem of a shadow that are told; the others are differences, or those of the current revision too."""
+
+
+class Shadow:
+    """One saga's. `current` is the revision that it stands beside."""
+
+    def __init__(self, live: Dispatcher, change: Change, definition: SagaDefinition, store: Store) -> None:
+        self.change = change
+        self.definition = definition
+        self.current = live.registry.current[definition.name]
+        self.since = live.clock.now()
+        self.comparison = Comparison()
+        self.missed = 0
+        self.ended = False
+        self._live = live
+        self._context = copy_context()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        silent = _silent(definition)
+        registry = Registry(lambda *_: (), lambda _: None, live.clock.now)
+        registry.current = MappingProxyType({silent.name: silent})
+        ledger = cast(Store, Ledger(store, live.store, next(live.run_ids)))
+        self._twins = Twins(live.runner)
+        engine, default, slots = StandIn(self._twins), _quiet(live.default), live.slots.limit
+        self._own = Dispatcher(ledger, engine, live.clock, default, registry, NoTally(), self._hear, slots)
+        try:
+            self._own.load(registry.current, registry.current)
+        except DefinitionError:
+            raise
+        except Exception as error:
+            raise DefinitionError(f"{definition.name}: the class cannot be made: {describe(error)}") from error
+        self._own.tee = _Ear(self)
+        self._feeds = {
+            name: _Feed(state, live)
+            for name, state in self._own.states.items()
+            if _method(name) in self.current.triggers
+        }
+
+    @property
+    def compared(self) -> Collection[str]:
+        """The triggers that both revisions have."""
+        return self._feeds.keys()
+
+    def feed(self, live: TriggerState, part: int, deliveries: Sequence[Delivery]) -> None:
+        """The current revision has taken these."""
+        feed = self._feeds.get(live.name)
+        if feed is None:
+            return
+        fit = deliveries[: max(0, QUEUE - feed.size)] if part < feed.parts else ()
+        self.missed += len(deliveries) - len(fit)
+        if not fit:
+            return
+        now = self._live.clock.now()
+        for delivery in fit:
+            self.comparison.expect(live.name, _id(delivery), now)
+        feed.put(part, [_apart(delivery) for delivery in fit], live)
+        if feed.task is None:
+            self._loop = asyncio.get_running_loop()
+            feed.task = self._context.run(self._own.tasks.start, self._work(feed), f"shadow of {live.name}")
+
+    def applied(self, decided: Decided) -> None:
+        """The current revision has decided these."""
+        now = self._live.clock.now()
+        if decided.starts:
+            self._twins.watch(*(ticket.run_id for ticket in decided.starts))
+        for event_id, final in finals_of(decided):
+            self.comparison.decided("current", decided.state.name, event_id, final, now)
+
+    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+        """A run of the current revision has waited for its turn."""
+        now = self._live.clock.now()
+        asyncio.get_running_loop().call_soon(self._twins.watch, ticket.run_id)  # when it has been launched
+        for event_id, final in finals_of_ticket(ticket, entries):
+            self.comparison.decided("current", ticket.trigger or "", event_id, final, now)
+
+    def decided(self, trigger: str, event_id: str, final: Final) -> None:
+        """So has the shadow."""
+        if final.kind != OutcomeKind.STARTED:
+            self._twins.take(trigger, event_id)
+        if not self.ended:
+            self.comparison.decided("shadow", trigger, event_id, final, self._live.clock.now())
+
+    async def _work(self, feed: _Feed) -> None:
+        try:
+            await self._seed(feed)
+            while feed.queue:
+                part, deliveries, live = feed.queue.popleft()
+                if live is not None:
+                    feed.follow(*live)
+                    self._own.turns.release(feed.state)
+                while deliveries:
+                    room = await feed.room()
+                    await self._decide(feed, part, deliveries[:room])
+                    feed.size -= len(deliveries[:room])
+                    deliveries = deliveries[room:]
+        finally:
+            feed.task = None
+
+    async def _seed(self, feed: _Feed) -> None:
+        """What waited in windows when the shadow began waits in its windows too, and what ran runs there as well: as
+        it would be if the revision had been made current."""
+        held, feed.held = feed.held, ()
+        if held:
+            await self._own.store.accept(Acceptance(held=list(held)))
+            await self._own.holding.restore([feed.state])
+        runs, feed.runs = feed.runs, {}
+        state, definition = feed.state, feed.state.compiled.definition
+        for run_id, key in runs.items():
+            if (run := self._live.runner.live.get(run_id)) is not None:
+                ticket = Ticket(run_id, definition.name, state.name, definition.revision, run.event, {}, 0.0, key=key)
+                ticket.status = RunStatus.RUNNING
+                self._twins.watch(run_id)
+                state.admission.occupy(ticket)
+                await self._own.store.accept(Acceptance(runs=[ticket]))
+                self._own.runner.launch_shared([ticket], definition, self._live.clock.now(), self._context)
+
+    async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S + PATIENCE_OF_ONE_S * len(deliveries)):
+                await self._own.take([(feed.state, part)], deliveries)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is not the current revision's
+            for delivery in deliveries:
+                self.decided(feed.state.name, _id(delivery), Final(OutcomeKind.DEAD.value, describe(error)))
+
+    def caught_up(self) -> bool:
+        """Whether nothing waits for it but what it has no room for."""
+        return all(feed.task is None or feed.stuck for feed in self._feeds.values())
+
+    def end(self) -> None:
+        """It sees no more events; what it has under way is given up soon."""
+        self.ended = True
+        if self._loop is not None and not self._loop.is_closed() and not self._live.closing:
+            name = f"end of the shadow of {self.current.name}"
+            self._loop.call_soon(lambda: self._live.tasks.start(self.close(), name))
+
+    async def close(self) -> None:
+        self.ended = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._own.close()
+
+    def _hear(self, kind: str, text: str) -> None:
+        if not self.ended and kind.partition(":")[0] in _TOLD:
+            self._live.report(f"shadow:{kind}", f"shadow of {self.current.name}: {text}")
+
+
+class _Feed:
+    """What the current revision's trigger has taken, on its way to the shadow's."""
+
+    def __init__(self, state: TriggerState, live: Dispatcher) -> None:
+        self.state = state
+        self.held: Sequence[HeldEvent] = ()
+        self.runs: Mapping[str, str | None] = {}
+        self.parts = len(specs_of(state.compiled.trigger))
+        self.queue: deque[tuple[int, list[Delivery], tuple[str, str] | None]] = deque()
+        self.size = 0
+        self.stuck = False
+        self.task: asyncio.Task[Any] | None = None
+        self._seen: tuple[Any, Any] | None = None
+        if (current := live.states.get(state.name)) is not None:
+            self._take_over(current, live.runner.live.values())
+        self.follow(None, None)
+
+    def _take_over(self, live: TriggerState, runs: Iterable[Run]) -> None:
+        """How things stand when the shadow begins: open periods, the pace, what waits in windows, what runs."""
+        state = self.state
+        state.leading = deepcopy(live.leading)
+        state.leading.configure(state.compiled.trigger.gates.debounce)
+        state.admission.pace = deepcopy(live.admission.pace)
+        self.held = () if live.windows is None else live.windows.events()
+        turns = live.admission.turns()
+        self.runs = {run.run_id: turns.get(run.run_id) for run in runs if run.trigger == live.name}
+
+    def put(self, part: int, deliveries: list[Delivery], live: TriggerState) -> None:
+        now = live.params.values, live.limits.values
+        changed = self._seen is None or now[0] is not self._seen[0] or now[1] is not self._seen[1]
+        self._seen = now
+        self.queue.append((part, deliveries, (live.params.text(), live.limits.text()) if changed else None))
+        self.size += len(deliveries)
+
+    def follow(self, params: str | None, limits: str | None) -> None:
+        """Go on with the params and limits that are live, as far as the edited revision has not changed them."""
+        state = self.state
+        state.params, before = LiveParams(state.name, state.params.defaults), state.limits
+        state.limits = LiveParams(state.name, before.defaults)
+        state.params.restore(params)
+        state.limits.restore(limits)
+        state.show_params()
+
+    async def room(self) -> int:
+        """How many events the shadow takes next, once it takes any."""
+        while (room := self.state.room()) <= 0:
+            self.stuck = True
+            await self.state.changed()
+        self.stuck = False
+        return room
+
+
+class _Ear:
+    """Hears what the shadow itself decides."""
+
+    def __init__(self, shadow: Shadow) -> None:
+        self._shadow = shadow
+
+    def taken(self, readers: object, deliveries: object) -> None:
+        pass
+
+    def applied(self, decided: Decided) -> None:
+        for event_id, final in finals_of(decided):
+            self._shadow.decided(decided.state.name, event_id, final)
+
+    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+        for event_id, final in finals_of_ticket(ticket, entries):
+            self._shadow.decided(ticket.trigger or "", event_id, final)
+
+    def changed(self, sagas: Collection[str]) -> None:
+        pass
+
+    async def caught_up(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def _silent(definition: SagaDefinition) -> SagaDefinition:
+    """Without listeners, and nothing of it published."""
+    triggers = {
+        method: replace(trigger, config=trigger.config and _quiet(trigger.config))
+        for method, trigger in definition.triggers.items()
+    }
+    return replace(definition, listeners=(), hooks={}, config=definition.config and _quiet(definition.config),
+                   triggers=MappingProxyType(triggers))  # fmt: skip
+
+
+def _quiet(config: TriggerConfig) -> TriggerConfig:
+    return replace(config, dead_letter_topic=None, persist_events=False)
+
+
+def _method(trigger: str) -> str:
+    return trigger.rpartition(".")[2]
+
+
+def _id(delivery: Delivery) -> str:
+    """As the decision loop names the event."""
+    given: Any = delivery.event.id
+    return given if type(given) is str else "" if given is None else str(given)
+
+
+def _apart(delivery: Delivery) -> Delivery:
+    """The same with a payload of its own: the method may change it. What cannot be copied is shared."""
+    payload = payload_as_sent(delivery.event)
+    if isinstance(payload, bytes | str | int | float | None):
+        return delivery
+    with suppress(BaseException):
+        payload = deepcopy(payload)
+    return delivery._replace(event=delivery.event.with_payload(payload))

@@ -1,0 +1,231 @@
+"""What the Lab says about itself: its status, what would become of an event, what became of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sagaz_lab.model.params import Param, Scalar
+from sagaz_lab.model.run import Outcome, Run
+from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.recovery.start_report import Away
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.live_params import LiveParams
+from sagaz_lab.runtime.intake.pump import Pump
+from sagaz_lab.runtime.decisions.preview import Verdict, said_by
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    name: str
+    state: str
+    since: float
+    error: str
+    received: int
+    read_by: Sequence[str]
+    lag_s: float | None
+    lost: int = 0
+    """Events that it could not deliver, since the broker had them no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What waits to start, and how it holds up its sources. `blocking`: they wait for room now."""
+
+    held: int
+    size: int
+    strategy: str
+    blocking: bool
+    blocked_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerStatus:
+    """`ends` counts how its runs have ended, `reasons` (outcome, reason) why events started none.
+
+    `resumed` runs were started by an earlier process: started + resumed = running + ends, but for those tried again.
+    `params` and `limits` give each one's value and what its cell says,
+    `ranges` the bounds of params. `lag_s`: how old the newest event was when it
+    came.
+    """
+
+    name: str
+    saga: str
+    source: str
+    state: str
+    revision: int
+    counts: Mapping[str, int]
+    running: int
+    ends: Mapping[str, int]
+    reasons: Mapping[tuple[str, str], int]
+    queue: QueueStatus
+    params: Mapping[str, tuple[Scalar, Scalar]]
+    limits: Mapping[str, tuple[Scalar, Scalar]]
+    lag_s: float | None
+    resumed: int = 0
+    ranges: Mapping[str, Param] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> int:
+        try:
+            return self.counts[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    run_id: str
+    saga: str
+    revision: int
+    actions: Mapping[str, str]
+    trigger: str | None
+    attempt: int
+    started_at: float
+    parts: Mapping[str, float]
+    """How much of it is done, by action, where an action has said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How things stand. `warnings` are the problems reported last, newest last; `away` is what the last start found.
+
+    `isolated` says that the Lab lives on a loop of a thread of its own.
+    """
+
+    started: bool
+    sources: Sequence[SourceStatus]
+    triggers: Sequence[TriggerStatus]
+    runs: Sequence[RunProgress]
+    warnings: Sequence[str]
+    away: Away | None = None
+    isolated: bool = False
+
+    @property
+    def runs_in_flight(self) -> int:
+        return len(self.runs)
+
+    def __repr__(self) -> str:
+        sources = ", ".join(f"{s.name} {s.state}" for s in self.sources) or "no source started"
+        return f"Status({sources}; {len(self.triggers)} trigger(s), {self.runs_in_flight} run(s) in flight)"
+
+
+def source_status(pump: Pump, fired: int) -> SourceStatus:
+    """`fired` events were given to it by hand."""
+    state = pump.state
+    blocking = [s.name for s in pump.states if s.room() == 0 and not s.paused]
+    if state == "connected" and blocking:
+        state = f"blocked by {', '.join(blocking)}"
+    return SourceStatus(
+        str(pump.spec),
+        state,
+        pump.since,
+        pump.error,
+        pump.received + fired,
+        tuple(s.name for s in pump.states),
+        pump.lag_s,
+        pump.lost,
+    )
+
+
+def trigger_status(state: TriggerState, started: bool, lag_s: float | None, now: float) -> TriggerStatus:
+    stands = "removed" if state.removed else "paused" if state.paused else "running" if started else "stopped"
+    trigger = state.compiled.trigger
+    return TriggerStatus(
+        name=state.name,
+        saga=state.compiled.definition.name,
+        source=", ".join(map(str, specs_of(trigger))),
+        state=stands,
+        revision=state.compiled.definition.revision,
+        counts=state.counters.as_dict(),
+        running=state.admission.in_flight,
+        ends=dict(state.counters.ends),
+        reasons=dict(state.counters.reasons),
+        queue=_queue_status(state, now),
+        params=_now_and_written(state.params),
+        limits=_now_and_written(state.limits),
+        lag_s=lag_s,
+        resumed=state.counters.resumed,
+        ranges=trigger.ranges,
+    )
+
+
+def _queue_status(state: TriggerState, now: float) -> QueueStatus:
+    admission, since = state.admission, state.blocked_since
+    blocked_s = state.blocked_s + (0.0 if since is None else now - since)
+    blocking = since is not None and state.room() == 0
+    return QueueStatus(
+        admission.held(), admission.size, state.compiled.config.backpressure_strategy, blocking, blocked_s
+    )
+
+
+def _now_and_written(live: LiveParams) -> Mapping[str, tuple[Scalar, Scalar]]:
+    return {name: (value, live.defaults[name]) for name, value in live.values.items()}
+
+
+def run_progress(run: Run, now: float) -> RunProgress:
+    actions, parts = {}, {}
+    for step in list(run.steps.values()):
+        if step.stopping_since is not None:
+            actions[step.name] = f"has been stopping for {now - step.stopping_since:.0f} s: a thread cannot be killed"
+        elif (since := step.waiting_since) is not None:
+            actions[step.name] = f"has been waiting for a thread for {now - since:.0f} s"
+        elif step.progress is not None:
+            done, total, note = step.progress
+            actions[step.name] = f"{done:g}" + (f" of {total:g}" if total else "") + (f" {note}" if note else "")
+            if total:
+                parts[step.name] = min(1.0, max(0.0, done / total))
+        else:
+            actions[step.name] = "running"
+    return RunProgress(
+        run.run_id,
+        run.definition.name,
+        run.definition.revision,
+        actions,
+        run.trigger,
+        run.attempt,
+        run.started_at,
+        parts,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What became of an event, for each trigger that saw it, and of its runs."""
+
+    event_id: str
+    outcomes: Sequence[Outcome]
+    runs: Sequence[Mapping[str, Any]]
+    verdicts: Sequence[Sequence[Verdict]] = ()
+    """For each outcome what every gate said; nothing for a trigger that is gone."""
+    is_run: bool = False
+    """It is a run's id that was asked for; `runs` has that one."""
+
+    def __repr__(self) -> str:
+        if not self.outcomes and not self.is_run:
+            return f"Why({self.event_id}: not seen here, or filtered longer ago than outcomes are kept)"
+        return "Why(" + self.event_id + ": " + "; ".join(self.lines()) + ")"
+
+    def lines(self) -> list[str]:
+        if self.is_run:
+            return [_is_a_run(self.runs[0])]
+        ends = {run["run_id"]: run for run in self.runs}
+        lines = []
+        for i, outcome in enumerate(self.outcomes):
+            facts = "".join(f", {name}={value!r}" for name, value in (outcome.facts or {}).items())
+            line = f"{outcome.trigger} r{outcome.revision}: {outcome.kind}"
+            line += f" ({outcome.reason}{facts})" if outcome.reason or facts else ""
+            if outcome.run_id and (run := ends.get(outcome.run_id)):
+                line += f", run {outcome.run_id} {run['status']}" + (f": {run['error']}" if run.get("error") else "")
+            lines.append(line)
+            if i < len(self.verdicts) and self.verdicts[i]:
+                lines.append(f"  gates: {said_by(self.verdicts[i])}")
+        return lines
+
+
+def _is_a_run(run: Mapping[str, Any]) -> str:
+    run_id, event_id = run["run_id"], run["event_id"]
+    error = f": {run['error']}" if run["error"] else ""
+    told = f"that is a run, of {run['saga']} r{run['revision']}: {run['status']}{error}"
+    by = f"; its event is {event_id}: lab.why({event_id!r})" if event_id else "; no event started it"
+    return f"{told}{by}; lab.run({run_id!r}) shows its steps"

@@ -1,0 +1,1 @@
+"""A trigger made ready for its decision loop, and what it carries."""

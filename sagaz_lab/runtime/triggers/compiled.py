@@ -1,0 +1,317 @@
+"""A trigger made ready for its decision loop, and what it carries from one revision to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from sagaz_lab.abc import KEY_MARK, Clock, HeldEvent
+from sagaz_lab.errors import DefinitionError, MissingKey
+from sagaz_lab.model.event import Event, payload_as_sent, reader_of
+from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
+from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
+from sagaz_lab.model.policy import Key, TriggerConfig, seconds
+from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.model.trigger import Trigger, specs_of
+from sagaz_lab.runtime.gates.admission import Admission, Slots
+from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
+from sagaz_lab.runtime.gates.leading_debounce import Leading
+from sagaz_lab.runtime.triggers.outcomes import Counters
+from sagaz_lab.runtime.triggers.live_params import LiveParams
+from sagaz_lab.runtime.gates.window_policies import Leaving, policy_of
+from sagaz_lab.runtime.gates.windows import Windows
+
+ID_LENGTH = 512
+"""An event's id longer than this is claimed by its hash."""
+
+SPENT_S = 86400.0
+"""How long the id of an event stays claimed that a later one took the place of, unless its retention is shorter."""
+
+RETRYING = 10_000
+"""Runs of a trigger that may wait for their retry; beyond it nothing is taken in, whatever the strategy."""
+
+ONLY_KEY = "*"
+"""The concurrency key of all runs of a trigger with `singleton` and without `concurrency_key`."""
+
+Read = Callable[[Any], str]
+
+
+class CompiledTrigger:
+    """One trigger of one revision: everything that the loop would otherwise look up for each event.
+
+    With `together` the method gets a list of what it would otherwise get one by one.
+    """
+
+    __slots__ = ("claim_ends", "claim_key", "claim_ttl_s", "concurrency_key", "config", "cooldown_s", "decode",
+                 "definition", "id_ttl_s", "instance", "is_async", "leading_key", "method", "overlap", "pace_key",
+                 "part_names", "policy", "singleton", "together", "trigger", "ungated", "validate", "wants_event",
+                 "window_key")  # fmt: skip
+
+    def __init__(self, definition: SagaDefinition, trigger: Trigger, instance: Saga, default: TriggerConfig) -> None:
+        gates = trigger.gates
+        self.definition = definition
+        self.trigger = trigger
+        self.part_names = [str(spec) for spec in specs_of(trigger)]
+        self.instance = instance
+        self.method: Callable[..., Any] = getattr(instance, trigger.method_name)
+        self.decode = decoder(trigger.decode)
+        self.policy = policy_of(trigger)
+        self.together = self.policy is not None and self.policy.together
+        self.validate = validator(trigger)
+        self.wants_event = trigger.wants_event
+        self.is_async = trigger.is_async
+        self.overlap = trigger.spec.settings.get("overlap") if trigger.spec.kind == "cron" else None
+        self.config = trigger.config or definition.config or default
+        self.id_ttl_s = self.config.event_retention_days * 86400.0
+        self.claim_ttl_s = (
+            seconds(gates.idempotency_ttl, "idempotency_ttl") if gates.idempotency_ttl is not None else self.id_ttl_s
+        )
+        self.claim_ends = gates.until == "terminal"
+        self.cooldown_s = None if gates.cooldown is None else seconds(gates.cooldown, "cooldown")
+        self.singleton = gates.singleton
+        self._read_keys()
+        self.ungated = self.overlap is None and self.concurrency_key is None and self.pace_key is None
+        self._refuse_small_queue()
+
+    def _read_keys(self) -> None:
+        gates, composite = self.trigger.gates, self.trigger.composite
+        self.claim_key = self._reader("idempotency_key", gates.idempotency_key)
+        correlates = self.policy is not None and composite is not None
+        self.concurrency_key = self._of_run("concurrency_key", gates.concurrency_key)
+        if self.concurrency_key is None and gates.singleton is not None:
+            self.concurrency_key = lambda _: ONLY_KEY
+        self.pace_key = self._of_run("throttle key", gates.throttle.key if gates.throttle else None)
+        window = gates.debounce or gates.batch
+        key = gates.concurrency_key if correlates else window.key if window is not None else None
+        read = self._reader("concurrency_key" if correlates else "key", key)
+        leads = gates.debounce is not None and gates.debounce.mode == "leading"
+        self.leading_key: Read | None = read if leads else None
+        self.window_key: Read | None = None if leads else read
+
+    def _reader(self, option: str, key: Key | None) -> Read | None:
+        return None if key is None else key_reader(self.trigger.name, option, key)
+
+    def _of_run(self, option: str, key: Key | None) -> Read | None:
+        """Reads the key of a run. Of a list, a field's name or the key that its parts share means the last one's."""
+        read = self._reader(option, key)
+        if read is None or not self.together or (callable(key) and self.trigger.composite is None):
+            return read
+        return lambda subjects: read(subjects[-1])
+
+    def id_claim(self, event: Event, part: int) -> str | None:
+        """The claim of an event's id; each part of a composite has its own.
+
+        Raises `MissingKey` where the source gave no id and nothing else tells a redelivery.
+        """
+        if self.claim_key is not None and not event.id:
+            return None
+        claim = claim_of(event.id)
+        return claim if self.trigger.composite is None else f"{part}:{claim}"
+
+    def declared(self, subject: Any, part: int) -> str | None:
+        """The claim of the declared key, if there is one. Raises `MissingKey` and `UnfitKey`."""
+        if self.claim_key is None:
+            return None
+        key = self.claim_key(subject)
+        return KEY_MARK + key if self.trigger.composite is None else f"{KEY_MARK}{part}:{key}"
+
+    def spent_until(self, now: float) -> float:
+        """How long the id of an event stays claimed that a later one took the place of."""
+        return now + min(SPENT_S, self.id_ttl_s)
+
+    def part_of(self, event: Event) -> int:
+        """The part of a composite that gave the event, by its source's name."""
+        names = self.part_names
+        return names.index(event.source) if event.source in names else 0
+
+    def of_part(self, event: Event, part: int) -> Event:
+        """The event, which says that this part of a composite gave it, whatever it said of its source."""
+        source = self.part_names[part]
+        if event.source == source or self.part_of(event) == part:
+            return event
+        return Event(payload_as_sent(event), event.id, source, event.key, event.headers, event.timestamp, event.attempt)
+
+    def subject_of(self, event: Event) -> Any:
+        """What the method gets for an event that has waited, of a window for its list: its own, which it may change.
+
+        One that has waited alone, by an earlier revision, is a list's only one. Raises `PayloadMismatch`.
+        """
+        if not self.together:
+            return self.subject_of_one(event)
+        payload = payload_as_sent(event)
+        items = payload if isinstance(payload, list) else [payload]
+        return [self.subject_of_one(event.with_payload(item)) for item in items]
+
+    def subject_of_one(self, event: Event) -> Any:
+        event = reader_of(event)
+        return event if self.validate is None else self.validate(event.payload)
+
+    def in_window(self, held: HeldEvent) -> HeldEvent:
+        """With the key by which this revision groups it; where that cannot be read, with the one that it had."""
+        try:
+            key = None if self.window_key is None else self.window_key(self.subject_of_one(held.event))
+        except Exception:  # noqa: BLE001  whatever is wrong with the event is found when it is decided
+            return held
+        return held if key == held.key else held._replace(key=key)
+
+    def _refuse_small_queue(self) -> None:
+        batch, size = self.trigger.gates.batch, self.config.queue_size
+        if batch is not None and batch.max_size > size:
+            raise DefinitionError(
+                f"{self.trigger.name}: Batch(max_size={batch.max_size}) never fills, since queue_size={size} "
+                "events may wait; set TriggerConfig(queue_size=) to as many at least"
+            )
+
+    def show(self, params: Params) -> None:
+        """The method reads these from its next event on; where it is under way, it keeps those that it began with."""
+        if has_params(self.definition):
+            self.instance = reading(self.instance, params)
+            self.method = getattr(self.instance, self.trigger.method_name)
+
+
+class TriggerState:
+    """What a trigger carries from one revision to the next: counters, queue, windows, whether it is paused."""
+
+    def __init__(self, compiled: CompiledTrigger, counters: Counters, slots: Slots) -> None:
+        self.name = compiled.trigger.name
+        self.compiled = compiled
+        self.counters = counters
+        self.params = LiveParams(self.name, compiled.trigger.params)
+        self.limits = LiveParams(self.name, limits_of(compiled.trigger))
+        in_turn = compiled.overlap == "queue"
+        self.admission = Admission(compiled.trigger.gates, compiled.config.queue_size, slots, in_turn=in_turn)
+        self.windows = self.admission.windows = None if compiled.policy is None else Windows(compiled.policy)
+        self.leading = Leading(compiled.trigger.gates.debounce)
+        self.paused = False
+        self.removed = False
+        self.told_hidden_fields = False
+        self.told_claimed = False
+        self.blocked_by = ""
+        self.blocked_s = 0.0
+        self.blocked_since: float | None = None
+        self.retrying = 0
+        self._waiters: list[asyncio.Future[None]] = []
+        self.show_params()
+
+    def use(self, compiled: CompiledTrigger) -> None:
+        """Go on with another revision; what waits in a queue goes on waiting."""
+        self.leading.configure(compiled.trigger.gates.debounce)
+        if self.windows is not None:
+            self.windows.change(compiled.policy or Leaving())
+            self.windows.regroup(compiled.in_window)
+        elif compiled.policy is not None:
+            self.windows = self.admission.windows = Windows(compiled.policy)
+        self.params.use(compiled.trigger.params)
+        self.limits.use(limits_of(compiled.trigger))
+        self.compiled = compiled
+        self.show_params()
+        self.removed = False
+        self.blocked_by = ""  # if its broker is still down, that is found out again
+        self.wake()
+
+    def show_params(self) -> None:
+        """The method is to read the params as they are now, and the limits are to hold."""
+        compiled = self.compiled
+        for name, value in self.params.changed.items():
+            try:
+                self.checked_params({name: value})
+            except DefinitionError:  # the cell has come with bounds that it is beyond
+                self.params.withdraw(name)
+        compiled.show(self.params.values)
+        self.loading = self.params.loading
+        for name, value in self.limits.changed.items():
+            try:
+                checked_limits(compiled.trigger, {name: value})
+            except DefinitionError:  # the cell has come with an option that contradicts it
+                self.limits.withdraw(name)
+        gates = with_limits(compiled.trigger.gates, self.limits.values)
+        self.admission.configure(gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue")
+
+    def checked_params(self, values: Mapping[str, Any]) -> dict[str, Scalar]:
+        """Raises `UnknownParam` and `DefinitionError`."""
+        return checked_change(self.name, self.params.defaults, self.compiled.trigger.ranges, values)
+
+    @property
+    def waits_in_windows(self) -> int:
+        """How many events wait in its windows."""
+        return 0 if self.windows is None else self.windows.size
+
+    def room(self) -> int:
+        """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
+        if self.paused or self.loading or self.blocked_by or self.retrying >= RETRYING:
+            return 0
+        if self.compiled.config.backpressure_strategy == "block":
+            waits = self.compiled.policy is not None
+            free = self.admission.size - self.admission.held() if waits else self.admission.free()
+            return max(0, free - self.counters.deciding)
+        return max(1, self.admission.size)
+
+    def forget(self, key: str | None) -> None:
+        """Let the pace and the open periods of this key, or of all, begin anew."""
+        self.admission.forget(key)
+        self.leading.forget(key)
+
+    def pause(self) -> None:
+        self.paused = True
+        self.wake()  # who waits with an event by hand is told
+
+    def resume(self) -> None:
+        self.paused = False
+        self.wake()
+
+    async def held_up(self, clock: Clock) -> None:
+        """Returns when `room` may have changed; the time that a source waits for it is added up, but for a pause."""
+        if self.paused or self.blocked_since is not None:
+            return await self.changed()
+        self.blocked_since = clock.monotonic()
+        try:
+            await self.changed()
+        finally:
+            self.blocked_s += clock.monotonic() - self.blocked_since
+            self.blocked_since = None
+
+    async def changed(self) -> None:
+        """Returns when `room` may have changed."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def wake(self) -> None:
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+
+def claim_of(event_id: str) -> str:
+    """The claim of an event's id. Raises `MissingKey`."""
+    if not (event_id and isinstance(event_id, str)):
+        raise MissingKey(f"the source gave the event no id but {event_id!r}; name a field of it with idempotency_key=")
+    if len(event_id) <= ID_LENGTH and not event_id.startswith(KEY_MARK):
+        return event_id
+    return "sha256:" + hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def made_anew(
+    sagas: Mapping[str, SagaDefinition], but: Collection[str], instance_of: Callable[[SagaDefinition], Saga],
+    states: Mapping[str, TriggerState], default: TriggerConfig,
+) -> tuple[list[CompiledTrigger], dict[str, Exception]]:  # fmt: skip
+    """The triggers whose state has another revision or none, and the errors of sagas that cannot be made."""
+    changed: list[CompiledTrigger] = []
+    failed: dict[str, Exception] = {}
+    for definition in (sagas[name] for name in sagas if name not in but):
+        try:
+            instance = instance_of(definition)
+            changed += [
+                CompiledTrigger(definition, trigger, instance, default)
+                for trigger in definition.triggers.values()
+                if (state := states.get(trigger.name)) is None
+                or state.compiled.definition is not definition
+                or state.removed
+            ]
+        except Exception as error:  # noqa: BLE001  of that saga's code alone
+            failed[definition.name] = error
+    return changed, failed

@@ -1,0 +1,258 @@
+"""Dead letters: what they say, what they have in common, and when there are too many of them."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import os
+import re
+import sysconfig
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sagaz_lab.abc import DeadLetter
+from sagaz_lab.errors import DefinitionError, StoreError, Unreadable, describe
+from sagaz_lab.model.awaiting import awaited
+from sagaz_lab.model.event import Event, payload_as_sent
+from sagaz_lab.model.given import headers_of
+from sagaz_lab.model.run import Loadable, Run
+from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.texts import encodable, masked, shortened
+
+if TYPE_CHECKING:
+    from sagaz_lab.runtime.triggers.compiled import TriggerState
+
+REDRIVEN = "sagaz-redriven"
+"""The header in which a redriven event carries how many times it has been redriven."""
+
+TRACEBACK_CHARACTERS = 20_000
+"""Of a traceback that are kept: the last ones, which say most."""
+
+CAUSE_CHARACTERS = 80
+"""Of the source line or the text in a cause."""
+
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_LIBRARIES = (
+    "<frozen",
+    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+)
+
+
+_ID = re.compile(r"d-[0-9a-f]{12}")
+
+
+def letter_id() -> str:
+    return f"d-{os.urandom(6).hex()}"
+
+
+def is_letter_id(id: str) -> bool:
+    """Whether it looks like one. What does not never was a letter; what does may have been settled and dropped."""
+    return isinstance(id, str) and _ID.fullmatch(id) is not None
+
+
+def unreadable(event: Event) -> Unreadable | None:
+    """Why the event's payload cannot be read, if that is so. A class that is not defined may be defined yet."""
+    payload = payload_as_sent(event)
+    if not isinstance(payload, Loadable):
+        return None
+    try:
+        payload.load()
+    except DefinitionError:
+        return None
+    except StoreError as error:
+        return error if isinstance(error, Unreadable) else Unreadable(str(error))
+    return None
+
+
+async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -> Event:
+    """The letter's event, redriven once more, with the payload that `fix` makes of it. Raises what `fix` raises.
+
+    Of a payload that cannot be read `fix` gets the text that is stored.
+    """
+    event = letter.event
+    payload = payload_as_sent(event)
+    if isinstance(payload, Loadable):
+        payload = repr(payload) if unreadable(event) else payload.load()
+    if fix is not None:
+        try:
+            # A fix that changes it in place and then fails changes nothing.
+            payload = await awaited(fix(deepcopy(payload)))
+            if payload is None and payload_as_sent(event) is not None:
+                raise TypeError("fix returned None; it has to return the payload to use")
+        except Exception as error:
+            error.add_note(f"redrive: fix failed for the dead letter {letter.id}, which is still open")
+            raise
+    headers = headers_of(payload, {**event.headers, REDRIVEN: str(letter.redriven + 1)})
+    return Event(payload, event.id, event.source, event.key, headers, event.timestamp, event.attempt)
+
+
+def redriven(event: Event) -> int:
+    """How many times the event has been redriven. The header may have come from a broker: it may say anything."""
+    told = event.headers.get(REDRIVEN) if event.headers else None
+    return int(told) if isinstance(told, str) and told.isascii() and told.isdigit() and len(told) < 10 else 0
+
+
+def dead_letter(state: TriggerState, event: Event, error: BaseException, at: float) -> DeadLetter:
+    """Of an event that could not be decided."""
+    definition = state.compiled.definition
+    cause = cause_of(error, {}) or f"{type(error).__name__} in {state.name}"
+    return _letter(definition, state.name, event, error, cause, at)
+
+
+def letter_of_run(run: Run, trigger: str, event: Event, error: BaseException, at: float, note: str = "") -> DeadLetter:
+    """Of an event whose run has failed for good; `note` says why it is not tried again, if that is not plain."""
+    # Without a place in the user's code it is our own error, which names what it is about.
+    cause = cause_of(error, _methods(run.definition)) or describe(error)[:CAUSE_CHARACTERS]
+    letter = _letter(run.definition, trigger, event, error, cause, at)
+    letter.error += note
+    letter.attempts = run.attempt
+    letter.run_id = run.run_id
+    return letter
+
+
+def _letter(
+    definition: SagaDefinition, trigger: str, event: Event, error: BaseException, cause: str, at: float
+) -> DeadLetter:
+    times = redriven(event)
+    return DeadLetter(
+        id=letter_id(),
+        event=event,
+        trigger=trigger,
+        saga=definition.name,
+        cause=cause,
+        error=describe(error) + (f" (again, after redrive {times})" if times else ""),
+        traceback=text_of(error),
+        attempts=1,
+        revision=definition.revision,
+        at=at,
+        redriven=times,
+    )
+
+
+# --- causes ---
+
+
+class _Frame(NamedTuple):
+    code: CodeType
+    line: int
+
+    @property
+    def file(self) -> str:
+        return self.code.co_filename
+
+
+def cause_of(error: BaseException, methods: Mapping[CodeType, str]) -> str:
+    """The error's class, the action and the place in the user's code: like letters have one cause.
+
+    The place is the function's name and the text of its line, not a number or a file: these change whenever a cell of
+    a notebook is run again. "" if no code of the user's has taken part. `methods` says which action a code is of.
+    """
+    frames = [frame for frame in _frames(error) if not frame.file.startswith(_PACKAGE)]
+    if not frames:
+        return ""
+    action = next((f" in action {methods[frame.code]!r}," for frame in frames if frame.code in methods), "")
+    own = [frame for frame in frames if not frame.file.startswith(_LIBRARIES)]
+    # A saga that is installed as a package stands among the libraries: then its own file is where the error came in.
+    code, line = (own or [frame for frame in frames if frame.file == frames[0].file])[-1]
+    # What was executed from a text has no source lines.
+    text = masked(linecache.getline(code.co_filename, line).strip()) or f"its line {line - code.co_firstlineno}"
+    return f"{type(error).__name__}{action} in {code.co_name}: {text[:CAUSE_CHARACTERS]}"
+
+
+def _frames(error: BaseException) -> Iterator[_Frame]:
+    step = error.__traceback__
+    while step is not None:
+        yield _Frame(step.tb_frame.f_code, step.tb_lineno)
+        step = step.tb_next
+
+
+def _methods(definition: SagaDefinition) -> dict[CodeType, str]:
+    found = {}
+    for action in definition.actions.values():
+        function = getattr(definition.cls, action.method_name)
+        for one in (function, inspect.unwrap(function)):
+            if isinstance(code := getattr(one, "__code__", None), CodeType):
+                found[code] = action.name
+    return found
+
+
+def text_of(error: BaseException) -> str:
+    """The traceback's text, without our own frames before the user's."""
+    try:
+        frames = traceback.TracebackException.from_exception(error)
+        while len(frames.stack) > 1 and frames.stack[0].filename.startswith(_PACKAGE):
+            frames.stack.pop(0)
+        return encodable(masked("".join(map(shortened, frames.format()))))[-TRACEBACK_CHARACTERS:]
+    except BaseException as broken:
+        return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
+
+
+# --- too many ---
+
+SPIKE_LETTERS, SPIKE_S = 20, 60.0
+"""More letters of one trigger than this within so many seconds are a spike; it is over at half as many."""
+
+LOOP_DEATHS = 3
+"""An event that dies so often, redriven each time, will die again."""
+
+LOOP_OVER_S = 600.0
+"""A trigger's loop is over when none of its events has died so often for this long."""
+
+WATCHED = 1000
+"""Triggers that are watched; those whose letters came longest ago are forgotten first."""
+
+
+class _Watched:
+    __slots__ = ("looped_at", "spiking", "times")
+
+    def __init__(self) -> None:
+        self.times: deque[float] = deque(maxlen=SPIKE_LETTERS + 1)
+        self.spiking = False
+        self.looped_at: float | None = None
+
+
+class LetterWatch:
+    """Reports, once for each episode, that letters come in a flood or that one event dies again and again."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._watched: dict[str, _Watched] = {}
+
+    def note(self, letter: DeadLetter, now: float) -> None:
+        """A letter was stored; `now` is the Lab's clock."""
+        watched = self._watched.pop(letter.trigger, None) or _Watched()
+        self._watched[letter.trigger] = watched
+        if len(self._watched) > WATCHED:
+            del self._watched[next(iter(self._watched))]
+        self._note_spike(watched, letter, now)
+        if letter.redriven + 1 >= LOOP_DEATHS:
+            self._note_loop(watched, letter, now)
+
+    def _note_spike(self, watched: _Watched, letter: DeadLetter, now: float) -> None:
+        watched.times.append(now)
+        recent = sum(now - at <= SPIKE_S for at in watched.times)
+        if watched.spiking:
+            watched.spiking = recent > SPIKE_LETTERS // 2
+        elif recent > SPIKE_LETTERS:
+            watched.spiking = True
+            self._report(
+                f"letters:spike:{letter.trigger}",
+                f"{letter.trigger}: more than {SPIKE_LETTERS} dead letters within {SPIKE_S:g} s; "
+                f"lab.dead_letters(by='cause') groups them, the last is: {letter.error}",
+            )
+
+    def _note_loop(self, watched: _Watched, letter: DeadLetter, now: float) -> None:
+        known = watched.looped_at is not None and now - watched.looped_at <= LOOP_OVER_S
+        watched.looped_at = now
+        if not known:
+            self._report(
+                f"letters:loop:{letter.trigger}",
+                f"{letter.trigger}: event {letter.event.id} has died {letter.redriven + 1} times, redriven each time; "
+                f"fix its cause or its payload, or lab.discard it: {letter.error}",
+            )

@@ -1,0 +1,191 @@
+"""The params and limits of triggers as they are now: changed while events flow, and kept in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sagaz_lab.abc import Clock, Store
+from sagaz_lab.errors import StoreError, describe
+from sagaz_lab.model.limits import checked_limits
+from sagaz_lab.model.params import Params, Scalar, same
+from sagaz_lab.runtime.tasks import Report
+
+if TYPE_CHECKING:
+    from sagaz_lab.runtime.triggers.compiled import TriggerState
+
+KEPT_CHANGES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ParamChange:
+    """One change of a param or a limit."""
+
+    at: datetime
+    name: str
+    old: Scalar
+    new: Scalar
+
+
+class LiveParams:
+    """What a trigger's params, or its limits, are, from one revision to the next. `values` is swapped, never changed.
+
+    A changed value holds as long as the default, which the cell gives, is the one that it was changed from.
+    """
+
+    def __init__(self, trigger: str, defaults: Mapping[str, Scalar]) -> None:
+        self._trigger = trigger
+        self.defaults = defaults
+        self._changed: dict[str, tuple[Scalar, Scalar]] = {}  # the default that it was changed from, the value
+        self._outdone: list[tuple[str, Scalar, Scalar]] = []  # what another default has ended, to be noted
+        self.history: deque[ParamChange] = deque(maxlen=KEPT_CHANGES)
+        self.loaded = False
+        self.unsaved = False
+        self.values = Params(trigger, defaults)
+
+    @property
+    def loading(self) -> bool:
+        """Whether the store is still to be asked: until then nothing may be decided."""
+        return bool(self.defaults) and not self.loaded
+
+    def use(self, defaults: Mapping[str, Scalar]) -> None:
+        """Go on with another revision's."""
+        self.defaults = defaults
+        self._give_way()
+        self._renew()
+
+    def change(self, values: Mapping[str, Scalar], at: float) -> None:
+        """The values have been checked."""
+        for name, new in values.items():
+            if not same(old := self.values[name], new):
+                self._changed[name] = (self.defaults[name], new)
+                self._note(at, name, old, new)
+        self._renew()
+
+    def _give_way(self) -> None:
+        """Forget what was changed from a default that is no more."""
+        defaults = self.defaults
+        for name, (default, value) in list(self._changed.items()):
+            if name not in defaults or not same(default, defaults[name]):
+                del self._changed[name]
+                self._outdone.append((name, value, defaults.get(name)))
+
+    def withdraw(self, name: str) -> None:
+        """What it was changed to gives way to what the cell says now."""
+        _, value = self._changed.pop(name)
+        self._outdone.append((name, value, self.defaults[name]))
+        self._renew()
+
+    @property
+    def changed(self) -> Mapping[str, Scalar]:
+        """The values that are not the cell's."""
+        return {name: value for name, (_, value) in self._changed.items()}
+
+    def note_outdone(self, at: float) -> None:
+        """A new default that has ended a change is a change as well; so is the end of the param, to `None`."""
+        outdone, self._outdone = self._outdone, []
+        for name, old, new in outdone:
+            self._note(at, name, old, new)
+
+    def _note(self, at: float, name: str, old: Scalar, new: Scalar) -> None:
+        self.history.append(ParamChange(datetime.fromtimestamp(at, UTC), name, old, new))
+        self.unsaved = True
+
+    def _renew(self) -> None:
+        values = dict(self.defaults)
+        values.update((name, value) for name, (_, value) in self._changed.items())
+        self.values = Params(self._trigger, values)
+
+    def restore(self, text: str | None) -> None:
+        """Take up what `text` has kept."""
+        if text is not None:
+            kept = json.loads(text)
+            changed = {name: (default, value) for name, (default, value) in kept["changed"].items()}
+            changes = [ParamChange(datetime.fromisoformat(at), *change) for at, *change in kept["history"]]
+            self._changed = changed
+            self.history.extend(changes)
+        self.loaded = True
+        self._give_way()
+        self._renew()
+
+    def text(self) -> str:
+        """What `restore` takes."""
+        history = [(change.at.isoformat(), change.name, change.old, change.new) for change in self.history]
+        return json.dumps({"changed": self._changed, "history": history})
+
+
+class ParamsInStore:
+    """Reads and keeps the params and limits of all triggers."""
+
+    def __init__(self, store: Store, clock: Clock, report: Report) -> None:
+        self._store = store
+        self._clock = clock
+        self._report = report
+        self._lock = asyncio.Lock()
+
+    async def load(self, state: TriggerState) -> None:
+        """Ask the store, unless it has been asked; only then does the trigger take events."""
+        async with self._lock:
+            for place, live in _kept(state):
+                if live.loading:
+                    text = await self._store.positions().get(place)
+                    try:
+                        live.restore(text)
+                    except (AttributeError, LookupError, TypeError, ValueError) as error:
+                        self._report(place, f"{place}: what is stored cannot be read, so that the cell's values hold; "
+                                     f"change one to replace it ({describe(error)}): {text}")  # fmt: skip
+                        live.restore(None)
+                    state.show_params()
+                    state.wake()
+
+    async def follow(self, states: Iterable[TriggerState]) -> None:
+        """Load what is new and keep what another default has changed. A store that fails is asked again later."""
+        try:
+            for state in states:
+                await self.load(state)
+                await self._save(state)
+        except StoreError as error:
+            self._report("store", f"params: {describe(error)}")
+
+    async def of(self, state: TriggerState, history: bool) -> Params | list[ParamChange]:
+        """As they are now, or how they came to be so, newest first."""
+        await self.load(state)
+        return list(reversed(state.params.history)) if history else state.params.values
+
+    async def change(self, state: TriggerState, values: Mapping[str, Any]) -> None:
+        """At once in this process; returns when it is in the store too. Raises `UnknownParam`, `DefinitionError`."""
+        await self._change(state, state.params, state.checked_params(values))
+
+    async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> None:
+        """The same for limits. Raises `UnknownName` and `DefinitionError`."""
+        await self._change(state, state.limits, checked_limits(state.compiled.trigger, values))
+
+    async def _change(self, state: TriggerState, live: LiveParams, values: Mapping[str, Scalar]) -> None:
+        await self.load(state)
+        live.note_outdone(self._clock.now())
+        live.change(values, self._clock.now())
+        state.show_params()
+        state.wake()
+        await self._save(state)
+
+    async def _save(self, state: TriggerState) -> None:
+        async with self._lock:
+            for place, live in _kept(state):
+                live.note_outdone(self._clock.now())
+                if live.unsaved:
+                    live.unsaved = False
+                    try:
+                        await self._store.positions().put(place, live.text())
+                    except BaseException:
+                        live.unsaved = True
+                        raise
+
+
+def _kept(state: TriggerState) -> Iterator[tuple[str, LiveParams]]:
+    yield f"params {state.name}", state.params
+    yield f"limits {state.name}", state.limits

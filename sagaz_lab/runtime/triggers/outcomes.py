@@ -1,0 +1,165 @@
+"""What became of the events: counters that add up, and the last outcomes for `why`."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+from sagaz_lab.model.run import LIVE, Outcome, OutcomeKind
+from sagaz_lab.runtime.gates.pending_run import Ticket
+
+_event_id_of, _run_id_of = attrgetter("event.id"), attrgetter("run_id")
+
+RING = 100_000
+"""Outcomes kept in memory, of all triggers together: about 30 MB at the most."""
+
+REASONS = 50
+"""Distinct reasons counted for a trigger; further ones count as `other`."""
+
+OTHER = "other"
+
+
+_NO_COUNTS = ("reasons", "stored", "ends", "resumed")
+
+
+class Counters:
+    """Of one trigger. received = started + filtered + duplicate + dropped + dead + held + deciding, at any moment."""
+
+    __slots__ = (
+        "dead",
+        "deciding",
+        "dropped",
+        "duplicate",
+        "ends",
+        "filtered",
+        "held",
+        "lost",
+        "reasons",
+        "received",
+        "resumed",
+        "started",
+        "stored",
+    )
+
+    def __init__(self) -> None:
+        self.received = self.started = self.filtered = self.duplicate = 0
+        self.dropped = self.dead = self.held = self.deciding = 0
+        self.lost = 0
+        """Events that its source could not deliver, since the broker had them no more; none of them was received."""
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        self.stored: Counter[tuple[str, str]] = Counter()
+        self.ends: dict[str, int] = {}
+        """How the runs have ended, each time they were tried: by status, `waiting` if they are tried again."""
+        self.resumed = 0
+        """Runs that go on here, and that an earlier process had started."""
+
+    def goes_on(self, status: str, *, started_here: bool) -> None:
+        """A run that stood so goes on: if it had ended here, that is no end any more."""
+        if status in self.ends and status not in LIVE:
+            self.ends[status] -= 1
+            if not self.ends[status]:
+                del self.ends[status]
+        elif not started_here:
+            self.resumed += 1
+
+    def count_reason(self, kind: str, reason: str, times: int = 1) -> None:
+        key = (kind, reason)
+        if key not in self.reasons and len(self.reasons) >= REASONS:
+            key = (kind, OTHER)
+        self.reasons[key] += times
+
+    def take_reasons(self) -> Counter[tuple[str, str]]:
+        """What has been counted since the last call."""
+        new = self.reasons - self.stored
+        self.stored = self.reasons.copy()
+        return new
+
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__ if name not in _NO_COUNTS}
+
+
+# In the ring an outcome is a plain tuple of Outcome's fields: making an Outcome of each would cost more than deciding.
+# Its kind is a plain text, since a tuple of nothing but plain values is no work for the garbage collector. The events
+# of a batch for which the method returned None share an entry, which has their ids in a tuple; so do those that have
+# started a run each, whose ids are in another.
+Entry = tuple[str, str, str | tuple[str, ...], str, str | tuple[str, ...] | None, int, float, Mapping[str, Any] | None]
+
+
+class Tally:
+    """The counters of all triggers and the last outcomes, oldest first. It outlives an opening of the Lab."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, Counters] = {}
+        self._ring: deque[Entry] = deque()
+        self._size = 0
+
+    def of(self, trigger: str) -> Counters:
+        return self.counters.setdefault(trigger, Counters())
+
+    def keep(self, entries: Iterable[Entry]) -> None:
+        """Remember them; the oldest go first."""
+        ring = self._ring
+        for entry in entries:
+            ring.append(entry)
+            self._size += len(entry[2]) if type(entry[2]) is tuple else 1
+        while self._size > RING:
+            oldest = ring.popleft()
+            self._size -= len(oldest[2]) if type(oldest[2]) is tuple else 1
+
+    def newest(self) -> Iterator[Outcome]:
+        for entry in reversed(list(self._ring)):  # it grows meanwhile, if another thread decides
+            yield from reversed(outcomes_of(entry))
+
+    def about(self, event_id: str) -> list[Outcome]:
+        found = [outcomes_of(entry) for entry in list(self._ring) if event_id in ids_of(entry)]
+        return [outcome for outcomes in found for outcome in outcomes if outcome.event_id == event_id]
+
+
+def ids_of(entry: Entry) -> tuple[str, ...]:
+    return entry[2] if isinstance(entry[2], tuple) else (entry[2],)
+
+
+def outcome(entry: Entry) -> Outcome:
+    """The outcome of an entry about one event."""
+    (found,) = outcomes_of(entry)
+    return found
+
+
+def outcome_about(entry: Entry, event_id: str) -> Outcome:
+    return next(found for found in outcomes_of(entry) if found.event_id == event_id)
+
+
+def outcomes_of(entry: Entry) -> list[Outcome]:
+    """One for each event of the entry."""
+    kind, reason, _, trigger, run, revision, at, facts = entry
+    ids = ids_of(entry)
+    runs = run if isinstance(run, tuple) else (run,) * len(ids)
+    return [
+        Outcome(OutcomeKind(kind), reason, event_id, trigger, run_id, revision, at, facts)
+        for event_id, run_id in zip(ids, runs, strict=True)
+    ]
+
+
+def entries_of(
+    kind: str, reason: str, ticket: Ticket, now: float, facts: Mapping[str, Any] | None = None
+) -> Sequence[Entry]:
+    """One for each event of the run; the last is that of its own event."""
+    trigger, run_id, revision = ticket.trigger or "", ticket.run_id, ticket.revision
+    own = (kind, reason, ticket.event_id, trigger, run_id, revision, now, facts)
+    if not ticket.members:
+        return (own,)
+    return [*((kind, reason, it.event.id, trigger, run_id, revision, now, facts) for it in ticket.members), own]
+
+
+def started_entries(tickets: Sequence[Ticket], now: float) -> list[Entry]:
+    """That these runs of a trigger have started. Those of one event each share an entry."""
+    alone = [ticket for ticket in tickets if not ticket.members]
+    entries = [entry for ticket in tickets if ticket.members for entry in entries_of("started", "", ticket, now)]
+    if len(alone) == 1:
+        entries += entries_of("started", "", alone[0], now)
+    elif alone:
+        first, events, runs = alone[0], tuple(map(_event_id_of, alone)), tuple(map(_run_id_of, alone))
+        entries.append(("started", "", events, first.trigger or "", runs, first.revision, now, None))
+    return entries

@@ -1,0 +1,55 @@
+"""Events that wait to be decided, as rows, and the claims that they hold meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from sagaz_lab.abc import Refusal
+from sagaz_lab.stores.sql.transactions import Transactions
+
+
+class HeldRow(NamedTuple):
+    """A held event to insert. `folder` is where its files are, if it has any."""
+
+    id: str
+    trigger: str
+    key: str | None
+    part: int
+    claim: str | None
+    event: bytes
+    at: float
+    folder: str | None
+    declared: str | None
+
+    def claims(self) -> list[str]:
+        return [claim for claim in (self.claim, self.declared) if claim is not None]
+
+
+def hold(transactions: Transactions, rows: Iterable[HeldRow]) -> Mapping[str, Refusal]:
+    """Insert them with their claims. Returns those that were refused, by id."""
+    connection, sql = transactions.connection, transactions.sql
+    refused = {}
+    for row in rows:
+        claims = row.claims()
+        said = (transactions.holder(row.trigger, claim, row.at) for claim in claims)
+        taken = next((refusal for refusal in said if refusal is not None), None)
+        if taken is None and not connection.execute(sql["hold_event"], row).rowcount:
+            taken = Refusal()
+        if taken is not None:
+            refused[row.id] = taken
+        for claim in claims if taken is None else ():
+            connection.execute(sql["retake_claim"], (row.trigger, claim, row.id, None, "held"))
+    return refused
+
+
+def release(transactions: Transactions, ids: Iterable[str]) -> None:
+    """Delete them and their claims. Their files go with the next heartbeat, when this is certain."""
+    connection, sql = transactions.connection, transactions.sql
+    for id in ids:
+        for trigger, claim, declared, folder in connection.execute(sql["release_event"], (id,)).fetchall():
+            for mine in (claim, declared):
+                if mine is not None:
+                    connection.execute(sql["free_held_claim"], (trigger, mine, id))
+            if folder is not None:
+                connection.execute(sql["loosen_folder"], (folder,))

@@ -1,0 +1,126 @@
+"""What is taken in with runs, or without any: held events, letters, kept events, counts and publications."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from sagaz_lab.abc import Acceptance, DeadLetter, Redriven, Refusal
+from sagaz_lab.errors import UnstorableValue
+from sagaz_lab.stores.values.artifacts import Artifacts
+from sagaz_lab.stores.values.encoding import NeedsFiles
+from sagaz_lab.stores.sql.handing_over import LetterRow, bury, end_cooldowns, give_back, redrive, spend, withdraw
+from sagaz_lab.stores.sql.held import HeldRow, hold, release
+from sagaz_lab.stores.sql.transactions import Transactions, Write
+from sagaz_lab.stores.sql.translation import held_row, kept_row, letter_row, publication_rows, text
+
+
+def has_rest(batch: Acceptance) -> bool:
+    """Whether there is more to take in than runs."""
+    return bool(batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications
+                or batch.withdrawn or batch.redriven or batch.spent)  # fmt: skip
+
+
+class Rest:
+    """All of a batch but its runs, of which some are `refused`. `in_thread` calls a function in a thread."""
+
+    def __init__(
+        self,
+        batch: Acceptance,
+        refused: Mapping[str, Refusal],
+        artifacts: Artifacts,
+        in_thread: Callable[..., Awaitable[Any]],
+    ) -> None:
+        self._batch = batch
+        self._refused = refused
+        self._artifacts = artifacts
+        self._in_thread = in_thread
+        self._held: list[HeldRow] = []
+        self._redriven: Sequence[Redriven] = ()
+
+    async def join(self, write: Write) -> Mapping[str, Refusal]:
+        """Add it to the write of the runs. Returns the held events whose values cannot be stored."""
+        batch = self._batch
+        refused: dict[str, Refusal] = {}
+        if batch.held:
+            self._held = await self._held_rows(refused)
+        notes = await self._notes() if batch.dead or batch.filtered or batch.kept else None
+        write.publications = publication_rows(batch.publications)
+        self._redriven = self._still_redriven(refused)
+        if batch.released or batch.withdrawn or self._redriven:
+            write.first = self._begin
+        if self._held or notes or batch.spent or self._redriven:
+            write.call = lambda it: self._finish(it, notes)
+        return refused
+
+    def _still_redriven(self, refused: Mapping[str, Refusal]) -> Sequence[Redriven]:
+        """Without those whose event cannot be stored: their letters stay open until there are others."""
+        batch, unstored = self._batch, {**self._refused, **refused}
+        claims = {run.claim for run in batch.runs if run.run_id in unstored}
+        claims |= {held.claim for held in batch.held if held.id in unstored}
+        return [each for each in batch.redriven if each.claim not in claims]
+
+    async def clean_up(self, refused: Mapping[str, Refusal]) -> None:
+        """Remove the files of held events that were refused."""
+        for row in self._held:
+            if row.folder is not None and row.id in refused:
+                await asyncio.to_thread(self._artifacts.remove, row.folder)
+
+    async def _held_rows(self, refused: dict[str, Refusal]) -> list[HeldRow]:
+        rows = []
+        for held in self._batch.held:
+            try:
+                try:
+                    rows.append(held_row(held, None, ""))
+                except NeedsFiles:
+                    folder = f"held-{uuid4().hex}"
+                    rows.append(await self._in_thread(held_row, held, self._artifacts, folder))
+            except UnstorableValue as error:
+                refused[held.id] = Refusal(error=error)
+        return rows
+
+    async def _notes(self) -> Callable[[Transactions], Mapping[str, Refusal]]:
+        batch = self._batch
+
+        def rows(artifacts: Artifacts | None) -> tuple[list[Any], list[Any]]:
+            letters = [LetterRow(letter_row(it, artifacts), _claim_of(it), it.at) for it in batch.dead]
+            return letters, [kept_row(kept, artifacts, f"event-{uuid4().hex}") for kept in batch.kept]
+
+        try:
+            letters, kept = rows(None)
+        except NeedsFiles:
+            letters, kept = await self._in_thread(rows, self._artifacts)
+        counts = [(*map(text, names), count) for names, count in batch.filtered.items()]
+
+        def note(it: Transactions) -> Mapping[str, Refusal]:
+            refused = bury(it, letters)
+            for name, values in (("insert_kept", kept), ("add_count", counts)):
+                it.connection.executemany(it.sql[name], values)
+            return refused
+
+        return note
+
+    def _begin(self, it: Transactions) -> None:
+        """What is there goes, so that its claims are free for what comes."""
+        release(it, self._batch.leaving(self._refused))
+        withdraw(it, self._batch.withdrawn)
+        redrive(it, self._redriven)
+        end_cooldowns(it, self._redriven, self._batch.runs)
+
+    def _finish(
+        self, it: Transactions, notes: Callable[[Transactions], Mapping[str, Refusal]] | None
+    ) -> Mapping[str, Refusal]:
+        refused = hold(it, self._held)
+        if notes is not None:
+            refused = {**refused, **notes(it)}
+        spend(it, self._batch.spent)
+        give_back(it, self._redriven)
+        return refused
+
+
+def _claim_of(letter: DeadLetter) -> tuple[Any, ...] | None:
+    if letter.claim is None:
+        return None
+    return letter.trigger, text(letter.claim), letter.id, letter.claim_until

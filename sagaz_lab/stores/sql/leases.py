@@ -1,0 +1,169 @@
+"""Owners: which process works on which runs, and when another may take them over."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sagaz_lab.abc import Choose, Owner
+from sagaz_lab.errors import TriggersOwned
+from sagaz_lab.stores.sql.transactions import RECORDS_PER_RUN, Transactions
+from sagaz_lab.texts import logger_of
+
+logger = logger_of(__name__)
+
+LEASE_S = 15.0
+"""How long after its last heartbeat an owner is believed to live, by the database's clock."""
+
+TRUSTED = 0.9
+"""How much of its lease an owner itself relies on without having renewed it: the rest is for what it does next."""
+
+
+@cache
+def this_host() -> str:
+    """Where a process id means the same process: machine, boot and container."""
+    parts = [socket.gethostname()]
+    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", os.readlink)):
+        try:
+            parts.append(str(read(Path(path))).strip())
+        except OSError:
+            continue
+    return "/".join(parts)
+
+
+def started(pid: int) -> str:
+    """When the process started, in ticks since boot, so that a process id used again is told apart; "" if unknown."""
+    state, ticks = _stat(pid)
+    return "" if state == "Z" else ticks
+
+
+def is_dead(host: str, pid: int, pid_started: str) -> bool:
+    """Whether that process is certainly gone. A lease of such a one need not be waited for."""
+    if os.name != "posix" or host != this_host():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    state, ticks = _stat(pid)
+    return state == "Z" or (ticks != "" and pid_started not in ("", ticks))
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    try:
+        # The name before may hold blanks and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    return fields[0], fields[19]
+
+
+def enter(connection: Any, sql: dict[str, str], name: str) -> Owner:
+    """Become an owner."""
+    id, pid = uuid4().hex, os.getpid()
+    row = (id, name, this_host(), pid, started(pid))
+    return Owner(id, name, connection.execute(sql["insert_owner"], row).fetchone()[0])
+
+
+def name_letters(connection: Any, sql: dict[str, str]) -> None:
+    """Give dead letters whose own id is damaged one by which they can be redriven or discarded."""
+    for number, is_text, event_id, claimed in connection.execute(sql["misnamed_letters"]).fetchall():
+        if claimed is not None or not is_text:
+            (letter,) = connection.execute(sql["name_letter"], (claimed, number)).fetchone()
+            logger.warning("the id of the dead letter of event %s was damaged; it is %s now", event_id, letter)
+
+
+def take_over(
+    transactions: Transactions, choose: Choose | None = None
+) -> list[tuple[Sequence[Any], list[Sequence[Any]]]]:
+    """Fence off all owners that are gone, and publish for them.
+
+    Returns the rows of their unfinished runs, each with its records' rows, as far as `choose` wants them.
+    """
+    connection, sql = transactions.connection, transactions.sql
+    for epoch, host, pid, pid_started, lapsed in connection.execute(
+        sql["lapsed_owners"], (LEASE_S, transactions.epoch)
+    ).fetchall():
+        if lapsed or is_dead(host, pid, pid_started):
+            connection.execute(sql["fence_owner"], (epoch,))
+    connection.execute(sql["take_publications"], (transactions.epoch,))
+    runs = connection.execute(sql["live_runs_of_others"]).fetchall()
+    if choose is not None:
+        taken = set(choose([(run[2], run[3]) for run in runs]))
+        runs = [run for run in runs if run[2] in taken]
+    connection.executemany(sql["take_run"], [(transactions.epoch, run[0]) for run in runs])
+    return [(run, records_of(connection, sql, run[0])) for run in runs]
+
+
+def records_of(connection: Any, sql: dict[str, str] | Any, number: int) -> list[Sequence[Any]]:
+    """The rows of a run's records."""
+    first = number * RECORDS_PER_RUN
+    rows: list[Sequence[Any]] = connection.execute(sql["select_records"], (first, first + RECORDS_PER_RUN)).fetchall()
+    return rows
+
+
+def adopt(transactions: Transactions, run_id: str) -> bool:
+    """Make the run this owner's, unless a live owner is at work on it."""
+    connection, sql = transactions.connection, transactions.sql
+    row = connection.execute(sql["run_owner"], (run_id,)).fetchone()
+    if row is None:
+        return False
+    number, owner, ended_at = row
+    if ended_at is None and owner != transactions.epoch:
+        if _living(transactions, owner) is not None:
+            return False
+        connection.execute(sql["fence_owner"], (owner,))
+    connection.execute(sql["adopt_run"], (transactions.epoch, number))
+    if owner != transactions.epoch:
+        # Those of one run go in order, so what it will publish must not overtake what it has.
+        connection.execute(sql["take_publications_of"], (transactions.epoch, owner, run_id))
+    return True
+
+
+def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | None:
+    """Say that this owner runs these triggers and no others. Raises `TriggersOwned`.
+
+    Returns how long ago an owner of any of them was last seen; None if there was none.
+    """
+    connection, sql = transactions.connection, transactions.sql
+    (last_seen_s,) = connection.execute(sql["last_seen"], (json.dumps(list(names)),)).fetchone()
+    others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
+    for name in names:
+        living = _living(transactions, others[name]) if name in others else None
+        if living is not None:
+            raise TriggersOwned(f"{name} is already run by {living}; stop it there first")
+    # With the same transaction: one whose lease has lapsed may go on at any moment, and would renew it.
+    connection.executemany(sql["fence_owner"], [(others[name],) for name in names if name in others])
+    connection.execute(sql["disown_triggers"], (transactions.epoch,))
+    connection.executemany(sql["own_trigger"], [(name, transactions.epoch) for name in names])
+    return None if last_seen_s is None else max(0.0, float(last_seen_s))
+
+
+def left_waiting(transactions: Transactions) -> dict[str, int]:
+    """How many events wait in windows, by trigger, but for the triggers of other owners that live."""
+    connection, sql = transactions.connection, transactions.sql
+    others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
+    return {
+        name if isinstance(name, str) else repr(name): events
+        for name, events in connection.execute(sql["held_of_triggers"]).fetchall()
+        if name not in others or _living(transactions, others[name]) is None
+    }
+
+
+def _living(transactions: Transactions, epoch: int) -> str | None:
+    """The owner's name if it lives."""
+    row = transactions.connection.execute(transactions.sql["owner"], (LEASE_S, epoch)).fetchone()
+    if row is None:
+        return None
+    name, host, pid, pid_started, lapsed = row
+    if lapsed or is_dead(host, pid, pid_started):
+        return None
+    return f"{name} (process {pid} on {host.partition('/')[0]})"

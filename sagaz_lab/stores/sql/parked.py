@@ -1,0 +1,41 @@
+"""Publications that a broker refused, and what waits behind them: parked, until their letters are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sagaz_lab.stores.sql.damage import as_json
+from sagaz_lab.stores.sql.transactions import Transactions
+
+
+def park_refused(it: Transactions, numbers: Sequence[int], letters: Sequence[tuple[Any, ...]]) -> None:
+    """Insert the letters' rows; the publications of these numbers are nobody's."""
+    it.connection.executemany(it.sql["insert_letter"], letters)
+    it.connection.executemany(it.sql["park_publication"], [(number, it.epoch) for number in numbers])
+
+
+def park_behind(it: Transactions, rows: Sequence[tuple[int, str]]) -> Collection[str]:
+    """Park those of runs that have one parked already; returns these runs."""
+    parked = {run_id for (run_id,) in it.connection.execute(it.sql["parked_runs"])}
+    behind = [(number, it.epoch) for number, run_id in rows if run_id in parked]
+    it.connection.executemany(it.sql["park_publication"], behind)
+    return parked & {run_id for _, run_id in rows}
+
+
+def settle_refused(
+    it: Transactions, ids: Sequence[str], state: str, reason: str | None, payloads: Mapping[str, bytes]
+) -> Collection[str]:
+    """Settle the open letters of parked publications; give back what was parked. Returns the letters' ids."""
+    execute, sql = it.connection.execute, it.sql
+    found = execute(sql["parked_publications"], (as_json(ids),)).fetchall()
+    for letter, publication, _ in found:
+        if state == "discarded":
+            execute(sql["delete_publication"], (publication,))
+        elif letter in payloads:
+            execute(sql["replace_payload"], (payloads[letter], publication))
+        execute(sql["settle_letter"], (state, reason, letter))
+    if found:
+        publications, runs = [row[1] for row in found], [row[2] for row in found if row[2]]
+        execute(sql["release_publications"], (it.epoch, as_json(publications), as_json(runs)))
+    return {letter for letter, _, _ in found}

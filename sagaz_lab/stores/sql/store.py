@@ -1,0 +1,391 @@
+"""The store in one SQLite file, with artifacts beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from sqlite3 import Connection, Error
+from typing import Any, ClassVar, TypeVar
+
+from sagaz_lab.abc import (
+    Acceptance,
+    Choose,
+    DeadLetter,
+    EndingRow,
+    HeldEvent,
+    Owner,
+    Positions,
+    Publication,
+    Refusal,
+    RevisionRow,
+    StoredRun,
+)  # fmt: skip
+from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
+from sagaz_lab.model.run import RUN_ID, RecordRow
+from sagaz_lab.stores.sql import leases
+from sagaz_lab.stores.sql import parked
+from sagaz_lab.stores.sql.about import About, read_about
+from sagaz_lab.stores.values.artifacts import Artifacts
+from sagaz_lab.stores.sql.claims import holding
+from sagaz_lab.stores.sql.clocks import put_clock_right
+from sagaz_lab.stores.sql.connection import NOW, connect, file_of, unavailable
+from sagaz_lab.stores.values.encoding import NeedsFiles, encode
+from sagaz_lab.stores.frames import Rows
+from sagaz_lab.stores.sql.intake import Rest, has_rest
+from sagaz_lab.stores.sql.log_files import LogFiles
+from sagaz_lab.stores.sql.session import Opened
+from sagaz_lab.stores.sql.reading import read_frame, read_revisions, read_run, run_from
+from sagaz_lab.stores.sql.retention import drop_expired
+from sagaz_lab.stores.sql.statements import statements
+from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooled
+from sagaz_lab.stores.sql.translation import (
+    held_from,
+    letter_from,
+    letter_row,
+    publication_from,
+    publication_rows,
+    run_row,
+    started_rows,
+    stored_run,
+    text,
+    with_records,
+)  # fmt: skip
+from sagaz_lab.stores.sql.write_order import Turns
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """Keeps all in one file, readable by its user only, that many processes may open at once.
+
+    Writes of all runs share transactions. Values that go to files are written in a thread before the record that
+    refers to them; meanwhile other runs go on. `retention_days` is how long ended runs, kept events and settled
+    dead letters stay.
+    """
+
+    durable: ClassVar[bool] = True
+
+    def __init__(self, path: str | Path, *, artifacts: str | Path | None = None, retention_days: float = 30.0) -> None:
+        # A notebook may change its working directory; the store stays where it was.
+        self.path = Path(path).absolute()
+        self.url = f"sqlite:///{self.path}"
+        self.retention_days = retention_days
+        root = Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts"
+        self._artifacts = Artifacts(root, self.path.with_name(f"{self.path.name}.key"))
+        self.run_logs = LogFiles(self._artifacts)
+        self._turns = Turns()
+        self._sql = statements(NOW)
+        self._open: Opened | None = None
+        self._abandon: Callable[[], Any] = lambda: None
+
+    def probe(self) -> None:
+        """Make the file if it is missing, and see that it is a store. Blocks. Raises as `connect` does."""
+        connect(self.path).close()
+
+    async def open(self, owner_name: str) -> Owner:
+        if self._open is not None:
+            raise StoreError(f"the store {self.path} is open already")
+        loop = asyncio.get_running_loop()
+        opened = await asyncio.to_thread(Opened, self.path, self._sql, owner_name, loop)
+        self._open = opened
+        # A store that is left behind open, with its loop or at the end of the process, gives its lease back too.
+        self._abandon = weakref.finalize(self, opened.close)
+        return opened.owner
+
+    async def close(self) -> None:
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.writer.finish()
+            await asyncio.shield(asyncio.to_thread(self._abandon))
+
+    async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
+        found: tuple[float, Mapping[str, int]] = await self._call(lambda it: put_clock_right(it, now))
+        return found
+
+    async def heartbeat(self) -> bool:
+        await self._call(Transactions.beat)
+        # By itself: what cannot be dropped, since it is damaged, does not end the lease.
+        more: bool = await self._call(lambda it: drop_expired(it, self._artifacts, self.retention_days * 86400.0))
+        return more
+
+    def lease_held(self) -> bool:
+        return self._open is not None and self._open.lease_held()
+
+    def lease_lost(self) -> bool:
+        return self._open is not None and self._open.lease_lost()
+
+    # --- intake ---
+
+    async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
+        def look(connection: Connection) -> dict[str, Refusal]:
+            now = connection.execute(f"SELECT {NOW}").fetchone()[0] if at is None else at
+            taken = {}
+            for claim in claims:
+                row = connection.execute(self._sql["holder"], (trigger, text(claim))).fetchone()
+                refusal = None if row is None else holding(row, now)
+                if refusal is not None:
+                    taken[claim] = refusal
+            return taken
+
+        return await self._read(look)
+
+    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+        def look(connection: Connection) -> dict[str, Refusal]:
+            values = ((key, (trigger, text(key), at)) for key in keys)
+            rows = ((key, connection.execute(self._sql["cooling"], found).fetchone()) for key, found in values)
+            return {key: cooled(row) for key, row in rows if row is not None}
+
+        return await self._read(look)
+
+    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+        def look(connection: Connection) -> list[HeldEvent]:
+            rows = connection.execute(self._sql["held_events"], (json.dumps(list(triggers)),)).fetchall()
+            return [held_from(row, self._artifacts) for row in rows]
+
+        return await self._read(look)
+
+    async def left_waiting(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = await self._call(leases.left_waiting)
+        return found
+
+    def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
+        if batch.runs and not has_rest(batch):
+            epoch = self._opened().owner.epoch
+            try:
+                return self._put(Write(runs=[run_row(new, epoch, None) for new in batch.runs], result=NOTHING))
+            except (NeedsFiles, UnstorableValue):
+                pass
+        return self._accept(batch)
+
+    async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        refused: dict[str, Refusal] = {}
+        rows = []
+        epoch = self._opened().owner.epoch
+        for new in batch.runs:
+            try:
+                try:
+                    rows.append(run_row(new, epoch, None))
+                except NeedsFiles:
+                    rows.append(await self._with_files(run_row, new, epoch, self._artifacts))
+            except UnstorableValue as error:
+                refused[new.run_id] = Refusal(error=error)
+        write = Write(runs=rows, result=NOTHING if rows else None)
+        rest = None
+        if has_rest(batch):
+            rest = Rest(batch, refused, self._artifacts, self._with_files)
+            refused.update(await rest.join(write))
+        if rows or rest is not None:
+            refused.update(await self._put(write) or NOTHING)
+        if rest is not None:
+            await rest.clean_up(refused)
+        return refused
+
+    async def forget(self, trigger: str, key: str | None = None) -> int:
+        names = ("forget_claims", "forget_cooldowns") if key is None else ("forget_claim", "forget_cooldown")
+        values = (trigger,) if key is None else (trigger, text(key))
+
+        def free(it: Transactions) -> int:
+            return sum(it.connection.execute(it.sql[name], values).rowcount for name in names)
+
+        freed: int = await self._call(free)
+        return freed
+
+    # --- the journal ---
+
+    # These give the future itself where they can: whoever waits for it waits for nothing else.
+
+    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+        return self._journal(records[0][RUN_ID] if records else "", lambda files: with_records(Write(), records, files))
+
+    def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
+                    context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
+                    ) -> Awaitable[None]:  # fmt: skip
+        def make(files: Artifacts | None) -> Write:
+            encoded = None if context is None else encode(context, f"run {run_id}", "context", files, run_id)
+            write = Write(run_id)
+            write.records = started_rows(run_id, started, attempt, at)
+            write.begin = (revision, attempt, encoded)
+            if cooldown is not None:
+                values = (text(cooldown[0]), cooldown[1], run_id)
+                write.call = lambda it: it.connection.execute(it.sql["begin_cooldown"], values).rowcount
+            return write
+
+        return self._journal(run_id, make)
+
+    def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
+                  dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
+        ended_as, raised, records, publications = ending
+        status = str.__str__(ended_as) if retry_at is None else "waiting"
+        ended_at = None if status in ("waiting", "needs_code") else at
+        error = None if raised is None else text(describe(raised))
+
+        def make(files: Artifacts | None) -> Write:
+            write = with_records(Write(run_id), records, files)
+            write.end = (status, attempt, ended_at, retry_at, error)
+            if publications:
+                write.publications = [*write.publications, *publication_rows(publications)]
+            if dead is not None:
+                letter = letter_row(dead, files)
+                write.call = lambda it: it.connection.execute(it.sql["insert_letter"], letter).rowcount
+            return write
+
+        return self._journal(run_id, make)
+
+    def _journal(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> Awaitable[None]:
+        if run_id not in self._turns:
+            try:
+                return self._put(make(None))
+            except NeedsFiles:
+                pass
+        return self._journal_with_files(run_id, make)
+
+    async def _journal_with_files(self, run_id: str, make: Callable[[Artifacts | None], Write]) -> None:
+        async with self._turns.of(run_id):
+            future = self._put(await self._with_files(make, self._artifacts))
+        await future
+
+    # --- resuming ---
+
+    async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
+        found = await self._call(lambda it: leases.take_over(it, choose))
+        return await asyncio.to_thread(lambda: [stored_run(run, records, self._artifacts) for run, records in found])
+
+    async def load(self, run_id: str) -> StoredRun | None:
+        def look(connection: Connection) -> StoredRun | None:
+            return run_from(connection, self._sql, self._artifacts, run_id)
+
+        return await self._read(look)
+
+    async def adopt(self, run_id: str) -> bool:
+        adopted: bool = await self._call(lambda it: leases.adopt(it, run_id))
+        return adopted
+
+    async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        def look(connection: Connection) -> list[DeadLetter]:
+            rows = (connection.execute(self._sql["open_letter"], (id,)).fetchone() for id in dict.fromkeys(ids))
+            found = sorted((row for row in rows if row is not None), key=itemgetter(0))
+            return [letter_from(row, self._artifacts)[1] for row in found]
+
+        return await self._read(look)
+
+    async def letters_after(self, number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
+        def look(connection: Connection) -> list[tuple[int, DeadLetter]]:
+            rows = connection.execute(self._sql["letters_after"], (number, limit)).fetchall()
+            return [letter_from(row, self._artifacts) for row in rows]
+
+        return await self._read(look)
+
+    async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
+        values = [(state, text(reason), id) for id in ids]
+        settled: int = await self._call(lambda it: it.connection.executemany(it.sql["settle_letter"], values).rowcount)
+        return settled
+
+    # --- what is to be published ---
+
+    async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
+        epoch = self._opened().owner.epoch
+        rows = await self._read(lambda it: it.execute(self._sql["publications"], (epoch, limit)).fetchall())
+        return [publication_from(row) for row in rows]
+
+    async def published(self, numbers: Sequence[int]) -> None:
+        values = [(number,) for number in numbers]
+        await self._call(lambda it: it.connection.executemany(it.sql["published"], values).rowcount)
+
+    async def park_refused(self, refused: Sequence[tuple[int, DeadLetter]]) -> None:
+        def rows() -> list[tuple[Any, ...]]:
+            return [letter_row(letter, self._artifacts) for _, letter in refused]
+
+        letters, numbers = await self._with_files(rows), [number for number, _ in refused]
+        await self._call(lambda it: parked.park_refused(it, numbers, letters))
+
+    async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
+        runs: Collection[str] = await self._call(lambda it: parked.park_behind(it, rows))
+        return runs
+
+    async def parked_runs(self) -> Collection[str]:
+        return await self._read(lambda it: {run_id for (run_id,) in it.execute(self._sql["parked_runs"])})
+
+    async def settle_refused(
+        self, ids: Sequence[str], state: str, reason: str, *, payloads: Mapping[str, bytes] | None = None
+    ) -> Collection[str]:
+        why, new = text(reason), payloads or {}
+        settled: Collection[str] = await self._call(lambda it: parked.settle_refused(it, ids, state, why, new))
+        return settled
+
+    # --- names ---
+
+    async def save_revision(self, row: RevisionRow) -> bool:
+        values = (row.saga, row.number, row.digest, text(row.source_text), row.at, text(row.made_by))
+        kept: int = await self._call(lambda it: it.connection.execute(it.sql["insert_revision"], values).rowcount)
+        return kept > 0
+
+    async def own_triggers(self, names: Sequence[str]) -> float | None:
+        last_seen_s: float | None = await self._call(lambda it: leases.own_triggers(it, names))
+        return last_seen_s
+
+    def positions(self) -> Positions:
+        return _Positions(self)
+
+    def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
+        return read_revisions(self.path, saga, newest) if self._open is None else self._open.revisions(saga, newest)
+
+    def run(self, run_id: str) -> StoredRun | None:
+        return read_run(self.path, self._artifacts, run_id)
+
+    def rows(self, frame: str, limit: int | None, *, before: str | None = None, status: str | None = None) -> Rows:
+        return read_frame(self.path, self._artifacts, frame, limit, before, status)
+
+    def about(
+        self, event_id: str, claims: Collection[str], run_ids: Collection[str] = (), *, everywhere: bool = False
+    ) -> About:
+        return read_about(self.path, event_id, claims, run_ids, everywhere)
+
+    # --- threads ---
+
+    def _opened(self) -> Opened:
+        if self._open is None:
+            raise StoreUnavailable(f"the store {self.path} is closed")
+        return self._open
+
+    def _put(self, write: Write) -> asyncio.Future[Any]:
+        return self._opened().writer.put(write)
+
+    def _call(self, change: Callable[[Transactions], Any]) -> asyncio.Future[Any]:
+        return self._put(Write(call=change))
+
+    async def _read(self, look: Callable[[Connection], T]) -> T:
+        opened = self._opened()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(opened.reader, look, opened.reading)
+        except Error as error:
+            raise unavailable(self.path, error) from error
+
+    async def _with_files(self, make: Callable[..., T], *values: Any) -> T:
+        try:
+            return await asyncio.to_thread(make, *values)
+        except OSError as error:
+            raise unavailable(self._artifacts.root, error) from error
+
+
+class _Positions:
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    async def get(self, name: str) -> str | None:
+        def look(connection: Connection) -> str | None:
+            row = connection.execute(statements(NOW)["position"], (name,)).fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._store._read(look)
+
+    async def put(self, name: str, value: str) -> None:
+        await self._store._call(lambda it: it.connection.execute(it.sql["put_position"], (name, value)).rowcount)
+
+
+def open_sqlite(address: str, artifacts: str | Path | None, retention_days: float) -> SqliteStore:
+    """For the table of stores. Three slashes and a path: `sqlite:///lab.db` is relative, `sqlite:////lab.db` is not."""
+    return SqliteStore(file_of(address), artifacts=artifacts, retention_days=retention_days)

@@ -1,0 +1,392 @@
+"""Group commit: what many callers write, in one transaction.
+
+A group is first written on the assumption that nothing in it is amiss, with few and large statements. If anything
+is - a claim is taken, a value does not fit - it is rolled back and written again, write by write with a savepoint
+each, so that one caller's mistake is not the others'. If the database itself refuses (a full disk), each write gets
+a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from time import time
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct
+
+from sagaz_lab.abc import Refusal
+from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavailable, describe
+from sagaz_lab.stores.sql.claims import holding
+from sagaz_lab.stores.sql.connection import is_hopeless, unavailable
+from sagaz_lab.stores.sql.damage import as_status
+from sagaz_lab.stores.sql.files import files_of, lost_file, save_log
+from sagaz_lab.stores.sql.rows import Rows, marks, width
+from sagaz_lab.stores.sql.statements import with_rows
+
+RECORDS_PER_RUN = 1 << 20
+"""A record's key is its run's number times this, plus its own number."""
+
+_CLAIM, _MEMBER, _PUBLICATION, _COMPLETED = marks(5), marks(2), marks(6), marks(3)
+
+# Rows of one statement: few sizes, so that the compiled statements are used again.
+_ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+RecordRows = list[Any] | tuple[()]
+"""Of each record to insert its run's id, and its row's marks and values but for the key, one after the other: few
+objects, since many wait at once."""
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class RunRow(Struct, frozen=True, eq=False):
+    """A run to insert: its row's marks, and its values but for the number.
+
+    `claims` are of ids, its own and its members', all to be taken until `until`; `declared` are those of declared keys,
+    of the `kind`, until `declared_until`. `members` are the claims that are not its own.
+    """
+
+    run_id: str
+    trigger: str
+    claims: Sequence[str]
+    until: float | None
+    declared: Sequence[str]
+    declared_until: float | None
+    kind: str
+    members: Sequence[str]
+    cooldown: tuple[str, float] | None
+    waits: bool
+    at: float
+    marks: str
+    values: Sequence[Any]
+
+    def claim_rows(self) -> list[tuple[Any, ...]]:
+        rows = [(self.trigger, claim, self.run_id, self.until, "id") for claim in self.claims]
+        if self.declared:
+            rows += [(self.trigger, claim, self.run_id, self.declared_until, self.kind) for claim in self.declared]
+        return rows
+
+
+class _Cooling(Exception):
+    """A run of the group must be refused."""
+
+
+class Write(Struct, eq=False):
+    """What one call changes.
+
+    It calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications` and calls
+    `call`. `begin` and `end` are the values of their statements but for the run's number. `future` is the caller's, on
+    `loop` (None: the store's own); `result` or `error` is set when it has been settled. The result is that of `call`,
+    or of a write with runs a mapping, which has the refused ones too.
+    """
+
+    run_id: str = ""
+    runs: Sequence[RunRow] = ()
+    call: Callable[[Transactions], Any] | None = None
+    records: RecordRows = ()
+    publications: Sequence[tuple[Any, ...]] = ()
+    begin: tuple[Any, ...] | None = None
+    end: tuple[Any, ...] | None = None
+    first: Callable[[Transactions], Any] | None = None
+    future: Any = None
+    loop: Any = None
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Transactions:
+    """Writes groups through one connection, fenced by one owner's lease. For one thread at a time."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection, sql: Mapping[str, str], epoch: int) -> None:
+        self.connection = connection
+        self.sql = sql
+        self.epoch = epoch
+        self._path = path
+        self._files = files_of(path)
+        self.renewed_at = 0.0
+        """When the lease was last renewed for certain, in seconds since the epoch; any thread may read it."""
+        self._renewing_at: float | None = None
+        self._newest_run = 0
+        # The key of the next record of each run under way.
+        self._next_record: dict[str, int] = {}
+
+    def commit(self, writes: Sequence[Write]) -> None:
+        """Settle them all. Raises nothing."""
+        try:
+            try:
+                self._transaction(writes, self._write_together)
+            except (StoreUnavailable, LeaseLost):
+                raise
+            except Exception:
+                self._transaction(writes, self._write_one_by_one)
+        except LeaseLost as error:
+            for write in writes:
+                write.error = error
+        except Exception as error:
+            self._commit_alone(writes, error)
+
+    def renew_lease(self) -> None:
+        """If that can be done now, and nobody has taken over."""
+        at = time()
+        with suppress(sqlite3.Error):
+            if self.connection.execute(self.sql["heartbeat"], (self.epoch,)).rowcount:
+                self.renewed_at = at
+
+    def beat(self) -> None:
+        """Renew the lease with this transaction."""
+        at = time()
+        self.connection.execute(self.sql["heartbeat"], (self.epoch,))
+        self._renewing_at = at
+
+    def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
+        alone = len(writes) > 1 and not is_hopeless(error)
+        for write in writes:
+            write.result, write.error = None, None if alone else self._described(error)
+            if alone:
+                try:
+                    self._transaction([write], self._write_one_by_one)
+                except Exception as failure:
+                    write.error = self._described(failure)
+                    alone = not is_hopeless(failure)
+
+    def _described(self, error: BaseException) -> BaseException:
+        return unavailable(self._path, error) if isinstance(error, sqlite3.Error) else error
+
+    def _transaction(self, writes: Sequence[Write], how: Callable[[Sequence[Write]], None]) -> None:
+        connection = self.connection
+        self._find_file()
+        self._renewing_at = None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            row = connection.execute(self.sql["fence"], (self.epoch,)).fetchone()
+            if row is None or row[0]:
+                raise LeaseLost(f"another process has taken over the triggers and runs of this one in {self._path}, "
+                                "whose lease had ended; stop this Lab and start it anew")  # fmt: skip
+            self._newest_run = row[1] or 0
+            how(writes)
+            connection.execute("COMMIT")
+            if self._renewing_at is not None:
+                self.renewed_at = self._renewing_at
+        except BaseException:
+            self._next_record.clear()
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _find_file(self) -> None:
+        if (what := lost_file(self._files)) is not None:
+            raise StoreUnavailable(f"the store {self._path}: {what}{save_log(self.connection, self._files)}")
+
+    # --- all at once ---
+
+    def _write_together(self, writes: Sequence[Write]) -> None:
+        group = _Group()
+        for write in writes:
+            apart = write.call is not None or write.first is not None
+            if apart or write.run_id in group.changed:
+                self._flush(group)
+                group = _Group()
+            if write.first is not None:
+                write.first(self)
+            self._add(write, group)
+            if apart:
+                self._flush(group)
+                group = _Group()
+            if write.call is not None:
+                write.result = write.call(self)
+        self._flush(group)
+
+    def _add(self, write: Write, group: _Group) -> None:
+        for run in write.runs:
+            self._add_run(run, group)
+            for row in run.claim_rows() if run.claims or run.declared else ():
+                group.claims[_CLAIM] += row
+        self._add_changes(write, group)
+
+    def _add_run(self, run: RunRow, group: _Group) -> None:
+        self._newest_run += 1
+        rows = group.runs[run.marks]
+        rows.append(self._newest_run)
+        rows += run.values
+        if run.kind == "live":
+            group.freed += [(run.trigger, claim) for claim in run.declared]
+        for claim in run.members:
+            group.members[_MEMBER] += (self._newest_run, claim)
+        if run.cooldown is not None:
+            group.cooldowns.append(run)
+        if not run.waits:  # else perhaps among a million others, and its number is found when it begins
+            self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
+
+    def _add_changes(self, write: Write, group: _Group) -> None:
+        records, done = write.records, 0
+        while done < len(records):
+            run_id, shape = records[done : done + 2]
+            end = done + 1 + width(shape)
+            key = self._next_record.get(run_id) or self._find_next_record(run_id)
+            rows = group.records[shape]
+            rows.append(key)
+            rows += records[done + 2 : end]
+            self._next_record[run_id] = key + 1
+            if not (key + 1) % RECORDS_PER_RUN:
+                raise StoreError(f"run {run_id!r} has more than a million records")
+            done = end
+        if write.begin is not None:
+            group.changed.add(write.run_id)
+            group.begins.append((*write.begin, self.run_number(write.run_id)))
+        if write.end is not None:
+            group.changed.add(write.run_id)
+            self._add_end(write.end, self.run_number(write.run_id), group)
+            self.forget_run(write.run_id)
+        for publication in write.publications:
+            group.publications[_PUBLICATION] += (*publication, self.epoch)
+
+    def _add_end(self, end: tuple[Any, ...], number: int, group: _Group) -> None:
+        status, attempt, ended_at, retry_at, error = end
+        if status == "completed" and error is None and retry_at is None:
+            group.completed[_COMPLETED] += (attempt, ended_at, number)
+        else:
+            group.ends.append((*end, number))
+
+    def _flush(self, group: _Group) -> None:
+        if group.freed:
+            self.connection.executemany(self.sql["free_ended_claim"], group.freed)
+        self._write_rows("insert_claims", group.claims)
+        self._write_rows("insert_runs", group.runs)
+        self._write_rows("insert_members", group.members)
+        self._write_rows("insert_records", group.records)
+        if group.begins:
+            self.connection.executemany(self.sql["begin_run"], group.begins)
+        self._write_rows("complete_runs", group.completed)
+        if group.ends:
+            self.connection.executemany(self.sql["end_run"], group.ends)
+        self._write_rows("insert_publications", group.publications)
+        for run in group.cooldowns:
+            self._cool(run)
+
+    def _cool(self, run: RunRow) -> None:
+        """Take the run's cooldown, if it starts at once. Raises `_Cooling` if another has it."""
+        if self._cooling(run) is not None:
+            raise _Cooling
+        if run.cooldown is not None and not run.waits:
+            key, until = run.cooldown
+            self.connection.execute(self.sql["take_cooldown"], (run.trigger, key, run.run_id, until))
+
+    def _write_rows(self, name: str, rows: Rows) -> None:
+        sql = self.sql[name]
+        for shape, values in rows.items():
+            # Many rows a statement, because between statements another thread may take the interpreter.
+            done, each = 0, width(shape)
+            for count in _ROWS:
+                while len(values) - done >= count * each:
+                    upto = done + count * each
+                    self.connection.execute(with_rows(sql, shape, count), values[done:upto])
+                    done = upto
+
+    def run_number(self, run_id: str) -> int:
+        """The number of the run's row. Raises `StoreError` if there is none."""
+        return (self._next_record.get(run_id) or self._find_next_record(run_id)) // RECORDS_PER_RUN
+
+    def forget_run(self, run_id: str) -> None:
+        """It has ended, or its row is deleted."""
+        self._next_record.pop(run_id, None)
+
+    def _find_next_record(self, run_id: str) -> int:
+        found = self.connection.execute(self.sql["find_run"], (run_id,)).fetchone()
+        if found is None:
+            raise StoreError(f"no run {run_id!r} in {self._path}")
+        first: int = found[0] * RECORDS_PER_RUN
+        last: int | None = self.connection.execute(
+            self.sql["last_record"], (first, first + RECORDS_PER_RUN)
+        ).fetchone()[0]
+        return first if last is None else last + 1
+
+    # --- one by one ---
+
+    def _write_one_by_one(self, writes: Sequence[Write]) -> None:
+        for write in writes:
+            write.result, write.error = None, None
+            self.connection.execute("SAVEPOINT one")
+            try:
+                self._write_exactly(write)
+            except sqlite3.OperationalError:
+                raise
+            except Exception as error:
+                self.connection.execute("ROLLBACK TO one")
+                self._next_record.clear()
+                known = isinstance(error, SagazLabError)
+                write.error = error if known else StoreError(f"it cannot be stored: {describe(error)}")
+            self.connection.execute("RELEASE one")
+
+    def _write_exactly(self, write: Write) -> None:
+        refused = {}
+        if write.first is not None:
+            write.first(self)
+        for run in write.runs:
+            refusal = self._refusal(run)
+            if refusal is not None:
+                refused[run.run_id] = refusal
+                continue
+            group = _Group()
+            self._add_run(run, group)
+            self._flush(group)
+            self.connection.executemany(self.sql["retake_claim"], run.claim_rows())
+        group = _Group()
+        self._add_changes(write, group)
+        self._flush(group)
+        result = None if write.call is None else write.call(self)
+        write.result = {**refused, **(result or {})} if write.runs else result
+
+    def _refusal(self, run: RunRow) -> Refusal | None:
+        known = self.connection.execute(self.sql["find_run"], (run.run_id,)).fetchone()
+        if known is not None:
+            return Refusal(run.run_id, as_status(known[1]))
+        for claim in (*run.claims, *run.declared):
+            taken = self.holder(run.trigger, claim, run.at)
+            if taken is not None:
+                return taken
+        return self._cooling(run)
+
+    def holder(self, trigger: str, claim: str, at: float) -> Refusal | None:
+        """What another who wants the claim is told; None if it is free."""
+        row = self.connection.execute(self.sql["holder"], (trigger, claim)).fetchone()
+        return None if row is None else holding(row, at)
+
+    def _cooling(self, run: RunRow) -> Refusal | None:
+        if run.cooldown is None:
+            return None
+        row = self.connection.execute(self.sql["cooling"], (run.trigger, run.cooldown[0], run.at)).fetchone()
+        return None if row is None or row[0] == run.run_id else cooled(row)
+
+
+def cooled(row: Sequence[Any]) -> Refusal:
+    """What the row of a cooldown says to another run."""
+    run_id, status, until = row
+    return Refusal(run_id, None if status is None else as_status(status), cooling_until=until)
+
+
+class _Group:
+    """What is to be written together."""
+
+    __slots__ = (
+        "begins", "changed", "claims", "completed", "cooldowns", "ends", "freed", "members", "publications",
+        "records", "runs",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        # Claims that are free if the run that has them has ended.
+        self.freed: list[tuple[str, str]] = []
+        self.claims: Rows = defaultdict(list)
+        self.runs: Rows = defaultdict(list)
+        self.members: Rows = defaultdict(list)
+        self.records: Rows = defaultdict(list)
+        self.publications: Rows = defaultdict(list)
+        self.cooldowns: list[RunRow] = []
+        self.begins: list[tuple[Any, ...]] = []
+        self.completed: Rows = defaultdict(list)
+        self.ends: list[tuple[Any, ...]] = []
+        # Runs whose row this group changes: a second change of one needs a new group.
+        self.changed: set[str] = set()

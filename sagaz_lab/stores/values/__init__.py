@@ -1,0 +1,1 @@
+"""Values as a store keeps them: JSON, and files for the rest."""
