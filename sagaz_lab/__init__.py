@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sagaz_lab.model.host import Host, install
+
 if TYPE_CHECKING:
     from sagaz_lab.current import default_lab, fire_event, start_triggers
     from sagaz_lab.errors import Permanent, SagazLabError
@@ -79,6 +81,18 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"sagaz_lab.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _default_host() -> Host:
+    lab: Host = __getattr__("default_lab")()
+    return lab
+
+
+def _dashboard(lab: Host) -> Any:
+    return import_module("sagaz_lab.notebook.dashboard").dashboard_of(lab)
+
+
+install(_default_host, _dashboard)
 
 
 def __dir__() -> list[str]:

@@ -8,9 +8,9 @@ from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.registry.changes import SECRETS
 from sagaz_lab.runtime.registry.fingerprint import fingerprint
-from sagaz_lab.runtime.outbox.publications import refuse_other_store
 
 
 def problems(lab: Lab, store: str) -> Mapping[str, list[str]]:

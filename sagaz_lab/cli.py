@@ -24,12 +24,12 @@ from sagaz_lab.checking import problems
 from sagaz_lab.ending import LEFT, end_on_signal
 from sagaz_lab.errors import NO_EXCEPTIONS, SagazLabError, describe
 from sagaz_lab.hosting.handle import Handle
+from sagaz_lab.hosting.opening import DEFAULT_STORE
+from sagaz_lab.hosting.views import open_letters
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.wrong_calls import explained
-from sagaz_lab.hosting.opening import DEFAULT_STORE
 from sagaz_lab.texts import SafeFilter, masked, printable
-from sagaz_lab.hosting.views import open_letters
 
 OK, FAILED = 0, 1
 GRACE_S = 10.0

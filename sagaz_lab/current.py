@@ -8,7 +8,6 @@ from typing import Any
 from sagaz_lab.abc import current_host
 from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.lab import Lab
-from sagaz_lab.model.host import set_default_host
 from sagaz_lab.model.run import Outcome
 
 
@@ -37,6 +36,3 @@ async def fire_event(
 ) -> list[Outcome]:
     """`fire` of the current Lab."""
     return await default_lab().fire(target, payload, id=id, wait=wait, **where)
-
-
-set_default_host(default_lab)

@@ -13,31 +13,31 @@ from sagaz_lab.abc import Clock, Engine, Event, Source, Store, current_host
 from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.hosting.handle import Handle
-from sagaz_lab.hosting.loop_owner import LEAVE_S, Home
 from sagaz_lab.hosting.isolated import Isolated, on_its_loop
+from sagaz_lab.hosting.loop_owner import LEAVE_S, Home
+from sagaz_lab.hosting.opening import DEFAULT_STORE, Opening, Place, fitting
+from sagaz_lab.hosting.shadows import ShadowReport, Shadows
+from sagaz_lab.hosting.views import Views, shown
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.log import LogLine
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.spelled import named_by
-from sagaz_lab.hosting.opening import DEFAULT_STORE, Opening, Place, fitting
-from sagaz_lab.runtime.gates.admission import LIVE_RUNS
-from sagaz_lab.runtime.registry.changes import Change, Diff
 from sagaz_lab.runtime.clock import SystemClock
-from sagaz_lab.runtime.status import Status, Why
+from sagaz_lab.runtime.decisions.preview import Preview
+from sagaz_lab.runtime.gates.admission import LIVE_RUNS
 from sagaz_lab.runtime.intake.fire import Firing
-from sagaz_lab.runtime.runs.logs import Logs
-from sagaz_lab.runtime.triggers.outcomes import Tally
+from sagaz_lab.runtime.registry.changes import Change, Diff
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.reports import Reports
+from sagaz_lab.runtime.runs.logs import Logs
 from sagaz_lab.runtime.runs.run_view import RunView
 from sagaz_lab.runtime.service import Service
 from sagaz_lab.runtime.starting import Names, Start, checked_grace, checked_names
-from sagaz_lab.runtime.decisions.preview import Preview
-from sagaz_lab.hosting.shadows import ShadowReport, Shadows
+from sagaz_lab.runtime.status import Status, Why
+from sagaz_lab.runtime.triggers.outcomes import Tally
 from sagaz_lab.stores import open_store
-from sagaz_lab.hosting.views import Views, dashboards
 
 ANYWHERE = ("activate", "start", "stop", "use", "on_report", "report", "register", "unregister", "rollback",
             "dashboard")  # fmt: skip
@@ -388,7 +388,7 @@ class Lab:
 
     def dashboard(self) -> Any:
         """The live dashboard, to be a cell's result. Raises `SourceNotReady` where its libraries are missing."""
-        return dashboards().dashboard_of(self)
+        return shown(self)
 
     def on_report(self, listener: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""

@@ -1,6 +1,7 @@
 """Who may import whom, and how long things may get: read from the syntax trees."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,65 @@ def test_each_layer_imports_only_what_is_below_it(file: Path) -> None:
         if name.startswith("sagaz_lab."):
             there = layer(name.removeprefix("sagaz_lab."))
             assert there in allowed, f"{named(file)}:{line} ({here}) imports {name} ({there})"
+
+
+# The rooms of runtime/, floor by floor: what is below a room may be used there, and nothing else.
+FLOORS = (
+    {"intake", "recovery", "shadow"},
+    {"dispatch"},
+    {"decisions", "runs"},
+    {"outbox"},
+    {"triggers"},
+    {"gates", "registry"},
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: str) -> str | None:
+    """The room of a module such as "runtime.gates.windows"; None for what every room may use, or for another layer."""
+    top, _, rest = module.partition(".")
+    room = rest.partition(".")[0]
+    return room if top == "runtime" and room in FLOOR_OF else None
+
+
+def for_types(tree: ast.Module) -> set[int]:
+    """The lines of imports that only a type checker sees."""
+    blocks = (it for it in ast.walk(tree) if isinstance(it, ast.If) and ast.unparse(it.test) == "TYPE_CHECKING")
+    return {line for block in blocks for _, line in imports(block)}
+
+
+def test_no_room_of_the_runtime_calls_up(file: Path) -> None:
+    tree, here = parsed(file), room_of(named(file).removesuffix(".py").replace("/", "."))
+    if here is None:
+        return
+    hidden = for_types(tree)
+    for name, line in imports(tree):
+        there = room_of(name.removeprefix("sagaz_lab.")) if name.startswith("sagaz_lab.") else None
+        if there is not None and there != here and line not in hidden:
+            below = FLOOR_OF[there] > FLOOR_OF[here]
+            assert below, f"{named(file)}:{line}: {here} stands beside or below {there}, whose {name} it imports"
+
+
+def test_every_file_of_the_runtime_has_a_room_or_is_for_all() -> None:
+    loose = {file.stem for file in FILES if file.parent == PACKAGE / "runtime"}
+    assert loose == {"__init__", "clock", "owner", "reports", "service", "starting", "status", "tasks"}
+
+
+ENTRY_POINTS = "sagaz_lab.sources"
+
+
+def test_a_text_names_no_module_above(file: Path) -> None:
+    """Such as those that `import_module` is given: what a layer needs of one above is handed in."""
+    here = layer(named(file).removesuffix(".py").replace("/", "."))
+    allowed = MAY_IMPORT[here] | BELOW_ALL | {here}
+    if named(file) == "sources/__init__.py":
+        allowed = allowed | {"history"}  # its table has the source of recordings too
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = re.fullmatch(r"sagaz_lab\.([a-z_]\w*(?:\.\w+)*)(?::\w+)?", node.value)
+            if name is not None and node.value != ENTRY_POINTS:
+                there = layer(name.group(1))
+                assert there in allowed, f"{named(file)}:{node.lineno} ({here}) names {node.value} ({there})"
 
 
 def test_only_the_lab_names_concrete_stores_engines_and_sources(file: Path) -> None:

@@ -15,14 +15,14 @@ from sagaz_lab.abc import Delivery, Store
 from sagaz_lab.errors import LabClosed, UnknownShadow, describe
 from sagaz_lab.history import tables
 from sagaz_lab.model.saga import Saga
-from sagaz_lab.runtime.registry.changes import Change
-from sagaz_lab.runtime.shadow.comparison import Difference
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
-from sagaz_lab.runtime.triggers.outcomes import Entry
-from sagaz_lab.runtime.registry.registry import CallThere, call_here
-from sagaz_lab.runtime.shadow.shadow import Shadow
 from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.registry.changes import Change
+from sagaz_lab.runtime.registry.registry import CallThere, call_here
+from sagaz_lab.runtime.shadow.comparison import Difference
+from sagaz_lab.runtime.shadow.shadow import Shadow
+from sagaz_lab.runtime.triggers.outcomes import Entry
 
 logger = logging.getLogger("sagaz_lab")
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from importlib import import_module
 from math import inf
 from operator import index
-from types import ModuleType
 from typing import Any
 
 from sagaz_lab.abc import Store, StoredRun
 from sagaz_lab.errors import DefinitionError, SourceNotReady, UnknownName
 from sagaz_lab.history import tables
 from sagaz_lab.model.context import SagaContext
+from sagaz_lab.model.host import Host, dashboard_of
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.recovery.start_report import Away
-from sagaz_lab.runtime.triggers.compiled import claim_of
-from sagaz_lab.runtime.runs.context import stored_context
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.status import Status, Why, run_progress, source_status, trigger_status
-from sagaz_lab.runtime.intake.pump import Pump
-from sagaz_lab.runtime.registry.registry import Registry
-from sagaz_lab.runtime.runs.run_view import RunView, run_view, unknown_run
 from sagaz_lab.runtime.decisions.preview import verdicts_on
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.intake.pump import Pump
+from sagaz_lab.runtime.recovery.start_report import Away
+from sagaz_lab.runtime.registry.registry import Registry
+from sagaz_lab.runtime.runs.context import stored_context
+from sagaz_lab.runtime.runs.run_view import RunView, run_view, unknown_run
+from sagaz_lab.runtime.status import Status, Why, run_progress, source_status, trigger_status
+from sagaz_lab.runtime.triggers.compiled import claim_of
 
 DTYPES: Mapping[str, Mapping[str, str]] = {
     "runs": {
@@ -239,10 +238,10 @@ class Views:
         )
 
 
-def dashboards() -> ModuleType:
-    """The module that knows anywidget. Raises `SourceNotReady` if it is not installed."""
+def shown(lab: Host) -> Any:
+    """Its dashboard. Raises `SourceNotReady` if anywidget is not installed."""
     try:
-        return import_module("sagaz_lab.notebook.dashboard")
+        return dashboard_of(lab)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sagaz_lab"):
             raise

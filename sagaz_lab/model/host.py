@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -26,18 +25,23 @@ class Host(Protocol):
 
 
 current_host: ContextVar[Host] = ContextVar("current_host")
-_default: list[Callable[[], Host]] = []
+_installed: dict[str, Callable[..., Any]] = {}
 
 
-def set_default_host(make: Callable[[], Host]) -> None:
-    """Say who hosts sagas where no Lab has been activated."""
-    _default[:] = [make]
+def install(default_host: Callable[[], Host], dashboard: Callable[[Host], Any]) -> None:
+    """Say who hosts sagas where no Lab has been activated, and who shows a Lab: both stand above all that ask."""
+    _installed.update(default_host=default_host, dashboard=dashboard)
 
 
 def host() -> Host:
     """The current Lab: the activated one, else the default one, which is loaded when it is first needed."""
-    if (current := current_host.get(None)) is not None:
+    current = current_host.get(None)
+    if current is not None:
         return current
-    if not _default:
-        import_module("sagaz_lab.current")
-    return _default[0]()
+    default: Host = _installed["default_host"]()
+    return default
+
+
+def dashboard_of(lab: Host) -> Any:
+    """Raises `ModuleNotFoundError` where its libraries are missing."""
+    return _installed["dashboard"](lab)

@@ -11,10 +11,10 @@ from sagaz_lab.model.run import Outcome
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
+from sagaz_lab.runtime.decisions.preview import Preview
 from sagaz_lab.runtime.recovery.start_report import Away
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.status import SourceStatus, Status, Why
-from sagaz_lab.runtime.decisions.preview import Preview
 from sagaz_lab.texts import printable
 
 DIFF_LINES = 60

@@ -19,6 +19,7 @@ import sagaz_lab
 from sagaz_lab.current import default_lab
 from sagaz_lab.errors import SagazLabError, SourceNotReady
 from sagaz_lab.hosting.handle import Handle
+from sagaz_lab.hosting.shadows import ShadowReport, Shadows
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome
@@ -53,13 +54,12 @@ from sagaz_lab.notebook.registration import Registration
 from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadows_card
 from sagaz_lab.notebook.wrapped import refuse_in_cells_of_cells, unwrap
+from sagaz_lab.runtime.decisions.preview import Preview
 from sagaz_lab.runtime.recovery.start_report import Away
 from sagaz_lab.runtime.registry.changes import Diff
-from sagaz_lab.runtime.status import Status, Why
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.runs.run_view import RunView
-from sagaz_lab.runtime.decisions.preview import Preview
-from sagaz_lab.hosting.shadows import ShadowReport, Shadows
+from sagaz_lab.runtime.status import Status, Why
 
 CLOSING_S = 5.0
 """Jupyter kills a kernel that has not ended a few seconds after it was asked to."""

@@ -18,8 +18,8 @@ from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import shortened
 from sagaz_lab.notebook.sliders import slider
 from sagaz_lab.runtime.gates.admission import CONCURRENCY
-from sagaz_lab.runtime.status import RunProgress, SourceStatus, Status, TriggerStatus
 from sagaz_lab.runtime.runs.run_view import steps_of
+from sagaz_lab.runtime.status import RunProgress, SourceStatus, Status, TriggerStatus
 from sagaz_lab.texts import masked_address
 
 POINTS = 300

@@ -15,6 +15,7 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 
 from sagaz_lab.errors import SagazLabError, UnknownName
 from sagaz_lab.hosting.handle import Handle
+from sagaz_lab.hosting.views import open_letters
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.commands import (
@@ -38,7 +39,6 @@ from sagaz_lab.notebook.reports import Reports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
 from sagaz_lab.notebook.wrapped import TIMED, Stopwatch, refusal
 from sagaz_lab.runtime.recovery.start_report import RESUME
-from sagaz_lab.hosting.views import open_letters
 
 BEGUN_S = 1.0
 """A start that is not over by then goes on behind the cell's back, as one with a broker that is away."""

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from sagaz_lab.errors import UnknownName, describe
+from sagaz_lab.hosting.views import open_letters
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.outputs import log_of
-from sagaz_lab.hosting.views import open_letters
 
 LOG_LINES = 200
 BEGUN_S = 2.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sagaz_lab.hosting.shadows import ShadowReport, Shadows
 from sagaz_lab.notebook.cards import DIFF_LINES, coloured, with_facts
 from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
 from sagaz_lab.runtime.shadow.comparison import Difference
-from sagaz_lab.hosting.shadows import ShadowReport, Shadows
 
 SHOWN = 20
 """Differences that a card shows: the newest. `.frame()` has all that are kept."""

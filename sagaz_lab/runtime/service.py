@@ -14,21 +14,21 @@ from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, TriggersOwned, de
 from sagaz_lab.model.inside import CONNECTION, caller_in, place_in, waits_for_itself
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.recovery.start_report import AWAY, Away, Found, spoken
-from sagaz_lab.runtime.registry.changes import Change
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.dispatch.insisting import insist
 from sagaz_lab.runtime.intake.intake import Intake, OpenSource
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
-from sagaz_lab.runtime.triggers.outcomes import Tally
-from sagaz_lab.runtime.owner import owner_name
-from sagaz_lab.runtime.triggers.live_params import ParamsInStore
-from sagaz_lab.runtime.recovery.recovery import Recovery
-from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.outbox.relay import OpenPublisher, Relay
+from sagaz_lab.runtime.owner import owner_name
+from sagaz_lab.runtime.recovery.recovery import Recovery
+from sagaz_lab.runtime.recovery.start_report import AWAY, Away, Found, spoken
+from sagaz_lab.runtime.registry.changes import Change
+from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.starting import Start
 from sagaz_lab.runtime.tasks import CLOSE_S, Report
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.live_params import ParamsInStore
+from sagaz_lab.runtime.triggers.outcomes import Tally
 
 _Before = tuple[frozenset[str] | None, bool, bool, str]
 """The names that are started, whether anything is, whether failing runs are held, and how runs are resumed."""

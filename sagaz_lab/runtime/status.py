@@ -9,11 +9,11 @@ from typing import Any
 from sagaz_lab.model.params import Param, Scalar
 from sagaz_lab.model.run import Outcome, Run
 from sagaz_lab.model.trigger import specs_of
+from sagaz_lab.runtime.decisions.preview import Verdict, said_by
+from sagaz_lab.runtime.intake.pump import Pump
 from sagaz_lab.runtime.recovery.start_report import Away
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.live_params import LiveParams
-from sagaz_lab.runtime.intake.pump import Pump
-from sagaz_lab.runtime.decisions.preview import Verdict, said_by
 
 
 @dataclass(frozen=True, slots=True)

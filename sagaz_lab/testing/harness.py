@@ -15,7 +15,7 @@ from sagaz_lab.model.given import event_with
 from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Skip, Trigger, takes_list
-from sagaz_lab.runtime.runs.context import as_context
+from sagaz_lab.runtime.decisions.returned import as_context
 from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
 
 

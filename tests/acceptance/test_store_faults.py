@@ -16,8 +16,8 @@ from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores import open_store
-from sagaz_lab.stores.values.encoding import is_ref
 from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.values.encoding import is_ref
 
 AT = 1_700_000_000.0
 

@@ -17,8 +17,8 @@ from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import EndOfSource
 from sagaz_lab.model.run import Run
 from sagaz_lab.model.step import current_step
-from sagaz_lab.runtime.gates.batch_size import TURN_S, Appetite
 from sagaz_lab.runtime.clock import SystemClock
+from sagaz_lab.runtime.gates.batch_size import TURN_S, Appetite
 from sagaz_lab.runtime.runs.runner import Runner
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 

@@ -7,8 +7,8 @@ import pytest
 
 from sagaz_lab.abc import KEY_MARK, Acceptance, Ending, NewRun
 from sagaz_lab.model.run import RunStatus
-from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.stores.memory.claims import Taken
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.store_values import TRIGGER, key, new_run
 
 TRIGGERS = (TRIGGER, "orders.other")

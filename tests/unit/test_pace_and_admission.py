@@ -14,8 +14,8 @@ from sagaz_lab.model.policy import Throttle
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.gates import rate_limit as pace_module
 from sagaz_lab.runtime.gates.admission import Admission, Slots
-from sagaz_lab.runtime.gates.rate_limit import Pace
 from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.rate_limit import Pace
 
 
 def ticket(run_id: Any, key: str | None = None, pace_key: str | None = None) -> Ticket:

@@ -173,8 +173,8 @@ async def test_a_display_without_any_line_is_seen_too(lab: Lab) -> None:
 
 
 def test_a_log_is_readable_by_its_user_only(tmp_path: Path) -> None:
-    from sagaz_lab.stores.values.artifacts import Artifacts
     from sagaz_lab.stores.sql.log_files import LogFiles
+    from sagaz_lab.stores.values.artifacts import Artifacts
 
     files = LogFiles(Artifacts(tmp_path / "artifacts", tmp_path / "lab.db.key"))
     files.write("r", b"{}")

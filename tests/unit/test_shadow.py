@@ -14,9 +14,9 @@ import pytest
 from sagaz_lab import Batch, Debounce, Lab, Saga, SagaListener, TriggerConfig, action, compensate, skip, trigger
 from sagaz_lab.abc import Delivery, Event
 from sagaz_lab.errors import DefinitionError, LabClosed, UnknownName
+from sagaz_lab.hosting.shadows import ShadowReport
 from sagaz_lab.runtime.shadow import shadow as shadow_module
 from sagaz_lab.runtime.shadow.comparison import alike
-from sagaz_lab.hosting.shadows import ShadowReport
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, counted, until
 

@@ -8,8 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from sagaz_lab import Lab, RunStatus, Saga, SagaContext, TriggerConfig, action, compensate, trigger
-from sagaz_lab.engines.local import calls
-from sagaz_lab.engines.local import threads
+from sagaz_lab.engines.local import calls, threads
 from sagaz_lab.errors import ActionTimeout, DefinitionError
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import statuses, until

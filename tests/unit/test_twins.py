@@ -14,8 +14,8 @@ from sagaz_lab.abc import Acceptance, Delivery, Refusal, Source
 from sagaz_lab.engines.local import compensation as compensation_module
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.runtime.gates.admission import Admission
-from sagaz_lab.runtime.runs.attempt import Attempt
 from sagaz_lab.runtime.intake.pump import Pump
+from sagaz_lab.runtime.runs.attempt import Attempt
 from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.stores import StoreSuite

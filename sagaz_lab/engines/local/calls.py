@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from sagaz_lab.engines.local.context_before import Before
 from sagaz_lab.engines.local.streams import Channel, read
 from sagaz_lab.engines.local.threads import Call, Threads
-from sagaz_lab.engines.local.context_before import Before
 from sagaz_lab.errors import ActionTimeout, RunError
 from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.run import Publication, Run

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from sagaz_lab.abc import Clock, Ending, Journal
-from sagaz_lab.engines.local.trials import own_error, traceback_of
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
-from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.engines.local.context_before import Before
+from sagaz_lab.engines.local.threads import Threads
+from sagaz_lab.engines.local.trials import own_error, traceback_of
 from sagaz_lab.errors import CompensationFailed, RunError, describe
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import is_unread

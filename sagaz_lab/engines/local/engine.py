@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Ending, Journal
-from sagaz_lab.engines.local.trials import Attempts, Done, failure_record, own_error
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
 from sagaz_lab.engines.local.compensation import compensate
-from sagaz_lab.engines.local.progress import Standing
 from sagaz_lab.engines.local.linear import Stopped, straight
+from sagaz_lab.engines.local.progress import Standing
 from sagaz_lab.engines.local.streams import Channel
 from sagaz_lab.engines.local.threads import THREADS, Report, Threads
+from sagaz_lab.engines.local.trials import Attempts, Done, failure_record, own_error
 from sagaz_lab.errors import DefinitionError, RunError, UnstorableValue
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run, RunStatus

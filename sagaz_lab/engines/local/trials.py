@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Journal
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
+from sagaz_lab.engines.local.context_before import Before
 from sagaz_lab.engines.local.streams import Channel
 from sagaz_lab.engines.local.threads import Threads
-from sagaz_lab.engines.local.context_before import Before
 from sagaz_lab.errors import ActionTimeout, RunError, describe, is_permanent
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.listener import tell

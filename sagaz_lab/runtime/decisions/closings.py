@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from itertools import takewhile
 
 from sagaz_lab.abc import HeldEvent
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.gates.window_policies import Closing, Released
 from sagaz_lab.runtime.gates.windows import Windows
+from sagaz_lab.runtime.triggers.compiled import TriggerState
 
 
 def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequence[Closing]:

@@ -22,14 +22,14 @@ from sagaz_lab.errors import QueueFull
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.variables import origin
-from sagaz_lab.runtime.triggers.compiled import TriggerState
-from sagaz_lab.runtime.gates.leading_debounce import Before
-from sagaz_lab.runtime.triggers.dead_letters import dead_letter, letter_id
-from sagaz_lab.runtime.outbox.publications import publication_of
-from sagaz_lab.runtime.triggers.outcomes import Entry, outcome
 from sagaz_lab.runtime.decisions.prepared import Prepared, first_of
+from sagaz_lab.runtime.gates.leading_debounce import Before
 from sagaz_lab.runtime.gates.pending_run import NOTHING, Ticket
 from sagaz_lab.runtime.gates.window_policies import Closing, Released
+from sagaz_lab.runtime.outbox.publications import publication_of
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.dead_letters import dead_letter, letter_id
+from sagaz_lab.runtime.triggers.outcomes import Entry, outcome
 
 TAKEN, CAME = "its key is taken", "it has come before"
 QUEUE_FULL = "the queue is full"

@@ -17,16 +17,16 @@ from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.model.variables import in_own_context
-from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
-from sagaz_lab.runtime.runs.context import as_context
 from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Decided
-from sagaz_lab.runtime.triggers.decode import as_sent, id_text
 from sagaz_lab.runtime.decisions.first_gates import hold, lead
 from sagaz_lab.runtime.decisions.hints import tell_hidden, tell_slow
 from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, events_of, ready, same
-from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.decisions.returned import as_context
 from sagaz_lab.runtime.gates.pending_run import NOTHING, Ticket
 from sagaz_lab.runtime.gates.window_policies import Closing
+from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
+from sagaz_lab.runtime.triggers.decode import as_sent, id_text
 
 _are_unchanging = UNCHANGING.issuperset
 _AT_ONCE = frozenset({type(None), Skip, dict})

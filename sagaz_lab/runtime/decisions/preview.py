@@ -9,12 +9,12 @@ from typing import Any
 from sagaz_lab.abc import Delivery
 from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, QueueFull, SingletonTaken
 from sagaz_lab.model.run import Outcome, OutcomeKind
-from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
+from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
 from sagaz_lab.runtime.decisions.decided import COOLING, QUEUE_FULL, Decided
 from sagaz_lab.runtime.decisions.decider import OVERLAP, Decider
-from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
 from sagaz_lab.runtime.gates.pending_run import Ticket
 from sagaz_lab.runtime.gates.window_policies import CAME, EXPECTED, EXPIRED, IN_PERIOD, IN_WINDOW, OUT_OF_TURN, OUTDONE
+from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
 
 INTAKE, KEY, METHOD = "decode and validate", "idempotency", "trigger method"
 

@@ -15,27 +15,27 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.gates.admission import Slots
-from sagaz_lab.runtime.dispatch.behind import decide_behind
-from sagaz_lab.runtime.triggers.compiled import TriggerState, made_anew
-from sagaz_lab.runtime.registry.confirming import Confirming
+from sagaz_lab.runtime.decisions.admit import admit
 from sagaz_lab.runtime.decisions.decided import CAME, QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
 from sagaz_lab.runtime.decisions.decider import Decider
-from sagaz_lab.runtime.decisions.admit import admit
+from sagaz_lab.runtime.decisions.hints import tell_claimed, tell_ticks_again
+from sagaz_lab.runtime.dispatch.behind import decide_behind
 from sagaz_lab.runtime.dispatch.finishing import NOT_TAKEN, Finishing
-from sagaz_lab.runtime.dispatch.window_timers import Holding
 from sagaz_lab.runtime.dispatch.insisting import insist
 from sagaz_lab.runtime.dispatch.lease import Lease
-from sagaz_lab.runtime.triggers.dead_letters import LetterWatch
+from sagaz_lab.runtime.dispatch.observers import Tee
+from sagaz_lab.runtime.dispatch.run_queue import Turns
+from sagaz_lab.runtime.dispatch.window_timers import Holding
+from sagaz_lab.runtime.gates.admission import Slots
 from sagaz_lab.runtime.gates.moments import Moments
-from sagaz_lab.runtime.decisions.hints import tell_claimed, tell_ticks_again
-from sagaz_lab.runtime.triggers.outcomes import Tally, started_entries
+from sagaz_lab.runtime.gates.pending_run import NOTHING, Ticket
+from sagaz_lab.runtime.registry.confirming import Confirming
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
-from sagaz_lab.runtime.dispatch.observers import Tee
-from sagaz_lab.runtime.gates.pending_run import NOTHING, Ticket
-from sagaz_lab.runtime.dispatch.run_queue import Turns
+from sagaz_lab.runtime.triggers.compiled import TriggerState, made_anew
+from sagaz_lab.runtime.triggers.dead_letters import LetterWatch
+from sagaz_lab.runtime.triggers.outcomes import Tally, started_entries
 
 _RUNNING = RunStatus.RUNNING
 _TAKEN = frozenset((OutcomeKind.DUPLICATE.value, reason) for reason in (TAKEN, CAME))

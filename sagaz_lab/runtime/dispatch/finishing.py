@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from sagaz_lab.errors import LabClosed
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.triggers.compiled import TriggerState
 
 CLOSE_S = 3.0
 """How long listeners that are told of a batch may take once the Lab closes."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from sagaz_lab.abc import Delivery
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.triggers.outcomes import Entry
 from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.triggers.outcomes import Entry
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Reader

@@ -14,12 +14,12 @@ from sagaz_lab.model.inside import inside
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.decisions.decided import COOLING, QUEUE_FULL, Decided, cooling_facts, letters_only
 from sagaz_lab.runtime.dispatch.insisting import insist
-from sagaz_lab.runtime.triggers.outcomes import entries_of, outcome
 from sagaz_lab.runtime.gates.pending_run import Ticket
 from sagaz_lab.runtime.gates.window_policies import OUTDONE
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.outcomes import entries_of, outcome
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher

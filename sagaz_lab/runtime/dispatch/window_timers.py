@@ -13,13 +13,13 @@ from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, Unreadable, descr
 from sagaz_lab.model.inside import inside, place_in
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.decisions.closings import drop, events_of, first_of, reopened, settled_closings, without_gone
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.triggers.dead_letters import unreadable
-from sagaz_lab.runtime.triggers.outcomes import Entry, ids_of, outcome_about
+from sagaz_lab.runtime.dispatch.without_code import WithoutCode
 from sagaz_lab.runtime.gates.window_policies import IN_WINDOW, Closing, Leaving, Released
 from sagaz_lab.runtime.gates.windows import Windows
-from sagaz_lab.runtime.dispatch.without_code import WithoutCode
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.dead_letters import unreadable
+from sagaz_lab.runtime.triggers.outcomes import Entry, ids_of, outcome_about
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher

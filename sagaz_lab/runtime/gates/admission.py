@@ -10,8 +10,8 @@ from itertools import count
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.gates.batch_size import Appetite
-from sagaz_lab.runtime.gates.rate_limit import Pace, pace_of
 from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.rate_limit import Pace, pace_of
 from sagaz_lab.runtime.gates.windows import Windows
 
 CONCURRENCY = 100

@@ -16,14 +16,14 @@ from sagaz_lab.model.inside import caller_in, inside, place_in, waits_for_itself
 from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.trigger import SourceSpec, specs_of
-from sagaz_lab.runtime.triggers.compiled import TriggerState, claim_of
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
-from sagaz_lab.runtime.triggers.dead_letters import is_letter_id, redriven_event, unreadable
-from sagaz_lab.runtime.outbox.publications import refuse_other_store
-from sagaz_lab.runtime.triggers.outcomes import ids_of, outcome_about
-from sagaz_lab.runtime.outbox.refusals import is_refused
 from sagaz_lab.runtime.decisions.preview import Preview, preview
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+from sagaz_lab.runtime.outbox.publications import refuse_other_store
+from sagaz_lab.runtime.outbox.refusals import is_refused
+from sagaz_lab.runtime.triggers.compiled import TriggerState, claim_of
+from sagaz_lab.runtime.triggers.dead_letters import is_letter_id, redriven_event, unreadable
+from sagaz_lab.runtime.triggers.outcomes import ids_of, outcome_about
 from sagaz_lab.texts import masked
 
 IN_OUTBOX = "it waits in the outbox"

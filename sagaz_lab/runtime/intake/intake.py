@@ -9,9 +9,9 @@ from functools import partial
 from sagaz_lab.abc import Clock, Missed, Source
 from sagaz_lab.errors import SourceNotReady
 from sagaz_lab.model.trigger import SourceSpec, Trigger, number_of, specs_of
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.intake.pump import Pump
+from sagaz_lab.runtime.triggers.compiled import TriggerState
 
 OpenSource = Callable[[Trigger, SourceSpec], Source | None]
 """None where the Lab is offline: then only `fire` brings events."""

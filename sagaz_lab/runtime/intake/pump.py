@@ -27,8 +27,8 @@ from sagaz_lab.model.inside import CONNECTION, inside
 from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.texts import masked
 
 logger = logging.getLogger("sagaz_lab")

@@ -14,9 +14,9 @@ from sagaz_lab.errors import DefinitionError, SourceError, describe, without_cre
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger, specs_of
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.outbox.refusals import Refusals, Row
+from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.texts import masked
 
 if TYPE_CHECKING:

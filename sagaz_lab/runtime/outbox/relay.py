@@ -25,9 +25,9 @@ from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.outbox.lanes import BATCH, BrokerLane, Lane, ProcessLane
-from sagaz_lab.runtime.triggers.dead_letters import is_letter_id
 from sagaz_lab.runtime.outbox.publications import publication_of
 from sagaz_lab.runtime.outbox.refusals import Refused, Row, letter_of, sound_and_damaged
+from sagaz_lab.runtime.triggers.dead_letters import is_letter_id
 from sagaz_lab.texts import masked
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.step import Step, current_step
-from sagaz_lab.runtime.recovery.start_report import Found, spoken
-from sagaz_lab.runtime.recovery.crashes import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.runs.run_view import unknown_run
 from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.recovery.crashes import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
+from sagaz_lab.runtime.recovery.start_report import Found, spoken
+from sagaz_lab.runtime.runs.run_view import unknown_run
 
 logger = logging.getLogger("sagaz_lab")
 

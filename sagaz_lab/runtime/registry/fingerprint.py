@@ -10,8 +10,8 @@ from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.options import Placed, has_data_by_identity, identity, secrets_in
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger, specs_of
-from sagaz_lab.runtime.registry.reach import Known, Reach, digest
 from sagaz_lab.runtime.registry.code_sources import class_source
+from sagaz_lab.runtime.registry.reach import Known, Reach, digest
 
 
 class Fingerprint(NamedTuple):

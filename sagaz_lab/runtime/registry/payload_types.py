@@ -67,7 +67,9 @@ def _validator(wanted: Any) -> Validate:
 
 def _pydantic(wanted: Any) -> Validate:
     # A table of one: pydantic is imported only where a payload type needs it.
-    validate: Validate = import_module("sagaz_lab.runtime.registry.pydantic_payloads").validator(wanted, name_of(wanted))
+    validate: Validate = import_module("sagaz_lab.runtime.registry.pydantic_payloads").validator(
+        wanted, name_of(wanted)
+    )
     return validate
 
 

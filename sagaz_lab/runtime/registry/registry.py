@@ -13,8 +13,8 @@ from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import DefinitionError, SagaConflict, UnknownName
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.registry.changes import SECRETS, Change, Diff, definition_diff, text_diff, unwritten, warnings_of
-from sagaz_lab.runtime.triggers.decode import validator
 from sagaz_lab.runtime.registry.fingerprint import Fingerprint, fingerprint
+from sagaz_lab.runtime.registry.payload_types import validator_of
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -319,7 +319,7 @@ class Registry:
     def _refuse_conflict(self, cls: type[Saga]) -> None:
         definition = _definition(cls)
         for trigger in definition.triggers.values():
-            validator(trigger)  # a type of which no payload can be made is refused here, where it is written
+            validator_of(trigger)  # a type of which no payload can be made is refused here, where it is written
         other = self.current.get(definition.name)
         if other is None:
             return

@@ -11,10 +11,10 @@ from sagaz_lab.errors import StoreUnavailable, describe, is_permanent
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
 from sagaz_lab.runtime.runs.context import context_of
 from sagaz_lab.runtime.triggers.dead_letters import letter_of_run
-from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
-from sagaz_lab.runtime.gates.pending_run import Ticket
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher

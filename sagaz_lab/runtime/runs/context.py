@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from sagaz_lab.abc import StoredRun
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext, fresh_context
-from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import History, Loadable
 from sagaz_lab.runtime.gates.pending_run import Ticket
-
-
-def as_context(returned: Any, trigger: str) -> dict[str, Any]:
-    """What a trigger method has returned, as the context of a run. Raises `TypeError`, and what a mapping raises."""
-    if isinstance(returned, Event):
-        returned, what = returned.payload, f"the event, whose payload is a {type(returned.payload).__name__}"
-    else:
-        what = f"a {type(returned).__name__}"
-    if not isinstance(returned, Mapping):
-        raise TypeError(f"{trigger} returned {what}; a trigger method returns a mapping, None or skip(...)")
-    return apart(dict(returned))
 
 
 def context_of(ticket: Ticket) -> SagaContext:

@@ -20,10 +20,10 @@ from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
 from sagaz_lab.model.variables import origin
+from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.runs.attempt import Attempt, AttemptInMemory
 from sagaz_lab.runtime.runs.logs import Logs
-from sagaz_lab.runtime.outbox.publications import refuse_other_store
-from sagaz_lab.runtime.gates.pending_run import Ticket
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher

@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from sagaz_lab.model.run import OutcomeKind
-from sagaz_lab.runtime.decisions.decided import COOLING, Decided
 from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
-from sagaz_lab.runtime.triggers.outcomes import Entry, outcomes_of
+from sagaz_lab.runtime.decisions.decided import COOLING, Decided
 from sagaz_lab.runtime.gates.pending_run import Ticket
 from sagaz_lab.runtime.gates.window_policies import IN_PERIOD
+from sagaz_lab.runtime.triggers.outcomes import Entry, outcomes_of
 
 DIFFERENCES = 1000
 """Differences that are kept: the newest."""

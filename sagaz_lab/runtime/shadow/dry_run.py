@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from sagaz_lab.abc import Acceptance, Ending, Journal, NewRun, Refusal, Spent, Store
 from sagaz_lab.model.run import RESTARTABLE, Run, RunStatus
-from sagaz_lab.runtime.triggers.outcomes import Tally
-from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.gates.pending_run import NOTHING
+from sagaz_lab.runtime.runs.runner import Runner
+from sagaz_lab.runtime.triggers.outcomes import Tally
 
 WATCHED = 10_000
 """Live runs whose end is kept for a shadow; the oldest go first."""

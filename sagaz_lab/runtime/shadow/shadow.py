@@ -19,16 +19,16 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import specs_of
-from sagaz_lab.runtime.registry.changes import Change
-from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of, finals_of_ticket
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.triggers.outcomes import Entry
-from sagaz_lab.runtime.triggers.live_params import LiveParams
-from sagaz_lab.runtime.registry.registry import Registry
-from sagaz_lab.runtime.shadow.dry_run import Ledger, NoTally, StandIn, Twins
 from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.registry.changes import Change
+from sagaz_lab.runtime.registry.registry import Registry
+from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of, finals_of_ticket
+from sagaz_lab.runtime.shadow.dry_run import Ledger, NoTally, StandIn, Twins
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.live_params import LiveParams
+from sagaz_lab.runtime.triggers.outcomes import Entry
 
 QUEUE = 10_000
 """Events of a trigger that may wait for the shadow. Further ones it misses, and they are not compared."""

@@ -16,12 +16,12 @@ from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Trigger, specs_of
 from sagaz_lab.runtime.gates.admission import Admission, Slots
-from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
 from sagaz_lab.runtime.gates.leading_debounce import Leading
-from sagaz_lab.runtime.triggers.outcomes import Counters
-from sagaz_lab.runtime.triggers.live_params import LiveParams
 from sagaz_lab.runtime.gates.window_policies import Leaving, policy_of
 from sagaz_lab.runtime.gates.windows import Windows
+from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
+from sagaz_lab.runtime.triggers.live_params import LiveParams
+from sagaz_lab.runtime.triggers.outcomes import Counters
 
 ID_LENGTH = 512
 """An event's id longer than this is claimed by its hash."""

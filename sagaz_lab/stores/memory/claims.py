@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sagaz_lab.abc import KEY_MARK, HeldEvent, Redriven, Refusal
 from sagaz_lab.model.run import RESTARTABLE, RunStatus
-from sagaz_lab.stores.sql.claims import CLAIM_ENDED
 from sagaz_lab.stores.memory.runs import MemoryRun
+from sagaz_lab.stores.sql.claims import CLAIM_ENDED
 
 CLAIMS = 1_000_000
 """Claims of a trigger that are kept, about 200 MB; past it the oldest go, a thousand at a time."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sagaz_lab.abc import HeldEvent
-from sagaz_lab.stores.sql.clocks import SLACK_S, counted
 from sagaz_lab.stores.memory.claims import Claims
 from sagaz_lab.stores.memory.cooldowns import Cooldowns
 from sagaz_lab.stores.memory.runs import MemoryRun
+from sagaz_lab.stores.sql.clocks import SLACK_S, counted
 
 
 def put_clock_right(

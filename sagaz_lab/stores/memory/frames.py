@@ -10,11 +10,11 @@ from typing import Any
 from sagaz_lab.abc import DeadLetter, KeptEvent
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.event import payload_as_sent
-from sagaz_lab.stores.sql.about import About
 from sagaz_lab.stores.frames import steps
 from sagaz_lab.stores.memory.claims import Claims
 from sagaz_lab.stores.memory.outbox import Outbox
 from sagaz_lab.stores.memory.runs import MemoryRun
+from sagaz_lab.stores.sql.about import About
 
 
 class Letter:

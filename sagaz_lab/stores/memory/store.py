@@ -30,13 +30,13 @@ from sagaz_lab.abc import (
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.model.run import BARE, LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
-from sagaz_lab.stores.memory import names as memory_names
 from sagaz_lab.stores.frames import Rows, columns
+from sagaz_lab.stores.memory import names as memory_names
 from sagaz_lab.stores.memory.claims import Claims, OfLetter, claims_of
 from sagaz_lab.stores.memory.clock import put_clock_right
 from sagaz_lab.stores.memory.cooldowns import Cooldowns
-from sagaz_lab.stores.memory.frames import Frames
 from sagaz_lab.stores.memory.dead_letters import Letters, redrive
+from sagaz_lab.stores.memory.frames import Frames
 from sagaz_lab.stores.memory.outbox import Outbox
 from sagaz_lab.stores.memory.runs import WAITING, MemoryRun, memory_run
 from sagaz_lab.stores.values.used_up import check_records, check_run, still_redriven, unstorable

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from sagaz_lab.errors import StoreError, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.spelled import spelled_key
 from sagaz_lab.stores.sql.claims import id_claim
-from sagaz_lab.stores.values.signing import make_private
 from sagaz_lab.stores.sql.statements import schema
+from sagaz_lab.stores.values.signing import make_private
 
 VERSION = 4
 """Of the tables; kept as `PRAGMA user_version`."""

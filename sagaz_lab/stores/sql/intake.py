@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Redriven, Refusal
 from sagaz_lab.errors import UnstorableValue
-from sagaz_lab.stores.values.artifacts import Artifacts
-from sagaz_lab.stores.values.encoding import NeedsFiles
 from sagaz_lab.stores.sql.handing_over import LetterRow, bury, end_cooldowns, give_back, redrive, spend, withdraw
 from sagaz_lab.stores.sql.held import HeldRow, hold, release
 from sagaz_lab.stores.sql.transactions import Transactions, Write
 from sagaz_lab.stores.sql.translation import held_row, kept_row, letter_row, publication_rows, text
+from sagaz_lab.stores.values.artifacts import Artifacts
+from sagaz_lab.stores.values.encoding import NeedsFiles
 
 
 def has_rest(batch: Acceptance) -> bool:

@@ -17,14 +17,14 @@ from sagaz_lab.abc import RevisionRow, StoredRun
 from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.run import Record, RecordKind
-from sagaz_lab.stores.values.artifacts import Artifacts
+from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.sql.connection import NOW, connect_to_read, unavailable
 from sagaz_lab.stores.sql.damage import Parts, as_int, as_time, order, shown
-from sagaz_lab.stores.values.encoding import Damaged, decode_event, decode_names
-from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.sql.leases import records_of
 from sagaz_lab.stores.sql.statements import statements
 from sagaz_lab.stores.sql.translation import started_records, stored_run, text
+from sagaz_lab.stores.values.artifacts import Artifacts
+from sagaz_lab.stores.values.encoding import Damaged, decode_event, decode_names
 
 _NUMBERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("revision", "attempt", "attempts", "trial", "redriven", "count"), as_int),

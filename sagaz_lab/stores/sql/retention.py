@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from sagaz_lab.model.run import RESTARTABLE
-from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.sql.transactions import RECORDS_PER_RUN, Transactions
+from sagaz_lab.stores.values.artifacts import Artifacts
 
 AT_ONCE = 500
 """Runs, events or letters that one heartbeat drops; a transaction of a few milliseconds."""

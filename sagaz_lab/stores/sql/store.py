@@ -26,20 +26,17 @@ from sagaz_lab.abc import (
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
 from sagaz_lab.model.run import RUN_ID, RecordRow
-from sagaz_lab.stores.sql import leases
-from sagaz_lab.stores.sql import parked
+from sagaz_lab.stores.frames import Rows
+from sagaz_lab.stores.sql import leases, parked
 from sagaz_lab.stores.sql.about import About, read_about
-from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.sql.claims import holding
 from sagaz_lab.stores.sql.clocks import put_clock_right
 from sagaz_lab.stores.sql.connection import NOW, connect, file_of, unavailable
-from sagaz_lab.stores.values.encoding import NeedsFiles, encode
-from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.sql.intake import Rest, has_rest
 from sagaz_lab.stores.sql.log_files import LogFiles
-from sagaz_lab.stores.sql.session import Opened
 from sagaz_lab.stores.sql.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.sql.retention import drop_expired
+from sagaz_lab.stores.sql.session import Opened
 from sagaz_lab.stores.sql.statements import statements
 from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooled
 from sagaz_lab.stores.sql.translation import (
@@ -55,6 +52,8 @@ from sagaz_lab.stores.sql.translation import (
     with_records,
 )  # fmt: skip
 from sagaz_lab.stores.sql.write_order import Turns
+from sagaz_lab.stores.values.artifacts import Artifacts
+from sagaz_lab.stores.values.encoding import NeedsFiles, encode
 
 T = TypeVar("T")
 

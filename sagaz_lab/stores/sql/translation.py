@@ -9,8 +9,11 @@ from typing import Any
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow
-from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.sql.damage import Parts, as_status, shown
+from sagaz_lab.stores.sql.held import HeldRow
+from sagaz_lab.stores.sql.rows import marks, row
+from sagaz_lab.stores.sql.transactions import RecordRows, RunRow, Write
+from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import (
     Damaged,
     decode,
@@ -23,9 +26,6 @@ from sagaz_lab.stores.values.encoding import (
     encode_plain,
     event_facts,
 )
-from sagaz_lab.stores.sql.held import HeldRow
-from sagaz_lab.stores.sql.rows import marks, row
-from sagaz_lab.stores.sql.transactions import RecordRows, RunRow, Write
 
 _KINDS = {str(kind): kind for kind in RecordKind}
 

@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError
 from sagaz_lab.model.awaiting import at_once
-from sagaz_lab.stores.values.classes import address_of, find_class
 from sagaz_lab.stores.sql.damage import shown
+from sagaz_lab.stores.values.classes import address_of, find_class
 from sagaz_lab.stores.values.signing import Key, make_private
 
 LIBRARIES = {root: f"sagaz_lab.stores.values.codecs_{root}" for root in ("numpy", "pandas", "pyarrow")}
