@@ -38,6 +38,7 @@ SagazLabError
 
 from __future__ import annotations
 
+import os
 from asyncio import CancelledError
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -45,6 +46,9 @@ from traceback import TracebackException
 from typing import Any
 
 from sagaz_lab.texts import encodable, masked, reveals, shortened
+
+PACKAGE_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+"""By it frames of this package are told from the user's."""
 
 
 class SagazLabError(Exception):

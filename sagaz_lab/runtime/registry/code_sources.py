@@ -12,10 +12,10 @@ import sysconfig
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
+from sagaz_lab.errors import PACKAGE_FOLDER
 from sagaz_lab.model.code import syntax_tree
 
-_NOT_THE_USERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
-                  os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # fmt: skip
+_NOT_THE_USERS = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), PACKAGE_FOLDER.rstrip(os.sep))
 _STORING = ("STORE_GLOBAL", "DELETE_GLOBAL")
 _LOADING = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _GLOBAL = frozenset((*_STORING, *_LOADING))

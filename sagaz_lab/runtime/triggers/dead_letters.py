@@ -11,12 +11,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sagaz_lab.abc import DeadLetter
-from sagaz_lab.errors import DefinitionError, StoreError, Unreadable, describe
+from sagaz_lab.errors import PACKAGE_FOLDER, DefinitionError, StoreError, Unreadable, describe
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.given import headers_of
@@ -37,7 +36,6 @@ TRACEBACK_CHARACTERS = 20_000
 CAUSE_CHARACTERS = 80
 """Of the source line or the text in a cause."""
 
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _LIBRARIES = (
     "<frozen",
     *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")},
@@ -153,7 +151,7 @@ def cause_of(error: BaseException, methods: Mapping[CodeType, str]) -> str:
     The place is the function's name and the text of its line, not a number or a file: these change whenever a cell of
     a notebook is run again. "" if no code of the user's has taken part. `methods` says which action a code is of.
     """
-    frames = [frame for frame in _frames(error) if not frame.file.startswith(_PACKAGE)]
+    frames = [frame for frame in _frames(error) if not frame.file.startswith(PACKAGE_FOLDER)]
     if not frames:
         return ""
     action = next((f" in action {methods[frame.code]!r}," for frame in frames if frame.code in methods), "")
@@ -186,7 +184,7 @@ def text_of(error: BaseException) -> str:
     """The traceback's text, without our own frames before the user's."""
     try:
         frames = traceback.TracebackException.from_exception(error)
-        while len(frames.stack) > 1 and frames.stack[0].filename.startswith(_PACKAGE):
+        while len(frames.stack) > 1 and frames.stack[0].filename.startswith(PACKAGE_FOLDER):
             frames.stack.pop(0)
         return encodable(masked("".join(map(shortened, frames.format()))))[-TRACEBACK_CHARACTERS:]
     except BaseException as broken:
