@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,11 @@ def test_a_file_and_a_function_stay_readable(file: Path) -> None:
     for function in functions(parsed(file)):
         length = (function.end_lineno or 0) - function.lineno + 1
         assert length <= LONGEST_FUNCTION, f"{named(file)}:{function.lineno} {function.name} has {length} lines"
+
+
+def test_no_two_classes_have_one_name() -> None:
+    found = Counter(node.name for file in FILES for node in parsed(file).body if isinstance(node, ast.ClassDef))
+    assert [name for name, times in found.items() if times > 1] == []
 
 
 def test_every_public_function_says_what_it_takes_and_gives(file: Path) -> None:

@@ -49,7 +49,7 @@ class RecordingSource:
         self._path = None if path is None else Path(Placed(path).absolute)
         self._origin = None if self._path is None else self._path.resolve()  # its links may be changed meanwhile
         self._data = data
-        self._fields = _Fields(id, key, timestamp)
+        self._fields = _FieldNames(id, key, timestamp)
         self._keep_ids = keep_ids
         self._whole = False  # nothing but the payload is taken from a row
         self._speed = speed
@@ -186,12 +186,12 @@ class RecordingSource:
         if first is None:
             return self._row
         fields = self._fields
-        listed = isinstance(first, Event) or (first.keys() >= RECORDED and fields == _Fields())
+        listed = isinstance(first, Event) or (first.keys() >= RECORDED and fields == _FieldNames())
         if self._speed is not None and not listed and fields.timestamp is None:
             raise SourceNotReady(f"{self.name}: speed= needs timestamp=, the field with the events' time")
         if self._keep_ids and not listed and fields.id is None and self._path is None:
             raise SourceNotReady(f"{self.name}: keep_ids=True needs id=, the field with the events' ids")
-        self._whole = not (listed or self._keep_ids) and fields == _Fields()
+        self._whole = not (listed or self._keep_ids) and fields == _FieldNames()
         if listed:
             self._shape = self._event if isinstance(first, Event) else self._recorded
         else:
@@ -252,7 +252,7 @@ class RecordingSource:
             logger.warning("%s: %s", self.name, what % (fact,))
 
 
-class _Fields(NamedTuple):
+class _FieldNames(NamedTuple):
     id: str | None = None
     key: str | None = None
     timestamp: str | None = None

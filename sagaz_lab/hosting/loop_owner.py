@@ -1,4 +1,4 @@
-"""On which event loop a Lab is open: its callers', or that of a thread of its own."""
+"""The loop that owns an open Lab: its callers', or that of a thread of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IN_THREAD = (
 )
 
 
-class Home:
+class LoopOwner:
     """`loop` is the one on which the Lab is open; `isolated` is the thread, if the Lab is to live on one."""
 
     def __init__(self) -> None:

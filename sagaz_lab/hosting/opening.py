@@ -35,7 +35,7 @@ class Package(Protocol):
     def open_publisher(self, spec: SourceSpec, but_not: Container[str] | None = ()) -> Publisher | None: ...
 
 
-class Place:
+class LabStore:
     """The Lab's store: one that it was given, or one that is made from its address when it is first asked for."""
 
     def __init__(self, where: str | Store, make: Callable[..., Store], retention_days: float) -> None:

@@ -17,7 +17,7 @@ from sagaz_lab.history import tables
 from sagaz_lab.model.saga import Saga
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.registry.registry import CallThere, call_here
 from sagaz_lab.runtime.shadow.comparison import Difference
@@ -159,9 +159,9 @@ class Shadows(Mapping[str, ShadowReport]):
         if (shadow := self._shadows.get(decided.state.compiled.definition.name)) is not None:
             self._tell(shadow, lambda it: it.applied(decided))
 
-    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
-        if (shadow := self._shadows.get(ticket.saga)) is not None:
-            self._tell(shadow, lambda it: it.left_queue(ticket, entries))
+    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
+        if (shadow := self._shadows.get(pending.saga)) is not None:
+            self._tell(shadow, lambda it: it.left_queue(pending, entries))
 
     def _tell(self, shadow: Shadow, what: Callable[[Shadow], None]) -> None:
         """The trigger that the event came for goes on whatever happens here."""

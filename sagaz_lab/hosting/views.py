@@ -19,7 +19,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.decisions.preview import verdicts_on
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.intake.pump import Pump
-from sagaz_lab.runtime.recovery.start_report import Away
+from sagaz_lab.runtime.recovery.start_report import StartReport
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.runs.context import stored_context
 from sagaz_lab.runtime.runs.run_view import RunView, run_view, unknown_run
@@ -218,7 +218,7 @@ class Views:
         pumps: Iterable[Pump],
         started: Collection[str],
         reports: Sequence[str],
-        away: Away | None,
+        away: StartReport | None,
         isolated: bool,
     ) -> Status:
         dispatcher = self._dispatcher

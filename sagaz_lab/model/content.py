@@ -14,7 +14,7 @@ PARTS, SIZE = 100_000, 16 * 2**20
 _CONSTANTS = (bool, int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis))
 
 
-class _Opaque(Exception):
+class _Unreadable(Exception):
     """It has too much content, or content that cannot be read."""
 
 
@@ -65,7 +65,7 @@ def _reduced(value: Any) -> Iterator[bytes]:
     """As it would be pickled."""
     kind = type(value)
     if kind.__module__ == "itertools":  # looking would use it up
-        raise _Opaque
+        raise _Unreadable
     reduced = copyreg.dispatch_table.get(kind)
     found: Any = reduced(value) if reduced else value.__reduce_ex__(4)
     if isinstance(found, str):
@@ -76,5 +76,5 @@ def _reduced(value: Any) -> Iterator[bytes]:
 
 def _name(value: Any) -> bytes:
     if "<" in value.__qualname__:  # another may have this name
-        raise _Opaque
+        raise _Unreadable
     return f"{value.__module__}.{value.__qualname__}".encode()

@@ -9,7 +9,7 @@ from sagaz_lab.errors import RunError
 from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.log import RunLog
 from sagaz_lab.model.publishing import PUBLISHED, Published, to_json
-from sagaz_lab.model.step import Progress, Step, current_step
+from sagaz_lab.model.step import ActionProgress, Step, current_step
 
 _new_dict = dict.__new__
 
@@ -73,7 +73,7 @@ class SagaContext(dict[str, Any]):
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Say how far the action is: `done` of `total`, in any unit."""
-        self._step().progress = Progress(done, total, note)
+        self._step().progress = ActionProgress(done, total, note)
 
     def publish(self, topic: str, payload: Any) -> Published:
         """Publish JSON to `topic` of the broker that the run's trigger reads from, once the action has succeeded.

@@ -22,7 +22,7 @@ def _read_only(headers: Mapping[str, str]) -> MappingProxyType[str, str]:
     return MappingProxyType(copy(headers) if isinstance(headers, dict) else dict(headers))
 
 
-class _Fields:
+class _EventSlots:
     """The slots of an event, still open for writing."""
 
     __slots__ = ("_read", "_sent", "attempt", "headers", "id", "key", "source", "timestamp")
@@ -37,7 +37,7 @@ class _Fields:
     attempt: int
 
 
-class Event(_Fields):
+class Event(_EventSlots):
     """A fact from outside. Read-only.
 
     Who reads the event may change the payload in place: it is a copy of the reader's own, made once a container is
@@ -66,7 +66,7 @@ class Event(_Fields):
     ) -> Event:
         # Filling open slots and then closing them costs half of what a frozen dataclass does,
         # and one event is made for each delivery.
-        event = _Fields()
+        event = _EventSlots()
         event._sent = event._read = payload
         event.id = id
         event.source = source
@@ -165,7 +165,7 @@ class Event(_Fields):
         return f"Event({self.source} {self.id}, {shown if len(shown) <= 120 else shown[:117] + '...'})"
 
 
-OWN_FIELDS = frozenset((*_Fields.__slots__, "payload", "get", "keys"))
+OWN_FIELDS = frozenset((*_EventSlots.__slots__, "payload", "get", "keys"))
 
 
 def payload_as_sent(event: Event) -> Any:
@@ -229,7 +229,7 @@ class Alike(Sequence[Event]):
     def __iter__(self) -> Iterator[Event]:
         source, timestamp = self._source, self._timestamp
         for payload, id in zip(self.payloads, self.ids, strict=True):
-            event = _Fields()
+            event = _EventSlots()
             event._sent = event._read = payload
             event.id = id
             event.source = source
@@ -243,7 +243,7 @@ class Alike(Sequence[Event]):
     def __getitem__(self, index: Any) -> Any:
         if type(index) is slice:
             return Alike(self.payloads[index], self.ids[index], self._source, self._timestamp)
-        event = _Fields()
+        event = _EventSlots()
         event._sent = event._read = self.payloads[index]
         event.id = self.ids[index]
         event.source = self._source

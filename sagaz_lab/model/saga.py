@@ -54,7 +54,7 @@ class Compensation:
 
 
 @dataclass(frozen=True, slots=True)
-class Recovery:
+class ForwardRecovery:
     """What decides about a failure after the pivot."""
 
     action: str
@@ -66,14 +66,14 @@ class Recovery:
 class Plan:
     """The order of the actions: `order` is topological, as written where free; `dependents` has all names.
 
-    `straight` has the actions, each with what follows it, if they are a chain of coroutines without time-outs, of which
+    `linear` has the actions, each with what follows it, if they are a chain of coroutines without time-outs, of which
     no listener is told: they can run one after the other.
     """
 
     order: tuple[str, ...]
     roots: tuple[str, ...]
     dependents: Mapping[str, tuple[str, ...]]
-    straight: tuple[tuple[Action, tuple[str, ...]], ...]
+    linear: tuple[tuple[Action, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class SagaDefinition:
     cls: type[Saga]
     actions: Mapping[str, Action]
     compensations: Mapping[str, Compensation]
-    recoveries: Mapping[str, Recovery]
+    recoveries: Mapping[str, ForwardRecovery]
     triggers: Mapping[str, Trigger]
     plan: Plan
     listeners: tuple[SagaListener, ...]
@@ -211,7 +211,7 @@ def forward_recovery(action_name: str) -> Callable[[F], F]:
         if not takes(function, 3):
             raise DefinitionError(f"{owner}: a forward recovery takes (self, ctx, error)")
         how = _how(function, stream=False)
-        _take_role(decorator, function, Recovery(action_name, function.__name__, how))
+        _take_role(decorator, function, ForwardRecovery(action_name, function.__name__, how))
         return function
 
     return decorate
@@ -291,7 +291,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
     members = _members(cls)
     actions = _by_name(name, "action", (r for r in _roles(members, Action)), lambda a: a.name)
     compensations = _by_name(name, "compensation for action", _roles(members, Compensation), lambda c: c.action)
-    recoveries = _by_name(name, "forward recovery for action", _roles(members, Recovery), lambda r: r.action)
+    recoveries = _by_name(name, "forward recovery for action", _roles(members, ForwardRecovery), lambda r: r.action)
     for role in (*compensations.values(), *recoveries.values()):
         if role.action not in actions:
             raise UnknownName(f"{name}.{role.method_name}", "action", role.action, actions)
@@ -382,12 +382,12 @@ def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
             needs.difference_update(free)
     roots = tuple(name for name, one in actions.items() if not one.depends_on)
     chain = len(roots) == 1 and all(len(d) <= 1 for d in dependents.values())
-    straight = chain and not told and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
+    linear = chain and not told and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
     return Plan(
         tuple(order),
         roots,
         MappingProxyType({n: tuple(d) for n, d in dependents.items()}),
-        tuple((actions[name], tuple(dependents[name])) for name in order) if straight else (),
+        tuple((actions[name], tuple(dependents[name])) for name in order) if linear else (),
     )
 
 

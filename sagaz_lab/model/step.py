@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sagaz_lab.model.run import Run
 
 
-class Progress(NamedTuple):
+class ActionProgress(NamedTuple):
     """How far an action says it is."""
 
     done: float
@@ -19,7 +19,7 @@ class Progress(NamedTuple):
     note: str
 
 
-class Before(Protocol):
+class Snapshot(Protocol):
     """The context as an action found it; `sets` are the keys that its present trial has set."""
 
     sets: set[str]
@@ -40,11 +40,11 @@ class Step(Protocol):
     name: str
     cancelled: bool
     told: bool
-    progress: Progress | None
+    progress: ActionProgress | None
     stopping_since: float | None
 
     @property
-    def before(self) -> Before | None: ...
+    def before(self) -> Snapshot | None: ...
 
     @property
     def idempotency_key(self) -> str: ...

@@ -12,7 +12,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.notebook import dag
 from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened, table, tag
 from sagaz_lab.runtime.decisions.preview import Preview
-from sagaz_lab.runtime.recovery.start_report import Away
+from sagaz_lab.runtime.recovery.start_report import StartReport
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.status import SourceStatus, Status, Why
 from sagaz_lab.texts import printable
@@ -135,7 +135,7 @@ def status_card(status: Status, zone: tzinfo = UTC, stands: str = "") -> Card:
     return Card(html, "\n".join(text))
 
 
-def away_card(away: Away, whose: str) -> Card:
+def away_card(away: StartReport, whose: str) -> Card:
     """What a start found; `whose` absence it was."""
     head = f"{whose} {away.headline()}" if away.lasted else away.headline()
     lines = list(away.lines())

@@ -209,7 +209,7 @@ def number(command: str, name: str, value: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Firing:
+class FireLine:
     """A line of `fire` or `preview`, its payload evaluated."""
 
     name: str
@@ -225,7 +225,7 @@ _BEHIND = re.compile(r"\s(?=--[A-Za-z])")
 
 def read_firing(
     command: Command, rest: str, namespace: Mapping[str, Any], expand: Callable[[str, str, Mapping[str, Any]], str]
-) -> Firing:
+) -> FireLine:
     """`NAME [KEY=VALUE ...] [PAYLOAD] [options]`; options may stand on both sides of the payload.
 
     `expand` puts the user's values into all of it but the payload, which is an expression itself.
@@ -248,7 +248,7 @@ def read_firing(
     line = read(command, expand(command.name, " ".join((*given, behind)), namespace))
     if line.words:
         raise mistake(command.name, f"too much: {line.words[0]!r}; put an id with spaces into quotes, --id 'a b'")
-    return Firing(name, where, payload, line.options)
+    return FireLine(name, where, payload, line.options)
 
 
 def _payload(command: str, text: str, namespace: Mapping[str, Any]) -> tuple[Any, str]:

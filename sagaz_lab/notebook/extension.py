@@ -51,11 +51,11 @@ from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.mistakes import show_in_one_line
 from sagaz_lab.notebook.outputs import route
 from sagaz_lab.notebook.registration import Registration
-from sagaz_lab.notebook.reports import Reports
+from sagaz_lab.notebook.reports import CellReports
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadows_card
 from sagaz_lab.notebook.wrapped import refuse_in_cells_of_cells, unwrap
 from sagaz_lab.runtime.decisions.preview import Preview
-from sagaz_lab.runtime.recovery.start_report import Away
+from sagaz_lab.runtime.recovery.start_report import StartReport
 from sagaz_lab.runtime.registry.changes import Diff
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.runs.run_view import RunView
@@ -74,7 +74,7 @@ def load(shell: InteractiveShell) -> None:
     if getattr(shell, _ATTRIBUTE, None):
         return
     lab, undo = default_lab(), Undo()
-    registration, reports = Registration(shell, lab), Reports(shell, lab)
+    registration, reports = Registration(shell, lab), CellReports(shell, lab)
     magics = Magics(shell, lab, registration, reports)
     undo.append(registration.close)
     _add_to(shell.input_transformers_cleanup, undo, unwrap, announce_saga, ask_for_help)
@@ -141,7 +141,7 @@ def _add_names(shell: InteractiveShell) -> None:
 
 
 def _add_log(undo: Undo) -> None:
-    """Without a handler Python prints warnings into whichever cell runs; `Reports` shows them in the right one."""
+    """Without a handler Python prints warnings into whichever cell runs; `CellReports` shows them in the right one."""
     logger, nowhere = logging.getLogger("sagaz_lab"), logging.NullHandler()
     logger.addHandler(nowhere)
     undo.append(partial(logger.removeHandler, nowhere))
@@ -160,7 +160,7 @@ _CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
     Preview: preview_card,
     Why: why_card,
     Handle: lambda handle: handle_card(handle.status()),
-    Away: lambda away: away_card(away, "kernel was"),
+    StartReport: lambda away: away_card(away, "kernel was"),
     Outcome: lambda outcome: outcome_card([outcome]),
     list: _outcomes,
     Event: event_card,

@@ -35,7 +35,7 @@ from sagaz_lab.notebook.commands import (
 from sagaz_lab.notebook.expansion import expand
 from sagaz_lab.notebook.outputs import LINES, tail
 from sagaz_lab.notebook.registration import Registration
-from sagaz_lab.notebook.reports import Reports
+from sagaz_lab.notebook.reports import CellReports
 from sagaz_lab.notebook.waiting import Until, Watch, wait
 from sagaz_lab.notebook.wrapped import TIMED, Stopwatch, refusal
 from sagaz_lab.runtime.recovery.start_report import RESUME
@@ -49,7 +49,7 @@ SAGA_OPTIONS = ("--quiet", "--shadow")
 class Magics:
     """The magics of one shell and its Lab."""
 
-    def __init__(self, shell: InteractiveShell, lab: Lab, registration: Registration, reports: Reports) -> None:
+    def __init__(self, shell: InteractiveShell, lab: Lab, registration: Registration, reports: CellReports) -> None:
         self._shell = shell
         self._lab = lab
         self._registration = registration

@@ -16,7 +16,7 @@ from sagaz_lab.runtime.recovery.start_report import AWAY
 KEPT = 100
 
 
-class Reports:
+class CellReports:
     """Hears what the Lab reports, and shows the first of each kind.
 
     When a notebook is run without a front end, output for an earlier cell is dropped, so the reports are kept for
@@ -62,7 +62,7 @@ class Reports:
         taken = [self._unseen.popleft() for _ in range(len(self._unseen))]
         return [text for kind, text in taken if not kind.startswith("dead:")]
 
-    def __enter__(self) -> Reports:
+    def __enter__(self) -> CellReports:
         """Somebody waits, and shows them."""
         self._waiting += 1
         return self

@@ -18,7 +18,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.notebook.commands import COMMANDS, mistake
 from sagaz_lab.notebook.markup import shortened
-from sagaz_lab.notebook.reports import Reports
+from sagaz_lab.notebook.reports import CellReports
 
 LOOK_EVERY_S = 0.25
 TELL_EVERY_S, LATER_EVERY_S = 0.5, 5.0
@@ -123,7 +123,7 @@ class Teller:
         self._told = 0
         self._next = 0.0
 
-    def tell(self, watch: Watch, reports: Reports, *, last: bool = False) -> None:
+    def tell(self, watch: Watch, reports: CellReports, *, last: bool = False) -> None:
         for report in reports.take():
             print(report, file=sys.stderr)
         if not watch.news or (time.monotonic() < self._next and not last):
@@ -137,7 +137,7 @@ class Teller:
         self._next = time.monotonic() + (TELL_EVERY_S if self._told < MANY_LINES else LATER_EVERY_S)
 
 
-async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: Reports, until: Until,
+async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellReports, until: Until,
                timeout_s: float | None) -> None:  # fmt: skip
     """Returns when `until` is met, or when the triggers are stopped.
 

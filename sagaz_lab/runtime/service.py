@@ -21,7 +21,7 @@ from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.outbox.relay import OpenPublisher, Relay
 from sagaz_lab.runtime.owner import owner_name
 from sagaz_lab.runtime.recovery.recovery import Recovery
-from sagaz_lab.runtime.recovery.start_report import AWAY, Away, Found, spoken
+from sagaz_lab.runtime.recovery.start_report import AWAY, Found, StartReport, spoken
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.starting import Start
@@ -74,7 +74,7 @@ class Service:
         self._stopping = False
         self._resume = "all"
         self.started = False
-        self.away: Away | None = None
+        self.away: StartReport | None = None
         self.group = self._maker = ""
         self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
         self.intake = Intake(self.dispatcher, clock, open_source)
@@ -189,12 +189,12 @@ class Service:
             await self.intake.answered()
             if not how.skip_failed:
                 self.intake.refuse_failed(self.intake.pumps_of({state.name for state in wanted}))
-            waited = await self.dispatcher.holding.restore(wanted)
+            waited = await self.dispatcher.window_timers.restore(wanted)
             if how.fresh:
                 await self._forget(wanted)
                 waited = 0  # what came into a window since the Lab was opened is forgotten too
             found = await self.recovery.resume_interrupted(how.resume)
-            found.events_need_code = await self.dispatcher.holding.without_code.look()
+            found.events_need_code = await self.dispatcher.window_timers.without_code.look()
         found.waited += waited
         self.relay.look_again()
         may_receive.set()
@@ -213,16 +213,16 @@ class Service:
         """Free what earlier runs of these triggers have claimed."""
         freed = waited = 0
         for state in states:
-            waited += await self.dispatcher.holding.forget(state)
+            waited += await self.dispatcher.window_timers.forget(state)
             freed += await self._store.forget(state.name)
             state.forget(None)
-            self.dispatcher.turns.release(state)
+            self.dispatcher.run_queue.release(state)
         names = ", ".join(state.name for state in states)
         told = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
         self._report("fresh", f"forgot {told} and {waited} waiting event{'s'[: waited != 1]} of {names}")
 
     async def _tell(self, away_s: float, found: Found) -> None:
-        self.away = Away(
+        self.away = StartReport(
             away_s=away_s,
             missed=await self.intake.missed(),
             resumed=found.resumed,
@@ -250,7 +250,7 @@ class Service:
     async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change limits, so that what waits for them may start; returns all."""
         await self.params.limit(state, values)
-        self.dispatcher.turns.release(state)
+        self.dispatcher.run_queue.release(state)
         return state.limits.values
 
     def started_names(self) -> set[str]:
@@ -324,7 +324,7 @@ class Service:
         if self.started:
             await self._reconcile()
             async with self._resuming:
-                await self.dispatcher.holding.without_code.restore(self._wanted())
+                await self.dispatcher.window_timers.without_code.restore(self._wanted())
                 await self.recovery.resume_interrupted(self._resume)
 
     async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:

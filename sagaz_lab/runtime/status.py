@@ -11,7 +11,7 @@ from sagaz_lab.model.run import Outcome, Run
 from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.decisions.preview import Verdict, said_by
 from sagaz_lab.runtime.intake.pump import Pump
-from sagaz_lab.runtime.recovery.start_report import Away
+from sagaz_lab.runtime.recovery.start_report import StartReport
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.live_params import LiveParams
 
@@ -98,7 +98,7 @@ class Status:
     triggers: Sequence[TriggerStatus]
     runs: Sequence[RunProgress]
     warnings: Sequence[str]
-    away: Away | None = None
+    away: StartReport | None = None
     isolated: bool = False
 
     @property

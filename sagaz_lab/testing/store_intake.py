@@ -275,7 +275,7 @@ class IntakeSuite:
         mine = Refusal("r1", RunStatus.RUNNING)
         assert await store.seen(TRIGGER, ["e1", key("k")]) == {"e1": mine, key("k"): mine}
 
-    async def test_an_event_that_is_outdone_keeps_its_id_until_its_time_and_no_key(self, store: Store) -> None:
+    async def test_an_event_that_is_superseded_keeps_its_id_until_its_time_and_no_key(self, store: Store) -> None:
         await hold(store, held_event("h1", claim="e1", declared=key("k")))
         spent = Spent(TRIGGER, "e1", AT + 60)
         await store.accept(Acceptance(released=["h1"], spent=[spent, Spent(TRIGGER, "e2", AT + 60)]))

@@ -196,7 +196,7 @@ async def test_the_memory_store_leaves_its_runs_in_the_same_way() -> None:
         await lab.stop()
 
 
-@pytest.mark.parametrize("limit_s", [None, 60.0], ids=["straight", "timed"])
+@pytest.mark.parametrize("limit_s", [None, 60.0], ids=["linear", "timed"])
 @pytest.mark.parametrize("parallel", [False, True], ids=["chain", "parallel"])
 @pytest.mark.parametrize("fired", [True, False], ids=["fired", "called"])
 def test_a_loop_that_is_closed_under_a_run_leaves_it_as_it_stands(

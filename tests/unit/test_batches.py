@@ -18,7 +18,7 @@ from sagaz_lab.errors import EndOfSource
 from sagaz_lab.model.run import Run
 from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.clock import SystemClock
-from sagaz_lab.runtime.gates.batch_size import TURN_S, Appetite
+from sagaz_lab.runtime.gates.batch_size import TURN_S, BatchSize
 from sagaz_lab.runtime.runs.runner import Runner
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
@@ -85,26 +85,26 @@ async def given(lab: Lab, source: Numbers, keeps: Callable[[int], bool]) -> list
 # --- how many are asked for ---
 
 
-def test_an_appetite_grows_by_and_by_and_shrinks_at_once() -> None:
-    appetite = Appetite()
-    assert appetite.events_for(SLOTS) == SLOTS, "nothing is known yet"
+def test_a_batch_size_grows_by_and_by_and_shrinks_at_once() -> None:
+    batch_size = BatchSize()
+    assert batch_size.events_for(SLOTS) == SLOTS, "nothing is known yet"
     grown = []
     for _ in range(20):
-        appetite.learn(100, 1, 0.0)
-        grown.append(appetite.events_for(SLOTS))
+        batch_size.learn(100, 1, 0.0)
+        grown.append(batch_size.events_for(SLOTS))
     assert grown == sorted(grown)
     assert 50 * SLOTS < grown[-1] < 100 * SLOTS, "a hundred events start one run, and there is a margin"
-    appetite.learn(10, 10, 0.0)
-    assert appetite.events_for(SLOTS) == SLOTS
+    batch_size.learn(10, 10, 0.0)
+    assert batch_size.events_for(SLOTS) == SLOTS
 
 
 def test_slow_decisions_make_small_batches_but_never_smaller_than_the_slots() -> None:
-    appetite = Appetite()
+    batch_size = BatchSize()
     for _ in range(20):
-        appetite.learn(100, 0, 100 * TURN_S / 50)
-    assert appetite.events_for(SLOTS) == pytest.approx(50, abs=1)
-    appetite.learn(1, 0, 1.0)
-    assert appetite.events_for(SLOTS) == SLOTS
+        batch_size.learn(100, 0, 100 * TURN_S / 50)
+    assert batch_size.events_for(SLOTS) == pytest.approx(50, abs=1)
+    batch_size.learn(1, 0, 1.0)
+    assert batch_size.events_for(SLOTS) == SLOTS
 
 
 async def test_a_source_whose_events_are_filtered_is_asked_for_more_than_there_are_slots(lab: Lab) -> None:

@@ -14,7 +14,7 @@ from sagaz_lab import Batch, Debounce, Lab, OutcomeKind, Permanent, Saga, Trigge
 from sagaz_lab.abc import DeadLetter, Event
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model import policy
-from sagaz_lab.runtime.triggers.dead_letters import LetterWatch, is_letter_id, redriven
+from sagaz_lab.runtime.triggers.dead_letters import DeadLetterWatch, is_letter_id, redriven
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, statuses, until
 
@@ -455,7 +455,7 @@ def letter(trigger: str = "S.on_event", redriven: int = 0, event_id: str = "e") 
 class Heard:
     def __init__(self) -> None:
         self.kinds: list[str] = []
-        self.watch = LetterWatch(lambda kind, _: self.kinds.append(kind))
+        self.watch = DeadLetterWatch(lambda kind, _: self.kinds.append(kind))
 
 
 def test_a_spike_is_reported_once_for_each_episode() -> None:

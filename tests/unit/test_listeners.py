@@ -81,7 +81,7 @@ async def test_the_hooks_of_the_base_class_do_nothing_awaited_or_not(name: str) 
     assert await getattr(SagaListener(), name)(*facts) is None
 
 
-async def test_a_hook_that_nobody_fills_in_keeps_the_straight_way(lab: Lab) -> None:
+async def test_a_hook_that_nobody_fills_in_keeps_the_linear_path(lab: Lab) -> None:
     class Silent(SagaListener):
         pass
 
@@ -94,7 +94,7 @@ async def test_a_hook_that_nobody_fills_in_keeps_the_straight_way(lab: Lab) -> N
     definition = Quick.__definition__
     assert definition is not None
     assert dict(definition.hooks) == {}
-    assert definition.plan.straight
+    assert definition.plan.linear
 
 
 async def test_a_hook_put_on_an_instance_counts(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""The pace of starts against its definition, and the queue: no ticket lost, none doubled, none starved."""
+"""The pace of starts against its definition, and the queue: no run lost, none doubled, none starved."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sagaz_lab.model.policy import Throttle
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.gates import rate_limit as pace_module
 from sagaz_lab.runtime.gates.admission import Admission, Slots
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.rate_limit import Pace
 
 
-def ticket(run_id: Any, key: str | None = None, pace_key: str | None = None) -> Ticket:
-    made = Ticket(str(run_id), "orders", "orders.on_order", 1, None, {}, 0.0, key=key)
+def pending(run_id: Any, key: str | None = None, pace_key: str | None = None) -> PendingRun:
+    made = PendingRun(str(run_id), "orders", "orders.on_order", 1, None, {}, 0.0, key=key)
     made.pace_key = pace_key
     return made
 
@@ -89,7 +89,7 @@ def test_of_too_many_keys_those_go_that_are_past(steps: list[tuple[str, int]]) -
 # --- the queue ---
 
 
-def started(admission: Admission, now: float = 0.0) -> list[Ticket]:
+def started(admission: Admission, now: float = 0.0) -> list[PendingRun]:
     found = []
     while (one := admission.next(now)) is not None:
         found.append(one)
@@ -109,7 +109,7 @@ def one_at_a_time(admission: Admission) -> list[str]:
 def test_a_key_is_first_in_first_out_and_the_keys_take_turns(keys: list[str]) -> None:
     admission = Admission(Gates(max_concurrent_sagas=1), 1000)
     for n, key in enumerate(keys):
-        admission.wait(ticket(n, key))
+        admission.wait(pending(n, key))
     order = one_at_a_time(admission)
     assert sorted(map(int, order)) == list(range(len(keys)))
     for key in "abc":
@@ -127,17 +127,17 @@ def test_a_key_is_first_in_first_out_and_the_keys_take_turns(keys: list[str]) ->
 def test_a_hot_key_starves_no_other() -> None:
     admission = Admission(Gates(max_concurrent_sagas=1), 100_000)
     for n in range(10_000):
-        admission.wait(ticket(f"hot-{n}", "hot"))
+        admission.wait(pending(f"hot-{n}", "hot"))
     for n in range(3):
-        admission.wait(ticket(f"cold-{n}", "cold"))
+        admission.wait(pending(f"cold-{n}", "cold"))
     assert one_at_a_time(admission)[:6] == ["hot-0", "cold-0", "hot-1", "cold-1", "hot-2", "cold-2"]
 
 
 def test_a_key_that_its_pace_holds_up_holds_up_no_other() -> None:
     admission = Admission(Gates(throttle=Throttle(1, 10.0, key="k")), 1000)
     for n in range(3):
-        admission.wait(ticket(f"a-{n}", pace_key="a"))
-    admission.wait(ticket("b-0", pace_key="b"))
+        admission.wait(pending(f"a-{n}", pace_key="a"))
+    admission.wait(pending("b-0", pace_key="b"))
     assert [it.run_id for it in started(admission, 0.0)] == ["a-0", "b-0"]
     assert [it.run_id for it in started(admission, 10.0)] == ["a-1"]
     assert admission.opens_in(10.0) is not None
@@ -145,7 +145,7 @@ def test_a_key_that_its_pace_holds_up_holds_up_no_other() -> None:
 
 def test_a_retry_goes_before_all_others_of_its_key() -> None:
     admission = Admission(Gates(), 1000)
-    first, second = ticket(1, "a"), ticket(2, "a")
+    first, second = pending(1, "a"), pending(2, "a")
     assert admission.enter(first, 0.0)
     admission.wait(second)
     admission.leave(first, keep_turn=True)
@@ -184,7 +184,7 @@ def work_for(keys: int) -> int:
     for n in range(keys * 2):
         key = CountedKey(n % keys)
         key.steps = steps
-        admission.wait(ticket(n, key))
+        admission.wait(pending(n, key))
     while one := admission.next(0.0):
         admission.leave(one)
     assert (admission.waiting, admission.in_flight, admission.lanes) == (0, 0, {})
@@ -198,11 +198,11 @@ def test_ten_times_the_keys_are_ten_times_the_work() -> None:
 
 def test_what_came_before_the_pace_had_keys_holds_up_none_of_them() -> None:
     admission = Admission(Gates(max_concurrent_sagas=3), 10)
-    before = [ticket(1, "a"), ticket(2, "b")]
+    before = [pending(1, "a"), pending(2, "b")]
     for one in before:
         admission.wait(one)
     admission.configure(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0, key="k")), 10)
-    admission.wait(keyed := ticket(3, "c", "x"))
+    admission.wait(keyed := pending(3, "c", "x"))
     assert [admission.next(0.0), admission.next(0.0), admission.next(0.0)] == [before[0], keyed, None]
     assert admission.opens_in(0.0) == 4.0
     assert admission.next(4.0) is before[1]
@@ -210,12 +210,12 @@ def test_what_came_before_the_pace_had_keys_holds_up_none_of_them() -> None:
 
 def test_what_came_with_a_key_goes_by_the_one_pace_once_there_are_no_keys() -> None:
     admission = Admission(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0, key="k")), 10)
-    keyed = [ticket(1, "a", "x"), ticket(2, "b", "x")]
+    keyed = [pending(1, "a", "x"), pending(2, "b", "x")]
     for one in keyed:
         admission.wait(one)
     assert [admission.next(0.0), admission.next(0.0)] == [keyed[0], None]
     admission.configure(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0)), 10)
-    admission.wait(plain := ticket(3, "c"))
+    admission.wait(plain := pending(3, "c"))
     assert [admission.next(1.0), admission.next(1.0)] == [keyed[1], None]
     assert admission.opens_in(1.0) == 4.0
     assert admission.next(5.0) is plain
@@ -226,7 +226,7 @@ KEYS, PACE_KEYS = st.sampled_from(["a", "b", "c", None]), st.sampled_from(["x", 
 
 
 class Queue(RuleBasedStateMachine):
-    """All that can happen to a ticket, in any order. Each is in one place, and that is where it should be."""
+    """All that can happen to a run that waits, in any order. Each is in one place, and that is where it should be."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,10 +237,10 @@ class Queue(RuleBasedStateMachine):
             "throttled by key": Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=1, key="k")),
         }
         self.admission = Admission(self.options["plain"], 1000, self.slots)
-        self.waiting: list[Ticket] = []
-        self.coming: list[Ticket] = []
-        self.live: list[Ticket] = []
-        self.retrying: list[Ticket] = []
+        self.waiting: list[PendingRun] = []
+        self.coming: list[PendingRun] = []
+        self.live: list[PendingRun] = []
+        self.retrying: list[PendingRun] = []
         self.again: set[str] = set()
         self.number = 0
         self.now = 0.0
@@ -248,9 +248,9 @@ class Queue(RuleBasedStateMachine):
     def busy(self, key: str | None) -> bool:
         return key is not None and any(one.key == key for one in [*self.live, *self.retrying])
 
-    def made(self, key: str | None, pace_key: str | None) -> Ticket:
+    def made(self, key: str | None, pace_key: str | None) -> PendingRun:
         self.number += 1
-        return ticket(self.number, key, pace_key)
+        return pending(self.number, key, pace_key)
 
     @rule(key=KEYS, pace_key=PACE_KEYS)
     def comes(self, key: str | None, pace_key: str | None) -> None:
@@ -346,7 +346,7 @@ class Queue(RuleBasedStateMachine):
             assert (admission.running(key) is not None) == self.busy(key)
 
 
-def _lane(one: Ticket) -> str | None:
+def _lane(one: PendingRun) -> str | None:
     return one.key if one.key is not None else one.pace_key
 
 

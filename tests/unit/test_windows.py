@@ -653,5 +653,5 @@ async def test_listeners_hear_of_every_event_that_is_filtered(timed_lab: Lab, cl
     await clock.advance(10)
     await give(timed_lab, "Latest.on_event", 6)
     await clock.advance(10)
-    outdone = "a later event took its place"
-    assert heard == [("e2", outdone), ("e1", outdone), ("e5", "cooling down"), ("e6", "returned None")]
+    superseded = "a later event took its place"
+    assert heard == [("e2", superseded), ("e1", superseded), ("e5", "cooling down"), ("e6", "returned None")]

@@ -9,13 +9,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from sagaz_lab.engines.local.context_before import Before
+from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.engines.local.streams import Channel, read
 from sagaz_lab.engines.local.threads import Call, Threads
 from sagaz_lab.errors import ActionTimeout, RunError
 from sagaz_lab.model.awaiting import awaited, is_awaitable
 from sagaz_lab.model.run import Publication, Run
-from sagaz_lab.model.step import Progress, current_step
+from sagaz_lab.model.step import ActionProgress, current_step
 
 STUCK_S = 2.0
 """A thread that has not returned so long after it was to stop is replaced, and reported."""
@@ -37,7 +37,7 @@ class ActiveStep(Struct, eq=False):
     suffix: str = ""
     cancelled: bool = False
     told: bool = False
-    progress: Progress | None = None
+    progress: ActionProgress | None = None
     stopping_since: float | None = None
     channels: Mapping[str, Channel] | None = None
     reading: Set[str] = frozenset()
@@ -49,7 +49,7 @@ class ActiveStep(Struct, eq=False):
         call = self.call
         return call.asked_at if call is not None and call.waits and call.begun_at is None else None
 
-    before: Before | None = None
+    before: ContextBefore | None = None
 
     @property
     def idempotency_key(self) -> str:

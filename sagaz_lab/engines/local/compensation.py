@@ -7,7 +7,7 @@ from typing import Any
 
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
-from sagaz_lab.engines.local.context_before import Before
+from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.engines.local.trials import own_error, traceback_of
 from sagaz_lab.errors import CompensationFailed, RunError, describe
@@ -94,7 +94,7 @@ class _Undo:
         run, undo = self._run, self._compensation
         hooks, name = run.definition.hooks, run.definition.name
         function = getattr(run.instance, undo.method_name)
-        result, self.step.before = loaded(result), Before(run.ctx)
+        result, self.step.before = loaded(result), ContextBefore(run.ctx)
         if told := hooks.get("on_compensation_start"):
             await tell(told, name, undo.action, run.ctx)
         run.steps[undo.action] = self.step

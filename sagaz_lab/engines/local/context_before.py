@@ -11,7 +11,7 @@ from sagaz_lab.model.run import Loadable
 _GONE = object()
 
 
-class Before:
+class ContextBefore:
     """The context as an action found it. `sets` are the keys that its present trial has set."""
 
     __slots__ = ("_changed", "_values", "sets")

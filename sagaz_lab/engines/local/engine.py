@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
 from sagaz_lab.engines.local.compensation import compensate
-from sagaz_lab.engines.local.linear import Stopped, straight
-from sagaz_lab.engines.local.progress import Standing
+from sagaz_lab.engines.local.linear import Stopped, linear
+from sagaz_lab.engines.local.progress import Progress
 from sagaz_lab.engines.local.streams import Channel
 from sagaz_lab.engines.local.threads import THREADS, Report, Threads
 from sagaz_lab.engines.local.trials import Attempts, Done, failure_record, own_error
@@ -42,8 +42,8 @@ class LocalEngine:
 
     def execute(self, run: Run, journal: Journal) -> Coroutine[Any, Any, None]:
         run.begun = True
-        if run.definition.plan.straight and run.history is None and not run.cancelling:
-            return straight(run, journal, self._clock, self._go_on)
+        if run.definition.plan.linear and run.history is None and not run.cancelling:
+            return linear(run, journal, self._clock, self._go_on)
         return self._go_on(run, journal, {}, None)
 
     async def _go_on(self, run: Run, journal: Journal, finished: dict[str, Any], stopped: Stopped | None) -> None:
@@ -63,7 +63,7 @@ class _Streaming(NamedTuple):
 class _Execution:
     """One attempt of a run: forward through the plan, and back if that fails."""
 
-    __slots__ = ("_attempts", "_channels", "_clock", "_complete", "_journal", "_notes", "_run", "_standing", "_tasks",
+    __slots__ = ("_attempts", "_channels", "_clock", "_complete", "_journal", "_notes", "_progress", "_run", "_tasks",
                  "_threads", "_wake")  # fmt: skip
 
     def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, finished: dict[str, Any]) -> None:
@@ -71,8 +71,8 @@ class _Execution:
         self._journal = journal
         self._clock = clock
         self._threads = threads
-        self._standing = Standing(run, clock, finished)
-        self._attempts = Attempts(run, journal, clock, threads, self._standing.trials)
+        self._progress = Progress(run, clock, finished)
+        self._attempts = Attempts(run, journal, clock, threads, self._progress.trials)
         self._complete = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._channels: dict[str, Channel] = {}
@@ -80,14 +80,14 @@ class _Execution:
         self._wake: asyncio.Event | None = None
 
     async def execute(self, stopped: Stopped | None) -> None:
-        """Go the whole way, or on from where the straight way has stopped."""
-        run, history, standing = self._run, self._run.history, self._standing
+        """Go the whole way, or on from where the linear path has stopped."""
+        run, history, progress = self._run, self._run.history, self._progress
         records: list[Record] = []
         try:
             if history is not None and (history.compensating or run.compensate_only or run.cancelling):
-                standing.recall(history)
+                progress.recall(history)
             elif run.cancelling and stopped is None:
-                standing.errors = dict.fromkeys(standing.trials, asyncio.CancelledError("it never began"))
+                progress.errors = dict.fromkeys(progress.trials, asyncio.CancelledError("it never began"))
                 records = await self._wind_down()
             elif await self._forward(stopped):
                 return
@@ -105,7 +105,7 @@ class _Execution:
         """True when the run has completed, False when an action has failed for good or the run was cancelled."""
         try:
             if stopped is None:
-                starting = self._standing.ready(self._run.definition.plan.order, ())
+                starting = self._progress.ready(self._run.definition.plan.order, ())
             else:
                 starting = await self._after(stopped)
             return await self._advance(starting)
@@ -119,19 +119,19 @@ class _Execution:
 
     def _cancelled_itself(self, error: asyncio.CancelledError) -> None:
         """The action that began last has asked for the cancelling of the run's task, and ended before that came."""
-        name = next(reversed(self._standing.trials))
+        name = next(reversed(self._progress.trials))
         failure = RunError(f"action {name!r} cancelled its own task")
         failure.__cause__ = error
-        self._standing.fail(name, failure)
+        self._progress.fail(name, failure)
 
     async def _after(self, stopped: Stopped) -> list[str]:
         name = stopped.step.name
         if stopped.unstorable is not None:
             await self._find_unstorable(stopped.unstorable)
             return []
-        self._standing.trials[name] = stopped.step.trial
-        if name in self._standing.finished:  # it has succeeded, although the run was to stop
-            self._standing.published[name] = stopped.step.end_trial()
+        self._progress.trials[name] = stopped.step.trial
+        if name in self._progress.finished:  # it has succeeded, although the run was to stop
+            self._progress.published[name] = stopped.step.end_trial()
             assert stopped.error is not None
             self._notes.append(Done(name, None, await own_error(stopped.error, name, stopped.step)))
         else:
@@ -139,16 +139,16 @@ class _Execution:
         return await self._settle()
 
     async def _advance(self, starting: list[str]) -> bool:
-        standing, actions = self._standing, self._run.definition.actions
-        if standing.failure is not None:
+        progress, actions = self._progress, self._run.definition.actions
+        if progress.failure is not None:
             return False
         if not starting:
             if not self._complete:
                 await self._journal.end(Ending(RunStatus.COMPLETED))
             return True
         failed = self._run.history.failed if self._run.history else ()
-        if unknown := [name for name in starting if name not in standing.trials or name in failed]:
-            await self._journal.append([standing.record(RecordKind.ACTION_STARTED, name) for name in unknown])
+        if unknown := [name for name in starting if name not in progress.trials or name in failed]:
+            await self._journal.append([progress.record(RecordKind.ACTION_STARTED, name) for name in unknown])
         while True:
             if len(starting) == 1 and not self._tasks and actions[starting[0]].how != "stream":
                 # Alone, an action needs no task of its own.
@@ -158,14 +158,14 @@ class _Execution:
                     self._spawn(name)
                 await self._noted()
             starting = await self._settle()
-            if standing.failure is not None or self._run.cancelling:
+            if progress.failure is not None or self._run.cancelling:
                 return False
             if not starting and not self._tasks:
                 return True
 
     def _step(self, name: str) -> ActiveStep:
         run = self._run
-        step = ActiveStep(run, name, self._standing.trials.setdefault(name, 1))
+        step = ActiveStep(run, name, self._progress.trials.setdefault(name, 1))
         if self._channels:
             needed = run.definition.actions[name].depends_on
             step.channels = {one: self._channels[one] for one in needed if one in self._channels}
@@ -216,7 +216,7 @@ class _Execution:
         while self._notes:
             note = self._notes.popleft()
             if isinstance(note, _Streaming):
-                self._standing.streaming.add(note.name)
+                self._progress.streaming.add(note.name)
                 streaming.append(note.name)
                 continue
             self._tasks.pop(note.name, None)
@@ -224,23 +224,23 @@ class _Execution:
             if done.error is None:
                 finished.append(done)
             else:
-                self._standing.fail(done.name, done.error)
+                self._progress.fail(done.name, done.error)
         return await self._keep(finished, streaming)
 
     async def _keep(self, finished: list[Done], streaming: list[str]) -> list[str]:
-        run, standing = self._run, self._standing
+        run, progress = self._run, self._progress
         records: list[Record] = []
         for done in finished:
             run.steps.pop(done.name, None)
-            records += standing.finish(done, self._tasks)
+            records += progress.finish(done, self._tasks)
         starting: list[str] = []
-        forward = standing.failure is None and not run.cancelling
+        forward = progress.failure is None and not run.cancelling
         if forward:
             touched = [*streaming, *(done.name for done in finished)]
             near = dict.fromkeys(d for name in touched for d in run.definition.plan.dependents[name])
-            starting = standing.ready(near, self._tasks)
-            records = standing.with_starts(records, starting)
-        self._complete = forward and standing.all_done()
+            starting = progress.ready(near, self._tasks)
+            records = progress.with_starts(records, starting)
+        self._complete = forward and progress.all_done()
         try:
             if self._complete:
                 await self._journal.end(Ending(RunStatus.COMPLETED, None, records))
@@ -261,18 +261,18 @@ class _Execution:
                 try:
                     await self._journal.append([record._replace(then=())])
                 except UnstorableValue as error:
-                    self._standing.unstorable(record.action, error)
+                    self._progress.unstorable(record.action, error)
 
     # --- failure ---
 
     async def _recover(self, failed: Done, error: BaseException) -> Done:
         """The action's end, after what forward recovery has made of its failure if that is past the pivot."""
-        run, name, standing = self._run, failed.name, self._standing
+        run, name, progress = self._run, failed.name, self._progress
         recovery = run.definition.recoveries.get(name)
-        while recovery and standing.past_pivot() and not isinstance(error, asyncio.CancelledError):
+        while recovery and progress.past_pivot() and not isinstance(error, asyncio.CancelledError):
             if (tried := run.steps.get(name)) is not None and tried.before is not None:
                 tried.before.restore(run.ctx)
-            step = ActiveStep(run, name, standing.trials[name], "/recovery")
+            step = ActiveStep(run, name, progress.trials[name], "/recovery")
             step.publications = ()  # no record of its own would keep them
             function = getattr(run.instance, recovery.method_name)
             await self._journal.ready()
@@ -288,10 +288,10 @@ class _Execution:
                 break
             if answer == "skip":
                 return Done(name, None, None)
-            await self._journal.append([failure_record(run, self._clock, name, standing.trials[name], error)])
-            await self._clock.sleep(run.definition.actions[name].retry_delay_s(standing.trials[name]))
-            standing.trials[name] += 1
-            await self._journal.append([standing.record(RecordKind.ACTION_STARTED, name)])
+            await self._journal.append([failure_record(run, self._clock, name, progress.trials[name], error)])
+            await self._clock.sleep(run.definition.actions[name].retry_delay_s(progress.trials[name]))
+            progress.trials[name] += 1
+            await self._journal.append([progress.record(RecordKind.ACTION_STARTED, name)])
             done = await self._attempts.perform(name, self._step(name))
             if done.error is None:
                 return done
@@ -309,8 +309,8 @@ class _Execution:
 
     async def _wind_down(self) -> list[Record]:
         """Stop what still runs (after a pivot: let it finish); returns the records of all that came of it."""
-        run, standing = self._run, self._standing
-        if run.cancelling or not standing.past_pivot():
+        run, progress = self._run, self._progress
+        if run.cancelling or not progress.past_pivot():
             run.stopping = True
             for name, task in self._tasks.items():
                 if not task.done():
@@ -324,47 +324,47 @@ class _Execution:
                 self._take(note)
         run.stopping = True
         for name in list(run.steps):
-            if name in standing.finished:
+            if name in progress.finished:
                 await self._keep_late(name)
-            elif name not in standing.errors:
-                standing.cut_off.add(name)
+            elif name not in progress.errors:
+                progress.cut_off.add(name)
         run.steps.clear()
-        standing.cut_off_streams()
-        return standing.failures()
+        progress.cut_off_streams()
+        return progress.failures()
 
     def _take(self, done: Done) -> None:
         """An action ended while the run was being stopped: what it did is to be undone all the same."""
         if done.error is None:
-            self._standing.take_value(done)
+            self._progress.take_value(done)
         elif self._run.steps[done.name].told:
-            self._standing.cut_off.add(done.name)
+            self._progress.cut_off.add(done.name)
         else:
-            self._standing.fail(done.name, done.error)
+            self._progress.fail(done.name, done.error)
 
     async def _keep_late(self, name: str) -> None:
         """It finished while the run was being stopped. That its value cannot be stored does not matter any more."""
-        standing = self._standing
+        progress = self._progress
         try:
-            await self._journal.append([standing.record(RecordKind.ACTION_FINISHED, name, standing.finished[name])])
+            await self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name, progress.finished[name])])
         except UnstorableValue:
-            await self._journal.append([standing.record(RecordKind.ACTION_FINISHED, name)])
+            await self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name)])
 
     async def _end_badly(self, records: list[Record]) -> None:
-        run, standing = self._run, self._standing
-        failure = standing.failure
+        run, progress = self._run, self._progress
+        failure = progress.failure
         error = failure.error if failure else None
         if failure is not None and (hooks := run.definition.hooks.get("on_step_failure")):
             await tell(hooks, run.definition.name, failure.name, run.ctx, failure.error)
         if not run.cancelling and not run.compensate_only:
-            if standing.past_pivot():
+            if progress.past_pivot():
                 await self._journal.end(Ending(RunStatus.PARTIALLY_COMMITTED, error, records))
                 return
             if run.hold or run.definition.on_failure == "hold":
                 await self._journal.end(Ending(RunStatus.HELD, error, records))
                 return
         run.stopping = True
-        undo = standing.to_undo()
-        await compensate(run, self._journal, self._clock, self._threads, undo, standing.finished, records, error)
+        undo = progress.to_undo()
+        await compensate(run, self._journal, self._clock, self._threads, undo, progress.finished, records, error)
 
     async def _abandon(self) -> None:
         """Leave everything as it stands. A thread goes on, but learns from `ctx.cancelled` that it should not."""

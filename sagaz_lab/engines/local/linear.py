@@ -1,4 +1,4 @@
-"""The straight way: a chain of plain coroutines, one after the other in the run's own task.
+"""The linear path: a chain of plain coroutines, one after the other in the run's own task.
 
 Most sagas are such chains, and most of their runs go well. What goes wrong is handed to the general way.
 """
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sagaz_lab.abc import DONE, Clock, Journal
 from sagaz_lab.engines.local.calls import ActiveStep
-from sagaz_lab.engines.local.context_before import Before
+from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import awaited, is_awaitable
@@ -25,7 +25,7 @@ _FINISHED = str.__str__(RecordKind.ACTION_FINISHED)
 
 
 class Stopped(NamedTuple):
-    """Where the straight way ended: an action's error, or records that cannot be stored."""
+    """Where the linear path ended: an action's error, or records that cannot be stored."""
 
     step: ActiveStep
     error: BaseException | None
@@ -33,20 +33,20 @@ class Stopped(NamedTuple):
 
 
 GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
-"""The general way: what has finished, and where the straight way has stopped."""
+"""The general way: what has finished, and where the linear path has stopped."""
 
 
-async def straight(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
+async def linear(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
     """The whole attempt: this way as far as it leads, then the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
     stopped, recoveries, shared = None, run.definition.recoveries, journal.shared
-    for action, after in plan.straight:
+    for action, after in plan.linear:
         if shared and (mine := journal.ready()) is not DONE:
             await mine
         steps[action.name] = step = ActiveStep(run, action.name)
         if action.max_retries or recoveries:
-            step.before = Before(ctx)
+            step.before = ContextBefore(ctx)
         _set_step(step)  # never taken back: each attempt has a context of its own
         try:
             value = await getattr(instance, action.method_name)(ctx)

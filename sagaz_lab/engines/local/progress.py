@@ -20,7 +20,7 @@ class Failure(NamedTuple):
     error: BaseException
 
 
-class Standing:
+class Progress:
     """`trials` has the number of each started action's last trial, `finished` the results.
 
     `streaming` names the streams that have given a record; they are finished when their readers are. What was

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sagaz_lab.abc import Clock, Journal
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
-from sagaz_lab.engines.local.context_before import Before
+from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.engines.local.streams import Channel
 from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.errors import ActionTimeout, RunError, describe, is_permanent
@@ -58,7 +58,7 @@ class Attempts:
         # A trial beyond the allowed ones means that a held run was resumed: it gets its retries anew.
         first = step.trial if step.trial > action.max_retries + 1 else 1
         if step.before is None and retried(run, action):
-            step.before = Before(run.ctx)
+            step.before = ContextBefore(run.ctx)
         while True:
             if failed is None:
                 await self._journal.ready()

@@ -20,11 +20,11 @@ def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) 
     """
     closings: list[Closing] = []
     released: list[Released] = []
-    for by, outdone in decided.outdone:
+    for by, superseded in decided.superseded:
         if by.id in gone:
-            windows.put_back([held for held, _ in outdone if held.id not in gone])
+            windows.put_back([held for held, _ in superseded if held.id not in gone])
         else:
-            released += [one for one in outdone if one.held.id not in gone]
+            released += [one for one in superseded if one.held.id not in gone]
     if released:
         closings.append(Closing((), released, False))
     for closing in decided.closings:

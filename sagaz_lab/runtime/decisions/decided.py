@@ -23,8 +23,8 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.variables import origin
 from sagaz_lab.runtime.decisions.prepared import Prepared, first_of
-from sagaz_lab.runtime.gates.leading_debounce import Before
-from sagaz_lab.runtime.gates.pending_run import NOTHING, Ticket
+from sagaz_lab.runtime.gates.leading_debounce import PeriodsBefore
+from sagaz_lab.runtime.gates.pending_run import NOTHING, PendingRun
 from sagaz_lab.runtime.gates.window_policies import Closing, Released
 from sagaz_lab.runtime.outbox.publications import publication_of
 from sagaz_lab.runtime.triggers.compiled import TriggerState
@@ -89,27 +89,52 @@ class Decided:
     """Of one trigger. `entries` say what became of the events, `starts` are the runs to be accepted.
 
     `held` wait in a window, `released` do not any more, `with_run` of them because of the run in `starts`; `closings`
-    are windows that they have filled, and `outdone` has what they take the place of. `replaced` pairs runs of `starts`
-    with those whose place they take, by id. Of `filtered` and `dropped` listeners are told. `spent` are claims of ids
-    that nobody is to have; `redriven` are dead letters by the id of their event, which is among those decided. Where
+    are windows that they have filled, and `superseded` has what they take the place of. `replaced` pairs runs of
+    `starts` with those whose place they take, by id. Listeners hear of `filtered` and `dropped`. `spent` are claims of
+    ids that nobody is to have; `redriven` are dead letters by the id of their event, one of those decided. Where
     somebody is `answered`, `finals` has the outcomes to come of what is held. Deciding `events` of them took `took_s`.
     `of_runs` names, by id, the runs whose events have been through their window already. What is `behind` another event
     of the batch that has its claim is not decided yet; nor are the runs, each with its dead letter, which found one of
     the batch as their `rivals`. `origin` is the context in which its runs execute.
     """
 
-    __slots__ = ("_deaths", "answered", "behind", "closings", "dropped", "entries", "events", "filtered", "finals",
-                 "held", "kept", "letters", "of_runs", "origin", "outdone", "periods", "reasons", "redriven",
-                 "released", "replaced", "rivals", "spent", "starts", "state", "took_s", "with_run")  # fmt: skip
+    __slots__ = (
+        "_dead_entries",
+        "answered",
+        "behind",
+        "closings",
+        "dropped",
+        "entries",
+        "events",
+        "filtered",
+        "finals",
+        "held",
+        "kept",
+        "letters",
+        "of_runs",
+        "origin",
+        "periods",
+        "reasons",
+        "redriven",
+        "released",
+        "replaced",
+        "rivals",
+        "spent",
+        "starts",
+        "state",
+        "superseded",
+        "took_s",
+        "with_run",
+    )  # fmt: skip
 
     def __init__(self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING) -> None:
         self.state = state
         self.origin = origin()  # as it is before the user's code sets variables
         self.redriven = redriven
         self.spent: list[Spent] = []
-        self._deaths: dict[str, Entry] = {}
+        self._dead_entries: dict[str, Entry] = {}
         self.entries: list[Entry] = []
-        self.starts: list[Ticket] = []
+        self.starts: list[PendingRun] = []
         self.letters: list[DeadLetter] = []
         self.dropped: list[Event] = []
         self.filtered: list[tuple[Event, str]] = []
@@ -118,15 +143,15 @@ class Decided:
         self.released: list[HeldEvent] = []
         self.with_run: list[HeldEvent] = []
         self.closings: list[Closing] = []
-        self.outdone: list[tuple[HeldEvent, Sequence[Released]]] = []
+        self.superseded: list[tuple[HeldEvent, Sequence[Released]]] = []
         self.replaced: list[tuple[str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
         self.took_s = 0.0
         self.events = 0
-        self.periods: Before = {}
+        self.periods: PeriodsBefore = {}
         self.of_runs: Mapping[str, str] = NOTHING
         self.behind: Behind | None = None
-        self.rivals: list[tuple[Ticket, Redriven | None]] = []
+        self.rivals: list[tuple[PendingRun, Redriven | None]] = []
         self.answered = False
         self.finals: list[Future[Outcome]] = []
 
@@ -158,7 +183,7 @@ class Decided:
     def measured(self, took_s: float, events: int) -> None:
         """The method has taken so long for so many events."""
         self.took_s, self.events = took_s, events
-        self.state.admission.appetite.learn(events, len(self.starts), took_s)
+        self.state.admission.batch_size.learn(events, len(self.starts), took_s)
 
     def note(self, event: Event, kind: OutcomeKind, reason: str, at: float, run_id: str | None = None) -> None:
         """Keep the event with its outcome, if the trigger is to; remember whom to tell of it."""
@@ -181,7 +206,7 @@ class Decided:
         letter.run_id = self.of_runs.get(event.id)
         self._bury(letter, claim, at)
         self.add(OutcomeKind.DEAD, letter.error, event, at, count_as=letter.cause)
-        self._deaths[letter.id] = self.entries[-1]
+        self._dead_entries[letter.id] = self.entries[-1]
         return letter
 
     def _bury(self, letter: DeadLetter, claim: str | None, at: float) -> None:
@@ -193,7 +218,7 @@ class Decided:
         """The store did not take these letters: their events had come before."""
         for letter in [letter for letter in self.letters if letter.id in refused]:
             self.letters.remove(letter)
-            if (entry := self._deaths.pop(letter.id, None)) is not None:
+            if (entry := self._dead_entries.pop(letter.id, None)) is not None:
                 self.entries.remove(entry)
                 self.reasons[OutcomeKind.DEAD.value, letter.cause] -= 1
                 self.reasons = {reason: times for reason, times in self.reasons.items() if times}
@@ -237,12 +262,12 @@ class Decided:
         self.behind = Behind(prepared, part, is_rest=True)
         self.behind.rows = [Row(i, "", False, "") for i in range(first, len(prepared.events))]
 
-    def is_rival(self, ticket: Ticket) -> None:
+    def is_rival(self, pending: PendingRun) -> None:
         """Another run of the batch is to be the singleton of its key; whether it comes to that is not known yet."""
-        letter = self.redriven.get(ticket.event_id)
+        letter = self.redriven.get(pending.event_id)
         if letter is not None:
             self.redriven = {id: other for id, other in self.redriven.items() if other is not letter}
-        self.rivals.append((ticket, letter))
+        self.rivals.append((pending, letter))
 
     def outrun(self, earlier: str, by: str) -> None:
         """A run of the batch makes room for a later one."""
@@ -281,7 +306,7 @@ class Decided:
         """Add what became of other events of the same trigger."""
         self.entries += other.entries
         self.letters += other.letters
-        self._deaths.update(other._deaths)
+        self._dead_entries.update(other._dead_entries)
         self.kept += other.kept
         self.filtered += other.filtered
         for key, times in other.reasons.items():
@@ -290,10 +315,10 @@ class Decided:
     def spread(self, members: Sequence[Member], at: float) -> None:
         """What became of the event that stands for a window became of its other events too: started, they belong to
         its run; else each has its own outcome and letter, in the order in which they came."""
-        for ticket in self.starts:
-            ticket.members = members
+        for pending in self.starts:
+            pending.members = members
             until = at + self.state.compiled.config.event_retention_days * 86400.0
-            self.kept += [KeptEvent(it.event, self.state.name, "started", "", ticket.run_id, until) for it in members]
+            self.kept += [KeptEvent(it.event, self.state.name, "started", "", pending.run_id, until) for it in members]
         for own in [outcome(entry) for entry in self.entries]:
             like = self.letters.pop() if self.letters else None
             for member in members:
@@ -302,7 +327,7 @@ class Decided:
                 self.add(own.kind, own.reason, member.event, at, own.facts, run_id=own.run_id,
                          count_as=like.cause if like else None)  # fmt: skip
                 if like is not None:
-                    self._deaths[self.letters[-1].id] = self.entries[-1]
+                    self._dead_entries[self.letters[-1].id] = self.entries[-1]
             if like is not None:
                 self.letters.append(like)
 

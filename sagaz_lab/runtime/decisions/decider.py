@@ -22,7 +22,7 @@ from sagaz_lab.runtime.decisions.first_gates import hold, lead
 from sagaz_lab.runtime.decisions.hints import tell_hidden, tell_slow
 from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, events_of, ready, same
 from sagaz_lab.runtime.decisions.returned import as_context
-from sagaz_lab.runtime.gates.pending_run import NOTHING, Ticket
+from sagaz_lab.runtime.gates.pending_run import NOTHING, PendingRun
 from sagaz_lab.runtime.gates.window_policies import Closing
 from sagaz_lab.runtime.tasks import Report
 from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
@@ -94,8 +94,8 @@ class Decider:
             events, sent = [reader_of(listed)], [last.event]
             prepared = Prepared(events, [subject], [last.claim], sent, [last.declared], keyed=keyed)
             await self._judge(decided, prepared, {}, now)
-            for ticket in decided.starts if closing.together else ():
-                ticket.event, ticket.alone = listed, last.event
+            for pending in decided.starts if closing.together else ():
+                pending.event, pending.alone = listed, last.event
             decided.spread(members, now)
             decided.with_run = fit if decided.starts else []
             tell_slow(self._report, decided)
@@ -163,15 +163,15 @@ class Decider:
             raise
 
     @in_own_context
-    async def decide_again(self, state: TriggerState, ticket: Ticket, now: float) -> Decided:
+    async def decide_again(self, state: TriggerState, pending: PendingRun, now: float) -> Decided:
         """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
-        decided, compiled, event = Decided(state), state.compiled, ticket.event
+        decided, compiled, event = Decided(state), state.compiled, pending.event
         assert event is not None
         # What was taken up after a restart comes without its claims, and a window's list without the events of it.
-        claim = ticket.claim or self._id_claim(compiled, event, compiled.part_of(event))
-        alone = ticket.alone or event
+        claim = pending.claim or self._id_claim(compiled, event, compiled.part_of(event))
+        alone = pending.alone or event
         if alone is event and isinstance(event.payload, list):
-            decided.of_runs = {event.id: ticket.run_id}
+            decided.of_runs = {event.id: pending.run_id}
         try:
             subject, keyed = compiled.subject_of(event), compiled.subject_of(event)
             prepared = Prepared([reader_of(event)], [subject], [claim], [alone], keyed=keyed)
@@ -179,7 +179,7 @@ class Decider:
             decided.dead(alone, error, now, claim)
         else:
             await self._run_methods(decided, prepared, {}, now)
-        decided.spread(ticket.members, now)
+        decided.spread(pending.members, now)
         return decided
 
     async def _taken(self, decided: Decided, prepared: Prepared, now: float) -> dict[str, Refusal | str]:
@@ -328,29 +328,29 @@ class Decider:
         run_id = next(self._run_ids)
         if claim is not None:
             taken[claim] = run_id
-        ticket = Ticket(run_id, definition.name, decided.state.name, definition.revision, event, context, now, flat,
-                        _WAITING, claim, None if claim is None else now + compiled.id_ttl_s)  # fmt: skip
+        pending = PendingRun(run_id, definition.name, decided.state.name, definition.revision, event, context, now,
+                             flat, _WAITING, claim, None if claim is None else now + compiled.id_ttl_s)  # fmt: skip
         if key is not None or pace_key is not None:
-            ticket.key, ticket.pace_key = key, pace_key
+            pending.key, pending.pace_key = key, pace_key
         if prepared.declared is not None and (declared := prepared.declared[i]) is not None:
             taken[declared] = run_id
-            ticket.declared, ticket.declared_until = declared, now + compiled.claim_ttl_s
-            ticket.declared_ends = compiled.claim_ends
-        decided.starts.append(ticket)
+            pending.declared, pending.declared_until = declared, now + compiled.claim_ttl_s
+            pending.declared_ends = compiled.claim_ends
+        decided.starts.append(pending)
 
     # --- gates ---
 
     async def _cool(self, decided: Decided, cooldown_s: float, now: float) -> None:
         """Filter what would start while its key is cooling down, but by the run of its own dead letter."""
-        keys = list({ticket.key or "" for ticket in decided.starts})
+        keys = list({pending.key or "" for pending in decided.starts})
         cooling = dict(await self._store.cooling(decided.state.name, keys, at=now))
         starts, decided.starts = decided.starts, []
-        for ticket in starts:
-            key = ticket.key or ""
-            assert ticket.event is not None
-            redriven = decided.redriven.get(ticket.event.id)
+        for pending in starts:
+            key = pending.key or ""
+            assert pending.event is not None
+            redriven = decided.redriven.get(pending.event.id)
             if key in cooling and (redriven is None or redriven.run_id != cooling[key].first_run):
-                decided.cooling(cooling[key], ticket.event, ticket.key, now)
+                decided.cooling(cooling[key], pending.event, pending.key, now)
                 continue
-            ticket.cooldown = (key, now + cooldown_s)
-            decided.starts.append(ticket)
+            pending.cooldown = (key, now + cooldown_s)
+            decided.starts.append(pending)

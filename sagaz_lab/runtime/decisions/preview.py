@@ -12,8 +12,8 @@ from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
 from sagaz_lab.runtime.decisions.decided import COOLING, QUEUE_FULL, Decided
 from sagaz_lab.runtime.decisions.decider import OVERLAP, Decider
-from sagaz_lab.runtime.gates.pending_run import Ticket
-from sagaz_lab.runtime.gates.window_policies import CAME, EXPECTED, EXPIRED, IN_PERIOD, IN_WINDOW, OUT_OF_TURN, OUTDONE
+from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.window_policies import IN_PERIOD, IN_WINDOW, WINDOW_REASONS
 from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
 
 INTAKE, KEY, METHOD = "decode and validate", "idempotency", "trigger method"
@@ -72,7 +72,6 @@ _STOPPED_BY = {
     IN_PERIOD: "debounce",
 }
 _WINDOWS = ("debounce", "batch", "all_of", "sequence", "absent")
-_WINDOW_REASONS = (OUTDONE, EXPIRED, OUT_OF_TURN, CAME, EXPECTED, IN_WINDOW)
 
 
 def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> list[Verdict]:
@@ -97,7 +96,7 @@ def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> lis
 def _stopping_gate(outcome: Outcome, gates: Sequence[str]) -> str:
     if outcome.reason in _STOPPED_BY:
         return _STOPPED_BY[outcome.reason]
-    if outcome.reason in _WINDOW_REASONS:
+    if outcome.reason in WINDOW_REASONS:
         window = [gate for gate in gates if gate in _WINDOWS]
         return window[0] if window else "singleton"
     if outcome.kind is OutcomeKind.HELD:
@@ -131,8 +130,8 @@ def _failed_gate(reason: str, gates: Sequence[str]) -> str:
 
 
 def _now(state: TriggerState, outcome: Outcome, moment: float) -> list[Verdict]:
-    ticket = state.admission.find(outcome.run_id or "")
-    return [] if ticket is None else [Verdict(*said) for said in state.admission.verdicts(ticket, moment)]
+    pending = state.admission.find(outcome.run_id or "")
+    return [] if pending is None else [Verdict(*said) for said in state.admission.verdicts(pending, moment)]
 
 
 def said_by(verdicts: Sequence[Verdict]) -> str:
@@ -151,8 +150,8 @@ async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now
         kind, reason, event_id, *_, at, facts = decided.entries[0]
         outcome = Outcome(OutcomeKind(kind), reason, str(event_id), state.name, None, 0, at, facts)
         return Preview(state.name, outcome.kind, verdicts_on(outcome, state, moment), None)
-    ticket = decided.starts[0]
-    return _start_preview(state, ticket, moment)
+    pending = decided.starts[0]
+    return _start_preview(state, pending, moment)
 
 
 def _window_preview(state: TriggerState, decided: Decided, steady: float) -> Preview:
@@ -169,17 +168,17 @@ def _window_preview(state: TriggerState, decided: Decided, steady: float) -> Pre
     return Preview(state.name, OutcomeKind.HELD, verdicts, None)
 
 
-def _start_preview(state: TriggerState, ticket: Ticket, moment: float) -> Preview:
-    compiled, context = state.compiled, ticket.context
-    free = f"key {ticket.claim!r} is free" if ticket.claim else "the id is new"
+def _start_preview(state: TriggerState, pending: PendingRun, moment: float) -> Preview:
+    compiled, context = state.compiled, pending.context
+    free = f"key {pending.claim!r} is free" if pending.claim else "the id is new"
     details = {INTAKE: "it fits", KEY: free, METHOD: f"returned {dict(context)!r}"[:500]}
-    if ticket.cooldown is not None:
-        details["cooldown"] = f"open for {ticket.cooldown[0]!r}" if ticket.cooldown[0] else "open"
+    if pending.cooldown is not None:
+        details["cooldown"] = f"open for {pending.cooldown[0]!r}" if pending.cooldown[0] else "open"
     outcome = OutcomeKind.STARTED
     verdicts: list[Verdict] = []
     for gate in gates_of(compiled):
         if gate == "singleton":
-            verdict, outcome = _singleton(state, ticket)
+            verdict, outcome = _singleton(state, pending)
             verdicts.append(verdict)
             if outcome is not OutcomeKind.STARTED:
                 return Preview(state.name, outcome, verdicts, context)
@@ -187,7 +186,7 @@ def _start_preview(state: TriggerState, ticket: Ticket, moment: float) -> Previe
             break
         else:
             verdicts.append(Verdict(gate, "pass", details.get(gate, "")))
-    waiting = [Verdict(*said) for said in state.admission.verdicts(ticket, moment)]
+    waiting = [Verdict(*said) for said in state.admission.verdicts(pending, moment)]
     if any(verdict.verdict != "pass" for verdict in waiting):
         outcome = OutcomeKind.HELD
         strategy = compiled.config.backpressure_strategy
@@ -201,12 +200,12 @@ def _full(verdict: Verdict, strategy: str) -> Verdict:
     return Verdict("queue", "stop", f"{verdict.detail}: {strategy}") if verdict.gate == "queue" else verdict
 
 
-def _singleton(state: TriggerState, ticket: Ticket) -> tuple[Verdict, OutcomeKind]:
+def _singleton(state: TriggerState, pending: PendingRun) -> tuple[Verdict, OutcomeKind]:
     mode = state.compiled.singleton
-    holder = state.admission.holder(ticket.key or "")
+    holder = state.admission.holder(pending.key or "")
     if holder is None:
-        return Verdict("singleton", "pass", f"no run of {ticket.key!r} is live"), OutcomeKind.STARTED
+        return Verdict("singleton", "pass", f"no run of {pending.key!r} is live"), OutcomeKind.STARTED
     if mode == "cancel":
         return Verdict("singleton", "pass", f"run {holder} would be cancelled"), OutcomeKind.STARTED
     ends = {"skip": OutcomeKind.FILTERED, "return_existing": OutcomeKind.DUPLICATE, "error": OutcomeKind.DEAD}
-    return Verdict("singleton", "stop", f"run {holder} of {ticket.key!r} is live: {mode}"), ends[str(mode)]
+    return Verdict("singleton", "stop", f"run {holder} of {pending.key!r} is live: {mode}"), ends[str(mode)]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from sagaz_lab.abc import Redriven, Refusal
 from sagaz_lab.runtime.decisions.decided import Decided, Row
 from sagaz_lab.runtime.dispatch.insisting import insist
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 
 
-Rivals = Sequence[tuple[Ticket, Redriven | None]]
+Rivals = Sequence[tuple[PendingRun, Redriven | None]]
 Settled = tuple[Decided, Mapping[str, Refusal]]
 """And which of it the store has refused."""
 
@@ -37,7 +37,7 @@ async def decide_behind(
             try:
                 settled = await _settle(dispatcher, before, accepted, now)
             except BaseException:
-                left = sum(ticket.size for ticket, _ in before.rivals)
+                left = sum(pending.size for pending, _ in before.rivals)
                 left += len(before.behind.rows) if before.behind is not None else 0
                 before.state.counters.deciding -= left
                 before.state.counters.received -= left
@@ -57,7 +57,7 @@ async def _settle(dispatcher: Dispatcher, before: Decided, accepted: set[str], n
         found.append((decided, refused))
     if (behind := before.behind) is not None:
         if behind.is_rest:
-            await dispatcher.holding.decided(before.state.name)  # which may free a claim
+            await dispatcher.window_timers.decided(before.state.name)  # which may free a claim
         duplicates, groups = behind.split(accepted)
         for rows in [duplicates, *groups] if duplicates else groups:
             make = partial(_of_rows, dispatcher, before, rows, rows is duplicates, now)
@@ -87,8 +87,8 @@ async def _take(dispatcher: Dispatcher, before: Decided, make: Callable[[], Awai
 
 
 async def _of_rivals(before: Decided, rivals: Rivals) -> Decided:
-    decided = Decided(before.state, {ticket.event_id: letter for ticket, letter in rivals if letter is not None})
-    decided.starts = [ticket for ticket, _ in rivals]
+    decided = Decided(before.state, {pending.event_id: letter for pending, letter in rivals if letter is not None})
+    decided.starts = [pending for pending, _ in rivals]
     return decided
 
 

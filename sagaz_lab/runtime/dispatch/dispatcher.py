@@ -24,17 +24,17 @@ from sagaz_lab.runtime.dispatch.finishing import NOT_TAKEN, Finishing
 from sagaz_lab.runtime.dispatch.insisting import insist
 from sagaz_lab.runtime.dispatch.lease import Lease
 from sagaz_lab.runtime.dispatch.observers import Tee
-from sagaz_lab.runtime.dispatch.run_queue import Turns
-from sagaz_lab.runtime.dispatch.window_timers import Holding
+from sagaz_lab.runtime.dispatch.run_queue import RunQueue
+from sagaz_lab.runtime.dispatch.window_timers import WindowTimers
 from sagaz_lab.runtime.gates.admission import Slots
 from sagaz_lab.runtime.gates.moments import Moments
-from sagaz_lab.runtime.gates.pending_run import NOTHING, Ticket
+from sagaz_lab.runtime.gates.pending_run import NOTHING, PendingRun
 from sagaz_lab.runtime.registry.confirming import Confirming
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
 from sagaz_lab.runtime.triggers.compiled import TriggerState, made_anew
-from sagaz_lab.runtime.triggers.dead_letters import LetterWatch
+from sagaz_lab.runtime.triggers.dead_letters import DeadLetterWatch
 from sagaz_lab.runtime.triggers.outcomes import Tally, started_entries
 
 _RUNNING = RunStatus.RUNNING
@@ -89,10 +89,10 @@ class Dispatcher:
         self.slots = Slots(live_runs)
         self.lease = Lease(store)
         self.decider = Decider(store, self.run_ids, report, self.clock.now)
-        self.letters = LetterWatch(report)
+        self.letters = DeadLetterWatch(report)
         self.runner = Runner(self, engine)
-        self.turns = Turns(self)
-        self.holding = Holding(self)
+        self.run_queue = RunQueue(self)
+        self.window_timers = WindowTimers(self)
 
     # --- definitions ---
 
@@ -115,12 +115,12 @@ class Dispatcher:
                 self.states[name] = TriggerState(compiled, self.tally.of(name), self.slots)
             else:
                 state.use(compiled)
-                self.turns.release(state)
-                self.holding.changed(state)
+                self.run_queue.release(state)
+                self.window_timers.changed(state)
         for name, state in self.states.items():
             if name not in seen and not state.removed:
                 state.removed = True
-                self.holding.time(state)
+                self.window_timers.time(state)
 
     def code_of(self, saga: str) -> SagaDefinition | None:
         """Its current definition, if there is one of which runs can be made."""
@@ -228,7 +228,7 @@ class Dispatcher:
         moment = self.clock.monotonic()
         for decided in decisions:
             if decided.held:
-                self.holding.take_in(decided, now)
+                self.window_timers.take_in(decided, now)
             if decided.starts:
                 admit(decided, moment)
         batch = acceptance(decisions)
@@ -242,14 +242,14 @@ class Dispatcher:
             return await self.store.accept(batch)
         except BaseException:
             for decided in decisions:
-                if decided.held or decided.outdone:
-                    self.holding.take_back(decided)
-                for ticket in decided.starts:
-                    if ticket.status is _RUNNING:
-                        decided.state.admission.refund(ticket)
-                        decided.state.admission.leave(ticket)
+                if decided.held or decided.superseded:
+                    self.window_timers.take_back(decided)
+                for pending in decided.starts:
+                    if pending.status is _RUNNING:
+                        decided.state.admission.refund(pending)
+                        decided.state.admission.leave(pending)
                     else:
-                        decided.state.admission.came(ticket)
+                        decided.state.admission.came(pending)
             raise
         finally:
             self.finishing.asking -= 1
@@ -261,20 +261,20 @@ class Dispatcher:
             decided.not_dead(refused, now)
         self.tally.keep(decided.entries)
         letters = len(decided.letters)
-        if decided.held or decided.released or decided.outdone:
-            self.holding.taken_in(decided, refused, now)
+        if decided.held or decided.released or decided.superseded:
+            self.window_timers.taken_in(decided, refused, now)
             await self._keep_letters(decided, letters)
         launched = [it for it in decided.starts if it.status is _RUNNING and it.run_id not in refused]
         if launched:
             self._launch(decided, launched, now)
-        for ticket in decided.starts if len(launched) < len(decided.starts) else ():
-            waits = ticket.status is not _RUNNING
+        for pending in decided.starts if len(launched) < len(decided.starts) else ():
+            waits = pending.status is not _RUNNING
             if waits:
-                state.admission.came(ticket)
-            if (refusal := refused.get(ticket.run_id)) is not None:
-                await self._refused(decided, ticket, refusal, now)
+                state.admission.came(pending)
+            if (refusal := refused.get(pending.run_id)) is not None:
+                await self._refused(decided, pending, refusal, now)
             elif waits:
-                await self.turns.hold(decided, ticket, now)
+                await self.run_queue.hold(decided, pending, now)
         for (kind, reason), times in decided.reasons.items():
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
@@ -286,22 +286,24 @@ class Dispatcher:
         if decided.letters or decided.dropped or decided.filtered:
             await self._tell_refused(decided)
         if decided.released:
-            self.holding.settle(decided)
+            self.window_timers.settle(decided)
         for by, run_id in decided.replaced:
             if by not in refused:  # who did not get in takes nobody's place
-                await insist(self, partial(self.turns.replace, state, run_id, now), f"the cancelling of run {run_id}")
+                await insist(
+                    self, partial(self.run_queue.replace, state, run_id, now), f"the cancelling of run {run_id}"
+                )
         if state.admission.waiting:
-            self.turns.release(state)
+            self.run_queue.release(state)
         else:
             state.wake()
 
-    def _launch(self, decided: Decided, tickets: Sequence[Ticket], now: float) -> None:
+    def _launch(self, decided: Decided, pending_runs: Sequence[PendingRun], now: float) -> None:
         state = decided.state
-        self.runner.launch_shared(tickets, state.compiled.definition, now, decided.origin)
-        entries = started_entries(tickets, now)
+        self.runner.launch_shared(pending_runs, state.compiled.definition, now, decided.origin)
+        entries = started_entries(pending_runs, now)
         decided.entries += entries
         self.tally.keep(entries)
-        events = len(tickets) + sum([len(ticket.members) for ticket in tickets])
+        events = len(pending_runs) + sum([len(pending.members) for pending in pending_runs])
         state.counters.deciding -= events
         state.counters.started += events
 
@@ -330,14 +332,14 @@ class Dispatcher:
                 f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
             )
 
-    async def _refused(self, decided: Decided, ticket: Ticket, refusal: Refusal, now: float) -> None:
+    async def _refused(self, decided: Decided, pending: PendingRun, refusal: Refusal, now: float) -> None:
         """Another process took the claim meanwhile, or the run's context cannot be stored."""
-        if ticket.status is _RUNNING:
-            decided.state.admission.refund(ticket)
-            decided.state.admission.leave(ticket)
+        if pending.status is _RUNNING:
+            decided.state.admission.refund(pending)
+            decided.state.admission.leave(pending)
         entries, letters = len(decided.entries), len(decided.letters)
-        for event, claim in ticket.claimed():
-            decided.refused(refusal, event, ticket.key, now, claim)
+        for event, claim in pending.claimed():
+            decided.refused(refusal, event, pending.key, now, claim)
         self.tally.keep(decided.entries[entries:])
         await self._keep_letters(decided, letters, () if refusal.error is None else decided.with_run)
 
@@ -360,7 +362,7 @@ class Dispatcher:
         """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""
         states = self.states.values()
         return self.runner.busy() or any(
-            s.admission.waiting or s.admission.in_flight or s.counters.deciding or self.holding.closing(s.name)
+            s.admission.waiting or s.admission.in_flight or s.counters.deciding or self.window_timers.closing(s.name)
             for s in states
         )
 
@@ -384,8 +386,8 @@ class Dispatcher:
             await self.tee.close()
         await self.runner.close()
         await self.tasks.close()
-        self.turns.close()
-        self.holding.close()
+        self.run_queue.close()
+        self.window_timers.close()
         for state in self.states.values():
             state.wake()
 

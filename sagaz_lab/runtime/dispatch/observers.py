@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sagaz_lab.abc import Delivery
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.triggers.outcomes import Entry
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Tee(Protocol):
     def applied(self, decided: Decided) -> None:
         """A batch, or a window, is decided: what is not held now will not be decided again."""
 
-    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
         """The run has waited for its turn, and has started or never will."""
 
     def changed(self, sagas: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Waiting: held events, each started when it is its turn, and the retries to come."""
+"""The run queue: runs that wait, each started when it is its turn, and the retries to come."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.decisions.decided import COOLING, QUEUE_FULL, Decided, cooling_facts, letters_only
 from sagaz_lab.runtime.dispatch.insisting import insist
-from sagaz_lab.runtime.gates.pending_run import Ticket
-from sagaz_lab.runtime.gates.window_policies import OUTDONE
+from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.window_policies import SUPERSEDED
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.outcomes import entries_of, outcome
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 WAITS = "waits for its turn"
 
 IN_MEMORY = 10_000
-"""Tickets of a trigger that wait with their event and context; further ones leave them to a store that is durable."""
-
+"""Runs of a trigger that wait with their event and context; further ones leave those to a durable store."""
 
 STORE_RETRY_S = 1.0
 """What the store has not taken is tried again after so long."""
@@ -37,7 +36,7 @@ FINE_S = 0.001
 """A timer is not set anew for less."""
 
 
-class Turns:
+class RunQueue:
     """Holds what may not start yet, and starts it when it may."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -47,90 +46,90 @@ class Turns:
         self._timers: dict[str, float] = {}
         self._starts = 0
         self._served: dict[str, int] = {}
-        self._held: dict[str, Ticket] = {}
+        self._held: dict[str, PendingRun] = {}
         # Runs whose place was taken while the store was about to take them in. Bounded, as some may be refused.
         self._unwanted: deque[str] = deque(maxlen=1000)
-        self._retries: dict[str, tuple[Ticket, asyncio.Task[Any]]] = {}
+        self._retries: dict[str, tuple[PendingRun, asyncio.Task[Any]]] = {}
         self._leaving: dict[str, asyncio.Task[Any]] = {}
 
-    async def hold(self, decided: Decided, ticket: Ticket, now: float) -> None:
+    async def hold(self, decided: Decided, pending: PendingRun, now: float) -> None:
         state = decided.state
         strategy = state.compiled.config.backpressure_strategy
         oldest = self._oldest(state) if strategy == "drop_oldest" and state.admission.full() else None
-        ticket.origin = decided.origin
-        self._queue(state, ticket)
+        pending.origin = decided.origin
+        self._queue(state, pending)
         if decided.answered or decided.released:
-            decided.finals.append(self.final(ticket))
-        entries = entries_of("held", WAITS, ticket, now)
+            decided.finals.append(self.final(pending))
+        entries = entries_of("held", WAITS, pending, now)
         state.counters.deciding -= len(entries)
         state.counters.held += len(entries)
         decided.entries += entries
         self._dispatcher.tally.keep(entries)
-        if ticket.run_id in self._unwanted:
-            await self._turn_away(state, ticket, OutcomeKind.FILTERED, OUTDONE, now, {"key": ticket.key})
+        if pending.run_id in self._unwanted:
+            await self._turn_away(state, pending, OutcomeKind.FILTERED, SUPERSEDED, now, {"key": pending.key})
         if oldest is not None:
-            decided.outrun(oldest.run_id, ticket.run_id)
+            decided.outrun(oldest.run_id, pending.run_id)
             await self._turn_away(state, oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
 
-    def _queue(self, state: TriggerState, ticket: Ticket) -> None:
-        state.admission.wait(ticket)
-        self._held[ticket.run_id] = ticket
+    def _queue(self, state: TriggerState, pending: PendingRun) -> None:
+        state.admission.wait(pending)
+        self._held[pending.run_id] = pending
         if self._store.durable and state.admission.waiting > IN_MEMORY:
-            ticket.leave_to_store()
+            pending.leave_to_store()
 
-    async def _fetch(self, ticket: Ticket) -> None:
+    async def _fetch(self, pending: PendingRun) -> None:
         """Have its event and context in memory again."""
-        if ticket.left:
-            stored = await self._store.load(ticket.run_id)
+        if pending.left:
+            stored = await self._store.load(pending.run_id)
             if stored is None or stored.event is None:
-                raise StoreError(f"run {ticket.run_id} is not in the store any more")
-            ticket.event, ticket.context, ticket.flat = stored.event, stored.context, False
+                raise StoreError(f"run {pending.run_id} is not in the store any more")
+            pending.event, pending.context, pending.flat = stored.event, stored.context, False
 
-    async def _fetch_if_there(self, ticket: Ticket) -> None:
+    async def _fetch_if_there(self, pending: PendingRun) -> None:
         """The same, however long the store is away. What it does not have, nobody is told of."""
         try:
-            await insist(self._dispatcher, partial(self._fetch, ticket), f"run {ticket.run_id}")
+            await insist(self._dispatcher, partial(self._fetch, pending), f"run {pending.run_id}")
         except StoreError as error:
-            self._dispatcher.report("store", f"the event of run {ticket.run_id} cannot be read: {describe(error)}")
+            self._dispatcher.report("store", f"the event of run {pending.run_id} cannot be read: {describe(error)}")
 
-    def final(self, ticket: Ticket) -> asyncio.Future[Outcome]:
+    def final(self, pending: PendingRun) -> asyncio.Future[Outcome]:
         """The outcome that a held event will have. To be asked for before it can have it."""
-        if ticket.final is None:
-            ticket.final = asyncio.get_running_loop().create_future()
-        return ticket.final
+        if pending.final is None:
+            pending.final = asyncio.get_running_loop().create_future()
+        return pending.final
 
-    def _oldest(self, state: TriggerState) -> Ticket | None:
+    def _oldest(self, state: TriggerState) -> PendingRun | None:
         """The one of this trigger that has waited longest for its first start."""
         return next((it for it in self._held.values() if it.trigger == state.name and it.queued), None)
 
     async def _turn_away(
-        self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
+        self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
         facts: Mapping[str, Any] | None = None, *, queued: bool = True, letters: Sequence[DeadLetter] = (),
     ) -> None:  # fmt: skip
         """A held event starts nothing after all; `letters` are what it leaves."""
         hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
         if queued:
-            state.admission.remove(ticket)
+            state.admission.remove(pending)
         if hooks or state.compiled.config.persist_events:
-            await self._fetch_if_there(ticket)
-        self._finally(state, ticket, kind, reason, now, facts)
-        state.counters.count_reason(kind.value, reason, ticket.size)
+            await self._fetch_if_there(pending)
+        self._finally(state, pending, kind, reason, now, facts)
+        state.counters.count_reason(kind.value, reason, pending.size)
         batch = letters_only(state, letters)
-        batch.kept = self._kept(state, ticket, kind, reason, now)
+        batch.kept = self._kept(state, pending, kind, reason, now)
         try:
             if letters and letters[-1].run_id is not None:
                 await self._end_with(letters[-1], batch, now)
             else:
                 # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
-                spent_until = state.compiled.spent_until(now) if reason in (OUTDONE, QUEUE_FULL) else None
-                batch.withdrawn = {ticket.run_id: spent_until}
+                spent_until = state.compiled.spent_until(now) if reason in (SUPERSEDED, QUEUE_FULL) else None
+                batch.withdrawn = {pending.run_id: spent_until}
                 await self._store.accept(batch)
         except StoreError as error:
-            text = f"run {ticket.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
+            text = f"run {pending.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
             self._dispatcher.report("store", text)
         if kind is not OutcomeKind.DEAD:  # of which it is told with its letter
-            for event in ticket.events():
-                await tell(hooks, ticket.saga, event, reason)
+            for event in pending.events():
+                await tell(hooks, pending.saga, event, reason)
 
     async def _end_with(self, letter: DeadLetter, batch: Acceptance, now: float) -> None:
         """The run's own letter: it is not withdrawn, since only the store knows the claims of the other events."""
@@ -142,28 +141,28 @@ class Turns:
             await self._store.accept(Acceptance(kept=batch.kept))
 
     def _kept(
-        self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float
+        self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float
     ) -> Sequence[KeptEvent]:
         """The events with their outcome, if the trigger is to keep them."""
         decided = Decided(state)
-        for event in ticket.events():
+        for event in pending.events():
             decided.note(event, kind, reason, now)
         return decided.kept
 
     def _finally(
-        self, state: TriggerState, ticket: Ticket, kind: OutcomeKind, reason: str, now: float,
+        self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
         facts: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """A held event has its outcome."""
-        entries = entries_of(kind.value, reason, ticket, now, facts)
+        entries = entries_of(kind.value, reason, pending, now, facts)
         state.counters.held -= len(entries)
         setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
         self._dispatcher.tally.keep(entries)
         if self._dispatcher.tee is not None:
-            self._dispatcher.tee.left_queue(ticket, entries)
-        self._held.pop(ticket.run_id, None)
-        if ticket.final is not None and not ticket.final.done():
-            ticket.final.set_result(outcome(entries[-1]))
+            self._dispatcher.tee.left_queue(pending, entries)
+        self._held.pop(pending.run_id, None)
+        if pending.final is not None and not pending.final.done():
+            pending.final.set_result(outcome(entries[-1]))
 
     async def replace(self, state: TriggerState, run_id: str, now: float) -> None:
         """A later run takes the place of this one: it is cancelled and undone, or never starts."""
@@ -173,7 +172,7 @@ class Turns:
         elif run_id in self._retries:
             await self._cancel_retry(state, run_id, now)
         elif (held := self._held.get(run_id)) is not None and held.queued:
-            await self._turn_away(state, held, OutcomeKind.FILTERED, OUTDONE, now, {"key": held.key})
+            await self._turn_away(state, held, OutcomeKind.FILTERED, SUPERSEDED, now, {"key": held.key})
         else:
             self._unwanted.append(run_id)
 
@@ -187,55 +186,55 @@ class Turns:
             self.release(state)
             return True
         for state in self._dispatcher.states.values():
-            if (ticket := state.admission.find(run_id)) is not None:
-                await self._cancel_queued(state, ticket, now)
+            if (pending := state.admission.find(run_id)) is not None:
+                await self._cancel_queued(state, pending, now)
                 self.release(state)
                 return True
         return False
 
     async def _cancel_retry(self, state: TriggerState, run_id: str, now: float) -> None:
-        ticket, task = self._retries.pop(run_id)
+        pending, task = self._retries.pop(run_id)
         self._dispatcher.tasks.cancel(task)
         state.retrying -= 1
         try:
-            await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=ticket.attempt - 1, at=now)
+            await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=pending.attempt - 1, at=now)
         except StoreError:
-            self.retry_later(ticket, STORE_RETRY_S)
+            self.retry_later(pending, STORE_RETRY_S)
             raise
-        state.admission.give_up_turn(ticket)
+        state.admission.give_up_turn(pending)
 
-    async def _cancel_queued(self, state: TriggerState, ticket: Ticket, now: float) -> None:
+    async def _cancel_queued(self, state: TriggerState, pending: PendingRun, now: float) -> None:
         """Its event has its outcome: it started a run, which was cancelled before any action began."""
-        first = ticket.attempt == 1
-        state.admission.remove(ticket)
+        first = pending.attempt == 1
+        state.admission.remove(pending)
         try:
-            attempt = 1 if first else ticket.attempt - 1
-            await self._store.end(ticket.run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
+            attempt = 1 if first else pending.attempt - 1
+            await self._store.end(pending.run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
         except StoreError:
-            state.admission.wait(ticket, first=True)
+            state.admission.wait(pending, first=True)
             raise
         if first:
-            self._finally(state, ticket, OutcomeKind.STARTED, "", now)
+            self._finally(state, pending, OutcomeKind.STARTED, "", now)
 
     def close(self) -> None:
         """What is held goes on with the next opening."""
-        for ticket in list(self._held.values()):
-            self._put_off(self._dispatcher.states[ticket.trigger or ""], ticket, WAITS)
+        for pending in list(self._held.values()):
+            self._put_off(self._dispatcher.states[pending.trigger or ""], pending, WAITS)
 
-    def _put_off(self, state: TriggerState, ticket: Ticket, reason: str) -> None:
+    def _put_off(self, state: TriggerState, pending: PendingRun, reason: str) -> None:
         """A held event stays stored, and counts anew when it is taken up again; who waits for its outcome is told."""
-        entries = entries_of("held", reason, ticket, self._clock.now())
+        entries = entries_of("held", reason, pending, self._clock.now())
         state.counters.received -= len(entries)
         state.counters.held -= len(entries)
-        self._held.pop(ticket.run_id, None)
-        if ticket.final is not None and not ticket.final.done():
-            ticket.final.set_result(outcome(entries[-1]))
+        self._held.pop(pending.run_id, None)
+        if pending.final is not None and not pending.final.done():
+            pending.final.set_result(outcome(entries[-1]))
 
-    def hold_again(self, state: TriggerState, ticket: Ticket) -> None:
+    def hold_again(self, state: TriggerState, pending: PendingRun) -> None:
         """An event that was held before, here or in another process, waits for its turn."""
-        self._queue(state, ticket)
-        state.counters.received += ticket.size
-        state.counters.held += ticket.size
+        self._queue(state, pending)
+        state.counters.received += pending.size
+        state.counters.held += pending.size
         self.release(state)
 
     def release(self, state: TriggerState) -> None:
@@ -243,12 +242,12 @@ class Turns:
         if self._dispatcher.closing:
             return
         moment = self._clock.monotonic()
-        while ticket := state.admission.next(moment):
+        while pending := state.admission.next(moment):
             self._starts += 1
             self._served[state.name] = self._starts
-            tasks, name = self._dispatcher.tasks, f"{ticket.trigger} {ticket.run_id}"
-            leaving = tasks.start(self._leave_queue(state, ticket), name, ticket.origin or tasks.home)
-            self._leaving[ticket.run_id] = leaving
+            tasks, name = self._dispatcher.tasks, f"{pending.trigger} {pending.run_id}"
+            leaving = tasks.start(self._leave_queue(state, pending), name, pending.origin or tasks.home)
+            self._leaving[pending.run_id] = leaving
         delay_s = state.admission.opens_in(moment)
         # A timer that is set already may be later than what a new pace lets through.
         if delay_s is not None and (due := moment + delay_s) < self._timers.get(state.name, float("inf")) - FINE_S:
@@ -275,107 +274,115 @@ class Turns:
                 del self._timers[state.name]
         self.release(state)
 
-    async def _leave_queue(self, state: TriggerState, ticket: Ticket) -> None:
+    async def _leave_queue(self, state: TriggerState, pending: PendingRun) -> None:
         try:
-            await self._begin(state, ticket)
+            await self._begin(state, pending)
         except StoreError as error:
-            state.admission.leave(ticket, keep_turn=True)
+            state.admission.leave(pending, keep_turn=True)
             if isinstance(error, LeaseLost):
                 self._dispatcher.lease.lose(error)
                 return
-            self._dispatcher.report("store", f"run {ticket.run_id} could not start: {describe(error)}; it stays stored")
+            self._dispatcher.report(
+                "store", f"run {pending.run_id} could not start: {describe(error)}; it stays stored"
+            )
             await self._clock.sleep(STORE_RETRY_S)
-            state.admission.reenter(ticket)
-            self._leaving.pop(ticket.run_id, None)
+            state.admission.reenter(pending)
+            self._leaving.pop(pending.run_id, None)
             self.release(state)
         finally:
-            if self._leaving.get(ticket.run_id) is asyncio.current_task():
-                del self._leaving[ticket.run_id]
+            if self._leaving.get(pending.run_id) is asyncio.current_task():
+                del self._leaving[pending.run_id]
 
-    async def _begin(self, state: TriggerState, ticket: Ticket) -> None:
+    async def _begin(self, state: TriggerState, pending: PendingRun) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
-        await self._dispatcher.confirming.confirmed([ticket.saga])
+        await self._dispatcher.confirming.confirmed([pending.saga])
         now = self._clock.now()
-        definition = self._dispatcher.code_of(ticket.saga)
-        if definition is None and ticket.attempt > 1:  # it has begun, so it goes on to its end
+        definition = self._dispatcher.code_of(pending.saga)
+        if definition is None and pending.attempt > 1:  # it has begun, so it goes on to its end
             definition = state.compiled.definition
         if definition is None:
-            await self._wait_for_code(state, ticket)
+            await self._wait_for_code(state, pending)
             return
-        await self._fetch(ticket)
-        if ticket.attempt == 1 and not await self._still_wanted(state, ticket, definition, now):
-            state.admission.refund(ticket)
-            state.admission.leave(ticket)
+        await self._fetch(pending)
+        if pending.attempt == 1 and not await self._still_wanted(state, pending, definition, now):
+            state.admission.refund(pending)
+            state.admission.leave(pending)
             self.release(state)
             return
-        ticket.revision = definition.revision
-        await self._dispatcher.finishing.to_the_end([state], self._start(state, ticket, definition, now))
+        pending.revision = definition.revision
+        await self._dispatcher.finishing.to_the_end([state], self._start(state, pending, definition, now))
 
-    async def _start(self, state: TriggerState, ticket: Ticket, definition: SagaDefinition, now: float) -> None:
-        if ticket.history is None:
+    async def _start(self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float) -> None:
+        if pending.history is None:
             await self._store.begin(
-                ticket.run_id,
-                revision=ticket.revision,
-                attempt=ticket.attempt,
+                pending.run_id,
+                revision=pending.revision,
+                attempt=pending.attempt,
                 started=definition.plan.roots,
                 at=now,
-                context=ticket.context,
-                cooldown=ticket.cooldown if ticket.attempt == 1 else None,
+                context=pending.context,
+                cooldown=pending.cooldown if pending.attempt == 1 else None,
             )
-        if ticket.attempt == 1:
-            self._finally(state, ticket, OutcomeKind.STARTED, "", now)
-        ticket.status = RunStatus.RUNNING
-        origin = ticket.origin or self._dispatcher.tasks.home
-        self._dispatcher.runner.launch_shared([ticket], definition, now, origin)
-        if ticket.run_id in self._unwanted:
-            self._dispatcher.runner.live[ticket.run_id].cancel()
+        if pending.attempt == 1:
+            self._finally(state, pending, OutcomeKind.STARTED, "", now)
+        pending.status = RunStatus.RUNNING
+        origin = pending.origin or self._dispatcher.tasks.home
+        self._dispatcher.runner.launch_shared([pending], definition, now, origin)
+        if pending.run_id in self._unwanted:
+            self._dispatcher.runner.live[pending.run_id].cancel()
 
-    async def _wait_for_code(self, state: TriggerState, ticket: Ticket) -> None:
+    async def _wait_for_code(self, state: TriggerState, pending: PendingRun) -> None:
         """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""
-        await self._dispatcher.wait_for_code(ticket.run_id, ticket.saga, 0)
-        state.admission.leave(ticket)
-        self._put_off(state, ticket, f"waits for the code of saga {ticket.saga!r}")
+        await self._dispatcher.wait_for_code(pending.run_id, pending.saga, 0)
+        state.admission.leave(pending)
+        self._put_off(state, pending, f"waits for the code of saga {pending.saga!r}")
         self.release(state)
 
-    async def _still_wanted(self, state: TriggerState, ticket: Ticket, definition: SagaDefinition, now: float) -> bool:
+    async def _still_wanted(
+        self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float
+    ) -> bool:
         """Whether a held event still starts its run: by the current revision, and by the cooldown of its key."""
-        if definition.revision != ticket.revision and not await self._decide_again(state, ticket, definition, now):
+        if definition.revision != pending.revision and not await self._decide_again(state, pending, definition, now):
             return False
         if (cooldown_s := state.compiled.cooldown_s) is not None:
-            key = ticket.key or ""
+            key = pending.key or ""
             cooling = (await self._store.cooling(state.name, [key], at=now)).get(key)
             if cooling is not None:
-                facts = cooling_facts(cooling, ticket.key, now)
-                await self._turn_away(state, ticket, OutcomeKind.FILTERED, COOLING, now, facts, queued=False)
+                facts = cooling_facts(cooling, pending.key, now)
+                await self._turn_away(state, pending, OutcomeKind.FILTERED, COOLING, now, facts, queued=False)
                 return False
-            ticket.cooldown = (key, now + cooldown_s)
+            pending.cooldown = (key, now + cooldown_s)
         return True
 
-    async def _decide_again(self, state: TriggerState, ticket: Ticket, definition: SagaDefinition, now: float) -> bool:
+    async def _decide_again(
+        self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float
+    ) -> bool:
         """True if the new revision still starts a run from the held event."""
         if state.removed:
             return True
         with inside(self._dispatcher.tasks, f"the decision of an event of {state.name}"):
-            again = await self._dispatcher.decider.decide_again(state, ticket, now)
-        ticket.revision = definition.revision
+            again = await self._dispatcher.decider.decide_again(state, pending, now)
+        pending.revision = definition.revision
         if again.starts:
-            ticket.context, ticket.flat = again.starts[0].context, again.starts[0].flat
+            pending.context, pending.flat = again.starts[0].context, again.starts[0].flat
             return True
         kind, reason, *_, facts = again.entries[0]
-        await self._turn_away(state, ticket, OutcomeKind(kind), reason, now, facts, queued=False, letters=again.letters)
+        await self._turn_away(
+            state, pending, OutcomeKind(kind), reason, now, facts, queued=False, letters=again.letters
+        )
         await self._dispatcher.tell_dead(state, again.letters)
         self._dispatcher.report_dead(again.letters)
         return False
 
-    def retry_later(self, ticket: Ticket, delay_s: float) -> None:
-        task = self._dispatcher.tasks.start(self._retry(ticket, delay_s), f"retry of {ticket.run_id}")
-        self._retries[ticket.run_id] = (ticket, task)
-        self._dispatcher.states[ticket.trigger or ""].retrying += 1
+    def retry_later(self, pending: PendingRun, delay_s: float) -> None:
+        task = self._dispatcher.tasks.start(self._retry(pending, delay_s), f"retry of {pending.run_id}")
+        self._retries[pending.run_id] = (pending, task)
+        self._dispatcher.states[pending.trigger or ""].retrying += 1
 
-    async def _retry(self, ticket: Ticket, delay_s: float) -> None:
+    async def _retry(self, pending: PendingRun, delay_s: float) -> None:
         await self._clock.sleep(delay_s)
-        del self._retries[ticket.run_id]
-        state = self._dispatcher.states[ticket.trigger or ""]
+        del self._retries[pending.run_id]
+        state = self._dispatcher.states[pending.trigger or ""]
         state.retrying -= 1
-        state.admission.reenter(ticket)
+        state.admission.reenter(pending)
         self.release(state)

@@ -1,4 +1,4 @@
-"""Events that wait in windows: taken in, released, decided when their window closes, and taken up after a restart."""
+"""The timers of windows: events are taken in, released, decided when it closes, and taken up after a restart."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AGAIN_S = 1.0
 """How long a window whose decision the store could not take waits for the next try."""
 
 
-class Holding:
+class WindowTimers:
     """The windows of all triggers, and the one timer and the one task that each needs."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -48,7 +48,7 @@ class Holding:
         # What has left the store since each of the reads began that are under way.
         self._reads: list[set[str]] = []
         self._finals: dict[str, asyncio.Future[Outcome]] = {}
-        # What the store has refused may stand in a window or have been outdone in another batch meanwhile.
+        # What the store has refused may stand in a window or have been superseded in another batch meanwhile.
         self._gone: dict[str, None] = {}
         # What stands in a window although the store does not have it yet, and who waits for that.
         self._coming: set[str] = set()
@@ -87,7 +87,7 @@ class Holding:
                 decided.add(OutcomeKind.FILTERED, step.reason, held.event, now)
                 decided.spend(held.claim, now)
             if step.released:
-                decided.outdone.append((held, step.released))
+                decided.superseded.append((held, step.released))
             if state.windows.full(held.key):
                 decided.closings.append(state.windows.close(held.key))
         ids = [held.id for held in decided.held]
@@ -95,7 +95,7 @@ class Holding:
         self._mine.update(ids)
 
     def take_back(self, decided: Decided) -> None:
-        """The store has not taken them: what they have outdone, filled or driven out waits as it did before."""
+        """The store has not taken them: what they have superseded, filled or driven out waits as it did before."""
         windows = decided.state.windows
         if windows is None:
             return
@@ -104,7 +104,7 @@ class Holding:
         self._answered(decided)
         for held in decided.held:
             windows.remove(held)
-        back = [held for _, outdone in decided.outdone for held, _ in outdone]
+        back = [held for _, superseded in decided.superseded for held, _ in superseded]
         back += [held for closing in decided.closings for held in closing.events]
         windows.put_back([held for held in (*back, *decided.released) if held.id not in mine])
         self.time(decided.state)
@@ -169,9 +169,9 @@ class Holding:
             if (future := self._finals.pop(held.id, None)) is None or future.done():
                 continue
             told = next(entry for entry in reversed(decided.entries) if held.event.id in ids_of(entry))
-            ticket = next((ticket for ticket in decided.starts if ticket.run_id == told[4]), None)
-            if ticket is not None and told[0] == "held":
-                self._dispatcher.turns.final(ticket).add_done_callback(partial(_pass_on, future))
+            pending = next((pending for pending in decided.starts if pending.run_id == told[4]), None)
+            if pending is not None and told[0] == "held":
+                self._dispatcher.run_queue.final(pending).add_done_callback(partial(_pass_on, future))
             else:
                 future.set_result(outcome_about(told, held.event.id))
 

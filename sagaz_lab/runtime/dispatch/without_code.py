@@ -38,4 +38,4 @@ class WithoutCode:
         """Take up what waits for those of the triggers that are registered now."""
         if found := [state for state in states if state.name in self._names]:
             self._names.difference_update(state.name for state in found)
-            await self._dispatcher.holding.restore(found)
+            await self._dispatcher.window_timers.restore(found)

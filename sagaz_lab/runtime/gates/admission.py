@@ -9,8 +9,8 @@ from itertools import count
 
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.model.trigger import Gates
-from sagaz_lab.runtime.gates.batch_size import Appetite
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.batch_size import BatchSize
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.rate_limit import Pace, pace_of
 from sagaz_lab.runtime.gates.windows import Windows
 
@@ -46,30 +46,30 @@ class Slots:
 class Admission:
     """One trigger's. Runs of one key start one at a time, first in first out; the keys take turns.
 
-    Tickets wait in lanes: one for each concurrency key, else for each pace key. A lane is a ring of tickets, known by
-    its last one, so that a key costs no more than its entry. It stands in exactly one place: among the `_ready`, among
-    the `_later` ones, which their pace lets go at a time, or nowhere while a run of its key goes.
+    Runs that wait stand in lanes: one for each concurrency key, else for each pace key. A lane is a ring of them,
+    known by its last one, so that a key costs no more than its entry. It stands in exactly one place: among the
+    `_ready`, among the `_later` ones, which their pace lets go at a time, or nowhere while a run of its key goes.
 
     `waiting` counts what waits, `coming` what will as soon as the store has it.
     """
 
-    __slots__ = ("_busy", "_coming", "_keyed", "_later", "_numbers", "_ready", "appetite", "coming", "in_flight",
+    __slots__ = ("_busy", "_coming", "_keyed", "_later", "_numbers", "_ready", "batch_size", "coming", "in_flight",
                  "lanes", "limit", "pace", "size", "slots", "waiting", "windows")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
         self.slots = slots or Slots()
-        self.lanes: dict[str | None, Ticket] = {}
+        self.lanes: dict[str | None, PendingRun] = {}
         self._ready: deque[str | None] = deque()
         self._later: list[tuple[float, int, str | None]] = []
         self._numbers = count()
         self._busy: dict[str, str] = {}
-        self._coming: dict[str | None, list[Ticket]] = {}
+        self._coming: dict[str | None, list[PendingRun]] = {}
         self.coming = 0
         self.pace: Pace | None = None
         self.in_flight = 0
         self.waiting = 0
         self.windows: Windows | None = None
-        self.appetite = Appetite()
+        self.batch_size = BatchSize()
         self.configure(gates, queue_size, in_turn=in_turn)
 
     def configure(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
@@ -106,34 +106,34 @@ class Admission:
             return self.size - self.held()
         # What does not find a slot waits, be it all: runs of one key start one at a time, and a pace spaces them.
         sure = slots if self.pace is None and not self._keyed else min(slots, self.size)
-        return max(sure, min(self.appetite.events_for(slots), self.size))
+        return max(sure, min(self.batch_size.events_for(slots), self.size))
 
     def full(self) -> bool:
         return self.held() >= self.size
 
     # --- in ---
 
-    def enter(self, ticket: Ticket, now: float) -> bool:
+    def enter(self, pending: PendingRun, now: float) -> bool:
         """True if this run may start now; it has its slot then. It overtakes none that is in its lane or ready."""
-        key = ticket.key
-        lane = _lane(ticket)
+        key = pending.key
+        lane = _lane(pending)
         if self.in_flight >= self.limit or lane in self.lanes or self._coming.get(lane) or not self.slots.free():
             return False
         if self._ready or (key is not None and key in self._busy):
             return False
         if self.pace is not None:
-            if self.pace.opens_at(ticket.pace_key) > now:
+            if self.pace.opens_at(pending.pace_key) > now:
                 return False
-            self.pace.start(ticket.pace_key, now)
-        self.occupy(ticket)
+            self.pace.start(pending.pace_key, now)
+        self.occupy(pending)
         return True
 
-    def occupy(self, ticket: Ticket) -> None:
+    def occupy(self, pending: PendingRun) -> None:
         """Give the run its slot and its key's turn, whether there is room or not."""
         self.in_flight += 1
         self.slots.used += 1
-        if ticket.key is not None:
-            self._busy[ticket.key] = ticket.run_id
+        if pending.key is not None:
+            self._busy[pending.key] = pending.run_id
 
     def at_once(self) -> int:
         """How many runs without a key may start now whatever they are: none if something waits, or there is a pace."""
@@ -146,37 +146,37 @@ class Admission:
         self.in_flight += runs
         self.slots.used += runs
 
-    def comes(self, ticket: Ticket) -> None:
+    def comes(self, pending: PendingRun) -> None:
         """It will wait as soon as the store has it."""
-        self._coming.setdefault(_lane(ticket), []).append(ticket)
+        self._coming.setdefault(_lane(pending), []).append(pending)
         self.coming += 1
 
-    def came(self, ticket: Ticket) -> None:
+    def came(self, pending: PendingRun) -> None:
         """It has come, or will not."""
-        tickets = self._coming[_lane(ticket)]
-        tickets.remove(ticket)
-        if not tickets:
-            del self._coming[_lane(ticket)]
+        pending_runs = self._coming[_lane(pending)]
+        pending_runs.remove(pending)
+        if not pending_runs:
+            del self._coming[_lane(pending)]
         self.coming -= 1
 
-    def wait(self, ticket: Ticket, *, first: bool = False) -> None:
+    def wait(self, pending: PendingRun, *, first: bool = False) -> None:
         """Queue it; `first` puts it before all others of its lane."""
-        lane = _lane(ticket)
+        lane = _lane(pending)
         last = self.lanes.get(lane)
         if last is None:
-            ticket.behind = ticket
-            self.lanes[lane] = ticket
+            pending.behind = pending
+            self.lanes[lane] = pending
             if lane not in self._busy:
                 self._ready.append(lane)
         else:
-            ticket.behind, last.behind = last.behind, ticket
+            pending.behind, last.behind = last.behind, pending
             if not first:
-                self.lanes[lane] = ticket
+                self.lanes[lane] = pending
         self.waiting += 1
 
     # --- out ---
 
-    def next(self, now: float) -> Ticket | None:
+    def next(self, now: float) -> PendingRun | None:
         """The next one that may start, with its slot; None if none may."""
         while self._later and self._later[0][0] <= now:
             self._ready.append(heappop(self._later)[2])
@@ -186,81 +186,81 @@ class Admission:
             if last is None or lane in self._busy:
                 self._ready.popleft()
                 continue
-            ticket = last.behind
-            assert ticket is not None
+            pending = last.behind
+            assert pending is not None
             if self.pace is not None:
-                opens_at = self.pace.opens_at(ticket.pace_key)
+                opens_at = self.pace.opens_at(pending.pace_key)
                 if opens_at > now:
                     if not self.pace.keyed:  # no lane may start before that
                         return None
                     heappush(self._later, (opens_at, next(self._numbers), self._ready.popleft()))
                     continue
-                self.pace.start(ticket.pace_key, now)
+                self.pace.start(pending.pace_key, now)
             self._ready.popleft()
-            self._unlink(lane, last, ticket)
-            self.occupy(ticket)
+            self._unlink(lane, last, pending)
+            self.occupy(pending)
             if lane in self.lanes and lane not in self._busy:
                 self._ready.append(lane)
-            return ticket
+            return pending
         return None
 
-    def _unlink(self, lane: str | None, before: Ticket, ticket: Ticket) -> None:
-        """Take the ticket that follows `before` out of its lane."""
-        if before is ticket:
+    def _unlink(self, lane: str | None, before: PendingRun, pending: PendingRun) -> None:
+        """Take the run that follows `before` out of its lane."""
+        if before is pending:
             del self.lanes[lane]
         else:
-            before.behind = ticket.behind
-            if self.lanes[lane] is ticket:
+            before.behind = pending.behind
+            if self.lanes[lane] is pending:
                 self.lanes[lane] = before
-        ticket.behind = None
+        pending.behind = None
         self.waiting -= 1
 
-    def remove(self, ticket: Ticket) -> None:
+    def remove(self, pending: PendingRun) -> None:
         """Take a waiting one out of the queue."""
-        lane = _lane(ticket)
+        lane = _lane(pending)
         before = self.lanes[lane]
-        while before.behind is not ticket:
+        while before.behind is not pending:
             assert before.behind is not None
             before = before.behind
-        self._unlink(lane, before, ticket)
+        self._unlink(lane, before, pending)
         if lane not in self.lanes and lane not in self._busy:
             self._ready = deque(other for other in self._ready if other != lane)
             self._later = sorted(entry for entry in self._later if entry[2] != lane)
 
-    def leave(self, ticket: Ticket, keep_turn: bool = False) -> None:
+    def leave(self, pending: PendingRun, keep_turn: bool = False) -> None:
         """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
         self.in_flight -= 1
         self.slots.used -= 1
-        if ticket.key is not None and not keep_turn:
-            self._free(ticket)
+        if pending.key is not None and not keep_turn:
+            self._free(pending)
 
-    def _free(self, ticket: Ticket) -> None:
-        assert ticket.key is not None
-        if self._busy.get(ticket.key) == ticket.run_id:
-            del self._busy[ticket.key]
-            if ticket.key in self.lanes:
-                self._ready.append(ticket.key)
+    def _free(self, pending: PendingRun) -> None:
+        assert pending.key is not None
+        if self._busy.get(pending.key) == pending.run_id:
+            del self._busy[pending.key]
+            if pending.key in self.lanes:
+                self._ready.append(pending.key)
 
-    def keep_turn(self, ticket: Ticket) -> None:
+    def keep_turn(self, pending: PendingRun) -> None:
         """It is to be tried again: nobody else of its key starts before."""
-        if ticket.key is not None:
-            self._busy[ticket.key] = ticket.run_id
+        if pending.key is not None:
+            self._busy[pending.key] = pending.run_id
 
-    def refund(self, ticket: Ticket) -> None:
+    def refund(self, pending: PendingRun) -> None:
         """It was let through but starts nothing, so that it uses up nothing of the pace."""
         if self.pace is not None:
-            self.pace.refund(ticket.pace_key)
+            self.pace.refund(pending.pace_key)
 
-    def give_up_turn(self, ticket: Ticket) -> None:
+    def give_up_turn(self, pending: PendingRun) -> None:
         """It was to be tried again and will not be."""
-        if ticket.key is not None:
-            self._free(ticket)
+        if pending.key is not None:
+            self._free(pending)
 
-    def reenter(self, ticket: Ticket) -> None:
+    def reenter(self, pending: PendingRun) -> None:
         """A retry is due: it goes before all others of its key, whose turn it has kept."""
-        self.wait(ticket, first=True)
-        if ticket.key is not None:
-            self._free(ticket)
+        self.wait(pending, first=True)
+        if pending.key is not None:
+            self._free(pending)
 
     def opens_in(self, now: float) -> float | None:
         """Seconds until the pace lets the next waiting run start; None if something else must happen first."""
@@ -275,7 +275,7 @@ class Admission:
 
     def holder(self, key: str) -> str | None:
         """The run that has this key's turn, else the first that waits for it."""
-        return self._busy.get(key) or next((ticket.run_id for ticket in self.queued(key)), None)
+        return self._busy.get(key) or next((pending.run_id for pending in self.queued(key)), None)
 
     def turns(self) -> dict[str, str]:
         """By run, the key whose turn it has."""
@@ -285,41 +285,41 @@ class Admission:
         """The run that has this key's turn."""
         return self._busy.get(key)
 
-    def queued(self, key: str) -> Iterator[Ticket]:
-        """The tickets that wait with this key, first to last, and those that come to."""
+    def queued(self, key: str) -> Iterator[PendingRun]:
+        """The runs that wait with this key, first to last, and those that come to."""
         last = self.lanes.get(key)
-        ticket = None if last is None else last.behind
-        while ticket is not None:
-            after = ticket.behind
-            yield ticket
-            ticket = None if ticket is last else after
+        pending = None if last is None else last.behind
+        while pending is not None:
+            after = pending.behind
+            yield pending
+            pending = None if pending is last else after
         yield from self._coming.get(key, ())
 
-    def find(self, run_id: str) -> Ticket | None:
-        """The ticket of this run, if it waits here."""
+    def find(self, run_id: str) -> PendingRun | None:
+        """The run of this id, if it waits here."""
         for last in self.lanes.values():
-            ticket = last.behind
-            while ticket is not None and ticket.run_id != run_id:
-                ticket = None if ticket is last else ticket.behind
-            if ticket is not None:
-                return ticket
+            pending = last.behind
+            while pending is not None and pending.run_id != run_id:
+                pending = None if pending is last else pending.behind
+            if pending is not None:
+                return pending
         return None
 
-    def verdicts(self, ticket: Ticket, now: float) -> list[tuple[str, str, str]]:
+    def verdicts(self, pending: PendingRun, now: float) -> list[tuple[str, str, str]]:
         """What each gate says to this run: (gate, verdict, numbers)."""
         full = self.in_flight >= self.limit
         found = [("concurrency", "wait" if full else "pass", f"{self.in_flight} of {self.limit} slots used")]
         if self.slots.used >= self.slots.limit:
             found.append(("live runs", "wait", f"{self.slots.used} of {self.slots.limit} of all triggers"))
-        if (key := ticket.key) is not None:
+        if (key := pending.key) is not None:
             queued = sum(1 for _ in self.queued(key))
             busy = key in self._busy
             numbers = f"{key!r}: {int(busy)} running, {queued} waiting"
             found.append(("concurrency key", "wait" if busy or queued else "pass", numbers))
         if (pace := self.pace) is not None:
-            wait_s = pace.opens_at(ticket.pace_key) - now
+            wait_s = pace.opens_at(pending.pace_key) - now
             opens = f"opens in {wait_s:.3g} s" if wait_s > 0 else "open"
-            of = "" if ticket.pace_key is None else f" for {ticket.pace_key!r}"
+            of = "" if pending.pace_key is None else f" for {pending.pace_key!r}"
             numbers = f"{pace.limit:g} per {pace.per_s:g} s{of}, {opens}"
             found.append((pace.gate, "wait" if wait_s > 0 else "pass", numbers))
         if self.held():
@@ -327,5 +327,5 @@ class Admission:
         return found
 
 
-def _lane(ticket: Ticket) -> str | None:
-    return ticket.key if ticket.key is not None else ticket.pace_key
+def _lane(pending: PendingRun) -> str | None:
+    return pending.key if pending.key is not None else pending.pace_key

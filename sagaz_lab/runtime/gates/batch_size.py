@@ -12,7 +12,7 @@ FORGET = 0.8
 """What is left of what was learnt, after each batch that had less to do."""
 
 
-class Appetite:
+class BatchSize:
     """Learns from each batch what share of the events starts a run, and how long it takes to decide one.
 
     Most triggers let few events through: given as many events as runs may start, they would leave most slots empty

@@ -8,7 +8,7 @@ KEYS = 100_000
 """Periods that are kept; beyond it those that are over go, and after them the oldest."""
 
 
-Before = dict[str | None, tuple[float, float] | None]
+PeriodsBefore = dict[str | None, tuple[float, float] | None]
 """The periods as they were, by key."""
 
 
@@ -43,7 +43,7 @@ class Leading:
         opened, last = self._open[key]
         return min(opened + self._max_wait_s, last + self._period_s) - now
 
-    def take_back(self, before: Before) -> None:
+    def take_back(self, before: PeriodsBefore) -> None:
         """The events that opened or prolonged these periods have not been taken."""
         for key, times in before.items():
             if times is None:
@@ -51,7 +51,7 @@ class Leading:
             else:
                 self._open[key] = times
 
-    def opens(self, key: str | None, now: float, before: Before) -> bool:
+    def opens(self, key: str | None, now: float, before: PeriodsBefore) -> bool:
         """True if this event opens a period; else it falls into one, which it prolongs. `before` is for `take_back`."""
         before.setdefault(key, self._open.get(key))
         first = self.closes_in(key, now) <= 0

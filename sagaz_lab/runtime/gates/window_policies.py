@@ -1,4 +1,4 @@
-"""How windows of each kind behave: what waits, what is outdone, when a window closes and what it then gives."""
+"""How windows of each kind behave: what waits, what is superseded, when a window closes and what it then gives."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from sagaz_lab.abc import HeldEvent
 from sagaz_lab.model.policy import Debounce, seconds
 from sagaz_lab.model.trigger import Trigger
 
-OUTDONE = "a later event took its place"
+SUPERSEDED = "a later event took its place"
 IN_PERIOD = "an earlier event opened the period"
 EXPIRED = "the other parts did not come in time"
 OUT_OF_TURN = "it came out of turn"
 CAME = "the expected event came"
 EXPECTED = "it was expected"
 IN_WINDOW = "waits in its window"
+WINDOW_REASONS = (SUPERSEDED, EXPIRED, OUT_OF_TURN, CAME, EXPECTED, IN_WINDOW)
 
 
 class Released(NamedTuple):
@@ -33,7 +34,7 @@ class Closing(NamedTuple):
     together: bool
 
 
-class Step(NamedTuple):
+class Added(NamedTuple):
     """What came of an event: whether it waits (else why not), and what is released by it."""
 
     waits: bool
@@ -48,7 +49,7 @@ class Policy(Protocol):
     together: bool
     """As `takes_list` says of the trigger."""
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step: ...
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added: ...
 
     def full(self, events: Sequence[HeldEvent]) -> bool:
         """Whether the window closes although its time has not come."""
@@ -69,9 +70,9 @@ class Trailing:
         self._period_s = seconds(policy.period, "period")
         self._max_wait_s = seconds(policy.max_wait, "max_wait")
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
         # The first one stays, since the longest wait counts from it; of the others only the last is of use.
-        return Step(True, [Released(event, OUTDONE) for event in events[1:]])
+        return Added(True, [Released(event, SUPERSEDED) for event in events[1:]])
 
     def full(self, events: Sequence[HeldEvent]) -> bool:
         return False
@@ -80,7 +81,7 @@ class Trailing:
         return min(events[-1].at + self._period_s, events[0].at + self._max_wait_s)
 
     def close(self, events: Sequence[HeldEvent]) -> Closing:
-        return Closing(events[-1:], [Released(event, OUTDONE) for event in events[:-1]], False)
+        return Closing(events[-1:], [Released(event, SUPERSEDED) for event in events[:-1]], False)
 
 
 class All(Trailing):
@@ -88,8 +89,8 @@ class All(Trailing):
 
     together = True
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
-        return Step(True)
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+        return Added(True)
 
     def close(self, events: Sequence[HeldEvent]) -> Closing:
         return Closing(events, (), True)
@@ -105,8 +106,8 @@ class Batches:
         self._max_size = max_size
         self._timeout_s = timeout_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
-        return Step(True)
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+        return Added(True)
 
     def full(self, events: Sequence[HeldEvent]) -> bool:
         return len(events) >= self._max_size
@@ -128,8 +129,8 @@ class AllOf:
         self._parts = parts
         self._within_s = within_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
-        return Step(True, [Released(event, OUTDONE) for event in events if event.part == new.part])
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+        return Added(True, [Released(event, SUPERSEDED) for event in events if event.part == new.part])
 
     def full(self, events: Sequence[HeldEvent]) -> bool:
         return len(events) == self._parts
@@ -155,12 +156,12 @@ class InTurn:
         self._parts = parts
         self._within_s = within_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
         if new.part == len(events):
-            return Step(True)
+            return Added(True)
         if events and new.part == len(events) - 1:
-            return Step(True, [Released(events[-1], OUTDONE)])
-        return Step(False, reason=OUT_OF_TURN)
+            return Added(True, [Released(events[-1], SUPERSEDED)])
+        return Added(False, reason=OUT_OF_TURN)
 
     def full(self, events: Sequence[HeldEvent]) -> bool:
         return len(events) == self._parts
@@ -183,10 +184,10 @@ class Absent:
     def __init__(self, within_s: float) -> None:
         self._within_s = within_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
         if new.part == 0:
-            return Step(False, [Released(event, CAME) for event in events], reason=EXPECTED)
-        return Step(True, [Released(event, OUTDONE) for event in events])
+            return Added(False, [Released(event, CAME) for event in events], reason=EXPECTED)
+        return Added(True, [Released(event, SUPERSEDED) for event in events])
 
     def full(self, events: Sequence[HeldEvent]) -> bool:
         return False
@@ -204,8 +205,8 @@ class Leaving:
     gate = "window"
     together = False
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Step:
-        return Step(True)
+    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+        return Added(True)
 
     def full(self, events: Sequence[HeldEvent]) -> bool:
         return False

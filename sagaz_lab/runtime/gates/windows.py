@@ -1,4 +1,4 @@
-"""Windows: events that wait to be decided together, or to be outdone by a later one.
+"""Windows: events that wait to be decided together, or to be superseded by a later one.
 
 What a window is told is only what came and what time it is, so that it is the same in real and in virtual time. What
 it gives are closings: events of one key, to be decided now. Bounds: the held events of a trigger are at most its
@@ -13,7 +13,7 @@ from itertools import chain
 from math import inf
 
 from sagaz_lab.abc import HeldEvent
-from sagaz_lab.runtime.gates.window_policies import Closing, Policy, Step
+from sagaz_lab.runtime.gates.window_policies import Added, Closing, Policy
 
 
 class Windows:
@@ -28,7 +28,7 @@ class Windows:
         self._timed: set[str | None] = set()
         self._number = 0
 
-    def add(self, new: HeldEvent) -> Step:
+    def add(self, new: HeldEvent) -> Added:
         """Take it in, if it waits. What is released has left its window."""
         events = self._open.get(new.key)
         if events is None:

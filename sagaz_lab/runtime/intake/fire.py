@@ -248,7 +248,7 @@ class Firing:
         state, freed = self.state(trigger), 0
         for key in keys:
             state.forget(key)
-            self._dispatcher.turns.release(state)
+            self._dispatcher.run_queue.release(state)
             for claim in _claims_named(state, key):
                 freed += await self._dispatcher.store.forget(trigger, claim)
         return freed

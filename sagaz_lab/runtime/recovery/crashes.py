@@ -1,6 +1,6 @@
-"""What was under way when a process died or was stopped, and how often that has happened.
+"""What was under way when a process crashed or was stopped, and how often that has happened.
 
-A death is journaled by whoever resumes the run: the action under way is cut off, so that its trials are counted. What
+A crash is journaled by whoever resumes the run: the action under way is cut off, so that its trials are counted. What
 kills its process each time would otherwise be resumed for ever.
 """
 
@@ -37,8 +37,8 @@ def cut_off(stored: StoredRun, at: float, error: str) -> list[Record]:
     ]
 
 
-def deaths(stored: StoredRun, record: Record) -> int:
-    """How many deaths have cut this action or compensation off already, since it was given up last."""
+def crashes(stored: StoredRun, record: Record) -> int:
+    """How many crashes have cut this action or compensation off already, since it was given up last."""
     count = 0
     for earlier in _of_attempt(stored):
         if earlier.action == record.action and earlier.kind is record.kind:
@@ -47,7 +47,7 @@ def deaths(stored: StoredRun, record: Record) -> int:
 
 
 def given_up(record: Record, count: int) -> Record:
-    """The same record, saying that so many deaths are enough; the `value` of a failure is True if it is permanent."""
+    """The same record, saying that so many crashes are enough; the `value` of a failure is True if it is permanent."""
     what = "action" if record.kind is RecordKind.ACTION_CUT_OFF else "compensation of"
     text = f"{what} {record.action!r} was under way each of the {count} times that its process died"
     return record._replace(value=True, error=text)

@@ -15,8 +15,8 @@ from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.gates.pending_run import Ticket
-from sagaz_lab.runtime.recovery.crashes import DIED, STOPPED, cut_off, deaths, given_up, is_given_up
+from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.recovery.crashes import DIED, STOPPED, crashes, cut_off, given_up, is_given_up
 from sagaz_lab.runtime.recovery.start_report import Found, spoken
 from sagaz_lab.runtime.runs.run_view import unknown_run
 
@@ -52,7 +52,7 @@ class Recovery:
         if which == "last":
             self._newest_taken.update(stored.saga for stored in taken)
         # Those that have a slot or a turn take it up before any that waits for one is let through.
-        for stored in sorted([*taken, *await self._with_code_again()], key=_standing):
+        for stored in sorted([*taken, *await self._with_code_again()], key=_begun_first):
             try:
                 await self._go_on(stored, found)
             except StoreError:
@@ -97,34 +97,34 @@ class Recovery:
         if definition is None:
             await self._wait_for_code(stored, found)
             return None
-        ticket = ticket_of(stored)
-        self._read_keys(ticket)
-        begun = stored.attempt > 0 and ticket.status is not RunStatus.WAITING
+        pending = pending_of(stored)
+        self._read_keys(pending)
+        begun = stored.attempt > 0 and pending.status is not RunStatus.WAITING
         if begun or stored.trigger is None:
-            ticket.revision = definition.revision
-            ticket.history = await self._history(stored, definition)
-            if ticket.history is None:
+            pending.revision = definition.revision
+            pending.history = await self._history(stored, definition)
+            if pending.history is None:
                 return None
             if from_action is not None:
-                rewind(ticket.history, definition, from_action)
-            state = dispatcher.states.get(ticket.trigger or "")
+                rewind(pending.history, definition, from_action)
+            state = dispatcher.states.get(pending.trigger or "")
             self._count(stored)
             if state is not None:  # last, since nobody gives back the place of a run that is not launched
-                state.admission.occupy(ticket)
+                state.admission.occupy(pending)
             found.resumed[stored.run_id] = stored.saga
-            return dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
-        state = dispatcher.states.get(ticket.trigger or "")
+            return dispatcher.runner.launch(pending, definition, now, foreground=foreground)
+        state = dispatcher.states.get(pending.trigger or "")
         if state is None:
             await self._wait_for_code(stored, found)
             return None
         if stored.retry_at is not None:
-            ticket.attempt = stored.attempt + 1
-            state.admission.keep_turn(ticket)
-            dispatcher.turns.retry_later(ticket, self._retry_in_s(stored, state.compiled.config, now))
+            pending.attempt = stored.attempt + 1
+            state.admission.keep_turn(pending)
+            dispatcher.run_queue.retry_later(pending, self._retry_in_s(stored, state.compiled.config, now))
             self._count(stored)
             found.resumed[stored.run_id] = stored.saga
         else:
-            dispatcher.turns.hold_again(state, ticket)
+            dispatcher.run_queue.hold_again(state, pending)
             found.waited += 1
         return None
 
@@ -152,7 +152,7 @@ class Recovery:
         config = (state.compiled.config if state else definition.config) or TriggerConfig()
         ends = []
         for record in cut_off(stored, now, DIED):
-            count = deaths(stored, record) + 1
+            count = crashes(stored, record) + 1
             ends.append(record if count <= max(1, config.max_retries) else given_up(record, count))
         ends.sort(key=lambda record: record.value is None)  # the run's error is its first failure
         if history.compensating and any(record.value for record in ends):
@@ -195,18 +195,18 @@ class Recovery:
         except StoreError as error:
             dispatcher.report("store", f"stopped, but the store does not know what was cut off: {describe(error)}")
 
-    def _read_keys(self, ticket: Ticket) -> None:
-        state = self._dispatcher.states.get(ticket.trigger or "")
-        if state is None or ticket.event is None:
+    def _read_keys(self, pending: PendingRun) -> None:
+        state = self._dispatcher.states.get(pending.trigger or "")
+        if state is None or pending.event is None:
             return
         compiled = state.compiled
         try:
             if compiled.concurrency_key is not None or compiled.pace_key is not None:
-                subject = compiled.subject_of(ticket.event)
-                ticket.key = compiled.concurrency_key(subject) if compiled.concurrency_key else None
-                ticket.pace_key = compiled.pace_key(subject) if compiled.pace_key else None
+                subject = compiled.subject_of(pending.event)
+                pending.key = compiled.concurrency_key(subject) if compiled.concurrency_key else None
+                pending.pace_key = compiled.pace_key(subject) if compiled.pace_key else None
         except Exception as error:
-            self._dispatcher.report("key", f"run {ticket.run_id} goes without its key: {describe(error)}")
+            self._dispatcher.report("key", f"run {pending.run_id} goes without its key: {describe(error)}")
 
     # --- asked for by name ---
 
@@ -220,12 +220,12 @@ class Recovery:
         with self._alone(run_id):
             stored, definition = await self._known(run_id, from_action)
             if stored.status is RunStatus.HELD:
-                ticket = await self._adopt(stored, definition)
-                ticket.history, ticket.hold = History.of(stored.records, stored.attempt), True
+                pending = await self._adopt(stored, definition)
+                pending.history, pending.hold = History.of(stored.records, stored.attempt), True
                 if from_action is not None:
-                    rewind(ticket.history, definition, from_action)
+                    rewind(pending.history, definition, from_action)
                 now = dispatcher.clock.now()
-                run: Run | None = dispatcher.runner.launch(ticket, definition, now, foreground=foreground)
+                run: Run | None = dispatcher.runner.launch(pending, definition, now, foreground=foreground)
             elif taken := await self._left(run_id):
                 run = await self._go_on(taken, Found(), from_action, foreground=foreground)
             else:
@@ -239,21 +239,21 @@ class Recovery:
         """
         dispatcher = self._dispatcher
         await self._told("compensate_run()", run_id)
-        if await dispatcher.turns.cancel(run_id, dispatcher.clock.now()):
+        if await dispatcher.run_queue.cancel(run_id, dispatcher.clock.now()):
             return RunStatus.CANCELLED
         if live := dispatcher.runner.live.get(run_id):
             self._refuse_own_step(live)
             live.cancel()
             status = await self._ended(run_id, live)
             # Its attempt may have failed just before: then it waits for its retry now.
-            waits = status is RunStatus.WAITING and await dispatcher.turns.cancel(run_id, dispatcher.clock.now())
+            waits = status is RunStatus.WAITING and await dispatcher.run_queue.cancel(run_id, dispatcher.clock.now())
             return RunStatus.CANCELLED if waits else status
         allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
         with self._alone(run_id):
             stored, definition = await self._known(run_id)
             if stored.status in allowed:
-                ticket = await self._adopt(stored, definition)
-                ticket.history = History.of(stored.records, stored.attempt)
+                pending = await self._adopt(stored, definition)
+                pending.history = History.of(stored.records, stored.attempt)
             elif taken := await self._left(run_id):
                 if taken.attempt == 0 or taken.retry_at is not None:  # nothing is done, or all is undone
                     now = dispatcher.clock.now()
@@ -263,12 +263,12 @@ class Recovery:
                 history = await self._history(taken, definition)
                 if history is None:
                     return await self._ended(run_id, None)
-                ticket = self._in_its_place(taken, definition)
-                ticket.history = history
+                pending = self._in_its_place(taken, definition)
+                pending.history = history
             else:
                 raise _refusal(stored, ", ".join(allowed), "compensated")
-            ticket.compensate_only = True
-            run = dispatcher.runner.launch(ticket, definition, dispatcher.clock.now(), foreground=foreground)
+            pending.compensate_only = True
+            run = dispatcher.runner.launch(pending, definition, dispatcher.clock.now(), foreground=foreground)
         return await self._ended(run_id, run)
 
     async def _told(self, what: str, run_id: str) -> None:
@@ -327,7 +327,7 @@ class Recovery:
         taken = await self._dispatcher.store.interrupted(lambda runs: [id for id, _ in runs if id == run_id])
         return taken[0] if taken else None
 
-    async def _adopt(self, stored: StoredRun, definition: SagaDefinition) -> Ticket:
+    async def _adopt(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
         """Make a run that has ended live again."""
         dispatcher = self._dispatcher
         if not await dispatcher.store.adopt(stored.run_id):
@@ -343,16 +343,16 @@ class Recovery:
             here = stored.run_id.startswith(self._dispatcher.run_prefix)
             state.counters.goes_on(stored.status, started_here=here)
 
-    def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> Ticket:
-        """Its ticket, with the slot and the turn of a run that has begun."""
-        ticket = ticket_of(stored)
-        ticket.revision = definition.revision
+    def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
+        """Its pending run, with the slot and the turn of a run that has begun."""
+        pending = pending_of(stored)
+        pending.revision = definition.revision
         self._count(stored)
-        self._read_keys(ticket)
-        state = self._dispatcher.states.get(ticket.trigger or "")
+        self._read_keys(pending)
+        state = self._dispatcher.states.get(pending.trigger or "")
         if state is not None:
-            state.admission.occupy(ticket)
-        return ticket
+            state.admission.occupy(pending)
+        return pending
 
     async def _ended(self, run_id: str, run: Run | None) -> RunStatus:
         """How the run's attempt ends, or how the run stands."""
@@ -367,20 +367,20 @@ def _refusal(stored: StoredRun, known: str, verb: str) -> RunError:
     return RunError(f"run {stored.run_id} is {stored.status}; only a run that is {known} can be {verb}")
 
 
-def _standing(stored: StoredRun) -> int:
+def _begun_first(stored: StoredRun) -> int:
     """0: it has begun; 1: it waits for its retry; 2: it waits for its turn."""
     if stored.status is not RunStatus.WAITING:
         return 0
     return 2 if stored.retry_at is None else 1
 
 
-def ticket_of(stored: StoredRun) -> Ticket:
-    ticket = Ticket(
+def pending_of(stored: StoredRun) -> PendingRun:
+    pending = PendingRun(
         stored.run_id, stored.saga, stored.trigger, stored.revision, stored.event, stored.context, stored.started_at
     )
-    ticket.attempt = max(1, stored.attempt)
-    ticket.status = stored.status
-    return ticket
+    pending.attempt = max(1, stored.attempt)
+    pending.status = stored.status
+    return pending
 
 
 def rewind(history: History, definition: SagaDefinition, action: str) -> None:

@@ -14,7 +14,7 @@ AWAY = "away"
 """The kind of the report that tells of it."""
 
 TELL_S = 60.0
-"""Away for longer than this is told although nothing was missed."""
+"""A longer absence is reported although nothing was missed."""
 
 NAMED = 5
 """Runs that are named, of each kind."""
@@ -33,7 +33,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Away:
+class StartReport:
     """What a start found. Each mapping of runs has the saga by the run's id.
 
     `away_s` is how long nobody had run these triggers, to a few seconds; 0 where nobody ever had. `missed` has the
@@ -106,7 +106,7 @@ class Away:
             yield f"{_counted(events, 'event', 'waiting')} in windows of {trigger}, decided when it is defined"
 
     def __repr__(self) -> str:
-        return f"Away({self.headline() or 'nothing missed'})"
+        return f"StartReport({self.headline() or 'nothing missed'})"
 
 
 def spoken(seconds: float) -> str:

@@ -11,7 +11,7 @@ from sagaz_lab.errors import StoreUnavailable, describe, is_permanent
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
 from sagaz_lab.runtime.runs.context import context_of
 from sagaz_lab.runtime.triggers.dead_letters import letter_of_run
@@ -31,19 +31,19 @@ class Attempt(Run, kw_only=True, eq=False):
     `retry_in_s` is set when the run is to be tried again.
     """
 
-    ticket: Ticket
+    pending: PendingRun
     retry_in_s: float | None = None
     _dispatcher: Dispatcher
     _events: StepEvents | None = None
 
     @classmethod
     def of(
-        cls, ticket: Ticket, definition: SagaDefinition, instance: Saga, started_at: float, dispatcher: Dispatcher
+        cls, pending: PendingRun, definition: SagaDefinition, instance: Saga, started_at: float, dispatcher: Dispatcher
     ) -> Self:
-        """The attempt that the ticket asks for."""
+        """The attempt that the pending run asks for."""
         run = cls(
-            ticket.run_id, definition, instance, context_of(ticket), ticket.trigger, ticket.attempt, started_at,
-            ticket.history, ticket.compensate_only, ticket.hold, ticket=ticket, _dispatcher=dispatcher,
+            pending.run_id, definition, instance, context_of(pending), pending.trigger, pending.attempt, started_at,
+            pending.history, pending.compensate_only, pending.hold, pending=pending, _dispatcher=dispatcher,
         )  # fmt: skip
         if definition.listeners and (listener := outbox_listener(definition)) is not None:
             run._events = StepEvents(run, listener)
@@ -106,8 +106,8 @@ class Attempt(Run, kw_only=True, eq=False):
         self.error = ending.error
         if retry_at is not None:
             self.retry_in_s = retry_at - now
-            self.ticket.attempt = self.attempt + 1
-            self.ticket.history = None
+            self.pending.attempt = self.attempt + 1
+            self.pending.history = None
         self._report(ending, letter)
         if told := self.definition.hooks.get("on_saga_failed"):
             await tell(told, self.definition.name, self.run_id, self.ctx, ending.error)
@@ -146,9 +146,9 @@ class Attempt(Run, kw_only=True, eq=False):
         config = None if state is None else state.compiled.config
         if config is not None and self.attempt <= config.max_retries and not is_permanent(error):
             retry_at = now + config.retry_delay_s(self.attempt)
-            if not config.too_old(retry_at - self.ticket.at):
+            if not config.too_old(retry_at - self.pending.at):
                 return None, retry_at
-            age_s = now - self.ticket.at
+            age_s = now - self.pending.at
             note = f" (not tried again: its event came {age_s:.0f} s ago; retry_max_age={config.retry_max_age!r})"
         failure = RuntimeError("the run failed") if error is None else error
         return letter_of_run(self, trigger, event, failure, now, note), None

@@ -9,19 +9,19 @@ from sagaz_lab.abc import StoredRun
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext, fresh_context
 from sagaz_lab.model.run import History, Loadable
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 
 
-def context_of(ticket: Ticket) -> SagaContext:
+def context_of(pending: PendingRun) -> SagaContext:
     """A fresh context, or the one its history describes."""
-    history = ticket.history
+    history = pending.history
     if history is None:
-        values = ticket.context
-        if ticket.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
-            own = values if ticket.flat else {key: apart(value) for key, value in values.items()}
-            return fresh_context(own, ticket.run_id, ticket.event)
-        return LoadingContext(apart({**values}), ticket.run_id, ticket.event)
-    return LoadingContext(apart({**ticket.context, **history.changes}), ticket.run_id, ticket.event)
+        values = pending.context
+        if pending.attempt == 1 or not any(isinstance(value, Loadable) for value in values.values()):
+            own = values if pending.flat else {key: apart(value) for key, value in values.items()}
+            return fresh_context(own, pending.run_id, pending.event)
+        return LoadingContext(apart({**values}), pending.run_id, pending.event)
+    return LoadingContext(apart({**pending.context, **history.changes}), pending.run_id, pending.event)
 
 
 def stored_context(run: StoredRun) -> SagaContext:

@@ -20,7 +20,7 @@ PENDING = 1000
 """Logs that wait to be written. Where the disk is slower than the runs print, the oldest of them are given up."""
 
 
-class LogFiles(Protocol):
+class LogStore(Protocol):
     """Where a store keeps the logs, one text for each run, for as long as it keeps the run."""
 
     def write(self, run_id: str, text: bytes) -> None:
@@ -37,7 +37,7 @@ class Logs:
         self.ended: dict[str, RunLog] = {}
         self._keeper: Keeper | None = None
 
-    def keep_in(self, files: LogFiles | None, report: Report) -> None:
+    def keep_in(self, files: LogStore | None, report: Report) -> None:
         """Where logs go from now on; without `files` to memory only."""
         self._keeper = None if files is None else Keeper(files, report)
 
@@ -85,7 +85,7 @@ class Logs:
 class Keeper:
     """Writes logs in a thread of its own, which lives as long as there is something to write."""
 
-    def __init__(self, files: LogFiles, report: Report) -> None:
+    def __init__(self, files: LogStore, report: Report) -> None:
         self._files = files
         self._report = report
         self._waiting: dict[str, RunLog] = {}

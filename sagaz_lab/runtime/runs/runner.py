@@ -20,7 +20,7 @@ from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
 from sagaz_lab.model.variables import origin
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.runs.attempt import Attempt, AttemptInMemory
 from sagaz_lab.runtime.runs.logs import Logs
@@ -42,7 +42,7 @@ CLOSE_S = 3.0
 class _Round(NamedTuple):
     """Runs of a saga that are to be executed, some of which may have been made already."""
 
-    tickets: deque[Ticket]
+    pending_runs: deque[PendingRun]
     definition: SagaDefinition
     instance: Saga
     now: float
@@ -79,9 +79,9 @@ class Runner:
     def live(self) -> Mapping[str, Run]:
         """The runs under way, by id."""
         for ready in self._ready:
-            for ticket in ready.tickets:
-                if ticket.run_id not in self._live:
-                    self._made(ticket, ready.definition, ready.instance, ready.now)
+            for pending in ready.pending_runs:
+                if pending.run_id not in self._live:
+                    self._made(pending, ready.definition, ready.instance, ready.now)
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
@@ -106,20 +106,20 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def _made(self, ticket: Ticket, definition: SagaDefinition, instance: Saga, now: float) -> Attempt:
-        run = self._attempt.of(ticket, definition, instance, now, self._dispatcher)
-        if self.hold and ticket.trigger is not None:
+    def _made(self, pending: PendingRun, definition: SagaDefinition, instance: Saga, now: float) -> Attempt:
+        run = self._attempt.of(pending, definition, instance, now, self._dispatcher)
+        if self.hold and pending.trigger is not None:
             run.hold = True
-        if ticket.history is not None or ticket.attempt > 1:
-            run.ctx.log_lines = self.logs.take(ticket.run_id, stored=True)
+        if pending.history is not None or pending.attempt > 1:
+            run.ctx.log_lines = self.logs.take(pending.run_id, stored=True)
         elif self.logs.ended:
-            run.ctx.log_lines = self.logs.take(ticket.run_id)
-        self._live[ticket.run_id] = run
+            run.ctx.log_lines = self.logs.take(pending.run_id)
+        self._live[pending.run_id] = run
         return run
 
     def launch(
         self,
-        ticket: Ticket,
+        pending: PendingRun,
         definition: SagaDefinition,
         now: float,
         instance: Saga | None = None,
@@ -129,7 +129,7 @@ class Runner:
 
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
         """
-        run = self._made(ticket, definition, instance or self.instance(definition), now)
+        run = self._made(pending, definition, instance or self.instance(definition), now)
         outer = current_step.get(None)
         run.foreground = foreground and (outer is None or outer.run.foreground)
         context = copy_context()
@@ -137,13 +137,15 @@ class Runner:
         run.task = asyncio.get_running_loop().create_task(self._execute(run, origin()), context=context)
         return run
 
-    def launch_shared(self, tickets: Sequence[Ticket], definition: SagaDefinition, now: float, origin: Context) -> None:
+    def launch_shared(
+        self, pending_runs: Sequence[PendingRun], definition: SagaDefinition, now: float, origin: Context
+    ) -> None:
         """The same for one or more runs that a trigger has started: they may share a task with others.
 
         Each executes in a copy of `origin`.
         """
         belongs(origin, self._dispatcher.tasks)
-        self._ready.append(_Round(deque(tickets), definition, self.instance(definition), now, origin))
+        self._ready.append(_Round(deque(pending_runs), definition, self.instance(definition), now, origin))
         if self._working is None:
             self._work_on()
 
@@ -189,15 +191,15 @@ class Runner:
         ready = self._ready
         while ready:
             first = ready[0]
-            ticket = first.tickets.popleft()
-            if not first.tickets:
+            pending = first.pending_runs.popleft()
+            if not first.pending_runs:
                 ready.popleft()
             try:
-                run = self._live.get(ticket.run_id) if self._live else None
-                return run or self._made(ticket, first.definition, first.instance, first.now), first.origin
+                run = self._live.get(pending.run_id) if self._live else None
+                return run or self._made(pending, first.definition, first.instance, first.now), first.origin
             except Exception as error:
-                logger.exception("run %s could not be begun", ticket.run_id)
-                self._dispatcher.report("engine", f"run {ticket.run_id} could not be begun: {describe(error)}")
+                logger.exception("run %s could not be begun", pending.run_id)
+                self._dispatcher.report("engine", f"run {pending.run_id} could not be begun: {describe(error)}")
         return None
 
     def _rest(
@@ -253,13 +255,13 @@ class Runner:
         refuse_other_store(definition, dispatcher.store)
         name, revision = definition.name, definition.revision
         own, event = apart(dict(context)), None if event is None else event.with_payload(apart(event.payload))
-        ticket = Ticket(run_id or next(dispatcher.run_ids), name, None, revision, event, own, now)
-        ticket.status = RunStatus.RUNNING
-        ticket.started = definition.plan.roots
-        refused = await dispatcher.store.accept(Acceptance(runs=[ticket]))
-        if refusal := refused.get(ticket.run_id):
-            raise refusal.error or RunError(f"there is a run {ticket.run_id!r} already")
-        return self.launch(ticket, definition, now, saga)
+        pending = PendingRun(run_id or next(dispatcher.run_ids), name, None, revision, event, own, now)
+        pending.status = RunStatus.RUNNING
+        pending.started = definition.plan.roots
+        refused = await dispatcher.store.accept(Acceptance(runs=[pending]))
+        if refusal := refused.get(pending.run_id):
+            raise refusal.error or RunError(f"there is a run {pending.run_id!r} already")
+        return self.launch(pending, definition, now, saga)
 
     async def _execute(self, run: Attempt, origin: Context) -> None:
         failure: BaseException | None = None
@@ -306,27 +308,27 @@ class Runner:
             )
 
     def _ended(self, run: Attempt, origin: Context) -> None:
-        dispatcher, ticket, retry_in_s = self._dispatcher, run.ticket, run.retry_in_s
+        dispatcher, pending, retry_in_s = self._dispatcher, run.pending, run.retry_in_s
         del self._live[run.run_id]
         if run.ctx.log_lines is not None:
             self.logs.keep(run.run_id, run.ctx.log_lines)
-        state = dispatcher.states.get(ticket.trigger or "")
+        state = dispatcher.states.get(pending.trigger or "")
         if state is not None:
             if run.status is not _RUNNING:  # which it still is if it was abandoned
                 ends = state.counters.ends
                 ends[run.status] = ends.get(run.status, 0) + 1
             admission = state.admission
-            admission.leave(ticket, retry_in_s is not None)
+            admission.leave(pending, retry_in_s is not None)
             if admission.slots.scarce:
                 admission.slots.scarce = False
-                dispatcher.turns.release_all()
+                dispatcher.run_queue.release_all()
             elif admission.waiting:
-                dispatcher.turns.release(state)
+                dispatcher.run_queue.release(state)
             else:
                 state.wake()
         if retry_in_s is not None and not dispatcher.closing:
-            ticket.origin = origin
-            dispatcher.turns.retry_later(ticket, retry_in_s)
+            pending.origin = origin
+            dispatcher.run_queue.retry_later(pending, retry_in_s)
         run.task = None  # which may be another run's by now
         if run.waiters:
             _wake(run)
@@ -368,8 +370,8 @@ class Runner:
                 self._dispatcher.report("stop", f"{len(left)} run(s) did not let themselves be stopped")
         live = self.live  # with those that were to be started meanwhile
         for ready in self._ready:
-            for ticket in ready.tickets:
-                _wake(live[ticket.run_id])
+            for pending in ready.pending_runs:
+                _wake(live[pending.run_id])
         self._engine.close()
 
 

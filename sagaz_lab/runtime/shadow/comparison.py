@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
 from sagaz_lab.runtime.decisions.decided import COOLING, Decided
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.window_policies import IN_PERIOD
 from sagaz_lab.runtime.triggers.outcomes import Entry, outcomes_of
 
@@ -70,15 +70,15 @@ class Difference:
 
 def finals_of(decided: Decided) -> Iterator[tuple[str, Final]]:
     """The final decisions of a batch, by event id. What is held has none yet."""
-    contexts: dict[str | None, Facts] = {ticket.run_id: ticket.context for ticket in decided.starts}
+    contexts: dict[str | None, Facts] = {pending.run_id: pending.context for pending in decided.starts}
     for entry in decided.entries:
         yield from _finals(entry, contexts)
 
 
-def finals_of_ticket(ticket: Ticket, entries: Sequence[Entry]) -> Iterator[tuple[str, Final]]:
+def finals_of_pending(pending: PendingRun, entries: Sequence[Entry]) -> Iterator[tuple[str, Final]]:
     """The same of a run that has waited for its turn."""
     for entry in entries:
-        yield from _finals(entry, {ticket.run_id: ticket.context})
+        yield from _finals(entry, {pending.run_id: pending.context})
 
 
 def _finals(entry: Entry, contexts: Mapping[str | None, Facts]) -> Iterator[tuple[str, Final]]:

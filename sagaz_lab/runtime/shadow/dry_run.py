@@ -49,7 +49,7 @@ class Twins:
         return self._ends.pop((trigger, event_id), None)
 
 
-class StandIn:
+class DryRun:
     """An engine that calls nothing. A run lasts as long as the live run of the same event, and ends as well or badly;
     without such a run it is completed at once."""
 

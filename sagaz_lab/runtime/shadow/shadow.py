@@ -21,11 +21,11 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.registry.registry import Registry
-from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of, finals_of_ticket
-from sagaz_lab.runtime.shadow.dry_run import Ledger, NoTally, StandIn, Twins
+from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of, finals_of_pending
+from sagaz_lab.runtime.shadow.dry_run import DryRun, Ledger, NoTally, Twins
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.live_params import LiveParams
 from sagaz_lab.runtime.triggers.outcomes import Entry
@@ -61,7 +61,7 @@ class Shadow:
         registry.current = MappingProxyType({silent.name: silent})
         ledger = cast(Store, Ledger(store, live.store, next(live.run_ids)))
         self._twins = Twins(live.runner)
-        engine, default, slots = StandIn(self._twins), _quiet(live.default), live.slots.limit
+        engine, default, slots = DryRun(self._twins), _quiet(live.default), live.slots.limit
         self._own = Dispatcher(ledger, engine, live.clock, default, registry, NoTally(), self._hear, slots)
         try:
             self._own.load(registry.current, registry.current)
@@ -102,16 +102,16 @@ class Shadow:
         """The current revision has decided these."""
         now = self._live.clock.now()
         if decided.starts:
-            self._twins.watch(*(ticket.run_id for ticket in decided.starts))
+            self._twins.watch(*(pending.run_id for pending in decided.starts))
         for event_id, final in finals_of(decided):
             self.comparison.decided("current", decided.state.name, event_id, final, now)
 
-    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
         """A run of the current revision has waited for its turn."""
         now = self._live.clock.now()
-        asyncio.get_running_loop().call_soon(self._twins.watch, ticket.run_id)  # when it has been launched
-        for event_id, final in finals_of_ticket(ticket, entries):
-            self.comparison.decided("current", ticket.trigger or "", event_id, final, now)
+        asyncio.get_running_loop().call_soon(self._twins.watch, pending.run_id)  # when it has been launched
+        for event_id, final in finals_of_pending(pending, entries):
+            self.comparison.decided("current", pending.trigger or "", event_id, final, now)
 
     def decided(self, trigger: str, event_id: str, final: Final) -> None:
         """So has the shadow."""
@@ -127,7 +127,7 @@ class Shadow:
                 part, deliveries, live = feed.queue.popleft()
                 if live is not None:
                     feed.follow(*live)
-                    self._own.turns.release(feed.state)
+                    self._own.run_queue.release(feed.state)
                 while deliveries:
                     room = await feed.room()
                     await self._decide(feed, part, deliveries[:room])
@@ -142,17 +142,19 @@ class Shadow:
         held, feed.held = feed.held, ()
         if held:
             await self._own.store.accept(Acceptance(held=list(held)))
-            await self._own.holding.restore([feed.state])
+            await self._own.window_timers.restore([feed.state])
         runs, feed.runs = feed.runs, {}
         state, definition = feed.state, feed.state.compiled.definition
         for run_id, key in runs.items():
             if (run := self._live.runner.live.get(run_id)) is not None:
-                ticket = Ticket(run_id, definition.name, state.name, definition.revision, run.event, {}, 0.0, key=key)
-                ticket.status = RunStatus.RUNNING
+                pending = PendingRun(
+                    run_id, definition.name, state.name, definition.revision, run.event, {}, 0.0, key=key
+                )
+                pending.status = RunStatus.RUNNING
                 self._twins.watch(run_id)
-                state.admission.occupy(ticket)
-                await self._own.store.accept(Acceptance(runs=[ticket]))
-                self._own.runner.launch_shared([ticket], definition, self._live.clock.now(), self._context)
+                state.admission.occupy(pending)
+                await self._own.store.accept(Acceptance(runs=[pending]))
+                self._own.runner.launch_shared([pending], definition, self._live.clock.now(), self._context)
 
     async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
         try:
@@ -249,9 +251,9 @@ class _Ear:
         for event_id, final in finals_of(decided):
             self._shadow.decided(decided.state.name, event_id, final)
 
-    def left_queue(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
-        for event_id, final in finals_of_ticket(ticket, entries):
-            self._shadow.decided(ticket.trigger or "", event_id, final)
+    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
+        for event_id, final in finals_of_pending(pending, entries):
+            self._shadow.decided(pending.trigger or "", event_id, final)
 
     def changed(self, sagas: Collection[str]) -> None:
         pass

@@ -215,7 +215,7 @@ class _Watched:
         self.looped_at: float | None = None
 
 
-class LetterWatch:
+class DeadLetterWatch:
     """Reports, once for each episode, that letters come in a flood or that one event dies again and again."""
 
     def __init__(self, report: Report) -> None:

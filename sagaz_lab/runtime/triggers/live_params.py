@@ -42,7 +42,7 @@ class LiveParams:
         self._trigger = trigger
         self.defaults = defaults
         self._changed: dict[str, tuple[Scalar, Scalar]] = {}  # the default that it was changed from, the value
-        self._outdone: list[tuple[str, Scalar, Scalar]] = []  # what another default has ended, to be noted
+        self._superseded: list[tuple[str, Scalar, Scalar]] = []  # what another default has ended, to be noted
         self.history: deque[ParamChange] = deque(maxlen=KEPT_CHANGES)
         self.loaded = False
         self.unsaved = False
@@ -73,12 +73,12 @@ class LiveParams:
         for name, (default, value) in list(self._changed.items()):
             if name not in defaults or not same(default, defaults[name]):
                 del self._changed[name]
-                self._outdone.append((name, value, defaults.get(name)))
+                self._superseded.append((name, value, defaults.get(name)))
 
     def withdraw(self, name: str) -> None:
         """What it was changed to gives way to what the cell says now."""
         _, value = self._changed.pop(name)
-        self._outdone.append((name, value, self.defaults[name]))
+        self._superseded.append((name, value, self.defaults[name]))
         self._renew()
 
     @property
@@ -86,10 +86,10 @@ class LiveParams:
         """The values that are not the cell's."""
         return {name: value for name, (_, value) in self._changed.items()}
 
-    def note_outdone(self, at: float) -> None:
+    def note_superseded(self, at: float) -> None:
         """A new default that has ended a change is a change as well; so is the end of the param, to `None`."""
-        outdone, self._outdone = self._outdone, []
-        for name, old, new in outdone:
+        superseded, self._superseded = self._superseded, []
+        for name, old, new in superseded:
             self._note(at, name, old, new)
 
     def _note(self, at: float, name: str, old: Scalar, new: Scalar) -> None:
@@ -167,7 +167,7 @@ class ParamsInStore:
 
     async def _change(self, state: TriggerState, live: LiveParams, values: Mapping[str, Scalar]) -> None:
         await self.load(state)
-        live.note_outdone(self._clock.now())
+        live.note_superseded(self._clock.now())
         live.change(values, self._clock.now())
         state.show_params()
         state.wake()
@@ -176,7 +176,7 @@ class ParamsInStore:
     async def _save(self, state: TriggerState) -> None:
         async with self._lock:
             for place, live in _kept(state):
-                live.note_outdone(self._clock.now())
+                live.note_superseded(self._clock.now())
                 if live.unsaved:
                     live.unsaved = False
                     try:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from sagaz_lab.model.run import LIVE, Outcome, OutcomeKind
-from sagaz_lab.runtime.gates.pending_run import Ticket
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 
 _event_id_of, _run_id_of = attrgetter("event.id"), attrgetter("run_id")
 
@@ -143,20 +143,22 @@ def outcomes_of(entry: Entry) -> list[Outcome]:
 
 
 def entries_of(
-    kind: str, reason: str, ticket: Ticket, now: float, facts: Mapping[str, Any] | None = None
+    kind: str, reason: str, pending: PendingRun, now: float, facts: Mapping[str, Any] | None = None
 ) -> Sequence[Entry]:
     """One for each event of the run; the last is that of its own event."""
-    trigger, run_id, revision = ticket.trigger or "", ticket.run_id, ticket.revision
-    own = (kind, reason, ticket.event_id, trigger, run_id, revision, now, facts)
-    if not ticket.members:
+    trigger, run_id, revision = pending.trigger or "", pending.run_id, pending.revision
+    own = (kind, reason, pending.event_id, trigger, run_id, revision, now, facts)
+    if not pending.members:
         return (own,)
-    return [*((kind, reason, it.event.id, trigger, run_id, revision, now, facts) for it in ticket.members), own]
+    return [*((kind, reason, it.event.id, trigger, run_id, revision, now, facts) for it in pending.members), own]
 
 
-def started_entries(tickets: Sequence[Ticket], now: float) -> list[Entry]:
+def started_entries(pending_runs: Sequence[PendingRun], now: float) -> list[Entry]:
     """That these runs of a trigger have started. Those of one event each share an entry."""
-    alone = [ticket for ticket in tickets if not ticket.members]
-    entries = [entry for ticket in tickets if ticket.members for entry in entries_of("started", "", ticket, now)]
+    alone = [pending for pending in pending_runs if not pending.members]
+    entries = [
+        entry for pending in pending_runs if pending.members for entry in entries_of("started", "", pending, now)
+    ]
     if len(alone) == 1:
         entries += entries_of("started", "", alone[0], now)
     elif alone:

@@ -55,14 +55,14 @@ class Taken:
         return self._runs[self._claims.index(claim)]
 
 
-class OfLetter(NamedTuple):
+class OfDeadLetter(NamedTuple):
     """The claim is a dead letter's."""
 
     letter: str
     until: float | None
 
 
-Holder = Taken | str | OfLetter | float
+Holder = Taken | str | OfDeadLetter | float
 """Who has a claim: a run, (its id) an event that is held, a dead letter, or until this time nobody any more."""
 
 
@@ -98,7 +98,7 @@ class Claims:
             return None if holder <= at else Refusal(spent=True)
         if holder.until is not None and holder.until <= at:
             return None
-        if isinstance(holder, OfLetter):
+        if isinstance(holder, OfDeadLetter):
             return Refusal(letter=holder.letter)
         run_id = holder.run_of(claim)
         run = self._runs.get(run_id)
@@ -147,12 +147,12 @@ class Claims:
             if known.get(claim) == held_id:
                 del known[claim]
 
-    def fill(self, trigger: str, claim: str, holder: OfLetter | float) -> None:
+    def fill(self, trigger: str, claim: str, holder: OfDeadLetter | float) -> None:
         """Whose it is if nobody has it."""
         if claim not in self._by_trigger[trigger]:
             self._put(trigger, claim, holder)
 
-    def bury(self, trigger: str, claim: str, letter: OfLetter, at: float) -> Refusal | None:
+    def bury(self, trigger: str, claim: str, letter: OfDeadLetter, at: float) -> Refusal | None:
         """Take it for a dead letter."""
         refusal = self.refusal(trigger, claim, at)
         if refusal is None or refusal.letter == letter.letter:
@@ -163,14 +163,14 @@ class Claims:
     def leave(self, trigger: str, claim: str, letter: str, run_id: str | None) -> None:
         """The letter, or its run, does not have it any more."""
         holder = self._by_trigger[trigger].get(claim)
-        mine = holder.letter if isinstance(holder, OfLetter) else None
+        mine = holder.letter if isinstance(holder, OfDeadLetter) else None
         if mine == letter or (isinstance(holder, Taken) and holder.run_of(claim) == run_id):
             drop(self._by_trigger[trigger], claim)
 
     def give_back(self, redriven: Sequence[Redriven]) -> None:
         """What came of a letter's event has not taken its claim, so that it stays the letter's."""
         for letter, trigger, claim, _, until in redriven:
-            self.fill(trigger, claim, OfLetter(letter, until))
+            self.fill(trigger, claim, OfDeadLetter(letter, until))
 
     def _put(self, trigger: str, claim: str, holder: Holder) -> None:
         known = self._by_trigger[trigger]

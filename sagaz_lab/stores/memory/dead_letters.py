@@ -8,13 +8,13 @@ from itertools import count, islice
 from sagaz_lab.abc import DeadLetter, NewRun, Redriven
 from sagaz_lab.stores.memory.claims import Claims
 from sagaz_lab.stores.memory.cooldowns import Cooldowns
-from sagaz_lab.stores.memory.frames import Letter
+from sagaz_lab.stores.memory.frames import StoredDeadLetter
 
 LETTERS = 10_000
 """Dead letters that are kept."""
 
 
-class Letters(dict[str, Letter]):
+class DeadLetters(dict[str, StoredDeadLetter]):
     """By id, oldest first."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Letters(dict[str, Letter]):
 
     def bury(self, letter: DeadLetter) -> None:
         if letter.id not in self:
-            self[letter.id] = Letter(letter, next(self._numbers))
+            self[letter.id] = StoredDeadLetter(letter, next(self._numbers))
         if len(self) > LETTERS:
             for old in list(islice(self, LETTERS // 100)):
                 del self[old]
@@ -46,7 +46,7 @@ class Letters(dict[str, Letter]):
 
 
 def redrive(
-    redriven: Sequence[Redriven], news: Sequence[NewRun], letters: Letters, claims: Claims, cooldowns: Cooldowns
+    redriven: Sequence[Redriven], news: Sequence[NewRun], letters: DeadLetters, claims: Claims, cooldowns: Cooldowns
 ) -> None:
     """Settle those letters that are open, and free their claims and cooldowns for what comes of them."""
     runs = {each.claim: each.run_id for each in redriven if each.run_id is not None}

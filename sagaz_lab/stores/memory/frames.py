@@ -17,7 +17,7 @@ from sagaz_lab.stores.memory.runs import MemoryRun
 from sagaz_lab.stores.sql.about import About
 
 
-class Letter:
+class StoredDeadLetter:
     """A dead letter, its number and what became of it."""
 
     __slots__ = ("letter", "number", "state")
@@ -34,7 +34,7 @@ class Frames:
     def __init__(
         self,
         runs: Mapping[str, MemoryRun],
-        letters: Mapping[str, Letter],
+        letters: Mapping[str, StoredDeadLetter],
         kept: deque[tuple[float, KeptEvent]],
         counts: Counter[tuple[str, str, str]],
         outbox: Outbox,
@@ -72,7 +72,7 @@ class Frames:
     def _newest_runs(self) -> Iterator[MemoryRun]:
         return reversed(list(self._runs.values()))
 
-    def _newest_letters(self) -> Iterator[Letter]:
+    def _newest_letters(self) -> Iterator[StoredDeadLetter]:
         return reversed(list(self._letters.values()))
 
     def _dead_letters(self, before: str | None) -> Iterator[tuple[Any, ...]]:

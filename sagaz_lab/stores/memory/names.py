@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 
-class Positions:
+class KeptPositions:
     def __init__(self) -> None:
         self._values: dict[str, str] = {}
 

@@ -32,10 +32,10 @@ from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.model.run import BARE, LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory import names as memory_names
-from sagaz_lab.stores.memory.claims import Claims, OfLetter, claims_of
+from sagaz_lab.stores.memory.claims import Claims, OfDeadLetter, claims_of
 from sagaz_lab.stores.memory.clock import put_clock_right
 from sagaz_lab.stores.memory.cooldowns import Cooldowns
-from sagaz_lab.stores.memory.dead_letters import Letters, redrive
+from sagaz_lab.stores.memory.dead_letters import DeadLetters, redrive
 from sagaz_lab.stores.memory.frames import Frames
 from sagaz_lab.stores.memory.outbox import Outbox
 from sagaz_lab.stores.memory.runs import WAITING, MemoryRun, memory_run
@@ -68,12 +68,12 @@ class MemoryStore:
         self._claims = Claims(self._runs)
         self._cooldowns = Cooldowns(self._runs)
         self._held: dict[str, HeldEvent] = {}
-        self._letters = Letters()
+        self._letters = DeadLetters()
         self._kept: deque[tuple[float, KeptEvent]] = deque(maxlen=KEPT_EVENTS)
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._outbox = Outbox()
         self._revisions: defaultdict[str, dict[int, RevisionRow]] = defaultdict(dict)
-        self._positions = memory_names.Positions()
+        self._positions = memory_names.KeptPositions()
         self._owned = memory_names.Owned()
         self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox, self._claims)
         self.about = self._frames.about
@@ -213,7 +213,7 @@ class MemoryStore:
     def _note(self, batch: Acceptance, refused: dict[str, Refusal]) -> None:
         for letter in batch.dead:
             if letter.claim is not None:
-                mine = OfLetter(letter.id, letter.claim_until)
+                mine = OfDeadLetter(letter.id, letter.claim_until)
                 if (taken := self._claims.bury(letter.trigger, letter.claim, mine, letter.at)) is not None:
                     refused[letter.id] = taken
                     continue

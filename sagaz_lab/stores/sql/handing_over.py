@@ -11,7 +11,7 @@ from sagaz_lab.stores.sql.transactions import Transactions
 from sagaz_lab.stores.sql.translation import text
 
 
-class LetterRow(NamedTuple):
+class DeadLetterRow(NamedTuple):
     """A dead letter to insert; `claim` is its trigger, claim, id and until."""
 
     values: Sequence[Any]
@@ -64,7 +64,7 @@ def spend(it: Transactions, spent: Iterable[Spent]) -> None:
     it.connection.executemany(it.sql["spend_claim"], [(trigger, text(claim), until) for trigger, claim, until in spent])
 
 
-def bury(it: Transactions, letters: Iterable[LetterRow]) -> dict[str, Refusal]:
+def bury(it: Transactions, letters: Iterable[DeadLetterRow]) -> dict[str, Refusal]:
     """Insert dead letters with their claims. Returns those that were refused, by id; none of them is published."""
     connection, sql = it.connection, it.sql
     refused: dict[str, Refusal] = {}

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Redriven, Refusal
 from sagaz_lab.errors import UnstorableValue
-from sagaz_lab.stores.sql.handing_over import LetterRow, bury, end_cooldowns, give_back, redrive, spend, withdraw
+from sagaz_lab.stores.sql.handing_over import DeadLetterRow, bury, end_cooldowns, give_back, redrive, spend, withdraw
 from sagaz_lab.stores.sql.held import HeldRow, hold, release
 from sagaz_lab.stores.sql.transactions import Transactions, Write
 from sagaz_lab.stores.sql.translation import held_row, kept_row, letter_row, publication_rows, text
@@ -85,7 +85,7 @@ class Rest:
         batch = self._batch
 
         def rows(artifacts: Artifacts | None) -> tuple[list[Any], list[Any]]:
-            letters = [LetterRow(letter_row(it, artifacts), _claim_of(it), it.at) for it in batch.dead]
+            letters = [DeadLetterRow(letter_row(it, artifacts), _claim_of(it), it.at) for it in batch.dead]
             return letters, [kept_row(kept, artifacts, f"event-{uuid4().hex}") for kept in batch.kept]
 
         try:

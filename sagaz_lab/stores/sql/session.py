@@ -24,7 +24,7 @@ from sagaz_lab.texts import logger_of
 logger = logger_of(__name__)
 
 
-class Opened:
+class Session:
     """An owner, a connection that writes with its thread, one that reads with its own."""
 
     def __init__(self, path: Path, sql: dict[str, str], owner_name: str, loop: asyncio.AbstractEventLoop) -> None:

@@ -36,7 +36,7 @@ from sagaz_lab.stores.sql.intake import Rest, has_rest
 from sagaz_lab.stores.sql.log_files import LogFiles
 from sagaz_lab.stores.sql.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.sql.retention import drop_expired
-from sagaz_lab.stores.sql.session import Opened
+from sagaz_lab.stores.sql.session import Session
 from sagaz_lab.stores.sql.statements import statements
 from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooled
 from sagaz_lab.stores.sql.translation import (
@@ -51,7 +51,7 @@ from sagaz_lab.stores.sql.translation import (
     text,
     with_records,
 )  # fmt: skip
-from sagaz_lab.stores.sql.write_order import Turns
+from sagaz_lab.stores.sql.write_order import WriteOrder
 from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import NeedsFiles, encode
 
@@ -76,9 +76,9 @@ class SqliteStore:
         root = Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts"
         self._artifacts = Artifacts(root, self.path.with_name(f"{self.path.name}.key"))
         self.run_logs = LogFiles(self._artifacts)
-        self._turns = Turns()
+        self._turns = WriteOrder()
         self._sql = statements(NOW)
-        self._open: Opened | None = None
+        self._open: Session | None = None
         self._abandon: Callable[[], Any] = lambda: None
 
     def probe(self) -> None:
@@ -89,16 +89,16 @@ class SqliteStore:
         if self._open is not None:
             raise StoreError(f"the store {self.path} is open already")
         loop = asyncio.get_running_loop()
-        opened = await asyncio.to_thread(Opened, self.path, self._sql, owner_name, loop)
-        self._open = opened
+        session = await asyncio.to_thread(Session, self.path, self._sql, owner_name, loop)
+        self._open = session
         # A store that is left behind open, with its loop or at the end of the process, gives its lease back too.
-        self._abandon = weakref.finalize(self, opened.close)
-        return opened.owner
+        self._abandon = weakref.finalize(self, session.close)
+        return session.owner
 
     async def close(self) -> None:
-        opened, self._open = self._open, None
-        if opened is not None:
-            opened.writer.finish()
+        session, self._open = self._open, None
+        if session is not None:
+            session.writer.finish()
             await asyncio.shield(asyncio.to_thread(self._abandon))
 
     async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
@@ -153,7 +153,7 @@ class SqliteStore:
 
     def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
         if batch.runs and not has_rest(batch):
-            epoch = self._opened().owner.epoch
+            epoch = self._session().owner.epoch
             try:
                 return self._put(Write(runs=[run_row(new, epoch, None) for new in batch.runs], result=NOTHING))
             except (NeedsFiles, UnstorableValue):
@@ -163,7 +163,7 @@ class SqliteStore:
     async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
         rows = []
-        epoch = self._opened().owner.epoch
+        epoch = self._session().owner.epoch
         for new in batch.runs:
             try:
                 try:
@@ -286,7 +286,7 @@ class SqliteStore:
     # --- what is to be published ---
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
-        epoch = self._opened().owner.epoch
+        epoch = self._session().owner.epoch
         rows = await self._read(lambda it: it.execute(self._sql["publications"], (epoch, limit)).fetchall())
         return [publication_from(row) for row in rows]
 
@@ -345,21 +345,21 @@ class SqliteStore:
 
     # --- threads ---
 
-    def _opened(self) -> Opened:
+    def _session(self) -> Session:
         if self._open is None:
             raise StoreUnavailable(f"the store {self.path} is closed")
         return self._open
 
     def _put(self, write: Write) -> asyncio.Future[Any]:
-        return self._opened().writer.put(write)
+        return self._session().writer.put(write)
 
     def _call(self, change: Callable[[Transactions], Any]) -> asyncio.Future[Any]:
         return self._put(Write(call=change))
 
     async def _read(self, look: Callable[[Connection], T]) -> T:
-        opened = self._opened()
+        session = self._session()
         try:
-            return await asyncio.get_running_loop().run_in_executor(opened.reader, look, opened.reading)
+            return await asyncio.get_running_loop().run_in_executor(session.reader, look, session.reading)
         except Error as error:
             raise unavailable(self.path, error) from error
 

@@ -1,4 +1,4 @@
-"""Turns: what is slow for one run does not let that run's later writes overtake, and holds up no other run."""
+"""The order of writes: those of one run never overtake one another, and a slow one holds up no other run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class WriteOrder:
     """A queue for each run that has something slow under way; none for the others."""
 
     def __init__(self) -> None:
