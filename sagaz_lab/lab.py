@@ -70,12 +70,11 @@ class Lab:
             raise DefinitionError("Lab: threads= is an option of the built-in engine; it does not go with engine=")
         self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
         self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
-        self._lab_store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
+        self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
         self._given_engine = fitting("engine", engine, ("execute", "close"), "an Engine")
         self._opens = Opening(package_sources, sources or {}, offline)
-        self._loop_owner, self._threads, self._max_live_runs = LoopOwner(), threads, max_live_runs
-        call_there = self._loop_owner.isolated.call_there
-        self.registry = Registry(self._lab_store.revisions, self._changed, self.clock.now, call_there)
+        self._loops, self._threads, self._max_live_runs = LoopOwner(), threads, max_live_runs
+        self.registry = Registry(self._store.revisions, self._changed, self.clock.now, self._loops.isolated.call_there)
         self._reports, self._tally, self._logs = Reports(), Tally(), Logs()
         self._handle: Handle | None = None
         self._forgetting: asyncio.Task[int] | None = None
@@ -93,11 +92,11 @@ class Lab:
         service.dispatcher.runner.use(self._logs)
         self._firing = Firing(service.dispatcher)
         self._views = Views(self.store, service.dispatcher)
-        self.shadows = Shadows(service.dispatcher, open_store, self._loop_owner.isolated.call_there)
+        self.shadows = Shadows(service.dispatcher, open_store, self._loops.isolated.call_there)
 
     @property
     def store(self) -> Store:
-        return self._lab_store.store
+        return self._store.store
 
     @property
     def sagas(self) -> Mapping[str, SagaDefinition]:
@@ -152,17 +151,17 @@ class Lab:
 
     @property
     def is_open(self) -> bool:
-        return self._loop_owner.is_open
+        return self._loops.is_open
 
     @property
     def isolated(self) -> Isolated:
         """Where it lives: a thread's loop or, without one, its callers'."""
-        return self._loop_owner.isolated
+        return self._loops.isolated
 
     async def open(self) -> None:
         """Open the store and be ready for `fire`. Raises `StoreError`. Idempotent."""
-        if self._loop_owner.loop is not asyncio.get_running_loop():
-            await self._loop_owner.open(self._open, self._forget_loop)
+        if self._loops.loop is not asyncio.get_running_loop():
+            await self._loops.open(self._open, self._forget_loop)
 
     async def _open(self) -> None:
         if self._service.dispatcher.closing:
@@ -172,7 +171,7 @@ class Lab:
     def _forget_loop(self) -> None:
         """The loop it was opened on is gone, with all its tasks; what was running is resumed from the store."""
         self._handle = None
-        self._lab_store.forget()
+        self._store.forget()
         self._build()
 
     def start(
@@ -189,16 +188,16 @@ class Lab:
         the keys, cooldowns and windows of before are forgotten.
         """
         how = Start(checked_names(self.sagas, only, resume), hold, resume, fresh, skip_failed)
-        self._loop_owner.move(isolated, self._lives, self._leave)
-        self._handle = Handle(self, self._loop_owner.start, partial(self._start, how))
+        self._loops.move(isolated, self._lives, self._leave)
+        self._handle = Handle(self, self._loops.start, partial(self._start, how))
         return self._handle
 
     async def use(self, store: str | Store) -> None:
         """Stop and go on in another store; sagas stay, counts begin anew. Nothing changes if it raises `StoreError`."""
         self._service.refuse_inside("use()")
-        there = await self._lab_store.look(store)
+        there = await self._store.look(store)
         await self.stop()
-        self._lab_store.move(store, there)
+        self._store.move(store, there)
         self._tally = Tally()
         self._build()
 
@@ -213,7 +212,7 @@ class Lab:
         return service.stop(LEAVE_S)
 
     async def _start(self, how: Start, reads: Callable[[], None]) -> None:
-        await self._loop_owner.open(self._open, self._forget_loop)
+        await self._loops.open(self._open, self._forget_loop)
         await self._service.start(how, reads)
 
     async def drain(self) -> None:
@@ -229,7 +228,7 @@ class Lab:
 
         What is not finished by then, a run that awaits this included, is resumed by the next start. Idempotent.
         """
-        await self._loop_owner.stop(partial(self._stop, checked_grace(grace_s)))
+        await self._loops.stop(partial(self._stop, checked_grace(grace_s)))
 
     async def _stop(self, grace_s: float) -> None:
         handle, self._handle = self._handle, None
@@ -347,7 +346,7 @@ class Lab:
 
     def status(self) -> Status:
         """How things stand now."""
-        service, isolated = self._service, self._loop_owner.isolated.loop is not None
+        service, isolated = self._service, self._loops.isolated.loop is not None
         pumps, started = service.intake.pumps.values(), service.started_names()
         return self._views.status(self.sagas, pumps, started, self._reports.texts(), service.away, isolated)
 

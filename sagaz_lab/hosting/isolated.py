@@ -265,7 +265,7 @@ def on_its_loop(*, but: Collection[str], reads: Collection[str]) -> Callable[[C]
 def _awaited(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def shipped(self: Any, *args: Any, **options: Any) -> Any:
-        isolated: Isolated = self._loop_owner.isolated
+        isolated: Isolated = self._loops.isolated
         if isolated.loop is None:
             return method(self, *args, **options)
         return isolated.await_there(partial(method, self, *args, **options))
@@ -276,7 +276,7 @@ def _awaited(method: Callable[..., Any]) -> Callable[..., Any]:
 def _called(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def shipped(self: Any, *args: Any, **options: Any) -> Any:
-        isolated: Isolated = self._loop_owner.isolated
+        isolated: Isolated = self._loops.isolated
         if isolated.loop is None:
             return method(self, *args, **options)
         return isolated.call_there(partial(_for_any_loop, method, self, *args, **options))

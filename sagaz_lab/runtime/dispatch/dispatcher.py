@@ -289,9 +289,7 @@ class Dispatcher:
             self.window_timers.settle(decided)
         for by, run_id in decided.replaced:
             if by not in refused:  # who did not get in takes nobody's place
-                await insist(
-                    self, partial(self.run_queue.replace, state, run_id, now), f"the cancelling of run {run_id}"
-                )
+                await insist(self, partial(self.run_queue.replace, state, run_id, now), f"cancelling run {run_id}")
         if state.admission.waiting:
             self.run_queue.release(state)
         else:
