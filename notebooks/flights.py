@@ -282,7 +282,7 @@ class Monitor:
         async with asyncio.timeout(60):
             while True:
                 outcomes = self.lab.outcomes(limit=20)
-                found = outcomes[outcomes.event_id.str.endswith(entry) & (outcomes.outcome != "held")]
+                found = outcomes[outcomes.event_id.str.endswith(entry) & (outcomes.outcome != "waiting")]
                 if len(found):
                     return str(found.event_id.iloc[0]), bool((found.outcome == "started").any())
                 await asyncio.sleep(0.01)

@@ -246,7 +246,7 @@ class Lab:
         """Give an event to the trigger "saga.method", or to all that read the source `target` with these settings.
 
         It goes through the same gates as a broker's delivery. Waits until each outcome is final; with `wait=False`
-        it may still be held. Raises `UnknownName` if no trigger would take it.
+        it may still wait. Raises `UnknownName` if no trigger would take it.
         """
         await self.open()
         if self._forgetting is not None:
@@ -351,7 +351,7 @@ class Lab:
         return self._views.status(self.sagas, pumps, started, self._reports.texts(), service.away, isolated)
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """For each trigger: received = started + filtered + duplicate + dropped + dead + held + deciding."""
+        """For each trigger: received = started + filtered + duplicate + dropped + dead + waiting + deciding."""
         return {name: counters.as_dict() for name, counters in self._tally.counters.items()}
 
     def context(self, run_id: str) -> SagaContext:

@@ -1,6 +1,6 @@
 """tools/timelines.py: draws docs/images/flow/*.svg, each from what a Lab did in virtual time.
 
-Nothing in a picture is made up: when an event came, what became of it, how many were held, when a run started, was
+Nothing in a picture is made up: when an event came, what became of it, how many waited, when a run started, was
 undone and ended is what was seen while the panel's events were fired. Only the length of a cooldown is drawn from its
 setting. `tools/docs.py` writes the pictures.
 """
@@ -92,13 +92,13 @@ Stretch = tuple[float, float, int]
 class Recording:
     events: list[Came]
     runs: list[Ran]
-    held: Sequence[Stretch]
+    waiting: Sequence[Stretch]
     outside: Sequence[Stretch]
     """Events that came, but that the trigger has not taken in yet."""
 
 
 STEPS = 400
-"""How often the held events are counted, besides at each event."""
+"""How often the waiting events are counted, besides at each event."""
 
 
 async def play(panel: Panel) -> Recording:
@@ -111,7 +111,7 @@ async def play(panel: Panel) -> Recording:
     await lab.open()
     with lab.activate():
         _define(panel, runs, clock, unit_s)
-    held, outside = [], []
+    waiting, outside = [], []
     fired: list[asyncio.Task[Any]] = []
     before = 0.0
     for now in sorted({*(n * panel.until / STEPS for n in range(STEPS + 1)), *(event.at for event in came)}):
@@ -124,16 +124,16 @@ async def play(panel: Panel) -> Recording:
                 fired.append(asyncio.create_task(asked))
                 await clock.advance(0)
         counters = lab.counters().values()
-        held.append((now, sum(counts["held"] for counts in counters)))
+        waiting.append((now, sum(counts["waiting"] for counts in counters)))
         outside.append((now, len(fired) - sum(counts["received"] for counts in counters)))
     last = {row["event_id"]: row for row in lab.outcomes(limit=None)[::-1].to_dict("records")}
     for event in came:
-        row = last.get(event.label, {"outcome": "held", "run_id": None})
+        row = last.get(event.label, {"outcome": "waiting", "run_id": None})
         event.outcome, event.run_id = str(row["outcome"]), row["run_id"]
     for task in fired:
         task.cancel()
     await lab.stop(grace_s=0)
-    return Recording(came, sorted(runs.values(), key=lambda run: run.start), _stretches(held), _stretches(outside))
+    return Recording(came, sorted(runs.values(), key=lambda run: run.start), _stretches(waiting), _stretches(outside))
 
 
 def _came(text: str, panel: Panel) -> Came:
@@ -207,13 +207,13 @@ FILLS = {
     "duplicate": "#9a4f96",
     "dropped": "#b34700",
     "dead": "#24292f",
-    "held": "#f6f8fa",
+    "waiting": "#f6f8fa",
 }
-WORDS = {"dead": "dead letter", "held": "still held"}
+WORDS = {"dead": "dead letter", "waiting": "still waiting"}
 RUN, CANCELLED, SPAN = "#56b4e9", "#d5dbe1", "#009e73"
 DASHED = ' stroke-dasharray="3 3"'
 HALO = f' paint-order="stroke" stroke="{RUN}" stroke-width="3"'
-COUNTED = {"held": "#f0d58c", "not taken in": "#e3a58f"}
+COUNTED = {"waiting": "#f0d58c", "not taken in": "#e3a58f"}
 
 
 def mark(outcome: str, x: float, y: float) -> str:
@@ -221,7 +221,7 @@ def mark(outcome: str, x: float, y: float) -> str:
     fill = FILLS[outcome]
     shapes = {
         "started": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" fill="{fill}"/>',
-        "held": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="#8a6d00" stroke-width="2"/>',
+        "waiting": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="#8a6d00" stroke-width="2"/>',
         "duplicate": f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{PAPER}" '
         f'stroke="{fill}" stroke-width="2"/>',
         "filtered": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{PAPER}" stroke="{fill}" stroke-width="2"/>'
@@ -266,7 +266,7 @@ class Drawing:
         for run, lane in zip(seen.runs, lanes, strict=True):
             runs_y[run.run_id] = first + lane * (BAR + (STRIP if panel.span else 6))
         self.y = max(runs_y.values(), default=first) + BAR + (STRIP if panel.span else 6)
-        for name, counted in (("held", seen.held), ("not taken in", seen.outside)):
+        for name, counted in (("waiting", seen.waiting), ("not taken in", seen.outside)):
             if counted:
                 self._counts(name, counted, x_of)
         for topic, y in events_y.items():
@@ -352,8 +352,8 @@ class Drawing:
             legend.append((f'<path d="M0 -8v16" stroke="{FAINT}"{DASHED}/>', "its outcome names the run"))
         if span:
             legend.append((bar(-6, -3, 8, 5, SPAN), span))
-        if "held: number" in self.seen:
-            legend.append((bar(-6, -6, 8, 12, COUNTED["held"]), "how many events are held"))
+        if "waiting: number" in self.seen:
+            legend.append((bar(-6, -6, 8, 12, COUNTED["waiting"]), "how many events wait"))
         if "not taken in: number" in self.seen:
             legend.append((bar(-6, -6, 8, 12, COUNTED["not taken in"]), "how many wait at the source"))
         x = 20.0

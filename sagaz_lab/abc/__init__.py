@@ -17,7 +17,6 @@ from sagaz_lab.abc.values import (
     DeadLetter,
     Ending,
     EndingRow,
-    HeldEvent,
     KeptEvent,
     Member,
     NewRun,
@@ -27,6 +26,7 @@ from sagaz_lab.abc.values import (
     RevisionRow,
     Spent,
     StoredRun,
+    WaitingEvent,
 )
 from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
@@ -45,7 +45,6 @@ __all__ = [
     "EndingRow",
     "Engine",
     "Event",
-    "HeldEvent",
     "Host",
     "Journal",
     "KeptEvent",
@@ -69,6 +68,7 @@ __all__ = [
     "Store",
     "StoredRun",
     "Surroundings",
+    "WaitingEvent",
     "current_host",
     "deliveries",
 ]

@@ -10,11 +10,11 @@ from sagaz_lab.abc.values import (
     Acceptance,
     DeadLetter,
     EndingRow,
-    HeldEvent,
     Owner,
     Refusal,
     RevisionRow,
     StoredRun,
+    WaitingEvent,
 )
 from sagaz_lab.model.run import Publication, RecordRow
 
@@ -49,7 +49,7 @@ class Store(Protocol):
     async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
         """Cut what a clock that was ahead of `now` has left in the future to its length from `now`.
 
-        These are cooldowns and claims of runs that were started after `now`, and events held since then or later.
+        These are cooldowns and claims of runs that were started after `now`, and events that wait since then or later.
         Such a run is moved, as if it had ended (a live one: started) now. Returns how many seconds the clock was ahead,
         and how many of each were cut.
         """
@@ -71,7 +71,7 @@ class Store(Protocol):
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
         """Which of these claims of the trigger are taken: by a live or completed run, and not past their time, or by
-        an event that is held.
+        an event that waits.
 
         `at` is the time to judge by, where that is not the store's own (a virtual clock).
         """
@@ -80,15 +80,15 @@ class Store(Protocol):
         """Which of these cooldown keys of the trigger are taken at this time."""
 
     def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
-        """Take the batch in. Returns the runs and held events that were refused, by id; all else is stored.
+        """Take the batch in. Returns the runs and waiting events that were refused, by id; all else is stored.
 
         Claims and cooldowns are taken in the same transaction: of two runs with one claim exactly one is accepted.
-        What is held takes its claim too; the claims of what is released are free for the runs of the same batch. A run
+        What waits takes its claim too; the claims of what is released are free for the runs of the same batch. A run
         is refused for a claim of its members as for its own. What is to leave with a run whose values cannot be stored
-        stays held, so that it is nowhere lost.
+        goes on waiting, so that it is nowhere lost.
         """
 
-    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+    async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
         """The events that wait to be decided for these triggers, oldest first."""
 
     async def left_waiting(self) -> Mapping[str, int]:
@@ -142,7 +142,7 @@ class Store(Protocol):
         """Make an ended or held run this owner's and live again. False if another live owner has it."""
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
-        """Free one claim or cooldown, or all of the trigger; returns how many. What is held stays held."""
+        """Free one claim or cooldown, or all of the trigger; returns how many. What waits goes on waiting."""
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         """The open dead letters of these ids, in their old order."""

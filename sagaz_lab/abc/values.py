@@ -53,7 +53,7 @@ class NewRun(Struct, eq=False):
     started: Sequence[str] = ()
 
 
-class HeldEvent(NamedTuple):
+class WaitingEvent(NamedTuple):
     """An event that waits to be decided, in the window of its trigger and `key` (None: the trigger's only one).
 
     `part` is the number of the composite's part that gave it, `claim` is that of its id and `declared` that of its
@@ -131,18 +131,18 @@ class Redriven(NamedTuple):
 class Acceptance(Struct):
     """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason).
 
-    `held` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
+    `waiting` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
     is in the same batch. `released_with` has the id of the run with which one leaves: if the values of that run cannot
-    be stored, it stays held, until there is a batch with what became of it. `withdrawn` are waiting runs that never
-    started: their claims are free for the same batch, or, where a time is given, those of their ids are spent until
-    then. `redriven` letters are settled, each with what came of its event. `publications` are to be published.
+    be stored, it goes on waiting, until there is a batch with what became of it. `withdrawn` are waiting runs that
+    never started: their claims are free for the same batch, or, where a time is given, those of their ids are spent
+    until then. `redriven` letters are settled, each with what came of its event. `publications` are to be published.
     """
 
     runs: list[NewRun] = []
     dead: Sequence[DeadLetter] = ()
     filtered: Mapping[tuple[str, str, str], int] = {}
     kept: Sequence[KeptEvent] = ()
-    held: Sequence[HeldEvent] = ()
+    waiting: Sequence[WaitingEvent] = ()
     released: Sequence[str] = ()
     withdrawn: Mapping[str, float | None] = {}
     redriven: Sequence[Redriven] = ()
@@ -158,10 +158,10 @@ class Acceptance(Struct):
 
 
 class Refusal(NamedTuple):
-    """Why a run, a held event or a dead letter was not accepted.
+    """Why a run, a waiting event or a dead letter was not accepted.
 
     Its claim is taken by `first_run`, by the dead letter `letter`, by nobody any more (`spent`), or else by an event
-    that is held. Or, with `cooling_until`, its cooldown's key is taken until then, by `first_run`. Or its values cannot
+    that waits. Or, with `cooling_until`, its cooldown's key is taken until then, by `first_run`. Or its values cannot
     be stored (`error`).
     """
 

@@ -109,7 +109,7 @@ class Views:
         return tables().to_frame(*self._store.rows(name, _checked(name, limit)), DTYPES[name])
 
     def outcomes(self, limit: int | None) -> Any:
-        """Those of the ring, and older or other processes' ones of the store; of a held event only the last."""
+        """Those of the ring, and older or other processes' ones of the store; of a waiting event only the last."""
         columns, limit = tuple(DTYPES["outcomes"]), _checked("outcomes", limit)
         rows: list[tuple[Any, ...]] = []
         seen: set[tuple[str, str, str | None]] = set()
@@ -117,7 +117,7 @@ class Views:
             if limit is not None and len(rows) >= limit:
                 break
             key = (o.event_id, o.trigger, o.run_id)
-            if o.kind is OutcomeKind.HELD and o.run_id is None and key in seen:
+            if o.kind is OutcomeKind.WAITING and o.run_id is None and key in seen:
                 continue  # it has left its window since
             if o.run_id is None or key not in seen:
                 seen.add(key)
@@ -192,8 +192,8 @@ class Views:
         for _, trigger, outcome, reason, run_id, revision, at in rows:
             kind = OutcomeKind(outcome)
             found.setdefault((trigger, kind), Outcome(kind, reason or "", event_id, trigger, run_id, revision, at))
-        settled = {o.trigger for o in found.values() if o.kind not in (OutcomeKind.HELD, OutcomeKind.DUPLICATE)}
-        last = (o for o in found.values() if o.kind is not OutcomeKind.HELD or o.trigger not in settled)
+        settled = {o.trigger for o in found.values() if o.kind not in (OutcomeKind.WAITING, OutcomeKind.DUPLICATE)}
+        last = (o for o in found.values() if o.kind is not OutcomeKind.WAITING or o.trigger not in settled)
         outcomes = sorted(last, key=lambda outcome: outcome.at)
         if not outcomes and (asked := self._store.run(event_id)) is not None:
             return Why(event_id, (), [_facts(asked)], is_run=True)

@@ -60,7 +60,7 @@ class TriggerConfig:
     repeats; None: a random time up to 1 s, 2 s, 4 s and so on, 300 s at most), up to `max_retries` times
     and while its event came no longer than `retry_max_age` ago; then it leaves a dead letter. A run
     whose process died in one and the same action more than `max_retries` times is not resumed any more
-    (it is resumed once at least). `queue_size` bounds the held events of a trigger;
+    (it is resumed once at least). `queue_size` bounds the waiting events of a trigger;
     `backpressure_strategy` says what happens to the next one. `persist_events` keeps every event with
     its outcome; `event_retention_days` is how long claims and kept events stay, and with the Lab's config ended runs.
     """

@@ -47,7 +47,7 @@ class OutcomeKind(StrEnum):
     DUPLICATE = "duplicate"
     DROPPED = "dropped"
     DEAD = "dead"
-    HELD = "held"
+    WAITING = "waiting"
 
 
 class Outcome(NamedTuple):

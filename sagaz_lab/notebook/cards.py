@@ -99,7 +99,7 @@ def with_facts(reason: str, facts: Mapping[str, Any] | None) -> str:
 
 
 _SOURCE_COLUMNS = ("source", "state", "since", "received", "read by")
-_COUNTS = ("received", "started", "filtered", "duplicate", "dropped", "dead", "held")
+_COUNTS = ("received", "started", "filtered", "duplicate", "dropped", "dead", "waiting")
 _TRIGGER_COLUMNS = ("trigger", "source", "state", "revision", *_COUNTS)
 _RUN_COLUMNS = ("run", "saga", "revision", "actions")
 

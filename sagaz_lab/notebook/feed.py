@@ -258,7 +258,7 @@ def _trigger(trigger: TriggerStatus) -> State:
         "resumed": trigger.resumed,
         "reasons": [(kind, shortened(reason, TEXT), times) for (kind, reason), times in reasons],
         "in_flight": trigger.running, "lag_s": trigger.lag_s,
-        "queue": {"held": queue.held, "size": queue.size, "strategy": queue.strategy, "blocking": queue.blocking,
+        "queue": {"waiting": queue.waiting, "size": queue.size, "strategy": queue.strategy, "blocking": queue.blocking,
                   "blocked_s": round(queue.blocked_s, 1)},
         "limits": {"rate_limit_per_second": {"value": rate[0], "default": rate[1]},
                    "max_concurrent_sagas": {"value": concurrency or CONCURRENCY, "default": written or CONCURRENCY}},

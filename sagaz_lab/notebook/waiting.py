@@ -27,7 +27,7 @@ MANY_LINES = 200
 """After so many lines it is told less often: the output of a cell is kept in the notebook."""
 
 ROWS_AT_ONCE = 10_000
-FINAL = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.HELD)
+FINAL = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.WAITING)
 _RANK = {"started": 1, "completed": 2, "filtered": 2, "duplicate": 2}
 """What is told first if there is more than can be told: failures, which have none of these."""
 
@@ -90,7 +90,7 @@ class Watch:
 
     def _read_outcomes(self, fresh: int) -> None:
         rows = self._lab.outcomes(limit=min(2 * fresh + 100, ROWS_AT_ONCE))
-        for row in rows[rows["outcome"] != "held"].head(fresh)[::-1].itertuples():
+        for row in rows[rows["outcome"] != "waiting"].head(fresh)[::-1].itertuples():
             self.events.add(row.event_id)
             self.kinds[row.outcome] += 1
             if row.outcome == "started":

@@ -33,7 +33,7 @@ class SourceStatus:
 class QueueStatus:
     """What waits to start, and how it holds up its sources. `blocking`: they wait for room now."""
 
-    held: int
+    waiting: int
     size: int
     strategy: str
     blocking: bool
@@ -155,7 +155,7 @@ def _queue_status(state: TriggerState, now: float) -> QueueStatus:
     blocked_s = state.blocked_s + (0.0 if since is None else now - since)
     blocking = since is not None and state.room() == 0
     return QueueStatus(
-        admission.held(), admission.size, state.compiled.config.backpressure_strategy, blocking, blocked_s
+        admission.all_waiting(), admission.size, state.compiled.config.backpressure_strategy, blocking, blocked_s
     )
 
 

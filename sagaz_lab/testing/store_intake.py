@@ -1,4 +1,4 @@
-"""What a store promises of what it takes in: claims, cooldowns and held events."""
+"""What a store promises of what it takes in: claims, cooldowns and waiting events."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sagaz_lab.testing.store_values import (
     dead_letter,
     end,
     frame,
-    held_event,
-    hold,
     key,
     loaded,
     member,
     new_run,
     publication,
     take,
+    wait,
+    waiting_event,
 )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ class IntakeSuite:
 
     async def test_forgetting_a_key_frees_its_claim_and_its_cooldown(self, store: Store) -> None:
         await take(store, new_run("r1", claim="k", cooldown=("k", AT + 60)), new_run("r2", cooldown=("o", AT + 60)))
-        await hold(store, held_event("h1", claim="waits"))
+        await wait(store, waiting_event("h1", claim="waits"))
         assert await store.forget(TRIGGER, "k") == 2
         assert await store.forget(TRIGGER, "waits") == 0
         assert await store.forget(TRIGGER) == 1
@@ -238,51 +238,53 @@ class IntakeSuite:
         for answers in (cooled, joined):
             assert sorted(len(answer) for answer in answers) == [0] + [1] * 19
 
-    # --- held events ---
+    # --- waiting events ---
 
-    async def test_held_events_come_back_oldest_first_also_after_a_stop(self, store: Store) -> None:
-        held = [held_event(f"h{n}", at=AT - n, key=None if n else "k\x00", part=n, claim=f"c{n}") for n in range(3)]
-        held[1] = held[1]._replace(trigger="orders.on_return")
-        assert await hold(store, *held) == NOTHING
+    async def test_waiting_events_come_back_oldest_first_also_after_a_stop(self, store: Store) -> None:
+        waiting = [
+            waiting_event(f"h{n}", at=AT - n, key=None if n else "k\x00", part=n, claim=f"c{n}") for n in range(3)
+        ]
+        waiting[1] = waiting[1]._replace(trigger="orders.on_return")
+        assert await wait(store, *waiting) == NOTHING
         await store.close()
         await store.open("the next notebook")
-        found = await store.held([TRIGGER, "orders.on_return", "orders.other"])
+        found = await store.waiting([TRIGGER, "orders.on_return", "orders.other"])
         assert [(it.id, it.trigger, it.key, it.part, it.claim, it.at) for it in found] == [
-            (it.id, it.trigger, it.key, it.part, it.claim, it.at) for it in held
+            (it.id, it.trigger, it.key, it.part, it.claim, it.at) for it in waiting
         ]
         assert [(it.event.id, it.event.payload) for it in found] == [(f"event-h{n}", {"n": 1}) for n in range(3)]
-        assert [it.id for it in await store.held([TRIGGER])] == ["h0", "h2"]
-        assert await store.held([]) == []
+        assert [it.id for it in await store.waiting([TRIGGER])] == ["h0", "h2"]
+        assert await store.waiting([]) == []
 
-    async def test_what_is_held_has_its_claim(self, store: Store) -> None:
+    async def test_what_waits_has_its_claim(self, store: Store) -> None:
         await take(store, new_run("r1", claim="order-1"))
-        refused = await hold(store, held_event("h1", claim="order-1"), held_event("h2", claim="order-2"),
-                             held_event("h3", claim="order-2"), held_event("h4"), held_event("h4"))  # fmt: skip
+        refused = await wait(store, waiting_event("h1", claim="order-1"), waiting_event("h2", claim="order-2"),
+                             waiting_event("h3", claim="order-2"), *[waiting_event("h4")] * 2)  # fmt: skip
         assert refused == {"h1": Refusal("r1", RunStatus.RUNNING), "h3": Refusal(), "h4": Refusal()}
-        assert [it.id for it in await store.held([TRIGGER])] == ["h2", "h4"]
+        assert [it.id for it in await store.waiting([TRIGGER])] == ["h2", "h4"]
         assert await store.seen(TRIGGER, ["order-1", "order-2"]) == {
             "order-1": Refusal("r1", RunStatus.RUNNING), "order-2": Refusal(),
         }  # fmt: skip
         assert await take(store, new_run("r2", claim="order-2")) == {"r2": Refusal()}
 
-    async def test_what_is_held_has_its_declared_key_too(self, store: Store) -> None:
-        await hold(store, held_event("h1", claim="e1", declared=key("k")))
-        assert await hold(store, held_event("h2", claim="e2", declared=key("k"))) == {"h2": Refusal()}
+    async def test_what_waits_has_its_declared_key_too(self, store: Store) -> None:
+        await wait(store, waiting_event("h1", claim="e1", declared=key("k")))
+        assert await wait(store, waiting_event("h2", claim="e2", declared=key("k"))) == {"h2": Refusal()}
         assert await store.seen(TRIGGER, ["e1", "e2", key("k")]) == {"e1": Refusal(), key("k"): Refusal()}
-        assert [(it.claim, it.declared) for it in await store.held([TRIGGER])] == [("e1", key("k"))]
+        assert [(it.claim, it.declared) for it in await store.waiting([TRIGGER])] == [("e1", key("k"))]
         run = new_run("r1", claim="e1", declared=key("k"))
         assert await store.accept(Acceptance(released=["h1"], runs=[run])) == NOTHING
         mine = Refusal("r1", RunStatus.RUNNING)
         assert await store.seen(TRIGGER, ["e1", key("k")]) == {"e1": mine, key("k"): mine}
 
     async def test_an_event_that_is_superseded_keeps_its_id_until_its_time_and_no_key(self, store: Store) -> None:
-        await hold(store, held_event("h1", claim="e1", declared=key("k")))
+        await wait(store, waiting_event("h1", claim="e1", declared=key("k")))
         spent = Spent(TRIGGER, "e1", AT + 60)
         await store.accept(Acceptance(released=["h1"], spent=[spent, Spent(TRIGGER, "e2", AT + 60)]))
         told = await store.seen(TRIGGER, ["e1", "e2", key("k")], at=AT + 59)
         assert told == {"e1": Refusal(spent=True), "e2": Refusal(spent=True)}
-        assert await hold(store, held_event("h2", claim="e1", at=AT + 59)) == {"h2": Refusal(spent=True)}
-        assert await hold(store, held_event("h3", claim="e1", at=AT + 60)) == NOTHING
+        assert await wait(store, waiting_event("h2", claim="e1", at=AT + 59)) == {"h2": Refusal(spent=True)}
+        assert await wait(store, waiting_event("h3", claim="e1", at=AT + 60)) == NOTHING
 
     async def test_what_is_spent_takes_the_claim_of_nobody(self, store: Store) -> None:
         await take(store, new_run("r1", claim="e1"))
@@ -301,7 +303,7 @@ class IntakeSuite:
         assert [it.id for _, it in await store.publications(9)] == ["d1"]
         assert await store.seen(TRIGGER, ["e1"], at=AT + 59) == {"e1": mine}
         assert await take(store, new_run("r1", claim="e1")) == {"r1": mine}
-        assert await hold(store, held_event("h1", claim="e1")) == {"h1": mine}
+        assert await wait(store, waiting_event("h1", claim="e1")) == {"h1": mine}
         await store.settle_letters(["d1"], "discarded", "known")
         assert await take(store, new_run("r2", claim="e1")) == {"r2": mine}
         assert await take(store, new_run("r3", claim="e1", at=AT + 60)) == NOTHING
@@ -357,16 +359,16 @@ class IntakeSuite:
             assert isinstance((await store.accept(batch))["r1"].error, UnstorableValue)
             assert [it.id for it in await store.letters(["d1"])] == ["d1"]
 
-    async def test_an_event_that_is_held_already_leaves_the_claim_of_its_second_coming_free(self, store: Store) -> None:
-        await hold(store, held_event("h1", claim="order-1"))
-        assert await hold(store, held_event("h1", claim="order-2")) == {"h1": Refusal()}
+    async def test_an_event_that_waits_already_leaves_the_claim_of_its_second_coming_free(self, store: Store) -> None:
+        await wait(store, waiting_event("h1", claim="order-1"))
+        assert await wait(store, waiting_event("h1", claim="order-2")) == {"h1": Refusal()}
         assert list(await store.seen(TRIGGER, ["order-1", "order-2"])) == ["order-1"]
 
     async def test_what_is_released_gives_its_claim_to_a_run_of_the_same_batch(self, store: Store) -> None:
-        await hold(store, *(held_event(f"h{n}", claim=f"order-{n}") for n in range(3)))
+        await wait(store, *(waiting_event(f"h{n}", claim=f"order-{n}") for n in range(3)))
         run = new_run("r1", claim="order-0", members=[member("order-1")])
         assert await store.accept(Acceptance(runs=[run], released=["h0", "h1", "nowhere"])) == NOTHING
-        assert [it.id for it in await store.held([TRIGGER])] == ["h2"]
+        assert [it.id for it in await store.waiting([TRIGGER])] == ["h2"]
         mine = Refusal("r1", RunStatus.RUNNING)
         seen = await store.seen(TRIGGER, ["order-0", "order-1", "order-2"])
         assert seen == {"order-0": mine, "order-1": mine, "order-2": Refusal()}
@@ -375,18 +377,18 @@ class IntakeSuite:
 
     async def test_a_batch_that_has_a_refused_run_still_takes_in_the_rest(self, store: Store) -> None:
         await take(store, new_run("r1", claim="order-1"))
-        await hold(store, held_event("h1"))
-        batch = Acceptance(runs=[new_run("r2", claim="order-1"), new_run("r3")], held=[held_event("h2")],
+        await wait(store, waiting_event("h1"))
+        batch = Acceptance(runs=[new_run("r2", claim="order-1"), new_run("r3")], waiting=[waiting_event("h2")],
                            released=["h1"])  # fmt: skip
         assert list(await store.accept(batch)) == ["r2"]
         assert await store.load("r3") is not None
-        assert [it.id for it in await store.held([TRIGGER])] == ["h2"]
+        assert [it.id for it in await store.waiting([TRIGGER])] == ["h2"]
 
-    async def test_a_held_event_can_be_large_and_is_refused_if_it_cannot_be_stored(self, store: Store) -> None:
-        large = held_event("h1", event=Event({"image": b"x" * 100_000}, id="large"))
-        assert await hold(store, large) == NOTHING
-        (found,) = await store.held([TRIGGER])
+    async def test_a_waiting_event_can_be_large_and_is_refused_if_it_cannot_be_stored(self, store: Store) -> None:
+        large = waiting_event("h1", event=Event({"image": b"x" * 100_000}, id="large"))
+        assert await wait(store, large) == NOTHING
+        (found,) = await store.waiting([TRIGGER])
         assert found.event.payload == {"image": b"x" * 100_000}
         if store.durable:
-            refused = await hold(store, held_event("h2", event=Event({"model": object()}, id="none")))
+            refused = await wait(store, waiting_event("h2", event=Event({"model": object()}, id="none")))
             assert isinstance(refused["h2"].error, UnstorableValue)

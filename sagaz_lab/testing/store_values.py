@@ -11,7 +11,6 @@ from sagaz_lab.abc import (
     DeadLetter,
     Ending,
     Event,
-    HeldEvent,
     KeptEvent,
     Member,
     NewRun,
@@ -19,6 +18,7 @@ from sagaz_lab.abc import (
     Refusal,
     Store,
     StoredRun,
+    WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 
@@ -79,15 +79,15 @@ def key(text: str) -> str:
     return KEY_MARK + text
 
 
-def held_event(id: str, **fields: Any) -> HeldEvent:
+def waiting_event(id: str, **fields: Any) -> WaitingEvent:
     """An event in the window of the key `k`."""
     values = {"trigger": TRIGGER, "key": "k", "part": 0, "event": Event({"n": 1}, id=f"event-{id}"), "claim": None,
               "at": AT}  # fmt: skip
-    return HeldEvent(id=id, **{**values, **fields})
+    return WaitingEvent(id=id, **{**values, **fields})
 
 
-async def hold(store: Store, *held: HeldEvent) -> Mapping[str, Refusal]:
-    return await store.accept(Acceptance(held=held))
+async def wait(store: Store, *waiting: WaitingEvent) -> Mapping[str, Refusal]:
+    return await store.accept(Acceptance(waiting=waiting))
 
 
 def kept_event(id: str, outcome: str = "filtered", run_id: str | None = None, until: float = 1e12) -> KeptEvent:

@@ -17,7 +17,6 @@ import pytest
 from sagaz_lab.abc import Acceptance, Ending, Event, Refusal, RevisionRow, Store
 from sagaz_lab.errors import StoreUnavailable, TriggersOwned, UnstorableValue
 from sagaz_lab.model.run import RecordKind, RunStatus
-from sagaz_lab.testing.store_held import HeldSuite
 from sagaz_lab.testing.store_intake import IntakeSuite
 from sagaz_lab.testing.store_outbox import OutboxSuite
 from sagaz_lab.testing.store_values import (
@@ -33,11 +32,12 @@ from sagaz_lab.testing.store_values import (
     record,
     take,
 )  # fmt: skip
+from sagaz_lab.testing.store_waiting import WaitingSuite
 
 __all__ = ["MakeStore", "StoreSuite"]
 
 
-class StoreSuite(IntakeSuite, HeldSuite, OutboxSuite):
+class StoreSuite(IntakeSuite, WaitingSuite, OutboxSuite):
     """What holds for every store."""
 
     shared = True
@@ -348,7 +348,7 @@ class StoreSuite(IntakeSuite, HeldSuite, OutboxSuite):
         outcomes = {row["event_id"]: (row["outcome"], row["reason"]) for row in frame(store, "outcomes")}
         assert outcomes == {
             "event-r1": ("started", ""),
-            "event-r2": ("held", ""),
+            "event-r2": ("waiting", ""),
             "event-d1": ("dead", dead_letter("d1").error),
             "low": ("filtered", "score too low"),
         }

@@ -155,7 +155,7 @@ async def test_a_damaged_row_concerns_nothing_else_and_can_be_seen(
     key = NO_ROWID.get(table, "rowid")
     with suppress(sqlite3.IntegrityError):  # the file refuses it
         change(folder, f"UPDATE {table} SET {column} = {value} WHERE {key} = (SELECT {key} FROM {table} LIMIT 1)")
-    change(folder, "UPDATE held_events SET at = at - 7200")  # the window is due
+    change(folder, "UPDATE waiting_events SET at = at - 7200")  # the window is due
     before = rows(folder, "dead_letters")
     life = await live_on(folder)
     lost = {1, 2, 3, 4, 5, 6} - set(life.done)
@@ -165,7 +165,7 @@ async def test_a_damaged_row_concerns_nothing_else_and_can_be_seen(
     waiting = {0, 1, 2}.difference(*life.windows)
     assert len(waiting) <= 1
     if column == "trigger" and waiting:
-        assert [text for text in life.reports if "held_events" in text]
+        assert [text for text in life.reports if "waiting_events" in text]
     else:
         assert len(waiting) == rows(folder, "dead_letters") - before
 
@@ -176,17 +176,17 @@ NO_ROWID = {"claims": "claim", "members": "claim", "cooldowns": "key", "loose_fo
 
 @pytest.mark.parametrize("value", ["x'fffe00'", "CAST(trigger AS BLOB)", "'gone.on_events'"])
 async def test_an_event_that_waits_for_no_known_trigger_is_reported_and_counted(folder: Path, value: str) -> None:
-    change(folder, f"UPDATE held_events SET trigger = {value}, at = at - 7200")
+    change(folder, f"UPDATE waiting_events SET trigger = {value}, at = at - 7200")
     life = Life(folder)
     await life.lab.start()
-    [report] = [text for text in life.reports if "held_events" in text]
+    [report] = [text for text in life.reports if "waiting_events" in text]
     away = life.lab.status().away
     assert away is not None
     [(name, events)] = away.events_need_code.items()
     assert (events, name in report, name in "".join(away.lines())) == (3, True, True)
     assert "3 events waiting for code" in away.headline()
     await life.lab.stop(0)
-    change(folder, "UPDATE held_events SET trigger = 'window.on_events'")
+    change(folder, "UPDATE waiting_events SET trigger = 'window.on_events'")
     assert (await live_on(folder)).windows == [[0, 1, 2]]
 
 
@@ -223,7 +223,7 @@ async def test_a_run_whose_id_is_no_text_is_held_and_goes_on_with_its_new_id(fol
 
 
 @pytest.mark.parametrize(("table", "column"), [("claims", "trigger"), ("claims", "claim"), ("claims", "run_id"),
-                                               ("runs", "run_id"), ("held_events", "id"),
+                                               ("runs", "run_id"), ("waiting_events", "id"),
                                                ("kept_events", "run_id"), ("dead_letters", "run_id")])  # fmt: skip
 async def test_each_event_has_its_answer_whatever_is_no_text(folder: Path, table: str, column: str) -> None:
     lab = Life(folder).lab
@@ -234,7 +234,7 @@ async def test_each_event_has_its_answer_whatever_is_no_text(folder: Path, table
     change(folder, f"UPDATE {table} SET {column} = x'fffe00' WHERE {key} = (SELECT min({key}) FROM {table})")
     after = {id: [(it.trigger, it.kind) for it in lab.why(id).outcomes] for id in ids}
     lost = [id for id in ids if after[id] != before[id]]
-    assert lost == (["h0"] if table == "held_events" else []), "only a held event is found by nothing but its id"
+    assert lost == (["h0"] if table == "waiting_events" else []), "only a waiting event is found by nothing but its id"
     await lab.stop()
 
 
@@ -264,11 +264,11 @@ async def test_a_run_that_cannot_be_read_can_be_discarded(folder: Path) -> None:
     await life.lab.stop()
 
 
-async def test_a_held_event_whose_file_is_gone_leaves_its_window_until_the_file_is_back(folder: Path) -> None:
-    [file] = (folder / "artifacts").glob("held-*/*")
+async def test_a_waiting_event_whose_file_is_gone_leaves_its_window_until_the_file_is_back(folder: Path) -> None:
+    [file] = (folder / "artifacts").glob("waiting-*/*")
     content, place = file.read_bytes(), file.parent
     shutil.rmtree(place)
-    change(folder, "UPDATE held_events SET at = at - 7200")
+    change(folder, "UPDATE waiting_events SET at = at - 7200")
     life = await live_on(folder)
     assert life.windows == [[0, 2]]
     letter = life.lab.dead_letters().query("event_id == 'h1'")["id"].iloc[0]
@@ -278,7 +278,7 @@ async def test_a_held_event_whose_file_is_gone_leaves_its_window_until_the_file_
     place.mkdir()
     file.write_bytes(content)
     [outcome] = await again.lab.redrive(letter)
-    assert (outcome.kind, outcome.event_id) == ("held", "h1")
+    assert (outcome.kind, outcome.event_id) == ("waiting", "h1")
     await again.lab.stop(0)
 
 

@@ -69,7 +69,7 @@ def test_the_gates_do_in_a_notebook_what_its_text_says(tmp_path: Path, monkeypat
         cell.outputs[-1].data["text/plain"] for cell in notebook.cells if "summary" in cell.metadata.get("tags", ())
     )
     counts = {line.split()[0]: [int(n) for n in line.split()[1:]] for line in summary.splitlines()[1:]}
-    # received, started, filtered, dead, held
+    # received, started, filtered, dead, waiting
     assert counts == {
         "Retrain.on_drift": [5, 2, 3, 0, 0],
         "Score.on_rows": [4, 4, 0, 0, 0],

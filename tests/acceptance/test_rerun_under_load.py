@@ -106,7 +106,7 @@ FOUND = """
 while feed.put < feed.allowed or len(numbers.given) < numbers.size:
     await asyncio.sleep(0.01)
 await default_lab().drain()
-outcomes = default_lab().outcomes(limit=None).query("outcome != 'held'")
+outcomes = default_lab().outcomes(limit=None).query("outcome != 'waiting'")
 found = {
     "given": {n: (topic.name, triggers) for topic in (numbers, others, unread) for n, triggers in topic.given.items()},
     "decided": notes.decided,

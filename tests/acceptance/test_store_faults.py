@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sagaz_lab.abc import KEY_MARK, Acceptance, Ending, HeldEvent, Member, NewRun, Publication
+from sagaz_lab.abc import KEY_MARK, Acceptance, Ending, Member, NewRun, Publication, WaitingEvent
 from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
@@ -104,7 +104,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
     change(path, "PRAGMA user_version = 7")
     change(path, "PRAGMA application_id = 0x5361676C")
     before = path.read_bytes()
-    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 4.*upgrade"):
+    with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 5.*upgrade"):
         await SqliteStore(path).open("this notebook")
     with pytest.raises(StoreTooNew):
         SqliteStore(path).rows("runs", None)
@@ -277,14 +277,16 @@ async def test_a_cooldown_goes_once_later_runs_have_started(store, path):
     assert count(path, "cooldowns") == 0
 
 
-async def test_held_events_stay_for_any_time_and_their_files_go_with_them(path):
+async def test_waiting_events_stay_for_any_time_and_their_files_go_with_them(path):
     store = SqliteStore(path, retention_days=1)
     await store.open("this notebook")
-    held = [HeldEvent(f"h{n}", "orders.on_order", None, 0, Event(b"x" * 10_000, f"e{n}"), "c", AT) for n in range(2)]
-    assert list(await store.accept(Acceptance(held=held))) == ["h1"]
+    waiting = [
+        WaitingEvent(f"h{n}", "orders.on_order", None, 0, Event(b"x" * 10_000, f"e{n}"), "c", AT) for n in range(2)
+    ]
+    assert list(await store.accept(Acceptance(waiting=waiting))) == ["h1"]
     await store.heartbeat()
     assert len(list((path.parent / "artifacts").iterdir())) == 1, "the file of the refused one is gone"
-    assert [it.event.payload for it in await store.held(["orders.on_order"])] == [b"x" * 10_000]
+    assert [it.event.payload for it in await store.waiting(["orders.on_order"])] == [b"x" * 10_000]
     await store.accept(Acceptance(released=["h0"]))
     await store.heartbeat()
     assert list((path.parent / "artifacts").iterdir()) == []

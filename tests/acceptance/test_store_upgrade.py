@@ -11,10 +11,12 @@ import pytest
 
 from sagaz_lab import Lab, Saga, trigger
 from sagaz_lab.abc import KEY_MARK, Acceptance, NewRun, Refusal
-from sagaz_lab.errors import StoreUnavailable
+from sagaz_lab.errors import StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.runtime.triggers.compiled import claim_of
+from sagaz_lab.stores.sql import connection
+from sagaz_lab.stores.sql.connection import VERSION
 from sagaz_lab.stores.sql.store import SqliteStore
 from sagaz_lab.testing.clock import VirtualClock
 
@@ -41,16 +43,23 @@ def make_old(path: Path, version: int) -> None:
         insert(connection, "owners", epoch=1, id="a", name="old notebook", host="host", pid=1, pid_started="",
                heartbeat_at=AT, closed=1)  # fmt: skip
         for n, status, ended_at in ((1, "completed", AT + 2), (2, "running", None)):
+            claims = {"claim": f"order-{n}"}
+            if version > 3:  # an event's id and its declared key are claimed apart
+                claims = {"claim": f"e{n}", "declared": KEY_MARK + f"order-{n}"}
             insert(connection, "runs", seq=n, run_id=f"r{n}", saga="orders", revision=1, trigger=TRIGGER, status=status,
-                   attempt=1, owner=1, claim=f"order-{n}", event_id=f"e{n}", event=event(f"e{n}"), context=b"{}",
-                   started_at=AT, ended_at=ended_at)  # fmt: skip
-            insert(connection, "claims", trigger=TRIGGER, claim=f"order-{n}", run_id=f"r{n}")
+                   attempt=1, owner=1, event_id=f"e{n}", event=event(f"e{n}"), context=b"{}", started_at=AT,
+                   ended_at=ended_at, **claims)  # fmt: skip
+            for name, claim in claims.items():
+                kind = {"kind": "id" if name == "claim" else "key"} if version > 3 else {}
+                insert(connection, "claims", trigger=TRIGGER, claim=claim, run_id=f"r{n}", **kind)
         insert(connection, "records", seq=2 << 20, attempt=1, kind="action_finished", action="a", trial=1, at=AT,
                value=b"7")  # fmt: skip
         for id, state in (("d1", "redriven"), ("d2", "open")):
             insert(connection, "dead_letters", id=id, event_id=id, event=event(id), trigger=TRIGGER, saga="orders",
                    cause="KeyError", error="KeyError: n", traceback="", attempts=1, revision=1, at=AT,
                    state=state)  # fmt: skip
+        if version > 3:
+            insert(connection, "claims", trigger=TRIGGER, claim="d2", run_id="d2", orphan=1, kind="letter")
         insert(connection, "kept_events", event_id="low", event=event("low"), trigger=TRIGGER, outcome="filtered",
                reason="too low", at=time.time(), **({"until": 1e12} if version > 1 else {}))  # fmt: skip
 
@@ -66,7 +75,7 @@ def shape(path: Path) -> dict[str, object]:
         return {**shape, "version": connection.execute("PRAGMA user_version").fetchone()}
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def path(tmp_path, request):
     make_old(tmp_path / "lab.db", request.param)
     return tmp_path / "lab.db"
@@ -91,6 +100,48 @@ async def test_runs_claims_and_letters_of_an_old_version_are_there_after_the_upg
                                                event=Event({}, "e-r3"), at=AT, cooldown=("k", AT + 9))]))  # fmt: skip
     assert list(await store.cooling(TRIGGER, ["k"], at=AT)) == ["k"]
     await store.close()
+
+
+# --- events that wait, which were called held ---
+
+
+async def test_what_a_store_of_version_4_called_held_waits(tmp_path: Path) -> None:
+    make_old(path := tmp_path / "lab.db", 4)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        insert(connection, "runs", seq=9, run_id="r9", saga="orders", revision=1, trigger=TRIGGER, status="held",
+               attempt=1, owner=1, event_id="e9", event=event("e9"), context=b"{}", started_at=AT,
+               ended_at=AT)  # fmt: skip
+        insert(connection, "held_events", id="h1", trigger=TRIGGER, part=0, claim="e-h1", declared=KEY_MARK + "k",
+               event=event("e-h1"), at=AT)  # fmt: skip
+        for claim in ("e-h1", KEY_MARK + "k"):
+            insert(connection, "claims", trigger=TRIGGER, claim=claim, run_id="h1", kind="held")
+        for outcome, count in (("held", 3), ("filtered", 4)):
+            insert(connection, "counts", trigger=TRIGGER, outcome=outcome, reason="", count=count)
+        insert(connection, "kept_events", event_id="kept", event=event("kept"), trigger=TRIGGER, outcome="held",
+               reason="", at=AT, until=1e12)  # fmt: skip
+    store = SqliteStore(path)
+    await store.open("this notebook")
+    assert sorted(store.rows("counts", None)[1]) == [(TRIGGER, "filtered", "", 4), (TRIGGER, "waiting", "", 3)]
+    outcomes = {row[0]: row[2] for row in store.rows("outcomes", None)[1]}
+    assert (outcomes["kept"], outcomes["low"]) == ("waiting", "filtered")
+    assert [row[0] for row in store.rows("runs", None, status="held")[1]] == ["r9"], "a run's status is as it was"
+    claims = ["e-h1", KEY_MARK + "k"]
+    assert await store.seen(TRIGGER, claims) == dict.fromkeys(claims, Refusal())
+    assert [row[:2] for row in store.about("e-h1", [*claims])[0]] == [("e-h1", TRIGGER)]
+    (waiting,) = await store.waiting([TRIGGER])
+    assert (waiting.id, waiting.event.id, waiting.claim, waiting.declared) == ("h1", "e-h1", *claims)
+    await store.accept(Acceptance(released=["h1"]))
+    assert await store.seen(TRIGGER, claims) == {}
+    await store.close()
+
+
+async def test_a_process_of_the_version_before_leaves_an_upgraded_store_alone(path: Path, monkeypatch) -> None:
+    assert SqliteStore(path).rows("runs", None)[1], "reading upgrades it"
+    before = path.read_bytes()
+    monkeypatch.setattr(connection, "VERSION", VERSION - 1)
+    with pytest.raises(StoreTooNew, match=f"has version {VERSION} and this sagaz_lab knows version {VERSION - 1}"):
+        await SqliteStore(path).open("an old notebook")
+    assert path.read_bytes() == before
 
 
 # --- claims, of which a run had one ---
@@ -136,12 +187,12 @@ async def test_each_claim_of_version_3_is_an_id_or_a_declared_key(store_3: Path)
     both = ["1:i5", KEY_MARK + "1:i5"]  # nobody can tell which it was
     assert list(await store.seen("old.parts", [*both, "0:i5"])) == both
     assert sorted(await store.cooling("old.keyed", ["7", "⟦7⟧"], at=NOW)) == ["7", "⟦7⟧"]
-    held = await store.held(["old.keyed"])
-    assert [(it.claim, it.declared) for it in held] == [
+    waiting = await store.waiting(["old.keyed"])
+    assert [(it.claim, it.declared) for it in waiting] == [
         ("e-h-a-1", KEY_MARK + "held.csv"),
         ("e-h-a-2", KEY_MARK + "e-h-a-2"),
     ]
-    await store.accept(Acceptance(released=[it.id for it in held]))
+    await store.accept(Acceptance(released=[it.id for it in waiting]))
     assert await store.seen("old.keyed", ["e-h-a-1", "e-h-a-2", KEY_MARK + "held.csv"]) == {}
     await store.close()
 
@@ -214,7 +265,7 @@ async def test_an_upgraded_store_has_the_tables_of_a_new_one(path, tmp_path):
 
 def test_reading_an_old_store_upgrades_it_too(path):
     assert [row[0] for row in SqliteStore(path).rows("dead_letters", None)[1]] == ["d2"]
-    assert shape(path)["version"] == (4,)
+    assert shape(path)["version"] == (VERSION,)
 
 
 async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path):
@@ -230,7 +281,10 @@ async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path):
 
 # --- positions, which triggers shared ---
 
+TO_VERSION_3 = pytest.mark.parametrize("path", [1, 2, 3], indirect=True)
 
+
+@TO_VERSION_3
 async def test_each_trigger_goes_on_where_a_store_of_version_3_had_the_position_of_its_schedule(path: Path) -> None:
     clock = VirtualClock(datetime(2026, 1, 1, 0, 10, 30, tzinfo=UTC))
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -262,6 +316,7 @@ async def test_each_trigger_goes_on_where_a_store_of_version_3_had_the_position_
     }
 
 
+@TO_VERSION_3
 async def test_of_several_schedules_a_trigger_has_the_position_of_those_that_it_has_run_on(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for name, value in [("cron 0 3 * * *|UTC", "2026-01-05T03:00:00+00:00"),
@@ -288,6 +343,7 @@ async def test_of_several_schedules_a_trigger_has_the_position_of_those_that_it_
     await store.close()
 
 
+@TO_VERSION_3
 async def test_who_made_a_revision_of_version_3_is_kept_with_it(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for number, maker in ((1, "a, process 7"), (2, None)):

@@ -32,6 +32,6 @@ async def measure(n: int, *, path: str, claimed: bool) -> float:
         start = time.perf_counter()
         await asyncio.gather(*(fire() for _ in range(AT_A_TIME)))
         async with asyncio.timeout(60):
-            while lab.counters()["Latest.on_event"]["held"] > LEFT:  # noqa: ASYNC110  the last ones go with a later write
+            while lab.counters()["Latest.on_event"]["waiting"] > LEFT:  # noqa: ASYNC110  the last ones go with a later write
                 await asyncio.sleep(0.001)
         return n / (time.perf_counter() - start)

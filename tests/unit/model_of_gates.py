@@ -147,7 +147,7 @@ class GateModel:
             return None
         return next((run for run in self.of("live", "retrying") if run.key == key), None)
 
-    def held(self) -> int:
+    def waiting(self) -> int:
         """Places taken: of runs that wait, and of events in windows."""
         return len(self.queue) + sum(len(events) for events in self.windows.values())
 
@@ -157,7 +157,7 @@ class GateModel:
             return True
         if not self.queue and not self.windows and len(self.of("live")) < self._limit():
             return True
-        return self.held() < self.rules.size
+        return self.waiting() < self.rules.size
 
     def _limit(self) -> int:
         return self.rules.limit or 100
@@ -245,7 +245,7 @@ class GateModel:
 
     def _into_window(self, arrival: Arrival) -> str:
         rules, policy = self.rules, self.rules.window
-        if self.held() >= rules.size:
+        if self.waiting() >= rules.size:
             if rules.strategy == "reject":
                 return self._final(arrival, "dead")
             if rules.strategy == "drop_newest":
@@ -253,7 +253,7 @@ class GateModel:
             if rules.strategy == "drop_oldest":
                 self._outdo(next(iter(self.windows.values())), 0, "dropped", arrival.at)
                 self.windows = {key: events for key, events in self.windows.items() if events}
-        self.counts["held"] += 1
+        self.counts["waiting"] += 1
         for claim in self._claims_of(arrival):
             self.claims[claim] = Claim(None, in_window=True)
         key = arrival.key if policy is not None and policy.key else None
@@ -264,12 +264,12 @@ class GateModel:
                 self._close(key, arrival.at)
         elif isinstance(policy, Debounce) and policy.mode == "trailing" and len(events) == 3:
             self._outdo(events, 1, "filtered", arrival.at)
-        return "held"
+        return "waiting"
 
     def _outdo(self, events: list[Arrival], place: int, kind: str, at: float) -> None:
         """An event leaves its window without starting anything."""
         gone = events.pop(place)
-        self.counts["held"] -= 1
+        self.counts["waiting"] -= 1
         self._give_up_claims(gone, at + SPENT_S)
         self._final(gone, kind)
 
@@ -285,7 +285,7 @@ class GateModel:
         if isinstance(self.rules.window, Debounce) and self.rules.window.mode == "trailing":
             while len(events) > 1:
                 self._outdo(events, 0, "filtered", at)
-        self.counts["held"] -= len(events)
+        self.counts["waiting"] -= len(events)
         for arrival in events:
             self._give_up_claims(arrival)
         self._decide(events, at)
@@ -309,7 +309,7 @@ class GateModel:
         self.queue.append(run)
         hindrance = self.hindrance(run, at)
         self.queue.remove(run)
-        if hindrance is not None and rules.strategy in ("drop_newest", "reject") and self.held() >= rules.size:
+        if hindrance is not None and rules.strategy in ("drop_newest", "reject") and self.waiting() >= rules.size:
             return self._finals(arrivals, "dropped" if rules.strategy == "drop_newest" else "dead")
         for other in mine:
             self._make_room(other, at)
@@ -317,13 +317,13 @@ class GateModel:
         if hindrance is None:
             self._start(run, at)
             return "started"
-        if rules.strategy == "drop_oldest" and self.held() >= rules.size:
+        if rules.strategy == "drop_oldest" and self.waiting() >= rules.size:
             oldest = next((other for other in self.runs if other.state == "waiting" and other is not run), None)
             if oldest is not None:
                 self.turn_away(oldest, "dropped", at + SPENT_S)
-        self.counts["held"] += len(arrivals)
+        self.counts["waiting"] += len(arrivals)
         self.queue.append(run)
-        return "held"
+        return "waiting"
 
     def _make_room(self, other: ModelRun, at: float) -> None:
         """The latest wins."""
@@ -347,7 +347,7 @@ class GateModel:
         """A run that waited never starts. Its ids are spent if a later one has taken its place."""
         run.state = "ended"
         self.queue.remove(run)
-        self.counts["held"] -= len(run.arrivals)
+        self.counts["waiting"] -= len(run.arrivals)
         self._finals(run.arrivals, kind)
         for claim in [claim for claim, holder in self.claims.items() if holder.run is run]:
             if spent_until is not None and claim.startswith("id "):
@@ -414,7 +414,7 @@ class GateModel:
             assert hindrance is None, f"{self.name}: {serials} has started at {at}, but {hindrance}"
             self.queue.remove(run)
             if run.attempt == 1:
-                self.counts["held"] -= len(run.arrivals)
+                self.counts["waiting"] -= len(run.arrivals)
             self._start(run, at)
         assert not run.begun, f"{self.name}: {serials} has begun twice"
         assert run.attempt == attempt, f"{self.name}: {serials} began attempt {attempt}, not {run.attempt}"
@@ -450,7 +450,7 @@ class GateModel:
         self.starts.clear()
         self.leading.clear()
         waiting = len(self.of("waiting")) + sum(len(events) for events in self.windows.values())
-        self.counts.update(received=waiting, held=waiting)
+        self.counts.update(received=waiting, waiting=waiting)
         for run in self.of("waiting"):
             run.arrivals = run.arrivals[-1:]
         for run in self.of("live"):
@@ -468,4 +468,4 @@ class GateModel:
         assert len(keys) == len(set(keys)), f"{self.name}: two live runs of one key: {sorted(keys)}"
         assert max(self.finals.values(), default=1) == 1, f"{self.name}: an event has two outcomes"
         final = sum(self.counts[kind] for kind in ("started", "filtered", "duplicate", "dropped", "dead"))
-        assert self.counts["received"] == final + self.counts["held"], (self.name, self.counts)
+        assert self.counts["received"] == final + self.counts["waiting"], (self.name, self.counts)

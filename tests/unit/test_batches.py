@@ -192,7 +192,7 @@ async def test_however_large_a_batch_is_no_more_wait_than_the_queue_holds(parts:
         most = 0
         for _ in range(50):
             await asyncio.sleep(0.001)
-            most = max(most, counted(lab, "Keyed.on_event").get("held", 0))
+            most = max(most, counted(lab, "Keyed.on_event").get("waiting", 0))
         assert most == 50
         end.set()
         await until(lambda: lab.counters()["Keyed.on_event"]["started"] == 500)
@@ -220,7 +220,7 @@ async def test_what_was_received_and_still_waits_for_room_goes_back_when_the_lab
         await lab.start()
         for n in range(30):
             taps[f"part {n % 2}"].put_nowait({})
-        await until(lambda: counted(lab, "Full.on_event").get("held") == 5)
+        await until(lambda: counted(lab, "Full.on_event").get("waiting") == 5)
         before = counted(lab, "Full.on_event")
         assert before["received"] == 10
         async with asyncio.timeout(5):
@@ -424,5 +424,5 @@ async def test_an_action_that_fires_finds_the_slot_of_a_run_that_has_ended_befor
 
     await lab.fire("memory", {}, topic="both")
     await lab.drain()
-    assert order[:4] == ["one", "two", "started", "held"] or order[:3] == ["one", "two", "one"]
+    assert order[:4] == ["one", "two", "started", "waiting"] or order[:3] == ["one", "two", "one"]
     assert counted(lab, "one.on_event") == {"received": 3, "started": 3}

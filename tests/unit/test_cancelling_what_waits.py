@@ -80,8 +80,8 @@ async def test_a_run_that_waits_for_its_turn_can_be_cancelled(each_lab: Lab) -> 
     await each_lab.fire("Turns.on_event", {"n": 1}, wait=False)
     (second,) = await each_lab.fire("Turns.on_event", {"n": 2}, wait=False)
     waiting = asyncio.create_task(each_lab.fire("Turns.on_event", {"n": 3}))
-    await until(lambda: each_lab.counters()["Turns.on_event"]["held"] == 2)
-    assert second.kind is OutcomeKind.HELD
+    await until(lambda: each_lab.counters()["Turns.on_event"]["waiting"] == 2)
+    assert second.kind is OutcomeKind.WAITING
     assert await each_lab.compensate_run(second.run_id or "") is RunStatus.CANCELLED
     gate.set()
     await waiting
@@ -148,11 +148,11 @@ async def test_an_action_that_waits_for_an_event_behind_its_own_run_is_reported(
                 await timed_lab.fire("Chain.on_link", {"n": ctx["n"] + 1})
 
     await timed_lab.fire("Chain.on_link", {"n": 0})
-    await until(lambda: timed_lab.counters()["Chain.on_link"]["held"])
+    await until(lambda: timed_lab.counters()["Chain.on_link"]["waiting"])
     await clock.advance(2.0)
     (told,) = timed_lab.status().warnings
     assert "Chain.next of run" in told
-    assert "Chain.on_link, which is held" in told
+    assert "Chain.on_link, which waits" in told
     assert "wait=False" in told
 
 
@@ -170,7 +170,7 @@ async def test_an_action_that_waits_for_room_in_its_own_trigger_is_reported(
                 await timed_lab.fire("Full.on_event", {"n": n}, wait=False)
 
     await timed_lab.fire("Full.on_event", {"n": 0})
-    await until(lambda: timed_lab.counters()["Full.on_event"]["held"])
+    await until(lambda: timed_lab.counters()["Full.on_event"]["waiting"])
     await clock.advance(2.0)
     assert "which has no room for it" in str(timed_lab.status().warnings)
 

@@ -432,7 +432,7 @@ async def test_a_redelivery_lets_no_older_event_win(timed_lab: Lab, clock: Virtu
             str((await timed_lab.fire("Late.on_event", {"n": n}, id=f"e{n}", wait=False))[0].kind) for n in (1, 2, 3)
         ]
 
-    assert await three() == ["held"] * 3
+    assert await three() == ["waiting"] * 3
     assert await three() == ["duplicate"] * 3
     if how != "trailing":
         await timed_lab.fire("Late.on_event", {"n": 9}, id="last", part=1, wait=False)
@@ -455,9 +455,9 @@ async def test_what_was_expected_is_expected_once(timed_lab: Lab, clock: Virtual
         payload = {"order": "a", "n": n}
         return str((await timed_lab.fire("Watch.on_missing", payload, id=f"e{n}", part=part, wait=False))[0].kind)
 
-    assert [await fire(1, 1), await fire(0, 2)] == ["held", "filtered"]
+    assert [await fire(1, 1), await fire(0, 2)] == ["waiting", "filtered"]
     assert await fire(1, 1) == "duplicate"  # the order that was paid opens no window again
-    assert await fire(1, 3) == "held"
+    assert await fire(1, 3) == "waiting"
     assert await fire(0, 2) == "duplicate"  # the payment of the first closes none of the second
     await clock.advance(16 * 60)
     assert late == [3]
@@ -469,7 +469,7 @@ async def test_what_came_out_of_turn_is_not_in_turn_when_it_comes_again(timed_la
         def on_both(self, events):
             return {}
 
-    fires = [("b", 1, "filtered"), ("a", 0, "held"), ("b", 1, "duplicate"), ("b2", 1, "held")]
+    fires = [("b", 1, "filtered"), ("a", 0, "waiting"), ("b", 1, "duplicate"), ("b2", 1, "waiting")]
     for id, part, kind in fires:
         (outcome,) = await timed_lab.fire("Steps.on_both", {}, id=id, part=part, wait=False)
         assert (id, outcome.kind) == (id, kind)
@@ -486,7 +486,7 @@ async def test_with_singleton_cancel_the_replaced_event_replaces_nothing_when_it
         await each_lab.fire("Orders.on_order", {"how": "hang", "n": n, "k": "a"}, id=f"e{n}", wait=False)
         await asyncio.sleep(0.05)
     assert each_lab.why("e1").outcomes[-1].kind == "duplicate"
-    assert str(each_lab.why("e2").outcomes[-1].kind) == ("held" if queued else "started")
+    assert str(each_lab.why("e2").outcomes[-1].kind) == ("waiting" if queued else "started")
     await each_lab.stop(0)
 
 
@@ -503,8 +503,8 @@ async def test_what_the_queue_dropped_drives_out_no_later_event_when_it_comes_ag
             await asyncio.sleep(3600)
 
     kinds = [str((await each_lab.fire("Orders.on_order", {}, id=f"e{n}", wait=False))[0].kind) for n in (1, 2, 3, 2)]
-    assert kinds == ["started", "held", "held", "duplicate"]
-    counts = {"received": 4, "started": 1, "held": 1, "dropped": 1, "duplicate": 1}
+    assert kinds == ["started", "waiting", "waiting", "duplicate"]
+    counts = {"received": 4, "started": 1, "waiting": 1, "dropped": 1, "duplicate": 1}
     assert counted(each_lab, "Orders.on_order") == counts
     await each_lab.stop(0)
 
@@ -519,7 +519,7 @@ async def test_a_spent_id_is_free_again_after_a_day(timed_lab: Lab, clock: Virtu
         await timed_lab.fire("Late.on_event", {}, id=f"e{n}", wait=False)
     await clock.advance(DAY_S + 60)
     kinds = [str((await timed_lab.fire("Late.on_event", {}, id=f"e{n}", wait=False))[0].kind) for n in (2, 3)]
-    assert kinds == ["held", "duplicate"]
+    assert kinds == ["waiting", "duplicate"]
 
 
 async def test_a_duplicate_is_named_after_what_has_come_before_its_id_or_its_key(each_lab: Lab) -> None:

@@ -119,8 +119,8 @@ async def made_of(case: str, store: Any, events: Sequence[Arrives], cuts: Sequen
             ids = {row[columns.index("run_id")] for row in rows}
             named = [entry[4] for entry in told if entry[0] == "duplicate" and entry[4] is not None]
             assert set(named) <= ids, "a duplicate names a run that is there"
-            if any("an event that is held" in entry[1] for entry in told):
-                assert await lab.store.held(["flow.on_event"]) or runs
+            if any("an event that waits" in entry[1] for entry in told):
+                assert await lab.store.waiting(["flow.on_event"]) or runs
         letters = Counter(letter.event.id for _, letter in await lab.store.letters_after(0, 1000))
         assert_adds_up(lab)
     await lab.stop(grace_s=0)

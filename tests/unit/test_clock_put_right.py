@@ -119,7 +119,7 @@ async def test_a_window_closes_at_its_length_from_now(place: Place, ahead: timed
         assert place.ran == []
         await quiet(lab, clock, 120)
         await until(lambda: place.ran == [1])
-    assert any("1 held event(s)" in text for text in place.told)
+    assert any("1 waiting event(s)" in text for text in place.told)
 
 
 @pytest.mark.parametrize("ahead", AHEAD)

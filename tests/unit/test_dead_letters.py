@@ -286,7 +286,7 @@ async def test_a_redrive_waits_while_there_is_no_room(lab: Lab) -> None:
 
     ids = await died(lab, *range(-10, 0))
     redriving = asyncio.create_task(lab.redrive(ids, fix=lambda _: {"score": 1}))
-    await until(lambda: lab.counters()["Scores.on_score"]["held"] == 2)
+    await until(lambda: lab.counters()["Scores.on_score"]["waiting"] == 2)
     assert not redriving.done()
     gate.set()
     assert len(await redriving) == 10

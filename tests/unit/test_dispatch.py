@@ -574,9 +574,9 @@ async def test_no_more_runs_than_allowed_are_under_way(each_lab: Lab) -> None:
             return {"n": event.n}
 
     fired = await fire_all(each_lab, "Few.on_event", [{"n": n} for n in range(6)])
-    assert fired == ["started"] * 2 + ["held"] * 4
+    assert fired == ["started"] * 2 + ["waiting"] * 4
     await until(lambda: len(Few.running) == 2)
-    assert counted(each_lab, "Few.on_event") == {"received": 6, "started": 2, "held": 4}
+    assert counted(each_lab, "Few.on_event") == {"received": 6, "started": 2, "waiting": 4}
     Few.gate.set()
     await each_lab.drain()
     assert Few.most == [2]
@@ -602,14 +602,14 @@ async def test_a_failed_or_cancelled_run_gives_its_slot_back(lab: Lab) -> None:
 
     (hanging,) = await lab.fire("One.on_event", {"what": "hang"})
     for what in ("fail", "fail", "fine"):
-        assert await kinds(lab, "One.on_event", {"what": what}, wait=False) == ["held"]
+        assert await kinds(lab, "One.on_event", {"what": what}, wait=False) == ["waiting"]
     await lab.compensate_run(str(hanging.run_id))
     async with asyncio.timeout(5):
         await lab.drain()
     assert statuses(lab) == ["cancelled", "compensated", "compensated", "completed"]
 
 
-async def test_fire_waits_for_the_final_outcome_of_a_held_event(lab: Lab) -> None:
+async def test_fire_waits_for_the_final_outcome_of_a_waiting_event(lab: Lab) -> None:
     class One(Gated):
         @trigger(source="memory", max_concurrent_sagas=1)
         def on_event(self, event):
@@ -617,7 +617,7 @@ async def test_fire_waits_for_the_final_outcome_of_a_held_event(lab: Lab) -> Non
 
     await lab.fire("One.on_event", {"n": 0})
     second = asyncio.create_task(lab.fire("One.on_event", {"n": 1}))
-    await until(lambda: lab.counters()["One.on_event"]["held"])
+    await until(lambda: lab.counters()["One.on_event"]["waiting"])
     assert not second.done()
     One.gate.set()
     (outcome,) = await second
@@ -631,7 +631,7 @@ async def test_runs_of_one_key_go_one_at_a_time_in_their_order_and_keys_take_tur
             return {"n": event.n}
 
     orders = [{"user": "ann", "n": n} for n in (1, 2, 3)] + [{"user": "bob", "n": n} for n in (11, 12)]
-    assert await fire_all(each_lab, "Users.on_order", orders) == ["started", "held", "held", "started", "held"]
+    assert await fire_all(each_lab, "Users.on_order", orders) == ["started", "waiting", "waiting", "started", "waiting"]
     await until(lambda: Users.running == {1, 11})
     Users.gate.set()
     await each_lab.drain()
@@ -692,11 +692,11 @@ async def test_a_rate_spaces_the_starts_evenly(timed_lab: Lab, clock: VirtualClo
             at.append(clock.monotonic())
 
     fired = await fire_all(timed_lab, "Slow.on_event", [{"go": n % 2 == 0} for n in range(10)])
-    assert fired == ["started"] + ["filtered", "held"] * 4 + ["filtered"]
+    assert fired == ["started"] + ["filtered", "waiting"] * 4 + ["filtered"]
     await clock.advance(10)
     assert at == [0, 0.5, 1.0, 1.5, 2.0]
     assert await kinds(timed_lab, "Slow.on_event", {"go": True}) == ["started"]
-    assert await kinds(timed_lab, "Slow.on_event", {"go": True}, wait=False) == ["held"]
+    assert await kinds(timed_lab, "Slow.on_event", {"go": True}, wait=False) == ["waiting"]
 
 
 # --- backpressure ---
@@ -718,7 +718,7 @@ def full(lab: Lab, strategy: Any) -> type[Gated]:
 @pytest.mark.parametrize(
     ("strategy", "fired", "ran", "counts"),
     [
-        ("drop_oldest", ["held", "held"], [0, 3, 4], {"received": 5, "started": 3, "dropped": 2}),
+        ("drop_oldest", ["waiting", "waiting"], [0, 3, 4], {"received": 5, "started": 3, "dropped": 2}),
         ("drop_newest", ["dropped", "dropped"], [0, 1, 2], {"received": 5, "started": 3, "dropped": 2}),
         ("reject", ["dead", "dead"], [0, 1, 2], {"received": 5, "started": 3, "dead": 2}),
     ],
@@ -728,7 +728,7 @@ async def test_a_full_queue_does_what_its_strategy_says(
 ) -> None:
     saga = full(each_lab, strategy)
     first = await fire_all(each_lab, "Full.on_event", [{"n": n} for n in range(3)])
-    assert first == ["started", "held", "held"]
+    assert first == ["started", "waiting", "waiting"]
     assert await fire_all(each_lab, "Full.on_event", [{"n": 3}, {"n": 4}]) == fired
     assert_adds_up(each_lab)
     saga.gate.set()
@@ -745,7 +745,7 @@ async def test_events_that_come_at_once_do_not_overfill_the_queue(each_lab: Lab,
     saga = full(each_lab, strategy)
     await asyncio.gather(*(each_lab.fire("Full.on_event", {"n": n}, wait=False) for n in range(30)))
     counts = counted(each_lab, "Full.on_event")
-    assert (counts["started"], counts["held"]) == (1, 2)
+    assert (counts["started"], counts["waiting"]) == (1, 2)
     saga.gate.set()
     await each_lab.drain()
     assert len(saga.started) == len(each_lab.runs()) == 3
@@ -760,7 +760,7 @@ async def test_a_store_that_cannot_forget_a_dropped_run_stops_nothing() -> None:
 
     async with Lab(Away()) as lab:
         saga = full(lab, "drop_oldest")
-        assert await fire_all(lab, "Full.on_event", [{"n": n} for n in range(4)]) == ["started", *["held"] * 3]
+        assert await fire_all(lab, "Full.on_event", [{"n": n} for n in range(4)]) == ["started", *["waiting"] * 3]
         assert "was dropped, but the store does not know it" in lab.status().warnings[-1]
         saga.gate.set()
         await lab.drain()
@@ -771,10 +771,10 @@ async def test_a_blocking_trigger_lets_no_more_in_than_fit(each_lab: Lab) -> Non
     saga = full(each_lab, "block")
     most = 0
     fires = [asyncio.create_task(each_lab.fire("Full.on_event", {"n": n})) for n in range(20)]
-    await until(lambda: each_lab.counters()["Full.on_event"]["held"] == 2)
+    await until(lambda: each_lab.counters()["Full.on_event"]["waiting"] == 2)
     for _ in range(50):
         await asyncio.sleep(0.001)
-        most = max(most, each_lab.counters()["Full.on_event"]["held"])
+        most = max(most, each_lab.counters()["Full.on_event"]["waiting"])
         assert_adds_up(each_lab)
     assert most == 2
     assert each_lab.counters()["Full.on_event"]["received"] == 3
@@ -810,7 +810,7 @@ async def test_dropped_events_say_so_to_whoever_waits_asks_or_listens(lab: Lab) 
 
     await lab.fire("Full.on_event", {"n": 0})
     waiting = asyncio.create_task(lab.fire("Full.on_event", {"n": 1}, id="e1"))
-    await until(lambda: lab.counters()["Full.on_event"]["held"])
+    await until(lambda: lab.counters()["Full.on_event"]["waiting"])
     await lab.fire("Full.on_event", {"n": 2}, wait=False)
     (outcome,) = await waiting
     assert (outcome.kind, outcome.reason) == (OutcomeKind.DROPPED, "the queue is full")
@@ -868,7 +868,7 @@ async def test_the_counters_add_up_at_every_moment(tmp_path: Path) -> None:
             assert_adds_up(lab)
             await asyncio.sleep(0)
         assert_adds_up(lab)
-        assert lab.counters()["Mixed.on_event"]["held"] == 0
+        assert lab.counters()["Mixed.on_event"]["waiting"] == 0
         kinds = lab.outcomes(None)["outcome"].value_counts()
         assert {kind: count for kind, count in kinds.items() if count} == {
             kind: count for kind, count in counted(lab, "Mixed.on_event").items() if kind != "received"
@@ -892,7 +892,7 @@ async def test_of_two_kinds_of_outcome_in_one_batch_each_event_keeps_its_last(la
     await until(lambda: lab.counters()["Full.on_event"]["dropped"] == 3)
     outcomes = lab.outcomes()
     assert dict(zip(outcomes["event_id"], outcomes["outcome"], strict=True)) == {
-        "e0": "started", "e1": "dropped", "e2": "dropped", "e3": "dropped", "e4": "held", "e5": "held",
+        "e0": "started", "e1": "dropped", "e2": "dropped", "e3": "dropped", "e4": "waiting", "e5": "waiting",
     }  # fmt: skip
     Full.gate.set()
 
@@ -905,7 +905,7 @@ async def test_a_blocked_trigger_stops_its_source_and_is_named(lab: Lab) -> None
     for n in range(50):
         taps["t"].put_nowait({"n": n})
     await until(lambda: lab.status().sources[0].state == "blocked by Full.on_event")
-    assert counted(lab, "Full.on_event") == {"received": 3, "started": 1, "held": 2}
+    assert counted(lab, "Full.on_event") == {"received": 3, "started": 1, "waiting": 2}
     saga.gate.set()
     await until(lambda: len(saga.started) == 50)
     assert saga.started == list(range(50))
@@ -1127,7 +1127,7 @@ async def test_a_preview_runs_every_gate_and_changes_nothing(each_lab: Lab) -> N
 
     (started,) = await each_lab.fire("Orders.on_order", {"n": 1})
     assert await outcome({"n": 1}) == "duplicate"
-    assert await outcome({"n": 2}) == "held"
+    assert await outcome({"n": 2}) == "waiting"
     assert len(each_lab.runs()) == 1
     await each_lab.compensate_run(str(started.run_id))
 
@@ -1255,11 +1255,11 @@ async def test_a_lab_that_stops_lets_nobody_wait_for_ever(clock: VirtualClock) -
 
     await lab.fire("One.on_event", {"n": 0})
     waiting = asyncio.create_task(lab.fire("One.on_event", {"n": 1}))
-    await until(lambda: lab.counters()["One.on_event"]["held"])
+    await until(lambda: lab.counters()["One.on_event"]["waiting"])
     async with asyncio.timeout(2):
         await lab.stop(grace_s=0.01)
         (outcome,) = await waiting
-    assert outcome.kind is OutcomeKind.HELD
+    assert outcome.kind is OutcomeKind.WAITING
 
 
 async def test_what_a_stopped_lab_left_behind_goes_on_with_the_next_start(tmp_path: Path) -> None:
@@ -1286,7 +1286,7 @@ async def test_what_a_stopped_lab_left_behind_goes_on_with_the_next_start(tmp_pa
     address = f"sqlite:///{tmp_path}/lab.db"
     first = Lab(address, offline=True)
     define(first, blocks=True)
-    assert await fire_all(first, "Steps.on_event", [{"n": 1}, {"n": 2}]) == ["started", "held"]
+    assert await fire_all(first, "Steps.on_event", [{"n": 1}, {"n": 2}]) == ["started", "waiting"]
     await until(lambda: done)
     await first.stop(grace_s=0.01)
 

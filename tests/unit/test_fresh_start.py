@@ -40,12 +40,12 @@ async def session(address: str, fresh: bool) -> tuple[list[str], list[str]]:
 
 async def test_keys_cooldowns_and_windows_of_earlier_sessions_are_forgotten(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path}/lab.db"
-    assert (await session(address, fresh=False))[0] == ["started", "held"]
+    assert (await session(address, fresh=False))[0] == ["started", "waiting"]
     outcomes, told = await session(address, fresh=False)
     assert outcomes == ["duplicate", "duplicate"]
     assert "Another process started that run, before this one or beside it; %triggers start --fresh" in " ".join(told)
     outcomes, told = await session(address, fresh=True)
-    assert outcomes == ["started", "held"]
+    assert outcomes == ["started", "waiting"]
     assert "forgot 2 claims or cooldowns and 1 waiting event of Keyed.on_key, Keyed.on_batch" in told
 
 

@@ -84,7 +84,7 @@ async def test_a_retry_keeps_its_turn_over_a_restart(clock: VirtualClock) -> Non
         await until(lambda: saga.live)
         saga.let(1, "fails")
         await lab.drain()
-        assert await fire(lab, 2, k="a") == "held"
+        assert await fire(lab, 2, k="a") == "waiting"
     async with started(store, clock, options) as (lab, saga):
         await what_can_happen()
         assert saga.live == []
@@ -114,7 +114,7 @@ class FailsOnce(MemoryStore):
     fails = True
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
-        if self.fails and (batch.runs or batch.held):
+        if self.fails and (batch.runs or batch.waiting):
             self.fails = False
             raise StoreUnavailable("gone for a moment")
         return await super().accept(batch)
@@ -148,7 +148,7 @@ class FailsLate(MemoryStore):
         self._first = True
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
-        if batch.held and self._first:
+        if batch.waiting and self._first:
             self._first = False
             await self.may_fail.wait()
             raise StoreUnavailable("gone for a moment")
@@ -163,11 +163,11 @@ async def test_what_came_while_the_store_failed_for_another_event_still_waits(
     async with started(store, clock, gate) as (lab, saga):
         first = asyncio.create_task(fire(lab, 1))
         await what_can_happen()
-        assert await fire(lab, 2) == "held"
+        assert await fire(lab, 2) == "waiting"
         store.may_fail.set()
         with pytest.raises(StoreUnavailable):
             await first
-        assert counted(lab, "One.on_event") == {"received": 1, "held": 1}
+        assert counted(lab, "One.on_event") == {"received": 1, "waiting": 1}
         await fire(lab, 3)
         await fire(lab, 4)
         await clock.advance(10)
@@ -182,10 +182,10 @@ async def test_the_same_event_twice_at_once_fills_no_batch(tmp_path: Path, clock
     options = {"batch": Batch(2, 60)}
     async with started(f"sqlite:///{tmp_path}/lab.db", clock, options) as (lab, saga):
         outcomes = await asyncio.gather(*(lab.fire("One.on_event", {"n": n}, id="same", wait=False) for n in (1, 2)))
-        assert sorted(outcome.kind for (outcome,) in outcomes) == ["duplicate", "held"]
+        assert sorted(outcome.kind for (outcome,) in outcomes) == ["duplicate", "waiting"]
         await what_can_happen()
         assert saga.live == []
-        assert counted(lab, "One.on_event") == {"received": 2, "duplicate": 1, "held": 1}
+        assert counted(lab, "One.on_event") == {"received": 2, "duplicate": 1, "waiting": 1}
         await fire(lab, 3)
         await until(lambda: counted(lab, "One.on_event").get("started") == 2)
 
@@ -224,7 +224,7 @@ async def test_a_full_batch_needs_no_room_in_the_queue_it_leaves(clock: VirtualC
         for n in range(4):
             await fire(lab, n)
         await what_can_happen()
-        assert counted(lab, "One.on_event") == {"received": 4, "started": 2, "held": 2}
+        assert counted(lab, "One.on_event") == {"received": 4, "started": 2, "waiting": 2}
 
 
 async def test_a_window_takes_no_more_than_the_queue_has_room_for(clock: VirtualClock) -> None:
@@ -234,9 +234,9 @@ async def test_a_window_takes_no_more_than_the_queue_has_room_for(clock: Virtual
         for n in range(50):
             taps["t"].put_nowait({"n": n})
         await what_can_happen()
-        assert counted(lab, "One.on_event") == {"received": 2, "held": 2}
+        assert counted(lab, "One.on_event") == {"received": 2, "waiting": 2}
         await clock.advance(10)
-        assert counted(lab, "One.on_event") == {"received": 4, "started": 2, "held": 2}
+        assert counted(lab, "One.on_event") == {"received": 4, "started": 2, "waiting": 2}
 
 
 # --- replaced and forgotten ---

@@ -120,7 +120,7 @@ async def test_a_run_that_waited_meets_the_cooldown_of_the_one_before_it(timed_l
     await clock.advance(61)
     (third,) = await timed_lab.fire("Retrain.on_drift", {"model": "a", "n": 3}, wait=False)
     (fourth,) = await timed_lab.fire("Retrain.on_drift", {"model": "a", "n": 4}, wait=False)
-    assert (third.kind, fourth.kind) == ("held", "held")  # the first one still goes
+    assert (third.kind, fourth.kind) == ("waiting", "waiting")  # the first one still goes
     Retrain.let(1)
     await until(lambda: len(Retrain.trained) == 2)
     Retrain.let(3)
@@ -448,7 +448,7 @@ async def test_a_preview_lists_every_gate_with_its_numbers(timed_lab: Lab, clock
     assert len(timed_lab.runs()) == 1
 
 
-async def test_why_says_what_a_held_event_waits_for(timed_lab: Lab, clock: VirtualClock) -> None:
+async def test_why_says_what_a_waiting_event_waits_for(timed_lab: Lab, clock: VirtualClock) -> None:
     class Calls(Quick):
         @trigger(source="memory", rate_limit_per_second=0.1)
         def on_call(self, event):

@@ -279,7 +279,7 @@ async def test_a_key_that_cannot_be_read_concerns_its_event_alone(lab: Lab, opti
     await lab.start()
     await lab.drain()
     counters = lab.counters()["Keyed.on_event"]
-    assert (counters["dead"], counters["started"] + counters["held"]) == (len(ODD), 1)
+    assert (counters["dead"], counters["started"] + counters["waiting"]) == (len(ODD), 1)
     assert lab.status().sources[0].state == "ended"
 
 

@@ -55,7 +55,7 @@ async def test_a_dead_letter_decided_when_its_window_closes(timed_lab: Lab, cloc
         where = {"part": part} if kind == "all_of" else {}
         await timed_lab.fire("S.on", {"n": part}, id=f"e{part}", wait=False, **where)
     await clock.advance(2)
-    await until(lambda: "held" not in counted(timed_lab, "S.on"))
+    await until(lambda: "waiting" not in counted(timed_lab, "S.on"))
     assert any(text.startswith("S.on: event e1 is dead: RuntimeError: boom") for text in reports)
     assert len(reports) == len(hears.dead) == len(timed_lab.dead_letters())
     assert timed_lab.status().warnings

@@ -588,7 +588,7 @@ async def test_an_event_that_cannot_be_decided_goes_there_too(lab: Lab, brokers:
     assert letter["error"].startswith("KeyError")
 
 
-async def test_a_held_event_that_a_new_revision_cannot_decide_goes_there_at_once(lab: Lab) -> None:
+async def test_a_waiting_event_that_a_new_revision_cannot_decide_goes_there_at_once(lab: Lab) -> None:
     letters: list[Any] = []
     end = asyncio.Event()
 

@@ -46,7 +46,7 @@ def windowed(options: dict[str, Any]) -> list[Any]:
 def finals(lab: Lab, ids: Sequence[str]) -> dict[str, list[str]]:
     """The outcomes of each event that are neither a duplicate's nor to be followed by another."""
     told = {id: [str(outcome.kind) for outcome in lab.why(id).outcomes] for id in ids}
-    return {id: [kind for kind in kinds if kind not in ("duplicate", "held")] for id, kinds in told.items()}
+    return {id: [kind for kind in kinds if kind not in ("duplicate", "waiting")] for id, kinds in told.items()}
 
 
 @pytest.mark.parametrize("twin", ["x", "y"], ids=["of one window", "of two windows"])
@@ -63,13 +63,13 @@ async def test_a_twin_on_its_way_while_the_window_closes_takes_nobody_with_it(
         await asyncio.sleep(0.4)
         other.execute("COMMIT")
         await asyncio.gather(*fired)
-        await until(lambda: lab.counters()["Windowed.on_events"]["held"] == 0)
+        await until(lambda: lab.counters()["Windowed.on_events"]["waiting"] == 0)
         await lab.drain()
         assert_adds_up(lab)
         superseded = how == "trailing" and twin == "x"
         assert sorted(ran) == (["e2"] if superseded else ["e1", "e2"])
         assert finals(lab, ["e1", "e2"]) == {"e1": ["filtered" if superseded else "started"], "e2": ["started"]}
-        assert other.execute("SELECT count(*) FROM held_events").fetchone() == (0,)
+        assert other.execute("SELECT count(*) FROM waiting_events").fetchone() == (0,)
         other.close()
 
 
@@ -123,7 +123,7 @@ async def test_each_event_has_one_outcome_whenever_the_store_answers(seed: int, 
     for _ in range(40):
         await clock.advance(0.1)
     assert all(task.done() for task in tasks)
-    assert lab.counters()["Windowed.on_events"]["held"] == 0
+    assert lab.counters()["Windowed.on_events"]["waiting"] == 0
     assert_adds_up(lab)
     assert len(ran) == len(set(ran))
     assert {id: len(kinds) for id, kinds in finals(lab, sorted(taken)).items()} == dict.fromkeys(sorted(taken), 1)

@@ -165,7 +165,7 @@ async def test_a_redriven_one_goes_before_what_waits_behind_it(
         await until_dead(lab, clock)
         broker.refuses = set()
         [outcome] = await lab.redrive(list(lab.dead_letters()["id"]))
-        assert (outcome.kind, outcome.reason) == (OutcomeKind.HELD, "it waits in the outbox")
+        assert (outcome.kind, outcome.reason) == (OutcomeKind.WAITING, "in the outbox")
         await lab.drain()
         assert broker.taken == [("bad", 1), ("good", 2), ("bad", 3)]
         assert len(lab.dead_letters()) == 0

@@ -428,7 +428,7 @@ async def test_a_run_and_its_compensations_finish_on_their_own_revision(each_lab
 
 
 @pytest.mark.parametrize("options", [{}, {"idempotency_key": "id"}, {"concurrency_key": "id"}])
-async def test_held_events_are_decided_by_the_new_revision(each_lab: Lab, options: dict[str, Any]) -> None:
+async def test_waiting_events_are_decided_by_the_new_revision(each_lab: Lab, options: dict[str, Any]) -> None:
     gate = asyncio.Event()
     ran = []
 
@@ -452,7 +452,7 @@ async def test_held_events_are_decided_by_the_new_revision(each_lab: Lab, option
         asyncio.create_task(each_lab.fire("Held.on_event", {"n": n, "id": f"id{i}"}))
         for i, n in enumerate([0, 1, 2, 3])
     ]
-    await until(lambda: each_lab.counters()["Held.on_event"]["held"] == 3)
+    await until(lambda: each_lab.counters()["Held.on_event"]["waiting"] == 3)
     define(2)
     gate.set()
     ends = [(str(o.kind), o.revision) for (o,) in await asyncio.gather(*outcomes)]
@@ -493,7 +493,7 @@ async def test_a_looser_gate_lets_the_waiting_ones_go_at_once(lab: Lab) -> None:
     for _ in range(4):
         await lab.fire("Waiting.on_event", wait=False)
     define(3)
-    await until(lambda: counted(lab, "Waiting.on_event") == {"received": 4, "started": 3, "held": 1})
+    await until(lambda: counted(lab, "Waiting.on_event") == {"received": 4, "started": 3, "waiting": 1})
     gate.set()
 
 
@@ -603,7 +603,7 @@ async def test_nothing_is_lost_or_run_twice_while_the_code_changes(tapped: tuple
     assert revision(lab, "Busy") == 31
 
 
-async def test_a_held_event_whose_saga_goes_and_comes_back_runs_then(each_lab: Lab) -> None:
+async def test_a_waiting_event_whose_saga_goes_and_comes_back_runs_then(each_lab: Lab) -> None:
     gate = asyncio.Event()
 
     def define() -> None:

@@ -116,9 +116,9 @@ async def test_a_turned_away_event_that_the_store_has_is_waited_for_while_the_st
         monkeypatch.setattr(lab.store, "load", loads)
         for n in range(3):
             [outcome] = await lab.fire("Full.on_event", {"n": n}, wait=False)
-            assert outcome.kind == ("started" if n == 0 else "held")
+            assert outcome.kind == ("started" if n == 0 else "waiting")
         assert dropped == [1]
         assert "waits for the store" in str(lab.status().warnings)
-        assert counted(lab, "Full.on_event") == {"received": 3, "started": 1, "dropped": 1, "held": 1}
+        assert counted(lab, "Full.on_event") == {"received": 3, "started": 1, "dropped": 1, "waiting": 1}
         gate.set()
         await lab.drain()

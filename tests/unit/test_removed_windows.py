@@ -70,11 +70,11 @@ async def test_they_wait_until_their_trigger_is_registered_again(
     assert (asked, statuses(lab)) == ([], [])
     assert lab.status().warnings[-1:] == [NEEDS_CODE]
     [waiting] = [one for one in lab.status().triggers if one.name == NAME]
-    assert (waiting.state, waiting.queue.held) == ("removed", 2)
-    assert counted(lab, NAME) == {"received": 2, "held": 2}
+    assert (waiting.state, waiting.queue.waiting) == ("removed", 2)
+    assert counted(lab, NAME) == {"received": 2, "waiting": 2}
     define(asked, new)
     await clock.advance(0)
-    await until(lambda: counted(lab, NAME).get("held", 0) == 0)
+    await until(lambda: counted(lab, NAME).get("waiting", 0) == 0)
     await lab.drain()
     decided = {"latest": [[2]], "first": [[1], [2]], "none": [[1], [2]]}.get(new, [[1, 2]])
     assert asked == decided
@@ -95,20 +95,20 @@ async def test_what_is_being_decided_goes_on_to_its_end_and_the_next_window_wait
     await lab.drain()
     assert asked == [[1, 2]]
     assert statuses(lab) == ["completed"]
-    assert counted(lab, NAME) == {"received": 5, "started": 2, "held": 3}
+    assert counted(lab, NAME) == {"received": 5, "started": 2, "waiting": 3}
     define(asked, "batch")
     await clock.advance(0)
     await until(lambda: len(asked) == 2)
     assert asked == [[1, 2], [3, 4, 5]]
 
 
-async def test_who_waits_for_the_outcome_is_told_that_it_is_held(timed_lab: Lab) -> None:
+async def test_who_waits_for_the_outcome_is_told_that_it_waits(timed_lab: Lab) -> None:
     define([], "batch")
     fired = asyncio.create_task(timed_lab.fire(NAME, {"n": 1}))
-    await until(lambda: counted(timed_lab, NAME).get("held"))
+    await until(lambda: counted(timed_lab, NAME).get("waiting"))
     timed_lab.unregister("Haul")
     [outcome] = await asyncio.wait_for(fired, 10)
-    assert (outcome.kind, outcome.reason) == ("held", f"waits for the code of trigger {NAME}")
+    assert (outcome.kind, outcome.reason) == ("waiting", f"for the code of trigger {NAME}")
 
 
 @pytest.mark.parametrize("again", ["at once", "after a restart"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Batch, Debounce, Lab, Saga, SagaListener, TriggerConfig, action, trigger
-from sagaz_lab.abc import Acceptance, EndingRow, HeldEvent, Refusal
+from sagaz_lab.abc import Acceptance, EndingRow, Refusal, WaitingEvent
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.memory.store import MemoryStore
@@ -46,10 +46,10 @@ class Slow(MemoryStore):
             await self._clock.sleep(self._dice.choice([0.0, 0.05]))
         return refused
 
-    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
-        held = await super().held(triggers)
+    async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
+        waiting = await super().waiting(triggers)
         await self._clock.sleep(0.0 if self.calm else self._dice.choice([0.0, 0.05, 0.3]))
-        return held
+        return waiting
 
 
 def slow_windows(options: Mapping[str, Any], clock: VirtualClock) -> list[int]:
@@ -105,12 +105,12 @@ async def test_each_event_is_decided_once_however_often_the_lab_is_started(seed:
     for _ in range(60):
         await clock.advance(0.1)
     assert all(task.done() for task in tasks)
-    assert await store.held(["Windowed.on_events"]) == []
+    assert await store.waiting(["Windowed.on_events"]) == []
     assert_adds_up(lab)
     assert counted(lab, "Windowed.on_events")["received"] == len(taken)
     assert [n for n, times in Counter(ran).items() if times > 1] == []
     told = {id: [str(outcome.kind) for outcome in lab.why(id).outcomes] for id in taken}
-    finals = {id: [kind for kind in kinds if kind != "held"] for id, kinds in told.items()}
+    finals = {id: [kind for kind in kinds if kind != "waiting"] for id, kinds in told.items()}
     assert {id: len(kinds) for id, kinds in finals.items()} == dict.fromkeys(taken, 1)
     if how != "trailing" and not fresh:
         assert sorted(f"e{n}" for n in ran) == sorted(taken)
@@ -199,7 +199,7 @@ def unstorable(**options: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["batch", "all", "trailing"])
-async def test_an_event_is_held_until_its_dead_letter_is_stored(
+async def test_an_event_waits_until_its_dead_letter_is_stored(
     store: Memory | Sqlite, clock: VirtualClock, how: str
 ) -> None:
     store.away = True
@@ -212,7 +212,7 @@ async def test_an_event_is_held_until_its_dead_letter_is_stored(
     await clock.advance(1)
     await until(lambda: store.missed)
     ids = ["e2"] if how == "trailing" else ["e0", "e1", "e2"]
-    assert [held.event.id for held in await store.held(["Unstorable.on_events"])] == ids
+    assert [waiting.event.id for waiting in await store.waiting(["Unstorable.on_events"])] == ids
     await lab.stop(grace_s=0)
 
     store.away = False
@@ -222,7 +222,7 @@ async def test_an_event_is_held_until_its_dead_letter_is_stored(
         await clock.advance(1)
         await until(lambda: lab.counters()["Unstorable.on_events"]["dead"] == len(ids))
         assert sorted(lab.dead_letters()["event_id"]) == ids
-        assert await store.held(["Unstorable.on_events"]) == []
+        assert await store.waiting(["Unstorable.on_events"]) == []
         assert counted(lab, "Unstorable.on_events") == {"received": len(ids), "dead": len(ids)}
 
 

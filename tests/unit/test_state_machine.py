@@ -384,7 +384,7 @@ class Gates(RuleBasedStateMachine):
             counters = {kind: n for kind, n in self.lab.counters()[f"Gated.{name}"].items() if n}
             assert counters == {kind: n for kind, n in model.counts.items() if n}, name
             if model.rules.strategy != "block":
-                assert counters.get("held", 0) <= model.rules.size, f"{name} holds more than its queue has room for"
+                assert counters.get("waiting", 0) <= model.rules.size, f"{name} holds more than its queue has room for"
 
     @invariant()
     def no_slot_is_lost(self) -> None:

@@ -72,7 +72,7 @@ async def stopped_while_accepting(lab: Lab, gate: Gate) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("options", [{"batch": Batch(2, "1h")}, {"max_concurrent_sagas": 1}], ids=["window", "turn"])
-async def test_who_fires_is_told_that_the_event_is_held_and_a_restart_counts_it_once(
+async def test_who_fires_is_told_that_the_event_waits_and_a_restart_counts_it_once(
     tmp_path: Path, gate: Gate, options: dict[str, Any]
 ) -> None:
     lab = lab_with(tmp_path, **options)
@@ -83,10 +83,10 @@ async def test_who_fires_is_told_that_the_event_is_held_and_a_restart_counts_it_
 
     [outcome] = await stopped_while_accepting(lab, gate)
 
-    assert outcome.kind is OutcomeKind.HELD
+    assert outcome.kind is OutcomeKind.WAITING
     assert counted(lab, "Watched.on_event") == running
     await lab.start()
-    expected = {"received": len(running) // 2 + 1, "held": 1} | ({"started": 1} if running else {})
+    expected = {"received": len(running) // 2 + 1, "waiting": 1} | ({"started": 1} if running else {})
     assert counted(lab, "Watched.on_event") == expected
     await lab.stop(grace_s=0)
 

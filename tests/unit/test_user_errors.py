@@ -133,7 +133,7 @@ async def test_in_the_method_of_a_window_it_ends_the_window(lab: Lab, options: A
     type("S", (Saga,), {"on": trigger(source="memory", **options)(on)})
     for n in range(2):
         await lab.fire("S.on", {"n": n}, wait=False)
-    await until(lambda: "held" not in counted(lab, "S.on"))
+    await until(lambda: "waiting" not in counted(lab, "S.on"))
     async with asyncio.timeout(5):
         await lab.drain()
     assert counted(lab, "S.on").keys() <= {"received", "dead", "filtered"}

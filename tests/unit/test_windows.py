@@ -69,7 +69,7 @@ async def test_of_a_burst_the_last_event_counts(timed_lab: Lab, clock: VirtualCl
     await give(timed_lab, "Latest.on_event", 3)
     await clock.advance(9.9)
     assert Latest.noted == []
-    assert counted(timed_lab, "Latest.on_event") == {"received": 3, "held": 2, "filtered": 1}
+    assert counted(timed_lab, "Latest.on_event") == {"received": 3, "waiting": 2, "filtered": 1}
     await clock.advance(0.2)
     assert Latest.noted == [(3, pytest.approx(19.0))]
     assert counted(timed_lab, "Latest.on_event") == {"received": 3, "started": 1, "filtered": 2}
@@ -180,7 +180,7 @@ async def test_a_batch_that_comes_at_once_is_split(each_lab: Lab) -> None:
     await each_lab.drain()
     assert [len(given) for given in Batches.noted] == [10, 10]
     assert sorted(n for given in Batches.noted for n in given) == list(range(20))
-    assert counted(each_lab, "Batches.on_events") == {"received": 25, "started": 20, "held": 5}
+    assert counted(each_lab, "Batches.on_events") == {"received": 25, "started": 20, "waiting": 5}
     await until(lambda: sum(task.done() for task in fired) == 20)
     assert {task.result()[0].kind for task in fired if task.done()} == {"started"}
     for task in fired:
@@ -254,7 +254,7 @@ async def test_an_event_that_waits_already_does_not_wait_twice(each_lab: Lab) ->
 
     await give(each_lab, "Batches.on_events", 1)
     (again,) = await each_lab.fire("Batches.on_events", {"n": 1}, id="e1")
-    assert (again.kind, again.reason) == ("duplicate", "it has come before and is held")
+    assert (again.kind, again.reason) == ("duplicate", "it has come before and waits")
     await give(each_lab, "Batches.on_events", 2)
     await each_lab.drain()
     assert Batches.noted == [[1, 2]]
@@ -295,7 +295,7 @@ async def test_what_waits_in_a_window_outlives_the_process(kind: str, tmp_path: 
     assert_adds_up(lab)
     lab = await opened()
     await lab.start()
-    assert counted(lab, "Batches.on_events") == {"received": 2, "held": 2}
+    assert counted(lab, "Batches.on_events") == {"received": 2, "waiting": 2}
     await give(lab, "Batches.on_events", 2, 3)
     await until(lambda: noted)
     assert noted == [[1, 2, 3]]
@@ -361,7 +361,7 @@ async def test_what_waits_for_a_trigger_that_is_not_registered_is_seen_and_decid
         assert [text for text in lab.status().warnings if "wait for the code of trigger Many.on_event" in str(text)]
         many = define()
         await until(
-            lambda: "Many.on_event" in lab.counters() and counted(lab, "Many.on_event") == {"received": 2, "held": 2}
+            lambda: "Many.on_event" in lab.counters() and counted(lab, "Many.on_event") == {"received": 2, "waiting": 2}
         )
         await clock.advance(31)
         await until(lambda: many.noted == [[1, 2]])
@@ -444,8 +444,8 @@ async def test_all_parts_within_the_time(timed_lab: Lab, clock: VirtualClock) ->
     await timed_lab.fire("memory", {"n": 5, "day": "tue"}, topic="data", id="d5", wait=False)
     assert timed_lab.why("l3").outcomes[0].reason == "the other parts did not come in time"
     assert timed_lab.why("d1").outcomes[0].reason == "a later event took its place"
-    assert timed_lab.why("d5").outcomes[0].kind == "held"
-    assert counted(timed_lab, "Both.on_both") == {"received": 5, "started": 2, "filtered": 2, "held": 1}
+    assert timed_lab.why("d5").outcomes[0].kind == "waiting"
+    assert counted(timed_lab, "Both.on_both") == {"received": 5, "started": 2, "filtered": 2, "waiting": 1}
 
 
 async def test_parts_in_turn(timed_lab: Lab, clock: VirtualClock) -> None:
@@ -542,11 +542,11 @@ async def test_a_preview_shows_the_window(timed_lab: Lab, clock: VirtualClock) -
     await give(timed_lab, "Batches.on_events", 1)
     await clock.advance(20)
     seen = await timed_lab.preview("Batches.on_events", {"n": 2})
-    assert seen.outcome == "held"
+    assert seen.outcome == "waiting"
     by_gate = {verdict.gate: verdict for verdict in seen.verdicts}
     assert (by_gate["batch"].verdict, by_gate["batch"].detail) == ("wait", "1 wait, closes in 40 s at the latest")
     assert by_gate["trigger method"].verdict == "not asked"
-    assert counted(timed_lab, "Batches.on_events") == {"received": 1, "held": 1}
+    assert counted(timed_lab, "Batches.on_events") == {"received": 1, "waiting": 1}
     (verdicts,) = timed_lab.why("e1").verdicts
     assert next(v for v in verdicts if v.gate == "batch").verdict == "wait"
 

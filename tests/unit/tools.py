@@ -10,7 +10,7 @@ from sagaz_lab import Lab
 from sagaz_lab.abc import Surroundings
 from sagaz_lab.sources.memory import MemorySource
 
-PARTS = ("started", "filtered", "duplicate", "dropped", "dead", "held", "deciding")
+PARTS = ("started", "filtered", "duplicate", "dropped", "dead", "waiting", "deciding")
 
 
 async def until(condition: Callable[[], object], within_s: float = 20.0) -> None:

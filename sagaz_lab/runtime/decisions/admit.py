@@ -37,7 +37,7 @@ def admit(decided: Decided, moment: float) -> None:
             pending.status = _RUNNING
             pending.started = roots
         elif config.backpressure_strategy in ("drop_newest", "reject") and (
-            admission.held() + admission.coming >= admission.size
+            admission.all_waiting() + admission.coming >= admission.size
         ):
             _overflow(decided, pending, rejected=config.backpressure_strategy == "reject")
             continue

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from itertools import takewhile
 
-from sagaz_lab.abc import HeldEvent
+from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.gates.window_policies import Closing, Released
 from sagaz_lab.runtime.gates.windows import Windows
@@ -22,15 +22,15 @@ def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) 
     released: list[Released] = []
     for by, superseded in decided.superseded:
         if by.id in gone:
-            windows.put_back([held for held, _ in superseded if held.id not in gone])
+            windows.put_back([waiting for waiting, _ in superseded if waiting.id not in gone])
         else:
-            released += [one for one in superseded if one.held.id not in gone]
+            released += [one for one in superseded if one.waiting.id not in gone]
     if released:
         closings.append(Closing((), released, False))
     for closing in decided.closings:
         key = closing.events[0].key
-        if gone and any(held.id in gone for held in closing.events):
-            windows.put_back([held for held in closing.events if held.id not in gone])
+        if gone and any(waiting.id in gone for waiting in closing.events):
+            windows.put_back([waiting for waiting in closing.events if waiting.id not in gone])
             if windows.full(key):
                 closings.append(windows.close(key))
         else:
@@ -41,23 +41,23 @@ def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) 
 def without_gone(closing: Closing, state: TriggerState, gone: Collection[str], now: float) -> Sequence[Closing]:
     """What is to be decided in its place: an event that the store refused closes and outdoes nothing."""
     if not closing.events:
-        released = [one for one in closing.released if one.held.id not in gone]
+        released = [one for one in closing.released if one.waiting.id not in gone]
         return [Closing((), released, False)] if released else []
     key, windows = closing.events[0].key, state.windows
     assert windows is not None
-    windows.put_back([held for held in events_of(closing) if held.id not in gone])
+    windows.put_back([waiting for waiting in events_of(closing) if waiting.id not in gone])
     return [windows.close(key)] if windows.full(key) else [*windows.close_due(now)]
 
 
-def reopened(closings: deque[Closing], under_way: int, gone: Collection[str]) -> list[HeldEvent]:
+def reopened(closings: deque[Closing], under_way: int, gone: Collection[str]) -> list[WaitingEvent]:
     """Take out the events that are not being decided. What only releases stays: no code is asked for that."""
     rest = [closings.pop() for _ in range(len(closings) - under_way)][::-1]
     closings.extend(closing for closing in rest if not closing.events)
-    return [held for closing in rest if closing.events for held in events_of(closing) if held.id not in gone]
+    return [waiting for closing in rest if closing.events for waiting in events_of(closing) if waiting.id not in gone]
 
 
-def events_of(closing: Closing) -> list[HeldEvent]:
-    return [*closing.events, *(held for held, _ in closing.released)]
+def events_of(closing: Closing) -> list[WaitingEvent]:
+    return [*closing.events, *(waiting for waiting, _ in closing.released)]
 
 
 def first_of(closings: Sequence[Closing]) -> tuple[int, Closing]:
@@ -68,11 +68,11 @@ def first_of(closings: Sequence[Closing]) -> tuple[int, Closing]:
     return len(alike), Closing((), [released for closing in alike for released in closing.released], False)
 
 
-def drop(decided: Decided, held: HeldEvent, now: float) -> None:
+def drop(decided: Decided, waiting: WaitingEvent, now: float) -> None:
     """Its window gives it up, since the queue is full."""
-    if held in decided.held:
-        decided.held.remove(held)  # it came with this batch, so the store need not have it
+    if waiting in decided.waiting:
+        decided.waiting.remove(waiting)  # it came with this batch, so the store need not have it
     else:
-        decided.released.append(held)
-    decided.overflow(held.event, now, held.claim, rejected=False)
-    decided.spend(held.claim, now)  # it would come again as the newest
+        decided.released.append(waiting)
+    decided.overflow(waiting.event, now, waiting.claim, rejected=False)
+    decided.spend(waiting.claim, now)  # it would come again as the newest

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from sagaz_lab.abc import (
     Acceptance,
     DeadLetter,
-    HeldEvent,
     KeptEvent,
     Member,
     Publication,
     Redriven,
     Refusal,
     Spent,
+    WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.errors import QueueFull
 from sagaz_lab.model.event import Event
@@ -88,11 +88,11 @@ class Behind:
 class Decided:
     """Of one trigger. `entries` say what became of the events, `starts` are the runs to be accepted.
 
-    `held` wait in a window, `released` do not any more, `with_run` of them because of the run in `starts`; `closings`
-    are windows that they have filled, and `superseded` has what they take the place of. `replaced` pairs runs of
-    `starts` with those whose place they take, by id. Listeners hear of `filtered` and `dropped`. `spent` are claims of
-    ids that nobody is to have; `redriven` are dead letters by the id of their event, one of those decided. Where
-    somebody is `answered`, `finals` has the outcomes to come of what is held. Deciding `events` of them took `took_s`.
+    `waiting` stand in a window, `released` do not any more, `with_run` of them because of the run in `starts`;
+    `closings` are windows that they have filled, and `superseded` has what they take the place of. `replaced` pairs
+    runs of `starts` with those whose place they take, by id. Listeners hear of `filtered` and `dropped`. `spent` are
+    claims of ids that nobody is to have; `redriven` are dead letters by the id of their event, one of those decided.
+    Where somebody is `answered`, `finals` has the outcomes to come of what waits. Deciding `events` took `took_s`.
     `of_runs` names, by id, the runs whose events have been through their window already. What is `behind` another event
     of the batch that has its claim is not decided yet; nor are the runs, each with its dead letter, which found one of
     the batch as their `rivals`. `origin` is the context in which its runs execute.
@@ -108,7 +108,6 @@ class Decided:
         "events",
         "filtered",
         "finals",
-        "held",
         "kept",
         "letters",
         "of_runs",
@@ -124,6 +123,7 @@ class Decided:
         "state",
         "superseded",
         "took_s",
+        "waiting",
         "with_run",
     )  # fmt: skip
 
@@ -139,11 +139,11 @@ class Decided:
         self.dropped: list[Event] = []
         self.filtered: list[tuple[Event, str]] = []
         self.kept: list[KeptEvent] = []
-        self.held: list[HeldEvent] = []
-        self.released: list[HeldEvent] = []
-        self.with_run: list[HeldEvent] = []
+        self.waiting: list[WaitingEvent] = []
+        self.released: list[WaitingEvent] = []
+        self.with_run: list[WaitingEvent] = []
         self.closings: list[Closing] = []
-        self.superseded: list[tuple[HeldEvent, Sequence[Released]]] = []
+        self.superseded: list[tuple[WaitingEvent, Sequence[Released]]] = []
         self.replaced: list[tuple[str, str]] = []
         self.reasons: dict[tuple[str, str], int] = {}
         self.took_s = 0.0
@@ -352,7 +352,7 @@ def taken_by(first: Refusal | str, *, by_key: bool) -> str:
                     f"if the letter is open, and lab.forget(trigger, {name}) frees it if not")  # fmt: skip
         if first.spent:
             return "it has come before, and a later event took its place"
-        return f"{TAKEN} by an event that is held" if by_key else f"{CAME} and is held"
+        return f"{TAKEN} by an event that waits" if by_key else f"{CAME} and waits"
     run = first.first_run if isinstance(first, Refusal) else first
     if isinstance(first, Refusal) and first.first_status is not None:
         run = f"{run} ({first.first_status})"
@@ -364,7 +364,7 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
     batch = Acceptance()
     dead: list[DeadLetter] = []
     kept: list[KeptEvent] = []
-    held: list[HeldEvent] = []
+    waiting: list[WaitingEvent] = []
     released: list[str] = []
     released_with: dict[str, str] = {}
     publications: list[Publication] = []
@@ -375,15 +375,15 @@ def acceptance(decisions: Sequence[Decided]) -> Acceptance:
         spent += decided.spent
         redriven += decided.redriven.values()
         kept += decided.kept
-        held += decided.held
-        released += [held.id for held in decided.released]
+        waiting += decided.waiting
+        released += [waiting.id for waiting in decided.released]
         if decided.starts:
-            released_with.update((held.id, decided.starts[0].run_id) for held in decided.with_run)
+            released_with.update((waiting.id, decided.starts[0].run_id) for waiting in decided.with_run)
         if decided.letters:
             letters = letters_only(decided.state, decided.letters)
             dead += letters.dead
             publications += letters.publications
-    batch.dead, batch.kept, batch.held = dead, kept, held
+    batch.dead, batch.kept, batch.waiting = dead, kept, waiting
     batch.released, batch.released_with, batch.publications = released, released_with, publications
     batch.spent, batch.redriven = spent, redriven
     return batch

@@ -7,7 +7,7 @@ from itertools import count, repeat
 from time import perf_counter
 from typing import Any
 
-from sagaz_lab.abc import HeldEvent, Member, Redriven, Refusal, Store
+from sagaz_lab.abc import Member, Redriven, Refusal, Store, WaitingEvent
 from sagaz_lab.errors import MissingKey
 from sagaz_lab.model.apart import UNCHANGING
 from sagaz_lab.model.awaiting import awaited, is_awaitable
@@ -18,7 +18,7 @@ from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.model.variables import in_own_context
 from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Decided
-from sagaz_lab.runtime.decisions.first_gates import hold, lead
+from sagaz_lab.runtime.decisions.first_gates import lead, wait
 from sagaz_lab.runtime.decisions.hints import tell_hidden, tell_slow
 from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, events_of, ready, same
 from sagaz_lab.runtime.decisions.returned import as_context
@@ -72,24 +72,24 @@ class Decider:
 
     @in_own_context
     async def decide_window(self, state: TriggerState, closing: Closing, now: float) -> Decided:
-        """Runs the method on what a window held: on all together, or on the last event. Its claims are its own."""
+        """Runs the method on the events of a window: on all together, or on the last event. Its claims are its own."""
         decided, unfit = Decided(state), Decided(state)
         compiled = state.compiled
-        fit: list[HeldEvent] = []
+        fit: list[WaitingEvent] = []
         subjects: list[Any] = []
-        for held in closing.events:
+        for waiting in closing.events:
             try:
-                subjects.append(compiled.subject_of_one(held.event))
-                fit.append(held)
+                subjects.append(compiled.subject_of_one(waiting.event))
+                fit.append(waiting)
             except BaseException as error:
-                unfit.dead(held.event, error, now, held.claim)
+                unfit.dead(waiting.event, error, now, waiting.claim)
         if fit:
-            last, members = fit[-1], [Member(held.event, held.claim, held.declared) for held in fit[:-1]]
+            last, members = fit[-1], [Member(waiting.event, waiting.claim, waiting.declared) for waiting in fit[:-1]]
             listed, keyed = last.event, None
             if closing.together:
-                listed = listed.with_payload([payload_as_sent(held.event) for held in fit])
+                listed = listed.with_payload([payload_as_sent(waiting.event) for waiting in fit])
                 if compiled.concurrency_key is not None or compiled.pace_key is not None:
-                    keyed = [compiled.subject_of_one(held.event) for held in fit]
+                    keyed = [compiled.subject_of_one(waiting.event) for waiting in fit]
             subject = subjects if closing.together else subjects[-1]
             events, sent = [reader_of(listed)], [last.event]
             prepared = Prepared(events, [subject], [last.claim], sent, [last.declared], keyed=keyed)
@@ -154,7 +154,7 @@ class Decider:
         if state.leading.active:
             prepared = lead(decided, prepared, taken, self.steady(), now, quiet=quiet)
         if state.compiled.policy is not None:
-            hold(decided, prepared, taken, part, self.steady(), now, self._run_ids)
+            wait(decided, prepared, taken, part, self.steady(), now, self._run_ids)
             return
         try:
             await self._judge(decided, prepared, taken, now)

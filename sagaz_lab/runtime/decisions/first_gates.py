@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sagaz_lab.abc import HeldEvent, Refusal
+from sagaz_lab.abc import Refusal, WaitingEvent
 from sagaz_lab.model.run import OutcomeKind
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.prepared import Prepared
@@ -36,7 +36,7 @@ def lead(
     return prepared.only(passed)
 
 
-def hold(
+def wait(
     decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], part: int, steady: float, now: float,
     ids: Iterator[str],
 ) -> None:  # fmt: skip
@@ -54,4 +54,4 @@ def hold(
             decided.bury(event, error, claim, taken, now)
             continue
         id = next(ids).replace("r-", "h-", 1)
-        decided.held.append(HeldEvent(id, state.name, key, part, event, claim, steady, declared))
+        decided.waiting.append(WaitingEvent(id, state.name, key, part, event, claim, steady, declared))

@@ -84,7 +84,7 @@ def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> lis
     if outcome.kind is OutcomeKind.STARTED:
         return [Verdict(gate, "pass", "") for gate in gates]
     stop = _stopping_gate(outcome, gates)
-    waits = outcome.kind is OutcomeKind.HELD
+    waits = outcome.kind is OutcomeKind.WAITING
     at = gates.index(stop) if stop in gates else len(gates)
     told = [Verdict(gate, "pass", "") for gate in gates[:at]]
     if waits and outcome.reason != IN_WINDOW:
@@ -99,7 +99,7 @@ def _stopping_gate(outcome: Outcome, gates: Sequence[str]) -> str:
     if outcome.reason in WINDOW_REASONS:
         window = [gate for gate in gates if gate in _WINDOWS]
         return window[0] if window else "singleton"
-    if outcome.kind is OutcomeKind.HELD:
+    if outcome.kind is OutcomeKind.WAITING:
         return "concurrency"
     if outcome.kind is OutcomeKind.DEAD:
         return _failed_gate(outcome.reason, gates)
@@ -144,7 +144,7 @@ def said_by(verdicts: Sequence[Verdict]) -> str:
 async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float) -> Preview:
     """Runs the trigger method on the event, and asks the gates around it."""
     decided = await decider.decide(state, [delivery], now, quiet=True)
-    if decided.held:
+    if decided.waiting:
         return _window_preview(state, decided, decider.steady())
     if not decided.starts:
         kind, reason, event_id, *_, at, facts = decided.entries[0]
@@ -155,17 +155,17 @@ async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now
 
 
 def _window_preview(state: TriggerState, decided: Decided, steady: float) -> Preview:
-    held = decided.held[0]
+    waiting = decided.waiting[0]
     assert state.windows is not None
-    waiting = state.windows.of(held.key)
-    closes_in_s = state.windows.policy.due_at([*waiting, held]) - steady
-    key = "" if held.key is None else f" for {held.key!r}"
-    detail = f"{len(waiting)} wait{key}, closes in {closes_in_s:.3g} s at the latest"
+    there = state.windows.of(waiting.key)
+    closes_in_s = state.windows.policy.due_at([*there, waiting]) - steady
+    key = "" if waiting.key is None else f" for {waiting.key!r}"
+    detail = f"{len(there)} wait{key}, closes in {closes_in_s:.3g} s at the latest"
     gates = gates_of(state.compiled)
     window = gates.index(METHOD) - 1
     verdicts = [Verdict(gate, "pass", "") for gate in gates[:window]] + [Verdict(gates[window], "wait", detail)]
     verdicts += [Verdict(gate, "not asked", "") for gate in gates[window + 1 :]]
-    return Preview(state.name, OutcomeKind.HELD, verdicts, None)
+    return Preview(state.name, OutcomeKind.WAITING, verdicts, None)
 
 
 def _start_preview(state: TriggerState, pending: PendingRun, moment: float) -> Preview:
@@ -188,7 +188,7 @@ def _start_preview(state: TriggerState, pending: PendingRun, moment: float) -> P
             verdicts.append(Verdict(gate, "pass", details.get(gate, "")))
     waiting = [Verdict(*said) for said in state.admission.verdicts(pending, moment)]
     if any(verdict.verdict != "pass" for verdict in waiting):
-        outcome = OutcomeKind.HELD
+        outcome = OutcomeKind.WAITING
         strategy = compiled.config.backpressure_strategy
         if state.admission.full() and strategy in ("drop_newest", "reject"):
             outcome = OutcomeKind.DEAD if strategy == "reject" else OutcomeKind.DROPPED

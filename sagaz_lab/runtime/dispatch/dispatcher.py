@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 
-from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, HeldEvent, Redriven, Refusal, Store
+from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, Redriven, Refusal, Store, WaitingEvent
 from sagaz_lab.errors import LabClosed, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -227,13 +227,13 @@ class Dispatcher:
         """One transaction for all. Each run that may start gets its slot; the others wait."""
         moment = self.clock.monotonic()
         for decided in decisions:
-            if decided.held:
+            if decided.waiting:
                 self.window_timers.take_in(decided, now)
             if decided.starts:
                 admit(decided, moment)
         batch = acceptance(decisions)
         if not (
-            batch.runs or batch.dead or batch.kept or batch.held or batch.released or batch.spent or batch.redriven
+            batch.runs or batch.dead or batch.kept or batch.waiting or batch.released or batch.spent or batch.redriven
         ):
             return {}
         self.finishing.asking += 1
@@ -242,7 +242,7 @@ class Dispatcher:
             return await self.store.accept(batch)
         except BaseException:
             for decided in decisions:
-                if decided.held or decided.superseded:
+                if decided.waiting or decided.superseded:
                     self.window_timers.take_back(decided)
                 for pending in decided.starts:
                     if pending.status is _RUNNING:
@@ -261,7 +261,7 @@ class Dispatcher:
             decided.not_dead(refused, now)
         self.tally.keep(decided.entries)
         letters = len(decided.letters)
-        if decided.held or decided.released or decided.superseded:
+        if decided.waiting or decided.released or decided.superseded:
             self.window_timers.taken_in(decided, refused, now)
             await self._keep_letters(decided, letters)
         launched = [it for it in decided.starts if it.status is _RUNNING and it.run_id not in refused]
@@ -274,7 +274,7 @@ class Dispatcher:
             if (refusal := refused.get(pending.run_id)) is not None:
                 await self._refused(decided, pending, refusal, now)
             elif waits:
-                await self.run_queue.hold(decided, pending, now)
+                await self.run_queue.put(decided, pending, now)
         for (kind, reason), times in decided.reasons.items():
             state.counters.deciding -= times
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
@@ -341,13 +341,13 @@ class Dispatcher:
         self.tally.keep(decided.entries[entries:])
         await self._keep_letters(decided, letters, () if refusal.error is None else decided.with_run)
 
-    async def _keep_letters(self, decided: Decided, known: int, leaving: Sequence[HeldEvent] = ()) -> None:
-        """Of events that the store could not keep, which is known only now; until now the leaving ones are held."""
+    async def _keep_letters(self, decided: Decided, known: int, leaving: Sequence[WaitingEvent] = ()) -> None:
+        """Of events that the store could not keep, which is known only now; until now the leaving ones wait."""
         if new := decided.letters[known:]:
             batch = letters_only(decided.state, new)
             mine = (decided.redriven.get(letter.event.id) for letter in new)
             batch.redriven = [redriven for redriven in mine if redriven is not None]
-            batch.released = [held.id for held in leaving]
+            batch.released = [waiting.id for waiting in leaving]
             await insist(self, partial(self.store.accept, batch), f"a dead letter of {decided.state.name}")
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:

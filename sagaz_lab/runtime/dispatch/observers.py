@@ -21,7 +21,7 @@ class Tee(Protocol):
         """The store has taken what these triggers have decided of the deliveries."""
 
     def applied(self, decided: Decided) -> None:
-        """A batch, or a window, is decided: what is not held now will not be decided again."""
+        """A batch, or a window, is decided: what does not wait now will not be decided again."""
 
     def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
         """The run has waited for its turn, and has started or never will."""

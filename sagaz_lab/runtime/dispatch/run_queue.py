@@ -24,7 +24,7 @@ from sagaz_lab.runtime.triggers.outcomes import entries_of, outcome
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 
-WAITS = "waits for its turn"
+WAITS = "for its turn"
 
 IN_MEMORY = 10_000
 """Runs of a trigger that wait with their event and context; further ones leave those to a durable store."""
@@ -37,7 +37,7 @@ FINE_S = 0.001
 
 
 class RunQueue:
-    """Holds what may not start yet, and starts it when it may."""
+    """Keeps what may not start yet, and starts it when it may."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -46,13 +46,13 @@ class RunQueue:
         self._timers: dict[str, float] = {}
         self._starts = 0
         self._served: dict[str, int] = {}
-        self._held: dict[str, PendingRun] = {}
+        self._waiting: dict[str, PendingRun] = {}
         # Runs whose place was taken while the store was about to take them in. Bounded, as some may be refused.
         self._unwanted: deque[str] = deque(maxlen=1000)
         self._retries: dict[str, tuple[PendingRun, asyncio.Task[Any]]] = {}
         self._leaving: dict[str, asyncio.Task[Any]] = {}
 
-    async def hold(self, decided: Decided, pending: PendingRun, now: float) -> None:
+    async def put(self, decided: Decided, pending: PendingRun, now: float) -> None:
         state = decided.state
         strategy = state.compiled.config.backpressure_strategy
         oldest = self._oldest(state) if strategy == "drop_oldest" and state.admission.full() else None
@@ -60,9 +60,9 @@ class RunQueue:
         self._queue(state, pending)
         if decided.answered or decided.released:
             decided.finals.append(self.final(pending))
-        entries = entries_of("held", WAITS, pending, now)
+        entries = entries_of("waiting", WAITS, pending, now)
         state.counters.deciding -= len(entries)
-        state.counters.held += len(entries)
+        state.counters.waiting += len(entries)
         decided.entries += entries
         self._dispatcher.tally.keep(entries)
         if pending.run_id in self._unwanted:
@@ -73,7 +73,7 @@ class RunQueue:
 
     def _queue(self, state: TriggerState, pending: PendingRun) -> None:
         state.admission.wait(pending)
-        self._held[pending.run_id] = pending
+        self._waiting[pending.run_id] = pending
         if self._store.durable and state.admission.waiting > IN_MEMORY:
             pending.leave_to_store()
 
@@ -93,20 +93,20 @@ class RunQueue:
             self._dispatcher.report("store", f"the event of run {pending.run_id} cannot be read: {describe(error)}")
 
     def final(self, pending: PendingRun) -> asyncio.Future[Outcome]:
-        """The outcome that a held event will have. To be asked for before it can have it."""
+        """The outcome that a waiting event will have. To be asked for before it can have it."""
         if pending.final is None:
             pending.final = asyncio.get_running_loop().create_future()
         return pending.final
 
     def _oldest(self, state: TriggerState) -> PendingRun | None:
         """The one of this trigger that has waited longest for its first start."""
-        return next((it for it in self._held.values() if it.trigger == state.name and it.queued), None)
+        return next((it for it in self._waiting.values() if it.trigger == state.name and it.queued), None)
 
     async def _turn_away(
         self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
         facts: Mapping[str, Any] | None = None, *, queued: bool = True, letters: Sequence[DeadLetter] = (),
     ) -> None:  # fmt: skip
-        """A held event starts nothing after all; `letters` are what it leaves."""
+        """A waiting event starts nothing after all; `letters` are what it leaves."""
         hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
         if queued:
             state.admission.remove(pending)
@@ -153,14 +153,14 @@ class RunQueue:
         self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
         facts: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """A held event has its outcome."""
+        """A waiting event has its outcome."""
         entries = entries_of(kind.value, reason, pending, now, facts)
-        state.counters.held -= len(entries)
+        state.counters.waiting -= len(entries)
         setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
         self._dispatcher.tally.keep(entries)
         if self._dispatcher.tee is not None:
             self._dispatcher.tee.left_queue(pending, entries)
-        self._held.pop(pending.run_id, None)
+        self._waiting.pop(pending.run_id, None)
         if pending.final is not None and not pending.final.done():
             pending.final.set_result(outcome(entries[-1]))
 
@@ -171,8 +171,8 @@ class RunQueue:
             live.cancel()
         elif run_id in self._retries:
             await self._cancel_retry(state, run_id, now)
-        elif (held := self._held.get(run_id)) is not None and held.queued:
-            await self._turn_away(state, held, OutcomeKind.FILTERED, SUPERSEDED, now, {"key": held.key})
+        elif (waiting := self._waiting.get(run_id)) is not None and waiting.queued:
+            await self._turn_away(state, waiting, OutcomeKind.FILTERED, SUPERSEDED, now, {"key": waiting.key})
         else:
             self._unwanted.append(run_id)
 
@@ -217,24 +217,24 @@ class RunQueue:
             self._finally(state, pending, OutcomeKind.STARTED, "", now)
 
     def close(self) -> None:
-        """What is held goes on with the next opening."""
-        for pending in list(self._held.values()):
+        """What waits goes on with the next opening."""
+        for pending in list(self._waiting.values()):
             self._put_off(self._dispatcher.states[pending.trigger or ""], pending, WAITS)
 
     def _put_off(self, state: TriggerState, pending: PendingRun, reason: str) -> None:
-        """A held event stays stored, and counts anew when it is taken up again; who waits for its outcome is told."""
-        entries = entries_of("held", reason, pending, self._clock.now())
+        """A waiting event stays stored, and counts anew when it is taken up again; whoever waits for it is answered."""
+        entries = entries_of("waiting", reason, pending, self._clock.now())
         state.counters.received -= len(entries)
-        state.counters.held -= len(entries)
-        self._held.pop(pending.run_id, None)
+        state.counters.waiting -= len(entries)
+        self._waiting.pop(pending.run_id, None)
         if pending.final is not None and not pending.final.done():
             pending.final.set_result(outcome(entries[-1]))
 
-    def hold_again(self, state: TriggerState, pending: PendingRun) -> None:
-        """An event that was held before, here or in another process, waits for its turn."""
+    def put_again(self, state: TriggerState, pending: PendingRun) -> None:
+        """An event that waited before, here or in another process, waits for its turn."""
         self._queue(state, pending)
         state.counters.received += pending.size
-        state.counters.held += pending.size
+        state.counters.waiting += pending.size
         self.release(state)
 
     def release(self, state: TriggerState) -> None:
@@ -335,13 +335,13 @@ class RunQueue:
         """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""
         await self._dispatcher.wait_for_code(pending.run_id, pending.saga, 0)
         state.admission.leave(pending)
-        self._put_off(state, pending, f"waits for the code of saga {pending.saga!r}")
+        self._put_off(state, pending, f"for the code of saga {pending.saga!r}")
         self.release(state)
 
     async def _still_wanted(
         self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float
     ) -> bool:
-        """Whether a held event still starts its run: by the current revision, and by the cooldown of its key."""
+        """Whether a waiting event still starts its run: by the current revision, and by the cooldown of its key."""
         if definition.revision != pending.revision and not await self._decide_again(state, pending, definition, now):
             return False
         if (cooldown_s := state.compiled.cooldown_s) is not None:
@@ -357,7 +357,7 @@ class RunQueue:
     async def _decide_again(
         self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float
     ) -> bool:
-        """True if the new revision still starts a run from the held event."""
+        """True if the new revision still starts a run from the waiting event."""
         if state.removed:
             return True
         with inside(self._dispatcher.tasks, f"the decision of an event of {state.name}"):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import HeldEvent, Refusal
+from sagaz_lab.abc import Refusal, WaitingEvent
 from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, Unreadable, describe
 from sagaz_lab.model.inside import inside, place_in
 from sagaz_lab.model.run import Outcome, OutcomeKind
@@ -52,7 +52,7 @@ class WindowTimers:
         self._gone: dict[str, None] = {}
         # What stands in a window although the store does not have it yet, and who waits for that.
         self._coming: set[str] = set()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
         self.without_code = WithoutCode(dispatcher)
 
     def closing(self, trigger: str) -> bool:
@@ -72,25 +72,25 @@ class WindowTimers:
         state = decided.state
         assert state.windows is not None
         strategy = state.compiled.config.backpressure_strategy
-        waiting, decided.held = decided.held, []
-        for held in waiting:
+        coming, decided.waiting = decided.waiting, []
+        for waiting in coming:
             full = state.admission.full()
             if full and strategy in ("drop_newest", "reject"):
-                decided.overflow(held.event, now, held.claim, rejected=strategy == "reject")
+                decided.overflow(waiting.event, now, waiting.claim, rejected=strategy == "reject")
                 continue
             if full and strategy == "drop_oldest" and (oldest := state.windows.drop_oldest(self._coming)):
                 drop(decided, oldest, now)
-            step = state.windows.add(held)
-            if step.waits:
-                decided.held.append(held)
+            added = state.windows.add(waiting)
+            if added.waits:
+                decided.waiting.append(waiting)
             else:
-                decided.add(OutcomeKind.FILTERED, step.reason, held.event, now)
-                decided.spend(held.claim, now)
-            if step.released:
-                decided.superseded.append((held, step.released))
-            if state.windows.full(held.key):
-                decided.closings.append(state.windows.close(held.key))
-        ids = [held.id for held in decided.held]
+                decided.add(OutcomeKind.FILTERED, added.reason, waiting.event, now)
+                decided.spend(waiting.claim, now)
+            if added.released:
+                decided.superseded.append((waiting, added.released))
+            if state.windows.full(waiting.key):
+                decided.closings.append(state.windows.close(waiting.key))
+        ids = [waiting.id for waiting in decided.waiting]
         self._coming.update(ids)
         self._mine.update(ids)
 
@@ -99,14 +99,14 @@ class WindowTimers:
         windows = decided.state.windows
         if windows is None:
             return
-        mine = {held.id for held in decided.held}
+        mine = {waiting.id for waiting in decided.waiting}
         self._went(mine)
         self._answered(decided)
-        for held in decided.held:
-            windows.remove(held)
-        back = [held for _, superseded in decided.superseded for held, _ in superseded]
-        back += [held for closing in decided.closings for held in closing.events]
-        windows.put_back([held for held in (*back, *decided.released) if held.id not in mine])
+        for waiting in decided.waiting:
+            windows.remove(waiting)
+        back = [waiting for _, superseded in decided.superseded for waiting, _ in superseded]
+        back += [waiting for closing in decided.closings for waiting in closing.events]
+        windows.put_back([waiting for waiting in (*back, *decided.released) if waiting.id not in mine])
         self.time(decided.state)
 
     def taken_in(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
@@ -115,18 +115,18 @@ class WindowTimers:
         assert state.windows is not None
         entries: list[Entry] = []
         gone = self._gone
-        for held in decided.held:
-            if refused and (refusal := refused.get(held.id)) is not None:
-                self._went([held.id])
-                state.windows.remove(held)
+        for waiting in decided.waiting:
+            if refused and (refusal := refused.get(waiting.id)) is not None:
+                self._went([waiting.id])
+                state.windows.remove(waiting)
                 known = len(decided.entries)
-                decided.refused(refusal, held.event, held.key, now, held.claim)
+                decided.refused(refusal, waiting.event, waiting.key, now, waiting.claim)
                 self._dispatcher.tally.keep(decided.entries[known:])
                 continue
-            entries.append(_entry(state, held))
+            entries.append(_entry(state, waiting))
             if decided.answered:
-                self._finals[held.id] = asyncio.get_running_loop().create_future()
-                decided.finals.append(self._finals[held.id])
+                self._finals[waiting.id] = asyncio.get_running_loop().create_future()
+                decided.finals.append(self._finals[waiting.id])
         decided.entries += entries
         self._dispatcher.tally.keep(entries)
         _moved(state, len(entries) - len(decided.released))
@@ -144,36 +144,36 @@ class WindowTimers:
 
     def _answered(self, decided: Decided) -> None:
         """It is known which of these the store has."""
-        self._coming.difference_update(held.id for held in decided.held)
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
+        self._coming.difference_update(waiting.id for waiting in decided.waiting)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def _all_answered(self, closing: Closing) -> None:
         """Returns when it is known of each event of the closing whether the store has it."""
-        while any(held.id in self._coming for held in events_of(closing)):
+        while any(waiting.id in self._coming for waiting in events_of(closing)):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
+            self._waiters.append(waiter)
             await waiter
 
     def settle(self, decided: Decided) -> None:
         """These have left the store. Who waits for the outcome of one has it, or waits on for that of its run."""
-        left = [held.id for held in decided.released]
+        left = [waiting.id for waiting in decided.released]
         self._mine.difference_update(left)
         for read in self._reads:
             read.update(left)
         if not self._finals:
             return
-        for held in decided.released:
-            if (future := self._finals.pop(held.id, None)) is None or future.done():
+        for waiting in decided.released:
+            if (future := self._finals.pop(waiting.id, None)) is None or future.done():
                 continue
-            told = next(entry for entry in reversed(decided.entries) if held.event.id in ids_of(entry))
+            told = next(entry for entry in reversed(decided.entries) if waiting.event.id in ids_of(entry))
             pending = next((pending for pending in decided.starts if pending.run_id == told[4]), None)
-            if pending is not None and told[0] == "held":
+            if pending is not None and told[0] == "waiting":
                 self._dispatcher.run_queue.final(pending).add_done_callback(partial(_pass_on, future))
             else:
-                future.set_result(outcome_about(told, held.event.id))
+                future.set_result(outcome_about(told, waiting.event.id))
 
     # --- out ---
 
@@ -208,24 +208,24 @@ class WindowTimers:
     def changed(self, state: TriggerState) -> None:
         """Another revision decides: what is not being decided waits in windows as this one has them."""
         if state.windows is not None:
-            state.windows.put_back([state.compiled.in_window(held) for held in self._reopened(state)])
+            state.windows.put_back([state.compiled.in_window(waiting) for waiting in self._reopened(state)])
             self.time(state)
 
-    def _reopened(self, state: TriggerState) -> list[HeldEvent]:
+    def _reopened(self, state: TriggerState) -> list[WaitingEvent]:
         return reopened(self._closings[state.name], self._under_way.get(state.name, 0), self._gone)
 
     def _wait_for_code(self, state: TriggerState) -> None:
-        """What is not being decided goes back into its window; who waits for an outcome is told that it is held."""
+        """What is not being decided goes back into its window; whoever asked for an outcome gets `waiting`."""
         assert state.windows is not None
         state.windows.put_back(self._reopened(state))
-        for held in state.windows.events() if self._finals else ():
-            self._tell_held(state, held, f"waits for the code of trigger {state.name}")
+        for waiting in state.windows.events() if self._finals else ():
+            self._tell_waiting(state, waiting, f"for the code of trigger {state.name}")
         self.without_code.tell(state.name, state.windows.size)
 
-    def _tell_held(self, state: TriggerState, held: HeldEvent, reason: str = IN_WINDOW) -> None:
-        future = self._finals.pop(held.id, None)
+    def _tell_waiting(self, state: TriggerState, waiting: WaitingEvent, reason: str = IN_WINDOW) -> None:
+        future = self._finals.pop(waiting.id, None)
         if future is not None and not future.done():
-            future.set_result(outcome_about(_entry(state, held, reason), held.event.id))
+            future.set_result(outcome_about(_entry(state, waiting, reason), waiting.event.id))
 
     async def _decide_all(self, state: TriggerState) -> None:
         """One window after the other, so that those of one key keep their order."""
@@ -239,7 +239,7 @@ class WindowTimers:
                     self._under_way.pop(state.name)
                     self.time(state)
                     continue
-                if any(held.id in self._gone for held in events_of(closing)):
+                if any(waiting.id in self._gone for waiting in events_of(closing)):
                     for _ in range(count):
                         closings.popleft()
                     self._under_way.pop(state.name)
@@ -270,10 +270,10 @@ class WindowTimers:
         now = dispatcher.clock.now()
         with inside(dispatcher.tasks, f"the decision of a window of {state.name}", state.name):
             decided = await dispatcher.decider.decide_window(state, closing, now)
-        decided.released = [*closing.events, *(held for held, _ in closing.released)]
-        for held, reason in closing.released:
-            decided.add(OutcomeKind.FILTERED, reason, held.event, now)
-            decided.spend(held.claim, now)
+        decided.released = [*closing.events, *(waiting for waiting, _ in closing.released)]
+        for waiting, reason in closing.released:
+            decided.add(OutcomeKind.FILTERED, reason, waiting.event, now)
+            decided.spend(waiting.claim, now)
         await dispatcher.finishing.to_the_end([state], self._leave(decided, now))
         dispatcher.report_dead(decided.letters)
 
@@ -286,28 +286,29 @@ class WindowTimers:
         """Take up what waits in the store and is in nobody's hands; returns how many events."""
         total = 0
         by_name = {state.name: state for state in states}
-        found: defaultdict[str, list[HeldEvent]] = defaultdict(list)
+        found: defaultdict[str, list[WaitingEvent]] = defaultdict(list)
         left: set[str] = set()
         self._reads.append(left)
         try:
-            for held in await self._dispatcher.store.held(list(by_name)):
-                found[held.trigger].append(held)
+            for waiting in await self._dispatcher.store.waiting(list(by_name)):
+                found[waiting.trigger].append(waiting)
             for name, events in found.items():
-                new = [held for held in events if held.id not in self._mine and held.id not in left]
+                new = [waiting for waiting in events if waiting.id not in self._mine and waiting.id not in left]
                 total += await self._take_up(by_name[name], new)
         finally:
             self._reads = [read for read in self._reads if read is not left]
         return total
 
-    async def _take_up(self, state: TriggerState, events: Sequence[HeldEvent]) -> int:
+    async def _take_up(self, state: TriggerState, events: Sequence[WaitingEvent]) -> int:
         if state.windows is None:
             state.windows = state.admission.windows = Windows(Leaving())
-        self._mine.update(held.id for held in events)
-        damaged = {held.id: error for held in events if (error := unreadable(held.event)) is not None}
-        new = state.windows.restore([state.compiled.in_window(held) for held in events if held.id not in damaged])
+        self._mine.update(waiting.id for waiting in events)
+        damaged = {waiting.id: error for waiting in events if (error := unreadable(waiting.event)) is not None}
+        sound = [state.compiled.in_window(waiting) for waiting in events if waiting.id not in damaged]
+        new = state.windows.restore(sound)
         _came(state, new)
         if damaged:
-            await self._bury(state, [held for held in events if held.id in damaged], damaged)
+            await self._bury(state, [waiting for waiting in events if waiting.id in damaged], damaged)
         self.time(state)
         return new
 
@@ -330,66 +331,67 @@ class WindowTimers:
             nonlocal count
             try:
                 await self._all_answered(Closing(left, (), False))
-                there = [Released(held, FORGOTTEN) for held in left if held.id not in self._gone]
+                there = [Released(waiting, FORGOTTEN) for waiting in left if waiting.id not in self._gone]
                 if there:
                     await self._decide(state, Closing((), there, False))
                 count = len(there)
             except BaseException:
                 assert state.windows is not None
-                state.windows.put_back([held for held in left if held.id not in self._gone])
+                state.windows.put_back([waiting for waiting in left if waiting.id not in self._gone])
                 self.time(state)
                 raise
 
         await self._dispatcher.finishing.to_the_end([state], release())
         return count
 
-    async def _bury(self, state: TriggerState, events: Sequence[HeldEvent], errors: Mapping[str, Unreadable]) -> None:
+    async def _bury(self, state: TriggerState, lost: Sequence[WaitingEvent], errors: Mapping[str, Unreadable]) -> None:
         """What cannot be read leaves its window as a dead letter; the others of the window are decided without it."""
         dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
         decided = Decided(state)
-        decided.released = list(events)
-        for held in events:
-            decided.dead(held.event, errors[held.id], now, held.claim)
-        _came(state, len(events))
+        decided.released = list(lost)
+        for waiting in lost:
+            decided.dead(waiting.event, errors[waiting.id], now, waiting.claim)
+        _came(state, len(lost))
         try:
             refused = await dispatcher.accept([decided], now)
         except BaseException:
-            _came(state, -len(events))
-            self._mine.difference_update(held.id for held in events)  # the next start tries again
+            _came(state, -len(lost))
+            self._mine.difference_update(waiting.id for waiting in lost)  # the next start tries again
             raise
         await dispatcher.apply(decided, refused, now)
         dispatcher.report_dead(decided.letters)
 
     def close(self) -> None:
-        """What is held goes on with the next opening; who waits for its outcome is told that it is held."""
+        """Waiting events go on with the next opening; whoever asked for an outcome gets `waiting`."""
         for state in self._dispatcher.states.values():
             if state.windows is None:
                 continue
             left = [*state.windows.empty()]
             for closing in self._closings.pop(state.name, ()):
                 left += events_of(closing)
-            # What has left the store, or what it has refused or not answered yet, does not count as held.
-            left = [held for held in left if held.id in self._mine and held.id not in self._coming]
+            # What has left the store, or what it has refused or not answered yet, does not count as waiting.
+            left = [waiting for waiting in left if waiting.id in self._mine and waiting.id not in self._coming]
             _came(state, -len(left))
-            for held in left:
-                self._tell_held(state, held)
+            for waiting in left:
+                self._tell_waiting(state, waiting)
 
 
 def _moved(state: TriggerState, events: int) -> None:
-    """From being decided to being held; a negative number goes the other way."""
+    """From being decided to waiting; a negative number goes the other way."""
     state.counters.deciding -= events
-    state.counters.held += events
+    state.counters.waiting += events
 
 
 def _came(state: TriggerState, events: int) -> None:
-    """Held in the store before they were counted here; a negative number takes that back."""
+    """They waited in the store before they were counted here; a negative number takes that back."""
     state.counters.received += events
-    state.counters.held += events
+    state.counters.waiting += events
 
 
-def _entry(state: TriggerState, held: HeldEvent, reason: str = IN_WINDOW) -> Entry:
-    facts = None if held.key is None else {"key": held.key}
-    return ("held", reason, held.event.id, state.name, None, state.compiled.definition.revision, held.at, facts)
+def _entry(state: TriggerState, waiting: WaitingEvent, reason: str = IN_WINDOW) -> Entry:
+    facts = None if waiting.key is None else {"key": waiting.key}
+    revision = state.compiled.definition.revision
+    return ("waiting", reason, waiting.event.id, state.name, None, revision, waiting.at, facts)
 
 
 def _pass_on(future: asyncio.Future[Outcome], final: asyncio.Future[Outcome]) -> None:

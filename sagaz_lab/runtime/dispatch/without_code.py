@@ -25,7 +25,7 @@ class WithoutCode:
         found = {name: n for name, n in waiting.items() if name not in states or states[name].removed}
         self._names = set(found)
         for name, n in found.items():
-            self.tell(name, n, ", or repair its name in the table held_events if that is damaged")
+            self.tell(name, n, ", or repair its name in the table waiting_events if that is damaged")
         return found
 
     def tell(self, name: str, events: int, more: str = "") -> None:

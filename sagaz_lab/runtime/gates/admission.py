@@ -93,7 +93,7 @@ class Admission:
 
     # --- room ---
 
-    def held(self) -> int:
+    def all_waiting(self) -> int:
         """What waits: in the queue, and in the windows before the trigger method."""
         return self.waiting + (self.windows.size if self.windows is not None else 0)
 
@@ -102,14 +102,14 @@ class Admission:
         slots = self.limit - self.in_flight
         if slots > 0:
             slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
-        if slots <= 0 or self.held():
-            return self.size - self.held()
+        if slots <= 0 or self.all_waiting():
+            return self.size - self.all_waiting()
         # What does not find a slot waits, be it all: runs of one key start one at a time, and a pace spaces them.
         sure = slots if self.pace is None and not self._keyed else min(slots, self.size)
         return max(sure, min(self.batch_size.events_for(slots), self.size))
 
     def full(self) -> bool:
-        return self.held() >= self.size
+        return self.all_waiting() >= self.size
 
     # --- in ---
 
@@ -322,8 +322,8 @@ class Admission:
             of = "" if pending.pace_key is None else f" for {pending.pace_key!r}"
             numbers = f"{pace.limit:g} per {pace.per_s:g} s{of}, {opens}"
             found.append((pace.gate, "wait" if wait_s > 0 else "pass", numbers))
-        if self.held():
-            found.append(("queue", "wait" if self.waiting else "pass", f"{self.held()} of {self.size} places taken"))
+        if places := self.all_waiting():
+            found.append(("queue", "wait" if self.waiting else "pass", f"{places} of {self.size} places taken"))
         return found
 
 

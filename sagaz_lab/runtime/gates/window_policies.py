@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from sagaz_lab.abc import HeldEvent
+from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.model.policy import Debounce, seconds
 from sagaz_lab.model.trigger import Trigger
 
@@ -15,21 +15,21 @@ EXPIRED = "the other parts did not come in time"
 OUT_OF_TURN = "it came out of turn"
 CAME = "the expected event came"
 EXPECTED = "it was expected"
-IN_WINDOW = "waits in its window"
+IN_WINDOW = "in its window"
 WINDOW_REASONS = (SUPERSEDED, EXPIRED, OUT_OF_TURN, CAME, EXPECTED, IN_WINDOW)
 
 
 class Released(NamedTuple):
-    """A held event that need not wait any more, and why it starts nothing."""
+    """A waiting event that need not wait any more, and why it starts nothing."""
 
-    held: HeldEvent
+    waiting: WaitingEvent
     reason: str
 
 
 class Closing(NamedTuple):
     """Events that are to be decided now, in order; `together`: as one list, else the last one alone."""
 
-    events: Sequence[HeldEvent]
+    events: Sequence[WaitingEvent]
     released: Sequence[Released]
     together: bool
 
@@ -49,15 +49,15 @@ class Policy(Protocol):
     together: bool
     """As `takes_list` says of the trigger."""
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added: ...
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added: ...
 
-    def full(self, events: Sequence[HeldEvent]) -> bool:
+    def full(self, events: Sequence[WaitingEvent]) -> bool:
         """Whether the window closes although its time has not come."""
 
-    def due_at(self, events: Sequence[HeldEvent]) -> float:
+    def due_at(self, events: Sequence[WaitingEvent]) -> float:
         """When the window closes by itself."""
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing: ...
+    def close(self, events: Sequence[WaitingEvent]) -> Closing: ...
 
 
 class Trailing:
@@ -70,17 +70,17 @@ class Trailing:
         self._period_s = seconds(policy.period, "period")
         self._max_wait_s = seconds(policy.max_wait, "max_wait")
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
         # The first one stays, since the longest wait counts from it; of the others only the last is of use.
         return Added(True, [Released(event, SUPERSEDED) for event in events[1:]])
 
-    def full(self, events: Sequence[HeldEvent]) -> bool:
+    def full(self, events: Sequence[WaitingEvent]) -> bool:
         return False
 
-    def due_at(self, events: Sequence[HeldEvent]) -> float:
+    def due_at(self, events: Sequence[WaitingEvent]) -> float:
         return min(events[-1].at + self._period_s, events[0].at + self._max_wait_s)
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing:
+    def close(self, events: Sequence[WaitingEvent]) -> Closing:
         return Closing(events[-1:], [Released(event, SUPERSEDED) for event in events[:-1]], False)
 
 
@@ -89,10 +89,10 @@ class All(Trailing):
 
     together = True
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
         return Added(True)
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing:
+    def close(self, events: Sequence[WaitingEvent]) -> Closing:
         return Closing(events, (), True)
 
 
@@ -106,16 +106,16 @@ class Batches:
         self._max_size = max_size
         self._timeout_s = timeout_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
         return Added(True)
 
-    def full(self, events: Sequence[HeldEvent]) -> bool:
+    def full(self, events: Sequence[WaitingEvent]) -> bool:
         return len(events) >= self._max_size
 
-    def due_at(self, events: Sequence[HeldEvent]) -> float:
+    def due_at(self, events: Sequence[WaitingEvent]) -> float:
         return events[0].at + self._timeout_s
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing:
+    def close(self, events: Sequence[WaitingEvent]) -> Closing:
         return Closing(events[: self._max_size], (), True)
 
 
@@ -129,16 +129,16 @@ class AllOf:
         self._parts = parts
         self._within_s = within_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
         return Added(True, [Released(event, SUPERSEDED) for event in events if event.part == new.part])
 
-    def full(self, events: Sequence[HeldEvent]) -> bool:
+    def full(self, events: Sequence[WaitingEvent]) -> bool:
         return len(events) == self._parts
 
-    def due_at(self, events: Sequence[HeldEvent]) -> float:
+    def due_at(self, events: Sequence[WaitingEvent]) -> float:
         return min(event.at for event in events) + self._within_s
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing:
+    def close(self, events: Sequence[WaitingEvent]) -> Closing:
         if len(events) == self._parts:
             return Closing(sorted(events, key=lambda event: event.part), (), True)
         # Only the oldest is too old; the others may still be met by what comes.
@@ -156,20 +156,20 @@ class InTurn:
         self._parts = parts
         self._within_s = within_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
         if new.part == len(events):
             return Added(True)
         if events and new.part == len(events) - 1:
             return Added(True, [Released(events[-1], SUPERSEDED)])
         return Added(False, reason=OUT_OF_TURN)
 
-    def full(self, events: Sequence[HeldEvent]) -> bool:
+    def full(self, events: Sequence[WaitingEvent]) -> bool:
         return len(events) == self._parts
 
-    def due_at(self, events: Sequence[HeldEvent]) -> float:
+    def due_at(self, events: Sequence[WaitingEvent]) -> float:
         return events[0].at + self._within_s
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing:
+    def close(self, events: Sequence[WaitingEvent]) -> Closing:
         if len(events) == self._parts:
             return Closing(events, (), True)
         return Closing((), [Released(event, EXPIRED) for event in events], True)
@@ -184,18 +184,18 @@ class Absent:
     def __init__(self, within_s: float) -> None:
         self._within_s = within_s
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
         if new.part == 0:
             return Added(False, [Released(event, CAME) for event in events], reason=EXPECTED)
         return Added(True, [Released(event, SUPERSEDED) for event in events])
 
-    def full(self, events: Sequence[HeldEvent]) -> bool:
+    def full(self, events: Sequence[WaitingEvent]) -> bool:
         return False
 
-    def due_at(self, events: Sequence[HeldEvent]) -> float:
+    def due_at(self, events: Sequence[WaitingEvent]) -> float:
         return events[0].at + self._within_s
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing:
+    def close(self, events: Sequence[WaitingEvent]) -> Closing:
         return Closing(events[-1:], (), False)
 
 
@@ -205,16 +205,16 @@ class Leaving:
     gate = "window"
     together = False
 
-    def add(self, events: list[HeldEvent], new: HeldEvent) -> Added:
+    def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
         return Added(True)
 
-    def full(self, events: Sequence[HeldEvent]) -> bool:
+    def full(self, events: Sequence[WaitingEvent]) -> bool:
         return False
 
-    def due_at(self, events: Sequence[HeldEvent]) -> float:
+    def due_at(self, events: Sequence[WaitingEvent]) -> float:
         return 0.0
 
-    def close(self, events: Sequence[HeldEvent]) -> Closing:
+    def close(self, events: Sequence[WaitingEvent]) -> Closing:
         return Closing(events[:1], (), False)
 
 

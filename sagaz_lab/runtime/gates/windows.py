@@ -1,7 +1,7 @@
 """Windows: events that wait to be decided together, or to be superseded by a later one.
 
 What a window is told is only what came and what time it is, so that it is the same in real and in virtual time. What
-it gives are closings: events of one key, to be decided now. Bounds: the held events of a trigger are at most its
+it gives are closings: events of one key, to be decided now. Bounds: the waiting events of a trigger are at most its
 `queue_size`; a window without events is not kept.
 """
 
@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import chain
 from math import inf
 
-from sagaz_lab.abc import HeldEvent
+from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.runtime.gates.window_policies import Added, Closing, Policy
 
 
@@ -22,25 +22,25 @@ class Windows:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.size = 0
-        self._open: dict[str | None, list[HeldEvent]] = {}
+        self._open: dict[str | None, list[WaitingEvent]] = {}
         # One entry for each key at the most, never later than its window's due time.
         self._due: list[tuple[float, int, str | None]] = []
         self._timed: set[str | None] = set()
         self._number = 0
 
-    def add(self, new: HeldEvent) -> Added:
+    def add(self, new: WaitingEvent) -> Added:
         """Take it in, if it waits. What is released has left its window."""
         events = self._open.get(new.key)
         if events is None:
             events = self._open[new.key] = []
-        step = self.policy.add(events, new)
-        for released in step.released:
-            events.remove(released.held)
-        if step.waits:
+        added = self.policy.add(events, new)
+        for released in added.released:
+            events.remove(released.waiting)
+        if added.waits:
             events.append(new)
-        self.size += step.waits - len(step.released)
+        self.size += added.waits - len(added.released)
         self._settle(new.key, events)
-        return step
+        return added
 
     def change(self, policy: Policy) -> None:
         """Go on with another policy; what waits goes on waiting, and may be due at once."""
@@ -53,7 +53,7 @@ class Windows:
         for key, events in self._open.items():
             self._settle(key, events)
 
-    def restore(self, events: Iterable[HeldEvent]) -> int:
+    def restore(self, events: Iterable[WaitingEvent]) -> int:
         """Take in what waited before, in its old order, and is not here; nothing is released or closed by that."""
         known = {event.id for window in self._open.values() for event in window}
         new = [event for event in events if event.id not in known]
@@ -65,7 +65,7 @@ class Windows:
         self._time_all()
         return len(new)
 
-    def regroup(self, keyed: Callable[[HeldEvent], HeldEvent]) -> None:
+    def regroup(self, keyed: Callable[[WaitingEvent], WaitingEvent]) -> None:
         """Each event goes to the window of the key that it has now."""
         events = sorted(chain.from_iterable(self._open.values()), key=_place)
         self._open.clear()
@@ -73,14 +73,14 @@ class Windows:
             self._open.setdefault(event.key, []).append(event)
         self._time_all()
 
-    def _settle(self, key: str | None, events: list[HeldEvent]) -> None:
+    def _settle(self, key: str | None, events: list[WaitingEvent]) -> None:
         if not events:
             del self._open[key]
         elif key not in self._timed:
             self._timed.add(key)
             self._time(key, self._due_at(events))
 
-    def _due_at(self, events: Sequence[HeldEvent]) -> float:
+    def _due_at(self, events: Sequence[WaitingEvent]) -> float:
         """One that is full is due: another policy may have found it so, or what was put back has filled it."""
         return -inf if self.policy.full(events) else self.policy.due_at(events)
 
@@ -108,7 +108,7 @@ class Windows:
         events = self._open.get(key)
         return events is not None and self.policy.full(events)
 
-    def put_back(self, events: Sequence[HeldEvent]) -> None:
+    def put_back(self, events: Sequence[WaitingEvent]) -> None:
         """These go on waiting, in their old place."""
         for event in events:
             self._open.setdefault(event.key, []).append(event)
@@ -122,7 +122,7 @@ class Windows:
         """Close this key's window."""
         events = self._open.pop(key)
         closing = self.policy.close(events)
-        gone = {id(released.held) for released in closing.released} | {id(event) for event in closing.events}
+        gone = {id(released.waiting) for released in closing.released} | {id(event) for event in closing.events}
         left = [event for event in events if id(event) not in gone]
         self.size += len(left) - len(events)
         if left:
@@ -137,7 +137,7 @@ class Windows:
             self._timed.discard(key)
             yield self.close(key)
 
-    def drop_oldest(self, but: Collection[str] = ()) -> HeldEvent | None:
+    def drop_oldest(self, but: Collection[str] = ()) -> WaitingEvent | None:
         """Take out the event that has waited longest, but for those of these ids."""
         firsts = (next((event for event in events if event.id not in but), None) for events in self._open.values())
         oldest = min((event for event in firsts if event is not None), key=lambda event: event.at, default=None)
@@ -145,7 +145,7 @@ class Windows:
             self.remove(oldest)
         return oldest
 
-    def remove(self, event: HeldEvent) -> None:
+    def remove(self, event: WaitingEvent) -> None:
         """Take it out, if it is still there."""
         for key in (event.key, *self._open):  # another revision may have given it another key
             events = self._open.get(key, [])
@@ -155,7 +155,7 @@ class Windows:
                 self._settle(key, events)
                 return
 
-    def empty(self) -> list[HeldEvent]:
+    def empty(self) -> list[WaitingEvent]:
         """Take everything out, in its order."""
         events = self.events()
         self._open.clear()
@@ -164,15 +164,15 @@ class Windows:
         self.size = 0
         return events
 
-    def events(self) -> list[HeldEvent]:
+    def events(self) -> list[WaitingEvent]:
         """All that wait, in the order in which they came."""
         return sorted((event for window in self._open.values() for event in window), key=lambda event: event.at)
 
-    def of(self, key: str | None) -> Sequence[HeldEvent]:
+    def of(self, key: str | None) -> Sequence[WaitingEvent]:
         return self._open.get(key, ())
 
 
-def _place(event: HeldEvent) -> tuple[float, int]:
+def _place(event: WaitingEvent) -> tuple[float, int]:
     """In which order they came: of one process their ids count up."""
     number = str(event.id).rpartition("-")[2]
     return event.at, int(number) if number.isdecimal() else 0

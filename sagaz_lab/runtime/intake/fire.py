@@ -26,7 +26,7 @@ from sagaz_lab.runtime.triggers.dead_letters import is_letter_id, redriven_event
 from sagaz_lab.runtime.triggers.outcomes import ids_of, outcome_about
 from sagaz_lab.texts import masked
 
-IN_OUTBOX = "it waits in the outbox"
+IN_OUTBOX = "in the outbox"
 """The outcome's reason of a dead publication that is put back."""
 
 PAGE = 1000
@@ -65,9 +65,9 @@ class Firing:
         """What became of the event, with `wait` in the end."""
         entry = next(entry for entry in reversed(decided.entries) if event_id in ids_of(entry))
         outcome = outcome_about(entry, event_id)
-        if not wait or outcome.kind is not OutcomeKind.HELD:
+        if not wait or outcome.kind is not OutcomeKind.WAITING:
             return outcome
-        with self._told_if_long(state, f"which is held ({outcome.reason})"):
+        with self._told_if_long(state, f"which waits ({outcome.reason})"):
             return await asyncio.shield(decided.finals[0])
 
     def _refuse_own_window(self, readers: Sequence[Reader]) -> None:
@@ -132,7 +132,7 @@ class Firing:
         self._dispatcher.runner.published()
         now = self._dispatcher.clock.now()
         return [
-            Outcome(OutcomeKind.HELD, IN_OUTBOX, it.event.id, it.trigger, it.run_id or None, it.revision, now)
+            Outcome(OutcomeKind.WAITING, IN_OUTBOX, it.event.id, it.trigger, it.run_id or None, it.revision, now)
             for it in letters
             if it.id in found
         ]

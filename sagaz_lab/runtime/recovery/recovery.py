@@ -124,7 +124,7 @@ class Recovery:
             self._count(stored)
             found.resumed[stored.run_id] = stored.saga
         else:
-            dispatcher.run_queue.hold_again(state, pending)
+            dispatcher.run_queue.put_again(state, pending)
             found.waited += 1
         return None
 

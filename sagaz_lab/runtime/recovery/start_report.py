@@ -38,7 +38,7 @@ class StartReport:
 
     `away_s` is how long nobody had run these triggers, to a few seconds; 0 where nobody ever had. `missed` has the
     ticks by trigger. `resumed` goes on, `needs_code` once its saga is defined, `left` only when it is asked for.
-    `events_waited` counts the events that were held, in a window or for their turn, and go on waiting.
+    `events_waited` counts the events that waited, in a window or for their turn, and go on waiting.
     `events_need_code` counts, by trigger, those in windows of triggers that are not registered.
     """
 

@@ -27,7 +27,7 @@ EARLY, EARLY_S = 10_000, 10.0
 Side = Literal["current", "shadow"]
 Facts = Mapping[str, Any] | None
 
-_HELD, _STARTED = OutcomeKind.HELD.value, OutcomeKind.STARTED.value
+_WAITING, _STARTED = OutcomeKind.WAITING.value, OutcomeKind.STARTED.value
 _OURS = {COOLING, IN_PERIOD, LIVE_ALREADY}
 _PASSING = {"run", "opens_in_s", "closes_in_s"}
 """Facts of our own reasons that are never the same: which run, and how long from now."""
@@ -69,7 +69,7 @@ class Difference:
 
 
 def finals_of(decided: Decided) -> Iterator[tuple[str, Final]]:
-    """The final decisions of a batch, by event id. What is held has none yet."""
+    """The final decisions of a batch, by event id. What waits has none yet."""
     contexts: dict[str | None, Facts] = {pending.run_id: pending.context for pending in decided.starts}
     for entry in decided.entries:
         yield from _finals(entry, contexts)
@@ -83,7 +83,7 @@ def finals_of_pending(pending: PendingRun, entries: Sequence[Entry]) -> Iterator
 
 def _finals(entry: Entry, contexts: Mapping[str | None, Facts]) -> Iterator[tuple[str, Final]]:
     kind, reason, *_, facts = entry
-    if kind != _HELD:
+    if kind != _WAITING:
         for found in outcomes_of(entry):
             yield found.event_id, Final(kind, reason, facts, contexts.get(found.run_id) if kind == _STARTED else None)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, cast
 
-from sagaz_lab.abc import Acceptance, Delivery, HeldEvent, Store
+from sagaz_lab.abc import Acceptance, Delivery, Store, WaitingEvent
 from sagaz_lab.errors import DefinitionError, describe
 from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.policy import TriggerConfig
@@ -139,9 +139,9 @@ class Shadow:
     async def _seed(self, feed: _Feed) -> None:
         """What waited in windows when the shadow began waits in its windows too, and what ran runs there as well: as
         it would be if the revision had been made current."""
-        held, feed.held = feed.held, ()
-        if held:
-            await self._own.store.accept(Acceptance(held=list(held)))
+        waiting, feed.waiting = feed.waiting, ()
+        if waiting:
+            await self._own.store.accept(Acceptance(waiting=list(waiting)))
             await self._own.window_timers.restore([feed.state])
         runs, feed.runs = feed.runs, {}
         state, definition = feed.state, feed.state.compiled.definition
@@ -191,7 +191,7 @@ class _Feed:
 
     def __init__(self, state: TriggerState, live: Dispatcher) -> None:
         self.state = state
-        self.held: Sequence[HeldEvent] = ()
+        self.waiting: Sequence[WaitingEvent] = ()
         self.runs: Mapping[str, str | None] = {}
         self.parts = len(specs_of(state.compiled.trigger))
         self.queue: deque[tuple[int, list[Delivery], tuple[str, str] | None]] = deque()
@@ -209,7 +209,7 @@ class _Feed:
         state.leading = deepcopy(live.leading)
         state.leading.configure(state.compiled.trigger.gates.debounce)
         state.admission.pace = deepcopy(live.admission.pace)
-        self.held = () if live.windows is None else live.windows.events()
+        self.waiting = () if live.windows is None else live.windows.events()
         turns = live.admission.turns()
         self.runs = {run.run_id: turns.get(run.run_id) for run in runs if run.trigger == live.name}
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sagaz_lab.abc import KEY_MARK, Clock, HeldEvent
+from sagaz_lab.abc import KEY_MARK, Clock, WaitingEvent
 from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.event import Event, payload_as_sent, reader_of
 from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
@@ -148,13 +148,13 @@ class CompiledTrigger:
         event = reader_of(event)
         return event if self.validate is None else self.validate(event.payload)
 
-    def in_window(self, held: HeldEvent) -> HeldEvent:
+    def in_window(self, waiting: WaitingEvent) -> WaitingEvent:
         """With the key by which this revision groups it; where that cannot be read, with the one that it had."""
         try:
-            key = None if self.window_key is None else self.window_key(self.subject_of_one(held.event))
+            key = None if self.window_key is None else self.window_key(self.subject_of_one(waiting.event))
         except Exception:  # noqa: BLE001  whatever is wrong with the event is found when it is decided
-            return held
-        return held if key == held.key else held._replace(key=key)
+            return waiting
+        return waiting if key == waiting.key else waiting._replace(key=key)
 
     def _refuse_small_queue(self) -> None:
         batch, size = self.trigger.gates.batch, self.config.queue_size
@@ -244,7 +244,7 @@ class TriggerState:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
             waits = self.compiled.policy is not None
-            free = self.admission.size - self.admission.held() if waits else self.admission.free()
+            free = self.admission.size - self.admission.all_waiting() if waits else self.admission.free()
             return max(0, free - self.counters.deciding)
         return max(1, self.admission.size)
 

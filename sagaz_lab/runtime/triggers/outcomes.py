@@ -25,7 +25,7 @@ _NO_COUNTS = ("reasons", "stored", "ends", "resumed")
 
 
 class Counters:
-    """Of one trigger. received = started + filtered + duplicate + dropped + dead + held + deciding, at any moment."""
+    """Of one trigger. At any moment received = started + filtered + duplicate + dropped + dead + waiting + deciding."""
 
     __slots__ = (
         "dead",
@@ -34,18 +34,18 @@ class Counters:
         "duplicate",
         "ends",
         "filtered",
-        "held",
         "lost",
         "reasons",
         "received",
         "resumed",
         "started",
         "stored",
+        "waiting",
     )
 
     def __init__(self) -> None:
         self.received = self.started = self.filtered = self.duplicate = 0
-        self.dropped = self.dead = self.held = self.deciding = 0
+        self.dropped = self.dead = self.waiting = self.deciding = 0
         self.lost = 0
         """Events that its source could not deliver, since the broker had them no more; none of them was received."""
         self.reasons: Counter[tuple[str, str]] = Counter()

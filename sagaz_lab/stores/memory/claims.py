@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from sagaz_lab.abc import KEY_MARK, HeldEvent, Redriven, Refusal
+from sagaz_lab.abc import KEY_MARK, Redriven, Refusal, WaitingEvent
 from sagaz_lab.model.run import RESTARTABLE, RunStatus
 from sagaz_lab.stores.memory.runs import MemoryRun
 from sagaz_lab.stores.sql.claims import CLAIM_ENDED
@@ -63,7 +63,7 @@ class OfDeadLetter(NamedTuple):
 
 
 Holder = Taken | str | OfDeadLetter | float
-"""Who has a claim: a run, (its id) an event that is held, a dead letter, or until this time nobody any more."""
+"""Who has a claim: a run, (its id) an event that waits, a dead letter, or until this time nobody any more."""
 
 
 def drop(claims: dict[str, Holder], claim: str) -> None:
@@ -131,20 +131,20 @@ class Claims:
         drop(self._by_trigger[trigger], claim)  # so that it counts as the youngest
         self.take(trigger, until, {claim: run_id})
 
-    def hold(self, trigger: str, claims: Sequence[str], held_id: str, at: float) -> Refusal | None:
-        """Take these for an event that is held."""
+    def wait(self, trigger: str, claims: Sequence[str], event_id: str, at: float) -> Refusal | None:
+        """Take these for an event that waits."""
         for claim in claims:
             if (refusal := self.refusal(trigger, claim, at)) is not None:
                 return refusal
         for claim in claims:
-            self._put(trigger, claim, held_id)
+            self._put(trigger, claim, event_id)
         return None
 
-    def release(self, trigger: str, claims: Sequence[str], held_id: str) -> None:
-        """The event is not held any more."""
+    def release(self, trigger: str, claims: Sequence[str], event_id: str) -> None:
+        """The event does not wait any more."""
         known = self._by_trigger[trigger]
         for claim in claims:
-            if known.get(claim) == held_id:
+            if known.get(claim) == event_id:
                 del known[claim]
 
     def fill(self, trigger: str, claim: str, holder: OfDeadLetter | float) -> None:
@@ -213,17 +213,17 @@ class Claims:
         return isinstance(holder, Taken) and holder.run_of(claim) == run.run_id
 
     def forget(self, trigger: str, key: str | None) -> int:
-        """Free the id and the declared key of this text, or all, but for those of held events. How many there were."""
+        """Free the id and the declared key of this text, or all, but none of a waiting event. How many there were."""
         claims = self._by_trigger.get(trigger, {})
         if key is not None:
             mine = [it for it in (key, KEY_MARK + key) if it in claims and not isinstance(claims[it], str)]
             for claim in mine:
                 drop(claims, claim)
             return len(mine)
-        still_held: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
-        self._by_trigger[trigger] = still_held
-        return len(claims) - len(still_held)
+        waiting: dict[str, Holder] = {claim: holder for claim, holder in claims.items() if isinstance(holder, str)}
+        self._by_trigger[trigger] = waiting
+        return len(claims) - len(waiting)
 
 
-def claims_of(held: HeldEvent) -> list[str]:
-    return [claim for claim in (held.claim, held.declared) if claim is not None]
+def claims_of(waiting: WaitingEvent) -> list[str]:
+    return [claim for claim in (waiting.claim, waiting.declared) if claim is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sagaz_lab.abc import HeldEvent
+from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.stores.memory.claims import Claims
 from sagaz_lab.stores.memory.cooldowns import Cooldowns
 from sagaz_lab.stores.memory.runs import MemoryRun
@@ -15,16 +15,16 @@ def put_clock_right(
     runs: Mapping[str, MemoryRun],
     claims: Claims,
     cooldowns: Cooldowns,
-    held: dict[str, HeldEvent],
+    waiting: dict[str, WaitingEvent],
     now: float,
 ) -> tuple[float, Mapping[str, int]]:
     """As in the other stores: see `Store.put_clock_right`."""
     ahead = {run.run_id: run.at for run in runs.values() if run.at > now + SLACK_S}
     cooling = cooldowns.cut(ahead, now)
     cut = claims.cut({run_id: at - now for run_id, at in ahead.items()}, now)
-    late = [id for id, event in held.items() if event.at > now + SLACK_S]
+    late = [id for id, event in waiting.items() if event.at > now + SLACK_S]
     for id in late:
-        held[id] = held[id]._replace(at=now)
+        waiting[id] = waiting[id]._replace(at=now)
     for run_id, at in ahead.items():
         run = runs[run_id]
         shift_s = (at if run.ended_at is None else run.ended_at) - now

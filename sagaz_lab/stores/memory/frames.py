@@ -141,7 +141,7 @@ class Frames:
 
 def _started(run: MemoryRun) -> tuple[Any, ...]:
     """The outcome of an event that has this run, but for the event's id."""
-    kind = "held" if run.attempt == 0 else "started"
+    kind = "waiting" if run.attempt == 0 else "started"
     return (run.trigger or None, kind, "", run.run_id, run.revision, run.at)
 
 

@@ -18,7 +18,6 @@ from sagaz_lab.abc import (
     Choose,
     DeadLetter,
     EndingRow,
-    HeldEvent,
     KeptEvent,
     NewRun,
     Owner,
@@ -27,6 +26,7 @@ from sagaz_lab.abc import (
     Refusal,
     RevisionRow,
     StoredRun,
+    WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
 from sagaz_lab.model.run import BARE, LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
@@ -56,7 +56,7 @@ _UNSETTLED = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSAT
 class MemoryStore:
     """Keeps all in this process, within the bounds above. Reopened, it still has what it had.
 
-    What somebody is still to see to has no bound: runs that have not ended or wait for a person, and held events.
+    What somebody is still to see to has no bound: runs that have not ended or wait for a person, and waiting events.
     """
 
     url = "memory"
@@ -67,7 +67,7 @@ class MemoryStore:
         self._ended: deque[MemoryRun] = deque()
         self._claims = Claims(self._runs)
         self._cooldowns = Cooldowns(self._runs)
-        self._held: dict[str, HeldEvent] = {}
+        self._waiting: dict[str, WaitingEvent] = {}
         self._letters = DeadLetters()
         self._kept: deque[tuple[float, KeptEvent]] = deque(maxlen=KEPT_EVENTS)
         self._counts: Counter[tuple[str, str, str]] = Counter()
@@ -90,7 +90,7 @@ class MemoryStore:
         self._left_behind = [run for run in self._runs.values() if run.ended_at is None]
 
     async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
-        return put_clock_right(self._runs, self._claims, self._cooldowns, self._held, now)
+        return put_clock_right(self._runs, self._claims, self._cooldowns, self._waiting, now)
 
     async def heartbeat(self) -> bool:
         return False
@@ -110,12 +110,12 @@ class MemoryStore:
         found = ((key, self._cooldowns.refusal(trigger, key, at)) for key in keys)
         return {key: taken for key, taken in found if taken is not None}
 
-    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
+    async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
         wanted = set(triggers)
-        return [held for held in self._held.values() if held.trigger in wanted]
+        return [waiting for waiting in self._waiting.values() if waiting.trigger in wanted]
 
     async def left_waiting(self) -> Mapping[str, int]:
-        return Counter(held.trigger for held in self._held.values())
+        return Counter(waiting.trigger for waiting in self._waiting.values())
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         refused: dict[str, Refusal] = {}
@@ -127,9 +127,9 @@ class MemoryStore:
             for new in self._accept_together([*of_trigger]):
                 if (refusal := self._accept_alone(new)) is not None:
                     refused[new.run_id] = refusal
-        for held in batch.held:
-            if (refusal := self._hold(held)) is not None:
-                refused[held.id] = refusal
+        for waiting in batch.waiting:
+            if (refusal := self._wait(waiting)) is not None:
+                refused[waiting.id] = refusal
         if batch.dead or batch.filtered or batch.kept or batch.publications:
             self._note(batch, refused)
         for spent in batch.spent:
@@ -196,19 +196,19 @@ class MemoryStore:
         self._runs[run.run_id] = run
         return None
 
-    def _hold(self, held: HeldEvent) -> Refusal | None:
-        if held.id in self._held:
+    def _wait(self, waiting: WaitingEvent) -> Refusal | None:
+        if waiting.id in self._waiting:
             return Refusal()
-        refusal = self._claims.hold(held.trigger, claims_of(held), held.id, held.at)
+        refusal = self._claims.wait(waiting.trigger, claims_of(waiting), waiting.id, waiting.at)
         if refusal is None:
-            self._held[held.id] = held
+            self._waiting[waiting.id] = waiting
         return refusal
 
     def _release(self, ids: Iterable[str]) -> None:
         for id in ids:
-            held = self._held.pop(id, None)
-            if held is not None:
-                self._claims.release(held.trigger, claims_of(held), id)
+            waiting = self._waiting.pop(id, None)
+            if waiting is not None:
+                self._claims.release(waiting.trigger, claims_of(waiting), id)
 
     def _note(self, batch: Acceptance, refused: dict[str, Refusal]) -> None:
         for letter in batch.dead:

@@ -45,11 +45,11 @@ def _about(
     id = text(event_id)
     triggers = [name for (name,) in select("claim_triggers")]
     holders = select("claimants", as_json(triggers), as_json(map(text, claims)))
-    held = [holder for holder, kind in holders if kind == "held"]
+    waiting = [holder for holder, kind in holders if kind == "waiting"]
     runs = [holder for holder, kind in holders if kind == "id"]
     rows = [
         *select("outcomes_of_runs", as_json(runs)),
-        *select("outcomes_of_held", as_json(held)),
+        *select("outcomes_of_waiting", as_json(waiting)),
         *select("outcomes_of_newest", ALL if everywhere else NEWEST, id),
         *select("outcomes_of_dead", id),
         *select("outcomes_of_kept", id),

@@ -24,7 +24,7 @@ def holding(holder: tuple[Any, ...], at: float) -> Refusal | None:
     How a run ended that is no longer kept is not known, but that it stands if its declared key is still claimed.
     """
     run_id, status, until, kind = holder
-    if kind == "held":
+    if kind == "waiting":
         return Refusal()
     if until is not None and until <= at:
         return None

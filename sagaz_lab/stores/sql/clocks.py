@@ -12,9 +12,9 @@ SLACK_S = 1.0
 PAGE = 1000
 
 
-def counted(cooldowns: int, claims: int, held: int) -> Mapping[str, int]:
+def counted(cooldowns: int, claims: int, waiting: int) -> Mapping[str, int]:
     """What was cut, by its word."""
-    counts = {"cooldown(s)": cooldowns, "claim(s)": claims, "held event(s)": held}
+    counts = {"cooldown(s)": cooldowns, "claim(s)": claims, "waiting event(s)": waiting}
     return {what: count for what, count in counts.items() if count}
 
 
@@ -22,7 +22,7 @@ def put_clock_right(it: Transactions, now: float) -> tuple[float, Mapping[str, i
     """See `Store.put_clock_right`."""
     connection, sql = it.connection, it.sql
     cooldowns = connection.execute(sql["cut_cooldowns"], (now, now + SLACK_S)).rowcount
-    held = connection.execute(sql["cut_held"], (now, now + SLACK_S)).rowcount
+    waiting = connection.execute(sql["cut_waiting"], (now, now + SLACK_S)).rowcount
     before, latest, claims = 1 << 62, now, 0
     while True:
         # Those that were started after now are among the newest.
@@ -37,5 +37,5 @@ def put_clock_right(it: Transactions, now: float) -> tuple[float, Mapping[str, i
             first = seq * RECORDS_PER_RUN
             connection.execute(sql["shift_records"], (shift_s, first, first + RECORDS_PER_RUN))
         if not ahead:
-            return latest - now, counted(cooldowns, claims, held)
+            return latest - now, counted(cooldowns, claims, waiting)
         before = rows[-1][0]

@@ -16,7 +16,7 @@ from sagaz_lab.stores.sql.claims import id_claim
 from sagaz_lab.stores.sql.statements import schema
 from sagaz_lab.stores.values.signing import make_private
 
-VERSION = 4
+VERSION = 5
 """Of the tables; kept as `PRAGMA user_version`."""
 
 APPLICATION = 0x5361676C

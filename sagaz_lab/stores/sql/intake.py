@@ -1,4 +1,4 @@
-"""What is taken in with runs, or without any: held events, letters, kept events, counts and publications."""
+"""What is taken in with runs, or without any: waiting events, letters, kept events, counts and publications."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from uuid import uuid4
 from sagaz_lab.abc import Acceptance, DeadLetter, Redriven, Refusal
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.stores.sql.handing_over import DeadLetterRow, bury, end_cooldowns, give_back, redrive, spend, withdraw
-from sagaz_lab.stores.sql.held import HeldRow, hold, release
 from sagaz_lab.stores.sql.transactions import Transactions, Write
-from sagaz_lab.stores.sql.translation import held_row, kept_row, letter_row, publication_rows, text
+from sagaz_lab.stores.sql.translation import kept_row, letter_row, publication_rows, text, waiting_row
+from sagaz_lab.stores.sql.waiting import WaitingRow, release, wait
 from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import NeedsFiles
 
 
 def has_rest(batch: Acceptance) -> bool:
     """Whether there is more to take in than runs."""
-    return bool(batch.held or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications
+    return bool(batch.waiting or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications
                 or batch.withdrawn or batch.redriven or batch.spent)  # fmt: skip
 
 
@@ -37,21 +37,21 @@ class Rest:
         self._refused = refused
         self._artifacts = artifacts
         self._in_thread = in_thread
-        self._held: list[HeldRow] = []
+        self._waiting: list[WaitingRow] = []
         self._redriven: Sequence[Redriven] = ()
 
     async def join(self, write: Write) -> Mapping[str, Refusal]:
-        """Add it to the write of the runs. Returns the held events whose values cannot be stored."""
+        """Add it to the write of the runs. Returns the waiting events whose values cannot be stored."""
         batch = self._batch
         refused: dict[str, Refusal] = {}
-        if batch.held:
-            self._held = await self._held_rows(refused)
+        if batch.waiting:
+            self._waiting = await self._waiting_rows(refused)
         notes = await self._notes() if batch.dead or batch.filtered or batch.kept else None
         write.publications = publication_rows(batch.publications)
         self._redriven = self._still_redriven(refused)
         if batch.released or batch.withdrawn or self._redriven:
             write.first = self._begin
-        if self._held or notes or batch.spent or self._redriven:
+        if self._waiting or notes or batch.spent or self._redriven:
             write.call = lambda it: self._finish(it, notes)
         return refused
 
@@ -59,26 +59,26 @@ class Rest:
         """Without those whose event cannot be stored: their letters stay open until there are others."""
         batch, unstored = self._batch, {**self._refused, **refused}
         claims = {run.claim for run in batch.runs if run.run_id in unstored}
-        claims |= {held.claim for held in batch.held if held.id in unstored}
+        claims |= {waiting.claim for waiting in batch.waiting if waiting.id in unstored}
         return [each for each in batch.redriven if each.claim not in claims]
 
     async def clean_up(self, refused: Mapping[str, Refusal]) -> None:
-        """Remove the files of held events that were refused."""
-        for row in self._held:
+        """Remove the files of waiting events that were refused."""
+        for row in self._waiting:
             if row.folder is not None and row.id in refused:
                 await asyncio.to_thread(self._artifacts.remove, row.folder)
 
-    async def _held_rows(self, refused: dict[str, Refusal]) -> list[HeldRow]:
+    async def _waiting_rows(self, refused: dict[str, Refusal]) -> list[WaitingRow]:
         rows = []
-        for held in self._batch.held:
+        for waiting in self._batch.waiting:
             try:
                 try:
-                    rows.append(held_row(held, None, ""))
+                    rows.append(waiting_row(waiting, None, ""))
                 except NeedsFiles:
-                    folder = f"held-{uuid4().hex}"
-                    rows.append(await self._in_thread(held_row, held, self._artifacts, folder))
+                    folder = f"waiting-{uuid4().hex}"
+                    rows.append(await self._in_thread(waiting_row, waiting, self._artifacts, folder))
             except UnstorableValue as error:
-                refused[held.id] = Refusal(error=error)
+                refused[waiting.id] = Refusal(error=error)
         return rows
 
     async def _notes(self) -> Callable[[Transactions], Mapping[str, Refusal]]:
@@ -112,7 +112,7 @@ class Rest:
     def _finish(
         self, it: Transactions, notes: Callable[[Transactions], Mapping[str, Refusal]] | None
     ) -> Mapping[str, Refusal]:
-        refused = hold(it, self._held)
+        refused = wait(it, self._waiting)
         if notes is not None:
             refused = {**refused, **notes(it)}
         spend(it, self._batch.spent)

@@ -153,7 +153,7 @@ def left_waiting(transactions: Transactions) -> dict[str, int]:
     others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
     return {
         name if isinstance(name, str) else repr(name): events
-        for name, events in connection.execute(sql["held_of_triggers"]).fetchall()
+        for name, events in connection.execute(sql["waiting_of_triggers"]).fetchall()
         if name not in others or _living(transactions, others[name]) is None
     }
 

@@ -21,7 +21,7 @@ _MEMBERS_AT_ONCE = 10_000
 def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> bool:
     """Drop ended runs with all that is theirs and settled letters older than this, and kept events past their time.
 
-    Runs that wait for a person (held, partially committed, failed compensations) stay, as do held events. Returns
+    Runs that wait for a person (held, partially committed, failed compensations) stay, as do waiting events. Returns
     whether there may be more to drop.
 
     Files go first: what a crash leaves is then found again by the rows that name it.

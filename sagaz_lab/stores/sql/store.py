@@ -16,13 +16,13 @@ from sagaz_lab.abc import (
     Choose,
     DeadLetter,
     EndingRow,
-    HeldEvent,
     Owner,
     Positions,
     Publication,
     Refusal,
     RevisionRow,
     StoredRun,
+    WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
 from sagaz_lab.model.run import RUN_ID, RecordRow
@@ -40,7 +40,6 @@ from sagaz_lab.stores.sql.session import Session
 from sagaz_lab.stores.sql.statements import statements
 from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooled
 from sagaz_lab.stores.sql.translation import (
-    held_from,
     letter_from,
     letter_row,
     publication_from,
@@ -49,6 +48,7 @@ from sagaz_lab.stores.sql.translation import (
     started_rows,
     stored_run,
     text,
+    waiting_from,
     with_records,
 )  # fmt: skip
 from sagaz_lab.stores.sql.write_order import WriteOrder
@@ -140,10 +140,10 @@ class SqliteStore:
 
         return await self._read(look)
 
-    async def held(self, triggers: Sequence[str]) -> Sequence[HeldEvent]:
-        def look(connection: Connection) -> list[HeldEvent]:
-            rows = connection.execute(self._sql["held_events"], (json.dumps(list(triggers)),)).fetchall()
-            return [held_from(row, self._artifacts) for row in rows]
+    async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
+        def look(connection: Connection) -> list[WaitingEvent]:
+            rows = connection.execute(self._sql["waiting_events"], (json.dumps(list(triggers)),)).fetchall()
+            return [waiting_from(row, self._artifacts) for row in rows]
 
         return await self._read(look)
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
+from sagaz_lab.abc import DeadLetter, KeptEvent, NewRun, Publication, StoredRun, WaitingEvent
 from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow
 from sagaz_lab.stores.sql.damage import Parts, as_status, shown
-from sagaz_lab.stores.sql.held import HeldRow
 from sagaz_lab.stores.sql.rows import marks, row
 from sagaz_lab.stores.sql.transactions import RecordRows, RunRow, Write
+from sagaz_lab.stores.sql.waiting import WaitingRow
 from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import (
     Damaged,
@@ -144,18 +144,18 @@ def kept_row(kept: KeptEvent, artifacts: Artifacts | None, folder: str) -> tuple
             folder if artifacts else None)  # fmt: skip
 
 
-def held_row(held: HeldEvent, artifacts: Artifacts | None, folder: str) -> HeldRow:
+def waiting_row(waiting: WaitingEvent, artifacts: Artifacts | None, folder: str) -> WaitingRow:
     """Raises `NeedsFiles`, `UnstorableValue`."""
-    id, trigger, key, part, event, claim, at, declared = held
+    id, trigger, key, part, event, claim, at, declared = waiting
     encoded = encode_event(event, f"event {event.id}", artifacts, folder)
-    return HeldRow(id, trigger, text(key), part, text(claim), encoded, at, folder if artifacts else None,
+    return WaitingRow(id, trigger, text(key), part, text(claim), encoded, at, folder if artifacts else None,
                    text(declared))  # fmt: skip
 
 
-def held_from(found: Sequence[Any], artifacts: Artifacts) -> HeldEvent:
+def waiting_from(found: Sequence[Any], artifacts: Artifacts) -> WaitingEvent:
     id, trigger, key, part, claim, encoded, at, declared = found
     event = decode_event(encoded, artifacts) or Event()
-    return HeldEvent(id, trigger, shown(key), part, event, shown(claim), at, shown(declared))
+    return WaitingEvent(id, trigger, shown(key), part, event, shown(claim), at, shown(declared))
 
 
 def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...]]:

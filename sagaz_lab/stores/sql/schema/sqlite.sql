@@ -1,4 +1,4 @@
--- The tables of a store, version 4 (PRAGMA user_version). Times are seconds since the epoch.
+-- The tables of a store, version 5 (PRAGMA user_version). Times are seconds since the epoch.
 
 -- A process that has opened the store. Its epoch is its number; `fenced` says that another has taken over its runs.
 CREATE TABLE owners (
@@ -57,7 +57,7 @@ CREATE TABLE records (
 
 -- What is claimed: ids of events as they are, and declared keys behind the mark char(31). An `orphan` has no run, or has
 -- outlived it. `kind` says whose it is: 'id' the run's of an event with this id; 'key' the run's of this declared key, and
--- 'live' the same until it has ended; 'held' an event's that is held, whose id is in `run_id`; 'letter' a dead letter's,
+-- 'live' the same until it has ended; 'waiting' an event's that waits, whose id is in `run_id`; 'letter' a dead letter's,
 -- whose id is in `run_id`; 'spent' nobody's: a later event took the place of this one.
 CREATE TABLE claims (
     trigger TEXT NOT NULL,
@@ -88,7 +88,7 @@ CREATE TABLE cooldowns (
 CREATE INDEX cooldowns_until ON cooldowns (until);
 
 -- Events that wait to be decided. `folder` is where a payload too large for the row is.
-CREATE TABLE held_events (
+CREATE TABLE waiting_events (
     seq     INTEGER PRIMARY KEY,
     id      TEXT NOT NULL UNIQUE,
     trigger TEXT NOT NULL,
@@ -100,7 +100,7 @@ CREATE TABLE held_events (
     folder  TEXT,
     declared TEXT
 );
-CREATE INDEX held_events_trigger ON held_events (trigger);
+CREATE INDEX waiting_events_trigger ON waiting_events (trigger);
 
 -- Folders of artifacts that no row names any more; their files are still to be removed.
 CREATE TABLE loose_folders (

@@ -68,23 +68,23 @@ DELETE FROM cooldowns WHERE trigger = ? AND key = ? AND run_id = ?
 -- name: begin_cooldown
 REPLACE INTO cooldowns (trigger, key, run_id, until) SELECT coalesce(trigger, ''), ?, run_id, ? FROM runs WHERE run_id = ?
 
--- name: hold_event
-INSERT INTO held_events (id, trigger, key, part, claim, event, at, folder, declared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+-- name: insert_waiting
+INSERT INTO waiting_events (id, trigger, key, part, claim, event, at, folder, declared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 
 -- name: release_event
-DELETE FROM held_events WHERE id = ? RETURNING trigger, claim, declared, folder
+DELETE FROM waiting_events WHERE id = ? RETURNING trigger, claim, declared, folder
 
--- name: free_held_claim
+-- name: free_waiting_claim
 -- Either mark will do: one of them may be damaged, and nobody else can have the claim.
-DELETE FROM claims WHERE trigger = ? AND claim = ? AND (run_id = ? OR kind = 'held')
+DELETE FROM claims WHERE trigger = ? AND claim = ? AND (run_id = ? OR kind = 'waiting')
 
--- name: held_events
-SELECT id, trigger, key, part, claim, event, at, declared FROM held_events
+-- name: waiting_events
+SELECT id, trigger, key, part, claim, event, at, declared FROM waiting_events
 WHERE trigger IN (SELECT value FROM json_each(?)) ORDER BY seq
 
--- name: held_of_triggers
-SELECT trigger, count(*) FROM held_events GROUP BY trigger
+-- name: waiting_of_triggers
+SELECT trigger, count(*) FROM waiting_events GROUP BY trigger
 
 -- name: loosen_folder
 INSERT INTO loose_folders (name) VALUES (?) ON CONFLICT DO NOTHING
@@ -160,13 +160,13 @@ WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run
 DELETE FROM members WHERE run = ?
 
 -- name: forget_claim
-DELETE FROM claims WHERE trigger = ?1 AND claim IN (?2, char(31) || ?2) AND kind <> 'held'
+DELETE FROM claims WHERE trigger = ?1 AND claim IN (?2, char(31) || ?2) AND kind <> 'waiting'
 
 -- name: forget_cooldown
 DELETE FROM cooldowns WHERE trigger = ? AND key = ?
 
 -- name: forget_claims
-DELETE FROM claims WHERE trigger = ? AND kind <> 'held'
+DELETE FROM claims WHERE trigger = ? AND kind <> 'waiting'
 
 -- name: forget_cooldowns
 DELETE FROM cooldowns WHERE trigger = ?
@@ -196,8 +196,8 @@ UPDATE cooldowns SET until = ?1 + until - started_at FROM runs
 WHERE runs.run_id = cooldowns.run_id AND cooldowns.until > ?1
 AND runs.started_at > ?2 AND runs.started_at < 253402300800
 
--- name: cut_held
-UPDATE held_events SET at = ?1 WHERE at > ?2
+-- name: cut_waiting
+UPDATE waiting_events SET at = ?1 WHERE at > ?2
 
 -- name: shift_run
 -- So that it has ended, or been started, now.
@@ -365,7 +365,7 @@ FROM runs LEFT JOIN records ON records.seq >= runs.seq << 20 AND records.seq < (
 ORDER BY runs.seq DESC, records.seq
 
 -- name: started_outcomes
-SELECT event_id, trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs
+SELECT event_id, trigger, iif(attempt = 0, 'waiting', 'started'), '', run_id, revision, started_at FROM runs
 WHERE event IS NOT NULL ORDER BY seq DESC LIMIT ?
 
 -- name: dead_outcomes
@@ -406,7 +406,7 @@ SELECT at, event FROM kept_events ORDER BY seq DESC
 SELECT trigger, outcome, reason, count FROM counts ORDER BY count DESC LIMIT ?
 
 -- name: claims_frame
-SELECT trigger, count(*) AS count FROM claims WHERE kind <> 'held' GROUP BY trigger ORDER BY count DESC LIMIT ?
+SELECT trigger, count(*) AS count FROM claims WHERE kind <> 'waiting' GROUP BY trigger ORDER BY count DESC LIMIT ?
 
 -- name: claim_triggers
 -- Found by leaping over the claims of each.
@@ -420,16 +420,16 @@ SELECT run_id, kind FROM claims
 WHERE trigger IN (SELECT value FROM json_each(?)) AND claim IN (SELECT value FROM json_each(?))
 
 -- name: outcomes_of_runs
-SELECT trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs
+SELECT trigger, iif(attempt = 0, 'waiting', 'started'), '', run_id, revision, started_at FROM runs
 WHERE event IS NOT NULL AND run_id IN (SELECT value FROM json_each(?))
 
 -- name: outcomes_of_newest
 -- Among so many of the newest runs.
-SELECT trigger, iif(attempt = 0, 'held', 'started'), '', run_id, revision, started_at FROM runs
+SELECT trigger, iif(attempt = 0, 'waiting', 'started'), '', run_id, revision, started_at FROM runs
 WHERE seq > (SELECT max(seq) FROM runs) - ? AND event_id = ? AND event IS NOT NULL
 
--- name: outcomes_of_held
-SELECT trigger, 'held', '', NULL, NULL, at FROM held_events WHERE id IN (SELECT value FROM json_each(?))
+-- name: outcomes_of_waiting
+SELECT trigger, 'waiting', '', NULL, NULL, at FROM waiting_events WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: outcomes_of_dead
 SELECT trigger, 'dead', error, NULL, revision, at FROM dead_letters WHERE typeof(run_id) <> 'text' AND event_id = ?

@@ -9,8 +9,8 @@ from sagaz_lab.abc import Refusal
 from sagaz_lab.stores.sql.transactions import Transactions
 
 
-class HeldRow(NamedTuple):
-    """A held event to insert. `folder` is where its files are, if it has any."""
+class WaitingRow(NamedTuple):
+    """A waiting event to insert. `folder` is where its files are, if it has any."""
 
     id: str
     trigger: str
@@ -26,7 +26,7 @@ class HeldRow(NamedTuple):
         return [claim for claim in (self.claim, self.declared) if claim is not None]
 
 
-def hold(transactions: Transactions, rows: Iterable[HeldRow]) -> Mapping[str, Refusal]:
+def wait(transactions: Transactions, rows: Iterable[WaitingRow]) -> Mapping[str, Refusal]:
     """Insert them with their claims. Returns those that were refused, by id."""
     connection, sql = transactions.connection, transactions.sql
     refused = {}
@@ -34,12 +34,12 @@ def hold(transactions: Transactions, rows: Iterable[HeldRow]) -> Mapping[str, Re
         claims = row.claims()
         said = (transactions.holder(row.trigger, claim, row.at) for claim in claims)
         taken = next((refusal for refusal in said if refusal is not None), None)
-        if taken is None and not connection.execute(sql["hold_event"], row).rowcount:
+        if taken is None and not connection.execute(sql["insert_waiting"], row).rowcount:
             taken = Refusal()
         if taken is not None:
             refused[row.id] = taken
         for claim in claims if taken is None else ():
-            connection.execute(sql["retake_claim"], (row.trigger, claim, row.id, None, "held"))
+            connection.execute(sql["retake_claim"], (row.trigger, claim, row.id, None, "waiting"))
     return refused
 
 
@@ -50,6 +50,6 @@ def release(transactions: Transactions, ids: Iterable[str]) -> None:
         for trigger, claim, declared, folder in connection.execute(sql["release_event"], (id,)).fetchall():
             for mine in (claim, declared):
                 if mine is not None:
-                    connection.execute(sql["free_held_claim"], (trigger, mine, id))
+                    connection.execute(sql["free_waiting_claim"], (trigger, mine, id))
             if folder is not None:
                 connection.execute(sql["loosen_folder"], (folder,))
