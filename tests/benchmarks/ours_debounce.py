@@ -1,4 +1,4 @@
-"""Ours, durable: events of which each outdoes the one before. Its id stays claimed, so that it is decided once."""
+"""Ours, durable: events of which each supersedes the one before. Its id stays claimed, so that it is decided once."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class GateModel:
             if rules.strategy == "drop_newest":
                 return self._final(arrival, "dropped")
             if rules.strategy == "drop_oldest":
-                self._outdo(next(iter(self.windows.values())), 0, "dropped", arrival.at)
+                self._supersede(next(iter(self.windows.values())), 0, "dropped", arrival.at)
                 self.windows = {key: events for key, events in self.windows.items() if events}
         self.counts["waiting"] += 1
         for claim in self._claims_of(arrival):
@@ -263,10 +263,10 @@ class GateModel:
             if len(events) == policy.max_size:
                 self._close(key, arrival.at)
         elif isinstance(policy, Debounce) and policy.mode == "trailing" and len(events) == 3:
-            self._outdo(events, 1, "filtered", arrival.at)
+            self._supersede(events, 1, "filtered", arrival.at)
         return "waiting"
 
-    def _outdo(self, events: list[Arrival], place: int, kind: str, at: float) -> None:
+    def _supersede(self, events: list[Arrival], place: int, kind: str, at: float) -> None:
         """An event leaves its window without starting anything."""
         gone = events.pop(place)
         self.counts["waiting"] -= 1
@@ -284,7 +284,7 @@ class GateModel:
         events = self.windows.pop(key)
         if isinstance(self.rules.window, Debounce) and self.rules.window.mode == "trailing":
             while len(events) > 1:
-                self._outdo(events, 0, "filtered", at)
+                self._supersede(events, 0, "filtered", at)
         self.counts["waiting"] -= len(events)
         for arrival in events:
             self._give_up_claims(arrival)

@@ -190,7 +190,7 @@ async def test_the_same_event_twice_at_once_fills_no_batch(tmp_path: Path, clock
         await until(lambda: counted(lab, "One.on_event").get("started") == 2)
 
 
-async def test_the_same_event_twice_at_once_outdoes_nothing(tmp_path: Path, clock: VirtualClock) -> None:
+async def test_the_same_event_twice_at_once_supersedes_nothing(tmp_path: Path, clock: VirtualClock) -> None:
     options = {"debounce": Debounce(10, 60)}
     async with started(f"sqlite:///{tmp_path}/lab.db", clock, options) as (lab, saga):
         await fire(lab, 1)

@@ -16,7 +16,7 @@ from sagaz_lab.runtime.triggers.compiled import TriggerState
 def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) -> Sequence[Closing]:
     """What is to be decided next, now that it is known which of the events the store has refused.
 
-    An event that was refused outdoes none and fills no window: those go on waiting.
+    An event that was refused supersedes none and fills no window: those go on waiting.
     """
     closings: list[Closing] = []
     released: list[Released] = []
@@ -39,7 +39,7 @@ def settled_closings(decided: Decided, windows: Windows, gone: Collection[str]) 
 
 
 def without_gone(closing: Closing, state: TriggerState, gone: Collection[str], now: float) -> Sequence[Closing]:
-    """What is to be decided in its place: an event that the store refused closes and outdoes nothing."""
+    """What is to be decided in its place: an event that the store refused closes and supersedes nothing."""
     if not closing.events:
         released = [one for one in closing.released if one.waiting.id not in gone]
         return [Closing((), released, False)] if released else []

@@ -1,4 +1,4 @@
-"""Claims that change hands: those of runs that are withdrawn, of letters, and of events that later ones outdo."""
+"""Claims that change hands: those of runs that are withdrawn, of letters, and of events that later ones supersede."""
 
 from __future__ import annotations
 
