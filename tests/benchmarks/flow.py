@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from sagaz_lab.abc import Delivery, SourceTraits, deliveries
+from sagaz_lab.abc import Delivery, Outcomes, SourceTraits, deliveries
 
 PAUSE_S = 0.005
 
@@ -46,11 +46,13 @@ class Flow:
         numbers = range(begin, self.given)
         return deliveries(numbers, map(str, numbers), self.name, datetime.now(UTC), fresh=True)
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
         return None
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        raise RuntimeError(f"event {delivery.event.id} was given back: the measurement is void")
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        raise RuntimeError(f"event {deliveries[0].event.id} was given back: the measurement is void")
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
 async def lateness_ms(for_s: float) -> float:
