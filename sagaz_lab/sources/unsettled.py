@@ -10,7 +10,6 @@ from typing import Any
 
 from sagaz_lab.abc import Clock, Delivery
 from sagaz_lab.model.event import next_attempt
-from sagaz_lab.sources.delayed import Delayed, sleep_unless
 
 
 class Unsettled:
@@ -28,7 +27,7 @@ class Unsettled:
         self._again: deque[Delivery] = deque()
         self._waiting: set[Any] = set()  # open, but not handed out
         self._revoked: set[Any] = set()
-        self._delayed: Delayed[Delivery] = Delayed(clock, self._due)
+        self._delays: set[asyncio.Task[None]] = set()
 
     def add(self, deliveries: Sequence[Delivery]) -> None:
         """They are handed out now."""
@@ -49,7 +48,12 @@ class Unsettled:
     async def wait(self, seconds: float) -> None:
         """Returns after so many seconds, or as soon as something has been given back and is due."""
         self.arrived.clear()
-        await sleep_unless(self._clock, seconds, self.arrived)
+        waits = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self.arrived.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def settle(self, deliveries: Sequence[Delivery]) -> list[Any]:
         """The tokens of those that were not settled before."""
@@ -63,8 +67,13 @@ class Unsettled:
 
     def give_back(self, deliveries: Sequence[Delivery], delay_s: float = 0.0) -> None:
         """Hand them out again, once it is time."""
-        for delivery in self.renew(deliveries):
-            self._delayed.put(delivery, delay_s)
+        renewed = self.renew(deliveries)
+        if delay_s <= 0:
+            self._due(renewed)
+            return
+        delay = asyncio.create_task(self._due_later(renewed, delay_s), name="deliveries given back")
+        self._delays.add(delay)
+        delay.add_done_callback(self._delays.discard)
 
     def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that are open, each as its next attempt. They are not handed out; who calls this queues them."""
@@ -86,13 +95,13 @@ class Unsettled:
 
     def left(self) -> None:
         """The source is left, and what is open lies here: it comes again at once, one attempt later if it was out."""
-        self._delayed.clear()
+        self._end_delays()
         self.renew([delivery for token, delivery in self.open.items() if token not in self._waiting])
         self._again = deque(self.open.values())
 
     def revoke(self) -> None:
         """The broker has all of it again: what is settled or given back from now on is stale."""
-        self._delayed.clear()
+        self._end_delays()
         self._revoked = set(self.open)
         for kept in (self.open, self._again, self._waiting):
             kept.clear()
@@ -101,9 +110,18 @@ class Unsettled:
         """Those that were open when the broker took them back, and are not handed out again."""
         return [it for it in deliveries if it.token in self._revoked and it.token not in self.open]
 
-    def _due(self, delivery: Delivery) -> None:
-        self._again.append(delivery)
-        self.arrived.set()
+    def _due(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            self._again.extend(deliveries)
+            self.arrived.set()
+
+    async def _due_later(self, deliveries: Sequence[Delivery], delay_s: float) -> None:
+        await self._clock.sleep(delay_s)
+        self._due(deliveries)
+
+    def _end_delays(self) -> None:
+        for delay in self._delays:
+            delay.cancel()
 
 
 def taken(queue: deque[Delivery], limit: int) -> list[Delivery]:
