@@ -90,12 +90,12 @@ def reads(lab: Lab, source: dict[str, Any], name: str = "s") -> list[int]:
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-@pytest.mark.parametrize("source", [RECORDING, PAGES], ids=["recording", "custom"])
+@pytest.mark.parametrize("source", [RECORDING, PAGES, None], ids=["recording", "factory", "instance"])
 @pytest.mark.parametrize("isolated", [False, True])
 async def test_all_is_through_when_it_returns(
-    store: str, source: dict[str, Any], isolated: bool, tmp_path: Path
+    store: str, source: dict[str, Any] | None, isolated: bool, tmp_path: Path
 ) -> None:
-    lab = lab_of(store, tmp_path)
+    lab, source = lab_of(store, tmp_path), source or {"source": Pages()}
     done = reads(lab, source)
     lab.start(isolated=isolated)
     await lab.drain()
