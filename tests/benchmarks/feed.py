@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sagaz_lab.abc import Delivery, Outcomes, SourceTraits, deliveries
+from sagaz_lab.abc import Delivery, SourceTraits, deliveries
 from sagaz_lab.errors import EndOfSource
 
 
@@ -35,8 +35,11 @@ class Feed:
         now = datetime.now(UTC)
         return deliveries(map(self._make, range(begin, end)), map(str, range(begin, end)), self.name, now)
 
-    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: object) -> None:
         return None
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """What `--against` an earlier commit calls."""
 
     async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
         raise RuntimeError(f"event {deliveries[0].event.id} was given back: the measurement is void")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from sagaz_lab.abc import Delivery, Outcomes, SourceTraits, deliveries
+from sagaz_lab.abc import Delivery, SourceTraits, deliveries
 
 PAUSE_S = 0.005
 
@@ -46,8 +46,11 @@ class Flow:
         numbers = range(begin, self.given)
         return deliveries(numbers, map(str, numbers), self.name, datetime.now(UTC), fresh=True)
 
-    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: object) -> None:
         return None
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """What `--against` an earlier commit calls."""
 
     async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
         raise RuntimeError(f"event {deliveries[0].event.id} was given back: the measurement is void")

@@ -281,7 +281,7 @@ class Pump:
                 continue
             if away_since is None:
                 away_since = self._clock.monotonic()
-                self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
+                self._report_away(error)
             deliveries = await self._outlast(source, deliveries, error, away_since)
 
     async def _outlast(
@@ -339,6 +339,7 @@ class Pump:
 
     async def _store_answers(self, error: StoreUnavailable) -> None:
         """Returns once the store can be written again. Raises `LeaseLost`."""
+        self._report_away(error)
         self._enter("reconnecting", describe(error))
         self._interruptible = True
         while True:
@@ -346,6 +347,9 @@ class Pump:
             with suppress(StoreUnavailable):
                 await self._dispatcher.store.heartbeat()
                 return
+
+    def _report_away(self, error: StoreUnavailable) -> None:
+        self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
 
     async def _wait_to_reconnect(self, error: SourceUnavailable, failures: int) -> None:
         told = masked(describe(error), self._secrets)
