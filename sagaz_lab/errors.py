@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import os
 from asyncio import CancelledError
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from traceback import TracebackException
 from typing import Any
@@ -177,7 +177,12 @@ class EndOfSource(SourceError):
 
 
 class StaleDelivery(SourceError):
-    """The broker has taken the delivery back. Harmless: the store knows the event."""
+    """The broker has taken deliveries back. Harmless: the store knows their events, or they come again."""
+
+    def __init__(self, text: str = "", deliveries: Sequence[Any] = ()) -> None:
+        super().__init__(text)
+        self.deliveries = deliveries
+        """Those that are stale, as far as the source knows them."""
 
 
 class SourceNotReady(SourceError):

@@ -86,7 +86,7 @@ class Lab:
         engine, opens = self._given_engine or LocalEngine(self.clock, self._threads, self.report), self._opens
         self._service = service = Service(
             self.store, engine, self.clock, self.config, self.registry,
-            lambda trigger, spec: opens.source(trigger, spec, service.surroundings),
+            lambda trigger, spec, hears: opens.source(trigger, spec, partial(service.surroundings, hears=hears)),
             opens.publisher, self._tally, self.report, self._max_live_runs,
         )  # fmt: skip
         service.dispatcher.runner.use(self._logs)

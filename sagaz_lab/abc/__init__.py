@@ -8,7 +8,7 @@ an implementation to these promises.
 from __future__ import annotations
 
 from sagaz_lab.abc.engine import Engine, Journal
-from sagaz_lab.abc.source import Clock, Missed, OnLost, Positions, Publisher, Source, SourceTraits, Surroundings
+from sagaz_lab.abc.source import Clock, Missed, Outcomes, Positions, Publisher, Shared, Source, Surroundings
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
     DONE,
@@ -30,7 +30,8 @@ from sagaz_lab.abc.values import (
 )
 from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
-from sagaz_lab.model.run import Publication, Record, RecordRow, Run
+from sagaz_lab.model.run import Outcome, Publication, Record, RecordRow, Run
+from sagaz_lab.model.source_traits import SourceTraits
 
 __all__ = [
     "DONE",
@@ -51,7 +52,8 @@ __all__ = [
     "Member",
     "Missed",
     "NewRun",
-    "OnLost",
+    "Outcome",
+    "Outcomes",
     "Owner",
     "Positions",
     "Publication",
@@ -62,6 +64,7 @@ __all__ = [
     "Refusal",
     "RevisionRow",
     "Run",
+    "Shared",
     "Source",
     "SourceTraits",
     "Spent",

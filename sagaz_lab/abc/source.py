@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 from sagaz_lab.abc.values import DeadLetter
 from sagaz_lab.model.event import Delivery
-from sagaz_lab.model.run import Publication
+from sagaz_lab.model.run import Outcome, Publication
+from sagaz_lab.model.source_traits import SourceTraits
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -26,24 +29,11 @@ class Clock(Protocol):
         """Return after so many seconds of this clock."""
 
 
-class SourceTraits(NamedTuple):
-    """How a source differs from its siblings, so that the suite can ask for what it promises."""
-
-    ordered: bool = True
-    redelivers: bool = True
-    delays_nack: bool = False
-    finite: bool = False
-
-
 class Missed(NamedTuple):
     """What came due while nobody read a source: how much, and how much of it comes now."""
 
     due: int
     come: int
-
-
-OnLost = Callable[[int, str], None]
-"""Called with how many events are gone, and what to do about it."""
 
 
 class Positions(Protocol):
@@ -68,6 +58,29 @@ def no_report(kind: str, text: str) -> None:
     logging.getLogger("sagaz_lab").warning("%s", text)
 
 
+def no_loss(count: int, why: str) -> None:
+    """Where nobody listens it is logged."""
+    logging.getLogger("sagaz_lab").warning("%d events are lost: %s", count, why)
+
+
+def no_missed(missed: Missed) -> None:
+    """Where nobody listens."""
+
+
+class Shared(Protocol):
+    """Gives several sources one thing, such as an HTTP server."""
+
+    def __call__(
+        self, key: Hashable, make: Callable[[], AbstractAsyncContextManager[T]]
+    ) -> AbstractAsyncContextManager[T]:
+        """Entering gives the thing of this key, made and entered by the first who asks; the last to leave closes it."""
+
+
+def not_shared(key: Hashable, make: Callable[[], AbstractAsyncContextManager[T]]) -> AbstractAsyncContextManager[T]:
+    """Where there is one source only."""
+    return make()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a source is built with besides its settings. `group` is a name private to this store.
@@ -79,8 +92,10 @@ class Surroundings:
     then do not get: it returns when the triggers are certain to be this process's still, and raises `LeaseLost`,
     whereupon nothing more is fetched or settled.
 
-    `letters` gives the store's dead letters as `Store.letters_after` does; `report` takes the kind of a problem that no
-    caller hears of, and its text.
+    `letters` gives the store's dead letters as `Store.letters_after` does. `report` takes the kind of a problem that
+    the user must hear of, and its text. `lost` takes how many events are gone that were never delivered, as trimmed
+    ones are, and why; they are counted and reported. `missed` takes what came due while nobody read the source, once it
+    is entered. `shared` gives several sources one thing, which is entered and closed in a task of its own.
     """
 
     clock: Clock
@@ -92,6 +107,13 @@ class Surroundings:
     lease: Callable[[], Awaitable[None]] = no_lease
     letters: Callable[[int, int], Awaitable[Sequence[tuple[int, DeadLetter]]]] = no_letters
     report: Callable[[str, str], None] = no_report
+    lost: Callable[[int, str], None] = no_loss
+    missed: Callable[[Missed], None] = no_missed
+    shared: Shared = not_shared
+
+
+Outcomes = Sequence[Sequence[Outcome]]
+"""What became of deliveries: of each, in their order, one outcome for each trigger that read it. Built when read."""
 
 
 class Source(AbstractAsyncContextManager["Source"], Protocol):
@@ -104,14 +126,11 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
     start. A `SourceError` of another kind ends the source. A redelivery keeps `event.id` and raises
     `event.attempt`. Payloads come as bytes wherever the broker carries bytes.
 
-    Settling is idempotent; settling what the broker took back raises `StaleDelivery`, which is harmless. What is
-    neither acked nor nacked when the source is left is delivered again (if `traits.redelivers`).
+    `settle` and `nack` are idempotent. Each raises `StaleDelivery` for what the broker has taken back, which is
+    harmless; the others are settled all the same. What is neither settled nor given back when the source is left is
+    delivered again (if `traits.redelivers`).
 
     What it has handed over is the runtime's: the source changes no payload afterwards, and nobody else does.
-
-    A source that knows what came due while nobody read it has that in an attribute `missed: Missed` once it is entered.
-    One that can find out that events are gone which it has not delivered, as trimmed ones are, has an attribute
-    `on_lost: OnLost | None` and calls it then; the runtime sets it, and reports and counts them.
     """
 
     name: str
@@ -119,11 +138,18 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
 
     async def receive(self, limit: int) -> Sequence[Delivery]: ...
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Settle: recorded here. One call to the broker for all."""
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+        """They are in the store, and `outcomes` says what became of them. One call to the broker for all."""
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        """Give it back, to be delivered again after `delay_s` if the source can wait."""
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        """Give them back, to be delivered again after `delay_s` if the source can wait."""
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
+        """They cannot be settled yet, since the store is away: keep the broker from taking them back.
+
+        The runtime calls this every second, or three times within `traits.keeps_s` if that is sooner, until the store
+        answers. Raises `StaleDelivery` with those that the broker has taken back; the runtime drops these.
+        """
 
 
 class Publisher(AbstractAsyncContextManager["Publisher"], Protocol):

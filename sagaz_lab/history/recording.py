@@ -6,7 +6,6 @@ lists, each with its own payload. What the field `timestamp` may have is said in
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from collections import deque
@@ -16,12 +15,14 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from sagaz_lab.abc import Delivery, Event, SourceTraits, Surroundings
+from sagaz_lab.abc import Delivery, Event, Outcomes, SourceTraits, Surroundings
 from sagaz_lab.errors import EndOfSource, SourceNotReady
 from sagaz_lab.history import lines, tables
 from sagaz_lab.history.times import read_time
-from sagaz_lab.model.event import NO_HEADERS, next_attempt, payload_as_sent
+from sagaz_lab.model.event import NO_HEADERS, payload_as_sent
 from sagaz_lab.model.options import Placed
+from sagaz_lab.model.source_traits import TRAITS
+from sagaz_lab.sources.unsettled import Unsettled, taken
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
@@ -38,7 +39,7 @@ class RecordingSource:
     `keep_ids`: then they are those of the field `id`, else the file's path and the row's number.
     """
 
-    traits: ClassVar[SourceTraits] = SourceTraits(finite=True)
+    traits: ClassVar[SourceTraits] = TRAITS["recording"]
 
     def __init__(
         self, *, surroundings: Surroundings, path: str | os.PathLike[str] | None = None, data: Any = None,
@@ -59,11 +60,8 @@ class RecordingSource:
         self._rows: Iterator[Any] | None = None
         self._shape: Callable[[int, Any], _Shaped] | None = None
         self._numbers = count(1)
-        self._tokens = count(1)
         self._ahead: deque[Delivery] = deque()
-        self._again: deque[Delivery] = deque()
-        self._in_flight: dict[int, Delivery] = {}
-        self._nacked = asyncio.Event()
+        self._unsettled = Unsettled(self._clock)
         self._pace: tuple[float, float] | None = None
         self._told: set[str] = set()
 
@@ -74,43 +72,31 @@ class RecordingSource:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        later = list(self._again)
-        self._again.clear()
-        for delivery in self._in_flight.values():
-            self._give_back(delivery)
-        self._in_flight.clear()
-        self._again.extend(later)
+        self._unsettled.left()
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        deliveries: Sequence[Delivery]
-        if self._again:
-            deliveries = _take(self._again, limit)
-        elif self._speed is None:
-            deliveries = self._read(limit)
-        else:
+        if deliveries := self._unsettled.take(limit):
+            return deliveries
+        if self._speed is not None:
             deliveries = await self._read_paced(limit, self._speed)
+        elif deliveries := self._read(limit):
+            self._unsettled.add(deliveries)
         if not deliveries:
             raise EndOfSource(self.name)
-        self._in_flight.update([(delivery[1], delivery) for delivery in deliveries])
         return deliveries
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        settle = self._in_flight.pop
-        for delivery in deliveries:
-            settle(delivery[1], None)
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+        self._unsettled.settle(deliveries)
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        if self._in_flight.pop(delivery.token, None) is not None:
-            self._give_back(delivery)
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        self._unsettled.give_back(deliveries)
 
-    def _give_back(self, delivery: Delivery) -> None:
-        # A new token, so that settling the old delivery once more changes nothing.
-        self._again.append(Delivery(next_attempt(delivery.event), next(self._tokens), delivery.fresh))
-        self._nacked.set()
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
+        """Nobody else takes them."""
 
     # --- pace ---
 
-    async def _read_paced(self, limit: int, speed: float) -> Sequence[Delivery]:
+    async def _read_paced(self, limit: int, speed: float) -> list[Delivery]:
         """The deliveries that are due, waiting for the first of them or for one that is nacked meanwhile."""
         ahead = self._ahead
         if not ahead:
@@ -123,20 +109,13 @@ class RecordingSource:
             started, first = self._pace
             wait_s = started + (recorded - first) / speed - now
             if wait_s <= _SOON_S:
-                return _take(ahead, _due(islice(ahead, limit), first + (now - started) * speed))
-            await self._sleep(wait_s)
-            if self._again:
-                return _take(self._again, limit)
-        return ()
-
-    async def _sleep(self, seconds: float) -> None:
-        self._nacked.clear()
-        waits = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self._nacked.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+                deliveries = taken(ahead, _due(islice(ahead, limit), first + (now - started) * speed))
+                self._unsettled.add(deliveries)
+                return deliveries
+            await self._unsettled.wait(wait_s)
+            if again := self._unsettled.take(limit):
+                return again
+        return []
 
     # --- rows ---
 
@@ -166,18 +145,18 @@ class RecordingSource:
         shape = self._shape or self._shape_of(rows)
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         opening, keep_ids = self._opening, self._keep_ids
-        numbered = zip(rows, self._numbers, self._tokens, strict=False)
+        numbered = zip(rows, self._numbers, strict=False)
         if self._whole:
             return [
-                Delivery(Event(row, f"r-{opening}-{number}", self.name, None, NO_HEADERS, now), token, True)
-                for row, number, token in numbered
+                Delivery(Event(row, f"r-{opening}-{number}", self.name, None, NO_HEADERS, now), number, True)
+                for row, number in numbered
             ]
         deliveries: list[Delivery] = []
         add = deliveries.append
-        for row, number, token in numbered:
+        for row, number in numbered:
             payload, given, source, key, headers, timestamp = shape(number, row)
             id = f"r-{opening}-{number}" if given is None else given if keep_ids else f"{given}~{opening}"
-            add(Delivery(Event(payload, id, source, key, headers, timestamp or now), token, given is None))
+            add(Delivery(Event(payload, id, source, key, headers, timestamp or now), number, given is None))
         return deliveries
 
     def _shape_of(self, rows: Sequence[Any]) -> Callable[[int, Any], _Shaped]:
@@ -299,7 +278,3 @@ def _text(value: Any) -> str | None:
 def _due(ahead: Iterable[Delivery], reached: float) -> int:
     """How many in front are due; the first one is."""
     return max(1, sum(1 for _ in takewhile(lambda delivery: delivery.event.timestamp.timestamp() <= reached, ahead)))
-
-
-def _take(queue: deque[Delivery], limit: int) -> list[Delivery]:
-    return [queue.popleft() for _ in range(min(limit, len(queue)))]

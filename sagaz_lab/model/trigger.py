@@ -16,10 +16,14 @@ from sagaz_lab.model.options import KINDS, check_settings, guarded, identity
 from sagaz_lab.model.params import Param, Scalar, checked_params, checked_ranges
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
 from sagaz_lab.model.signatures import positional, takes
+from sagaz_lab.model.source_traits import NO_TRAITS, TRAITS, SourceTraits, traits_of
 from sagaz_lab.texts import masked
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__sagaz_trigger__"
+
+SOURCE_VERBS = ("receive", "settle", "nack", "keep_alive", "__aenter__", "__aexit__")
+"""What a `Source` can do."""
 
 
 class Skip:
@@ -48,23 +52,19 @@ def skip(reason: str, **facts: Any) -> Skip:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """Which events a trigger wants: a kind of source and its settings."""
+    """Which events a trigger wants: a kind of source and its settings.
+
+    `traits` are those of the kind, as far as they are known before the source is opened.
+    """
 
     kind: str
     settings: Mapping[str, Any]
     identity: str = field(compare=False, default="")
+    traits: SourceTraits = field(compare=False, default=NO_TRAITS)
 
     def __str__(self) -> str:
         shown = next((str(v) for n, v in self.settings.items() if v is not None and n in _SHOWN), "")
         return f"{self.kind} {masked(shown)}".strip()
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether triggers with the same settings read it together.
-
-        Where the store keeps how far it has been read, each trigger reads for itself and goes on where it was.
-        """
-        return self.kind not in ("cron", "dead_letters")
 
     @property
     def divided(self) -> tuple[str, ...] | None:
@@ -308,11 +308,15 @@ def _source(
     if gates.within is not None:
         raise DefinitionError(f"{owner}: within= goes with all_of or sequence only")
     if not isinstance(source, str):
-        if not all(hasattr(source, verb) for verb in ("receive", "ack", "nack")):
-            raise DefinitionError(f"{owner}: source={source!r} is neither a kind of source nor a Source")
+        if missing := [verb for verb in SOURCE_VERBS if not callable(getattr(source, verb, None))]:
+            raise DefinitionError(
+                f"{owner}: source={source!r} is neither a kind of source nor a Source, which has {', '.join(missing)}"
+            )
         if where:
             raise UnknownName(owner, "option", next(iter(where)), GATE_NAMES)
-        return SourceSpec("custom", {"source": guarded("source", source.name)}, f"custom:@{id(source):x}"), source, None
+        where = {"source": guarded("source", source.name)}
+        traits = traits_of(source)._replace(shared=True)  # there is one object, whoever reads it
+        return SourceSpec("custom", where, f"custom:@{id(source):x}", traits), source, None
     return source_spec(owner, source, where), None, None
 
 
@@ -325,7 +329,8 @@ def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
                     owner, f"{kind} option", name, (*KINDS[kind], *GATE_NAMES, "config", "decode", "params")
                 )
     settings = check_settings(owner, kind, where)
-    return SourceSpec(kind, MappingProxyType(settings), identity(kind, settings, owner))
+    traits = traits_of(settings["factory"]) if kind == "custom" else TRAITS.get(kind, NO_TRAITS)
+    return SourceSpec(kind, MappingProxyType(settings), identity(kind, settings, owner), traits)
 
 
 def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigger:

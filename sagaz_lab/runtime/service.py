@@ -17,6 +17,7 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.dispatch.insisting import insist
 from sagaz_lab.runtime.intake.intake import Intake, OpenSource
+from sagaz_lab.runtime.intake.pump import Hears
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.outbox.relay import OpenPublisher, Relay
 from sagaz_lab.runtime.owner import owner_name
@@ -124,13 +125,12 @@ class Service:
             await positions.put(_GROUP, group)
         return group
 
-    def surroundings(self, reader: str, number: int = 0) -> Surroundings:
+    def surroundings(self, reader: str, number: int, hears: Hears) -> Surroundings:
         """What a source is built with that this trigger reads: no other owner of this store reads for it."""
-        store = self._store
         return Surroundings(
-            clock=self._clock, positions=store.positions(), group=self.group, reader=reader, number=number,
-            consumer=f"{self.group}/{reader}", lease=self.dispatcher.lease.insist, letters=store.letters_after,
-            report=self._report,
+            clock=self._clock, positions=self._store.positions(), group=self.group, reader=reader, number=number,
+            consumer=f"{self.group}/{reader}", lease=self.dispatcher.lease.insist, letters=self._store.letters_after,
+            report=self._report, lost=hears.lose, missed=hears.note_missed, shared=self.intake.shared,
         )  # fmt: skip
 
     async def start(self, how: Start, reads: Callable[[], None]) -> None:

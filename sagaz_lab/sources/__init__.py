@@ -15,7 +15,7 @@ from typing import Any
 from sagaz_lab.abc import Publisher, Source, Surroundings
 from sagaz_lab.errors import DefinitionError, SagazLabError, SourceNotReady, describe
 from sagaz_lab.model.options import KINDS, third_party_kinds
-from sagaz_lab.model.trigger import SourceSpec
+from sagaz_lab.model.trigger import SOURCE_VERBS, SourceSpec
 
 __all__ = ["ADAPTERS", "EXTRAS", "PUBLISHERS", "check", "open_publisher", "open_source"]
 
@@ -120,8 +120,7 @@ def _made(owner: str, maker: Callable[..., Any], given: dict[str, Any]) -> Sourc
     if inspect.iscoroutine(source):
         source.close()
         raise DefinitionError(f"{owner} is async; {_PLAIN}")
-    verbs = ("receive", "ack", "nack", "__aenter__", "__aexit__")
-    missing = [verb for verb in verbs if not callable(getattr(source, verb, None))]
+    missing = [verb for verb in SOURCE_VERBS if not callable(getattr(source, verb, None))]
     if not isinstance(getattr(source, "name", None), str):
         missing.append("name (a text)")
     if missing:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import ClassVar, Self
 
-from sagaz_lab.abc import Delivery, Event, Missed, SourceTraits, Surroundings
+from sagaz_lab.abc import Delivery, Event, Missed, Outcomes, SourceTraits, Surroundings
 from sagaz_lab.errors import StoreError
-from sagaz_lab.model.event import NO_HEADERS, next_attempt
+from sagaz_lab.model.event import NO_HEADERS
 from sagaz_lab.model.schedule import ticks
-from sagaz_lab.sources.delayed import Delayed, sleep_unless
+from sagaz_lab.model.source_traits import TRAITS
+from sagaz_lab.sources.unsettled import Unsettled
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
@@ -36,10 +36,10 @@ class CronSource:
     says whether the last one comes, all (the last `missed_cap` of them), or none. The id is the same in all processes.
     The runtime honours `overlap`.
 
-    `missed.due` counts no further than `COUNTED`.
+    What was missed is counted no further than `COUNTED`.
     """
 
-    traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
+    traits: ClassVar[SourceTraits] = TRAITS["cron"]
 
     def __init__(
         self, *, surroundings: Surroundings, schedule: str, timezone: str = "UTC", missed: str = "last",
@@ -49,17 +49,13 @@ class CronSource:
         self.overlap = overlap
         self._schedule, self._timezone = " ".join(schedule.split()), timezone
         self._rule = missed
-        self.missed = Missed(0, 0)
         self._cap = missed_cap if missed == "all" else 1
         self._clock, self._positions = surroundings.clock, surroundings.positions
-        self._report = surroundings.report
+        self._report, self._tell_missed = surroundings.report, surroundings.missed
         self._position_name = f"cron {surroundings.number} of {surroundings.reader}"
-        self._again: deque[Delivery] = deque()
         self._untaken: set[datetime] = set()  # given back at once, as by a trigger that is paused
-        self._unsettled: dict[datetime, Delivery] = {}
+        self._unsettled = Unsettled(self._clock)
         self._settled: datetime | None = None
-        self._delayed: Delayed[Delivery] = Delayed(self._clock, self._give_back)
-        self._nacked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         stored = await self._positions.get(self._position_name)
@@ -69,13 +65,8 @@ class CronSource:
         last = self._read(stored)
         if self._is_ahead(last):
             last = await self._put_right(last)
-        self.missed = self._missed_since(last)
-        # What this object gave out and was not settled comes again, whatever `missed` says.
-        left = [self._unsettled[tick] for tick in sorted(self._unsettled)]
-        self._again = deque(Delivery(next_attempt(event), token) for event, token, _ in left)
-        self._unsettled = {delivery.token: delivery for delivery in self._again}
-        self._untaken.clear()
-        known = [tick for tick in self._unsettled if not self._is_ahead(tick)]
+        self._tell_missed(self._missed_since(last))
+        known = [tick for tick in self._unsettled.open if not self._is_ahead(tick)]
         self._walk_from(max([last, *known] if self._settled is None else [last, *known, self._settled]))
         return self
 
@@ -89,52 +80,46 @@ class CronSource:
         return self._now()
 
     async def __aexit__(self, *_: object) -> None:
-        self._delayed.clear()
+        # What this object gave out and was not settled comes again if it is entered again, whatever `missed` says.
+        self._unsettled.left()
+        self._untaken.clear()
         now = self._now()
-        if not self._unsettled and self._last <= now < self._next:  # else what is open or due would be forgotten
+        if not self._unsettled.open and self._last <= now < self._next:  # else what is open or due would be forgotten
             with suppress(TimeoutError, StoreError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._positions.put(self._position_name, now.isoformat())
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         while True:
-            if self._again:
-                return [self._again.popleft() for _ in range(min(limit, len(self._again)))]
+            if deliveries := self._unsettled.take(limit):
+                return deliveries
             if self._is_ahead(self._last):
                 self._walk_from(await self._put_right(self._last))
             wait_s = (self._next - self._now()).total_seconds()
             if wait_s > _ROUNDING_S and not self._untaken:
-                self._nacked.clear()
-                await sleep_unless(self._clock, min(wait_s, NAP_S), self._nacked)
+                await self._unsettled.wait(min(wait_s, NAP_S))
             else:
-                self._again.extend(self._due())
+                self._unsettled.queue(self._due())
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        settled = [delivery.token for delivery in deliveries if self._unsettled.pop(delivery.token, None) is not None]
-        settled = [tick for tick in settled if not self._is_ahead(tick)]
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+        settled = [tick for tick in self._unsettled.settle(deliveries) if not self._is_ahead(tick)]
         if not settled:
             return
         self._settled = max(settled) if self._settled is None else max(self._settled, *settled)
         # A process that starts here again begins with the first tick that is not settled.
-        open_ticks = [tick for tick in self._unsettled if not self._is_ahead(tick)]
+        open_ticks = [tick for tick in self._unsettled.open if not self._is_ahead(tick)]
         reached = min(open_ticks) - timedelta(seconds=1) if open_ticks else self._settled
         await self._positions.put(self._position_name, reached.isoformat())
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        held = self._unsettled.get(delivery.token)
-        if held is None or held.event.attempt != delivery.event.attempt:
-            return
-        again = Delivery(next_attempt(delivery.event), delivery.token)
-        self._unsettled[delivery.token] = again
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
         if delay_s > 0:
-            self._delayed.put(again, delay_s)
+            self._unsettled.give_back(deliveries, delay_s)
         else:
-            self._untaken.add(delivery.token)
-            self._nacked.set()
+            self._untaken.update(delivery.token for delivery in self._unsettled.renew(deliveries))
+            self._unsettled.arrived.set()
 
-    def _give_back(self, delivery: Delivery) -> None:
-        self._again.append(delivery)
-        self._nacked.set()
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
+        """Nobody else takes them."""
 
     def _is_ahead(self, tick: datetime) -> bool:
         """Whether the clock has been put back since it came."""
@@ -181,10 +166,8 @@ class CronSource:
             logger.warning("%s: the tick of %s was missed", self.name, due[-1])
             passed, due = [*passed, *due], []
         for tick in passed:
-            self._unsettled.pop(tick, None)
-        deliveries = [self._unsettled.get(tick) or self._delivery(tick) for tick in due]
-        self._unsettled.update((delivery.token, delivery) for delivery in deliveries)
-        return deliveries
+            self._unsettled.open.pop(tick, None)
+        return [self._unsettled.open.get(tick) or self._delivery(tick) for tick in due]
 
     def _walk_to(self, now: datetime) -> list[datetime]:
         first, walked = self._next, self._ticks

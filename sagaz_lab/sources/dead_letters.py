@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import ClassVar, Self
 
-from sagaz_lab.abc import DeadLetter, Delivery, Event, SourceTraits, Surroundings
-from sagaz_lab.errors import SourceUnavailable, StoreUnavailable, describe
-from sagaz_lab.model.event import NO_HEADERS, next_attempt, payload_as_sent
+from sagaz_lab.abc import DeadLetter, Delivery, Event, Outcomes, SourceTraits, Surroundings
+from sagaz_lab.model.event import NO_HEADERS, payload_as_sent
 from sagaz_lab.model.run import Loadable
-from sagaz_lab.sources.delayed import Delayed, sleep_unless
+from sagaz_lab.model.source_traits import TRAITS
+from sagaz_lab.sources.unsettled import Unsettled
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -33,69 +30,49 @@ class DeadLetterSource:
     stays when `trigger` or `saga` is changed.
     """
 
-    traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
+    traits: ClassVar[SourceTraits] = TRAITS[KIND]
 
     def __init__(self, *, surroundings: Surroundings, trigger: str | None = None, saga: str | None = None) -> None:
         self.name = " ".join(filter(None, (KIND, trigger, saga)))
         self._trigger, self._saga = trigger, saga
-        self._clock, self._positions = surroundings.clock, surroundings.positions
-        self._letters = surroundings.letters
+        self._positions, self._letters = surroundings.positions, surroundings.letters
         self._position_name = f"{KIND} {surroundings.number} of {surroundings.reader}"
         self._read: int | None = None
         self._saved = 0
-        self._again: deque[Delivery] = deque()
-        self._unsettled: dict[int, Delivery] = {}
-        self._delayed: Delayed[Delivery] = Delayed(self._clock, self._give_back)
-        self._nacked = asyncio.Event()
+        self._unsettled = Unsettled(surroundings.clock)
 
     async def __aenter__(self) -> Self:
         if self._read is None:
-            with _store_is_there():
-                self._read = self._saved = await self._start()
-        # What this object gave out and was not settled comes again.
-        left = [self._unsettled[number] for number in sorted(self._unsettled)]
-        self._again = deque(Delivery(next_attempt(event), number) for event, number, _ in left)
-        self._unsettled = {delivery.token: delivery for delivery in self._again}
+            self._read = self._saved = await self._start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._delayed.clear()
+        self._unsettled.left()
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        while True:
-            if self._again:
-                return [self._again.popleft() for _ in range(min(limit, len(self._again)))]
+        while not (deliveries := self._unsettled.take(limit)):
             if not await self._read_on():
-                self._nacked.clear()
-                await sleep_unless(self._clock, POLL_S, self._nacked)
+                await self._unsettled.wait(POLL_S)
+        return deliveries
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        settled = [self._unsettled.pop(delivery.token, None) for delivery in deliveries]
-        if any(settled):
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+        if self._unsettled.settle(deliveries):
             await self._save()
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        held = self._unsettled.get(delivery.token)
-        if held is None or held.event.attempt != delivery.event.attempt:
-            return
-        again = Delivery(next_attempt(delivery.event), delivery.token)
-        self._unsettled[delivery.token] = again
-        self._delayed.put(again, delay_s)
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        self._unsettled.give_back(deliveries, delay_s)
 
-    def _give_back(self, delivery: Delivery) -> None:
-        self._again.append(delivery)
-        self._nacked.set()
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
+        """Nobody else takes them."""
 
     async def _read_on(self) -> bool:
         """Read a page; False if there was none."""
         assert self._read is not None
-        with _store_is_there():
-            page = await self._letters(self._read, PAGE)
+        page = await self._letters(self._read, PAGE)
         if not page:
             return False
         wanted = [_delivery(number, letter) for number, letter in page if self._wants(letter)]
-        self._unsettled.update((delivery.token, delivery) for delivery in wanted)
-        self._again.extend(wanted)
+        self._unsettled.queue(wanted)
         self._read = page[-1][0]
         if not wanted:
             await self._save()
@@ -108,10 +85,10 @@ class DeadLetterSource:
 
     async def _save(self) -> None:
         """A process that starts here again begins with the first letter that is not settled."""
-        reached = min(self._unsettled) - 1 if self._unsettled else self._read or 0
+        lowest = self._unsettled.lowest
+        reached = lowest - 1 if lowest is not None else self._read or 0
         if reached != self._saved:
-            with _store_is_there():
-                await self._positions.put(self._position_name, str(reached))
+            await self._positions.put(self._position_name, str(reached))
             self._saved = reached
 
     async def _start(self) -> int:
@@ -140,15 +117,6 @@ class DeadLetterSource:
             else:
                 high = middle
         return low
-
-
-@contextmanager
-def _store_is_there() -> Iterator[None]:
-    """While it is not, the runtime backs off and opens this source again."""
-    try:
-        yield
-    except StoreUnavailable as error:
-        raise SourceUnavailable(f"{KIND}: {describe(error)}") from error
 
 
 def _delivery(number: int, letter: DeadLetter) -> Delivery:

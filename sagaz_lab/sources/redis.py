@@ -6,30 +6,24 @@ import asyncio
 import os
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
-from sagaz_lab.abc import Delivery, Event, OnLost, SourceTraits, Surroundings
-from sagaz_lab.errors import (
-    LeaseLost,
-    SourceError,
-    SourceUnavailable,
-    StaleDelivery,
-    StoreError,
-    without_credentials,
-)
-from sagaz_lab.model.event import NO_HEADERS, next_attempt
-from sagaz_lab.sources.delayed import Delayed
+from sagaz_lab.abc import Delivery, Event, Outcomes, SourceTraits, Surroundings
+from sagaz_lab.errors import SourceError, StaleDelivery, StoreError
+from sagaz_lab.model.event import NO_HEADERS
+from sagaz_lab.model.source_traits import TRAITS
+from sagaz_lab.sources.read_ahead import CLOSE_S, ReadAhead
 from sagaz_lab.sources.redis_group import BLOCK_S, START, ConsumerGroup, Entry, GroupLost
+from sagaz_lab.sources.unsettled import Unsettled
 from sagaz_lab.texts import logger_of, secrets_of_address
 
 logger = logger_of(__name__)
 
 _ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 
-CLOSE_S = 2.0
 REMEMBER_S = 1.0  # how old the durable position may be; what lies behind it may come twice if the group is lost
 
 
@@ -38,12 +32,12 @@ class RedisSource:
 
     The payload is the field `field`, or `payload` if none is named and the entry has it, as bytes; the other fields
     are headers. An entry without that field has an empty payload if `field` was named, else all its fields as texts.
-    A task reads ahead, up to two batches of the size asked for last. Entries that were trimmed while pending are lost:
+    A task reads ahead. Entries that were trimmed while pending are lost:
     they are counted in `lost_by_trimming` and reported. Redis has no redelivery delay, so a nacked entry waits here,
     still pending.
     """
 
-    traits: ClassVar[SourceTraits] = SourceTraits(delays_nack=True)
+    traits: ClassVar[SourceTraits] = TRAITS["redis"]
 
     def __init__(
         self, *, surroundings: Surroundings, stream: str, consumer_group: str | None = None,
@@ -52,7 +46,6 @@ class RedisSource:
     ) -> None:  # fmt: skip
         self.name = f"redis {stream}"
         self.lost_by_trimming = 0
-        self.on_lost: OnLost | None = None
         self._stream, self._url, self._start_from = stream, url, start_from
         self._group_name = consumer_group or surroundings.group
         self._reads_as = surroundings.consumer or surroundings.group
@@ -60,17 +53,12 @@ class RedisSource:
         self._entries = _Entries(stream, field)
         self._claim_idle_ms = claim_idle_ms
         self._clock, self._positions, self._lease = surroundings.clock, surroundings.positions, surroundings.lease
-        self._limit = 1
-        self._ready: deque[Delivery] = deque()
+        self._lost = surroundings.lost
+        self._orphans: set[bytes] = set()  # open, but pending no more: the group is lost, or they were trimmed
+        self._unsettled = Unsettled(self._clock)  # with what is read ahead, by entry id
+        url = self._url or os.environ.get("REDIS_URL", "")
+        self._ahead = ReadAhead(self.name, self._unsettled.arrived, secrets_of_address(url))
         self._ready_since = 0.0
-        self._again: deque[Delivery] = deque()
-        self._held: dict[bytes, Delivery] = {}  # all that is here and not settled, by entry id
-        self._orphans: set[bytes] = set()  # held, but the group that they were pending in is lost
-        self._delayed: Delayed[Delivery] = Delayed(self._clock, self._give_back)
-        self._arrived = asyncio.Event()
-        self._wanted = asyncio.Event()
-        self._failure: BaseException | None = None
-        self._closing = False
         self._remembered_at = 0.0
 
     async def __aenter__(self) -> Self:
@@ -83,22 +71,14 @@ class RedisSource:
         except BaseException:
             await self._close()
             raise
-        self._failure, self._closing = None, False
-        self._wanted.clear()
-        self._reader = asyncio.create_task(self._read_ahead(), name=self.name)
+        self._ahead.start(self._read)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        self._closing = True
-        for _ in range(20):
-            # Once may not do: Python 3.11's `wait_for`, which redis-py awaits, can swallow a cancellation.
-            self._reader.cancel()
-            if (await asyncio.wait([self._reader], timeout=CLOSE_S / 20))[0]:
-                break
-        self._delayed.clear()
-        for kept in (self._ready, self._again, self._held, self._orphans):
-            kept.clear()
-        if self._failure is None:
+        await self._ahead.stop()
+        self._unsettled.revoke()
+        self._orphans.clear()
+        if self._ahead.failure is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._remember()
@@ -110,141 +90,124 @@ class RedisSource:
                 await self._group.close()
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        self._limit = limit
-        while True:
-            if self._again:
-                return _take(self._again, limit)
-            if self._ready and self._clock.monotonic() - self._ready_since > self._claim_idle_ms / 2000:
-                await self._drop_claimed()
-            if self._ready:
-                deliveries = _take(self._ready, limit)
-                if len(self._ready) <= limit:
-                    self._wanted.set()
-                return deliveries
-            if self._failure is not None:
-                raise self._failure
-            self._arrived.clear()
-            self._wanted.set()
-            await self._arrived.wait()
+        ahead = self._ahead
+        ahead.limit = limit
+        while not (deliveries := self._unsettled.take(limit)):
+            if ahead.ready and self._clock.monotonic() - self._ready_since > self._claim_idle_ms / 2000:
+                await self._keep(())
+            if ahead.ready:
+                return ahead.take()
+            await ahead.want()
+        return deliveries
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        held = self._held
-        ids = [delivery[1] for delivery in deliveries if held.pop(delivery[1], None) is not None]
-        if not ids:
-            return
-        pending = await self._group.ack(ids)
-        if self._clock.monotonic() - self._remembered_at >= REMEMBER_S:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+        revoked = self._unsettled.revoked(deliveries)
+        ids = self._unsettled.settle(deliveries)
+        pending = await self._group.ack(ids) if ids else 0
+        if ids and self._clock.monotonic() - self._remembered_at >= REMEMBER_S:
             await self._remember()
-        if pending < len(ids):
-            raise StaleDelivery(f"{self.name}: {len(ids) - pending} of {len(ids)} entries were pending no more")
+        if stale := len(revoked) + len(ids) - pending:
+            raise StaleDelivery(f"{self.name}: {stale} of {len(deliveries)} entries were pending no more", revoked)
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        held = self._held.get(delivery.token)
-        if held is None or held.event.attempt != delivery.event.attempt:
-            return
-        again = Delivery(next_attempt(delivery.event), delivery.token)
-        # With no group there is nothing to settle, but the payload is here, so nothing is lost.
-        with suppress(GroupLost):
-            kept = await self._group.keep(delivery.token, again.event.attempt)
-            if not kept and delivery.token not in self._orphans:
-                self._held.pop(delivery.token, None)
-                raise StaleDelivery(f"{self.name}: {delivery.event.id} is pending no more")
-        self._held[delivery.token] = again
-        self._delayed.put(again, delay_s)
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        by_attempt: dict[int, list[Delivery]] = {}
+        for delivery in self._unsettled.held(deliveries):
+            by_attempt.setdefault(delivery.event.attempt, []).append(delivery)
+        stale = self._unsettled.revoked(deliveries)
+        for attempt, alike in by_attempt.items():
+            stale += await self._lose_others(alike, attempt + 1)
+        self._unsettled.give_back(deliveries, delay_s)
+        self._refuse(stale)
 
-    def _give_back(self, delivery: Delivery) -> None:
-        self._again.append(delivery)
-        self._arrived.set()
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
+        stale = self._unsettled.revoked(deliveries)
+        self._refuse(stale + await self._keep(self._unsettled.held(deliveries)))
+
+    async def _keep(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Keep these, and what is read ahead, from being claimed by others; returns those of these that were."""
+        ahead = self._ahead
+        stale = await self._lose_others([*deliveries, *ahead.ready])
+        ahead.ready = deque(delivery for delivery in ahead.ready if delivery.token in self._unsettled.open)
+        self._ready_since = self._clock.monotonic()
+        gone = {delivery.token for delivery in stale}
+        return [delivery for delivery in deliveries if delivery.token in gone]
+
+    async def _lose_others(self, deliveries: Sequence[Delivery], attempt: int | None = None) -> list[Delivery]:
+        """Start the idle time anew; returns those that others have taken over or settled, which are forgotten."""
+        if not deliveries:
+            return []
+        try:
+            own, trimmed = await self._group.keep([delivery.token for delivery in deliveries], attempt)
+        except GroupLost:
+            return []  # the reader makes it anew; the payloads are here, so nothing is lost
+        self._orphans |= trimmed
+        stale = [it for it in deliveries if it.token not in own and it.token not in self._orphans]
+        for delivery in stale:
+            self._unsettled.open.pop(delivery.token, None)
+        return stale
+
+    def _refuse(self, stale: Sequence[Delivery]) -> None:
+        if stale:
+            ids = ", ".join(delivery.event.id for delivery in stale[:3])
+            raise StaleDelivery(f"{self.name}: {len(stale)} entries are pending here no more, such as {ids}", stale)
 
     # --- reading ahead ---
 
-    async def _read_ahead(self) -> None:
+    async def _read(self) -> AsyncGenerator[Sequence[Delivery], None]:
+        await self._lease()
         try:
-            await self._wanted.wait()
-            await self._lease()
+            async for batch in self._read_pending():
+                yield batch
+        except GroupLost as error:
+            await self._renew_group(error)
+        claim_at = 0.0
+        while True:
+            await self._lease()  # a stale process would take entries from whoever has taken over
             try:
-                await self._read_pending()
+                if self._clock.monotonic() >= claim_at:
+                    async for batch in self._claim():
+                        yield batch
+                    claim_at = self._clock.monotonic() + self._claim_idle_ms / 1000
+                entries = await self._group.read(b">", self._ahead.limit, self._block_ms)
             except GroupLost as error:
                 await self._renew_group(error)
-            claim_at = 0.0
-            while True:
-                await self._lease()  # a stale process would take entries from whoever has taken over
-                try:
-                    if self._clock.monotonic() >= claim_at:
-                        await self._claim()
-                        claim_at = self._clock.monotonic() + self._claim_idle_ms / 1000
-                    entries = await self._group.read(b">", self._limit, self._block_ms)
-                except GroupLost as error:
-                    await self._renew_group(error)
-                else:
-                    await self._hand_over(self._without_orphans(entries) if self._orphans else entries)
-        except (SourceError, LeaseLost) as error:
-            self._failure = error
-        except asyncio.CancelledError:
-            if not self._closing:  # the client has raised it by itself, or somebody cancelled this task
-                self._failure = SourceUnavailable(f"{self.name}: reading was cancelled from outside")
-            raise
-        except Exception as error:
-            safe = without_credentials(error, secrets_of_address(self._url or os.environ.get("REDIS_URL", "")))
-            logger.error("%s: reading failed", self.name, exc_info=safe)
-            self._failure = SourceUnavailable(f"{self.name}: reading failed, see the log")
-            self._failure.__cause__ = safe
-        finally:
-            self._arrived.set()
+            else:
+                yield self._deliveries(self._without_orphans(entries) if self._orphans else entries)
 
     @property
     def _block_ms(self) -> int:
         return min(round(BLOCK_S * 1000), self._claim_idle_ms)
 
-    async def _read_pending(self) -> None:
+    async def _read_pending(self) -> AsyncGenerator[Sequence[Delivery], None]:
         """What this consumer had and did not settle, in an earlier life."""
         after = START
-        while entries := await self._group.read(after, self._limit):
+        while entries := await self._group.read(after, self._ahead.limit):
             after = entries[-1][0]
-            await self._take_over(entries)
+            yield await self._take_over(entries)
 
-    async def _claim(self) -> None:
+    async def _claim(self) -> AsyncGenerator[Sequence[Delivery], None]:
         """What others had and did not settle."""
-        cursor = START
+        cursor, opened = START, self._unsettled.open
         while True:
-            cursor, entries, trimmed = await self._group.claim(self._claim_idle_ms, cursor, self._limit)
-            self._count_lost([id for id in trimmed if id not in self._held])
-            await self._take_over([entry for entry in entries if entry[0] not in self._held])
+            cursor, entries, trimmed = await self._group.claim(self._claim_idle_ms, cursor, self._ahead.limit)
+            self._count_lost([id for id in trimmed if id not in opened])
+            yield await self._take_over([entry for entry in entries if entry[0] not in opened])
             if cursor == START:
                 return
 
-    async def _take_over(self, entries: Sequence[Entry]) -> None:
+    async def _take_over(self, entries: Sequence[Entry]) -> Sequence[Delivery]:
         if lost := [id for id, fields in entries if fields is None]:
             self._count_lost(lost)
             await self._group.ack(lost)
-        if whole := [entry for entry in entries if entry[1] is not None]:
-            attempts = await self._group.deliveries(whole[0][0], whole[-1][0], len(whole) + len(self._held))
-            await self._hand_over(whole, attempts)
+        if not (whole := [entry for entry in entries if entry[1] is not None]):
+            return ()
+        return self._deliveries(whole, await self._group.deliveries(whole[0][0], whole[-1][0]))
 
-    async def _hand_over(self, entries: Sequence[Entry], attempts: Mapping[bytes, int] | None = None) -> None:
-        if not entries:
-            return
+    def _deliveries(self, entries: Sequence[Entry], attempts: Mapping[bytes, int] | None = None) -> Sequence[Delivery]:
         deliveries = self._entries.deliveries(entries, attempts)
-        self._held.update([(delivery[1], delivery) for delivery in deliveries])
-        self._ready.extend(deliveries)
+        self._unsettled.add(deliveries)
         self._ready_since = self._clock.monotonic()
-        self._arrived.set()
-        if len(self._ready) > self._limit:
-            self._wanted.clear()
-            await self._wanted.wait()
-
-    async def _drop_claimed(self) -> None:
-        """Others take over what has waited here for too long, as when the runtime was held up."""
-        ready = self._ready
-        try:
-            mine = await self._group.deliveries(ready[0].token, ready[-1].token, len(self._held) + 1)
-        except GroupLost:
-            return  # the reader will notice; the payloads are here
-        for delivery in ready:
-            if delivery.token not in mine:
-                self._held.pop(delivery.token, None)
-        self._ready = deque(delivery for delivery in ready if delivery.token in mine)
-        self._ready_since = self._clock.monotonic()
+        return deliveries
 
     def _count_lost(self, ids: Sequence[bytes]) -> None:
         if ids:
@@ -252,9 +215,7 @@ class RedisSource:
             shown = ", ".join(id.decode() for id in ids[:3])
             more = ", ..." if len(ids) > 3 else ""
             why = f"trimmed from the stream before they were handled: {shown}{more}; raise its MAXLEN"
-            logger.warning("%s: %d entries were %s", self.name, len(ids), why)
-            if self.on_lost is not None:
-                self.on_lost(len(ids), why)
+            self._lost(len(ids), why)
 
     # --- the group and its position ---
 
@@ -283,14 +244,14 @@ class RedisSource:
 
     async def _renew_group(self, error: GroupLost) -> None:
         logger.warning("%s: %s; it is made again from the last settled entry", self.name, error)
-        self._orphans |= self._held.keys()
+        self._orphans |= self._unsettled.open.keys()
         await self._ensure_group()
 
     def _without_orphans(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The new group gives anew what is held here of the old one: it is pending again, and not handed out twice."""
         known = {id for id, _ in entries} & self._orphans
         self._orphans -= known
-        return [entry for entry in entries if entry[0] not in known or entry[0] not in self._held]
+        return [entry for entry in entries if entry[0] not in known or entry[0] not in self._unsettled.open]
 
     async def _remember(self) -> None:
         self._remembered_at = self._clock.monotonic()
@@ -346,7 +307,3 @@ def _moment(milliseconds: bytes) -> datetime | None:
         return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
     except (ValueError, OverflowError, OSError):
         return None  # an id of the user's own that is no time
-
-
-def _take(queue: deque[Delivery], limit: int) -> list[Delivery]:
-    return [queue.popleft() for _ in range(min(limit, len(queue)))]

@@ -22,6 +22,7 @@ Entry = tuple[bytes, Any]
 BLOCK_S = 2.0
 ANSWER_S = 5.0
 START = b"0-0"
+PAGE = 1000
 _LAST_SEQUENCE = 2**64 - 1
 
 LOST = (RedisError, OSError, RuntimeError, AttributeError)
@@ -96,24 +97,34 @@ class ConsumerGroup:
         )  # fmt: skip
         return reply[0], [entry for entry in reply[1] if entry], reply[2] if len(reply) > 2 else []
 
-    async def deliveries(self, first: bytes, last: bytes, count: int) -> dict[bytes, int]:
+    async def deliveries(self, first: bytes, last: bytes) -> dict[bytes, int]:
         """How often each pending entry of this consumer between two ids was delivered."""
-        rows = await self._do("XPENDING", self._stream, self._group, first, last, count, self._consumer)
-        return {row[0]: int(row[3]) for row in rows}
+        found: dict[bytes, int] = {}
+        while rows := await self._do("XPENDING", self._stream, self._group, first, last, PAGE, self._consumer):
+            found.update((row[0], int(row[3])) for row in rows)
+            if len(rows) < PAGE:
+                break
+            first = b"(" + rows[-1][0]
+        return found
 
     async def inherit(self, consumer: str) -> None:
         """Make all that is pending of another consumer this one's."""
-        while rows := await self._do("XPENDING", self._stream, self._group, "-", "+", 1000, consumer):
+        while rows := await self._do("XPENDING", self._stream, self._group, "-", "+", PAGE, consumer):
             ids = [row[0] for row in rows]
             await self._do("XCLAIM", self._stream, self._group, self._consumer, 0, *ids, "JUSTID")
 
-    async def keep(self, id: bytes, deliveries: int) -> bool:
-        """Note the count and start the idle time anew; False if the entry is pending no more."""
-        return bool(
-            await self._do(
-                "XCLAIM", self._stream, self._group, self._consumer, 0, id, "RETRYCOUNT", deliveries, "JUSTID"
-            )
-        )
+    async def keep(self, ids: Sequence[bytes], attempt: int | None = None) -> tuple[set[bytes], set[bytes]]:
+        """Start the idle time of this consumer's anew, and note how often they were delivered.
+
+        Returns which are its own, and of these the ones that were trimmed, which are pending no more. What another
+        consumer has taken over is left to it.
+        """
+        mine = await self.deliveries(min(ids, key=_numbers), max(ids, key=_numbers))
+        if not (own := [id for id in ids if id in mine]):
+            return set(), set()
+        count = () if attempt is None else ("RETRYCOUNT", attempt)
+        kept = await self._do("XCLAIM", self._stream, self._group, self._consumer, 0, *own, *count, "JUSTID")
+        return set(own), set(own).difference(kept)
 
     async def ensure(self, position: str | None, start_from: str) -> str | None:
         """Make the group if there is none, starting after `position`; returns where it starts, if it was made."""

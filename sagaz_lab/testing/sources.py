@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 
-from sagaz_lab.abc import Delivery, Event, Positions, Source, SourceTraits
+from sagaz_lab.abc import Delivery, Event, Outcome, Positions, Source, SourceTraits
 from sagaz_lab.errors import EndOfSource, StaleDelivery
+from sagaz_lab.model.run import OutcomeKind
 
 Feed = Callable[[int], Awaitable[None]]
 
@@ -45,6 +46,13 @@ async def take(source: Source, count: int, limit: int = 100) -> list[Delivery]:
         while len(found) < count:
             found += await source.receive(min(limit, count - len(found)))
     return found
+
+
+async def settle(source: Source, deliveries: Sequence[Delivery]) -> None:
+    """Each has started a run."""
+    ids = [delivery.event.id for delivery in deliveries]
+    started = [(Outcome(OutcomeKind.STARTED, "", id, "suite.on_event", f"r-{id}", 1, 0.0),) for id in ids]
+    await source.settle(deliveries, started)
 
 
 async def nothing_comes(source: Source) -> bool:
@@ -144,13 +152,13 @@ class SourceSuite:
         async with source:
             await feed(3)
             one, *others = await take(source, 3)
-            await source.ack(others)
-            await source.nack(one)
+            await settle(source, others)
+            await source.nack([one])
             (again,) = await take(source, 1)
             assert again.event.id == one.event.id
             assert self.number_of(again.event) == self.number_of(one.event)
             assert again.event.attempt == one.event.attempt + 1
-            await source.ack([again])
+            await settle(source, [again])
             assert await nothing_comes(source)
 
     async def test_nacked_deliveries_keep_their_order(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
@@ -159,7 +167,7 @@ class SourceSuite:
         async with source:
             await feed(5)
             for delivery in await take(source, 5):
-                await source.nack(delivery)
+                await source.nack([delivery])
             assert self.numbers(await take(source, 5)) == list(range(5))
 
     async def test_a_delayed_nack_waits(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
@@ -168,7 +176,7 @@ class SourceSuite:
         async with source:
             await feed(1)
             (delivery,) = await take(source, 1)
-            await source.nack(delivery, delay_s=DELAY_S)
+            await source.nack([delivery], delay_s=DELAY_S)
             assert await nothing_comes(source)
             waiting = asyncio.create_task(take(source, 1))
             await self.pass_time(DELAY_S + 0.1)
@@ -178,19 +186,48 @@ class SourceSuite:
         async with source:
             await feed(2)
             one, two = await take(source, 2)
-            await source.ack([one, two])
-            await source.ack([one, two])
-            await source.nack(one)
+            await settle(source, [one, two])
+            await settle(source, [one, two])
+            await source.nack([one])
+            assert await nothing_comes(source)
+
+    async def test_several_are_given_back_at_once(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
+        async with source:
+            await feed(4)
+            one, *others = await take(source, 4)
+            await settle(source, [one])
+            await source.nack([one, *others])
+            again = await take(source, 3)
+            numbers = self.numbers(again)
+            assert (numbers if traits.ordered else sorted(numbers)) == [1, 2, 3]
+            assert all(delivery.event.attempt == 2 for delivery in again)
+            await settle(source, others)
+            await source.nack(again)
+            assert len(await take(source, 3)) == 3
+
+    async def test_what_is_kept_alive_can_be_settled_and_given_back(self, source: Source, feed: Feed) -> None:
+        async with source:
+            await feed(3)
+            one, two, three = await take(source, 3)
+            for _ in range(3):
+                await source.keep_alive([one, two, three])
+            assert await nothing_comes(source)
+            await settle(source, [one, two])
+            await source.keep_alive([three])
+            await source.nack([three])
+            (again,) = await take(source, 1)
+            assert (again.event.id, again.event.attempt) == (three.event.id, 2)
+            await settle(source, [again])
             assert await nothing_comes(source)
 
     async def test_a_nack_counts_once(self, source: Source, feed: Feed) -> None:
         async with source:
             await feed(1)
             (delivery,) = await take(source, 1)
-            await source.nack(delivery)
-            await source.nack(delivery)
+            await source.nack([delivery])
+            await source.nack([delivery])
             (again,) = await take(source, 1)
-            await source.nack(delivery)
+            await source.nack([delivery])
             assert again.event.attempt == 2
             assert await nothing_comes(source)
 
@@ -200,14 +237,14 @@ class SourceSuite:
         async with source:
             await feed(6)
             first = await take(source, 4)
-            await source.ack(first[:2])
+            await settle(source, first[:2])
         async with source:
             again = await take(source, 4)
             ids = {delivery.event.id: delivery.event.attempt for delivery in again}
             assert {delivery.event.id for delivery in first[2:]} <= ids.keys()
             assert not {delivery.event.id for delivery in first[:2]} & ids.keys()
             assert all(ids[delivery.event.id] > 1 for delivery in first[2:])
-            await source.ack(again)
+            await settle(source, again)
             assert await nothing_comes(source)
 
     async def test_settling_after_leaving_harms_nothing(self, source: Source, feed: Feed) -> None:
@@ -216,7 +253,7 @@ class SourceSuite:
             old = await take(source, 2)
         async with source:
             with suppress(StaleDelivery):
-                await source.ack(old)
+                await settle(source, old)
             await feed(1)
             came: list[Delivery] = []
             with suppress(EndOfSource, TimeoutError):
@@ -231,7 +268,7 @@ class SourceSuite:
             async with source:
                 await feed(3)
                 one, *_ = await take(source, 2)
-                await source.nack(one, delay_s=3600)
+                await source.nack([one], delay_s=3600)
         await asyncio.sleep(QUIET_S)
         assert asyncio.all_tasks() == before
 
@@ -241,14 +278,17 @@ class SourceSuite:
         async with source:
             await feed(3)
             one, *others = await take(source, 3)
-            await source.ack(others)
+            await settle(source, others)
             with pytest.raises(EndOfSource):
                 await source.receive(1)
-            await source.nack(one)
+            await source.nack([one])
             assert self.numbers(await take(source, 1)) == [0]
             with pytest.raises(EndOfSource):
                 await source.receive(1)
 
     async def test_it_says_what_it_is(self, source: Source) -> None:
+        """The class says it too, since it is asked before a source is made."""
         assert source.name
         assert isinstance(source.traits, SourceTraits)
+        assert type(source).traits == source.traits
+        assert source.traits.keeps_s is None or source.traits.keeps_s >= 0

@@ -35,8 +35,13 @@ class Feed:
         now = datetime.now(UTC)
         return deliveries(map(self._make, range(begin, end)), map(str, range(begin, end)), self.name, now)
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: object) -> None:
         return None
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        raise RuntimeError(f"event {delivery.event.id} was given back: the measurement is void")
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """What `--against` an earlier commit calls."""
+
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        raise RuntimeError(f"event {deliveries[0].event.id} was given back: the measurement is void")
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...

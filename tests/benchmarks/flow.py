@@ -46,11 +46,16 @@ class Flow:
         numbers = range(begin, self.given)
         return deliveries(numbers, map(str, numbers), self.name, datetime.now(UTC), fresh=True)
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: object) -> None:
         return None
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        raise RuntimeError(f"event {delivery.event.id} was given back: the measurement is void")
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """What `--against` an earlier commit calls."""
+
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        raise RuntimeError(f"event {deliveries[0].event.id} was given back: the measurement is void")
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
 async def lateness_ms(for_s: float) -> float:

@@ -96,7 +96,7 @@ async def test_an_option_that_is_allowed_works(server: RedisServer, option: str)
             await publisher.publish([Publication("p" + number.decode(), stream, number, "s.t", "r1")])
             [delivery] = await source.receive(1)
             assert delivery.event.payload == number
-            await source.ack([delivery])
+            await source.settle([delivery], ())
             await asyncio.sleep(1.1 if "health" in option else 0)
 
 

@@ -61,7 +61,7 @@ async def consume(port: int, ledger: Counter[int]) -> None:
                     deliveries = await source.receive(100)
                     ledger.update(json.loads(delivery.event.payload)["n"] for delivery in deliveries)
                     await asyncio.sleep(0.002)
-                    await source.ack(deliveries)
+                    await source.settle(deliveries, ())
         except SourceUnavailable:
             await asyncio.sleep(0.02)
 

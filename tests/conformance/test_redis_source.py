@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sagaz_lab.abc import Delivery, Surroundings
+from sagaz_lab import Lab, Saga, SagaContext, action, trigger
+from sagaz_lab.abc import Delivery, Event, Surroundings
 from sagaz_lab.errors import DefinitionError, SourceNotReady, SourceUnavailable, StaleDelivery
 from sagaz_lab.model.trigger import source_spec
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.sources import open_source
 from sagaz_lab.sources.redis import RedisSource
+from sagaz_lab.testing.clock import VirtualClock
 from sagaz_lab.testing.sources import MemoryPositions, nothing_comes, take
 from tests.services.proxy import Proxy
 from tests.services.redis import RedisServer, running_redis
+from tests.unit.test_store_outage import Away
+from tests.unit.tools import until
 
 STREAM = "orders"
 
@@ -52,6 +56,13 @@ def pending(server: RedisServer) -> int:
         return count
 
 
+def rows(server: RedisServer) -> list[dict[str, Any]]:
+    """What is pending, in order."""
+    with server.client() as client:
+        found: list[dict[str, Any]] = client.xpending_range(STREAM, "lab-1", "-", "+", 100)
+        return found
+
+
 async def until_unavailable(source: RedisSource) -> None:
     async with asyncio.timeout(20):
         while True:
@@ -66,11 +77,11 @@ async def test_a_killed_server_loses_nothing(server: RedisServer, here: Surround
     async with source:
         add(server, 0, 1, 2, 3)
         settled, *unsettled = await take(source, 4)
-        await source.ack([settled])
+        await source.settle([settled], ())
         server.kill()
         await until_unavailable(source)
         with pytest.raises(SourceUnavailable):
-            await source.ack(unsettled)
+            await source.settle(unsettled, ())
     server.start()
     add(server, 4)
     async with source:
@@ -88,7 +99,7 @@ async def test_a_reset_connection_loses_nothing(server: RedisServer, here: Surro
             async with source:
                 deliveries = await take(source, 1)
                 if turn % 2:
-                    await source.ack(deliveries)
+                    await source.settle(deliveries, ())
                 seen |= set(numbers(deliveries))
                 proxy.reset()
                 await until_unavailable(source)
@@ -139,9 +150,9 @@ async def test_no_server_is_unavailable(here: Surroundings) -> None:
     assert "geheim" not in str(caught.value)
 
 
-async def test_trimmed_entries_are_counted_as_lost(
-    server: RedisServer, here: Surroundings, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_trimmed_entries_are_counted_as_lost(server: RedisServer, here: Surroundings) -> None:
+    told: list[tuple[int, str]] = []
+    here = replace(here, lost=lambda count, why: told.append((count, why)))
     source = RedisSource(surroundings=here, stream=STREAM, url=server.url)
     async with source:
         add(server, 0, 1, 2)
@@ -149,14 +160,10 @@ async def test_trimmed_entries_are_counted_as_lost(
     with server.client() as client:
         client.xtrim(STREAM, maxlen=1, approximate=False)
     add(server, 3)
-    told: list[tuple[int, str]] = []
-    source.on_lost = lambda count, why: told.append((count, why))
-    with caplog.at_level(logging.WARNING):
-        async with source:
-            assert numbers(await take(source, 2)) == [2, 3]
+    async with source:
+        assert numbers(await take(source, 2)) == [2, 3]
     assert source.lost_by_trimming == sum(count for count, _ in told) == 2
     assert "trimmed" in told[0][1]
-    assert "2 entries were trimmed" in caplog.text
     assert pending(server) == 2
 
 
@@ -168,18 +175,18 @@ async def test_after_flushall_nothing_new_is_skipped(server: RedisServer, here: 
         add(server, 3, 4)  # before the group is there again
         assert numbers(await take(source, 2)) == [3, 4]
         with pytest.raises(StaleDelivery):
-            await source.ack([one])
-        await source.ack([one])
-        await source.nack(two)
+            await source.settle([one], ())
+        await source.settle([one], ())
+        await source.nack([two])
         with pytest.raises(StaleDelivery):
-            await source.ack([*await take(source, 1), three])
+            await source.settle([*await take(source, 1), three], ())
 
 
 async def test_after_flushall_ids_may_begin_anew(server: RedisServer, here: Surroundings) -> None:
     source = RedisSource(surroundings=here, stream=STREAM, url=server.url)
     async with source:
         add(server, 0)
-        await source.ack(await take(source, 1))
+        await source.settle(await take(source, 1), ())
     server.flush()
     with server.client() as client:
         client.xadd(STREAM, {"payload": '{"n": 1}'}, id="5-0")  # an earlier time than all before
@@ -192,7 +199,7 @@ async def test_a_lost_group_goes_on_after_what_was_settled(server: RedisServer, 
     async with source:
         add(server, 0, 1, 2, 3)
         first = await take(source, 3)
-        await source.ack(first[:2])
+        await source.settle(first[:2], ())
     with server.client() as client:
         client.xgroup_destroy(STREAM, "lab-1")
     async with source:
@@ -207,15 +214,15 @@ async def test_a_group_that_is_lost_while_events_are_in_hand(server: RedisServer
             client.xgroup_destroy(STREAM, "lab-1")
         add(server, 3)
         assert numbers(await take(source, 1)) == [3]  # what is in hand does not come a second time
-        await source.ack([one, three])
-        await source.nack(two)
+        await source.settle([one, three], ())
+        await source.nack([two])
         assert numbers(await take(source, 1)) == [1]
 
 
 async def test_a_group_of_another_making_is_resumed_where_it_is(server: RedisServer) -> None:
     async with RedisSource(surroundings=_surroundings(), stream=STREAM, url=server.url) as source:
         add(server, 0, 1)
-        await source.ack(await take(source, 2))
+        await source.settle(await take(source, 2), ())
     with_no_position = RedisSource(surroundings=_surroundings(), stream=STREAM, url=server.url)
     async with with_no_position:
         with server.client() as client:
@@ -241,7 +248,7 @@ async def test_a_claim_leaves_alone_what_is_in_hand(server: RedisServer, here: S
     async with RedisSource(surroundings=here, stream=STREAM, url=server.url, claim_idle_ms=100) as source:
         add(server, 0, 1)
         deliveries = await take(source, 2)
-        await source.nack(deliveries[0], delay_s=60)
+        await source.nack([deliveries[0]], delay_s=60)
         await asyncio.sleep(0.5)
         assert await nothing_comes(source)
 
@@ -253,10 +260,86 @@ async def test_what_another_settled_is_stale(server: RedisServer, here: Surround
         with server.client() as client:
             client.xack(STREAM, "lab-1", one.token, two.token)
         with pytest.raises(StaleDelivery):
-            await source.ack([one])
+            await source.settle([one], ())
         with pytest.raises(StaleDelivery):
-            await source.nack(two)
+            await source.nack([two])
         assert await nothing_comes(source)
+
+
+async def test_what_is_kept_alive_is_claimed_by_nobody(server: RedisServer, here: Surroundings) -> None:
+    def reads_as(consumer: str) -> RedisSource:
+        return RedisSource(surroundings=here, stream=STREAM, url=server.url, consumer=consumer, claim_idle_ms=1000)
+
+    async with reads_as("a") as source, reads_as("b") as other:
+        add(server, 0, 1, 2)
+        one, two = await take(source, 2, limit=2)  # the third one is read ahead
+        waiting = asyncio.create_task(take(other, 1))
+        for _ in range(10):
+            await source.keep_alive([one, two])
+            await asyncio.sleep(0.25)
+        assert not waiting.done()
+        assert {row["times_delivered"] for row in rows(server)} == {1}
+        waiting.cancel()
+
+
+async def test_what_another_has_taken_over_is_left_to_it(server: RedisServer, here: Surroundings) -> None:
+    async with RedisSource(surroundings=here, stream=STREAM, url=server.url, consumer="a") as source:
+        add(server, 0, 1, 2)
+        one, two, three = await take(source, 3)
+        with server.client() as client:
+            client.xclaim(STREAM, "lab-1", "b", 0, [one.token, three.token])
+        with pytest.raises(StaleDelivery) as error:
+            await source.keep_alive([one, two])
+        assert error.value.deliveries == [one]
+        with pytest.raises(StaleDelivery):
+            await source.nack([two, three])
+        assert numbers(await take(source, 1)) == [1]
+        assert [row["consumer"] for row in rows(server)] == [b"b", b"a", b"b"]
+
+
+async def test_an_entry_that_is_trimmed_while_it_is_kept_is_not_lost(server: RedisServer, here: Surroundings) -> None:
+    async with RedisSource(surroundings=here, stream=STREAM, url=server.url) as source:
+        add(server, 0, 1)
+        one, two = await take(source, 2)
+        with server.client() as client:
+            client.xtrim(STREAM, maxlen=1, approximate=False)
+        await source.keep_alive([one, two])
+        await source.keep_alive([one, two])
+        await source.nack([one])
+        assert numbers(await take(source, 1)) == [0]
+
+
+async def test_a_store_that_is_away_for_a_minute_uses_up_no_attempt(server: RedisServer) -> None:
+    """The source keeps the entries, whoever else reads in the group."""
+    clock, store, attempts = VirtualClock(), Away(), list[int]()
+    lab = Lab(store, clock=clock)
+    with lab.activate():
+
+        class Orders(Saga):
+            @trigger(source="redis", stream=STREAM, url=server.url, consumer_group="g", consumer="a")
+            def on_order(self, event: Event) -> dict[str, Any]:
+                return {}
+
+            @action("ship")
+            async def ship(self, ctx: SagaContext) -> None:
+                assert ctx.event is not None
+                attempts.append(ctx.event.attempt)
+
+    await lab.start()
+    store.away = True
+    add(server, *range(50))
+    with server.client() as client:
+        await until(lambda: client.exists(STREAM) and client.xpending(STREAM, "g")["pending"] == 50)
+        for _ in range(60):
+            await clock.advance(1)
+            await asyncio.sleep(0.05)
+            stolen = client.xautoclaim(STREAM, "g", "b", 1500, count=100, justid=True)
+            assert not stolen
+        store.away = False
+        await clock.advance(2)
+        await until(lambda: client.xpending(STREAM, "g")["pending"] == 0)
+    assert attempts == [1] * 50
+    await lab.stop()
 
 
 async def test_attempts_are_counted_over_processes(server: RedisServer) -> None:
@@ -265,7 +348,7 @@ async def test_attempts_are_counted_over_processes(server: RedisServer) -> None:
         add(server, 0)
         for _ in range(3):
             (delivery,) = await take(source, 1)
-            await source.nack(delivery)
+            await source.nack([delivery])
     async with RedisSource(surroundings=_surroundings(positions), stream=STREAM, url=server.url) as restarted:
         (again,) = await take(restarted, 1)
     assert delivery.event.attempt == 3

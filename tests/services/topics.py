@@ -66,12 +66,15 @@ class Topic:
         event = Event({"n": n}, id=str(n), source=self.name, key=str(n % KEYS))
         return Delivery(event, position)
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Any) -> None:
         self._settled = max(self._settled, *(delivery.token + 1 for delivery in deliveries))
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        self._next = min(self._next, delivery.token)
-        self.given.pop(self._log[delivery.token], None)
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        for delivery in deliveries:
+            self._next = min(self._next, delivery.token)
+            self.given.pop(self._log[delivery.token], None)
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
 class Numbers:

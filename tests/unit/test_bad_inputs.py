@@ -89,8 +89,8 @@ class Raw(Tap):
 
     def give(self, event: Event) -> None:
         self._number += 1
-        self._buffer.append(Delivery(event, self._number))
-        self._filled.set()
+        self.buffered.append(Delivery(event, self._number))
+        self.ledger.arrived.set()
 
 
 @pytest.fixture(params=["memory", "sqlite"])

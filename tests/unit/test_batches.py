@@ -51,11 +51,13 @@ class Numbers:
         self.given = numbers.stop
         return deliveries(numbers, map(str, numbers), self.name, datetime.now(UTC))
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Any) -> None:
         return None
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        raise AssertionError(f"{delivery} was given back")
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        raise AssertionError(f"{deliveries} was given back")
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
 async def given(lab: Lab, source: Numbers, keeps: Callable[[int], bool]) -> list[int]:

@@ -38,9 +38,11 @@ class Pages:
         now, self._left = self._left[:300], self._left[300:]
         return [Delivery(Event({"n": n}, id=str(n), source=self.name), n) for n in now]
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None: ...
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Any) -> None: ...
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None: ...
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None: ...
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
 class Endless(Pages):
@@ -88,12 +90,12 @@ def reads(lab: Lab, source: dict[str, Any], name: str = "s") -> list[int]:
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-@pytest.mark.parametrize("source", [RECORDING, PAGES], ids=["recording", "custom"])
+@pytest.mark.parametrize("source", [RECORDING, PAGES, None], ids=["recording", "factory", "instance"])
 @pytest.mark.parametrize("isolated", [False, True])
 async def test_all_is_through_when_it_returns(
-    store: str, source: dict[str, Any], isolated: bool, tmp_path: Path
+    store: str, source: dict[str, Any] | None, isolated: bool, tmp_path: Path
 ) -> None:
-    lab = lab_of(store, tmp_path)
+    lab, source = lab_of(store, tmp_path), source or {"source": Pages()}
     done = reads(lab, source)
     lab.start(isolated=isolated)
     await lab.drain()

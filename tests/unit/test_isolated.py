@@ -45,10 +45,12 @@ class Numbers:
         first, self.given = self.given, min(self.given + 3, self.last)
         return [Delivery(Event({"n": n}, id=str(n), source="numbers")) for n in range(first, self.given)]
 
-    async def ack(self, deliveries: Any) -> None: ...
+    async def settle(self, deliveries: Any, outcomes: Any) -> None: ...
 
-    async def nack(self, delivery: Any, *, delay_s: float = 0.0) -> None:
+    async def nack(self, deliveries: Any, *, delay_s: float = 0.0) -> None:
         raise RuntimeError("given back")
+
+    async def keep_alive(self, deliveries: Any) -> None: ...
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Batch, Debounce, Lab, Saga, SagaListener, action, all_of, trigger
-from sagaz_lab.abc import Delivery, OnLost
+from sagaz_lab.abc import Delivery, Surroundings
 from sagaz_lab.notebook.cards import status_card
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.test_user_errors import Moody
@@ -93,25 +93,28 @@ async def test_an_event_that_cannot_be_stored_while_it_waits_is_a_dead_letter(tm
 class Trimmed(Moody):
     """Two of its entries are gone."""
 
-    on_lost: OnLost | None = None
+    def __init__(self, settings: Any, surroundings: Surroundings) -> None:
+        super().__init__("", OSError)
+        self.lost = surroundings.lost
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         if len(self.left) == 4:
             del self.left[:2]
-            assert self.on_lost is not None
-            self.on_lost(2, "trimmed: e0, e1; raise its MAXLEN")
+            self.lost(2, "trimmed: e0, e1; raise its MAXLEN")
         return await super().receive(limit)
 
 
-async def test_what_a_source_cannot_deliver_is_reported_and_counted(lab: Lab) -> None:
+async def test_what_a_source_cannot_deliver_is_reported_and_counted() -> None:
+    lab = Lab("memory", sources={"redis": Trimmed})
     reports = reports_of(lab)
-    source = Trimmed("", OSError)
-    for name in ("A", "B"):
-        type(name, (Saga,), {"on": trigger(source=source)(lambda self, event: None)})
+    with lab.activate():
+        for name in ("A", "B"):
+            type(name, (Saga,), {"on": trigger(source="redis", stream="orders")(lambda self, event: None)})
     await lab.start()
     await until(lambda: lab.counters()["B.on"]["filtered"] == 2)
-    assert reports == ["source custom moody has lost 2 event(s): trimmed: e0, e1; raise its MAXLEN"]
+    assert reports == ["source redis orders has lost 2 event(s): trimmed: e0, e1; raise its MAXLEN"]
     assert [counts["lost"] for counts in lab.counters().values()] == [2, 2]
     status = lab.status()
     assert (status.sources[0].lost, status.warnings) == (2, reports)
     assert "connected, 2 lost" in repr(status_card(status))
+    await lab.stop()

@@ -162,7 +162,7 @@ async def test_speed_paces_the_recording() -> None:
         assert await nothing_comes(source)
         await clock.advance(1)
         assert len(await source.receive(10)) == 2
-        await source.nack(first)
+        await source.nack([first])
         assert (await source.receive(10))[0].event.attempt == 2
         await clock.advance(8.9)
         assert await nothing_comes(source)

@@ -173,17 +173,19 @@ class Moody:
         self.unsettled.append(id := self.left.pop(0))
         return [Delivery(Event({"n": id}, id, "moody"), id)]
 
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        self.at("ack")
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Any) -> None:
+        self.at("settle")
         for delivery in deliveries:
             self.unsettled.remove(delivery.event.id)
 
-    async def nack(self, delivery: Delivery, *, delay_s: float = 0.0) -> None:
-        self.left.append(delivery.event.id)
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        self.left += [delivery.event.id for delivery in deliveries]
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
 @each_error
-@pytest.mark.parametrize("place", ["receive", "ack", "exit"])
+@pytest.mark.parametrize("place", ["receive", "settle", "exit"])
 async def test_a_source_that_raises_it_is_opened_again(lab: Lab, place: str, error: Any) -> None:
     reports: list[str] = []
     lab.on_report(lambda kind, text: reports.append(text))

@@ -71,10 +71,12 @@ class Fed:
         self._given += 1
         return [Delivery(Event(b"{}", id=f"e{self._given}", source="fed"), 1)]
 
-    async def ack(self, deliveries: Any) -> None:
+    async def settle(self, deliveries: Any, outcomes: Any) -> None:
         await self._once("ack")
 
-    async def nack(self, delivery: Any, *, delay_s: float = 0.0) -> None: ...
+    async def nack(self, deliveries: Any, *, delay_s: float = 0.0) -> None: ...
+
+    async def keep_alive(self, deliveries: Any) -> None: ...
 
 
 class Probe:

@@ -69,11 +69,11 @@ class Tap(MemorySource):
     @property
     def waiting(self) -> int:
         """What is still to be received."""
-        return len(self._buffer) + len(self._again)
+        return len(self.buffered)
 
     @property
     def unsettled(self) -> int:
-        return len(self._in_flight)
+        return len(self.ledger.open)
 
 
 def spoil(value: Any) -> None:

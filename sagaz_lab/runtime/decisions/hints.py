@@ -24,7 +24,7 @@ def tell_slow(report: Report, decided: Decided) -> None:
 
 
 def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
-    ours = state.compiled.trigger.spec.kind == "dead_letters" or "sagaz-id" in event.headers
+    ours = state.compiled.trigger.spec.traits.own_payload or "sagaz-id" in event.headers
     payload = payload_as_sent(event)
     if isinstance(payload, Mapping) and not ours:
         state.told_hidden_fields = True

@@ -82,7 +82,7 @@ class Dispatcher:
         self.default = default
         self.tee: Tee | None = None
         self.fired: Counter[str] = Counter()
-        """Events that were given by hand, by the identity of the memory source that they stand for."""
+        """Events that were given by hand, by the identity of the source in the process that they stand for."""
         self.closing = False
         self.confirming = Confirming()
         self.finishing = Finishing(store.durable, report)

@@ -55,7 +55,7 @@ class Firing:
         with inside(self._dispatcher.tasks, f"the decision of an event fired to {target}"):
             decisions = await self._dispatcher.take(readers, [delivery], answered=True)
         given = [specs_of(state.compiled.trigger)[part] for state, part in readers]
-        self._dispatcher.fired.update({spec.identity for spec in given if spec.kind == "memory"})
+        self._dispatcher.fired.update({spec.identity for spec in given if spec.traits.in_process})
         return [
             await self._outcome(state, decided, delivery.event.id, wait)
             for (state, _), decided in zip(readers, decisions, strict=True)
@@ -302,7 +302,7 @@ class Firing:
             event = payload.with_payload(apart(payload.payload)).with_id(given or next(self._dispatcher.event_ids))
             return Delivery(event, None, not given)
         now = self._dispatcher.clock.shown()
-        if spec.kind == "cron" and (payload is None or isinstance(payload, Mapping)):
+        if spec.traits.scheduled and (payload is None or isinstance(payload, Mapping)):
             payload = {"scheduled_for": now, **(payload or {})}
         event = event_with(apart(payload), id or next(self._dispatcher.event_ids), str(spec), now)
         return Delivery(event, None, id is None)

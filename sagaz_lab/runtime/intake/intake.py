@@ -10,10 +10,11 @@ from sagaz_lab.abc import Clock, Missed, Source
 from sagaz_lab.errors import SourceNotReady
 from sagaz_lab.model.trigger import SourceSpec, Trigger, number_of, specs_of
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
-from sagaz_lab.runtime.intake.pump import Pump
+from sagaz_lab.runtime.intake.pump import Hears, Pump
+from sagaz_lab.runtime.intake.shared import SharedThings
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 
-OpenSource = Callable[[Trigger, SourceSpec], Source | None]
+OpenSource = Callable[[Trigger, SourceSpec, Hears], Source | None]
 """None where the Lab is offline: then only `fire` brings events."""
 
 
@@ -31,6 +32,7 @@ class Intake:
         self._clock = clock
         self._open_source = open_source
         self.pumps: dict[str, Pump] = {}
+        self.shared = SharedThings(dispatcher.tasks)
 
     def hand_over(self, states: Iterable[TriggerState]) -> None:
         """What is received goes to these triggers from this moment on; connections are left to `read`."""
@@ -104,7 +106,7 @@ class Intake:
         """Returns when the finite sources have given all they had."""
         for pump in list(self.pumps.values()):
             await pump.opened.wait()
-        tasks = [pump.task for pump in self.pumps.values() if pump.finite and pump.task is not None]
+        tasks = [pump.task for pump in self.pumps.values() if pump.traits.finite and pump.task is not None]
         if tasks:
             await asyncio.wait(tasks)
 
@@ -135,9 +137,11 @@ def _rival(identity: str, specs: Mapping[str, SourceSpec]) -> str | None:
     return next((other for other, spec in specs.items() if other != identity and spec.divided == mine), None)
 
 
-def _refuse(spec: SourceSpec, opened: Callable[[], Source | None], names: Collection[str]) -> Source | None:
+def _refuse(
+    spec: SourceSpec, opened: Callable[[Hears], Source | None], names: Collection[str], hears: Hears
+) -> Source | None:
     """Raises `SourceNotReady`, unless the Lab is offline: they would divide the events of the source."""
-    if opened() is None:
+    if opened(hears) is None:
         return None
     raise SourceNotReady(
         f"{' and '.join(sorted(names))} read {spec} with different settings in one consumer group, so that each would "
@@ -156,7 +160,7 @@ def _readers(states: Iterable[TriggerState]) -> tuple[dict[str, list[Reader]], d
     for state in states:
         for part, spec in enumerate(specs_of(state.compiled.trigger)):
             identity = spec.identity
-            if not spec.is_shared:
+            if not spec.traits.shared:
                 identity += f" of {state.name} {number_of(state.compiled.trigger, spec)}"
             specs[identity] = spec
             readers.setdefault(identity, []).append((state, part))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from sagaz_lab.abc import Clock, Delivery, Missed, Source
 from sagaz_lab.errors import (
@@ -25,9 +25,11 @@ from sagaz_lab.errors import (
 from sagaz_lab.model.event import Deliveries
 from sagaz_lab.model.inside import CONNECTION, inside
 from sagaz_lab.model.options import secrets_in
+from sagaz_lab.model.source_traits import NO_TRAITS, traits_of
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+from sagaz_lab.runtime.intake.delivery_outcomes import DeliveryOutcomes
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.texts import masked
 
@@ -41,6 +43,17 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 CLOSE_S = 3.0
 """How long a source that is read no more may take to stop before others go on without it."""
 
+ASK_S = 1.0
+"""How often a store that is away is asked, and a source is asked to keep its deliveries alive."""
+
+
+class Hears(Protocol):
+    """Who hears what a source knows besides its deliveries."""
+
+    def lose(self, count: int, why: str) -> None: ...
+
+    def note_missed(self, missed: Missed) -> None: ...
+
 
 class Pump:
     """One source, while it is started.
@@ -51,7 +64,7 @@ class Pump:
     def __init__(
         self,
         spec: SourceSpec,
-        open_source: Callable[[], Source | None],
+        open_source: Callable[[Hears], Source | None],
         readers: Sequence[Reader],
         dispatcher: Dispatcher,
         clock: Clock,
@@ -63,8 +76,8 @@ class Pump:
         self.state = "connecting"
         self.since = clock.now()
         self.error = ""
-        self.finite = False
-        """Whether the source will end by itself, as it says once it is `opened`."""
+        self.traits = NO_TRAITS
+        """As the source declares them once it is `opened`."""
         self.opened = asyncio.Event()
         self.received = 0
         self.lost = 0
@@ -134,20 +147,21 @@ class Pump:
 
     async def _run(self) -> None:
         own_task, failures = OwnTask(), 0
+        away: StoreUnavailable | None = None
         while not self._stopping:
             try:
-                opened = self._open()
-                self.finite = bool(getattr(getattr(opened, "traits", None), "finite", False))
+                if away is not None:
+                    await self._store_answers(away)
+                    away = None
+                opened = self._open(self)
+                self.traits = traits_of(opened)
                 self.opened.set()
                 if opened is None:
                     self._connected("offline")
                     return
-                if hasattr(opened, "on_lost"):
-                    opened.on_lost = self._lose
                 async with AsyncExitStack() as stack:
                     with inside(self._dispatcher.tasks, f"source {self.spec}, which is being connected", CONNECTION):
                         source = await stack.enter_async_context(opened)
-                    self._note_missed(source)
                     self._connected("connected")
                     failures = 0
                     await self.may_receive.wait()
@@ -159,6 +173,9 @@ class Pump:
             except SourceUnavailable as error:
                 failures += 1
                 await self._wait_to_reconnect(error, failures)
+            except StoreUnavailable as error:
+                away = error
+                continue
             except LeaseLost as error:
                 self._dispatcher.lease.lose(error)
                 self.abandoned(describe(error))
@@ -197,16 +214,16 @@ class Pump:
         if not self._stopping:
             await self._reconnect_later(told, self._crashes)
 
-    def _lose(self, count: int, why: str) -> None:
+    def lose(self, count: int, why: str) -> None:
         """So many events are gone, of which none was delivered."""
         self.lost += count
         for state in self.states:
             state.counters.lost += count
         self._dispatcher.report(f"lost:{self.spec}", f"source {self.spec} has lost {count} event(s): {why}")
 
-    def _note_missed(self, source: Source) -> None:
-        missed = getattr(source, "missed", None)
-        if isinstance(missed, Missed) and missed.due and not self.connected.done():
+    def note_missed(self, missed: Missed) -> None:
+        """What came due before this opening; only that before the first one is news."""
+        if missed.due and not self.connected.done():
             self.missed = missed
 
     def _connected(self, state: str) -> None:
@@ -221,6 +238,8 @@ class Pump:
                 limit = await self._room()
                 deliveries = await source.receive(limit)
                 self._interruptible = False
+                if deliveries and not self.traits.finite:
+                    self.lag_s = max(0.0, self._clock.now() - deliveries[-1].event.timestamp.timestamp())
                 await self._hand_over(source, deliveries)
                 await asyncio.sleep(0)
         finally:
@@ -240,49 +259,97 @@ class Pump:
             await tightest.held_up(self._clock)
 
     async def _hand_over(self, source: Source, deliveries: Sequence[Delivery]) -> None:
-        """To the triggers, as far as there is room: it may have become less since they were asked for."""
+        """To the triggers, as far as there is room: it may have become less since they were asked for.
+
+        Where the store is away they are kept, and offered again until it answers. Raises `StoreUnavailable` once the
+        source can keep them no longer: then all are given back.
+        """
+        away_since: float | None = None
         while deliveries:
-            if not self.readers or any(state.paused for state in self.states):
+            unwanted = not self.readers or any(state.paused for state in self.states)
+            if unwanted or (self._stopping and away_since is not None):
                 await _give_back(source, deliveries)  # asked for before the pause, or while somebody read it
                 return
             tightest = min(self.states, key=TriggerState.room)
             room = tightest.room()
-            if room > 0:
-                taken, deliveries = _parted(deliveries, room)
-                self.received += len(taken)
-                if not self.finite:
-                    self.lag_s = max(0.0, self._clock.now() - taken[-1].event.timestamp.timestamp())
-                await self._take(source, taken)
+            if room <= 0:
+                await self._wait(tightest.held_up(self._clock), source, deliveries)
                 continue
-            self._interruptible = True
-            try:
-                await tightest.held_up(self._clock)
-            except asyncio.CancelledError:
-                await _give_back(source, deliveries)
-                raise
-            finally:
-                self._interruptible = False
+            taken, rest = _parted(deliveries, room)
+            if (error := await self._take(source, taken, ask=away_since is not None)) is None:
+                deliveries, away_since = rest, None
+                continue
+            if away_since is None:
+                away_since = self._clock.monotonic()
+                self._report_away(error)
+            deliveries = await self._outlast(source, deliveries, error, away_since)
 
-    async def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
-        """Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over."""
+    async def _outlast(
+        self, source: Source, deliveries: Sequence[Delivery], error: StoreUnavailable, away_since: float
+    ) -> Sequence[Delivery]:
+        """Wait a moment for the store. Returns what the source has kept meanwhile."""
+        keeps_s = self.traits.keeps_s
+        wait_s = min(ASK_S, keeps_s / 3) if keeps_s else ASK_S
+        if keeps_s is not None and self._clock.monotonic() + wait_s - away_since > keeps_s:
+            await _give_back(source, deliveries)
+            raise error
         try:
+            await source.keep_alive(deliveries)
+        except StaleDelivery as stale:
+            logger.info("source %s: %s", self.spec, stale)
+            gone = {id(delivery.event) for delivery in stale.deliveries}
+            deliveries = [delivery for delivery in deliveries if id(delivery.event) not in gone]
+        await self._wait(self._clock.sleep(wait_s), source, deliveries)
+        return deliveries
+
+    async def _wait(self, waiting: Awaitable[None], source: Source, deliveries: Sequence[Delivery]) -> None:
+        """Returns when that does; who stops the pump meanwhile has the deliveries given back."""
+        self._interruptible = True
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            await _give_back(source, deliveries)
+            raise
+        finally:
+            self._interruptible = False
+
+    async def _take(
+        self, source: Source, deliveries: Sequence[Delivery], *, ask: bool = False
+    ) -> StoreUnavailable | None:
+        """Returns the error of a store that is away: then nothing has been taken. `ask` it before the user's code runs.
+
+        Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over.
+        """
+        try:
+            if ask:
+                await self._dispatcher.store.heartbeat()
             with inside(self._dispatcher.tasks, f"the decision of an event of source {self.spec}"):
-                await self._dispatcher.take(self.readers, deliveries)
+                decisions = await self._dispatcher.take(self.readers, deliveries)
         except LabClosed:
             await _give_back(source, deliveries)
-            return
+            return None
         except StoreUnavailable as error:
-            # Intake stops while the store cannot answer: what was received goes back.
-            self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
-            for delivery in deliveries:
-                with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
-                    await source.nack(delivery, delay_s=1.0)
-            await self._clock.sleep(1.0)
-            return
+            return error
+        self.received += len(deliveries)
         try:
-            await source.ack(deliveries)
+            await source.settle(deliveries, DeliveryOutcomes(deliveries, decisions))
         except StaleDelivery as error:
             logger.info("source %s: %s; the store has the events", self.spec, error)
+        return None
+
+    async def _store_answers(self, error: StoreUnavailable) -> None:
+        """Returns once the store can be written again. Raises `LeaseLost`."""
+        self._report_away(error)
+        self._enter("reconnecting", describe(error))
+        self._interruptible = True
+        while True:
+            await self._clock.sleep(ASK_S)
+            with suppress(StoreUnavailable):
+                await self._dispatcher.store.heartbeat()
+                return
+
+    def _report_away(self, error: StoreUnavailable) -> None:
+        self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
 
     async def _wait_to_reconnect(self, error: SourceUnavailable, failures: int) -> None:
         told = masked(describe(error), self._secrets)
@@ -327,6 +394,5 @@ def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Deliver
 
 
 async def _give_back(source: Source, deliveries: Sequence[Delivery]) -> None:
-    for delivery in deliveries:
-        with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
-            await source.nack(delivery)
+    with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
+        await source.nack(deliveries)

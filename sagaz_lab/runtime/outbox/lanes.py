@@ -129,7 +129,7 @@ class BrokerLane(Lane):
 
 
 class ProcessLane(Lane):
-    """The process itself: the triggers that read `source="memory"` with the topic get it, through their gates.
+    """The process itself: the triggers whose source is in the process and has the topic get it, through their gates.
 
     A trigger that has no room, or is paused, holds up what is for its topic, and what the same runs published after
     that; nothing else. What nobody listens to is done, and counted in `unheard`.
@@ -159,20 +159,22 @@ class ProcessLane(Lane):
             if not readers:
                 self.unheard += len(now)
             elif now:
-                await self._dispatcher.take(readers, [self._delivery(publication) for _, publication in now])
+                state, part = readers[0]
+                source = str(specs_of(state.compiled.trigger)[part])
+                await self._dispatcher.take(readers, [self._delivery(publication, source) for _, publication in now])
             self.unmarked += [number for number, _ in now]
         self.stuck = len(rows) - len(self.unmarked)
         for readers in full.values():
             for state, _ in readers:
                 self._wake_when_free(state)
 
-    def _delivery(self, publication: Publication) -> Delivery:
+    def _delivery(self, publication: Publication, source: str) -> Delivery:
         # Its id makes an event that is offered again, after a crash, a duplicate.
         return Delivery(
             Event(
                 publication.payload,
                 publication.id,
-                f"memory {publication.topic}",
+                source,
                 headers={"sagaz-id": publication.id, "sagaz-run": publication.run_id},
                 timestamp=self._dispatcher.clock.shown(),
             )
@@ -211,5 +213,5 @@ def _parts(trigger: Trigger, topic: str) -> list[int]:
     return [
         part
         for part, spec in enumerate(specs_of(trigger))
-        if spec.kind == "memory" and spec.settings.get("topic") == topic
+        if spec.traits.in_process and spec.settings.get("topic") == topic
     ]

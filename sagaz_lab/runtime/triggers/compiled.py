@@ -62,7 +62,7 @@ class CompiledTrigger:
         self.validate = validator(trigger)
         self.wants_event = trigger.wants_event
         self.is_async = trigger.is_async
-        self.overlap = trigger.spec.settings.get("overlap") if trigger.spec.kind == "cron" else None
+        self.overlap = trigger.spec.settings.get("overlap") if trigger.spec.traits.scheduled else None
         self.config = trigger.config or definition.config or default
         self.id_ttl_s = self.config.event_retention_days * 86400.0
         self.claim_ttl_s = (

@@ -1,0 +1,91 @@
+"""A task that reads ahead of `receive`, so that cancelling a `receive` loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
+
+from sagaz_lab.abc import Delivery
+from sagaz_lab.errors import LeaseLost, SourceError, SourceUnavailable, without_credentials
+from sagaz_lab.sources.unsettled import taken
+from sagaz_lab.texts import logger_of
+
+logger = logger_of(__name__)
+
+CLOSE_S = 2.0
+
+
+class ReadAhead:
+    """Keeps up to two batches of the size asked for last in `ready`. Begins with the first `want`.
+
+    Only `stop` cancels a read: what that read has got must be readable again. What reading raises is raised by the
+    next `want` that finds nothing ready. `arrived` is set when there is something.
+    """
+
+    def __init__(self, name: str, arrived: asyncio.Event, secrets: Collection[str] = ()) -> None:
+        self.ready: deque[Delivery] = deque()
+        self.limit = 1
+        self.failure: BaseException | None = None
+        self._name, self._arrived, self._secrets = name, arrived, secrets
+        self._wanted = asyncio.Event()
+        self._stopping = False
+
+    def start(self, batches: Callable[[], AsyncGenerator[Sequence[Delivery], None]]) -> None:
+        self.failure, self._stopping = None, False
+        self._wanted.clear()
+        self._task = asyncio.create_task(self._run(batches), name=self._name)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        for _ in range(20):
+            # Once may not do: Python 3.11's `wait_for`, which a client may await, can swallow a cancellation.
+            self._task.cancel()
+            if (await asyncio.wait([self._task], timeout=CLOSE_S / 20))[0]:
+                break
+        self.ready.clear()
+
+    def take(self) -> list[Delivery]:
+        """Up to `limit` of what is ready."""
+        deliveries = taken(self.ready, self.limit)
+        if len(self.ready) <= self.limit:
+            self._wanted.set()
+        return deliveries
+
+    async def want(self) -> None:
+        """Returns when `arrived` is set. Raises why reading has ended."""
+        if self.failure is not None:
+            raise self.failure
+        self._arrived.clear()
+        self._wanted.set()
+        await self._arrived.wait()
+
+    async def _run(self, batches: Callable[[], AsyncGenerator[Sequence[Delivery], None]]) -> None:
+        try:
+            await self._wanted.wait()
+            async with aclosing(batches()) as reading:
+                async for batch in reading:
+                    await self._put(batch)
+        except (SourceError, LeaseLost) as error:
+            self.failure = error
+        except asyncio.CancelledError:
+            if not self._stopping:  # the client has raised it by itself, or somebody cancelled this task
+                self.failure = SourceUnavailable(f"{self._name}: reading was cancelled from outside")
+            raise
+        except Exception as error:
+            safe = without_credentials(error, self._secrets)
+            logger.error("%s: reading failed", self._name, exc_info=safe)
+            self.failure = SourceUnavailable(f"{self._name}: reading failed, see the log")
+            self.failure.__cause__ = safe
+        finally:
+            self._arrived.set()
+
+    async def _put(self, batch: Sequence[Delivery]) -> None:
+        if not batch:
+            return
+        self.ready.extend(batch)
+        self._arrived.set()
+        if len(self.ready) > self.limit:
+            self._wanted.clear()
+            await self._wanted.wait()
