@@ -7,16 +7,14 @@ an implementation to these promises.
 
 from __future__ import annotations
 
-from sagaz_lab.abc.engine import Engine, Journal
+from sagaz_lab.abc.engine import Engine, Journal, Wait
 from sagaz_lab.abc.source import Clock, Missed, OnLost, Positions, Publisher, Source, SourceTraits, Surroundings
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
-    DONE,
     KEY_MARK,
     Acceptance,
     DeadLetter,
     Ending,
-    EndingRow,
     HeldEvent,
     KeptEvent,
     Member,
@@ -30,10 +28,9 @@ from sagaz_lab.abc.values import (
 )
 from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
-from sagaz_lab.model.run import Publication, Record, RecordRow, Run
+from sagaz_lab.model.run import Publication, Record, Run
 
 __all__ = [
-    "DONE",
     "KEY_MARK",
     "Acceptance",
     "Choose",
@@ -42,7 +39,6 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Ending",
-    "EndingRow",
     "Engine",
     "Event",
     "HeldEvent",
@@ -58,7 +54,6 @@ __all__ = [
     "Publication",
     "Publisher",
     "Record",
-    "RecordRow",
     "Redriven",
     "Refusal",
     "RevisionRow",
@@ -69,6 +64,7 @@ __all__ = [
     "Store",
     "StoredRun",
     "Surroundings",
+    "Wait",
     "current_host",
     "deliveries",
 ]

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
-from sagaz_lab.abc.values import EndingRow
-from sagaz_lab.model.run import RecordRow, Run
+from sagaz_lab.abc.values import Ending
+from sagaz_lab.model.run import Record, Run
+
+Wait = Awaitable[None] | None
+"""To be awaited; None where it is done already."""
 
 
 class Journal(Protocol):
-    """The append-only history of one run's attempt. What it returns is `DONE` where there is nothing to wait for."""
+    """The append-only history of one run's attempt."""
 
     @property
     def shared(self) -> bool:
         """Whether another process may take the run over. If not, `ready` need not be asked."""
 
-    def ready(self) -> Awaitable[None]:
+    def ready(self) -> Wait:
         """To be awaited before each call of a user's function: the run is this process's still.
 
         Raises `LeaseLost` if another process has taken over: it may have called that function itself.
         """
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+    def append(self, records: Sequence[Record]) -> Wait:
         """The records are durable once it has been awaited.
 
         Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does.
         """
 
-    def end(self, ending: EndingRow) -> Awaitable[None]:
+    def end(self, ending: Ending) -> Wait:
         """The attempt has ended; raises as `append` does."""
 
 

@@ -9,14 +9,14 @@ from sagaz_lab.abc.source import Positions
 from sagaz_lab.abc.values import (
     Acceptance,
     DeadLetter,
-    EndingRow,
+    Ending,
     HeldEvent,
     Owner,
     Refusal,
     RevisionRow,
     StoredRun,
 )
-from sagaz_lab.model.run import Publication, RecordRow
+from sagaz_lab.model.run import Publication, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,11 +97,11 @@ class Store(Protocol):
         A name that cannot be read is there as its `repr`.
         """
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
         """The records are durable once it has been awaited, in the order in which `append` was called.
 
-        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does. Returns `DONE` where nobody
-        need wait.
+        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does. A store that is not
+        `durable` has them when the call returns.
         """
 
     def begin(
@@ -120,7 +120,7 @@ class Store(Protocol):
     def end(
         self,
         run_id: str,
-        ending: EndingRow,
+        ending: Ending,
         *,
         attempt: int,
         at: float,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sagaz_lab.errors import describe
 from sagaz_lab.model.event import Event
@@ -105,7 +106,7 @@ class Publication(NamedTuple):
         return self.run_id or self.id
 
 
-class Record(NamedTuple):
+class Record(Struct, frozen=True):
     """One line of a run's history, append-only.
 
     `attempt` is the run's, `trial` the action's own (1 at first). `at` is in seconds since the epoch. `then` are the
@@ -129,29 +130,14 @@ class Record(NamedTuple):
     error: str | None = None
     traceback: str | None = None
 
-    @classmethod
-    def of(cls, row: RecordRow) -> Record:
-        return cls(*row)
-
     def in_full(self) -> Iterator[Record]:
         """As it is read: the record, and one for each action that started with it."""
         if not self.then:
             yield self
             return
-        yield self._replace(then=())
+        yield replace(self, then=())
         for name in self.then:
             yield Record(self.run_id, self.attempt, RecordKind.ACTION_STARTED, name, 1, self.at)
-
-
-RecordRow = tuple[Any, ...]
-"""A record's fields as a plain tuple, which is made and taken apart at a third of the cost: what a journal is given.
-The kind may be the plain text. All from `value` on is left out of a bare one, where nothing of it differs from its
-default: most are bare."""
-
-RUN_ID: Final = 0
-PUBLICATIONS: Final = 7
-BARE: Final = 8
-"""The length of a bare one."""
 
 
 class Loadable:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sagaz_lab import Batch, Debounce, Lab, Saga, SagaListener, TriggerConfig, action, trigger
-from sagaz_lab.abc import Acceptance, EndingRow, HeldEvent, Refusal
+from sagaz_lab.abc import Acceptance, Ending, HeldEvent, Refusal
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.memory.store import MemoryStore
@@ -150,8 +150,8 @@ class Memory(MemoryStore):
 
     away, missed = False, 0
 
-    def end(self, run_id: str, ending: EndingRow, **more: Any) -> Awaitable[None]:
-        if ending[0] is RunStatus.CANCELLED and self.away:
+    def end(self, run_id: str, ending: Ending, **more: Any) -> Awaitable[None]:
+        if ending.status is RunStatus.CANCELLED and self.away:
             self.missed += 1
             raise StoreUnavailable("away")
         return super().end(run_id, ending, **more)
@@ -168,8 +168,8 @@ class Sqlite(SqliteStore):
 
     away, missed = False, 0
 
-    def end(self, run_id: str, ending: EndingRow, **more: Any) -> Awaitable[None]:
-        if ending[0] is RunStatus.CANCELLED and self.away:
+    def end(self, run_id: str, ending: Ending, **more: Any) -> Awaitable[None]:
+        if ending.status is RunStatus.CANCELLED and self.away:
             self.missed += 1
             raise StoreUnavailable("away")
         return super().end(run_id, ending, **more)

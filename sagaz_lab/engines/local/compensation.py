@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
 from sagaz_lab.engines.local.context_before import ContextBefore
@@ -12,7 +14,7 @@ from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.engines.local.trials import own_error, traceback_of
 from sagaz_lab.errors import CompensationFailed, RunError, describe
 from sagaz_lab.model.apart import apart
-from sagaz_lab.model.awaiting import is_unread
+from sagaz_lab.model.awaiting import is_unread, waited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run, RunStatus, loaded
 from sagaz_lab.model.saga import Compensation
@@ -44,21 +46,21 @@ async def compensate(
             continue
         work = _Undo(run, journal, clock, threads, compensation)
         records = [*records, work.record(RecordKind.COMPENSATION_STARTED, 1)]
-        await journal.append(records)
+        await waited(journal.append(records))
         failure = await work.perform(results.get(name))
         if failure is None:
             finished = work.record(RecordKind.COMPENSATION_FINISHED, work.step.trial)
-            records = [finished._replace(publications=work.publications)]
+            records = [replace(finished, publications=work.publications)]
         else:
             records = [work.record(RecordKind.COMPENSATION_FAILED, work.step.trial, failure)]
             errors.append(f"{name}: {describe(failure)}")
     if errors:
         failed = CompensationFailed(f"{run.run_id}: not undone: " + "; ".join(errors))
         failed.__cause__ = error
-        await journal.end(Ending(RunStatus.COMPENSATION_FAILED, failed, records))
+        await waited(journal.end(Ending(RunStatus.COMPENSATION_FAILED, failed, records)))
         return
     asked = run.cancelling or run.compensate_only
-    await journal.end(Ending(RunStatus.CANCELLED if asked else RunStatus.COMPENSATED, error, records))
+    await waited(journal.end(Ending(RunStatus.CANCELLED if asked else RunStatus.COMPENSATED, error, records)))
 
 
 class _Undo:
@@ -110,16 +112,18 @@ class _Undo:
                     if told := hooks.get("on_compensation_failed"):
                         await tell(told, name, undo.action, run.ctx, error)
                     return error
-                await self._journal.append([self.record(RecordKind.COMPENSATION_FAILED, self.step.trial, error)])
+                await waited(
+                    self._journal.append([self.record(RecordKind.COMPENSATION_FAILED, self.step.trial, error)])
+                )
                 await self._clock.sleep(RETRY_DELAYS_S[min(self.step.trial, len(RETRY_DELAYS_S)) - 1])
                 self.step.trial += 1
                 self.step.before.restore(run.ctx)
-                await self._journal.append([self.record(RecordKind.COMPENSATION_STARTED, self.step.trial)])
+                await waited(self._journal.append([self.record(RecordKind.COMPENSATION_STARTED, self.step.trial)]))
         finally:
             run.steps.pop(undo.action, None)
 
     async def _trial(self, function: Any, args: tuple[Any, ...]) -> BaseException | None:
-        await self._journal.ready()
+        await waited(self._journal.ready())
         self.step.cancelled, self.step.publications = False, None
         undo = self._compensation
         try:

@@ -8,6 +8,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import Clock, Ending, Journal
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
 from sagaz_lab.engines.local.compensation import compensate
@@ -17,8 +19,9 @@ from sagaz_lab.engines.local.streams import Channel
 from sagaz_lab.engines.local.threads import THREADS, Report, Threads
 from sagaz_lab.engines.local.trials import Attempts, Done, failure_record, own_error
 from sagaz_lab.errors import DefinitionError, RunError, UnstorableValue
+from sagaz_lab.model.awaiting import waited
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run, RunStatus
+from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus
 from sagaz_lab.model.saga import Action
 from sagaz_lab.model.stopping import loop_ends, uncancel
 
@@ -144,11 +147,11 @@ class _Execution:
             return False
         if not starting:
             if not self._complete:
-                await self._journal.end(Ending(RunStatus.COMPLETED))
+                await waited(self._journal.end(Ending(RunStatus.COMPLETED)))
             return True
         failed = self._run.history.failed if self._run.history else ()
         if unknown := [name for name in starting if name not in progress.trials or name in failed]:
-            await self._journal.append([progress.record(RecordKind.ACTION_STARTED, name) for name in unknown])
+            await waited(self._journal.append([progress.record(RecordKind.ACTION_STARTED, name) for name in unknown]))
         while True:
             if len(starting) == 1 and not self._tasks and actions[starting[0]].how != "stream":
                 # Alone, an action needs no task of its own.
@@ -243,9 +246,9 @@ class _Execution:
         self._complete = forward and progress.all_done()
         try:
             if self._complete:
-                await self._journal.end(Ending(RunStatus.COMPLETED, None, records))
+                await waited(self._journal.end(Ending(RunStatus.COMPLETED, None, records)))
             elif records:
-                await self._journal.append(records)
+                await waited(self._journal.append(records))
         except UnstorableValue:
             self._complete = False
             await self._find_unstorable(records)
@@ -255,11 +258,11 @@ class _Execution:
                 await tell(hooks, run.definition.name, done.name, run.ctx, done.value)
         return starting
 
-    async def _find_unstorable(self, rows: Sequence[RecordRow]) -> None:
-        for record in map(Record.of, rows):
+    async def _find_unstorable(self, records: Sequence[Record]) -> None:
+        for record in records:
             if record.kind == RecordKind.ACTION_FINISHED:
                 try:
-                    await self._journal.append([record._replace(then=())])
+                    await waited(self._journal.append([replace(record, then=())]))
                 except UnstorableValue as error:
                     self._progress.unstorable(record.action, error)
 
@@ -275,7 +278,7 @@ class _Execution:
             step = ActiveStep(run, name, progress.trials[name], "/recovery")
             step.publications = ()  # no record of its own would keep them
             function = getattr(run.instance, recovery.method_name)
-            await self._journal.ready()
+            await waited(self._journal.ready())
             try:
                 answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)
                 if answer not in ("retry", "skip", None):
@@ -288,10 +291,10 @@ class _Execution:
                 break
             if answer == "skip":
                 return Done(name, None, None)
-            await self._journal.append([failure_record(run, self._clock, name, progress.trials[name], error)])
+            await waited(self._journal.append([failure_record(run, self._clock, name, progress.trials[name], error)]))
             await self._clock.sleep(run.definition.actions[name].retry_delay_s(progress.trials[name]))
             progress.trials[name] += 1
-            await self._journal.append([progress.record(RecordKind.ACTION_STARTED, name)])
+            await waited(self._journal.append([progress.record(RecordKind.ACTION_STARTED, name)]))
             done = await self._attempts.perform(name, self._step(name))
             if done.error is None:
                 return done
@@ -345,9 +348,11 @@ class _Execution:
         """It finished while the run was being stopped. That its value cannot be stored does not matter any more."""
         progress = self._progress
         try:
-            await self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name, progress.finished[name])])
+            await waited(
+                self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name, progress.finished[name])])
+            )
         except UnstorableValue:
-            await self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name)])
+            await waited(self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name)]))
 
     async def _end_badly(self, records: list[Record]) -> None:
         run, progress = self._run, self._progress
@@ -357,10 +362,10 @@ class _Execution:
             await tell(hooks, run.definition.name, failure.name, run.ctx, failure.error)
         if not run.cancelling and not run.compensate_only:
             if progress.past_pivot():
-                await self._journal.end(Ending(RunStatus.PARTIALLY_COMMITTED, error, records))
+                await waited(self._journal.end(Ending(RunStatus.PARTIALLY_COMMITTED, error, records)))
                 return
             if run.hold or run.definition.on_failure == "hold":
-                await self._journal.end(Ending(RunStatus.HELD, error, records))
+                await waited(self._journal.end(Ending(RunStatus.HELD, error, records)))
                 return
         run.stopping = True
         undo = progress.to_undo()

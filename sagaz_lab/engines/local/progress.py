@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import Clock
 from sagaz_lab.engines.local.trials import Done, failure_record
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError
@@ -129,7 +131,7 @@ class Progress:
         """The records and the starts of these actions. A first trial's goes into the last record, which is as new."""
         first = [name for name in names if self.trials.setdefault(name, 1) == 1] if records else []
         if first:
-            records = [*records[:-1], records[-1]._replace(then=first)]
+            records = [*records[:-1], replace(records[-1], then=first)]
         return records + [self.record(RecordKind.ACTION_STARTED, name) for name in names if name not in first]
 
     def failures(self) -> list[Record]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import StoredRun
 from sagaz_lab.model.run import History, Record, RecordKind
 
@@ -50,7 +52,7 @@ def given_up(record: Record, count: int) -> Record:
     """The same record, saying that so many crashes are enough; the `value` of a failure is True if it is permanent."""
     what = "action" if record.kind is RecordKind.ACTION_CUT_OFF else "compensation of"
     text = f"{what} {record.action!r} was under way each of the {count} times that its process died"
-    return record._replace(value=True, error=text)
+    return replace(record, value=True, error=text)
 
 
 def is_given_up(stored: StoredRun, name: str) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from sagaz_lab.abc import DONE, DeadLetter, Ending, EndingRow
+from msgspec.structs import replace
+
+from sagaz_lab.abc import DeadLetter, Ending, Wait
 from sagaz_lab.errors import StoreUnavailable, describe, is_permanent
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
+from sagaz_lab.model.run import Record, Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
@@ -54,14 +56,14 @@ class Attempt(Run, kw_only=True, eq=False):
     def shared(self) -> bool:
         return True
 
-    def ready(self) -> Awaitable[None]:
+    def ready(self) -> Wait:
         lease = self._dispatcher.lease
-        return DONE if lease.held() else lease.insist()
+        return None if lease.held() else lease.insist()
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+    def append(self, records: Sequence[Record]) -> Wait:
         return self._append(records if self._events is None else self._events.of(records))
 
-    async def _append(self, records: Sequence[RecordRow]) -> None:
+    async def _append(self, records: Sequence[Record]) -> None:
         store = self._dispatcher.store
         try:
             await store.append(records)
@@ -69,20 +71,20 @@ class Attempt(Run, kw_only=True, eq=False):
             await self._insist(error, partial(store.append, records))
         self._wake_relay(records)
 
-    def _wake_relay(self, records: Sequence[RecordRow]) -> None:
+    def _wake_relay(self, records: Sequence[Record]) -> None:
         for record in records:
-            if record[PUBLICATIONS]:
+            if record.publications:
                 self._dispatcher.runner.published()
                 return
 
-    def end(self, ending: EndingRow) -> Awaitable[None]:
-        return self._complete(ending) if ending[0] is _COMPLETED else self._end_badly(Ending._make(ending))
+    def end(self, ending: Ending) -> Wait:
+        return self._complete(ending) if ending.status is _COMPLETED else self._end_badly(ending)
 
-    async def _complete(self, ending: EndingRow) -> None:
+    async def _complete(self, ending: Ending) -> None:
         dispatcher = self._dispatcher
         now = dispatcher.clock.now()
         if self._events is not None:
-            ending = self._events.end(Ending._make(ending), now, None)
+            ending = self._events.end(ending, now, None)
         try:
             await dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=now)
         except StoreUnavailable as error:
@@ -119,15 +121,14 @@ class Attempt(Run, kw_only=True, eq=False):
             ending = self._events.end(ending, at, retry_at)
         state = None if letter is None else self._dispatcher.states.get(letter.trigger)
         if letter is not None and state is not None and (topic := state.compiled.config.dead_letter_topic):
-            ending = ending._replace(publications=(*ending.publications, publication_of(letter, topic)))
+            ending = replace(ending, publications=(*ending.publications, publication_of(letter, topic)))
         return ending
 
-    def _wake_relay_at_end(self, ending: EndingRow) -> None:
-        _, _, records, publications = ending
-        if publications:
+    def _wake_relay_at_end(self, ending: Ending) -> None:
+        if ending.publications:
             self._dispatcher.runner.published()
         else:
-            self._wake_relay(records)
+            self._wake_relay(ending.records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
         end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
@@ -180,12 +181,16 @@ class AttemptInMemory(Attempt, eq=False):
     def shared(self) -> bool:
         return False
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        return super().append(records) if self.publishes else self._dispatcher.store.append(records)
+    def append(self, records: Sequence[Record]) -> Wait:
+        if self.publishes:
+            return super().append(records)
+        self._dispatcher.store.append(records)
+        return None
 
-    def end(self, ending: EndingRow) -> Awaitable[None]:
-        if ending[0] is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
+    def end(self, ending: Ending) -> Wait:
+        if ending.status is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
             return super().end(ending)
         self.status = _COMPLETED
         dispatcher = self._dispatcher
-        return dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())
+        dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())
+        return None

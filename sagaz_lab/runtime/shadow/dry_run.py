@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sagaz_lab.abc import Acceptance, Ending, Journal, NewRun, Refusal, Spent, Store
+from sagaz_lab.model.awaiting import waited
 from sagaz_lab.model.run import RESTARTABLE, Run, RunStatus
 from sagaz_lab.runtime.gates.pending_run import NOTHING
 from sagaz_lab.runtime.runs.runner import Runner
@@ -69,7 +70,7 @@ class DryRun:
             while task is not None and task.cancelling():
                 task.uncancel()
         run.stopping = True
-        await journal.end(Ending(RunStatus.CANCELLED if run.cancelling else status))
+        await waited(journal.end(Ending(RunStatus.CANCELLED if run.cancelling else status)))
 
     def close(self) -> None:
         pass

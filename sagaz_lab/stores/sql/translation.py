@@ -8,7 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event, payload_as_sent
-from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow
+from sagaz_lab.model.run import Record, RecordKind
 from sagaz_lab.stores.sql.damage import Parts, as_status, shown
 from sagaz_lab.stores.sql.held import HeldRow
 from sagaz_lab.stores.sql.rows import marks, row
@@ -91,29 +91,28 @@ def _members(new: NewRun, claim: str | None, declared: str | None) -> tuple[Sequ
     )
 
 
-def with_records(write: Write, records: Sequence[RecordRow], artifacts: Artifacts | None) -> Write:
+def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts | None) -> Write:
     """The write, which now adds the records and what they publish. Raises `NeedsFiles`, `UnstorableValue`."""
     rows: list[Any] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, then, published = record[:BARE]
-        if published:
-            write.publications = [*write.publications, *publication_rows(published)]
+        value, changes, error, trace = record.value, record.changes, record.error, record.traceback
+        if record.publications:
+            write.publications = [*write.publications, *publication_rows(record.publications)]
         # Exact types: for an enum SQLite would look for an adapter each time.
-        word, starts = str.__str__(kind), encode_names(then) if then else ""
-        if len(record) == BARE:
-            rows += (run_id, _BARE_RECORD, attempt, word, action, trial, at, starts)
+        word, starts = str.__str__(record.kind), encode_names(record.then) if record.then else ""
+        if value is None and changes is None and error is None and trace is None:
+            rows += (record.run_id, _BARE_RECORD, record.attempt, word, record.action, record.trial, record.at, starts)
             continue
-        *_, value, changes, _, error, trace = Record.of(record)
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        shape, values = row((attempt, word, action, trial, at, starts), encoded, changed, text(error), text(trace))
-        rows += (run_id, shape, *values)
+        given = (record.attempt, word, record.action, record.trial, record.at, starts)
+        shape, values = row(given, encoded, changed, text(error), text(trace))
+        rows += (record.run_id, shape, *values)
     write.records = rows
     return write
 
 
-def _encoded(value: Any, row: RecordRow, artifacts: Artifacts | None) -> bytes:
-    record = Record.of(row)
+def _encoded(value: Any, record: Record, artifacts: Artifacts | None) -> bytes:
     owner = f"run {record.run_id}, action {record.action!r}"
     return encode(value, owner, record.action, artifacts, record.run_id, record.codec)
 
