@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -64,16 +64,16 @@ class Outcome(NamedTuple):
     facts: Mapping[str, Any] | None = None
 
 
-class RecordKind(StrEnum):
-    """What a record of the journal says."""
+class RecordKind:
+    """What a record of the journal says: plain texts, which stores and the garbage collector take as they are."""
 
-    ACTION_STARTED = "action_started"
-    ACTION_FINISHED = "action_finished"
-    ACTION_FAILED = "action_failed"
-    ACTION_CUT_OFF = "action_cut_off"
-    COMPENSATION_STARTED = "compensation_started"
-    COMPENSATION_FINISHED = "compensation_finished"
-    COMPENSATION_FAILED = "compensation_failed"
+    ACTION_STARTED: Final = "action_started"
+    ACTION_FINISHED: Final = "action_finished"
+    ACTION_FAILED: Final = "action_failed"
+    ACTION_CUT_OFF: Final = "action_cut_off"
+    COMPENSATION_STARTED: Final = "compensation_started"
+    COMPENSATION_FINISHED: Final = "compensation_finished"
+    COMPENSATION_FAILED: Final = "compensation_failed"
 
 
 STEP_STARTS = {RecordKind.ACTION_STARTED: "action", RecordKind.COMPENSATION_STARTED: "compensation"}
@@ -107,7 +107,7 @@ class Publication(NamedTuple):
 
 
 class Record(Struct, frozen=True):
-    """One line of a run's history, append-only.
+    """One line of a run's history, append-only. `kind` is one of `RecordKind`.
 
     `attempt` is the run's, `trial` the action's own (1 at first). `at` is in seconds since the epoch. `then` are the
     actions whose first trial starts with it, at the same time: a record that stores keep in this one and give back as
@@ -118,7 +118,7 @@ class Record(Struct, frozen=True):
 
     run_id: str
     attempt: int
-    kind: RecordKind
+    kind: str
     action: str
     trial: int
     at: float

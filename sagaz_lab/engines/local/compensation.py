@@ -75,7 +75,7 @@ class _Undo:
         self.step = ActiveStep(run, compensation.action, suffix="/compensation")
         self.publications: Sequence[Publication] = ()
 
-    def record(self, kind: RecordKind, trial: int, error: BaseException | None = None) -> Record:
+    def record(self, kind: str, trial: int, error: BaseException | None = None) -> Record:
         run, name, trace = self._run, self._compensation.action, None
         if error is not None:
             trace = traceback_of(error)

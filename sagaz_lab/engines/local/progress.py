@@ -115,11 +115,11 @@ class Progress:
         """All that may have happened."""
         return self.cut_off.union(self.finished, self.streaming - self.errors.keys())
 
-    def record(self, kind: RecordKind, name: str, value: Any = None) -> Record:
+    def record(self, kind: str, name: str, value: Any = None) -> Record:
         run = self._run
         changes = codec = None
         publications: Sequence[Publication] = ()
-        if kind is RecordKind.ACTION_FINISHED:
+        if kind == RecordKind.ACTION_FINISHED:
             publications = self.published.get(name, ())
             changes = run.ctx.take_changes()
             codec = run.definition.actions[name].codec

@@ -13,10 +13,9 @@ from sagaz_lab.errors import DefinitionError, UnstorableValue, describe
 from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.listener import OutboxSagaListener
 from sagaz_lab.model.publishing import to_json
-from sagaz_lab.model.run import Record, RecordKind, Run
+from sagaz_lab.model.run import STEP_ENDS, Record, RecordKind, Run
 from sagaz_lab.model.saga import SagaDefinition
 
-_TOLD = frozenset(RecordKind) - {RecordKind.ACTION_STARTED, RecordKind.COMPENSATION_STARTED}
 _FAILURES = frozenset({RecordKind.ACTION_FAILED, RecordKind.ACTION_CUT_OFF, RecordKind.COMPENSATION_FAILED})
 
 
@@ -59,10 +58,10 @@ class StepEvents:
         """
         if not self._steps:
             return records
-        final = ends or any(record.kind is RecordKind.COMPENSATION_STARTED for record in records)
+        final = ends or any(record.kind == RecordKind.COMPENSATION_STARTED for record in records)
         return [
             replace(record, publications=(*record.publications, self._event(record)))
-            if record.kind in _TOLD and (final or record.kind not in _FAILURES)
+            if record.kind in STEP_ENDS and (final or record.kind not in _FAILURES)
             else record
             for record in records
         ]
@@ -76,7 +75,7 @@ class StepEvents:
         return replace(ending, records=records, publications=(*ending.publications, event))
 
     def _event(self, record: Record) -> Publication:
-        return self._publication(str(record.kind), record.action, record.at, {"error": _whole(record.error)})
+        return self._publication(record.kind, record.action, record.at, {"error": _whole(record.error)})
 
     def _publication(self, kind: str, action: str | None, at: float, facts: dict[str, Any]) -> Publication:
         run = self._run

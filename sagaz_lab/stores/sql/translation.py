@@ -8,7 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, HeldEvent, KeptEvent, NewRun, Publication, StoredRun
 from sagaz_lab.model.event import Event, payload_as_sent
-from sagaz_lab.model.run import Record, RecordKind
+from sagaz_lab.model.run import STEP_ENDS, STEP_STARTS, Record, RecordKind
 from sagaz_lab.stores.sql.damage import Parts, as_status, shown
 from sagaz_lab.stores.sql.held import HeldRow
 from sagaz_lab.stores.sql.rows import marks, row
@@ -27,7 +27,7 @@ from sagaz_lab.stores.values.encoding import (
     event_facts,
 )
 
-_KINDS = {str(kind): kind for kind in RecordKind}
+_KINDS = {kind: kind for kind in (*STEP_STARTS, *STEP_ENDS)}
 
 # The rows of most runs and records.
 _RUN_ALONE = marks(10, 5)
@@ -39,6 +39,13 @@ def text(value: str | None) -> str | None:
     if value is None or value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode()
+
+
+def known_kind(kind: Any) -> str:
+    """What a record says, of those that there are. Raises `ValueError`."""
+    if kind in _KINDS:
+        return _KINDS[kind]
+    raise ValueError(f"there is no kind {kind!r} of records")
 
 
 def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> RecordRows:
@@ -98,14 +105,22 @@ def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts |
         value, changes, error, trace = record.value, record.changes, record.error, record.traceback
         if record.publications:
             write.publications = [*write.publications, *publication_rows(record.publications)]
-        # Exact types: for an enum SQLite would look for an adapter each time.
-        word, starts = str.__str__(record.kind), encode_names(record.then) if record.then else ""
+        starts = encode_names(record.then) if record.then else ""
         if value is None and changes is None and error is None and trace is None:
-            rows += (record.run_id, _BARE_RECORD, record.attempt, word, record.action, record.trial, record.at, starts)
+            rows += (
+                record.run_id,
+                _BARE_RECORD,
+                record.attempt,
+                record.kind,
+                record.action,
+                record.trial,
+                record.at,
+                starts,
+            )
             continue
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        given = (record.attempt, word, record.action, record.trial, record.at, starts)
+        given = (record.attempt, record.kind, record.action, record.trial, record.at, starts)
         shape, values = row(given, encoded, changed, text(error), text(trace))
         rows += (record.run_id, shape, *values)
     write.records = rows
@@ -201,6 +216,6 @@ def _mapping(value: Any) -> Any:
 def _record(run_id: str, found: Sequence[Any], artifacts: Artifacts) -> list[Record]:
     attempt, kind, action, trial, at, value, changes, error, traceback, starts = found
     changed = None if changes is None else _mapping(decode(changes, artifacts))
-    record = Record(run_id, attempt, _KINDS[kind], shown(action), trial, at, decode_names(starts), (),
+    record = Record(run_id, attempt, known_kind(kind), shown(action), trial, at, decode_names(starts), (),
                     decode(value, artifacts), changed, None, shown(error), shown(traceback))  # fmt: skip
     return list(record.in_full())
