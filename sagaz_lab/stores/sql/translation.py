@@ -106,21 +106,12 @@ def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts |
         if record.publications:
             write.publications = [*write.publications, *publication_rows(record.publications)]
         starts = encode_names(record.then) if record.then else ""
+        given = (record.attempt, record.kind, record.action, record.trial, record.at, starts)
         if value is None and changes is None and error is None and trace is None:
-            rows += (
-                record.run_id,
-                _BARE_RECORD,
-                record.attempt,
-                record.kind,
-                record.action,
-                record.trial,
-                record.at,
-                starts,
-            )
+            rows += (record.run_id, _BARE_RECORD, *given)
             continue
         encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
         changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        given = (record.attempt, record.kind, record.action, record.trial, record.at, starts)
         shape, values = row(given, encoded, changed, text(error), text(trace))
         rows += (record.run_id, shape, *values)
     write.records = rows
