@@ -7,7 +7,7 @@ an implementation to these promises.
 
 from __future__ import annotations
 
-from sagaz_lab.abc.engine import Engine, Journal, Wait
+from sagaz_lab.abc.engine import Attempt, Engine, EngineTraits, Wait
 from sagaz_lab.abc.source import Clock, Missed, OnLost, Positions, Publisher, Source, SourceTraits, Surroundings
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
@@ -33,6 +33,7 @@ from sagaz_lab.model.run import Publication, Record, Run
 __all__ = [
     "KEY_MARK",
     "Acceptance",
+    "Attempt",
     "Choose",
     "Clock",
     "Codec",
@@ -40,10 +41,10 @@ __all__ = [
     "Delivery",
     "Ending",
     "Engine",
+    "EngineTraits",
     "Event",
     "HeldEvent",
     "Host",
-    "Journal",
     "KeptEvent",
     "Member",
     "Missed",

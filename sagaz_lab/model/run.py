@@ -15,7 +15,7 @@ from sagaz_lab.model.log import RunLog
 from sagaz_lab.model.step import Step
 
 if TYPE_CHECKING:
-    from asyncio import Future, Task
+    from asyncio import AbstractEventLoop
 
     from sagaz_lab.model.context import SagaContext
     from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -171,6 +171,11 @@ class Run(Struct, eq=False):
 
     `publishes` says that its records may have something to publish. `foreground` says that somebody's call started it
     and waits for it, and not a trigger. With `hold` it is held when it fails, whatever its saga's `on_failure` says.
+    `loop` is the one on which it executes.
+
+    The engine sets `begun` when it takes the run, before which there is nothing to stop, and `stopping` when the way
+    forward has ended. `cancelling` says that somebody has asked for its end, `abandoned` that nothing more is to be
+    done for it here.
     """
 
     run_id: str
@@ -188,8 +193,7 @@ class Run(Struct, eq=False):
     status: RunStatus = RunStatus.RUNNING
     error: BaseException | None = None
     steps: dict[str, Step] = {}  # each has its own
-    task: Task[Any] | None = None
-    waiters: Sequence[Future[None]] = ()
+    loop: AbstractEventLoop | None = None
     begun: bool = False
     stopping: bool = False
     cancelling: bool = False
@@ -203,7 +207,7 @@ class Run(Struct, eq=False):
     @property
     def gone(self) -> bool:
         """Whether its loop was closed under it: then what waits is thrown away, and nothing can be done any more."""
-        return self.task is not None and self.task.get_loop().is_closed()
+        return self.loop is not None and self.loop.is_closed()
 
     @property
     def log(self) -> RunLog:
@@ -215,21 +219,6 @@ class Run(Struct, eq=False):
     def write(self, action: str, stream: str, text: str, level: str | None = None) -> None:
         """Put into its log what an action has printed."""
         self.log.write(action, stream, text, level)
-
-    def cancel(self) -> None:
-        """Ask for its end: what runs is stopped, what was done is compensated.
-
-        The engine sets `begun` when it takes the run, before which there is nothing to stop, and `stopping` when the
-        way forward has ended: then it is on its way already.
-        """
-        if self.cancelling:
-            return
-        self.cancelling = True
-        if self.begun and not self.stopping:
-            for step in self.steps.values():
-                step.stop()
-            if self.task is not None:
-                self.task.cancel()
 
     def __repr__(self) -> str:
         error = f", {describe(self.error)}" if self.error is not None else ""

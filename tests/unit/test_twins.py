@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import Context
 from typing import Any
 
 import pytest
@@ -119,10 +118,10 @@ def forget_slots_of_cancelled_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An admission that does not get the slot of a cancelled run back."""
     ended, leave = Runner._ended, Admission.leave
 
-    def end_without_leaving(self: Runner, run: Attempt, origin: Context) -> None:
+    def end_without_leaving(self: Runner, run: Attempt) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Admission, "leave", (lambda *_, **__: None) if run.cancelling else leave)
-            ended(self, run, origin)
+            ended(self, run)
 
     monkeypatch.setattr(Runner, "_ended", end_without_leaving)
 

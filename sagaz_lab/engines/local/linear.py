@@ -9,13 +9,13 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import Clock, Ending, Journal
+from sagaz_lab.abc import Attempt, Clock, Ending
 from sagaz_lab.engines.local.calls import ActiveStep
 from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import awaited, is_awaitable
-from sagaz_lab.model.run import Record, RecordKind, Run, RunStatus, as_changes
+from sagaz_lab.model.run import Record, RecordKind, RunStatus, as_changes
 from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
 
@@ -32,17 +32,17 @@ class Stopped(NamedTuple):
     unstorable: Sequence[Record] | None
 
 
-GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
+GoOn = Callable[[Attempt, dict[str, Any], Stopped | None], Awaitable[None]]
 """The general way: what has finished, and where the linear path has stopped."""
 
 
-async def linear(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
+async def linear(run: Attempt, clock: Clock, go_on: GoOn) -> None:
     """The whole attempt: this way as far as it leads, then the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
-    stopped, recoveries, shared = None, run.definition.recoveries, journal.shared
+    stopped, recoveries, shared = None, run.definition.recoveries, run.shared
     for action, after in plan.linear:
-        if shared and (mine := journal.ready()) is not None:
+        if shared and (mine := run.ready()) is not None:
             await mine
         steps[action.name] = step = ActiveStep(run, action.name)
         if action.max_retries or recoveries:
@@ -63,7 +63,7 @@ async def linear(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
             break
         records = (_record(step, action, value, after, now()),)
         try:
-            written = journal.append(records) if after else journal.end(Ending(_COMPLETED, None, records))
+            written = run.append(records) if after else run.end(Ending(_COMPLETED, None, records))
             if written is not None:
                 await written
         except UnstorableValue:
@@ -75,7 +75,7 @@ async def linear(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
         if stopped is not None:
             break
     if stopped is not None:
-        await go_on(run, journal, dict(zip(plan.order, values, strict=False)), stopped)
+        await go_on(run, dict(zip(plan.order, values, strict=False)), stopped)
 
 
 def _record(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> Record:

@@ -168,7 +168,7 @@ class RunQueue:
         """A later run takes the place of this one: it is cancelled and undone, or never starts."""
         dispatcher = self._dispatcher
         if (live := dispatcher.runner.live.get(run_id)) is not None:
-            live.cancel()
+            dispatcher.runner.cancel(live)
         elif run_id in self._retries:
             await self._cancel_retry(state, run_id, now)
         elif (held := self._held.get(run_id)) is not None and held.queued:
@@ -327,9 +327,9 @@ class RunQueue:
             self._finally(state, pending, OutcomeKind.STARTED, "", now)
         pending.status = RunStatus.RUNNING
         origin = pending.origin or self._dispatcher.tasks.home
-        self._dispatcher.runner.launch_shared([pending], definition, now, origin)
+        self._dispatcher.runner.launch_some([pending], definition, now, origin)
         if pending.run_id in self._unwanted:
-            self._dispatcher.runner.live[pending.run_id].cancel()
+            self._dispatcher.runner.cancel(self._dispatcher.runner.live[pending.run_id])
 
     async def _wait_for_code(self, state: TriggerState, pending: PendingRun) -> None:
         """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from msgspec.structs import replace
 
-from sagaz_lab.abc import DeadLetter, Ending, Wait
+from sagaz_lab.abc import Attempt, DeadLetter, Ending, Wait
 from sagaz_lab.errors import StoreUnavailable, describe, is_permanent
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Record, Run, RunStatus
+from sagaz_lab.model.run import Record, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
@@ -27,8 +28,8 @@ STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _COMPLETED = RunStatus.COMPLETED
 
 
-class Attempt(Run, kw_only=True, eq=False):
-    """A run while an attempt of it lives here, and the journal of that attempt, which also wakes the relay.
+class StoredAttempt(Attempt, kw_only=True, eq=False):
+    """An attempt that lives here, whose journal is the store's; it also wakes the relay.
 
     `retry_in_s` is set when the run is to be tried again.
     """
@@ -40,12 +41,19 @@ class Attempt(Run, kw_only=True, eq=False):
 
     @classmethod
     def of(
-        cls, pending: PendingRun, definition: SagaDefinition, instance: Saga, started_at: float, dispatcher: Dispatcher
+        cls,
+        pending: PendingRun,
+        definition: SagaDefinition,
+        instance: Saga,
+        started_at: float,
+        dispatcher: Dispatcher,
+        origin: Context,
     ) -> Self:
         """The attempt that the pending run asks for."""
         run = cls(
             pending.run_id, definition, instance, context_of(pending), pending.trigger, pending.attempt, started_at,
-            pending.history, pending.compensate_only, pending.hold, pending=pending, _dispatcher=dispatcher,
+            pending.history, pending.compensate_only, pending.hold, origin=origin, pending=pending,
+            _dispatcher=dispatcher,
         )  # fmt: skip
         if definition.listeners and (listener := outbox_listener(definition)) is not None:
             run._events = StepEvents(run, listener)
@@ -59,6 +67,9 @@ class Attempt(Run, kw_only=True, eq=False):
     def ready(self) -> Wait:
         lease = self._dispatcher.lease
         return None if lease.held() else lease.insist()
+
+    def close(self, error: BaseException | None = None) -> None:
+        self._dispatcher.runner.settle(self, error)
 
     def append(self, records: Sequence[Record]) -> Wait:
         return self._append(records if self._events is None else self._events.of(records))
@@ -174,7 +185,7 @@ class Attempt(Run, kw_only=True, eq=False):
                 error = again
 
 
-class AttemptInMemory(Attempt, eq=False):
+class AttemptInMemory(StoredAttempt, eq=False):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
 
     @property
