@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Coroutine, Generator, Iterable, Iterator
 from contextvars import Context
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from sagaz_lab.abc import Attempt, Clock, EngineTraits
 from sagaz_lab.engines.local.execution import Execution
@@ -22,13 +22,6 @@ CLOSE_S = 3.0
 """How long runs that are abandoned may take to end."""
 
 _ENDED = object()
-
-
-class _Waiting(NamedTuple):
-    """A run that waits, and the task that it has to itself."""
-
-    run: Attempt
-    task: asyncio.Task[Any]
 
 
 class LocalEngine:
@@ -55,7 +48,7 @@ class LocalEngine:
         self._home: Context | None = None
         self._current: Attempt | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, tuple[Attempt, asyncio.Task[Any]]] = {}
 
     def launch(self, runs: Iterable[Attempt]) -> None:
         self._ready.append(iter(runs))
@@ -85,7 +78,7 @@ class LocalEngine:
     async def close(self) -> None:
         self._ready.clear()
         self.abandon()
-        tasks = {waiting.task for waiting in self._waiting.values()}
+        tasks = {task for _, task in self._waiting.values()}
         if self._worker is not None:
             self._worker.cancel()
             tasks.add(self._worker)
@@ -136,7 +129,7 @@ class LocalEngine:
                     if awaited is _ENDED:
                         run.close()
                     else:
-                        waits = self._rest(_Waiting(run, task), own, work, awaited)
+                        waits = self._rest(run, task, own, work, awaited)
                 if waits is not None or _is_cancelled(task):
                     break
         finally:
@@ -154,12 +147,11 @@ class LocalEngine:
             ready.popleft()
 
     def _rest(
-        self, waiting: _Waiting, context: Context, work: Generator[Any, Any, None], awaited: Any
+        self, run: Attempt, task: asyncio.Task[Any], context: Context, work: Generator[Any, Any, None], awaited: Any
     ) -> Generator[Any, Any, None]:
         """What is left of a run that waits."""
-        run = waiting.run
         failure: BaseException | None = None
-        self._waiting[run.run_id] = waiting
+        self._waiting[run.run_id] = (run, task)
         try:
             while awaited is not _ENDED:
                 try:

@@ -102,20 +102,25 @@ def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts |
     """The write, which now adds the records and what they publish. Raises `NeedsFiles`, `UnstorableValue`."""
     rows: list[Any] = []
     for record in records:
-        value, changes, error, trace = record.value, record.changes, record.error, record.traceback
         if record.publications:
             write.publications = [*write.publications, *publication_rows(record.publications)]
         starts = encode_names(record.then) if record.then else ""
-        given = (record.attempt, record.kind, record.action, record.trial, record.at, starts)
-        if value is None and changes is None and error is None and trace is None:
-            rows += (record.run_id, _BARE_RECORD, *given)
-            continue
-        encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
-        changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        shape, values = row(given, encoded, changed, text(error), text(trace))
-        rows += (record.run_id, shape, *values)
+        if record.value is None and record.changes is None and record.error is None and record.traceback is None:
+            rows += (record.run_id, _BARE_RECORD, record.attempt, record.kind, record.action, record.trial, record.at,
+                     starts)  # fmt: skip
+        else:
+            rows += _full_row(record, starts, artifacts)
     write.records = rows
     return write
+
+
+def _full_row(record: Record, starts: str, artifacts: Artifacts | None) -> list[Any]:
+    value, changes = record.value, record.changes
+    encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
+    changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
+    given = (record.attempt, record.kind, record.action, record.trial, record.at, starts)
+    shape, values = row(given, encoded, changed, text(record.error), text(record.traceback))
+    return [record.run_id, shape, *values]
 
 
 def _encoded(value: Any, record: Record, artifacts: Artifacts | None) -> bytes:
