@@ -8,6 +8,7 @@ an implementation to these promises.
 from __future__ import annotations
 
 from sagaz_lab.abc.engine import Attempt, Engine, EngineTraits, Wait
+from sagaz_lab.abc.observer import Observer, Outcomes
 from sagaz_lab.abc.source import Clock, Missed, OnLost, Positions, Publisher, Source, SourceTraits, Surroundings
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
@@ -49,7 +50,9 @@ __all__ = [
     "Member",
     "Missed",
     "NewRun",
+    "Observer",
     "OnLost",
+    "Outcomes",
     "Owner",
     "Positions",
     "Publication",

@@ -23,7 +23,7 @@ from sagaz_lab.runtime.dispatch.behind import decide_behind
 from sagaz_lab.runtime.dispatch.finishing import NOT_TAKEN, Finishing
 from sagaz_lab.runtime.dispatch.insisting import insist
 from sagaz_lab.runtime.dispatch.lease import Lease
-from sagaz_lab.runtime.dispatch.observers import Tee
+from sagaz_lab.runtime.dispatch.observers import Observers
 from sagaz_lab.runtime.dispatch.run_queue import RunQueue
 from sagaz_lab.runtime.dispatch.window_timers import WindowTimers
 from sagaz_lab.runtime.gates.admission import Slots
@@ -80,7 +80,7 @@ class Dispatcher:
         self.run_ids = fresh_ids(self.run_prefix)
         self.event_ids = fresh_ids(fresh_prefix("e"))
         self.default = default
-        self.tee: Tee | None = None
+        self.observers = Observers(report)
         self.fired: Counter[str] = Counter()
         """Events that were given by hand, by the identity of the memory source that they stand for."""
         self.closing = False
@@ -164,8 +164,8 @@ class Dispatcher:
         for decided in decisions:
             decided.answered = answered
         await self.finishing.to_the_end(states, self._take_in(states, decisions, len(deliveries), now))
-        if self.tee is not None:
-            self.tee.taken(readers, deliveries)
+        if self.observers.all:
+            self.observers.received(readers, deliveries)
         if not answered:
             for decided in decisions:
                 self.report_dead(decided.letters)
@@ -281,8 +281,8 @@ class Dispatcher:
             state.counters.count_reason(kind, reason, times)
         if not (state.told_claimed or _TAKEN.isdisjoint(decided.reasons)):
             tell_claimed(self.report, decided, self.run_prefix)
-        if self.tee is not None:
-            self.tee.applied(decided)
+        if self.observers.all:
+            self.observers.decided(decided.entries, decided.starts)
         if decided.letters or decided.dropped or decided.filtered:
             await self._tell_refused(decided)
         if decided.released:
@@ -382,8 +382,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""
         await self.take_no_more()
-        if self.tee is not None:
-            await self.tee.close()
+        await self.observers.close()
         await self.runner.close()
         await self.tasks.close()
         self.run_queue.close()

@@ -158,8 +158,8 @@ class RunQueue:
         state.counters.held -= len(entries)
         setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
         self._dispatcher.tally.keep(entries)
-        if self._dispatcher.tee is not None:
-            self._dispatcher.tee.left_queue(pending, entries)
+        if self._dispatcher.observers.all:
+            self._dispatcher.observers.decided(entries, (pending,))
         self._held.pop(pending.run_id, None)
         if pending.final is not None and not pending.final.done():
             pending.final.set_result(outcome(entries[-1]))

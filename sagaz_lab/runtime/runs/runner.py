@@ -256,6 +256,8 @@ class Runner:
             dispatcher.run_queue.retry_later(pending, retry_in_s)
         if self._waiters:
             self._wake(run.run_id)
+        if dispatcher.observers.all:
+            dispatcher.observers.ended(run)
         if not (self._live or self._unmade):
             self.idle.set()
 

@@ -28,22 +28,28 @@ class Twins:
     def __init__(self, live: Runner) -> None:
         self._live = live
         self._ends: dict[tuple[str, str], asyncio.Future[RunStatus]] = {}
+        self._running: dict[str, asyncio.Future[RunStatus]] = {}
 
-    def watch(self, *run_ids: str) -> None:
-        """Live runs have begun."""
-        live = self._live.live
-        for run_id in run_ids:
-            if (run := live.get(run_id)) is not None:
-                self._watch(run)
+    def watch(self, run_id: str) -> None:
+        """A live run begins, now or as soon as it is launched."""
+        if not self._watch(run_id):
+            asyncio.get_running_loop().call_soon(self._watch, run_id)
 
-    def _watch(self, run: Run) -> None:
-        if run.event is None:
-            return
-        end = asyncio.get_running_loop().create_future()
-        self._live.end_of(run).add_done_callback(lambda _: None if end.done() else end.set_result(run.status))
+    def _watch(self, run_id: str) -> bool:
+        run = self._live.live.get(run_id)
+        if run is None or run.event is None:
+            return False
+        end = self._running[run_id] = asyncio.get_running_loop().create_future()
         self._ends[run.trigger or "", run.event.id] = end
         if len(self._ends) > WATCHED:
             del self._ends[next(iter(self._ends))]
+        return True
+
+    def ended(self, run: Run) -> None:
+        """A live run has."""
+        end = self._running.pop(run.run_id, None)
+        if end is not None and not end.done():
+            end.set_result(run.status)
 
     def take(self, trigger: str, event_id: str) -> asyncio.Future[RunStatus] | None:
         """The end of the live run that this event has started, if any; it is forgotten."""
