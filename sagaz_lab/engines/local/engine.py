@@ -38,7 +38,6 @@ class LocalEngine:
         if type(threads) is not int or threads < 1:
             raise DefinitionError(f"Lab: threads={threads!r} must be a whole number, 1 or more")
         self._clock = clock
-        self._report = report
         self._new_threads = partial(Threads, threads, report)
         self._threads = self._new_threads()
         # Runs are taken when it is their turn: so there is never more than one of those that do not wait, and the
@@ -83,9 +82,7 @@ class LocalEngine:
             self._worker.cancel()
             tasks.add(self._worker)
         if tasks:
-            _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
-            if left and self._report is not None:
-                self._report("stop", f"{len(left)} run(s) did not let themselves be stopped")
+            await asyncio.wait(tasks, timeout=CLOSE_S)
         self._worker = self._home = None
         self._waiting.clear()
         self._threads.close()

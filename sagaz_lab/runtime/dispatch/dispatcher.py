@@ -299,7 +299,7 @@ class Dispatcher:
 
     def _launch(self, decided: Decided, pending_runs: Sequence[PendingRun], now: float) -> None:
         state = decided.state
-        self.runner.launch_some(pending_runs, state.compiled.definition, now, decided.origin)
+        self.runner.launch_many(pending_runs, state.compiled.definition, now, decided.origin)
         entries = started_entries(pending_runs, now)
         decided.entries += entries
         self.tally.keep(entries)

@@ -327,7 +327,7 @@ class RunQueue:
             self._finally(state, pending, OutcomeKind.STARTED, "", now)
         pending.status = RunStatus.RUNNING
         origin = pending.origin or self._dispatcher.tasks.home
-        self._dispatcher.runner.launch_some([pending], definition, now, origin)
+        self._dispatcher.runner.launch_many([pending], definition, now, origin)
         if pending.run_id in self._unwanted:
             self._dispatcher.runner.cancel(self._dispatcher.runner.live[pending.run_id])
 

@@ -33,8 +33,8 @@ logger = logging.getLogger("sagaz_lab")
 _RUNNING = RunStatus.RUNNING
 
 
-class _Some(Struct, eq=False):
-    """Runs of a saga that the engine is to take, some of which may have been made already."""
+class _Launch(Struct, eq=False):
+    """Runs that the engine is to take; some of them may have been made already."""
 
     pending_runs: deque[PendingRun]
     definition: SagaDefinition
@@ -52,7 +52,7 @@ class Runner:
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
         self._attempt = StoredAttempt if dispatcher.store.durable else AttemptInMemory
         self._live: dict[str, StoredAttempt] = {}
-        self._unmade: list[_Some] = []
+        self._unmade: deque[_Launch] = deque()
         """What the engine has not taken yet, none of it empty."""
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self.idle = asyncio.Event()
@@ -71,10 +71,10 @@ class Runner:
     @property
     def live(self) -> Mapping[str, Run]:
         """The runs under way, by id."""
-        for some in self._unmade:
-            for pending in some.pending_runs:
+        for launch in self._unmade:
+            for pending in launch.pending_runs:
                 if pending.run_id not in self._live:
-                    self._made(pending, some.definition, some.instance, some.now, some.origin)
+                    self._made(pending, launch.definition, launch.instance, launch.now, launch.origin)
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
@@ -133,26 +133,26 @@ class Runner:
             self.engine.launch((run,))
         return run
 
-    def launch_some(
+    def launch_many(
         self, pending_runs: Sequence[PendingRun], definition: SagaDefinition, now: float, origin: Context
     ) -> None:
         """The same for runs that a trigger has started, in copies of `origin`. Each is made when the engine takes it,
         or somebody asks."""
         belongs(origin, self._dispatcher.tasks)
-        some = _Some(deque(pending_runs), definition, self.instance(definition), now, origin)
-        self._unmade.append(some)
-        self.engine.launch(self._taken(some))
+        launch = _Launch(deque(pending_runs), definition, self.instance(definition), now, origin)
+        self._unmade.append(launch)
+        self.engine.launch(self._taken(launch))
 
-    def _taken(self, some: _Some) -> Iterator[StoredAttempt]:
+    def _taken(self, launch: _Launch) -> Iterator[StoredAttempt]:
         """Each run as the engine takes it; it has been made already if somebody has asked."""
-        while some.pending_runs:
-            pending = some.pending_runs.popleft()
-            if not some.pending_runs:
-                self._unmade.remove(some)
+        while launch.pending_runs:
+            pending = launch.pending_runs.popleft()
+            if not launch.pending_runs:
+                self._unmade.remove(launch)
             try:
                 run = self._live.get(pending.run_id) if self._live else None
                 if run is None:
-                    run = self._made(pending, some.definition, some.instance, some.now, some.origin)
+                    run = self._made(pending, launch.definition, launch.instance, launch.now, launch.origin)
             except Exception as error:
                 logger.exception("run %s could not be begun", pending.run_id)
                 self._dispatcher.report("engine", f"run {pending.run_id} could not be begun: {describe(error)}")
@@ -293,6 +293,9 @@ class Runner:
         for run in self.live.values():
             run.abandoned = True
         await self.engine.close()
+        left = sum(run.begun for run in self._live.values())
+        if left and not self.engine.traits.own_history:
+            self._dispatcher.report("stop", f"{left} run(s) did not let themselves be stopped")
         for run_id in list(self._waiters):  # of those that were to be started meanwhile, too
             self._wake(run_id)
 

@@ -149,7 +149,7 @@ class Shadow:
                 self._twins.watch(run_id)
                 state.admission.occupy(pending)
                 await self._own.store.accept(Acceptance(runs=[pending]))
-                self._own.runner.launch_some([pending], definition, self._live.clock.now(), self._context)
+                self._own.runner.launch_many([pending], definition, self._live.clock.now(), self._context)
 
     async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
         try:
