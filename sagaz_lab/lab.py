@@ -71,7 +71,7 @@ class Lab:
         self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
         self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
         self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
-        self._given_engine = fitting("engine", engine, ("execute", "close"), "an Engine")
+        self._given_engine = fitting("engine", engine, ("launch", "attach", "cancel", "abandon", "close"), "an Engine")
         self._opens = Opening(package_sources, sources or {}, offline)
         self._loops, self._threads, self._max_live_runs = LoopOwner(), threads, max_live_runs
         self.registry = Registry(self._store.revisions, self._changed, self.clock.now, self._loops.isolated.call_there)

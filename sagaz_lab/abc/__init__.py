@@ -1,22 +1,21 @@
 """Every interface of the package and what it promises.
 
-A source hands over deliveries; a store keeps what must survive; an engine executes a run; a codec
-writes one kind of value to a file; a clock tells the time. The suites in `sagaz_lab.testing` hold
-an implementation to these promises.
+A source hands over deliveries; a store keeps what must survive; an engine executes runs; an observer sees
+what flows; a codec writes one kind of value to a file; a clock tells the time. The suites in
+`sagaz_lab.testing` hold an implementation to these promises.
 """
 
 from __future__ import annotations
 
-from sagaz_lab.abc.engine import Engine, Journal
+from sagaz_lab.abc.engine import Attempt, Engine, EngineTraits, Wait
+from sagaz_lab.abc.observer import DecidedOutcomes, Observer
 from sagaz_lab.abc.source import Clock, Missed, Outcomes, Positions, Publisher, Shared, Source, Surroundings
 from sagaz_lab.abc.store import Choose, Codec, Store
 from sagaz_lab.abc.values import (
-    DONE,
     KEY_MARK,
     Acceptance,
     DeadLetter,
     Ending,
-    EndingRow,
     KeptEvent,
     Member,
     NewRun,
@@ -30,28 +29,29 @@ from sagaz_lab.abc.values import (
 )
 from sagaz_lab.model.event import Delivery, Event, deliveries
 from sagaz_lab.model.host import Host, current_host
-from sagaz_lab.model.run import Outcome, Publication, Record, RecordRow, Run
+from sagaz_lab.model.run import Outcome, Publication, Record, Run
 from sagaz_lab.model.source_traits import SourceTraits
 
 __all__ = [
-    "DONE",
     "KEY_MARK",
     "Acceptance",
+    "Attempt",
     "Choose",
     "Clock",
     "Codec",
     "DeadLetter",
+    "DecidedOutcomes",
     "Delivery",
     "Ending",
-    "EndingRow",
     "Engine",
+    "EngineTraits",
     "Event",
     "Host",
-    "Journal",
     "KeptEvent",
     "Member",
     "Missed",
     "NewRun",
+    "Observer",
     "Outcome",
     "Outcomes",
     "Owner",
@@ -59,7 +59,6 @@ __all__ = [
     "Publication",
     "Publisher",
     "Record",
-    "RecordRow",
     "Redriven",
     "Refusal",
     "RevisionRow",
@@ -71,6 +70,7 @@ __all__ = [
     "Store",
     "StoredRun",
     "Surroundings",
+    "Wait",
     "WaitingEvent",
     "current_host",
     "deliveries",

@@ -9,14 +9,14 @@ from sagaz_lab.abc.source import Positions
 from sagaz_lab.abc.values import (
     Acceptance,
     DeadLetter,
-    EndingRow,
+    Ending,
     Owner,
     Refusal,
     RevisionRow,
     StoredRun,
     WaitingEvent,
 )
-from sagaz_lab.model.run import Publication, RecordRow
+from sagaz_lab.model.run import Publication, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,8 +76,8 @@ class Store(Protocol):
         `at` is the time to judge by, where that is not the store's own (a virtual clock).
         """
 
-    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
-        """Which of these cooldown keys of the trigger are taken at this time."""
+    async def cooling(self, trigger: str, *, at: float) -> Mapping[str, Refusal]:
+        """The cooldown keys of the trigger that are taken at this time."""
 
     def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
         """Take the batch in. Returns the runs and waiting events that were refused, by id; all else is stored.
@@ -97,11 +97,11 @@ class Store(Protocol):
         A name that cannot be read is there as its `repr`.
         """
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
         """The records are durable once it has been awaited, in the order in which `append` was called.
 
-        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does. Returns `DONE` where nobody
-        need wait.
+        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does. A store that is not
+        `durable` has them when the call returns.
         """
 
     def begin(
@@ -120,7 +120,7 @@ class Store(Protocol):
     def end(
         self,
         run_id: str,
-        ending: EndingRow,
+        ending: Ending,
         *,
         attempt: int,
         at: float,

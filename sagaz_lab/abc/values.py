@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from sagaz_lab.model.event import Event
-from sagaz_lab.model.run import Publication, Record, RecordRow, RunStatus
+from sagaz_lab.model.run import Publication, Record, RunStatus
 
 KEY_MARK = "\x1f"
 """What the claim of a declared key begins with, so that it never meets the claim of an id, which never does."""
@@ -150,6 +150,11 @@ class Acceptance(Struct):
     publications: Sequence[Publication] = ()
     released_with: Mapping[str, str] = {}
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to take in."""
+        return any((self.runs, self.dead, self.filtered, self.kept, self.waiting, self.released, self.withdrawn,
+                    self.redriven, self.spent, self.publications))  # fmt: skip
+
     def leaving(self, unstorable: Collection[str]) -> Sequence[str]:
         """The released but for those that leave with one of these runs."""
         if not unstorable or not self.released_with:
@@ -173,17 +178,13 @@ class Refusal(NamedTuple):
     spent: bool = False
 
 
-class Ending(NamedTuple):
+class Ending(Struct, frozen=True, eq=False):
     """How an attempt of a run ended. `records` and `publications` are kept in the same transaction."""
 
     status: RunStatus
     error: BaseException | None = None
-    records: Sequence[RecordRow] = ()
+    records: Sequence[Record] = ()
     publications: Sequence[Publication] = ()
-
-
-EndingRow = tuple[RunStatus, BaseException | None, Sequence[RecordRow], Sequence[Publication]]
-"""An ending's fields as a plain tuple: what a journal is given."""
 
 
 class StoredRun(NamedTuple):
@@ -227,17 +228,3 @@ class Owner(NamedTuple):
     id: str
     name: str
     epoch: int
-
-
-class _Done:
-    """Can be awaited, without a coroutine being made for it."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return
-        yield
-
-
-DONE: Awaitable[None] = _Done()
-"""What has been done already: who awaits it goes on at once, and who knows it need not."""

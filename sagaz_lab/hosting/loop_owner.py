@@ -50,7 +50,7 @@ class LoopOwner:
     def _elsewhere(self) -> LabClosed:
         """It is open on a loop that is not the caller's."""
         step = current_step.get(None)
-        if step is not None and step.run.task is not None and step.run.task.get_loop() is self.loop:
+        if step is not None and self.loop is not None and step.run.loop is self.loop:
             return LabClosed(IN_THREAD.format(f"{step.run.definition.name}.{step.name}"))
         return LabClosed(OTHER_LOOP)
 

@@ -11,18 +11,16 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from sagaz_lab.abc import Delivery, Store
+from sagaz_lab.abc import DecidedOutcomes, Delivery, Observer, Store
 from sagaz_lab.errors import LabClosed, UnknownShadow, describe
 from sagaz_lab.history import tables
+from sagaz_lab.model.run import Run
 from sagaz_lab.model.saga import Saga
-from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
-from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.registry.registry import CallThere, call_here
 from sagaz_lab.runtime.shadow.comparison import Difference
 from sagaz_lab.runtime.shadow.shadow import Shadow
-from sagaz_lab.runtime.triggers.outcomes import Entry
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -76,7 +74,7 @@ class ShadowReport:
         return tables().to_frame(tuple(DTYPES), [row(one) for one in self.differences], dtypes)
 
 
-class Shadows(Mapping[str, ShadowReport]):
+class Shadows(Mapping[str, ShadowReport], Observer):
     """The shadows of a Lab, by saga: each with its report as it is now. They end when the Lab stops.
 
     `call_there` calls a function on the thread where events are decided: there each is begun, read and ended.
@@ -125,7 +123,7 @@ class Shadows(Mapping[str, ShadowReport]):
                  for change, definition in drafts}  # fmt: skip
         self._end(begun)
         self._shadows.update(begun)
-        dispatcher.tee = self
+        dispatcher.observers.add(self)
         return [_report(shadow) for shadow in begun.values()]
 
     def end(self, saga: str) -> ShadowReport:
@@ -141,13 +139,14 @@ class Shadows(Mapping[str, ShadowReport]):
         for name in sagas:
             if (shadow := self._shadows.pop(name, None)) is not None:
                 shadow.end()
-        if not self._shadows and self._dispatcher.tee is self:
-            self._dispatcher.tee = None
+        if not self._shadows:
+            self._dispatcher.observers.remove(self)
 
-    # --- what the dispatcher tells ---
+    # --- what it observes ---
 
-    def taken(self, readers: Sequence[Reader], deliveries: Sequence[Delivery]) -> None:
-        for state, part in readers:
+    def received(self, deliveries: Sequence[Delivery], triggers: Sequence[tuple[str, int]]) -> None:
+        for name, part in triggers:
+            state = self._dispatcher.states[name]
             definition = state.compiled.definition
             if (shadow := self._shadows.get(definition.name)) is not None:
                 if shadow.current is not definition:
@@ -155,13 +154,14 @@ class Shadows(Mapping[str, ShadowReport]):
                 else:
                     self._tell(shadow, lambda it, s=state, p=part: it.feed(s, p, deliveries))  # type: ignore[misc]
 
-    def applied(self, decided: Decided) -> None:
-        if (shadow := self._shadows.get(decided.state.compiled.definition.name)) is not None:
-            self._tell(shadow, lambda it: it.applied(decided))
+    def decided(self, outcomes: DecidedOutcomes) -> None:
+        saga = outcomes[0].trigger.rpartition(".")[0] if outcomes else ""
+        if (shadow := self._shadows.get(saga)) is not None:
+            self._tell(shadow, lambda it: it.live_decided(outcomes))
 
-    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
-        if (shadow := self._shadows.get(pending.saga)) is not None:
-            self._tell(shadow, lambda it: it.left_queue(pending, entries))
+    def ended(self, run: Run) -> None:
+        if (shadow := self._shadows.get(run.definition.name)) is not None:
+            self._tell(shadow, lambda it: it.live_ended(run))
 
     def _tell(self, shadow: Shadow, what: Callable[[Shadow], None]) -> None:
         """The trigger that the event came for goes on whatever happens here."""

@@ -199,8 +199,8 @@ class Views:
             return Why(event_id, (), [_facts(asked)], is_run=True)
         ids = {outcome.run_id for outcome in outcomes}
         told = [run for row in runs if (run := dict(zip(DTYPES["runs"], row, strict=True)))["run_id"] in ids]
-        states, moment = self._dispatcher.states, self._dispatcher.clock.monotonic()
-        verdicts = [verdicts_on(outcome, states.get(outcome.trigger), moment) for outcome in outcomes]
+        states, now = self._dispatcher.states, self._dispatcher.clock.now()
+        verdicts = [verdicts_on(outcome, states.get(outcome.trigger), now) for outcome in outcomes]
         return Why(event_id, outcomes, told, verdicts)
 
     def _about(self, event_id: str, run_ids: Collection[str]) -> tuple[Sequence[Any], Sequence[Any]]:

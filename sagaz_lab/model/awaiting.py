@@ -1,7 +1,8 @@
-"""What a user's function returned, awaited where it can be: a coroutine that nobody awaits never runs."""
+"""Awaiting what may be awaitable: a coroutine that nobody awaits never runs."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from inspect import isasyncgen, isawaitable, isgenerator
 from typing import Any
 
@@ -21,6 +22,12 @@ async def awaited(value: Any) -> Any:
     while is_awaitable(value):
         value = await value
     return value
+
+
+async def waited(wait: Awaitable[None] | None) -> None:
+    """Returns when what the journal was given is done."""
+    if wait is not None:
+        await wait
 
 
 def at_once(value: Any, owner: str) -> Any:

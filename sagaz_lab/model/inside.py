@@ -16,8 +16,8 @@ CONNECTION = "connection"
 class Place:
     """Where the code is called: a trigger method, a listener, a source. Of actions `current_step` says as much.
 
-    `owner` are the tasks of the Lab; `about` says what waits for this code besides, as the trigger of a window. It is
-    `over` when the code has returned.
+    `owner` are the tasks of the Lab; `about` says what waits for this code besides: the trigger of a window, or a
+    listener's run. It is `over` when the code has returned.
     """
 
     __slots__ = ("about", "before", "name", "over", "owner", "step")
@@ -48,10 +48,10 @@ def inside(owner: object, name: str, about: str = "") -> Place:
     return Place(owner, name, about)
 
 
-def inside_too(name: str) -> Place:
+def inside_too(name: str, about: str = "") -> Place:
     """The same for code that the Lab calls in whose context this is."""
     place = _place.get()
-    return Place(None if place is None else place.owner, name)
+    return Place(None if place is None else place.owner, name, about)
 
 
 def belongs(context: Context, owner: object) -> None:

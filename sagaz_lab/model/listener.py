@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sagaz_lab.errors import UnknownName, describe
 from sagaz_lab.model.awaiting import awaited, is_awaitable, is_unread
+from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.inside import inside_too
 from sagaz_lab.model.publishing import PUBLISHED as NOTHING
 from sagaz_lab.model.stopping import OwnTask
-
-if TYPE_CHECKING:
-    from sagaz_lab.model.context import SagaContext
 
 logger = logging.getLogger("sagaz_lab")
 failures: Counter[str] = Counter()
@@ -137,10 +135,11 @@ def hooks_of(listeners: Iterable[SagaListener]) -> Hooks:
 async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
     """Call the hooks in turn. Their errors are logged and counted, never raised."""
     own_task = OwnTask() if hooks else None
+    run_id = next((fact.run_id for fact in facts if isinstance(fact, SagaContext)), "")
     for hook in hooks:
         name = getattr(hook, "__qualname__", type(hook).__qualname__)
         try:
-            with inside_too(f"listener {name}"):
+            with inside_too(f"listener {name}", run_id):
                 answer = hook(*[reader_of(fact) if type(fact) is Event else fact for fact in facts])
                 if is_awaitable(answer):
                     answer = await awaited(answer)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sagaz_lab.errors import describe
 from sagaz_lab.model.event import Event
@@ -14,7 +15,7 @@ from sagaz_lab.model.log import RunLog
 from sagaz_lab.model.step import Step
 
 if TYPE_CHECKING:
-    from asyncio import Future, Task
+    from asyncio import AbstractEventLoop
 
     from sagaz_lab.model.context import SagaContext
     from sagaz_lab.model.saga import Saga, SagaDefinition
@@ -63,16 +64,16 @@ class Outcome(NamedTuple):
     facts: Mapping[str, Any] | None = None
 
 
-class RecordKind(StrEnum):
-    """What a record of the journal says."""
+class RecordKind:
+    """What a record of the journal says: plain texts, which stores and the garbage collector take as they are."""
 
-    ACTION_STARTED = "action_started"
-    ACTION_FINISHED = "action_finished"
-    ACTION_FAILED = "action_failed"
-    ACTION_CUT_OFF = "action_cut_off"
-    COMPENSATION_STARTED = "compensation_started"
-    COMPENSATION_FINISHED = "compensation_finished"
-    COMPENSATION_FAILED = "compensation_failed"
+    ACTION_STARTED: Final = "action_started"
+    ACTION_FINISHED: Final = "action_finished"
+    ACTION_FAILED: Final = "action_failed"
+    ACTION_CUT_OFF: Final = "action_cut_off"
+    COMPENSATION_STARTED: Final = "compensation_started"
+    COMPENSATION_FINISHED: Final = "compensation_finished"
+    COMPENSATION_FAILED: Final = "compensation_failed"
 
 
 STEP_STARTS = {RecordKind.ACTION_STARTED: "action", RecordKind.COMPENSATION_STARTED: "compensation"}
@@ -105,8 +106,8 @@ class Publication(NamedTuple):
         return self.run_id or self.id
 
 
-class Record(NamedTuple):
-    """One line of a run's history, append-only.
+class Record(Struct, frozen=True):
+    """One line of a run's history, append-only. `kind` is one of `RecordKind`.
 
     `attempt` is the run's, `trial` the action's own (1 at first). `at` is in seconds since the epoch. `then` are the
     actions whose first trial starts with it, at the same time: a record that stores keep in this one and give back as
@@ -117,7 +118,7 @@ class Record(NamedTuple):
 
     run_id: str
     attempt: int
-    kind: RecordKind
+    kind: str
     action: str
     trial: int
     at: float
@@ -129,29 +130,14 @@ class Record(NamedTuple):
     error: str | None = None
     traceback: str | None = None
 
-    @classmethod
-    def of(cls, row: RecordRow) -> Record:
-        return cls(*row)
-
     def in_full(self) -> Iterator[Record]:
         """As it is read: the record, and one for each action that started with it."""
         if not self.then:
             yield self
             return
-        yield self._replace(then=())
+        yield replace(self, then=())
         for name in self.then:
             yield Record(self.run_id, self.attempt, RecordKind.ACTION_STARTED, name, 1, self.at)
-
-
-RecordRow = tuple[Any, ...]
-"""A record's fields as a plain tuple, which is made and taken apart at a third of the cost: what a journal is given.
-The kind may be the plain text. All from `value` on is left out of a bare one, where nothing of it differs from its
-default: most are bare."""
-
-RUN_ID: Final = 0
-PUBLICATIONS: Final = 7
-BARE: Final = 8
-"""The length of a bare one."""
 
 
 class Loadable:
@@ -185,6 +171,11 @@ class Run(Struct, eq=False):
 
     `publishes` says that its records may have something to publish. `foreground` says that somebody's call started it
     and waits for it, and not a trigger. With `hold` it is held when it fails, whatever its saga's `on_failure` says.
+    `loop` is the one on which it executes.
+
+    The engine sets `begun` when it takes the run, before which there is nothing to stop, and `stopping` when the way
+    forward has ended. `cancelling` says that somebody has asked for its end, `abandoned` that nothing more is to be
+    done for it here.
     """
 
     run_id: str
@@ -202,8 +193,7 @@ class Run(Struct, eq=False):
     status: RunStatus = RunStatus.RUNNING
     error: BaseException | None = None
     steps: dict[str, Step] = {}  # each has its own
-    task: Task[Any] | None = None
-    waiters: Sequence[Future[None]] = ()
+    loop: AbstractEventLoop | None = None
     begun: bool = False
     stopping: bool = False
     cancelling: bool = False
@@ -217,7 +207,7 @@ class Run(Struct, eq=False):
     @property
     def gone(self) -> bool:
         """Whether its loop was closed under it: then what waits is thrown away, and nothing can be done any more."""
-        return self.task is not None and self.task.get_loop().is_closed()
+        return self.loop is not None and self.loop.is_closed()
 
     @property
     def log(self) -> RunLog:
@@ -229,21 +219,6 @@ class Run(Struct, eq=False):
     def write(self, action: str, stream: str, text: str, level: str | None = None) -> None:
         """Put into its log what an action has printed."""
         self.log.write(action, stream, text, level)
-
-    def cancel(self) -> None:
-        """Ask for its end: what runs is stopped, what was done is compensated.
-
-        The engine sets `begun` when it takes the run, before which there is nothing to stop, and `stopping` when the
-        way forward has ended: then it is on its way already.
-        """
-        if self.cancelling:
-            return
-        self.cancelling = True
-        if self.begun and not self.stopping:
-            for step in self.steps.values():
-                step.stop()
-            if self.task is not None:
-                self.task.cancel()
 
     def __repr__(self) -> str:
         error = f", {describe(self.error)}" if self.error is not None else ""

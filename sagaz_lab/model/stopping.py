@@ -16,7 +16,7 @@ class OwnTask:
     __slots__ = ("_asked", "_task")
 
     def __init__(self) -> None:
-        self._task = asyncio.current_task()
+        self._task = _running()
         self._asked = 0 if self._task is None else self._task.cancelling()
 
     def ends_by(self, error: BaseException) -> bool:

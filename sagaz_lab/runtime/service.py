@@ -215,7 +215,7 @@ class Service:
         for state in states:
             waited += await self.dispatcher.window_timers.forget(state)
             freed += await self._store.forget(state.name)
-            state.forget(None)
+            state.core.forget(None)
             self.dispatcher.run_queue.release(state)
         names = ", ".join(state.name for state in states)
         told = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
@@ -238,8 +238,7 @@ class Service:
         """The registry has other definitions: the next batch is decided by them."""
         self.dispatcher.load(self._registry.current, [change.name for change in changes])
         self.intake.hand_over(self._wanted())
-        if self.dispatcher.tee is not None:
-            self.dispatcher.tee.changed([change.name for change in changes])
+        self.dispatcher.observers.changed([change.name for change in changes])
         new = [(change.name, change.revision) for change in changes if change.is_new]
         confirming = self.dispatcher.confirming
         future = confirming.begin(name for name, _ in new if self._store.durable)  # else nobody else gives numbers
@@ -260,8 +259,7 @@ class Service:
         """Returns when the finite sources have ended, nothing is under way and what can be published has been."""
         await self.intake.ended()
         await self._quiet()
-        if self.dispatcher.tee is not None:
-            await self.dispatcher.tee.caught_up()
+        await self.dispatcher.observers.caught_up()
 
     def refuse_inside(self, what: str) -> None:
         """Raises `RunError` where the user's code calls this that the Lab waits for."""

@@ -9,7 +9,7 @@ from typing import Any
 from sagaz_lab.model.params import Param, Scalar
 from sagaz_lab.model.run import Outcome, Run
 from sagaz_lab.model.trigger import specs_of
-from sagaz_lab.runtime.decisions.preview import Verdict, said_by
+from sagaz_lab.runtime.decisions.preview import GateVerdict, said_by
 from sagaz_lab.runtime.intake.pump import Pump
 from sagaz_lab.runtime.recovery.start_report import StartReport
 from sagaz_lab.runtime.triggers.compiled import TriggerState
@@ -138,7 +138,7 @@ def trigger_status(state: TriggerState, started: bool, lag_s: float | None, now:
         state=stands,
         revision=state.compiled.definition.revision,
         counts=state.counters.as_dict(),
-        running=state.admission.in_flight,
+        running=state.core.admission.in_flight,
         ends=dict(state.counters.ends),
         reasons=dict(state.counters.reasons),
         queue=_queue_status(state, now),
@@ -151,7 +151,7 @@ def trigger_status(state: TriggerState, started: bool, lag_s: float | None, now:
 
 
 def _queue_status(state: TriggerState, now: float) -> QueueStatus:
-    admission, since = state.admission, state.blocked_since
+    admission, since = state.core.admission, state.blocked_since
     blocked_s = state.blocked_s + (0.0 if since is None else now - since)
     blocking = since is not None and state.room() == 0
     return QueueStatus(
@@ -196,7 +196,7 @@ class Why:
     event_id: str
     outcomes: Sequence[Outcome]
     runs: Sequence[Mapping[str, Any]]
-    verdicts: Sequence[Sequence[Verdict]] = ()
+    verdicts: Sequence[Sequence[GateVerdict]] = ()
     """For each outcome what every gate said; nothing for a trigger that is gone."""
     is_run: bool = False
     """It is a run's id that was asked for; `runs` has that one."""

@@ -35,7 +35,7 @@ def new_run(run_id: str, **fields: Any) -> NewRun:
     return NewRun(run_id=run_id, **{**values, **fields})
 
 
-def record(run_id: str, kind: RecordKind, action: str = "reserve", **fields: Any) -> Record:
+def record(run_id: str, kind: str, action: str = "reserve", **fields: Any) -> Record:
     return Record(run_id, **{"attempt": 1, "kind": kind, "action": action, "trial": 1, "at": AT + 1, **fields})
 
 

@@ -153,9 +153,11 @@ class StoreSuite(IntakeSuite, WaitingSuite, OutboxSuite):
 
     async def test_a_record_of_no_run_is_refused_and_spoils_no_other(self, store: Store) -> None:
         await take(store, new_run("r1", started=()))
-        results = await asyncio.gather(
-            *(store.append([finished(run_id)]) for run_id in ("r1", "nowhere", "r1")), return_exceptions=True
-        )
+
+        async def append(run_id: str) -> None:
+            await store.append([finished(run_id)])
+
+        results = await asyncio.gather(*map(append, ("r1", "nowhere", "r1")), return_exceptions=True)
         assert [isinstance(result, Exception) for result in results] == [False, True, False]
         assert len((await loaded(store, "r1")).records) == 2
 

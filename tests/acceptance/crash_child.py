@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sagaz_lab import Lab, Saga, SagaContext, TriggerConfig, action, compensate, trigger
-from sagaz_lab.abc import Acceptance, Ending, EndingRow, Record, RecordRow
+from sagaz_lab.abc import Acceptance, Ending, Record
 from sagaz_lab.stores import open_store
 
 STORE, LEDGER, KILL_AT, WHEN, MODE = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
@@ -54,16 +54,16 @@ class Killing:
     async def accept(self, batch: Acceptance) -> Any:
         return await self._around(sum(1 + len(run.started) for run in batch.runs), self._inner.accept(batch))
 
-    async def append(self, records: Sequence[RecordRow]) -> None:
+    async def append(self, records: Sequence[Record]) -> None:
         await self._around(_count(records), self._inner.append(records))
 
-    async def end(self, run_id: str, ending: EndingRow, **facts: Any) -> None:
-        await self._around(1 + _count(Ending._make(ending).records), self._inner.end(run_id, ending, **facts))
+    async def end(self, run_id: str, ending: Ending, **facts: Any) -> None:
+        await self._around(1 + _count(ending.records), self._inner.end(run_id, ending, **facts))
         print("records", self._written, flush=True)
 
 
-def _count(records: Sequence[RecordRow]) -> int:
-    return sum(1 + len(record.then) for record in map(Record.of, records))
+def _count(records: Sequence[Record]) -> int:
+    return sum(1 + len(record.then) for record in records)
 
 
 def define() -> type[Saga]:

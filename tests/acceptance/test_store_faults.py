@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sagaz_lab.abc import KEY_MARK, Acceptance, Ending, Member, NewRun, Publication, WaitingEvent
 from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
@@ -296,7 +297,7 @@ async def test_waiting_events_stay_for_any_time_and_their_files_go_with_them(pat
 async def test_what_a_lost_owner_had_to_publish_goes_to_who_takes_over(store, path):
     await start(store, "r1")
     outbox = [Publication(f"p{n}", "shipped", b"{}", None, "r1") for n in range(2)]
-    await store.append([finished("r1")._replace(publications=outbox)])
+    await store.append([replace(finished("r1"), publications=outbox)])
     change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 100000")
     other = SqliteStore(path)
     await other.open("another notebook")

@@ -101,6 +101,30 @@ COMPARISONS: Sequence[Comparison] = (
         ),
     ),
     Comparison(
+        name="the core by itself: a filter with claims",
+        unit="us/event",
+        ours=Call(module="ours_core", n=1_000_000, small=2_000),
+        against=(
+            Against(
+                name="a filter and a dict by hand",
+                call=Call(module="baselines.claims_loop", n=1_000_000, small=2_000),
+                goal=within(4.0),
+            ),
+        ),
+    ),
+    Comparison(
+        name="the core by itself: every gate",
+        unit="us/event",
+        ours=Call(module="ours_core", n=1_000_000, small=2_000, options={"every_gate": True}),
+        against=(
+            Against(
+                name="a filter and a dict by hand",
+                call=Call(module="baselines.claims_loop", n=1_000_000, small=2_000),
+                goal=within(1000 / 120),
+            ),
+        ),
+    ),
+    Comparison(
         name="copies of a payload of 20 rows",
         unit="copies/s",
         ours=Call(module="ours_copies", n=20_000, small=200),

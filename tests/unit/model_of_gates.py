@@ -261,7 +261,7 @@ class GateModel:
         events.append(arrival)
         if isinstance(policy, Batch):
             if len(events) == policy.max_size:
-                self._close(key, arrival.at)
+                return self._close(key, arrival.at)
         elif isinstance(policy, Debounce) and policy.mode == "trailing" and len(events) == 3:
             self._supersede(events, 1, "filtered", arrival.at)
         return "waiting"
@@ -280,7 +280,7 @@ class GateModel:
         assert policy is not None
         return min(events[-1].at + policy.period, events[0].at + policy.max_wait)  # type: ignore[operator]
 
-    def _close(self, key: str | None, at: float) -> None:
+    def _close(self, key: str | None, at: float) -> str:
         events = self.windows.pop(key)
         if isinstance(self.rules.window, Debounce) and self.rules.window.mode == "trailing":
             while len(events) > 1:
@@ -288,7 +288,7 @@ class GateModel:
         self.counts["waiting"] -= len(events)
         for arrival in events:
             self._give_up_claims(arrival)
-        self._decide(events, at)
+        return self._decide(events, at)
 
     def _decide(self, arrivals: list[Arrival], at: float) -> str:
         """The trigger method, and what comes after it."""

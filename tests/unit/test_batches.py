@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 import pytest
 
 from sagaz_lab import Event, Lab, Saga, SagaListener, TriggerConfig, action, any_of, trigger
-from sagaz_lab.abc import Delivery, Journal, SourceTraits, deliveries
+from sagaz_lab.abc import Attempt, Delivery, SourceTraits, deliveries
 from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import EndOfSource
-from sagaz_lab.model.run import Run
 from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.gates.batch_size import TURN_S, BatchSize
@@ -274,9 +273,9 @@ class Breaks(LocalEngine):
 
     waits = False
 
-    def execute(self, run: Run, journal: Journal) -> Any:
+    def execute(self, run: Attempt) -> Any:
         if run.ctx["n"] != 1:
-            return super().execute(run, journal)
+            return super().execute(run)
         if not self.waits:
             raise RuntimeError("broken")
         return self._break_later()

@@ -53,10 +53,11 @@ async def test_full_windows_that_are_not_being_decided_yet_follow_the_new_size(
 ) -> None:
     asked, gate = list[list[int]](), asyncio.Event()
     define(asked, gate, batch=Batch(4, "1m"))
-    await give(timed_lab, *range(8))
+    given = [asyncio.create_task(give(timed_lab, n)) for n in range(8)]
     await until(lambda: asked)
     define(asked, batch=Batch(3, "1m"))
     gate.set()
+    await asyncio.gather(*given)
     await clock.advance(100)
     await until(lambda: len(asked) == 3)
     assert asked == [[0, 1, 2, 3], [4, 5, 6], [7]]

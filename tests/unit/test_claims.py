@@ -469,7 +469,7 @@ async def test_what_came_out_of_turn_is_not_in_turn_when_it_comes_again(timed_la
         def on_both(self, events):
             return {}
 
-    fires = [("b", 1, "filtered"), ("a", 0, "waiting"), ("b", 1, "duplicate"), ("b2", 1, "waiting")]
+    fires = [("b", 1, "filtered"), ("a", 0, "waiting"), ("b", 1, "duplicate"), ("b2", 1, "started")]
     for id, part, kind in fires:
         (outcome,) = await timed_lab.fire("Steps.on_both", {}, id=id, part=part, wait=False)
         assert (id, outcome.kind) == (id, kind)

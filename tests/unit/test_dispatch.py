@@ -751,7 +751,7 @@ async def test_events_that_come_at_once_do_not_overfill_the_queue(each_lab: Lab,
     assert len(saga.started) == len(each_lab.runs()) == 3
 
 
-async def test_a_store_that_cannot_forget_a_dropped_run_stops_nothing() -> None:
+async def test_a_store_that_cannot_forget_the_oldest_run_takes_no_new_one() -> None:
     class Away(MemoryStore):
         async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
             if batch.withdrawn:
@@ -760,11 +760,13 @@ async def test_a_store_that_cannot_forget_a_dropped_run_stops_nothing() -> None:
 
     async with Lab(Away()) as lab:
         saga = full(lab, "drop_oldest")
-        assert await fire_all(lab, "Full.on_event", [{"n": n} for n in range(4)]) == ["started", *["waiting"] * 3]
-        assert "was dropped, but the store does not know it" in lab.status().warnings[-1]
+        assert await fire_all(lab, "Full.on_event", [{"n": n} for n in range(3)]) == ["started", "waiting", "waiting"]
+        with pytest.raises(StoreUnavailable):
+            await lab.fire("Full.on_event", {"n": 3})
+        assert_adds_up(lab)
         saga.gate.set()
         await lab.drain()
-        assert saga.started == [0, 2, 3]
+        assert saga.started == [0, 1, 2]
 
 
 async def test_a_blocking_trigger_lets_no_more_in_than_fit(each_lab: Lab) -> None:
@@ -1310,7 +1312,7 @@ async def test_firing_while_the_lab_closes_is_refused(lab: Lab) -> None:
     dispatcher = lab._service.dispatcher
     await lab.stop(grace_s=0)
     with pytest.raises(LabClosed):
-        await dispatcher.take([dispatcher.states["One.on_event"]], [])
+        await dispatcher.take([(dispatcher.states["One.on_event"], 0)], [])
 
 
 async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:

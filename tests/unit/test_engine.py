@@ -894,6 +894,8 @@ async def test_a_run_that_is_none_cannot_be_resumed(each_lab: Lab) -> None:
 class StuckStore(MemoryStore):
     """Its first write takes a minute, as on a disk that hangs."""
 
+    durable = True  # so what it is given is awaited
+
     def __init__(self) -> None:
         super().__init__()
         self.writing = asyncio.Event()

@@ -56,8 +56,10 @@ async def test_a_dead_letter_decided_when_its_window_closes(timed_lab: Lab, cloc
         await timed_lab.fire("S.on", {"n": part}, id=f"e{part}", wait=False, **where)
     await clock.advance(2)
     await until(lambda: "waiting" not in counted(timed_lab, "S.on"))
-    assert any(text.startswith("S.on: event e1 is dead: RuntimeError: boom") for text in reports)
-    assert len(reports) == len(hears.dead) == len(timed_lab.dead_letters())
+    # Who fires the event that fills a window has its outcome; of the others nobody else hears.
+    answered = kind in ("batch", "all_of")
+    assert any(text.startswith(f"S.on: event e{int(not answered)} is dead: RuntimeError: boom") for text in reports)
+    assert len(reports) + answered == len(hears.dead) == len(timed_lab.dead_letters())
     assert timed_lab.status().warnings
 
 

@@ -140,7 +140,7 @@ def test_a_key_that_its_pace_holds_up_holds_up_no_other() -> None:
     admission.wait(pending("b-0", pace_key="b"))
     assert [it.run_id for it in started(admission, 0.0)] == ["a-0", "b-0"]
     assert [it.run_id for it in started(admission, 10.0)] == ["a-1"]
-    assert admission.opens_in(10.0) is not None
+    assert admission.opens_at() is not None
 
 
 def test_a_retry_goes_before_all_others_of_its_key() -> None:
@@ -204,7 +204,7 @@ def test_what_came_before_the_pace_had_keys_holds_up_none_of_them() -> None:
     admission.configure(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0, key="k")), 10)
     admission.wait(keyed := pending(3, "c", "x"))
     assert [admission.next(0.0), admission.next(0.0), admission.next(0.0)] == [before[0], keyed, None]
-    assert admission.opens_in(0.0) == 4.0
+    assert admission.opens_at() == 4.0
     assert admission.next(4.0) is before[1]
 
 
@@ -217,7 +217,7 @@ def test_what_came_with_a_key_goes_by_the_one_pace_once_there_are_no_keys() -> N
     admission.configure(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0)), 10)
     admission.wait(plain := pending(3, "c"))
     assert [admission.next(1.0), admission.next(1.0)] == [keyed[1], None]
-    assert admission.opens_in(1.0) == 4.0
+    assert admission.opens_at() == 5.0
     assert admission.next(5.0) is plain
 
 
@@ -238,7 +238,6 @@ class Queue(RuleBasedStateMachine):
         }
         self.admission = Admission(self.options["plain"], 1000, self.slots)
         self.waiting: list[PendingRun] = []
-        self.coming: list[PendingRun] = []
         self.live: list[PendingRun] = []
         self.retrying: list[PendingRun] = []
         self.again: set[str] = set()
@@ -257,18 +256,9 @@ class Queue(RuleBasedStateMachine):
         one = self.made(key, pace_key)
         if self.admission.enter(one, self.now):
             assert not self.busy(key)
-            assert all(_lane(other) != _lane(one) for other in [*self.waiting, *self.coming])
+            assert all(_lane(other) != _lane(one) for other in self.waiting)
             self.live.append(one)
         else:
-            self.admission.comes(one)
-            self.coming.append(one)
-
-    @precondition(lambda self: self.coming)
-    @rule(refused=st.booleans())
-    def has_come(self, refused: bool) -> None:
-        one = self.coming.pop(0)
-        self.admission.came(one)
-        if not refused:
             self.admission.wait(one)
             self.waiting.append(one)
 
@@ -281,8 +271,8 @@ class Queue(RuleBasedStateMachine):
                 opens_at = self.admission.pace.opens_at(other.pace_key) if self.admission.pace else 0.0
                 first = next(it for it in self.waiting if _lane(it) == _lane(other))
                 assert self.busy(other.key) or first is not other or opens_at > self.now, f"{other.run_id} is lost"
-            opens_in = self.admission.opens_in(self.now)
-            assert opens_in is None or opens_in > 0, "who is told to come back finds that nothing may start"
+            opens_at = self.admission.opens_at()
+            assert opens_at is None or opens_at > self.now, "who is told to come back finds that nothing may start"
             return
         assert not self.busy(one.key)
         lane = [other for other in self.waiting if _lane(other) == _lane(one)]
@@ -334,14 +324,14 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def each_is_where_it_should_be(self) -> None:
         admission = self.admission
-        assert (admission.waiting, admission.coming) == (len(self.waiting), len(self.coming))
+        assert admission.waiting == len(self.waiting)
         assert admission.in_flight == self.slots.used == len(self.live)
         for one in self.waiting:
             assert admission.find(one.run_id) is one
         for one in [*self.live, *self.retrying]:
             assert admission.find(one.run_id) is None
         for key in "abcxy":
-            mine = [one.run_id for one in [*self.waiting, *self.coming] if _lane(one) == key]
+            mine = [one.run_id for one in self.waiting if _lane(one) == key]
             assert sorted(it.run_id for it in admission.queued(key)) == sorted(mine)
             assert (admission.running(key) is not None) == self.busy(key)
 

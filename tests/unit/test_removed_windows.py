@@ -87,10 +87,11 @@ async def test_what_is_being_decided_goes_on_to_its_end_and_the_next_window_wait
 ) -> None:
     lab, asked, gate = timed_lab, list[list[int]](), asyncio.Event()
     define(asked, "pairs", gate=gate)
-    await give(lab, 1, 2, 3, 4, 5)
+    given = [asyncio.create_task(give(lab, n)) for n in range(1, 6)]
     await until(lambda: asked)
     lab.unregister("Haul")
     gate.set()
+    await asyncio.gather(*given)
     await clock.advance(3600)
     await lab.drain()
     assert asked == [[1, 2]]

@@ -75,7 +75,7 @@ async def test_each_delivery_has_one_outcome_for_each_trigger_that_read_it() -> 
         ("e1", ["started", "started"]),
         ("e0", ["filtered", "filtered"]),
         ("e-", ["dead", "dead"]),
-        ("e2", ["started", "held"]),
+        ("e2", ["started", "waiting"]),
     ]
 
 
@@ -86,11 +86,11 @@ async def test_the_second_of_two_deliveries_with_one_id_is_the_duplicate() -> No
     assert [kinds for _, kinds in source.heard] == [["started"], ["started"], ["duplicate"], ["dead"], ["duplicate"]]
 
 
-async def test_what_waits_in_a_window_is_held() -> None:
+async def test_what_waits_in_a_window_is_waiting() -> None:
     events = [("e1", {"n": 1}), ("e2", {"n": 2})]
     source = await heard_by(Asking, lambda: judges("a", debounce=Debounce("1h", "2h")), events)
     assert isinstance(source, Asking)
-    assert [kinds for _, kinds in source.heard] == [["held"], ["held"]]
+    assert [kinds for _, kinds in source.heard] == [["waiting"], ["waiting"]]
 
 
 async def test_two_parts_of_a_composite_that_read_one_source_are_one_trigger() -> None:

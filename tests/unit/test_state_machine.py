@@ -396,9 +396,9 @@ class Gates(RuleBasedStateMachine):
         assert set(dispatcher.runner.live) == {self.stage.run_ids[one] for one in live}
         assert dispatcher.slots.used == len(live)
         for name, model in self.models.items():
-            admission = self._state(name).admission
+            admission = self._state(name).core.admission
             assert admission.in_flight == len(model.of("live")), name
-            assert (admission.waiting, admission.coming) == (len(model.queue), 0), name
+            assert admission.waiting == len(model.queue), name
             kept = [run for run in model.of("live", "retrying") if run not in model.queue]  # else it is first in line
             turns = {run.key for run in kept if run.key is not None}
             assert {key for key, text in TEXTS.items() if admission.running(text)} == turns, name

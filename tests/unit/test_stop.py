@@ -12,9 +12,9 @@ import pytest
 
 from sagaz_lab import Debounce, Lab, Saga, SagaListener, action, compensate, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
+from sagaz_lab.engines.local import engine
 from sagaz_lab.errors import DefinitionError, LabClosed
 from sagaz_lab.runtime import service, tasks
-from sagaz_lab.runtime.runs import runner
 from tests.unit.tools import assert_adds_up, until
 
 PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]
@@ -22,7 +22,7 @@ PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_st
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (service, tasks, runner):
+    for module in (service, tasks, engine):
         monkeypatch.setattr(module, "CLOSE_S", 0.2)
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import Context
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from sagaz_lab import Lab, Saga, action, trigger
-from sagaz_lab.abc import Acceptance, Delivery, Refusal, Source
+from sagaz_lab.abc import Acceptance, Attempt, Delivery, Engine, Refusal, Source, Wait
 from sagaz_lab.engines.local import compensation as compensation_module
+from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import StoreUnavailable
+from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.gates.admission import Admission
 from sagaz_lab.runtime.intake.pump import Pump
-from sagaz_lab.runtime.runs.attempt import Attempt
 from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.stores.memory.store import MemoryStore
+from sagaz_lab.testing import engines
+from sagaz_lab.testing.engines import EngineSuite
 from sagaz_lab.testing.stores import StoreSuite
 from tests.unit import test_engine
 from tests.unit.test_state_machine import Gates
@@ -122,10 +124,10 @@ def forget_slots_of_cancelled_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An admission that does not get the slot of a cancelled run back."""
     ended, leave = Runner._ended, Admission.leave
 
-    def end_without_leaving(self: Runner, run: Attempt, origin: Context) -> None:
+    def end_without_leaving(self: Runner, run: Attempt) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Admission, "leave", (lambda *_, **__: None) if run.cancelling else leave)
-            ended(self, run, origin)
+            ended(self, run)
 
     monkeypatch.setattr(Runner, "_ended", end_without_leaving)
 
@@ -172,3 +174,67 @@ async def test_the_engine_s_own_test_finds_compensations_in_forward_order(
         monkeypatch.setattr(compensation_module, "reversed", forward, raising=False)
     check = test_engine.test_compensations_run_in_reverse_also_across_actions_without_one
     assert await passes(check, lab) is is_sound
+
+
+# --- engines that keep a promise less ---
+
+
+class Forgetful(LocalEngine):
+    """Runs what has finished again."""
+
+    def launch(self, runs: Iterable[Attempt]) -> None:
+        super().launch(_without_history(run) for run in runs)
+
+
+def _without_history(run: Attempt) -> Attempt:
+    run.history = None
+    return run
+
+
+class Deaf(LocalEngine):
+    """Cancels nothing that waits."""
+
+    def cancel(self, run_id: str) -> None: ...
+
+
+class Hasty(engines.Noted, kw_only=True, eq=False):
+    """Looks to its engine as if nothing had to be waited for."""
+
+    later: Any = None
+
+    def append(self, records: Any) -> Wait:
+        self.later = asyncio.ensure_future(self._keep(records))
+        return None
+
+
+@pytest.mark.parametrize("twin", [LocalEngine, Forgetful])
+async def test_the_suite_finds_an_engine_that_runs_finished_actions_again(twin: type[LocalEngine]) -> None:
+    check = EngineSuite().test_what_is_journaled_as_finished_is_not_run_again
+    assert await keeps(twin, check) is (twin is LocalEngine)
+
+
+@pytest.mark.parametrize("twin", [LocalEngine, Deaf])
+async def test_the_suite_finds_an_engine_that_does_not_cancel(
+    monkeypatch: pytest.MonkeyPatch, twin: type[LocalEngine]
+) -> None:
+    monkeypatch.setattr(engines, "WITHIN_S", 0.3)
+    assert await keeps(twin, EngineSuite().test_a_cancelled_run_is_compensated) is (twin is LocalEngine)
+
+
+@pytest.mark.parametrize("journal", [engines.Noted, Hasty])
+async def test_the_suite_finds_an_engine_that_does_not_wait_for_the_journal(
+    monkeypatch: pytest.MonkeyPatch, journal: type[engines.Noted]
+) -> None:
+    monkeypatch.setattr(engines, "Noted", journal)
+    check = EngineSuite().test_a_start_and_an_end_are_journaled_before_what_follows
+    assert await keeps(LocalEngine, check) is (journal is not Hasty)
+
+
+async def keeps(twin: type[LocalEngine], check: Callable[[Engine], Any]) -> bool:
+    engine = twin(SystemClock())
+    try:
+        return await passes(check, engine)
+    except TimeoutError:
+        return False
+    finally:
+        await engine.close()

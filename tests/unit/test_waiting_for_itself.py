@@ -11,10 +11,10 @@ import pytest
 
 from sagaz_lab import Debounce, Lab, Saga, SagaListener, TriggerConfig, action, compensate, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
+from sagaz_lab.engines.local import engine
 from sagaz_lab.errors import RunError, SagazLabError
 from sagaz_lab.runtime import service, tasks
 from sagaz_lab.runtime.intake import pump
-from sagaz_lab.runtime.runs import runner
 from tests.unit.tools import until
 
 IN_ACTIONS = ("action", "thread", "compensation")
@@ -180,7 +180,7 @@ def define(lab: Lab, probe: Probe) -> None:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (service, tasks, runner, pump):
+    for module in (service, tasks, engine, pump):
         monkeypatch.setattr(module, "CLOSE_S", 0.1)
     monkeypatch.setattr("sagaz_lab.runtime.intake.intake.ANSWER_S", 0.1)
     monkeypatch.setattr("sagaz_lab.runtime.intake.intake.SOON_S", 0.1)

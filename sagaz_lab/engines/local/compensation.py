@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from sagaz_lab.abc import Clock, Ending, Journal
+from msgspec.structs import replace
+
+from sagaz_lab.abc import Attempt, Clock, Ending
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
 from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.engines.local.trials import own_error, traceback_of
 from sagaz_lab.errors import CompensationFailed, RunError, describe
 from sagaz_lab.model.apart import apart
-from sagaz_lab.model.awaiting import is_unread
+from sagaz_lab.model.awaiting import is_unread, waited
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Publication, Record, RecordKind, Run, RunStatus, loaded
+from sagaz_lab.model.run import Publication, Record, RecordKind, RunStatus, loaded
 from sagaz_lab.model.saga import Compensation
 
 RETRY_DELAYS_S = (0.1, 1.0, 10.0)
 
 
 async def compensate(
-    run: Run,
-    journal: Journal,
+    run: Attempt,
     clock: Clock,
     threads: Threads,
     undo: Set[str],
@@ -42,38 +43,37 @@ async def compensate(
         compensation = definition.compensations.get(name)
         if compensation is None or name not in undo or name in already:
             continue
-        work = _Undo(run, journal, clock, threads, compensation)
+        work = _Undo(run, clock, threads, compensation)
         records = [*records, work.record(RecordKind.COMPENSATION_STARTED, 1)]
-        await journal.append(records)
+        await waited(run.append(records))
         failure = await work.perform(results.get(name))
         if failure is None:
             finished = work.record(RecordKind.COMPENSATION_FINISHED, work.step.trial)
-            records = [finished._replace(publications=work.publications)]
+            records = [replace(finished, publications=work.publications)]
         else:
             records = [work.record(RecordKind.COMPENSATION_FAILED, work.step.trial, failure)]
             errors.append(f"{name}: {describe(failure)}")
     if errors:
         failed = CompensationFailed(f"{run.run_id}: not undone: " + "; ".join(errors))
         failed.__cause__ = error
-        await journal.end(Ending(RunStatus.COMPENSATION_FAILED, failed, records))
+        await waited(run.end(Ending(RunStatus.COMPENSATION_FAILED, failed, records)))
         return
     asked = run.cancelling or run.compensate_only
-    await journal.end(Ending(RunStatus.CANCELLED if asked else RunStatus.COMPENSATED, error, records))
+    await waited(run.end(Ending(RunStatus.CANCELLED if asked else RunStatus.COMPENSATED, error, records)))
 
 
 class _Undo:
     """One compensation."""
 
-    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, compensation: Compensation) -> None:
+    def __init__(self, run: Attempt, clock: Clock, threads: Threads, compensation: Compensation) -> None:
         self._run = run
-        self._journal = journal
         self._clock = clock
         self._threads = threads
         self._compensation = compensation
         self.step = ActiveStep(run, compensation.action, suffix="/compensation")
         self.publications: Sequence[Publication] = ()
 
-    def record(self, kind: RecordKind, trial: int, error: BaseException | None = None) -> Record:
+    def record(self, kind: str, trial: int, error: BaseException | None = None) -> Record:
         run, name, trace = self._run, self._compensation.action, None
         if error is not None:
             trace = traceback_of(error)
@@ -110,16 +110,16 @@ class _Undo:
                     if told := hooks.get("on_compensation_failed"):
                         await tell(told, name, undo.action, run.ctx, error)
                     return error
-                await self._journal.append([self.record(RecordKind.COMPENSATION_FAILED, self.step.trial, error)])
+                await waited(self._run.append([self.record(RecordKind.COMPENSATION_FAILED, self.step.trial, error)]))
                 await self._clock.sleep(RETRY_DELAYS_S[min(self.step.trial, len(RETRY_DELAYS_S)) - 1])
                 self.step.trial += 1
                 self.step.before.restore(run.ctx)
-                await self._journal.append([self.record(RecordKind.COMPENSATION_STARTED, self.step.trial)])
+                await waited(self._run.append([self.record(RecordKind.COMPENSATION_STARTED, self.step.trial)]))
         finally:
             run.steps.pop(undo.action, None)
 
     async def _trial(self, function: Any, args: tuple[Any, ...]) -> BaseException | None:
-        await self._journal.ready()
+        await waited(self._run.ready())
         self.step.cancelled, self.step.publications = False, None
         undo = self._compensation
         try:

@@ -1,36 +1,37 @@
-"""The engine that is built in: it executes a run as tasks of this process's loop."""
+"""The engine that is built in: it executes runs on this process's loop."""
 
 from __future__ import annotations
 
 import asyncio
+import types
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Iterator
+from contextvars import Context
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
-from sagaz_lab.abc import Clock, Ending, Journal
-from sagaz_lab.engines.local.calls import ActiveStep, invoke
-from sagaz_lab.engines.local.compensation import compensate
+from sagaz_lab.abc import Attempt, Clock, EngineTraits
+from sagaz_lab.engines.local.execution import Execution
 from sagaz_lab.engines.local.linear import Stopped, linear
-from sagaz_lab.engines.local.progress import Progress
-from sagaz_lab.engines.local.streams import Channel
 from sagaz_lab.engines.local.threads import THREADS, Report, Threads
-from sagaz_lab.engines.local.trials import Attempts, Done, failure_record, own_error
-from sagaz_lab.errors import DefinitionError, RunError, UnstorableValue
+from sagaz_lab.errors import DefinitionError
+from sagaz_lab.model.inside import outside
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run, RunStatus
-from sagaz_lab.model.saga import Action
-from sagaz_lab.model.stopping import loop_ends, uncancel
 
-ABANDON_S = 1.0
-"""How long an abandoned action may take to end."""
+CLOSE_S = 3.0
+"""How long runs that are abandoned may take to end."""
+
+_ENDED = object()
 
 
 class LocalEngine:
     """Executes runs on the loop; plain `def` actions in worker threads, at most `threads` (64) of them.
 
-    `report` is given the kind and text of what holds up others.
+    Runs that never wait share a task; any other has one of its own. `report` is given the kind and text of what holds
+    up others.
     """
+
+    traits: ClassVar[EngineTraits] = EngineTraits()
 
     def __init__(self, clock: Clock, threads: int | None = None, report: Report | None = None) -> None:
         threads = THREADS if threads is None else threads
@@ -39,350 +40,156 @@ class LocalEngine:
         self._clock = clock
         self._new_threads = partial(Threads, threads, report)
         self._threads = self._new_threads()
+        # Runs are taken when it is their turn: so there is never more than one of those that do not wait, and the
+        # garbage collector is not woken for them.
+        self._ready: deque[Iterator[Attempt]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._home: Context | None = None
+        self._current: Attempt | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._waiting: dict[str, tuple[Attempt, asyncio.Task[Any]]] = {}
 
-    def execute(self, run: Run, journal: Journal) -> Coroutine[Any, Any, None]:
-        run.begun = True
-        if run.definition.plan.linear and run.history is None and not run.cancelling:
-            return linear(run, journal, self._clock, self._go_on)
-        return self._go_on(run, journal, {}, None)
+    def launch(self, runs: Iterable[Attempt]) -> None:
+        self._ready.append(iter(runs))
+        if self._worker is None:
+            self._work_on()
 
-    async def _go_on(self, run: Run, journal: Journal, finished: dict[str, Any], stopped: Stopped | None) -> None:
-        await _Execution(run, journal, self._clock, self._threads, finished).execute(stopped)
+    def attach(self, run: Attempt) -> bool:
+        return False  # its runs end with their process
 
-    def close(self) -> None:
+    def cancel(self, run_id: str) -> None:
+        run, task = self._waiting.get(run_id) or (self._current, self._task)
+        if run is None or task is None or run.run_id != run_id or not run.begun or run.stopping:
+            return
+        for step in run.steps.values():
+            step.stop()
+        task.cancel()
+
+    def abandon(self) -> None:
+        own = asyncio.current_task()
+        if self._current is not None:
+            self._current.abandoned = True
+        for run, task in self._waiting.values():
+            run.abandoned = True
+            if task is not own:
+                task.cancel()
+
+    async def close(self) -> None:
+        self._ready.clear()
+        self.abandon()
+        tasks = {task for _, task in self._waiting.values()}
+        if self._worker is not None:
+            self._worker.cancel()
+            tasks.add(self._worker)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
+        self._worker = self._home = None
+        self._waiting.clear()
         self._threads.close()
         self._threads = self._new_threads()
 
+    # --- the task that runs share ---
 
-class _Streaming(NamedTuple):
-    """A stream has its first record: its readers may start."""
+    def _work_on(self) -> None:
+        """In a task of its own, if there is anything to do."""
+        if not self._ready:
+            self._worker = None
+            return
+        self._home = self._home or outside()
+        self._worker = asyncio.get_running_loop().create_task(self._work(), context=self._home.copy())
 
-    name: str
+    async def _work(self) -> None:
+        await self._execute_ready()
 
+    @types.coroutine
+    def _execute_ready(self) -> Generator[Any, Any, None]:
+        """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others.
 
-class _Execution:
-    """One attempt of a run: forward through the plan, and back if that fails."""
-
-    __slots__ = ("_attempts", "_channels", "_clock", "_complete", "_journal", "_notes", "_progress", "_run", "_tasks",
-                 "_threads", "_wake")  # fmt: skip
-
-    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, finished: dict[str, Any]) -> None:
-        self._run = run
-        self._journal = journal
-        self._clock = clock
-        self._threads = threads
-        self._progress = Progress(run, clock, finished)
-        self._attempts = Attempts(run, journal, clock, threads, self._progress.trials)
-        self._complete = False
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._channels: dict[str, Channel] = {}
-        self._notes: deque[Done | _Streaming] = deque()
-        self._wake: asyncio.Event | None = None
-
-    async def execute(self, stopped: Stopped | None) -> None:
-        """Go the whole way, or on from where the linear path has stopped."""
-        run, history, progress = self._run, self._run.history, self._progress
-        records: list[Record] = []
+        A task for each costs more than a short run does. Each has its own copy of its origin all the same, so that none
+        sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
+        """
+        task, waits = asyncio.current_task(), None
+        assert task is not None
+        loop = task.get_loop()
+        self._task = task
         try:
-            if history is not None and (history.compensating or run.compensate_only or run.cancelling):
-                progress.recall(history)
-            elif run.cancelling and stopped is None:
-                progress.errors = dict.fromkeys(progress.trials, asyncio.CancelledError("it never began"))
-                records = await self._wind_down()
-            elif await self._forward(stopped):
-                return
-            else:
-                records = await self._stop()
-            await self._end_badly(records)
-        except BaseException:
-            if not run.gone:
-                await self._abandon()
-            raise
-
-    # --- forward ---
-
-    async def _forward(self, stopped: Stopped | None) -> bool:
-        """True when the run has completed, False when an action has failed for good or the run was cancelled."""
-        try:
-            if stopped is None:
-                starting = self._progress.ready(self._run.definition.plan.order, ())
-            else:
-                starting = await self._after(stopped)
-            return await self._advance(starting)
-        except asyncio.CancelledError as error:
-            if not self._run.cancelling:
-                if self._run.abandoned or loop_ends():
-                    raise
-                self._cancelled_itself(error)
-            await uncancel()
-            return False
-
-    def _cancelled_itself(self, error: asyncio.CancelledError) -> None:
-        """The action that began last has asked for the cancelling of the run's task, and ended before that came."""
-        name = next(reversed(self._progress.trials))
-        failure = RunError(f"action {name!r} cancelled its own task")
-        failure.__cause__ = error
-        self._progress.fail(name, failure)
-
-    async def _after(self, stopped: Stopped) -> list[str]:
-        name = stopped.step.name
-        if stopped.unstorable is not None:
-            await self._find_unstorable(stopped.unstorable)
-            return []
-        self._progress.trials[name] = stopped.step.trial
-        if name in self._progress.finished:  # it has succeeded, although the run was to stop
-            self._progress.published[name] = stopped.step.end_trial()
-            assert stopped.error is not None
-            self._notes.append(Done(name, None, await own_error(stopped.error, name, stopped.step)))
-        else:
-            self._notes.append(await self._attempts.perform(name, stopped.step, stopped.error))
-        return await self._settle()
-
-    async def _advance(self, starting: list[str]) -> bool:
-        progress, actions = self._progress, self._run.definition.actions
-        if progress.failure is not None:
-            return False
-        if not starting:
-            if not self._complete:
-                await self._journal.end(Ending(RunStatus.COMPLETED))
-            return True
-        failed = self._run.history.failed if self._run.history else ()
-        if unknown := [name for name in starting if name not in progress.trials or name in failed]:
-            await self._journal.append([progress.record(RecordKind.ACTION_STARTED, name) for name in unknown])
-        while True:
-            if len(starting) == 1 and not self._tasks and actions[starting[0]].how != "stream":
-                # Alone, an action needs no task of its own.
-                self._notes.append(await self._attempts.perform(starting[0], self._step(starting[0])))
-            else:
-                for name in starting:
-                    self._spawn(name)
-                await self._noted()
-            starting = await self._settle()
-            if progress.failure is not None or self._run.cancelling:
-                return False
-            if not starting and not self._tasks:
-                return True
-
-    def _step(self, name: str) -> ActiveStep:
-        run = self._run
-        step = ActiveStep(run, name, self._progress.trials.setdefault(name, 1))
-        if self._channels:
-            needed = run.definition.actions[name].depends_on
-            step.channels = {one: self._channels[one] for one in needed if one in self._channels}
-        run.steps[name] = step
-        return step
-
-    def _spawn(self, name: str) -> None:
-        if self._wake is None:
-            self._wake = asyncio.Event()
-        step = self._step(name)
-        definition = self._run.definition
-        if definition.actions[name].how == "stream":
-            readers = {reader: needs(definition.actions, reader) for reader in definition.plan.dependents[name]}
-            channel = self._channels[name] = Channel(name, readers)
-            work = self._attempts.produce(name, step, channel, lambda: self._note(_Streaming(name)))
-        else:
-            work = self._attempts.perform(name, step)
-        self._tasks[name] = asyncio.create_task(self._in_task(name, step, work), name=f"{self._run.run_id}/{name}")
-
-    async def _in_task(self, name: str, step: ActiveStep, work: Any) -> None:
-        done = Done(name, None, None)
-        try:
-            done = await work
-        except BaseException as error:
-            if self._run.gone:
-                raise
-            done = Done(name, None, error)
-        self._note(done)
-        for channel in (step.channels or {}).values():
-            await channel.leave(name)
-
-    def _note(self, note: Done | _Streaming) -> None:
-        self._notes.append(note)
-        if self._wake is not None:
-            self._wake.set()
-
-    async def _noted(self) -> None:
-        """Returns when something has happened."""
-        assert self._wake is not None
-        while not self._notes:
-            self._wake.clear()
-            await self._wake.wait()
-
-    async def _settle(self) -> list[str]:
-        """Take note of what has happened; returns the actions to start now."""
-        finished: list[Done] = []
-        streaming: list[str] = []
-        while self._notes:
-            note = self._notes.popleft()
-            if isinstance(note, _Streaming):
-                self._progress.streaming.add(note.name)
-                streaming.append(note.name)
-                continue
-            self._tasks.pop(note.name, None)
-            done = note if note.error is None else await self._recover(note, note.error)
-            if done.error is None:
-                finished.append(done)
-            else:
-                self._progress.fail(done.name, done.error)
-        return await self._keep(finished, streaming)
-
-    async def _keep(self, finished: list[Done], streaming: list[str]) -> list[str]:
-        run, progress = self._run, self._progress
-        records: list[Record] = []
-        for done in finished:
-            run.steps.pop(done.name, None)
-            records += progress.finish(done, self._tasks)
-        starting: list[str] = []
-        forward = progress.failure is None and not run.cancelling
-        if forward:
-            touched = [*streaming, *(done.name for done in finished)]
-            near = dict.fromkeys(d for name in touched for d in run.definition.plan.dependents[name])
-            starting = progress.ready(near, self._tasks)
-            records = progress.with_starts(records, starting)
-        self._complete = forward and progress.all_done()
-        try:
-            if self._complete:
-                await self._journal.end(Ending(RunStatus.COMPLETED, None, records))
-            elif records:
-                await self._journal.append(records)
-        except UnstorableValue:
-            self._complete = False
-            await self._find_unstorable(records)
-            return []
-        if hooks := run.definition.hooks.get("on_step_success"):
-            for done in finished:
-                await tell(hooks, run.definition.name, done.name, run.ctx, done.value)
-        return starting
-
-    async def _find_unstorable(self, rows: Sequence[RecordRow]) -> None:
-        for record in map(Record.of, rows):
-            if record.kind == RecordKind.ACTION_FINISHED:
+            for run in self._turns():
+                self._current, run.loop = run, loop
+                own = run.origin.copy()
                 try:
-                    await self._journal.append([record._replace(then=())])
-                except UnstorableValue as error:
-                    self._progress.unstorable(record.action, error)
+                    told = "on_saga_start" in run.definition.hooks
+                    work = (self._told(run) if told else self.execute(run)).__await__()
+                    awaited = own.run(next, work, _ENDED)
+                except BaseException as error:
+                    run.close(error)
+                else:
+                    if awaited is _ENDED:
+                        run.close()
+                    else:
+                        waits = self._rest(run, task, own, work, awaited)
+                if waits is not None or _is_cancelled(task):
+                    break
+        finally:
+            self._current = None
+            self._work_on()
+        if waits is not None:
+            yield from waits
 
-    # --- failure ---
+    def _turns(self) -> Iterator[Attempt]:
+        """The runs whose turn it is. Whoever leaves off leaves the rest to the next task."""
+        ready = self._ready
+        while ready:
+            for run in ready[0]:  # noqa: UP028  `yield from` would end it where this is left
+                yield run
+            ready.popleft()
 
-    async def _recover(self, failed: Done, error: BaseException) -> Done:
-        """The action's end, after what forward recovery has made of its failure if that is past the pivot."""
-        run, name, progress = self._run, failed.name, self._progress
-        recovery = run.definition.recoveries.get(name)
-        while recovery and progress.past_pivot() and not isinstance(error, asyncio.CancelledError):
-            if (tried := run.steps.get(name)) is not None and tried.before is not None:
-                tried.before.restore(run.ctx)
-            step = ActiveStep(run, name, progress.trials[name], "/recovery")
-            step.publications = ()  # no record of its own would keep them
-            function = getattr(run.instance, recovery.method_name)
-            await self._journal.ready()
-            try:
-                answer = await invoke(recovery.how, function, (run.ctx, error), step, None, self._threads)
-                if answer not in ("retry", "skip", None):
-                    raise RunError(f"forward recovery of {name!r} returned {answer!r}, not 'retry', 'skip' or None")
-            except BaseException as raised:
-                broken = await own_error(raised, name, step)
-                broken.__cause__ = error
-                return Done(name, None, broken)
-            if answer is None:
-                break
-            if answer == "skip":
-                return Done(name, None, None)
-            await self._journal.append([failure_record(run, self._clock, name, progress.trials[name], error)])
-            await self._clock.sleep(run.definition.actions[name].retry_delay_s(progress.trials[name]))
-            progress.trials[name] += 1
-            await self._journal.append([progress.record(RecordKind.ACTION_STARTED, name)])
-            done = await self._attempts.perform(name, self._step(name))
-            if done.error is None:
-                return done
-            error = done.error
-        return Done(name, None, error)
-
-    async def _stop(self) -> list[Record]:
+    def _rest(
+        self, run: Attempt, task: asyncio.Task[Any], context: Context, work: Generator[Any, Any, None], awaited: Any
+    ) -> Generator[Any, Any, None]:
+        """What is left of a run that waits."""
+        failure: BaseException | None = None
+        self._waiting[run.run_id] = (run, task)
         try:
-            return await self._wind_down()
-        except asyncio.CancelledError:
-            if self._run.stopping or not self._run.cancelling:
+            while awaited is not _ENDED:
+                try:
+                    yield awaited
+                except BaseException as error:  # cancelled: the run is to hear of it
+                    awaited = context.run(_thrown, work, error)
+                else:
+                    awaited = context.run(next, work, _ENDED)
+        except BaseException as error:
+            if run.gone:
                 raise
-            await uncancel()  # past the pivot what runs may finish, unless the run is cancelled meanwhile
-            return await self._wind_down()
+            failure = error
+        self._waiting.pop(run.run_id, None)
+        run.close(failure)
 
-    async def _wind_down(self) -> list[Record]:
-        """Stop what still runs (after a pivot: let it finish); returns the records of all that came of it."""
-        run, progress = self._run, self._progress
-        if run.cancelling or not progress.past_pivot():
-            run.stopping = True
-            for name, task in self._tasks.items():
-                if not task.done():
-                    run.steps[name].stop()
-                    task.cancel()
-        while self._tasks:
-            await self._noted()
-            note = self._notes.popleft()
-            if isinstance(note, Done) and note.name in self._tasks:
-                del self._tasks[note.name]
-                self._take(note)
-        run.stopping = True
-        for name in list(run.steps):
-            if name in progress.finished:
-                await self._keep_late(name)
-            elif name not in progress.errors:
-                progress.cut_off.add(name)
-        run.steps.clear()
-        progress.cut_off_streams()
-        return progress.failures()
+    # --- one run ---
 
-    def _take(self, done: Done) -> None:
-        """An action ended while the run was being stopped: what it did is to be undone all the same."""
-        if done.error is None:
-            self._progress.take_value(done)
-        elif self._run.steps[done.name].told:
-            self._progress.cut_off.add(done.name)
-        else:
-            self._progress.fail(done.name, done.error)
+    async def _told(self, run: Attempt) -> None:
+        """The attempt, of which listeners are told first."""
+        await tell(run.definition.hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
+        await self.execute(run)
 
-    async def _keep_late(self, name: str) -> None:
-        """It finished while the run was being stopped. That its value cannot be stored does not matter any more."""
-        progress = self._progress
-        try:
-            await self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name, progress.finished[name])])
-        except UnstorableValue:
-            await self._journal.append([progress.record(RecordKind.ACTION_FINISHED, name)])
+    def execute(self, run: Attempt) -> Coroutine[Any, Any, None]:
+        """One attempt, to its end."""
+        run.begun = True
+        if run.definition.plan.linear and run.history is None and not run.cancelling:
+            return linear(run, self._clock, self._go_on)
+        return self._go_on(run, {}, None)
 
-    async def _end_badly(self, records: list[Record]) -> None:
-        run, progress = self._run, self._progress
-        failure = progress.failure
-        error = failure.error if failure else None
-        if failure is not None and (hooks := run.definition.hooks.get("on_step_failure")):
-            await tell(hooks, run.definition.name, failure.name, run.ctx, failure.error)
-        if not run.cancelling and not run.compensate_only:
-            if progress.past_pivot():
-                await self._journal.end(Ending(RunStatus.PARTIALLY_COMMITTED, error, records))
-                return
-            if run.hold or run.definition.on_failure == "hold":
-                await self._journal.end(Ending(RunStatus.HELD, error, records))
-                return
-        run.stopping = True
-        undo = progress.to_undo()
-        await compensate(run, self._journal, self._clock, self._threads, undo, progress.finished, records, error)
-
-    async def _abandon(self) -> None:
-        """Leave everything as it stands. A thread goes on, but learns from `ctx.cancelled` that it should not."""
-        self._run.abandoned = True
-        for step in self._run.steps.values():
-            step.cancelled = True
-        for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=ABANDON_S)
+    async def _go_on(self, run: Attempt, finished: dict[str, Any], stopped: Stopped | None) -> None:
+        await Execution(run, self._clock, self._threads, finished).execute(stopped)
 
 
-def needs(actions: Mapping[str, Action], name: str) -> set[str]:
-    """The actions that this one depends on, directly or not."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        new = [needed for needed in actions[waiting.pop()].depends_on if needed not in found]
-        found.update(new)
-        waiting += new
-    return found
+def _is_cancelled(task: asyncio.Task[Any]) -> bool:
+    """Whether the task is to be cancelled; Python 3.11 and 3.12 cancel it even where that was taken back."""
+    return getattr(task, "_must_cancel", False) or task.cancelling() > 0
+
+
+def _thrown(work: Generator[Any, Any, None], error: BaseException) -> Any:
+    """What it waits for when it has heard of the error."""
+    try:
+        return work.throw(error)
+    except StopIteration:
+        return _ENDED

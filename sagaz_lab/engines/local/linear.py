@@ -9,19 +9,19 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import DONE, Clock, Journal
+from sagaz_lab.abc import Attempt, Clock, Ending
 from sagaz_lab.engines.local.calls import ActiveStep
 from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import awaited, is_awaitable
-from sagaz_lab.model.run import RecordKind, RecordRow, Run, RunStatus, as_changes
+from sagaz_lab.model.run import Record, RecordKind, RunStatus, as_changes
 from sagaz_lab.model.saga import Action
 from sagaz_lab.model.step import current_step
 
 _set_step = current_step.set
 _COMPLETED = RunStatus.COMPLETED
-_FINISHED = str.__str__(RecordKind.ACTION_FINISHED)
+_FINISHED = RecordKind.ACTION_FINISHED
 
 
 class Stopped(NamedTuple):
@@ -29,20 +29,20 @@ class Stopped(NamedTuple):
 
     step: ActiveStep
     error: BaseException | None
-    unstorable: Sequence[RecordRow] | None
+    unstorable: Sequence[Record] | None
 
 
-GoOn = Callable[[Run, Journal, dict[str, Any], Stopped | None], Awaitable[None]]
+GoOn = Callable[[Attempt, dict[str, Any], Stopped | None], Awaitable[None]]
 """The general way: what has finished, and where the linear path has stopped."""
 
 
-async def linear(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
+async def linear(run: Attempt, clock: Clock, go_on: GoOn) -> None:
     """The whole attempt: this way as far as it leads, then the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
-    stopped, recoveries, shared = None, run.definition.recoveries, journal.shared
+    stopped, recoveries, shared = None, run.definition.recoveries, run.shared
     for action, after in plan.linear:
-        if shared and (mine := journal.ready()) is not DONE:
+        if shared and (mine := run.ready()) is not None:
             await mine
         steps[action.name] = step = ActiveStep(run, action.name)
         if action.max_retries or recoveries:
@@ -61,10 +61,10 @@ async def linear(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
         if run.cancelling:  # it has swallowed that
             stopped = Stopped(step, CancelledError(), None)
             break
-        records = (_row(step, action, value, after, now()),)
+        records = (_record(step, action, value, after, now()),)
         try:
-            written = journal.append(records) if after else journal.end((_COMPLETED, None, records, ()))
-            if written is not DONE:
+            written = run.append(records) if after else run.end(Ending(_COMPLETED, None, records))
+            if written is not None:
                 await written
         except UnstorableValue:
             stopped = Stopped(step, None, records)
@@ -75,10 +75,10 @@ async def linear(run: Run, journal: Journal, clock: Clock, go_on: GoOn) -> None:
         if stopped is not None:
             break
     if stopped is not None:
-        await go_on(run, journal, dict(zip(plan.order, values, strict=False)), stopped)
+        await go_on(run, dict(zip(plan.order, values, strict=False)), stopped)
 
 
-def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> RecordRow:
+def _record(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> Record:
     """That the action has finished and the next one starts. What it has returned goes into the context."""
     run, name = step.run, action.name
     ctx = run.ctx
@@ -87,5 +87,6 @@ def _row(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at:
     changes = ctx.take_changes() if ctx.changed else None
     published = step.publications or () if run.publishes else ()
     step.publications = ()  # from now on it cannot publish
-    bare = (run.run_id, run.attempt, _FINISHED, name, 1, at, after, published)
-    return bare if value is None and changes is None else (*bare, value, changes, action.codec)
+    if value is None and changes is None:
+        return Record(run.run_id, run.attempt, _FINISHED, name, 1, at, after, published)
+    return Record(run.run_id, run.attempt, _FINISHED, name, 1, at, after, published, value, changes, action.codec)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import Clock
 from sagaz_lab.engines.local.trials import Done, failure_record
 from sagaz_lab.errors import ActionTimeout, Permanent, RunError
@@ -113,11 +115,11 @@ class Progress:
         """All that may have happened."""
         return self.cut_off.union(self.finished, self.streaming - self.errors.keys())
 
-    def record(self, kind: RecordKind, name: str, value: Any = None) -> Record:
+    def record(self, kind: str, name: str, value: Any = None) -> Record:
         run = self._run
         changes = codec = None
         publications: Sequence[Publication] = ()
-        if kind is RecordKind.ACTION_FINISHED:
+        if kind == RecordKind.ACTION_FINISHED:
             publications = self.published.get(name, ())
             changes = run.ctx.take_changes()
             codec = run.definition.actions[name].codec
@@ -129,7 +131,7 @@ class Progress:
         """The records and the starts of these actions. A first trial's goes into the last record, which is as new."""
         first = [name for name in names if self.trials.setdefault(name, 1) == 1] if records else []
         if first:
-            records = [*records[:-1], records[-1]._replace(then=first)]
+            records = [*records[:-1], replace(records[-1], then=first)]
         return records + [self.record(RecordKind.ACTION_STARTED, name) for name in names if name not in first]
 
     def failures(self) -> list[Record]:

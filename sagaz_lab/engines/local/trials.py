@@ -7,13 +7,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import Clock, Journal
+from sagaz_lab.abc import Attempt, Clock
 from sagaz_lab.engines.local.calls import ActiveStep, invoke
 from sagaz_lab.engines.local.context_before import ContextBefore
 from sagaz_lab.engines.local.streams import Channel
 from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.errors import ActionTimeout, RunError, describe, is_permanent
-from sagaz_lab.model.awaiting import awaited
+from sagaz_lab.model.awaiting import awaited, waited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, Run
 from sagaz_lab.model.saga import Action
@@ -33,14 +33,13 @@ class Done(NamedTuple):
     publications: Sequence[Publication] = ()
 
 
-class Attempts:
+class Trials:
     """Performs the actions of one run's attempt. `trials` has the number of each action's last trial."""
 
-    __slots__ = ("_clock", "_journal", "_run", "_threads", "_trials")
+    __slots__ = ("_clock", "_run", "_threads", "_trials")
 
-    def __init__(self, run: Run, journal: Journal, clock: Clock, threads: Threads, trials: dict[str, int]) -> None:
+    def __init__(self, run: Attempt, clock: Clock, threads: Threads, trials: dict[str, int]) -> None:
         self._run = run
-        self._journal = journal
         self._clock = clock
         self._threads = threads
         self._trials = trials
@@ -61,7 +60,7 @@ class Attempts:
             step.before = ContextBefore(run.ctx)
         while True:
             if failed is None:
-                await self._journal.ready()
+                await waited(self._run.ready())
             try:
                 if failed is not None:
                     raise failed
@@ -73,7 +72,7 @@ class Attempts:
             spent = step.trial >= first + action.max_retries
             if spent or step.told or step.reading or is_permanent(error):
                 return Done(name, None, error)
-            await self._journal.append([failure_record(run, self._clock, name, step.trial, error)])
+            await waited(self._run.append([failure_record(run, self._clock, name, step.trial, error)]))
             await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
             step.trial += 1
             self._trials[name] = step.trial
@@ -81,7 +80,7 @@ class Attempts:
                 step.before.restore(run.ctx)
             step.cancelled, step.publications = False, None
             started = Record(run.run_id, run.attempt, RecordKind.ACTION_STARTED, name, step.trial, self._clock.now())
-            await self._journal.append([started])
+            await waited(self._run.append([started]))
 
     async def produce(self, name: str, step: ActiveStep, channel: Channel, first_record: Callable[[], None]) -> Done:
         """Run an async generator into its channel; `first_record` is called once."""
@@ -101,7 +100,7 @@ class Attempts:
 
         if hooks := run.definition.hooks.get("on_step_enter"):
             await tell(hooks, run.definition.name, name, run.ctx)
-        await self._journal.ready()
+        await waited(self._run.ready())
         error: BaseException | None = None
         try:
             await invoke("coroutine", pump, (), step, action.timeout_s, self._threads)

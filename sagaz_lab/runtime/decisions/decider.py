@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count, repeat
+from collections.abc import Callable, Container, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
-from sagaz_lab.abc import Member, Redriven, Refusal, Store, WaitingEvent
+from sagaz_lab.abc import Member, Store, WaitingEvent
 from sagaz_lab.errors import MissingKey
 from sagaz_lab.model.apart import UNCHANGING
 from sagaz_lab.model.awaiting import awaited, is_awaitable
@@ -17,101 +16,81 @@ from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.model.variables import in_own_context
-from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Decided
-from sagaz_lab.runtime.decisions.first_gates import lead, wait
+from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Again, Decided
 from sagaz_lab.runtime.decisions.hints import tell_hidden, tell_slow
-from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, events_of, ready, same
+from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, prepare
 from sagaz_lab.runtime.decisions.returned import as_context
-from sagaz_lab.runtime.gates.pending_run import NOTHING, PendingRun
+from sagaz_lab.runtime.decisions.seen import WAITING_ID
+from sagaz_lab.runtime.gates.cooldowns import Cooldown
+from sagaz_lab.runtime.gates.core import WAITS_IN_WINDOW, Reservation, Verdict
+from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.window_policies import Closing
 from sagaz_lab.runtime.tasks import Report
-from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
-from sagaz_lab.runtime.triggers.decode import as_sent, id_text
+from sagaz_lab.runtime.triggers.compiled import CompiledTrigger
 
 _are_unchanging = UNCHANGING.issuperset
 _AT_ONCE = frozenset({type(None), Skip, dict})
 """What most methods return: nothing of it is to be awaited."""
 _FILTERED = OutcomeKind.FILTERED
-_WAITING = RunStatus.WAITING
-OVERLAP = "the run of an earlier tick still goes"
+_RUNNING = RunStatus.RUNNING
+
+Ask = Callable[[Reservation, PendingRun, float, str | None], Verdict | None]
+"""What is asked before a run starts, and says what is against it; the last is the run of the dead letter that it comes
+from."""
 
 
 class Decider:
-    """Decides batches of deliveries, and what has waited. `steady` gives a time that is never set back."""
+    """Decides batches of deliveries, and what has waited: into a `Decided`, whose batch takes of the gates."""
 
-    def __init__(self, store: Store, run_ids: Iterator[str], report: Report, steady: Callable[[], float]) -> None:
+    def __init__(self, store: Store, run_ids: Iterator[str], report: Report) -> None:
         self._store = store
         self._run_ids = run_ids
         self._report = report
-        self.steady = steady
 
     @in_own_context
     async def decide(
-        self, state: TriggerState, deliveries: Sequence[Delivery], now: float, *, part: int = 0, quiet: bool = False,
-        redriven: Mapping[str, Redriven] = NOTHING,
-    ) -> Decided:  # fmt: skip
-        """Runs the trigger method on each event, or has it wait in its window; `quiet`: nobody is told."""
-        decided = Decided(state, redriven)
-        compiled = state.compiled
+        self, decided: Decided, deliveries: Sequence[Delivery], now: float, *, part: int = 0, quiet: bool = False
+    ) -> None:
+        """Runs the trigger method on each event, or has it wait in its window.
+
+        `quiet`: nobody is told, and what would start gets neither slot nor place.
+        """
+        state, compiled = decided.state, decided.state.compiled
         hooks = {} if quiet else compiled.definition.hooks
         if received := hooks.get("on_trigger_received"):
             for delivery in deliveries:
                 await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
-        prepared = await self._prepare(decided, deliveries, part)
-        taken = await self._taken(decided, prepared, now)
-        for event, error, claim in prepared.unfit:
-            decided.bury(event, error, claim, taken, now)
-        await self._pass(decided, prepared, taken, part, now, quiet=quiet)
-        if decided.behind is not None:
-            decided.redriven = decided.behind.keep_letters(redriven)
+        prepared = await prepare(compiled, deliveries, part, decided.redriven)
+        await self._ask(decided, prepared.all_claims(), now)
+        first = 0
+        for unfit in prepared.unfit:
+            await self._pass(decided, prepared, first, unfit.before, now, quiet=quiet)
+            decided.bury(unfit.event, unfit.error, unfit.claim, now)
+            first = unfit.before
+        await self._pass(decided, prepared, first, len(prepared.events), now, quiet=quiet)
+        decided.settle_left(now)
         if not quiet:
             tell_slow(self._report, decided)
             if not state.told_hidden_fields and prepared.claims:
                 tell_hidden(self._report, state, prepared.events[0])
-        return decided
 
     @in_own_context
-    async def decide_window(self, state: TriggerState, closing: Closing, now: float) -> Decided:
-        """Runs the method on the events of a window: on all together, or on the last event. Its claims are its own."""
-        decided, unfit = Decided(state), Decided(state)
-        compiled = state.compiled
-        fit: list[WaitingEvent] = []
-        subjects: list[Any] = []
-        for waiting in closing.events:
-            try:
-                subjects.append(compiled.subject_of_one(waiting.event))
-                fit.append(waiting)
-            except BaseException as error:
-                unfit.dead(waiting.event, error, now, waiting.claim)
-        if fit:
-            last, members = fit[-1], [Member(waiting.event, waiting.claim, waiting.declared) for waiting in fit[:-1]]
-            listed, keyed = last.event, None
-            if closing.together:
-                listed = listed.with_payload([payload_as_sent(waiting.event) for waiting in fit])
-                if compiled.concurrency_key is not None or compiled.pace_key is not None:
-                    keyed = [compiled.subject_of_one(waiting.event) for waiting in fit]
-            subject = subjects if closing.together else subjects[-1]
-            events, sent = [reader_of(listed)], [last.event]
-            prepared = Prepared(events, [subject], [last.claim], sent, [last.declared], keyed=keyed)
-            await self._judge(decided, prepared, {}, now)
-            for pending in decided.starts if closing.together else ():
-                pending.event, pending.alone = listed, last.event
-            decided.spread(members, now)
-            decided.with_run = fit if decided.starts else []
-            tell_slow(self._report, decided)
-        decided.join(unfit)
-        return decided
+    async def decide_due(self, decided: Decided, now: float) -> None:
+        """Decides the windows whose time has come."""
+        decided.state.core.due(decided.batch, now)
+        if decided.batch.closed:
+            await self._ask(decided, (), now)
+            await self._decide_closed(decided, now)
+        decided.settle_left(now)
 
     @in_own_context
-    async def decide_whole(
-        self, state: TriggerState, events: Sequence[Event], now: float, redriven: Mapping[str, Redriven]
-    ) -> Decided:
-        """Runs the method on what has been through its window before: nothing waits there a second time.
+    async def decide_whole(self, decided: Decided, events: Sequence[Event], now: float) -> None:
+        """Runs the method on dead letters' events that have been through their window: none waits there again.
 
         Of a window's list the run claims the id and the key of the last event. What still starts no run leaves a letter
         that is the run's again.
         """
-        decided, compiled = Decided(state, redriven), state.compiled
+        compiled, redriven = decided.state.compiled, decided.redriven
         decided.of_runs = {id: letter.run_id for id, letter in redriven.items() if letter.run_id is not None}
         fit: list[tuple[Event, Any, str | None, Event, str | None]] = []
         for event in events:
@@ -125,50 +104,21 @@ class Decider:
                 continue
             fit.append((reader_of(event), subject, claim, event, declared))
         if fit:
-            prepared = Prepared.of(fit)
-            await self._judge(decided, prepared, await self._taken(decided, prepared, now), now)
-            if decided.behind is not None:
-                decided.redriven = decided.behind.keep_letters(redriven)
-        return decided
+            prepared = Prepared.of(fit)._replace(whole=True)
+            await self._ask(decided, prepared.all_claims(), now)
+            await self._pass(decided, prepared, 0, len(fit), now)
+        decided.settle_left(now)
 
     @in_own_context
-    async def decide_prepared(self, decided: Decided, prepared: Prepared, part: int, now: float, *, rest: bool) -> None:
-        """Decides what has waited for an event before it to be decided: one that passed with it, or `rest`."""
-        taken = await self._taken(decided, prepared, now)
-        if rest:
-            await self._pass(decided, prepared, taken, part, now)
-        else:
-            await self._judge(decided, prepared, taken, now)
+    async def decide_queued(self, decided: Decided, pending: PendingRun, now: float) -> PendingRun | None:
+        """Runs the method of the revision that is current now on the event of a run that waits for its turn.
 
-    async def _pass(
-        self, decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], part: int, now: float, *,
-        quiet: bool = False,
-    ) -> None:  # fmt: skip
-        """All gates; of a trigger with a window no more than may be decided together."""
-        state = decided.state
-        if state.compiled.policy is not None or state.leading.active:
-            together = prepared.before_a_repeat(taken)
-            if together < len(prepared.events):
-                decided.leave(prepared, together, part)
-                prepared = prepared.only(range(together))
-        if state.leading.active:
-            prepared = lead(decided, prepared, taken, self.steady(), now, quiet=quiet)
-        if state.compiled.policy is not None:
-            wait(decided, prepared, taken, part, self.steady(), now, self._run_ids)
-            return
-        try:
-            await self._judge(decided, prepared, taken, now)
-        except BaseException:
-            state.leading.take_back(decided.periods)
-            raise
-
-    @in_own_context
-    async def decide_again(self, state: TriggerState, pending: PendingRun, now: float) -> Decided:
-        """Runs the method of the revision that is current now on the event of a run that waits for its turn."""
-        decided, compiled, event = Decided(state), state.compiled, pending.event
+        Returns the run as it would start now; None if none would.
+        """
+        compiled, event = decided.state.compiled, pending.event
         assert event is not None
         # What was taken up after a restart comes without its claims, and a window's list without the events of it.
-        claim = pending.claim or self._id_claim(compiled, event, compiled.part_of(event))
+        claim = pending.claim or _id_claim(compiled, event)
         alone = pending.alone or event
         if alone is event and isinstance(event.payload, list):
             decided.of_runs = {event.id: pending.run_id}
@@ -178,103 +128,154 @@ class Decider:
         except BaseException as error:
             decided.dead(alone, error, now, claim)
         else:
-            await self._run_methods(decided, prepared, {}, now)
+            await self._run_methods(decided, prepared, 0, 1, now, ask=_nothing)
         decided.spread(pending.members, now)
-        return decided
+        return next(iter(decided.starts), None)
 
-    async def _taken(self, decided: Decided, prepared: Prepared, now: float) -> dict[str, Refusal | str]:
-        """Which claims others have. What a dead letter or its run has is free for the letter's own event."""
-        taken: dict[str, Refusal | str] = {}
-        if asked := prepared.all_claims():
-            found = await self._store.seen(decided.state.name, asked, at=now)
-            taken.update(found)
+    @in_own_context
+    async def settle_again(self, decided: Decided, again: Sequence[Again], refused: Container[str], now: float) -> None:
+        """Settles what hung on others of a batch, now that it is known which of those the store has refused."""
+        await self._ask(decided, [claim for it in again for claim in it.claims()], now)
+        for it in again:
+            prepared, number = it.prepared, it.number
+            if it.on not in refused:
+                decided.settle(it, now)
+            elif prepared.window:
+                await self._decide_together(decided, prepared, now)
+            else:
+                await self._pass(decided, prepared, number, number + 1, now)
+        decided.settle_left(now)
+
+    # --- into the gates ---
+
+    async def _ask(self, decided: Decided, claims: Sequence[str], now: float) -> None:
+        """Who has the claims, and which keys cool down. What a dead letter or its run has is free for its own event."""
+        state, seen = decided.state, decided.seen
+        if claims:
+            found = await self._store.seen(state.name, claims, at=now)
+            seen.update(found)
             for letter, _, claim, run_id, _ in decided.redriven.values():
                 refusal = found.get(claim)
                 if refusal is not None and (refusal.letter == letter or refusal.first_run == run_id is not None):
-                    del taken[claim]
-        return taken
+                    del seen[claim]
+        cooldowns = state.core.cooldowns
+        if state.compiled.cooldown_s is not None and not cooldowns.known:
+            cooling = await self._store.cooling(state.name, at=now)
+            cooldowns.learn((key, Cooldown(it.cooling_until or now, it.first_run or "")) for key, it in cooling.items())
 
-    def _id_claim(self, compiled: CompiledTrigger, event: Event, part: int) -> str | None:
-        try:
-            return compiled.id_claim(event, part)
-        except MissingKey:
-            return None
+    async def _pass(
+        self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, quiet: bool = False
+    ) -> None:
+        """All gates, for the events from this number to before that."""
+        if first == end:
+            return
+        if decided.state.compiled.policy is None or prepared.whole:
+            ask = decided.state.core.refuses if quiet else None
+            await self._run_methods(decided, prepared, first, end, now, ask=ask)
+        else:
+            await self._hold(decided, prepared, first, end, now, quiet=quiet)
 
-    async def _prepare(self, decided: Decided, deliveries: Sequence[Delivery], part: int) -> Prepared:
-        """Decode, validate and read the claims."""
-        compiled, redriven = decided.state.compiled, decided.redriven
-        decode, validate = compiled.decode, compiled.validate
-        again = decode if isinstance(compiled.trigger.decode, str) else same
-        plain = compiled.claim_key is None and compiled.trigger.composite is None and not redriven
-        if plain and validate is None and (prepared := ready(deliveries)) is not None:
-            return prepared
-        rows: list[tuple[Event, Any, str | None, Event, str | None]] = []
-        unfit: list[tuple[Event, BaseException, str | None]] = []
-        own_task = OwnTask()
-        for raw, fresh in events_of(deliveries):
-            sent = raw if type(raw.id) is str else raw.with_id(id_text(raw.id))
-            if compiled.trigger.composite is not None:
-                sent = compiled.of_part(sent, part)
-            claim = redriven[sent.id].claim if redriven else None
-            try:
-                if not fresh:
-                    claim = compiled.id_claim(sent, part)
-                event = sent
-                if type(data := payload_as_sent(raw)) is bytes:
-                    payload = decode(data)
-                    event = sent.with_payload(await payload if is_awaitable(payload) else payload)
-                    sent = event if again is same else sent
-                if event is sent:
-                    event = reader_of(sent)
-                subject = event if validate is None else validate(event.payload)
-                declared = compiled.declared(subject, part)
-            except BaseException as error:
-                if own_task.ends_by(error):
-                    raise
-                unfit.append((as_sent(sent, again), error, claim))
+    async def _hold(
+        self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, quiet: bool
+    ) -> None:
+        """Have them wait in their windows; what that closes is decided before the next one."""
+        state, seen, batch = decided.state, decided.seen, decided.batch
+        read, arrive = state.compiled.window_key, state.core.arrive
+        for i, event, given, claim, declared in prepared.each(first, end):
+            if claim in seen or declared in seen:
+                decided.taken(prepared, i, (claim, declared), now)
                 continue
-            rows.append((event, subject, claim, sent, declared))
-        prepared = Prepared.of(rows)._replace(decode=again, unfit=unfit)
-        return prepared if compiled.claim_key is not None else prepared._replace(declared=None)
+            kept = prepared.kept(i)
+            try:
+                key = None if read is None else read(event if given is ITSELF else given)
+            except BaseException as error:
+                decided.bury(kept, error, claim, now)
+                continue
+            id = WAITING_ID + next(self._run_ids).partition("-")[2]
+            waiting = WaitingEvent(id, state.name, key, prepared.part, kept, claim, now, declared)
+            verdict = arrive(batch, waiting, now)
+            if verdict is not None and verdict is not WAITS_IN_WINDOW:
+                decided.say(verdict, prepared, i, now)
+                decided.spend_filtered(verdict, claim, now)
+            if batch.closed and not quiet:
+                await self._decide_closed(decided, now)
 
-    async def _judge(self, decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], now: float) -> None:
-        """The method, and the cooldown of what it lets through."""
-        await self._run_methods(decided, prepared, taken, now)
-        cooldown_s = decided.state.compiled.cooldown_s
-        if cooldown_s is not None and decided.starts:
-            await self._cool(decided, cooldown_s, now)
+    async def _decide_closed(self, decided: Decided, now: float) -> None:
+        """The windows that the batch, or the time, has closed. Those of a removed trigger wait for its code."""
+        closed = decided.batch.closed
+        while closed:
+            closing = closed.pop(0)
+            if decided.state.removed:
+                decided.state.core.reopen(closing)
+            else:
+                await self._decide_window(decided, closing, now)
+
+    async def _decide_window(self, decided: Decided, closing: Closing, now: float) -> None:
+        """Runs the method on the events of a window: on all together, or on the last event. Its claims are its own."""
+        compiled = decided.state.compiled
+        fit: list[WaitingEvent] = []
+        subjects: list[Any] = []
+        stored = decided.take_out(closing.events)
+        for event in closing.events:
+            try:
+                subjects.append(compiled.subject_of_one(event.event))
+                fit.append(event)
+            except BaseException as error:
+                decided.dead(event.event, error, now, event.claim)
+        decided.released += [event for event in stored if event not in fit]
+        if fit:
+            last = fit[-1]
+            listed, keyed = None, None
+            if closing.together:
+                listed = last.event.with_payload([payload_as_sent(event.event) for event in fit])
+                if compiled.concurrency_key is not None or compiled.pace_key is not None:
+                    keyed = [compiled.subject_of_one(event.event) for event in fit]
+            prepared = Prepared(
+                [reader_of(listed or last.event)], [subjects if closing.together else subjects[-1]], [last.claim],
+                [last.event], [last.declared], keyed=keyed, listed=listed, whole=True,
+                members=[Member(event.event, event.claim, event.declared) for event in fit[:-1]],
+                window=[event for event in stored if event in fit],
+            )  # fmt: skip
+            await self._decide_together(decided, prepared, now)
+
+    async def _decide_together(self, decided: Decided, prepared: Prepared, now: float) -> None:
+        own = decided.beside()
+        await self._run_methods(own, prepared, 0, 1, now)
+        decided.close(own, prepared, now)
+        tell_slow(self._report, own)
+
+    # --- the method ---
 
     async def _run_methods(
-        self, decided: Decided, prepared: Prepared, taken: dict[str, Refusal | str], now: float
+        self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, ask: Ask | None = None
     ) -> None:
-        compiled = decided.state.compiled
-        method, is_async, wants_event = compiled.method, compiled.is_async, compiled.wants_event
+        """Runs it on each event and offers its runs to the gates, or only asks what else is to be asked."""
+        compiled, core, seen, before = decided.state.compiled, decided.state.core, decided.seen, len(decided.starts)
+        method, wants_event = compiled.method, compiled.wants_event
         noted = compiled.config.persist_events or "on_trigger_filtered" in compiled.definition.hooks
+        leads = core.leading.active and not prepared.whole
+        runs: list[PendingRun] | None = [] if core.plain and ask is None else None
         nones: list[str] = []
         own_task = OwnTask()
         begun = perf_counter()
-        subjects = repeat(ITSELF) if prepared.subjects is None else prepared.subjects
-        keys = repeat(None) if prepared.declared is None else prepared.declared
-        rows = zip(prepared.events, subjects, prepared.claims, keys, count(), strict=False)
-        for event, given, claim, declared, i in rows:
-            if claim in taken or (declared is not None and declared in taken):
-                decided.taken(taken, (claim, declared), prepared, i, now)
+        for i, event, given, claim, declared in prepared.each(first, end):
+            if claim in seen or (declared is not None and declared in seen):
+                decided.taken(prepared, i, (claim, declared), now)
                 continue
             subject = event if given is ITSELF else given
+            if leads and not self._leads(decided, prepared, i, subject, now):
+                continue
             try:
                 result = method(subject, event) if wants_event else method(subject)
-                if is_async:
-                    result = await result
-                    method = compiled.method  # its params may have changed meanwhile
                 if type(result) not in _AT_ONCE and is_awaitable(result):
                     waiting = perf_counter()
                     result = await awaited(result)
-                    method = compiled.method
+                    method = compiled.method  # its params may have changed meanwhile
                     begun += perf_counter() - waiting  # the loop did not stand still
             except BaseException as error:
                 if own_task.ends_by(error):
                     raise
-                decided.bury(prepared.kept(i), error, claim, taken, now)
+                decided.bury(prepared.kept(i), error, claim, now)
                 continue
             if result is None:
                 # The commonest case by far, so it is the shortest way.
@@ -284,73 +285,85 @@ class Decider:
             elif type(result) is Skip:
                 decided.add(_FILTERED, result.reason, prepared.kept(i) if noted else event, now, result.facts)
             else:
-                self._start(decided, prepared, i, event, result, taken, now)
-        if nones:
-            decided.add_nones(nones, now)
-        if prepared.claims:
-            decided.measured(perf_counter() - begun, len(prepared.claims))
+                self._start(decided, prepared, i, event, result, now, runs, ask)
+        starts = len(decided.starts) - before + len(runs or ())
+        decided.measured(perf_counter() - begun, end - first, starts)
+        if runs:
+            core.offer_all(decided.batch, runs, now)
+        decided.add_nones(nones, now)
+
+    def _leads(self, decided: Decided, prepared: Prepared, i: int, subject: Any, now: float) -> bool:
+        """Whether the event opens a period; else it is filtered, or dead."""
+        state, read = decided.state, decided.state.compiled.leading_key
+        event, claim = prepared.kept(i), prepared.claims[i]
+        try:
+            key = None if read is None else read(subject)
+        except BaseException as error:
+            decided.bury(event, error, claim, now)
+            return False
+        exempt = prepared.sent[i].id in decided.redriven
+        arrived = WaitingEvent("", state.name, key, 0, event, claim, now)
+        if (verdict := state.core.arrive(decided.batch, arrived, now, exempt=exempt)) is not None:
+            decided.say(verdict, prepared, i, now)
+        return verdict is None
 
     def _start(
-        self,
-        decided: Decided,
-        prepared: Prepared,
-        i: int,
-        event: Event,
-        returned: Any,
-        taken: dict[str, Refusal | str],
-        now: float,
-    ) -> None:
-        compiled = decided.state.compiled
-        definition = compiled.definition
-        if not (prepared.shared and is_as_sent(event)):
+        self, decided: Decided, prepared: Prepared, i: int, event: Event, returned: Any, now: float,
+        runs: list[PendingRun] | None, ask: Ask | None,
+    ) -> None:  # fmt: skip
+        """Offers the run that the event is to start, or puts it to the `runs` that are offered together; a dead letter
+        where its context or a key cannot be had."""
+        seen, compiled = decided.seen, decided.state.compiled
+        definition, claim, keyed = compiled.definition, prepared.claims[i], None
+        if prepared.listed is not None:
+            event = prepared.listed
+        elif not (prepared.shared and is_as_sent(event)):
             event = prepared.kept(i)
-        claim = prepared.claims[i]
         flat = type(returned) is dict and _are_unchanging(map(type, returned.values()))
         try:
             context = returned.copy() if flat else as_context(returned, decided.state.name)
+            if compiled.keyed:
+                keyed = compiled.keys_of_run(compiled.subject_of(event) if prepared.keyed is None else prepared.keyed)
         except BaseException as error:
-            decided.bury(event, error, claim, taken, now)
+            decided.bury(prepared.kept(i), error, claim, now)
             return
-        key = pace_key = None
-        if not compiled.ungated:
-            admission = decided.state.admission
-            if compiled.overlap == "skip" and (admission.in_flight or admission.waiting or decided.starts):
-                decided.add(_FILTERED, OVERLAP, event, now)
-                return
-            try:
-                if compiled.concurrency_key is not None or compiled.pace_key is not None:
-                    subject = compiled.subject_of(event) if prepared.keyed is None else prepared.keyed
-                    key = None if compiled.concurrency_key is None else compiled.concurrency_key(subject)
-                    pace_key = None if compiled.pace_key is None else compiled.pace_key(subject)
-            except BaseException as error:
-                decided.bury(event, error, claim, taken, now)
-                return
         run_id = next(self._run_ids)
-        if claim is not None:
-            taken[claim] = run_id
-        pending = PendingRun(run_id, definition.name, decided.state.name, definition.revision, event, context, now,
-                             flat, _WAITING, claim, None if claim is None else now + compiled.id_ttl_s)  # fmt: skip
-        if key is not None or pace_key is not None:
-            pending.key, pending.pace_key = key, pace_key
+        run = PendingRun(run_id, definition.name, decided.state.name, definition.revision, event, context, now, flat,
+                         _RUNNING, claim, None if claim is None else now + compiled.id_ttl_s,
+                         started=definition.plan.roots)  # fmt: skip
+        if keyed is not None:
+            run.key, run.pace_key = keyed
         if prepared.declared is not None and (declared := prepared.declared[i]) is not None:
-            taken[declared] = run_id
-            pending.declared, pending.declared_until = declared, now + compiled.claim_ttl_s
-            pending.declared_ends = compiled.claim_ends
-        decided.starts.append(pending)
+            run.declared, run.declared_until = declared, now + compiled.claim_ttl_s
+            run.declared_ends = compiled.claim_ends
+        if prepared.whole:
+            run.alone, run.members = None if prepared.listed is None else prepared.sent[0], prepared.members
+        if runs is None:
+            self._offer(decided, prepared, i, run, now, ask)
+            return
+        runs.append(run)
+        if claim is not None:
+            seen[claim] = run_id
+        if run.declared is not None:
+            seen[run.declared] = run_id
 
-    # --- gates ---
+    def _offer(
+        self, decided: Decided, prepared: Prepared, i: int, run: PendingRun, now: float, ask: Ask | None
+    ) -> None:
+        letter = decided.redriven.get(prepared.sent[i].id) if decided.redriven else None
+        offer = ask or decided.state.core.offer
+        if (verdict := offer(decided.batch, run, now, None if letter is None else letter.run_id)) is not None:
+            decided.say(verdict, prepared, i, now)
+        elif ask is not None:
+            decided.batch.starts[run.run_id] = run
 
-    async def _cool(self, decided: Decided, cooldown_s: float, now: float) -> None:
-        """Filter what would start while its key is cooling down, but by the run of its own dead letter."""
-        keys = list({pending.key or "" for pending in decided.starts})
-        cooling = dict(await self._store.cooling(decided.state.name, keys, at=now))
-        starts, decided.starts = decided.starts, []
-        for pending in starts:
-            key = pending.key or ""
-            assert pending.event is not None
-            redriven = decided.redriven.get(pending.event.id)
-            if key in cooling and (redriven is None or redriven.run_id != cooling[key].first_run):
-                decided.cooling(cooling[key], pending.event, pending.key, now)
-                continue
-            pending.cooldown = (key, now + cooldown_s)
-            decided.starts.append(pending)
+
+def _nothing(batch: Reservation, run: PendingRun, now: float, of_letter: str | None) -> None:
+    """The run has been through the gates."""
+
+
+def _id_claim(compiled: CompiledTrigger, event: Event) -> str | None:
+    try:
+        return compiled.id_claim(event, compiled.part_of(event))
+    except MissingKey:
+        return None

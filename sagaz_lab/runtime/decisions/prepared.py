@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice, repeat
 from typing import Any, NamedTuple
 
-from sagaz_lab.abc import Refusal
+from sagaz_lab.abc import Member, Redriven, WaitingEvent
+from sagaz_lab.model.awaiting import is_awaitable
 from sagaz_lab.model.event import Alike, Deliveries, Delivery, Event, payload_as_sent, reader_of
-from sagaz_lab.runtime.triggers.compiled import ID_LENGTH
-from sagaz_lab.runtime.triggers.decode import Decode, as_sent
+from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.runtime.triggers.compiled import ID_LENGTH, CompiledTrigger
+from sagaz_lab.runtime.triggers.decode import Decode, as_sent, id_text
 
 ITSELF = object()
 
@@ -19,6 +21,19 @@ def same(payload: Any) -> Any:
     return payload
 
 
+Row = tuple[Event, Any, str | None, Event, str | None]
+"""The event, what the method gets, the claim of its id, the event as it was sent, the claim of its declared key."""
+
+
+class UnfitEvent(NamedTuple):
+    """An event that cannot be decided."""
+
+    before: int
+    event: Event
+    error: BaseException
+    claim: str | None
+
+
 class Prepared(NamedTuple):
     """One item each for every event that can be decided: the event, what the method gets (None: the event, for all of
     them), the claim of its id, the event as it was sent, the claim of its declared key (None: there is none, for all
@@ -26,8 +41,10 @@ class Prepared(NamedTuple):
 
     The user's code gets the first two and may change them; what is kept is made from `sent`, where bytes are still to
     be decoded by `decode`. The keys of a run are read from `keyed`, if that is given. `unfit` are events that cannot be
-    decided, each with its error and the claim of its id. `shared`: `events` were sent like this, so that those may be
-    kept whose payload the method has not asked for.
+    decided, each with how many others came before it, its error and the claim of its id. `shared`: `events` were sent
+    like this, so that those may be kept whose payload the method has not asked for. `part` is the composite's part that
+    gave them. `whole`: they have been through their window. Where one event stands for a window, `members` has those
+    before it, `listed` the event with all payloads, and `window` those that are stored as waiting.
     """
 
     events: Sequence[Event]
@@ -37,63 +54,75 @@ class Prepared(NamedTuple):
     declared: Sequence[str | None] | None = None
     decode: Decode = same
     keyed: Any = None
-    unfit: Sequence[tuple[Event, BaseException, str | None]] = ()
+    unfit: Sequence[UnfitEvent] = ()
     shared: bool = False
+    window: Sequence[WaitingEvent] = ()
+    members: Sequence[Member] = ()
+    listed: Event | None = None
+    part: int = 0
+    whole: bool = False
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Event, Any, str | None, Event, str | None]]) -> Prepared:
+    def of(cls, rows: Sequence[Row]) -> Prepared:
         """Of a row for each event."""
         events, subjects, claims, sent, declared = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         return cls(events, subjects, claims, sent, declared)
 
-    def each(self) -> Iterator[tuple[int, Event, Any, str | None, str | None]]:
-        """The number of each, the event, what the method gets, and its claims."""
-        subjects, declared = self.subjects or repeat(ITSELF), self.declared or repeat(None)
-        rows = zip(self.events, subjects, self.claims, declared, strict=False)
-        for i, (event, subject, claim, key) in enumerate(rows):
-            yield i, event, event if subject is ITSELF else subject, claim, key
+    def each(self, first: int, end: int) -> Iterator[tuple[int, Event, Any, str | None, str | None]]:
+        """From this number to before that: the number, the event, what the method gets, and the claims."""
+        subjects = repeat(ITSELF) if self.subjects is None else self.subjects
+        declared = repeat(None) if self.declared is None else self.declared
+        rows = zip(count(), self.events, subjects, self.claims, declared, strict=False)
+        return rows if first == 0 and end == len(self.events) else islice(rows, first, end)
 
     def kept(self, i: int) -> Event:
         """What is kept of an event: as it was sent, whatever was made of the method's own."""
         return self.sent[i] if self.decode is same else as_sent(self.sent[i], self.decode)
 
-    def before_a_repeat(self, taken: Container[str]) -> int:
-        """How many come before one that shares a claim with an earlier one; one that is `taken` is nobody's here."""
-        asked = self.all_claims()
-        if len(set(asked)) == len(asked):
-            return len(self.events)
-        seen: set[str] = set()
-        for i, *_, claim, declared in self.each():
-            mine = {own for own in (claim, declared) if own is not None}
-            if not any(own in taken for own in mine):
-                if not seen.isdisjoint(mine):
-                    return i
-                seen |= mine
-        return len(self.events)
-
-    def only(self, numbers: Sequence[int]) -> Prepared:
-        """Those of these numbers."""
-        if len(numbers) == len(self.events):
-            return self
-        return self._replace(
-            events=[self.events[i] for i in numbers],
-            subjects=None if self.subjects is None else [self.subjects[i] for i in numbers],
-            claims=[self.claims[i] for i in numbers],
-            sent=[self.sent[i] for i in numbers],
-            declared=None if self.declared is None else [self.declared[i] for i in numbers],
-        )
-
     def all_claims(self) -> list[str]:
         found = [claim for claim in self.claims if claim is not None]
         if self.declared is not None:
             found += [key for key in self.declared if key is not None]
-        return found + [claim for _, _, claim in self.unfit if claim is not None] if self.unfit else found
+        return found + [it.claim for it in self.unfit if it.claim is not None] if self.unfit else found
 
 
-def first_of(taken: Mapping[str, Refusal | str], claim: str | None, declared: str | None) -> Refusal | str:
-    """Who has a claim of the event: what the store has comes first, and last what waits for another ("")."""
-    found = [taken[mine] for mine in (claim, declared) if mine is not None and mine in taken]
-    return next((it for it in found if not isinstance(it, str)), max(found, key=bool))
+async def prepare(
+    compiled: CompiledTrigger, deliveries: Sequence[Delivery], part: int, redriven: Mapping[str, Redriven]
+) -> Prepared:
+    """Decode, validate and read the claims."""
+    decode, validate = compiled.decode, compiled.validate
+    again = decode if isinstance(compiled.trigger.decode, str) else same
+    plain = compiled.claim_key is None and compiled.trigger.composite is None and not redriven
+    if plain and validate is None and (prepared := ready(deliveries)) is not None:
+        return prepared
+    rows: list[Row] = []
+    unfit: list[UnfitEvent] = []
+    own_task = OwnTask()
+    for raw, fresh in events_of(deliveries):
+        sent = raw if type(raw.id) is str else raw.with_id(id_text(raw.id))
+        if compiled.trigger.composite is not None:
+            sent = compiled.of_part(sent, part)
+        claim = redriven[sent.id].claim if redriven else None
+        try:
+            if not fresh:
+                claim = compiled.id_claim(sent, part)
+            event = sent
+            if type(data := payload_as_sent(raw)) is bytes:
+                payload = decode(data)
+                event = sent.with_payload(await payload if is_awaitable(payload) else payload)
+                sent = event if again is same else sent
+            if event is sent:
+                event = reader_of(sent)
+            subject = event if validate is None else validate(event.payload)
+            declared = compiled.declared(subject, part)
+        except BaseException as error:
+            if own_task.ends_by(error):
+                raise
+            unfit.append(UnfitEvent(len(rows), as_sent(sent, again), error, claim))
+            continue
+        rows.append((event, subject, claim, sent, declared))
+    prepared = Prepared.of(rows)._replace(decode=again, unfit=unfit, part=part)
+    return prepared if compiled.claim_key is not None else prepared._replace(declared=None)
 
 
 def ready(deliveries: Sequence[Delivery]) -> Prepared | None:

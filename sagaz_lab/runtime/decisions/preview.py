@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sagaz_lab.abc import Delivery
+from sagaz_lab.abc import Delivery, WaitingEvent
 from sagaz_lab.errors import DecodeError, MissingKey, PayloadMismatch, QueueFull, SingletonTaken
 from sagaz_lab.model.run import Outcome, OutcomeKind
-from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
-from sagaz_lab.runtime.decisions.decided import COOLING, QUEUE_FULL, Decided
-from sagaz_lab.runtime.decisions.decider import OVERLAP, Decider
+from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.runtime.decisions.decider import Decider
+from sagaz_lab.runtime.gates.core import COOLING, LIVE_ALREADY, OVERLAP, QUEUE_FULL
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.window_policies import IN_PERIOD, IN_WINDOW, WINDOW_REASONS
 from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
@@ -20,7 +20,7 @@ INTAKE, KEY, METHOD = "decode and validate", "idempotency", "trigger method"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateVerdict:
     """What one gate said. `verdict` is pass, wait, stop or not asked; `detail` has its numbers."""
 
     gate: str
@@ -34,7 +34,7 @@ class Preview:
 
     trigger: str
     outcome: OutcomeKind
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[GateVerdict]
     context: Mapping[str, Any] | None
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ _STOPPED_BY = {
 _WINDOWS = ("debounce", "batch", "all_of", "sequence", "absent")
 
 
-def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> list[Verdict]:
+def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> list[GateVerdict]:
     """What each gate has said to an event with this outcome; of one that waits for its turn, what they say now."""
     if state is None:
         return []
@@ -82,15 +82,15 @@ def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> lis
     numbers = ", ".join(f"{name}={value!r}" for name, value in (outcome.facts or {}).items())
     detail = ", ".join(part for part in (outcome.reason, numbers) if part)
     if outcome.kind is OutcomeKind.STARTED:
-        return [Verdict(gate, "pass", "") for gate in gates]
+        return [GateVerdict(gate, "pass", "") for gate in gates]
     stop = _stopping_gate(outcome, gates)
     waits = outcome.kind is OutcomeKind.WAITING
     at = gates.index(stop) if stop in gates else len(gates)
-    told = [Verdict(gate, "pass", "") for gate in gates[:at]]
+    told = [GateVerdict(gate, "pass", "") for gate in gates[:at]]
     if waits and outcome.reason != IN_WINDOW:
         return told + _now(state, outcome, now)
-    told.append(Verdict(stop, "wait" if waits else "stop", detail))
-    return told + [Verdict(gate, "not asked", "") for gate in gates[at + 1 :]]
+    told.append(GateVerdict(stop, "wait" if waits else "stop", detail))
+    return told + [GateVerdict(gate, "not asked", "") for gate in gates[at + 1 :]]
 
 
 def _stopping_gate(outcome: Outcome, gates: Sequence[str]) -> str:
@@ -129,53 +129,56 @@ def _failed_gate(reason: str, gates: Sequence[str]) -> str:
     return _KEY_OF.get(option, KEY)
 
 
-def _now(state: TriggerState, outcome: Outcome, moment: float) -> list[Verdict]:
-    pending = state.admission.find(outcome.run_id or "")
-    return [] if pending is None else [Verdict(*said) for said in state.admission.verdicts(pending, moment)]
+def _now(state: TriggerState, outcome: Outcome, now: float) -> list[GateVerdict]:
+    pending = state.core.admission.find(outcome.run_id or "")
+    return [] if pending is None else [GateVerdict(*said) for said in state.core.admission.verdicts(pending, now)]
 
 
-def said_by(verdicts: Sequence[Verdict]) -> str:
+def said_by(verdicts: Sequence[GateVerdict]) -> str:
     """The verdicts in one line: those that let it pass by name, the others with their numbers."""
     passed = [verdict.gate for verdict in verdicts if verdict.verdict == "pass" and not verdict.detail]
     told = [f"{v.gate}: {v.verdict} ({v.detail})" for v in verdicts if v.verdict != "not asked" and v.detail]
     return "; ".join([*([f"passed {', '.join(passed)}"] if passed else []), *told])
 
 
-async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float, moment: float) -> Preview:
+async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float) -> Preview:
     """Runs the trigger method on the event, and asks the gates around it."""
-    decided = await decider.decide(state, [delivery], now, quiet=True)
-    if decided.waiting:
-        return _window_preview(state, decided, decider.steady())
+    decided = Decided(state)
+    try:
+        await decider.decide(decided, [delivery], now, quiet=True)
+    finally:
+        decided.batch.rollback()
+    if decided.batch.waiting:
+        return _window_preview(state, next(iter(decided.batch.waiting.values())), now)
     if not decided.starts:
         kind, reason, event_id, *_, at, facts = decided.entries[0]
         outcome = Outcome(OutcomeKind(kind), reason, str(event_id), state.name, None, 0, at, facts)
-        return Preview(state.name, outcome.kind, verdicts_on(outcome, state, moment), None)
-    pending = decided.starts[0]
-    return _start_preview(state, pending, moment)
+        return Preview(state.name, outcome.kind, verdicts_on(outcome, state, now), None)
+    return _start_preview(state, next(iter(decided.starts)), now)
 
 
-def _window_preview(state: TriggerState, decided: Decided, steady: float) -> Preview:
-    waiting = decided.waiting[0]
-    assert state.windows is not None
-    there = state.windows.of(waiting.key)
-    closes_in_s = state.windows.policy.due_at([*there, waiting]) - steady
-    key = "" if waiting.key is None else f" for {waiting.key!r}"
-    detail = f"{len(there)} wait{key}, closes in {closes_in_s:.3g} s at the latest"
+def _window_preview(state: TriggerState, event: WaitingEvent, now: float) -> Preview:
+    windows = state.core.windows
+    assert windows is not None
+    waiting = windows.of(event.key)
+    closes_in_s = windows.policy.due_at([*waiting, event]) - now
+    key = "" if event.key is None else f" for {event.key!r}"
+    detail = f"{len(waiting)} wait{key}, closes in {closes_in_s:.3g} s at the latest"
     gates = gates_of(state.compiled)
     window = gates.index(METHOD) - 1
-    verdicts = [Verdict(gate, "pass", "") for gate in gates[:window]] + [Verdict(gates[window], "wait", detail)]
-    verdicts += [Verdict(gate, "not asked", "") for gate in gates[window + 1 :]]
+    verdicts = [GateVerdict(gate, "pass", "") for gate in gates[:window]] + [GateVerdict(gates[window], "wait", detail)]
+    verdicts += [GateVerdict(gate, "not asked", "") for gate in gates[window + 1 :]]
     return Preview(state.name, OutcomeKind.WAITING, verdicts, None)
 
 
-def _start_preview(state: TriggerState, pending: PendingRun, moment: float) -> Preview:
+def _start_preview(state: TriggerState, pending: PendingRun, now: float) -> Preview:
     compiled, context = state.compiled, pending.context
     free = f"key {pending.claim!r} is free" if pending.claim else "the id is new"
     details = {INTAKE: "it fits", KEY: free, METHOD: f"returned {dict(context)!r}"[:500]}
     if pending.cooldown is not None:
         details["cooldown"] = f"open for {pending.cooldown[0]!r}" if pending.cooldown[0] else "open"
     outcome = OutcomeKind.STARTED
-    verdicts: list[Verdict] = []
+    verdicts: list[GateVerdict] = []
     for gate in gates_of(compiled):
         if gate == "singleton":
             verdict, outcome = _singleton(state, pending)
@@ -185,27 +188,27 @@ def _start_preview(state: TriggerState, pending: PendingRun, moment: float) -> P
         elif gate == "concurrency":
             break
         else:
-            verdicts.append(Verdict(gate, "pass", details.get(gate, "")))
-    waiting = [Verdict(*said) for said in state.admission.verdicts(pending, moment)]
+            verdicts.append(GateVerdict(gate, "pass", details.get(gate, "")))
+    waiting = [GateVerdict(*said) for said in state.core.admission.verdicts(pending, now)]
     if any(verdict.verdict != "pass" for verdict in waiting):
         outcome = OutcomeKind.WAITING
         strategy = compiled.config.backpressure_strategy
-        if state.admission.full() and strategy in ("drop_newest", "reject"):
+        if state.core.admission.full() and strategy in ("drop_newest", "reject"):
             outcome = OutcomeKind.DEAD if strategy == "reject" else OutcomeKind.DROPPED
             waiting = [_full(verdict, strategy) for verdict in waiting]
     return Preview(state.name, outcome, verdicts + waiting, context)
 
 
-def _full(verdict: Verdict, strategy: str) -> Verdict:
-    return Verdict("queue", "stop", f"{verdict.detail}: {strategy}") if verdict.gate == "queue" else verdict
+def _full(verdict: GateVerdict, strategy: str) -> GateVerdict:
+    return GateVerdict("queue", "stop", f"{verdict.detail}: {strategy}") if verdict.gate == "queue" else verdict
 
 
-def _singleton(state: TriggerState, pending: PendingRun) -> tuple[Verdict, OutcomeKind]:
+def _singleton(state: TriggerState, pending: PendingRun) -> tuple[GateVerdict, OutcomeKind]:
     mode = state.compiled.singleton
-    holder = state.admission.holder(pending.key or "")
+    holder = state.core.admission.holder(pending.key or "")
     if holder is None:
-        return Verdict("singleton", "pass", f"no run of {pending.key!r} is live"), OutcomeKind.STARTED
+        return GateVerdict("singleton", "pass", f"no run of {pending.key!r} is live"), OutcomeKind.STARTED
     if mode == "cancel":
-        return Verdict("singleton", "pass", f"run {holder} would be cancelled"), OutcomeKind.STARTED
+        return GateVerdict("singleton", "pass", f"run {holder} would be cancelled"), OutcomeKind.STARTED
     ends = {"skip": OutcomeKind.FILTERED, "return_existing": OutcomeKind.DUPLICATE, "error": OutcomeKind.DEAD}
-    return Verdict("singleton", "stop", f"run {holder} of {pending.key!r} is live: {mode}"), ends[str(mode)]
+    return GateVerdict("singleton", "stop", f"run {holder} of {pending.key!r} is live: {mode}"), ends[str(mode)]

@@ -5,40 +5,42 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 
-from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, Redriven, Refusal, Store, WaitingEvent
+from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Redriven, Refusal, Store
 from sagaz_lab.errors import LabClosed, StoreUnavailable, describe
-from sagaz_lab.model.listener import tell
+from sagaz_lab.model.inside import inside
 from sagaz_lab.model.policy import TriggerConfig
-from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.model.run import RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.decisions.admit import admit
-from sagaz_lab.runtime.decisions.decided import CAME, QUEUE_FULL, TAKEN, Decided, acceptance, letters_only
+from sagaz_lab.runtime.decisions.acceptance import acceptance
+from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.decider import Decider
-from sagaz_lab.runtime.decisions.hints import tell_claimed, tell_ticks_again
-from sagaz_lab.runtime.dispatch.behind import decide_behind
+from sagaz_lab.runtime.decisions.hints import tell_ticks_again
+from sagaz_lab.runtime.decisions.preview import Preview, preview
+from sagaz_lab.runtime.dispatch.effects import Effects, Follow
+from sagaz_lab.runtime.dispatch.exclusive import Decision, Exclusive
 from sagaz_lab.runtime.dispatch.finishing import NOT_TAKEN, Finishing
 from sagaz_lab.runtime.dispatch.insisting import insist
 from sagaz_lab.runtime.dispatch.lease import Lease
-from sagaz_lab.runtime.dispatch.observers import Tee
+from sagaz_lab.runtime.dispatch.observers import Observers
 from sagaz_lab.runtime.dispatch.run_queue import RunQueue
 from sagaz_lab.runtime.dispatch.window_timers import WindowTimers
 from sagaz_lab.runtime.gates.admission import Slots
 from sagaz_lab.runtime.gates.moments import Moments
-from sagaz_lab.runtime.gates.pending_run import NOTHING, PendingRun
+from sagaz_lab.runtime.gates.pending_run import NOTHING
 from sagaz_lab.runtime.registry.confirming import Confirming
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.tasks import Report, Tasks
+from sagaz_lab.runtime.timers import Timers
 from sagaz_lab.runtime.triggers.compiled import TriggerState, made_anew
 from sagaz_lab.runtime.triggers.dead_letters import DeadLetterWatch
-from sagaz_lab.runtime.triggers.outcomes import Tally, started_entries
+from sagaz_lab.runtime.triggers.outcomes import Tally
 
-_RUNNING = RunStatus.RUNNING
-_TAKEN = frozenset((OutcomeKind.DUPLICATE.value, reason) for reason in (TAKEN, CAME))
+Decide = Callable[[Sequence[Decided], float], Awaitable[None]]
 
 Reader = tuple[TriggerState, int]
 """A trigger that reads a source, and the number of the part that this is of its composite (else 0)."""
@@ -80,7 +82,7 @@ class Dispatcher:
         self.run_ids = fresh_ids(self.run_prefix)
         self.event_ids = fresh_ids(fresh_prefix("e"))
         self.default = default
-        self.tee: Tee | None = None
+        self.observers = Observers(report)
         self.fired: Counter[str] = Counter()
         """Events that were given by hand, by the identity of the source in the process that they stand for."""
         self.closing = False
@@ -88,9 +90,12 @@ class Dispatcher:
         self.finishing = Finishing(store.durable, report)
         self.slots = Slots(live_runs)
         self.lease = Lease(store)
-        self.decider = Decider(store, self.run_ids, report, self.clock.now)
-        self.letters = DeadLetterWatch(report)
+        self.decider = Decider(store, self.run_ids, report)
+        self.exclusive = Exclusive(self.freed)
+        self.timers = Timers(self.clock, self.tasks, report)
         self.runner = Runner(self, engine)
+        self.letters = DeadLetterWatch(report)
+        self.effects = Effects(self)
         self.run_queue = RunQueue(self)
         self.window_timers = WindowTimers(self)
 
@@ -115,12 +120,11 @@ class Dispatcher:
                 self.states[name] = TriggerState(compiled, self.tally.of(name), self.slots)
             else:
                 state.use(compiled)
-                self.run_queue.release(state)
-                self.window_timers.changed(state)
+                self.freed(state)
         for name, state in self.states.items():
             if name not in seen and not state.removed:
                 state.removed = True
-                self.window_timers.time(state)
+                self.window_timers.removed(state)
 
     def code_of(self, saga: str) -> SagaDefinition | None:
         """Its current definition, if there is one of which runs can be made."""
@@ -142,213 +146,199 @@ class Dispatcher:
         are the dead letters that the events come from, by their ids.
 
         When it returns, all is in the store and the deliveries may be acked: first the decisions of each reader, and
-        then those of events that came behind others of the batch. Raises `StoreUnavailable`: then nothing
+        then those of events that hung on others of the batch. Raises `StoreUnavailable`: then nothing
         has been taken and nothing is counted.
         """
+
+        async def decide(decisions: Sequence[Decided], now: float) -> None:
+            for decided, (_, part) in zip(decisions, readers, strict=True):
+                await self._decide_due(decided, now)
+                await self.decider.decide(decided, deliveries, now, part=part)
+
+        decisions = [Decided(state, redriven) for state, _ in readers]
+        for decided in decisions:
+            decided.answered = answered
+        await self.decide(decisions, decide, len(deliveries))
+        if self.observers.all:
+            self.observers.received(readers, deliveries)
+        told = {delivery.event.id for delivery in deliveries} if answered else ()
+        for decided in decisions:  # those of windows that came before, nobody else hears of
+            self.effects.report_dead([letter for letter in decided.letters if letter.event.id not in told])
+        return decisions
+
+    async def take_whole(
+        self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
+    ) -> list[Decided]:
+        """The same for events that have been through their window before; the caller tells of the outcomes."""
+
+        async def decide(decisions: Sequence[Decided], now: float) -> None:
+            await self._decide_due(decisions[0], now)
+            await self.decider.decide_whole(decisions[0], events, now)
+
+        decisions = [Decided(state, redriven)]
+        await self.decide(decisions, decide, len(events))
+        return decisions
+
+    async def decide_windows(self, state: TriggerState) -> None:
+        """Decide the windows of the trigger whose time has come."""
+
+        async def decide(decisions: Sequence[Decided], now: float) -> None:
+            with inside(self.tasks, f"the decision of a window of {state.name}", state.name):
+                await self._decide_due(decisions[0], now)
+
+        decisions = [Decided(state)]
+        await self.decide(decisions, decide, 0)
+        self.effects.report_dead([letter for decided in decisions for letter in decided.letters])
+
+    async def preview(self, state: TriggerState, delivery: Delivery) -> Preview:
+        """What would become of the event now."""
+        decision = await self.exclusive.begin([state])
+        try:
+            return await preview(self.decider, state, delivery, self.clock.now())
+        finally:
+            self.exclusive.leave(decision)
+            self.exclusive.end(decision)
+
+    async def _decide_due(self, decided: Decided, now: float) -> None:
+        """What is due comes before what arrives."""
+        if self.closing or decided.state.removed:
+            return
+        self.run_queue.release_now(decided.state, now)
+        if decided.state.core.windows is not None:
+            await self.decider.decide_due(decided, now)
+
+    async def decide(self, decisions: list[Decided], decide: Decide, events: int) -> None:
+        """One decision of these triggers, at one moment, and what the store makes of it."""
+        states = [decided.state for decided in decisions]
         if self.confirming.pending:
-            await self.confirming.confirmed(state.compiled.definition.name for state, _ in readers)
+            await self.confirming.confirmed(state.compiled.definition.name for state in states)
         self.refuse_closing()
         if not self.lease.held():
             await self.lease.seen()  # what is only filtered would be decided without the store
-        now, states = self.clock.now(), [state for state, _ in readers]
-        self._count(states, len(deliveries))
-        decisions: list[Decided] = []
+        self._count(states, events)
+        decision: Decision | None = None
         try:
-            for state, part in readers:
-                decisions.append(await self.decider.decide(state, deliveries, now, part=part, redriven=redriven))
-            self.refuse_closing()
-        except BaseException as error:
-            self._take_back(states, decisions, len(deliveries))
-            self._raise_closed(error)
-            raise
-        for decided in decisions:
-            decided.answered = answered
-        await self.finishing.to_the_end(states, self._take_in(states, decisions, len(deliveries), now))
-        if self.tee is not None:
-            self.tee.taken(readers, deliveries)
-        if not answered:
-            for decided in decisions:
-                self.report_dead(decided.letters)
-        return decisions
+            try:
+                decision = await self.exclusive.begin(states)
+                self.refuse_closing()
+                now = self.clock.now()
+                await decide(decisions, now)
+                self.refuse_closing()
+            except BaseException as error:
+                self._take_back(decision, decisions, events)
+                if self.closing and isinstance(error, StoreUnavailable):
+                    raise LabClosed(NOT_TAKEN) from error
+                raise
+            await self.finishing.to_the_end(states, self._take_in(decision, decisions, events, now))
+        finally:
+            if decision is not None:
+                self.exclusive.leave(decision)
 
-    async def _take_in(self, states: Sequence[TriggerState], decisions: list[Decided], n: int, now: float) -> None:
+    async def _take_in(self, decision: Decision, decisions: list[Decided], events: int, now: float) -> None:
         try:
+            for decided in decisions:
+                if decided.withdrawn:
+                    await self.run_queue.fetch_withdrawn(decided, now)
             refused = await self.accept(decisions, now)
         except BaseException:
-            self._take_back(states, decisions, n)
+            self._take_back(decision, decisions, events)
             raise
-        for decided in decisions:
-            await self.apply(decided, refused, now)
-        decisions += await decide_behind(self, decisions, refused, now)
+        try:
+            follows = [await self.effects.apply(decided, refused, now) for decided in decisions]
+            for before in list(decisions):
+                decisions += await self._settle_again(before, refused, follows, now)
+        finally:
+            self.exclusive.end(decision)
+        for follow in follows:
+            await follow()
         for decided in decisions:
             tell_ticks_again(self.report, decided)
+
+    async def _settle_again(
+        self, before: Decided, refused: Mapping[str, Refusal], follows: list[Follow], now: float
+    ) -> Sequence[Decided]:
+        """What hung on others of its batch. The batch has been taken, so that this is too, however long the store is
+        away."""
+        found: list[Decided] = []
+        while before.again:
+            taken: list[tuple[Decided, Mapping[str, Refusal]]] = []
+            write = partial(self._accept_again, before, refused, taken, now)
+            try:
+                await insist(self, write, f"an event of {before.state.name}")
+            except BaseException:
+                self._count([before.state], -sum(it.size for it in before.again))
+                raise
+            [(before, refused)] = taken
+            follows.append(await self.effects.apply(before, refused, now))
+            found.append(before)
+        return found
+
+    async def _accept_again(
+        self,
+        before: Decided,
+        refused: Mapping[str, Refusal],
+        taken: list[tuple[Decided, Mapping[str, Refusal]]],
+        now: float,
+    ) -> None:
+        decided = Decided(before.state, before.left_open)
+        decided.of_runs, decided.answered, decided.origin = before.of_runs, before.answered, before.origin
+        try:
+            await self.decider.settle_again(decided, before.again, refused, now)
+            taken.append((decided, await self.accept([decided], now)))
+        except BaseException:
+            decided.batch.rollback()
+            raise
 
     def refuse_closing(self) -> None:
         """Raises `LabClosed` if nothing is taken any more."""
         if self.closing:
             raise LabClosed(NOT_TAKEN)
 
-    def _raise_closed(self, error: BaseException) -> None:
-        """Raise `LabClosed` if the Lab has closed its store while this was decided."""
-        if self.closing and isinstance(error, StoreUnavailable):
-            raise LabClosed(NOT_TAKEN) from error
-
     def _count(self, states: Sequence[TriggerState], events: int) -> None:
         for state in states:
             state.counters.received += events
             state.counters.deciding += events
 
-    def _take_back(self, states: Sequence[TriggerState], decisions: Sequence[Decided], events: int) -> None:
+    def _take_back(self, decision: Decision | None, decisions: Sequence[Decided], events: int) -> None:
         """Nothing has been taken."""
-        for decided in decisions:
-            decided.state.leading.take_back(decided.periods)
-        self._count(states, -events)
-
-    async def take_whole(
-        self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
-    ) -> list[Decided]:
-        """The same for events that have been through their window before; the caller tells of the outcomes."""
-        await self.confirming.confirmed([state.compiled.definition.name])
-        self.refuse_closing()
-        now = self.clock.now()
-        self._count([state], len(events))
-        try:
-            decided = await self.decider.decide_whole(state, events, now, redriven)
-            self.refuse_closing()
-        except BaseException as error:
-            self._count([state], -len(events))
-            self._raise_closed(error)
-            raise
-        decisions = [decided]
-        await self.finishing.to_the_end([state], self._take_in([state], decisions, len(events), now))
-        return decisions
+        for decided in reversed(decisions):
+            decided.batch.rollback()
+        self._count([decided.state for decided in decisions], -events)
+        if decision is not None:
+            self.exclusive.end(decision)
 
     async def accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
-        """One transaction for all. Each run that may start gets its slot; the others wait."""
-        moment = self.clock.monotonic()
-        for decided in decisions:
-            if decided.waiting:
-                self.window_timers.take_in(decided, now)
-            if decided.starts:
-                admit(decided, moment)
-        batch = acceptance(decisions)
-        if not (
-            batch.runs or batch.dead or batch.kept or batch.waiting or batch.released or batch.spent or batch.redriven
-        ):
+        """One transaction for all."""
+        batch = acceptance(decisions, now)
+        if not batch:
             return {}
         self.finishing.asking += 1
         try:
             self.refuse_closing()  # as where a trigger method has stopped the Lab
             return await self.store.accept(batch)
-        except BaseException:
-            for decided in decisions:
-                if decided.waiting or decided.superseded:
-                    self.window_timers.take_back(decided)
-                for pending in decided.starts:
-                    if pending.status is _RUNNING:
-                        decided.state.admission.refund(pending)
-                        decided.state.admission.leave(pending)
-                    else:
-                        decided.state.admission.came(pending)
-            raise
         finally:
             self.finishing.asking -= 1
 
-    async def apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
-        """The store has taken the batch: count, remember, start."""
-        state = decided.state
-        if refused and decided.letters:
-            decided.not_dead(refused, now)
-        self.tally.keep(decided.entries)
-        letters = len(decided.letters)
-        if decided.waiting or decided.released or decided.superseded:
-            self.window_timers.taken_in(decided, refused, now)
-            await self._keep_letters(decided, letters)
-        launched = [it for it in decided.starts if it.status is _RUNNING and it.run_id not in refused]
-        if launched:
-            self._launch(decided, launched, now)
-        for pending in decided.starts if len(launched) < len(decided.starts) else ():
-            waits = pending.status is not _RUNNING
-            if waits:
-                state.admission.came(pending)
-            if (refusal := refused.get(pending.run_id)) is not None:
-                await self._refused(decided, pending, refusal, now)
-            elif waits:
-                await self.run_queue.put(decided, pending, now)
-        for (kind, reason), times in decided.reasons.items():
-            state.counters.deciding -= times
-            setattr(state.counters, kind, getattr(state.counters, kind) + times)
-            state.counters.count_reason(kind, reason, times)
-        if not (state.told_claimed or _TAKEN.isdisjoint(decided.reasons)):
-            tell_claimed(self.report, decided, self.run_prefix)
-        if self.tee is not None:
-            self.tee.applied(decided)
-        if decided.letters or decided.dropped or decided.filtered:
-            await self._tell_refused(decided)
-        if decided.released:
-            self.window_timers.settle(decided)
-        for by, run_id in decided.replaced:
-            if by not in refused:  # who did not get in takes nobody's place
-                await insist(self, partial(self.run_queue.replace, state, run_id, now), f"cancelling run {run_id}")
-        if state.admission.waiting:
+    def freed(self, state: TriggerState) -> None:
+        """No decision of the trigger is under way: what came meanwhile is seen to, ends of runs first."""
+        meanwhile, state.meanwhile = state.meanwhile, []
+        for take in meanwhile:
+            take()
+        if self.slots.scarce and self.slots.used < self.slots.limit:
+            self.slots.scarce = False
+            self.run_queue.release_all()
+        if state.core.admission.waiting:
             self.run_queue.release(state)
         else:
             state.wake()
+        self.window_timers.time(state)
 
-    def _launch(self, decided: Decided, pending_runs: Sequence[PendingRun], now: float) -> None:
-        state = decided.state
-        self.runner.launch_shared(pending_runs, state.compiled.definition, now, decided.origin)
-        entries = started_entries(pending_runs, now)
-        decided.entries += entries
-        self.tally.keep(entries)
-        events = len(pending_runs) + sum([len(pending.members) for pending in pending_runs])
-        state.counters.deciding -= events
-        state.counters.started += events
-
-    async def _tell_refused(self, decided: Decided) -> None:
-        definition = decided.state.compiled.definition
-        await self.tell_dead(decided.state, decided.letters)
-        for event in decided.dropped:
-            await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
-        for event, reason in decided.filtered:
-            await tell(definition.hooks["on_trigger_filtered"], definition.name, event, reason)
-
-    async def tell_dead(self, state: TriggerState, letters: Sequence[DeadLetter]) -> None:
-        """These have been stored: tell those who watch and listen."""
-        if letters and state.compiled.config.dead_letter_topic is not None:
-            self.runner.published()
-        for letter in letters:
-            self.letters.note(letter, letter.at)
-            hooks = state.compiled.definition.hooks.get("on_trigger_dead", ())
-            await tell(hooks, letter.saga, letter.event, letter.error)
-
-    def report_dead(self, letters: Sequence[DeadLetter]) -> None:
-        """Of events whose outcome nobody waits for."""
-        for letter in letters:
-            self.report(
-                f"dead:{letter.trigger}:{letter.cause}",
-                f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
-            )
-
-    async def _refused(self, decided: Decided, pending: PendingRun, refusal: Refusal, now: float) -> None:
-        """Another process took the claim meanwhile, or the run's context cannot be stored."""
-        if pending.status is _RUNNING:
-            decided.state.admission.refund(pending)
-            decided.state.admission.leave(pending)
-        entries, letters = len(decided.entries), len(decided.letters)
-        for event, claim in pending.claimed():
-            decided.refused(refusal, event, pending.key, now, claim)
-        self.tally.keep(decided.entries[entries:])
-        await self._keep_letters(decided, letters, () if refusal.error is None else decided.with_run)
-
-    async def _keep_letters(self, decided: Decided, known: int, leaving: Sequence[WaitingEvent] = ()) -> None:
-        """Of events that the store could not keep, which is known only now; until now the leaving ones wait."""
-        if new := decided.letters[known:]:
-            batch = letters_only(decided.state, new)
-            mine = (decided.redriven.get(letter.event.id) for letter in new)
-            batch.redriven = [redriven for redriven in mine if redriven is not None]
-            batch.released = [waiting.id for waiting in leaving]
-            await insist(self, partial(self.store.accept, batch), f"a dead letter of {decided.state.name}")
+    def when_free(self, state: TriggerState, take: Callable[[], object]) -> None:
+        """Take what has happened to runs into the gates: now, or when the decision that is under way is made, as no run
+        ends inside one."""
+        state.meanwhile.append(take)
+        if not state.deciding:
+            self.freed(state)
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
         """The run's saga is not registered: it goes on when it is."""
@@ -360,7 +350,10 @@ class Dispatcher:
         """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""
         states = self.states.values()
         return self.runner.busy() or any(
-            s.admission.waiting or s.admission.in_flight or s.counters.deciding or self.window_timers.closing(s.name)
+            s.core.admission.waiting
+            or s.core.admission.in_flight
+            or s.counters.deciding
+            or self.window_timers.closing(s.name)
             for s in states
         )
 
@@ -380,8 +373,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""
         await self.take_no_more()
-        if self.tee is not None:
-            await self.tee.close()
+        await self.observers.close()
         await self.runner.close()
         await self.tasks.close()
         self.run_queue.close()

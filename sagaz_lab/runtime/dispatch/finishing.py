@@ -63,4 +63,4 @@ def _may_wait(state: TriggerState) -> bool:
     """Whether what follows from a batch may take a while: for listeners, for windows, or for a run to be replaced."""
     compiled = state.compiled
     told = not _TOLD.isdisjoint(compiled.definition.hooks)
-    return told or state.windows is not None or compiled.singleton == "cancel"
+    return told or state.core.windows is not None or compiled.singleton == "cancel"

@@ -1,36 +1,84 @@
-"""Who listens to what a dispatcher takes and what becomes of it."""
+"""Who sees what a dispatcher takes and what becomes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from sagaz_lab.abc import Delivery
-from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.abc import DecidedOutcomes, Delivery, Observer
+from sagaz_lab.errors import describe
+from sagaz_lab.model.run import OutcomeKind, Run
+from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.runtime.gates.pending_run import PendingRun
-from sagaz_lab.runtime.triggers.outcomes import Entry
+from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.triggers.outcomes import Entry, outcomes_of
 
 if TYPE_CHECKING:
     from sagaz_lab.runtime.dispatch.dispatcher import Reader
 
+logger = logging.getLogger("sagaz_lab")
 
-class Tee(Protocol):
-    """None of these raises."""
 
-    def taken(self, readers: Sequence[Reader], deliveries: Sequence[Delivery]) -> None:
-        """The store has taken what these triggers have decided of the deliveries."""
+class Observers:
+    """Any number; an error of one is reported, and reaches neither the others nor whoever is observed."""
 
-    def applied(self, decided: Decided) -> None:
-        """A batch, or a window, is decided: what does not wait now will not be decided again."""
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.all: Sequence[Observer] = ()
+        """Asked for at each call, so that where nobody observes nothing is made."""
 
-    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
-        """The run has waited for its turn, and has started or never will."""
+    def add(self, observer: Observer) -> None:
+        """From now on, once however often it is added."""
+        self.remove(observer)
+        self.all = (*self.all, observer)
+
+    def remove(self, observer: Observer) -> None:
+        self.all = tuple(other for other in self.all if other is not observer)
+
+    def received(self, readers: Sequence[Reader], deliveries: Sequence[Delivery]) -> None:
+        triggers = [(state.name, part) for state, part in readers]
+        self._tell(lambda it: it.received(deliveries, triggers))
+
+    def decided(self, entries: Sequence[Entry], starts: Iterable[PendingRun]) -> None:
+        def contexts() -> Mapping[str, Mapping[str, Any]]:
+            started = {outcome.run_id for outcome in outcomes if outcome.kind is OutcomeKind.STARTED}
+            return {pending.run_id: pending.context for pending in starts if pending.run_id in started}
+
+        outcomes = DecidedOutcomes(lambda: [outcome for entry in entries for outcome in outcomes_of(entry)], contexts)
+        self._tell(lambda it: it.decided(outcomes))
+
+    def ended(self, run: Run) -> None:
+        self._tell(lambda it: it.ended(run))
 
     def changed(self, sagas: Collection[str]) -> None:
-        """These sagas have been registered or unregistered."""
+        self._tell(lambda it: it.changed(sagas))
 
     async def caught_up(self) -> None:
-        """Returns when what was taken has been seen to."""
+        for observer in self.all:
+            with self._reporting(observer):
+                await observer.caught_up()
 
     async def close(self) -> None:
-        """The dispatcher is closed."""
+        for observer in self.all:
+            with self._reporting(observer):
+                await observer.close()
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        for observer in self.all:
+            with self._reporting(observer):
+                what(observer)
+
+    @contextmanager
+    def _reporting(self, observer: Observer) -> Iterator[None]:
+        """Whatever the observer raises."""
+        own_task = OwnTask()
+        try:
+            yield
+        except BaseException as error:
+            if own_task.ends_by(error):
+                raise
+            name = type(observer).__qualname__
+            logger.exception("observer %s", name)
+            self._report(f"observer:{name}", f"observer {name} failed: {describe(error)}; what it observes goes on")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,12 @@ from sagaz_lab.model.inside import inside
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.decisions.decided import COOLING, QUEUE_FULL, Decided, cooling_facts, letters_only
+from sagaz_lab.runtime.decisions.acceptance import letters_only
+from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.insisting import insist
+from sagaz_lab.runtime.gates.core import Left, Verdict
 from sagaz_lab.runtime.gates.pending_run import PendingRun
-from sagaz_lab.runtime.gates.window_policies import SUPERSEDED
+from sagaz_lab.runtime.timers import Timer
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.outcomes import entries_of, outcome
 
@@ -32,32 +33,27 @@ IN_MEMORY = 10_000
 STORE_RETRY_S = 1.0
 """What the store has not taken is tried again after so long."""
 
-FINE_S = 0.001
-"""A timer is not set anew for less."""
-
 
 class RunQueue:
-    """Keeps what may not start yet, and starts it when it may."""
+    """Holds what may not start yet, and starts it when it may."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._clock = dispatcher.clock
         self._store = dispatcher.store
-        self._timers: dict[str, float] = {}
+        self._timers: dict[str, Timer] = {}
         self._starts = 0
         self._served: dict[str, int] = {}
-        self._waiting: dict[str, PendingRun] = {}
-        # Runs whose place was taken while the store was about to take them in. Bounded, as some may be refused.
-        self._unwanted: deque[str] = deque(maxlen=1000)
-        self._retries: dict[str, tuple[PendingRun, asyncio.Task[Any]]] = {}
-        self._leaving: dict[str, asyncio.Task[Any]] = {}
+        self._retries: dict[str, tuple[PendingRun, Timer]] = {}
+        # Runs that leave the queue, and those of them whose place a later run has taken meanwhile.
+        self._leaving: dict[str, tuple[PendingRun, asyncio.Task[Any]]] = {}
+        self._unwanted: set[str] = set()
 
-    async def put(self, decided: Decided, pending: PendingRun, now: float) -> None:
+    def put(self, decided: Decided, pending: PendingRun, now: float) -> None:
+        """The store has a run that waits for its turn."""
         state = decided.state
-        strategy = state.compiled.config.backpressure_strategy
-        oldest = self._oldest(state) if strategy == "drop_oldest" and state.admission.full() else None
         pending.origin = decided.origin
-        self._queue(state, pending)
+        self._leave_to_store(state, pending)
         if decided.answered or decided.released:
             decided.finals.append(self.final(pending))
         entries = entries_of("waiting", WAITS, pending, now)
@@ -65,16 +61,9 @@ class RunQueue:
         state.counters.waiting += len(entries)
         decided.entries += entries
         self._dispatcher.tally.keep(entries)
-        if pending.run_id in self._unwanted:
-            await self._turn_away(state, pending, OutcomeKind.FILTERED, SUPERSEDED, now, {"key": pending.key})
-        if oldest is not None:
-            decided.outrun(oldest.run_id, pending.run_id)
-            await self._turn_away(state, oldest, OutcomeKind.DROPPED, QUEUE_FULL, now)
 
-    def _queue(self, state: TriggerState, pending: PendingRun) -> None:
-        state.admission.wait(pending)
-        self._waiting[pending.run_id] = pending
-        if self._store.durable and state.admission.waiting > IN_MEMORY:
+    def _leave_to_store(self, state: TriggerState, pending: PendingRun) -> None:
+        if self._store.durable and state.core.admission.waiting > IN_MEMORY:
             pending.leave_to_store()
 
     async def _fetch(self, pending: PendingRun) -> None:
@@ -98,18 +87,28 @@ class RunQueue:
             pending.final = asyncio.get_running_loop().create_future()
         return pending.final
 
-    def _oldest(self, state: TriggerState) -> PendingRun | None:
-        """The one of this trigger that has waited longest for its first start."""
-        return next((it for it in self._waiting.values() if it.trigger == state.name and it.queued), None)
+    def withdrawn(self, state: TriggerState, pending: PendingRun, verdict: Verdict, now: float) -> None:
+        """The store has it no more: a later one has its place."""
+        self._finally(state, pending, verdict.kind, verdict.reason, now, verdict.facts)
+        state.counters.count_reason(verdict.kind.value, verdict.reason, pending.size)
+
+    async def fetch_withdrawn(self, decided: Decided, now: float) -> None:
+        """Before the store has them no more: their events, for those who listen and keep."""
+        compiled = decided.state.compiled
+        for pending, (kind, reason, *_) in decided.withdrawn:
+            if compiled.config.persist_events or f"on_trigger_{kind.value}" in compiled.definition.hooks:
+                await self._fetch_if_there(pending)
+                for event in pending.events():
+                    decided.note(event, kind, reason, now)
+                    if kind is OutcomeKind.DROPPED:
+                        decided.dropped.append(event)
 
     async def _turn_away(
         self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
-        facts: Mapping[str, Any] | None = None, *, queued: bool = True, letters: Sequence[DeadLetter] = (),
+        facts: Mapping[str, Any] | None = None, *, letters: Sequence[DeadLetter] = (),
     ) -> None:  # fmt: skip
         """A waiting event starts nothing after all; `letters` are what it leaves."""
         hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
-        if queued:
-            state.admission.remove(pending)
         if hooks or state.compiled.config.persist_events:
             await self._fetch_if_there(pending)
         self._finally(state, pending, kind, reason, now, facts)
@@ -121,8 +120,7 @@ class RunQueue:
                 await self._end_with(letters[-1], batch, now)
             else:
                 # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
-                spent_until = state.compiled.spent_until(now) if reason in (SUPERSEDED, QUEUE_FULL) else None
-                batch.withdrawn = {pending.run_id: spent_until}
+                batch.withdrawn = {pending.run_id: None}
                 await self._store.accept(batch)
         except StoreError as error:
             text = f"run {pending.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
@@ -158,9 +156,8 @@ class RunQueue:
         state.counters.waiting -= len(entries)
         setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
         self._dispatcher.tally.keep(entries)
-        if self._dispatcher.tee is not None:
-            self._dispatcher.tee.left_queue(pending, entries)
-        self._waiting.pop(pending.run_id, None)
+        if self._dispatcher.observers.all:
+            self._dispatcher.observers.decided(entries, (pending,))
         if pending.final is not None and not pending.final.done():
             pending.final.set_result(outcome(entries[-1]))
 
@@ -168,96 +165,123 @@ class RunQueue:
         """A later run takes the place of this one: it is cancelled and undone, or never starts."""
         dispatcher = self._dispatcher
         if (live := dispatcher.runner.live.get(run_id)) is not None:
-            live.cancel()
+            dispatcher.runner.cancel(live)
         elif run_id in self._retries:
             await self._cancel_retry(state, run_id, now)
-        elif (waiting := self._waiting.get(run_id)) is not None and waiting.queued:
-            await self._turn_away(state, waiting, OutcomeKind.FILTERED, SUPERSEDED, now, {"key": waiting.key})
+        elif run_id in self._leaving:
+            self._unwanted.add(run_id)
         else:
-            self._unwanted.append(run_id)
+            await self.cancel(run_id, now)
 
     async def cancel(self, run_id: str, now: float) -> bool:
         """End a run that waits here for its retry or its turn. False if there is none; it may have begun just now."""
         while (leaving := self._leaving.get(run_id)) is not None:
-            await asyncio.wait([leaving])
+            await asyncio.wait([leaving[1]])
         if run_id in self._retries:
             state = self._dispatcher.states[self._retries[run_id][0].trigger or ""]
             await self._cancel_retry(state, run_id, now)
             self.release(state)
             return True
         for state in self._dispatcher.states.values():
-            if (pending := state.admission.find(run_id)) is not None:
+            if (pending := state.core.admission.find(run_id)) is not None:
                 await self._cancel_queued(state, pending, now)
                 self.release(state)
                 return True
         return False
 
     async def _cancel_retry(self, state: TriggerState, run_id: str, now: float) -> None:
-        pending, task = self._retries.pop(run_id)
-        self._dispatcher.tasks.cancel(task)
+        pending, timer = self._retries.pop(run_id)
+        timer.cancel()
         state.retrying -= 1
         try:
             await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=pending.attempt - 1, at=now)
         except StoreError:
             self.retry_later(pending, STORE_RETRY_S)
             raise
-        state.admission.give_up_turn(pending)
+        state.core.admission.give_up_turn(pending)
 
     async def _cancel_queued(self, state: TriggerState, pending: PendingRun, now: float) -> None:
         """Its event has its outcome: it started a run, which was cancelled before any action began."""
         first = pending.attempt == 1
-        state.admission.remove(pending)
+        state.core.admission.remove(pending)
         try:
             attempt = 1 if first else pending.attempt - 1
             await self._store.end(pending.run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
         except StoreError:
-            state.admission.wait(pending, first=True)
+            state.core.admission.wait(pending, first=True)
             raise
         if first:
             self._finally(state, pending, OutcomeKind.STARTED, "", now)
 
     def close(self) -> None:
         """What waits goes on with the next opening."""
-        for pending in list(self._waiting.values()):
-            self._put_off(self._dispatcher.states[pending.trigger or ""], pending, WAITS)
+        leaving = [pending for pending, _ in self._leaving.values()]
+        for state in self._dispatcher.states.values():
+            for pending in (*state.core.admission.queue(), *(it for it in leaving if it.trigger == state.name)):
+                if pending.attempt == 1:
+                    self._put_off(state, pending, WAITS)
 
     def _put_off(self, state: TriggerState, pending: PendingRun, reason: str) -> None:
         """A waiting event stays stored, and counts anew when it is taken up again; whoever waits for it is answered."""
         entries = entries_of("waiting", reason, pending, self._clock.now())
         state.counters.received -= len(entries)
         state.counters.waiting -= len(entries)
-        self._waiting.pop(pending.run_id, None)
         if pending.final is not None and not pending.final.done():
             pending.final.set_result(outcome(entries[-1]))
 
     def put_again(self, state: TriggerState, pending: PendingRun) -> None:
         """An event that waited before, here or in another process, waits for its turn."""
-        self._queue(state, pending)
+        state.core.admission.wait(pending)
+        self._leave_to_store(state, pending)
         state.counters.received += pending.size
         state.counters.waiting += pending.size
         self.release(state)
 
     def release(self, state: TriggerState) -> None:
-        """Start what may start now, and come back when the pace lets the next one through."""
+        """Start what may start now, unless the trigger's decision is under way, and come back when the pace lets the
+        next one through."""
+        if not state.deciding:
+            self.release_now(state, self._clock.now())
+            state.wake()
+
+    def release_now(self, state: TriggerState, now: float) -> None:
+        """The same at the beginning of a decision."""
         if self._dispatcher.closing:
             return
-        moment = self._clock.monotonic()
-        while pending := state.admission.next(moment):
+        tasks = self._dispatcher.tasks
+        for leaves in state.core.begins(now):
+            pending = leaves.waited if isinstance(leaves, Left) else leaves
+            assert isinstance(pending, PendingRun)
             self._starts += 1
             self._served[state.name] = self._starts
-            tasks, name = self._dispatcher.tasks, f"{pending.trigger} {pending.run_id}"
-            leaving = tasks.start(self._leave_queue(state, pending), name, pending.origin or tasks.home)
-            self._leaving[pending.run_id] = leaving
-        delay_s = state.admission.opens_in(moment)
+            work = self._cool(state, pending, leaves.verdict) if isinstance(leaves, Left) else None
+            name, origin = f"{pending.trigger} {pending.run_id}", pending.origin or tasks.home
+            task = tasks.start(work or self._leave_queue(state, pending), name, origin)
+            self._leaving[pending.run_id] = (pending, task)
+            anew = pending.revision != state.compiled.definition.revision and not isinstance(leaves, Left)
+            if anew and state.compiled.cooldown_s is not None:
+                break  # it is decided again, and only then it is known whether the next ones cool down
+        opens_at = state.core.admission.opens_at()
+        timer = self._timers.get(state.name)
         # A timer that is set already may be later than what a new pace lets through.
-        if delay_s is not None and (due := moment + delay_s) < self._timers.get(state.name, float("inf")) - FINE_S:
-            self._timers[state.name] = due
-            self._dispatcher.tasks.start(self._release_later(state, due), f"pace of {state.name}")
-        state.wake()
+        if opens_at is not None and (timer is None or opens_at < timer.at):
+            if timer is not None:
+                timer.cancel()
+            self._timers[state.name] = self._dispatcher.timers.call_at(opens_at, partial(self._release, state))
+
+    def _release(self, state: TriggerState) -> None:
+        self._timers.pop(state.name, None)
+        self.release(state)
+
+    async def _cool(self, state: TriggerState, pending: PendingRun, verdict: Verdict) -> None:
+        try:
+            await self._turn_away(state, pending, verdict.kind, verdict.reason, self._clock.now(), verdict.facts)
+        finally:
+            del self._leaving[pending.run_id]
 
     def release_all(self) -> None:
         """The Lab's slots were scarce and one is free: the trigger with the highest priority is first."""
-        waiting = [state for state in self._dispatcher.states.values() if state.admission.waiting]
+        waiting = [state for state in self._dispatcher.states.values() if state.core.admission.waiting]
         # Of equal priority the one that has been served longest ago.
         served = {state.name: self._served.pop(state.name, 0) for state in waiting}
         self._served = served
@@ -266,32 +290,23 @@ class RunQueue:
         for state in self._dispatcher.states.values():
             state.wake()
 
-    async def _release_later(self, state: TriggerState, due: float) -> None:
-        try:
-            await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
-        finally:
-            if self._timers.get(state.name) == due:
-                del self._timers[state.name]
-        self.release(state)
-
     async def _leave_queue(self, state: TriggerState, pending: PendingRun) -> None:
         try:
             await self._begin(state, pending)
         except StoreError as error:
-            state.admission.leave(pending, keep_turn=True)
+            state.core.ended(pending, keep_turn=True)
             if isinstance(error, LeaseLost):
                 self._dispatcher.lease.lose(error)
                 return
-            self._dispatcher.report(
-                "store", f"run {pending.run_id} could not start: {describe(error)}; it stays stored"
-            )
+            text = f"run {pending.run_id} could not start: {describe(error)}; it stays stored"
+            self._dispatcher.report("store", text)
             await self._clock.sleep(STORE_RETRY_S)
-            state.admission.reenter(pending)
             self._leaving.pop(pending.run_id, None)
-            self.release(state)
+            self._dispatcher.when_free(state, partial(state.core.admission.reenter, pending))
         finally:
-            if self._leaving.get(pending.run_id) is asyncio.current_task():
+            if (leaving := self._leaving.get(pending.run_id)) and leaving[1] is asyncio.current_task():
                 del self._leaving[pending.run_id]
+            self._unwanted.discard(pending.run_id)
 
     async def _begin(self, state: TriggerState, pending: PendingRun) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
@@ -304,10 +319,9 @@ class RunQueue:
             await self._wait_for_code(state, pending)
             return
         await self._fetch(pending)
-        if pending.attempt == 1 and not await self._still_wanted(state, pending, definition, now):
-            state.admission.refund(pending)
-            state.admission.leave(pending)
-            self.release(state)
+        changed = definition.revision != pending.revision and pending.attempt == 1
+        if changed and not await self._decide_again(state, pending, definition, now):
+            self._dispatcher.when_free(state, partial(state.core.give_up, pending))
             return
         pending.revision = definition.revision
         await self._dispatcher.finishing.to_the_end([state], self._start(state, pending, definition, now))
@@ -327,32 +341,18 @@ class RunQueue:
             self._finally(state, pending, OutcomeKind.STARTED, "", now)
         pending.status = RunStatus.RUNNING
         origin = pending.origin or self._dispatcher.tasks.home
-        self._dispatcher.runner.launch_shared([pending], definition, now, origin)
+        self._dispatcher.runner.launch_many([pending], definition, now, origin)
+        if state.core.admission.waiting:
+            self.release(state)
         if pending.run_id in self._unwanted:
-            self._dispatcher.runner.live[pending.run_id].cancel()
+            self._dispatcher.runner.cancel(self._dispatcher.runner.live[pending.run_id])
 
     async def _wait_for_code(self, state: TriggerState, pending: PendingRun) -> None:
         """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""
         await self._dispatcher.wait_for_code(pending.run_id, pending.saga, 0)
-        state.admission.leave(pending)
+        self._dispatcher.when_free(state, partial(state.core.give_up, pending))
         self._put_off(state, pending, f"for the code of saga {pending.saga!r}")
         self.release(state)
-
-    async def _still_wanted(
-        self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float
-    ) -> bool:
-        """Whether a waiting event still starts its run: by the current revision, and by the cooldown of its key."""
-        if definition.revision != pending.revision and not await self._decide_again(state, pending, definition, now):
-            return False
-        if (cooldown_s := state.compiled.cooldown_s) is not None:
-            key = pending.key or ""
-            cooling = (await self._store.cooling(state.name, [key], at=now)).get(key)
-            if cooling is not None:
-                facts = cooling_facts(cooling, pending.key, now)
-                await self._turn_away(state, pending, OutcomeKind.FILTERED, COOLING, now, facts, queued=False)
-                return False
-            pending.cooldown = (key, now + cooldown_s)
-        return True
 
     async def _decide_again(
         self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float
@@ -361,28 +361,25 @@ class RunQueue:
         if state.removed:
             return True
         with inside(self._dispatcher.tasks, f"the decision of an event of {state.name}"):
-            again = await self._dispatcher.decider.decide_again(state, pending, now)
+            again = Decided(state)
+            run = await self._dispatcher.decider.decide_queued(again, pending, now)
         pending.revision = definition.revision
-        if again.starts:
-            pending.context, pending.flat = again.starts[0].context, again.starts[0].flat
+        if run is not None:
+            pending.context, pending.flat = run.context, run.flat
             return True
         kind, reason, *_, facts = again.entries[0]
-        await self._turn_away(
-            state, pending, OutcomeKind(kind), reason, now, facts, queued=False, letters=again.letters
-        )
-        await self._dispatcher.tell_dead(state, again.letters)
-        self._dispatcher.report_dead(again.letters)
+        await self._turn_away(state, pending, OutcomeKind(kind), reason, now, facts, letters=again.letters)
+        await self._dispatcher.effects.tell_dead(state, again.letters)
+        self._dispatcher.effects.report_dead(again.letters)
         return False
 
     def retry_later(self, pending: PendingRun, delay_s: float) -> None:
-        task = self._dispatcher.tasks.start(self._retry(pending, delay_s), f"retry of {pending.run_id}")
-        self._retries[pending.run_id] = (pending, task)
+        timer = self._dispatcher.timers.call_at(self._clock.now() + delay_s, partial(self._retry, pending))
+        self._retries[pending.run_id] = (pending, timer)
         self._dispatcher.states[pending.trigger or ""].retrying += 1
 
-    async def _retry(self, pending: PendingRun, delay_s: float) -> None:
-        await self._clock.sleep(delay_s)
+    def _retry(self, pending: PendingRun) -> None:
         del self._retries[pending.run_id]
         state = self._dispatcher.states[pending.trigger or ""]
         state.retrying -= 1
-        state.admission.reenter(pending)
-        self.release(state)
+        self._dispatcher.when_free(state, partial(state.core.admission.reenter, pending))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count
 
@@ -49,25 +49,21 @@ class Admission:
     Runs that wait stand in lanes: one for each concurrency key, else for each pace key. A lane is a ring of them,
     known by its last one, so that a key costs no more than its entry. It stands in exactly one place: among the
     `_ready`, among the `_later` ones, which their pace lets go at a time, or nowhere while a run of its key goes.
-
-    `waiting` counts what waits, `coming` what will as soon as the store has it.
     """
 
-    __slots__ = ("_busy", "_coming", "_keyed", "_later", "_numbers", "_ready", "batch_size", "coming", "in_flight",
-                 "lanes", "limit", "pace", "size", "slots", "waiting", "windows")  # fmt: skip
+    __slots__ = ("_busy", "_keyed", "_later", "_numbers", "_queue", "_ready", "batch_size", "in_flight", "lanes",
+                 "limit", "pace", "size", "slots", "windows")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
         self.slots = slots or Slots()
+        self._queue: dict[str, PendingRun] = {}
         self.lanes: dict[str | None, PendingRun] = {}
         self._ready: deque[str | None] = deque()
         self._later: list[tuple[float, int, str | None]] = []
         self._numbers = count()
         self._busy: dict[str, str] = {}
-        self._coming: dict[str | None, list[PendingRun]] = {}
-        self.coming = 0
         self.pace: Pace | None = None
         self.in_flight = 0
-        self.waiting = 0
         self.windows: Windows | None = None
         self.batch_size = BatchSize()
         self.configure(gates, queue_size, in_turn=in_turn)
@@ -93,6 +89,11 @@ class Admission:
 
     # --- room ---
 
+    @property
+    def waiting(self) -> int:
+        """Runs that wait for their turn."""
+        return len(self._queue)
+
     def all_waiting(self) -> int:
         """What waits: in the queue, and in the windows before the trigger method."""
         return self.waiting + (self.windows.size if self.windows is not None else 0)
@@ -117,7 +118,7 @@ class Admission:
         """True if this run may start now; it has its slot then. It overtakes none that is in its lane or ready."""
         key = pending.key
         lane = _lane(pending)
-        if self.in_flight >= self.limit or lane in self.lanes or self._coming.get(lane) or not self.slots.free():
+        if self.in_flight >= self.limit or lane in self.lanes or not self.slots.free():
             return False
         if self._ready or (key is not None and key in self._busy):
             return False
@@ -137,27 +138,14 @@ class Admission:
 
     def at_once(self) -> int:
         """How many runs without a key may start now whatever they are: none if something waits, or there is a pace."""
-        if self.pace is not None or self.lanes or self._coming or self._ready:
+        if self.pace is not None or self.lanes or self._ready:
             return 0
         return max(0, min(self.limit - self.in_flight, self.slots.limit - self.slots.used))
 
     def occupy_some(self, runs: int) -> None:
-        """Give so many runs without a key their slots."""
+        """Give so many runs without a key their slots; a negative number takes them back."""
         self.in_flight += runs
         self.slots.used += runs
-
-    def comes(self, pending: PendingRun) -> None:
-        """It will wait as soon as the store has it."""
-        self._coming.setdefault(_lane(pending), []).append(pending)
-        self.coming += 1
-
-    def came(self, pending: PendingRun) -> None:
-        """It has come, or will not."""
-        pending_runs = self._coming[_lane(pending)]
-        pending_runs.remove(pending)
-        if not pending_runs:
-            del self._coming[_lane(pending)]
-        self.coming -= 1
 
     def wait(self, pending: PendingRun, *, first: bool = False) -> None:
         """Queue it; `first` puts it before all others of its lane."""
@@ -172,7 +160,7 @@ class Admission:
             pending.behind, last.behind = last.behind, pending
             if not first:
                 self.lanes[lane] = pending
-        self.waiting += 1
+        self._queue[pending.run_id] = pending
 
     # --- out ---
 
@@ -213,7 +201,7 @@ class Admission:
             if self.lanes[lane] is pending:
                 self.lanes[lane] = before
         pending.behind = None
-        self.waiting -= 1
+        del self._queue[pending.run_id]
 
     def remove(self, pending: PendingRun) -> None:
         """Take a waiting one out of the queue."""
@@ -262,20 +250,23 @@ class Admission:
         if pending.key is not None:
             self._free(pending)
 
-    def opens_in(self, now: float) -> float | None:
-        """Seconds until the pace lets the next waiting run start; None if something else must happen first."""
+    def opens_at(self) -> float | None:
+        """When the pace lets the next waiting run start; None if something else must happen first."""
         if self.pace is None or self.in_flight >= self.limit or self.slots.used >= self.slots.limit:
             return None
         opens = [self._later[0][0]] if self._later else []
         if self._ready:
             opens.append(self.pace.opens_at(None))
-        return max(0.0, min(opens) - now) if opens else None
+        return min(opens, default=None)
 
     # --- views ---
 
     def holder(self, key: str) -> str | None:
         """The run that has this key's turn, else the first that waits for it."""
-        return self._busy.get(key) or next((pending.run_id for pending in self.queued(key)), None)
+        if (run_id := self._busy.get(key)) is not None:
+            return run_id
+        last = self.lanes.get(key)
+        return None if last is None or last.behind is None else last.behind.run_id
 
     def turns(self) -> dict[str, str]:
         """By run, the key whose turn it has."""
@@ -286,24 +277,25 @@ class Admission:
         return self._busy.get(key)
 
     def queued(self, key: str) -> Iterator[PendingRun]:
-        """The runs that wait with this key, first to last, and those that come to."""
+        """The runs that wait with this key, first to last."""
         last = self.lanes.get(key)
         pending = None if last is None else last.behind
         while pending is not None:
             after = pending.behind
             yield pending
             pending = None if pending is last else after
-        yield from self._coming.get(key, ())
+
+    def queue(self) -> Sequence[PendingRun]:
+        """All that wait, in the order in which they came."""
+        return [*self._queue.values()]
 
     def find(self, run_id: str) -> PendingRun | None:
-        """The run of this id, if it waits here."""
-        for last in self.lanes.values():
-            pending = last.behind
-            while pending is not None and pending.run_id != run_id:
-                pending = None if pending is last else pending.behind
-            if pending is not None:
-                return pending
-        return None
+        """This run, if it waits here."""
+        return self._queue.get(run_id)
+
+    def oldest(self) -> PendingRun | None:
+        """The one that has waited longest for its first start."""
+        return next((run for run in self._queue.values() if run.attempt == 1), None)
 
     def verdicts(self, pending: PendingRun, now: float) -> list[tuple[str, str, str]]:
         """What each gate says to this run: (gate, verdict, numbers)."""
@@ -322,8 +314,10 @@ class Admission:
             of = "" if pending.pace_key is None else f" for {pending.pace_key!r}"
             numbers = f"{pace.limit:g} per {pace.per_s:g} s{of}, {opens}"
             found.append((pace.gate, "wait" if wait_s > 0 else "pass", numbers))
-        if places := self.all_waiting():
-            found.append(("queue", "wait" if self.waiting else "pass", f"{places} of {self.size} places taken"))
+        if self.all_waiting():
+            found.append(
+                ("queue", "wait" if self.waiting else "pass", f"{self.all_waiting()} of {self.size} places taken")
+            )
         return found
 
 

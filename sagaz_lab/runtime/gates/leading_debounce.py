@@ -8,8 +8,8 @@ KEYS = 100_000
 """Periods that are kept; beyond it those that are over go, and after them the oldest."""
 
 
-PeriodsBefore = dict[str | None, tuple[float, float] | None]
-"""The periods as they were, by key."""
+Period = tuple[float, float]
+"""When it was opened, and when its last event came."""
 
 
 class Leading:
@@ -17,9 +17,9 @@ class Leading:
 
     __slots__ = ("_max_wait_s", "_open", "_period_s", "active")
 
-    def __init__(self, policy: Debounce | None) -> None:
-        self._open: dict[str | None, tuple[float, float]] = {}
-        self.configure(policy)
+    def __init__(self) -> None:
+        self._open: dict[str | None, Period] = {}
+        self.configure(None)
 
     def configure(self, policy: Debounce | None) -> None:
         """Take over other numbers; open periods stay open."""
@@ -43,21 +43,20 @@ class Leading:
         opened, last = self._open[key]
         return min(opened + self._max_wait_s, last + self._period_s) - now
 
-    def take_back(self, before: PeriodsBefore) -> None:
-        """The events that opened or prolonged these periods have not been taken."""
-        for key, times in before.items():
-            if times is None:
-                self._open.pop(key, None)
-            else:
-                self._open[key] = times
-
-    def opens(self, key: str | None, now: float, before: PeriodsBefore) -> bool:
-        """True if this event opens a period; else it falls into one, which it prolongs. `before` is for `take_back`."""
-        before.setdefault(key, self._open.get(key))
-        first = self.closes_in(key, now) <= 0
-        self._open[key] = (now, now) if first else (self._open[key][0], now)
+    def opens(self, key: str | None, now: float) -> Period | None:
+        """An event has come, which opens a period or prolongs the one that it falls into. Returns what was there
+        before, for `restore`."""
+        before = self._open.get(key)
+        self._open[key] = (now, now) if before is None or self.closes_in(key, now) <= 0 else (before[0], now)
         if len(self._open) > KEYS:
             self._open = {key: times for key, times in self._open.items() if self.closes_in(key, now) > 0}
             while len(self._open) > KEYS:
                 del self._open[next(iter(self._open))]
-        return first
+        return before
+
+    def restore(self, key: str | None, before: Period | None) -> None:
+        """The event that opened or prolonged this period never was."""
+        if before is None:
+            self._open.pop(key, None)
+        else:
+            self._open[key] = before

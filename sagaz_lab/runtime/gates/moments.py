@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 
 from sagaz_lab.abc import Clock
 
+ROUNDING_S = 1e-6
+"""A moment that is no further away has come: seconds since the epoch are exact to a quarter of it."""
+
 
 class Moments:
     """A clock over another. `now` is the wall clock where that is ahead of all before, as after a laptop's sleep.
@@ -34,6 +37,11 @@ class Moments:
             self._ahead_s = wall - passed
             return wall
         return passed + self._ahead_s
+
+    def reach(self, at: float) -> None:
+        """This moment has come, but for a rounding: `now` is not before it any more."""
+        while (left_s := at - self.now()) > 0:
+            self._ahead_s += max(left_s, ROUNDING_S / 10)
 
     def shown(self) -> datetime:
         """The time on the wall."""

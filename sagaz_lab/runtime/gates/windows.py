@@ -7,7 +7,7 @@ it gives are closings: events of one key, to be decided now. Bounds: the waiting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import chain
 from math import inf
@@ -27,6 +27,8 @@ class Windows:
         self._due: list[tuple[float, int, str | None]] = []
         self._timed: set[str | None] = set()
         self._number = 0
+        # Of what another process has left: in which order it came, and before all that came since.
+        self._restored: dict[str, int] = {}
 
     def add(self, new: WaitingEvent) -> Added:
         """Take it in, if it waits. What is released has left its window."""
@@ -57,17 +59,13 @@ class Windows:
         """Take in what waited before, in its old order, and is not here; nothing is released or closed by that."""
         known = {event.id for window in self._open.values() for event in window}
         new = [event for event in events if event.id not in known]
-        for event in new:
-            self._open.setdefault(event.key, []).append(event)
-        self.size += len(new)
-        for waiting in self._open.values():
-            waiting.sort(key=_place)
-        self._time_all()
+        self._restored.update({event.id: number for number, event in enumerate(new, -len(new) - len(self._restored))})
+        self.put_back(new)
         return len(new)
 
     def regroup(self, keyed: Callable[[WaitingEvent], WaitingEvent]) -> None:
         """Each event goes to the window of the key that it has now."""
-        events = sorted(chain.from_iterable(self._open.values()), key=_place)
+        events = self.events()
         self._open.clear()
         for event in map(keyed, events):
             self._open.setdefault(event.key, []).append(event)
@@ -114,7 +112,7 @@ class Windows:
             self._open.setdefault(event.key, []).append(event)
         self.size += len(events)
         for key in {event.key for event in events}:
-            self._open[key].sort(key=_place)
+            self._open[key].sort(key=self._place)
         if events:
             self._time_all()
 
@@ -137,10 +135,9 @@ class Windows:
             self._timed.discard(key)
             yield self.close(key)
 
-    def drop_oldest(self, but: Collection[str] = ()) -> WaitingEvent | None:
-        """Take out the event that has waited longest, but for those of these ids."""
-        firsts = (next((event for event in events if event.id not in but), None) for events in self._open.values())
-        oldest = min((event for event in firsts if event is not None), key=lambda event: event.at, default=None)
+    def drop_oldest(self) -> WaitingEvent | None:
+        """Take out the event that has waited longest."""
+        oldest = min((events[0] for events in self._open.values()), key=self._place, default=None)
         if oldest is not None:
             self.remove(oldest)
         return oldest
@@ -166,13 +163,12 @@ class Windows:
 
     def events(self) -> list[WaitingEvent]:
         """All that wait, in the order in which they came."""
-        return sorted((event for window in self._open.values() for event in window), key=lambda event: event.at)
+        return sorted(chain.from_iterable(self._open.values()), key=self._place)
 
     def of(self, key: str | None) -> Sequence[WaitingEvent]:
         return self._open.get(key, ())
 
-
-def _place(event: WaitingEvent) -> tuple[float, int]:
-    """In which order they came: of one process their ids count up."""
-    number = str(event.id).rpartition("-")[2]
-    return event.at, int(number) if number.isdecimal() else 0
+    def _place(self, event: WaitingEvent) -> tuple[float, int]:
+        """In which order they came: the ids of one process count up."""
+        number = self._restored.get(event.id)
+        return event.at, int(event.id.rpartition("-")[2]) if number is None else number

@@ -17,8 +17,9 @@ from sagaz_lab.model.publishing import to_json
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.trigger import SourceSpec, specs_of
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.decisions.preview import Preview, preview
+from sagaz_lab.runtime.decisions.preview import Preview
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+from sagaz_lab.runtime.dispatch.exclusive import within_a_decision_of
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.outbox.refusals import is_refused
 from sagaz_lab.runtime.triggers.compiled import TriggerState, claim_of
@@ -67,14 +68,21 @@ class Firing:
         outcome = outcome_about(entry, event_id)
         if not wait or outcome.kind is not OutcomeKind.WAITING:
             return outcome
+        self._refuse_own(state)
         with self._told_if_long(state, f"which waits ({outcome.reason})"):
             return await asyncio.shield(decided.finals[0])
 
     def _refuse_own_window(self, readers: Sequence[Reader]) -> None:
-        place = place_in(self._dispatcher.tasks)
         for state, _ in readers:
-            if place is not None and place.about == state.name and state.windows is not None:
-                raise waits_for_itself(f"fire() to {state.name}", place.name, "fire it with wait=False")
+            if state.core.windows is not None:
+                self._refuse_own(state)
+
+    def _refuse_own(self, state: TriggerState) -> None:
+        """What waits is decided when this decision is made."""
+        if within_a_decision_of(state):
+            place = place_in(self._dispatcher.tasks)
+            caller = f"the decision of an event of {state.name}" if place is None else place.name
+            raise waits_for_itself(f"fire() to {state.name}", caller, "fire it with wait=False")
 
     @contextmanager
     def _told_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
@@ -232,9 +240,8 @@ class Firing:
     async def preview(self, trigger: str, payload: Any, id: str | None) -> Preview:
         dispatcher, state = self._dispatcher, self.state(trigger)
         delivery = self._delivery(state.compiled.trigger.spec, payload, id)
-        now, moment = dispatcher.clock.now(), dispatcher.clock.monotonic()
         with inside(dispatcher.tasks, f"the preview of {trigger}"):
-            return await preview(dispatcher.decider, state, delivery, now, moment)
+            return await dispatcher.preview(state, delivery)
 
     def state(self, trigger: str) -> TriggerState:
         """The trigger's state. Raises `UnknownName` with the nearest one."""
@@ -247,7 +254,7 @@ class Firing:
         """Free the claims and cooldowns of these keys, or (None) all, and let its pace and open periods begin anew."""
         state, freed = self.state(trigger), 0
         for key in keys:
-            state.forget(key)
+            state.core.forget(key)
             self._dispatcher.run_queue.release(state)
             for claim in _claims_named(state, key):
                 freed += await self._dispatcher.store.forget(trigger, claim)

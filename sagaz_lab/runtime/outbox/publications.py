@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import DeadLetter, Ending, Publication, Store
 from sagaz_lab.errors import DefinitionError, UnstorableValue, describe
 from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.listener import OutboxSagaListener
 from sagaz_lab.model.publishing import to_json
-from sagaz_lab.model.run import Record, RecordKind, RecordRow, Run
+from sagaz_lab.model.run import STEP_ENDS, Record, RecordKind, Run
 from sagaz_lab.model.saga import SagaDefinition
 
-_TOLD = frozenset(RecordKind) - {RecordKind.ACTION_STARTED, RecordKind.COMPENSATION_STARTED}
 _FAILURES = frozenset({RecordKind.ACTION_FAILED, RecordKind.ACTION_CUT_OFF, RecordKind.COMPENSATION_FAILED})
 
 
@@ -49,19 +50,18 @@ class StepEvents:
         self._steps = listener.publish_step_events
         self._topic = f"{run.definition.name}.events"
 
-    def of(self, rows: Sequence[RecordRow], *, ends: bool = False) -> Sequence[RecordRow]:
+    def of(self, records: Sequence[Record], *, ends: bool = False) -> Sequence[Record]:
         """The records with their events. `ends`: they come with the end of the attempt.
 
         A failure that comes with neither the end nor the start of a compensation is that of a trial which will be
         tried again; nobody is told of that.
         """
         if not self._steps:
-            return rows
-        records = [Record.of(row) for row in rows]
-        final = ends or any(record.kind is RecordKind.COMPENSATION_STARTED for record in records)
+            return records
+        final = ends or any(record.kind == RecordKind.COMPENSATION_STARTED for record in records)
         return [
-            record._replace(publications=(*record.publications, self._event(record)))
-            if record.kind in _TOLD and (final or record.kind not in _FAILURES)
+            replace(record, publications=(*record.publications, self._event(record)))
+            if record.kind in STEP_ENDS and (final or record.kind not in _FAILURES)
             else record
             for record in records
         ]
@@ -72,10 +72,10 @@ class StepEvents:
         facts = {"error": _whole(error), "retry_at": None if retry_at is None else _moment(retry_at)}
         event = self._publication(f"run_{ending.status}", None, at, facts)
         records = self.of(ending.records, ends=True)
-        return ending._replace(records=records, publications=(*ending.publications, event))
+        return replace(ending, records=records, publications=(*ending.publications, event))
 
     def _event(self, record: Record) -> Publication:
-        return self._publication(str(record.kind), record.action, record.at, {"error": _whole(record.error)})
+        return self._publication(record.kind, record.action, record.at, {"error": _whole(record.error)})
 
     def _publication(self, kind: str, action: str | None, at: float, facts: dict[str, Any]) -> Publication:
         run = self._run

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import StoredRun
 from sagaz_lab.model.run import History, Record, RecordKind
 
@@ -29,7 +31,7 @@ def cut_off(stored: StoredRun, at: float, error: str) -> list[Record]:
     if history.compensating:
         last = _last_compensation(stored)
         return [] if last is None else [_ended(last, RecordKind.COMPENSATION_FAILED, at, error)]
-    started = {r.action: r for r in _of_attempt(stored) if r.kind is RecordKind.ACTION_STARTED}
+    started = {r.action: r for r in _of_attempt(stored) if r.kind == RecordKind.ACTION_STARTED}
     return [
         _ended(record, RecordKind.ACTION_CUT_OFF, at, error)
         for name, record in started.items()
@@ -41,16 +43,16 @@ def crashes(stored: StoredRun, record: Record) -> int:
     """How many crashes have cut this action or compensation off already, since it was given up last."""
     count = 0
     for earlier in _of_attempt(stored):
-        if earlier.action == record.action and earlier.kind is record.kind:
+        if earlier.action == record.action and earlier.kind == record.kind:
             count = 0 if earlier.value else count + (earlier.error == DIED)
     return count
 
 
 def given_up(record: Record, count: int) -> Record:
     """The same record, saying that so many crashes are enough; the `value` of a failure is True if it is permanent."""
-    what = "action" if record.kind is RecordKind.ACTION_CUT_OFF else "compensation of"
+    what = "action" if record.kind == RecordKind.ACTION_CUT_OFF else "compensation of"
     text = f"{what} {record.action!r} was under way each of the {count} times that its process died"
-    return record._replace(value=True, error=text)
+    return replace(record, value=True, error=text)
 
 
 def is_given_up(stored: StoredRun, name: str) -> bool:
@@ -59,7 +61,7 @@ def is_given_up(stored: StoredRun, name: str) -> bool:
     for record in _of_attempt(stored):
         if record.action == name and record.kind in _ACTION_KINDS:
             last = record
-    return last is not None and last.kind is RecordKind.ACTION_CUT_OFF and bool(last.value)
+    return last is not None and last.kind == RecordKind.ACTION_CUT_OFF and bool(last.value)
 
 
 def _of_attempt(stored: StoredRun) -> Iterable[Record]:
@@ -70,12 +72,12 @@ def _last_compensation(stored: StoredRun) -> Record | None:
     """The start of the compensation that has not ended; they go one at a time."""
     under_way = None
     for record in _of_attempt(stored):
-        if record.kind is RecordKind.COMPENSATION_STARTED:
+        if record.kind == RecordKind.COMPENSATION_STARTED:
             under_way = record
         elif record.kind in _COMPENSATION_ENDS:
             under_way = None
     return under_way
 
 
-def _ended(start: Record, kind: RecordKind, at: float, error: str) -> Record:
+def _ended(start: Record, kind: str, at: float, error: str) -> Record:
     return Record(start.run_id, start.attempt, kind, start.action, start.trial, at, error=error)

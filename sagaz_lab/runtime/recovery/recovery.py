@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from sagaz_lab.abc import Ending, StoredRun
 from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, Unreadable, describe
-from sagaz_lab.model.inside import waits_for_itself
+from sagaz_lab.model.inside import place_in, waits_for_itself
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import History, Record, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
@@ -110,7 +109,7 @@ class Recovery:
             state = dispatcher.states.get(pending.trigger or "")
             self._count(stored)
             if state is not None:  # last, since nobody gives back the place of a run that is not launched
-                state.admission.occupy(pending)
+                state.core.admission.occupy(pending)
             found.resumed[stored.run_id] = stored.saga
             return dispatcher.runner.launch(pending, definition, now, foreground=foreground)
         state = dispatcher.states.get(pending.trigger or "")
@@ -119,7 +118,7 @@ class Recovery:
             return None
         if stored.retry_at is not None:
             pending.attempt = stored.attempt + 1
-            state.admission.keep_turn(pending)
+            state.core.admission.keep_turn(pending)
             dispatcher.run_queue.retry_later(pending, self._retry_in_s(stored, state.compiled.config, now))
             self._count(stored)
             found.resumed[stored.run_id] = stored.saga
@@ -146,8 +145,8 @@ class Recovery:
         """The state to resume the run from, which says that its process died. None: it is given up, and has ended."""
         store, now = self._dispatcher.store, self._dispatcher.clock.now()
         history = History.of(stored.records, stored.attempt)
-        if not store.durable:  # it cannot have outlived its process
-            return history
+        if not store.durable or self._dispatcher.runner.engine.traits.own_retries:
+            return history  # it cannot have outlived its process, or the engine counts its crashes
         state = self._dispatcher.states.get(stored.trigger or "")
         config = (state.compiled.config if state else definition.config) or TriggerConfig()
         ends = []
@@ -182,8 +181,8 @@ class Recovery:
         store, now = dispatcher.store, dispatcher.clock.now()
         left = list(dispatcher.runner.live)
         await dispatcher.close()
-        if not store.durable:
-            return
+        if not store.durable or dispatcher.runner.engine.traits.own_history:
+            return  # nothing was cut off that anybody could resume
         ends: list[Record] = []
         try:
             for run_id in left:
@@ -243,7 +242,7 @@ class Recovery:
             return RunStatus.CANCELLED
         if live := dispatcher.runner.live.get(run_id):
             self._refuse_own_step(live)
-            live.cancel()
+            dispatcher.runner.cancel(live)
             status = await self._ended(run_id, live)
             # Its attempt may have failed just before: then it waits for its retry now.
             waits = status is RunStatus.WAITING and await dispatcher.run_queue.cancel(run_id, dispatcher.clock.now())
@@ -281,7 +280,8 @@ class Recovery:
             step = current_step.get(None)
             if step is not None and step.run is run:
                 raise waits_for_itself(what, _place(step), "its actions are being undone already")
-            if run.task is asyncio.current_task():
+            place = place_in(self._dispatcher.tasks)
+            if place is not None and place.about == run_id:
                 raise waits_for_itself(what, f"a listener of run {run_id}", "call it when the run has ended")
             if run.status is not RunStatus.RUNNING:
                 await self._dispatcher.runner.ended(run)
@@ -351,7 +351,7 @@ class Recovery:
         self._read_keys(pending)
         state = self._dispatcher.states.get(pending.trigger or "")
         if state is not None:
-            state.admission.occupy(pending)
+            state.core.admission.occupy(pending)
         return pending
 
     async def _ended(self, run_id: str, run: Run | None) -> RunStatus:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from sagaz_lab.abc import DONE, DeadLetter, Ending, EndingRow
+from msgspec.structs import replace
+
+from sagaz_lab.abc import Attempt, DeadLetter, Ending, Wait
 from sagaz_lab.errors import StoreUnavailable, describe, is_permanent
 from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import PUBLICATIONS, RecordRow, Run, RunStatus
+from sagaz_lab.model.run import Record, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
@@ -25,8 +28,8 @@ STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _COMPLETED = RunStatus.COMPLETED
 
 
-class Attempt(Run, kw_only=True, eq=False):
-    """A run while an attempt of it lives here, and the journal of that attempt, which also wakes the relay.
+class StoredAttempt(Attempt, kw_only=True, eq=False):
+    """An attempt that lives here, whose journal is the store's; it also wakes the relay.
 
     `retry_in_s` is set when the run is to be tried again.
     """
@@ -38,12 +41,19 @@ class Attempt(Run, kw_only=True, eq=False):
 
     @classmethod
     def of(
-        cls, pending: PendingRun, definition: SagaDefinition, instance: Saga, started_at: float, dispatcher: Dispatcher
+        cls,
+        pending: PendingRun,
+        definition: SagaDefinition,
+        instance: Saga,
+        started_at: float,
+        dispatcher: Dispatcher,
+        origin: Context,
     ) -> Self:
         """The attempt that the pending run asks for."""
         run = cls(
             pending.run_id, definition, instance, context_of(pending), pending.trigger, pending.attempt, started_at,
-            pending.history, pending.compensate_only, pending.hold, pending=pending, _dispatcher=dispatcher,
+            pending.history, pending.compensate_only, pending.hold, origin=origin, pending=pending,
+            _dispatcher=dispatcher,
         )  # fmt: skip
         if definition.listeners and (listener := outbox_listener(definition)) is not None:
             run._events = StepEvents(run, listener)
@@ -54,14 +64,17 @@ class Attempt(Run, kw_only=True, eq=False):
     def shared(self) -> bool:
         return True
 
-    def ready(self) -> Awaitable[None]:
+    def ready(self) -> Wait:
         lease = self._dispatcher.lease
-        return DONE if lease.held() else lease.insist()
+        return None if lease.held() else lease.insist()
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+    def close(self, error: BaseException | None = None) -> None:
+        self._dispatcher.runner.settle(self, error)
+
+    def append(self, records: Sequence[Record]) -> Wait:
         return self._append(records if self._events is None else self._events.of(records))
 
-    async def _append(self, records: Sequence[RecordRow]) -> None:
+    async def _append(self, records: Sequence[Record]) -> None:
         store = self._dispatcher.store
         try:
             await store.append(records)
@@ -69,20 +82,20 @@ class Attempt(Run, kw_only=True, eq=False):
             await self._insist(error, partial(store.append, records))
         self._wake_relay(records)
 
-    def _wake_relay(self, records: Sequence[RecordRow]) -> None:
+    def _wake_relay(self, records: Sequence[Record]) -> None:
         for record in records:
-            if record[PUBLICATIONS]:
+            if record.publications:
                 self._dispatcher.runner.published()
                 return
 
-    def end(self, ending: EndingRow) -> Awaitable[None]:
-        return self._complete(ending) if ending[0] is _COMPLETED else self._end_badly(Ending._make(ending))
+    def end(self, ending: Ending) -> Wait:
+        return self._complete(ending) if ending.status is _COMPLETED else self._end_badly(ending)
 
-    async def _complete(self, ending: EndingRow) -> None:
+    async def _complete(self, ending: Ending) -> None:
         dispatcher = self._dispatcher
         now = dispatcher.clock.now()
         if self._events is not None:
-            ending = self._events.end(Ending._make(ending), now, None)
+            ending = self._events.end(ending, now, None)
         try:
             await dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=now)
         except StoreUnavailable as error:
@@ -119,15 +132,14 @@ class Attempt(Run, kw_only=True, eq=False):
             ending = self._events.end(ending, at, retry_at)
         state = None if letter is None else self._dispatcher.states.get(letter.trigger)
         if letter is not None and state is not None and (topic := state.compiled.config.dead_letter_topic):
-            ending = ending._replace(publications=(*ending.publications, publication_of(letter, topic)))
+            ending = replace(ending, publications=(*ending.publications, publication_of(letter, topic)))
         return ending
 
-    def _wake_relay_at_end(self, ending: EndingRow) -> None:
-        _, _, records, publications = ending
-        if publications:
+    def _wake_relay_at_end(self, ending: Ending) -> None:
+        if ending.publications:
             self._dispatcher.runner.published()
         else:
-            self._wake_relay(records)
+            self._wake_relay(ending.records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
         end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
@@ -173,19 +185,23 @@ class Attempt(Run, kw_only=True, eq=False):
                 error = again
 
 
-class AttemptInMemory(Attempt, eq=False):
+class AttemptInMemory(StoredAttempt, eq=False):
     """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
 
     @property
     def shared(self) -> bool:
         return False
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        return super().append(records) if self.publishes else self._dispatcher.store.append(records)
+    def append(self, records: Sequence[Record]) -> Wait:
+        if self.publishes:
+            return super().append(records)
+        self._dispatcher.store.append(records)
+        return None
 
-    def end(self, ending: EndingRow) -> Awaitable[None]:
-        if ending[0] is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
+    def end(self, ending: Ending) -> Wait:
+        if ending.status is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
             return super().end(ending)
         self.status = _COMPLETED
         dispatcher = self._dispatcher
-        return dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())
+        dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())
+        return None

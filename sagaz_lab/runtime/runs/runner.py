@@ -1,28 +1,29 @@
-"""The runs that live in this process. Those that never wait share a task; any other has one of its own."""
+"""The runs that live in this process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from sagaz_lab.abc import Acceptance, Engine, Event
 from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, LeaseLost, RunError, describe
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.inside import belongs
-from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
 from sagaz_lab.model.variables import origin
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
-from sagaz_lab.runtime.runs.attempt import Attempt, AttemptInMemory
+from sagaz_lab.runtime.runs.attempt import AttemptInMemory, StoredAttempt
 from sagaz_lab.runtime.runs.logs import Logs
 
 if TYPE_CHECKING:
@@ -30,17 +31,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sagaz_lab")
 
-
 _RUNNING = RunStatus.RUNNING
 
-_ENDED = object()
 
-CLOSE_S = 3.0
-"""How long runs that are abandoned may take to end."""
-
-
-class _Round(NamedTuple):
-    """Runs of a saga that are to be executed, some of which may have been made already."""
+class _Launch(Struct, eq=False):
+    """Runs that the engine is to take; some of them may have been made already."""
 
     pending_runs: deque[PendingRun]
     definition: SagaDefinition
@@ -54,14 +49,13 @@ class Runner:
 
     def __init__(self, dispatcher: Dispatcher, engine: Engine) -> None:
         self._dispatcher = dispatcher
-        self._engine = engine
+        self.engine = engine
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
-        self._attempt = Attempt if dispatcher.store.durable else AttemptInMemory
-        self._live: dict[str, Attempt] = {}
-        # What is to be executed, none of it empty. Runs are made when it is their turn, or somebody asks: so there is
-        # never more than one of those that do not wait, and the garbage collector is not woken for them.
-        self._ready: deque[_Round] = deque()
-        self._working: asyncio.Task[None] | None = None
+        self._attempt = StoredAttempt if dispatcher.store.durable else AttemptInMemory
+        self._live: dict[str, StoredAttempt] = {}
+        self._unmade: deque[_Launch] = deque()
+        """What the engine has not taken yet, none of it empty."""
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self.idle = asyncio.Event()
         self.logs = Logs()
         """Of ended runs; the Lab puts its own here (`use`), which outlives a stop."""
@@ -78,10 +72,10 @@ class Runner:
     @property
     def live(self) -> Mapping[str, Run]:
         """The runs under way, by id."""
-        for ready in self._ready:
-            for pending in ready.pending_runs:
+        for launch in self._unmade:
+            for pending in launch.pending_runs:
                 if pending.run_id not in self._live:
-                    self._made(pending, ready.definition, ready.instance, ready.now)
+                    self._made(pending, launch.definition, launch.instance, launch.now, launch.origin)
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
@@ -89,7 +83,7 @@ class Runner:
         return self._live.get(run_id)
 
     def busy(self) -> bool:
-        return bool(self._live or self._ready)
+        return bool(self._live or self._unmade)
 
     def instance(self, definition: SagaDefinition) -> Saga:
         """One object of each revision's class; runs keep no state in it."""
@@ -106,8 +100,10 @@ class Runner:
             self._instances[definition.name] = known
         return known[1]
 
-    def _made(self, pending: PendingRun, definition: SagaDefinition, instance: Saga, now: float) -> Attempt:
-        run = self._attempt.of(pending, definition, instance, now, self._dispatcher)
+    def _made(
+        self, pending: PendingRun, definition: SagaDefinition, instance: Saga, now: float, origin: Context
+    ) -> StoredAttempt:
+        run = self._attempt.of(pending, definition, instance, now, self._dispatcher, origin)
         if self.hold and pending.trigger is not None:
             run.hold = True
         if pending.history is not None or pending.attempt > 1:
@@ -124,102 +120,51 @@ class Runner:
         now: float,
         instance: Saga | None = None,
         foreground: bool = True,
-    ) -> Attempt:
-        """Start an attempt that the store has as running, in a task of its own and in the caller's context.
+    ) -> Run:
+        """Start an attempt that the store has as running, in a copy of the caller's context, or go on with it.
 
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
         """
-        run = self._made(pending, definition, instance or self.instance(definition), now)
-        outer = current_step.get(None)
-        run.foreground = foreground and (outer is None or outer.run.foreground)
-        context = copy_context()
+        context, outer = origin(), current_step.get(None)
         belongs(context, self._dispatcher.tasks)
-        run.task = asyncio.get_running_loop().create_task(self._execute(run, origin()), context=context)
+        run = self._made(pending, definition, instance or self.instance(definition), now, context)
+        run.foreground = foreground and (outer is None or outer.run.foreground)
+        goes_on = run.history is not None and self.engine.traits.own_history and self.engine.attach(run)
+        if not goes_on:
+            self.engine.launch((run,))
         return run
 
-    def launch_shared(
+    def launch_many(
         self, pending_runs: Sequence[PendingRun], definition: SagaDefinition, now: float, origin: Context
     ) -> None:
-        """The same for one or more runs that a trigger has started: they may share a task with others.
-
-        Each executes in a copy of `origin`.
-        """
+        """The same for runs that a trigger has started, in copies of `origin`. Each is made when the engine takes it,
+        or somebody asks."""
         belongs(origin, self._dispatcher.tasks)
-        self._ready.append(_Round(deque(pending_runs), definition, self.instance(definition), now, origin))
-        if self._working is None:
-            self._work_on()
+        launch = _Launch(deque(pending_runs), definition, self.instance(definition), now, origin)
+        self._unmade.append(launch)
+        self.engine.launch(self._taken(launch))
 
-    def _work_on(self) -> None:
-        """In a task of its own, if there is anything to do."""
-        loop, home = asyncio.get_running_loop(), self._dispatcher.tasks.home
-        self._working = loop.create_task(self._work(), context=home.copy()) if self._ready else None
-
-    async def _work(self) -> None:
-        await self._execute_ready()
-
-    @types.coroutine
-    def _execute_ready(self) -> Generator[Any, Any, None]:
-        """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others.
-
-        A task for each costs more than a short run does. Each has its own copy of its batch's context all the same, so
-        that none sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
-        """
-        task, waits = asyncio.current_task(), None
-        assert task is not None
-        try:
-            while waits is None and not _is_cancelled(task) and (found := self._next()) is not None:
-                run, origin = found
-                run.task = task
-                own = origin.copy()
-                try:
-                    work = self._attempt_of(run).__await__()
-                    awaited = own.run(next, work, _ENDED)
-                except BaseException as error:  # noqa: BLE001
-                    self._settle(run, origin, error)
-                else:
-                    if awaited is _ENDED:
-                        self._settle(run, origin)
-                    else:
-                        waits = self._rest(run, origin, own, work, awaited)
-        finally:
-            self._work_on()
-        if waits is not None:
-            yield from waits
-
-    def _next(self) -> tuple[Attempt, Context] | None:
-        """The run that is to be executed, and its origin; it has been made already if somebody has asked."""
-        ready = self._ready
-        while ready:
-            first = ready[0]
-            pending = first.pending_runs.popleft()
-            if not first.pending_runs:
-                ready.popleft()
+    def _taken(self, launch: _Launch) -> Iterator[StoredAttempt]:
+        """Each run as the engine takes it; it has been made already if somebody has asked."""
+        while launch.pending_runs:
+            pending = launch.pending_runs.popleft()
+            if not launch.pending_runs:
+                self._unmade.remove(launch)
             try:
                 run = self._live.get(pending.run_id) if self._live else None
-                return run or self._made(pending, first.definition, first.instance, first.now), first.origin
+                if run is None:
+                    run = self._made(pending, launch.definition, launch.instance, launch.now, launch.origin)
             except Exception as error:
                 logger.exception("run %s could not be begun", pending.run_id)
                 self._dispatcher.report("engine", f"run {pending.run_id} could not be begun: {describe(error)}")
-        return None
+            else:
+                yield run
 
-    def _rest(
-        self, run: Attempt, origin: Context, context: Context, work: Generator[Any, Any, None], awaited: Any
-    ) -> Generator[Any, Any, None]:
-        """What is left of a run that waits."""
-        failure: BaseException | None = None
-        try:
-            while awaited is not _ENDED:
-                try:
-                    yield awaited
-                except BaseException as error:  # noqa: BLE001  # cancelled: the run is to hear of it
-                    awaited = context.run(_thrown, work, error)
-                else:
-                    awaited = context.run(next, work, _ENDED)
-        except BaseException as error:
-            if run.gone:
-                raise
-            failure = error
-        self._settle(run, origin, failure)
+    def cancel(self, run: Run) -> None:
+        """Ask for its end: what goes on of it is stopped, what was done is compensated."""
+        if not run.cancelling:
+            run.cancelling = True
+            self.engine.cancel(run.run_id)
 
     async def run_to_its_end(
         self,
@@ -234,7 +179,7 @@ class Runner:
         try:
             await self.ended(run)
         except asyncio.CancelledError:
-            run.cancel()
+            self.cancel(run)
             await self.ended(run)
             raise
         if run.status is _RUNNING:
@@ -263,37 +208,18 @@ class Runner:
             raise refusal.error or RunError(f"there is a run {pending.run_id!r} already")
         return self.launch(pending, definition, now, saga)
 
-    async def _execute(self, run: Attempt, origin: Context) -> None:
-        failure: BaseException | None = None
-        try:
-            await self._attempt_of(run)
-        except BaseException as error:
-            if run.gone:
-                raise
-            failure = error
-        current_step.set(None)  # what follows is no part of the run
-        self._settle(run, origin, failure)
-
-    def _attempt_of(self, run: Attempt) -> Coroutine[Any, Any, None]:
-        return self._told(run) if "on_saga_start" in run.definition.hooks else self._engine.execute(run, run)
-
-    async def _told(self, run: Attempt) -> None:
-        """The attempt, of which listeners are told first."""
-        await tell(run.definition.hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
-        await self._engine.execute(run, run)
-
-    def _settle(self, run: Attempt, origin: Context, error: BaseException | None = None) -> None:
-        """Its attempt is over. Whatever goes wrong here is not to stop any other run."""
+    def settle(self, run: StoredAttempt, error: BaseException | None) -> None:
+        """The engine has done with the run. Whatever goes wrong here is not to stop any other."""
         try:
             try:
                 if error is not None:
                     self._failed(run, error)
             finally:
-                self._ended(run, origin)
+                self._ended(run)
         except Exception:
             logger.exception("after run %s", run.run_id)
 
-    def _failed(self, run: Attempt, error: BaseException) -> None:
+    def _failed(self, run: StoredAttempt, error: BaseException) -> None:
         """Whatever is not the saga's own is reported; the store says how to go on."""
         if isinstance(error, LeaseLost):
             self._dispatcher.lease.lose(error)
@@ -307,7 +233,7 @@ class Runner:
                 "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
             )
 
-    def _ended(self, run: Attempt, origin: Context) -> None:
+    def _ended(self, run: StoredAttempt) -> None:
         dispatcher, pending, retry_in_s = self._dispatcher, run.pending, run.retry_in_s
         del self._live[run.run_id]
         if run.ctx.log_lines is not None:
@@ -317,22 +243,23 @@ class Runner:
             if run.status is not _RUNNING:  # which it still is if it was abandoned
                 ends = state.counters.ends
                 ends[run.status] = ends.get(run.status, 0) + 1
-            admission = state.admission
-            admission.leave(pending, retry_in_s is not None)
-            if admission.slots.scarce:
-                admission.slots.scarce = False
-                dispatcher.run_queue.release_all()
-            elif admission.waiting:
-                dispatcher.run_queue.release(state)
+            if state.deciding:
+                state.meanwhile.append(partial(state.core.ended, pending, keep_turn=retry_in_s is not None))
             else:
-                state.wake()
+                admission = state.core.admission
+                admission.leave(pending, retry_in_s is not None)
+                if admission.slots.scarce or admission.waiting:
+                    dispatcher.freed(state)
+                else:
+                    state.wake()
         if retry_in_s is not None and not dispatcher.closing:
-            pending.origin = origin
+            pending.origin = run.origin
             dispatcher.run_queue.retry_later(pending, retry_in_s)
-        run.task = None  # which may be another run's by now
-        if run.waiters:
-            _wake(run)
-        if not (self._live or self._ready):
+        if self._waiters:
+            self._wake(run.run_id)
+        if dispatcher.observers.all:
+            dispatcher.observers.ended(run)
+        if not (self._live or self._unmade):
             self.idle.set()
 
     def keep_logs(self) -> None:
@@ -342,57 +269,37 @@ class Runner:
     async def ended(self, run: Run) -> None:
         """Returns when the run's attempt has ended or was abandoned."""
         if self._live.get(run.run_id) is run:
-            waiter = asyncio.get_running_loop().create_future()
-            run.waiters = [*run.waiters, waiter]
-            await waiter
+            await self.end_of(run)
+
+    def end_of(self, run: Run) -> asyncio.Future[None]:
+        """Of a live run: done when its attempt has ended or was abandoned."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(run.run_id, []).append(waiter)
+        return waiter
+
+    def _wake(self, run_id: str) -> None:
+        for waiter in self._waiters.pop(run_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     def abandon(self) -> int:
         """Stop the runs that have begun: they go on elsewhere. Returns how many."""
-        own = asyncio.current_task()
         for run in self._live.values():
             run.abandoned = True
-            if run.task is not None and run.task is not own:
-                run.task.cancel()
+        self.engine.abandon()
         return len(self._live)
 
     async def close(self) -> None:
         """Abandon what still runs: the store says how to go on."""
         for run in self.live.values():
             run.abandoned = True
-        tasks = {run.task for run in self.live.values() if run.task is not None}
-        if self._working is not None:
-            tasks.add(self._working)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
-            if left:
-                self._dispatcher.report("stop", f"{len(left)} run(s) did not let themselves be stopped")
-        live = self.live  # with those that were to be started meanwhile
-        for ready in self._ready:
-            for pending in ready.pending_runs:
-                _wake(live[pending.run_id])
-        self._engine.close()
+        await self.engine.close()
+        left = sum(run.begun for run in self._live.values())
+        if left and not self.engine.traits.own_history:
+            self._dispatcher.report("stop", f"{left} run(s) did not let themselves be stopped")
+        for run_id in list(self._waiters):  # of those that were to be started meanwhile, too
+            self._wake(run_id)
 
 
 def _nobody() -> None:
     """There is no relay."""
-
-
-def _is_cancelled(task: asyncio.Task[Any]) -> bool:
-    """Whether the task is to be cancelled; Python 3.11 and 3.12 cancel it even where that was taken back."""
-    return getattr(task, "_must_cancel", False) or task.cancelling() > 0
-
-
-def _thrown(work: Generator[Any, Any, None], error: BaseException) -> Any:
-    """What it waits for when it has heard of the error."""
-    try:
-        return work.throw(error)
-    except StopIteration:
-        return _ENDED
-
-
-def _wake(run: Run) -> None:
-    for waiter in run.waiters:
-        if not waiter.done():
-            waiter.set_result(None)

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+from sagaz_lab.abc import DecidedOutcomes
 from sagaz_lab.model.run import OutcomeKind
-from sagaz_lab.runtime.decisions.admit import LIVE_ALREADY
-from sagaz_lab.runtime.decisions.decided import COOLING, Decided
-from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.core import COOLING, LIVE_ALREADY
 from sagaz_lab.runtime.gates.window_policies import IN_PERIOD
-from sagaz_lab.runtime.triggers.outcomes import Entry, outcomes_of
 
 DIFFERENCES = 1000
 """Differences that are kept: the newest."""
@@ -27,7 +25,6 @@ EARLY, EARLY_S = 10_000, 10.0
 Side = Literal["current", "shadow"]
 Facts = Mapping[str, Any] | None
 
-_WAITING, _STARTED = OutcomeKind.WAITING.value, OutcomeKind.STARTED.value
 _OURS = {COOLING, IN_PERIOD, LIVE_ALREADY}
 _PASSING = {"run", "opens_in_s", "closes_in_s"}
 """Facts of our own reasons that are never the same: which run, and how long from now."""
@@ -68,24 +65,12 @@ class Difference:
     details: str
 
 
-def finals_of(decided: Decided) -> Iterator[tuple[str, Final]]:
-    """The final decisions of a batch, by event id. What waits has none yet."""
-    contexts: dict[str | None, Facts] = {pending.run_id: pending.context for pending in decided.starts}
-    for entry in decided.entries:
-        yield from _finals(entry, contexts)
-
-
-def finals_of_pending(pending: PendingRun, entries: Sequence[Entry]) -> Iterator[tuple[str, Final]]:
-    """The same of a run that has waited for its turn."""
-    for entry in entries:
-        yield from _finals(entry, {pending.run_id: pending.context})
-
-
-def _finals(entry: Entry, contexts: Mapping[str | None, Facts]) -> Iterator[tuple[str, Final]]:
-    kind, reason, *_, facts = entry
-    if kind != _WAITING:
-        for found in outcomes_of(entry):
-            yield found.event_id, Final(kind, reason, facts, contexts.get(found.run_id) if kind == _STARTED else None)
+def finals_of(outcomes: DecidedOutcomes) -> Iterator[tuple[str, str, Final]]:
+    """The final decisions, each with its trigger and the event's id. What waits has none yet."""
+    for found in outcomes:
+        if found.kind is not OutcomeKind.WAITING:
+            context = outcomes.contexts.get(found.run_id or "") if found.kind is OutcomeKind.STARTED else None
+            yield found.trigger, found.event_id, Final(found.kind.value, found.reason, found.facts, context)
 
 
 class _Open:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from sagaz_lab.abc import Acceptance, Ending, Journal, NewRun, Refusal, Spent, Store
+from sagaz_lab.abc import Acceptance, Attempt, Ending, EngineTraits, NewRun, Refusal, Spent, Store
+from sagaz_lab.model.awaiting import waited
 from sagaz_lab.model.run import RESTARTABLE, Run, RunStatus
+from sagaz_lab.model.stopping import uncancel
 from sagaz_lab.runtime.gates.pending_run import NOTHING
 from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.triggers.outcomes import Tally
@@ -25,24 +28,28 @@ class Twins:
     def __init__(self, live: Runner) -> None:
         self._live = live
         self._ends: dict[tuple[str, str], asyncio.Future[RunStatus]] = {}
+        self._running: dict[str, asyncio.Future[RunStatus]] = {}
 
-    def watch(self, *run_ids: str) -> None:
-        """Live runs have begun."""
-        live = self._live.live
-        for run_id in run_ids:
-            if (run := live.get(run_id)) is not None:
-                self._watch(run)
+    def watch(self, run_id: str) -> None:
+        """A live run begins, now or as soon as it is launched."""
+        if not self._watch(run_id):
+            asyncio.get_running_loop().call_soon(self._watch, run_id)
 
-    def _watch(self, run: Run) -> None:
-        if run.event is None:
-            return
-        loop = asyncio.get_running_loop()
-        end, waiter = loop.create_future(), loop.create_future()
-        waiter.add_done_callback(lambda _: None if end.done() else end.set_result(run.status))
-        run.waiters = [*run.waiters, waiter]
+    def _watch(self, run_id: str) -> bool:
+        run = self._live.live.get(run_id)
+        if run is None or run.event is None:
+            return False
+        end = self._running[run_id] = asyncio.get_running_loop().create_future()
         self._ends[run.trigger or "", run.event.id] = end
         if len(self._ends) > WATCHED:
             del self._ends[next(iter(self._ends))]
+        return True
+
+    def ended(self, run: Run) -> None:
+        """A live run has."""
+        end = self._running.pop(run.run_id, None)
+        if end is not None and not end.done():
+            end.set_result(run.status)
 
     def take(self, trigger: str, event_id: str) -> asyncio.Future[RunStatus] | None:
         """The end of the live run that this event has started, if any; it is forgotten."""
@@ -53,10 +60,39 @@ class DryRun:
     """An engine that calls nothing. A run lasts as long as the live run of the same event, and ends as well or badly;
     without such a run it is completed at once."""
 
+    traits: ClassVar[EngineTraits] = EngineTraits()
+
     def __init__(self, twins: Twins) -> None:
         self._twins = twins
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def execute(self, run: Run, journal: Journal) -> None:
+    def launch(self, runs: Iterable[Attempt]) -> None:
+        for run in runs:
+            task = asyncio.get_running_loop().create_task(self._execute(run))
+            self._tasks[run.run_id] = task
+            task.add_done_callback(partial(self._close, run))
+
+    def _close(self, run: Attempt, task: asyncio.Task[None]) -> None:
+        del self._tasks[run.run_id]
+        run.close(asyncio.CancelledError() if task.cancelled() else task.exception())
+
+    def attach(self, run: Attempt) -> bool:
+        return False
+
+    def cancel(self, run_id: str) -> None:
+        if (task := self._tasks.get(run_id)) is not None:
+            task.cancel()
+
+    def abandon(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def close(self) -> None:
+        self.abandon()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    async def _execute(self, run: Attempt) -> None:
         status = RunStatus.COMPLETED
         run.begun = True
         try:
@@ -65,14 +101,9 @@ class DryRun:
         except asyncio.CancelledError:
             if not run.cancelling:
                 raise
-            task = asyncio.current_task()
-            while task is not None and task.cancelling():
-                task.uncancel()
+            await uncancel()
         run.stopping = True
-        await journal.end(Ending(RunStatus.CANCELLED if run.cancelling else status))
-
-    def close(self) -> None:
-        pass
+        await waited(run.end(Ending(RunStatus.CANCELLED if run.cancelling else status)))
 
 
 class Ledger:
@@ -95,9 +126,9 @@ class Ledger:
         found = await self._live.seen(trigger, claims, at=at)
         return {**self._earlier(found), **await self._own.seen(trigger, claims, at=at)}
 
-    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
-        found = await self._live.cooling(trigger, keys, at=at)
-        return {**self._earlier(found), **await self._own.cooling(trigger, keys, at=at)}
+    async def cooling(self, trigger: str, *, at: float) -> Mapping[str, Refusal]:
+        found = await self._live.cooling(trigger, at=at)
+        return {**self._earlier(found), **await self._own.cooling(trigger, at=at)}
 
     def _earlier(self, found: Mapping[str, Refusal]) -> dict[str, Refusal]:
         return {name: refusal for name, refusal in found.items() if self._is_earlier(refusal.first_run)}

@@ -12,23 +12,21 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, cast
 
-from sagaz_lab.abc import Acceptance, Delivery, Store, WaitingEvent
+from sagaz_lab.abc import Acceptance, DecidedOutcomes, Delivery, Observer, Store, WaitingEvent
 from sagaz_lab.errors import DefinitionError, describe
 from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import OutcomeKind, Run, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import specs_of
-from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.registry.registry import Registry
-from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of, finals_of_pending
+from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of
 from sagaz_lab.runtime.shadow.dry_run import DryRun, Ledger, NoTally, Twins
 from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.live_params import LiveParams
-from sagaz_lab.runtime.triggers.outcomes import Entry
 
 QUEUE = 10_000
 """Events of a trigger that may wait for the shadow. Further ones it misses, and they are not compared."""
@@ -38,7 +36,7 @@ PATIENCE_S, PATIENCE_OF_ONE_S = 10.0, 0.1
 
 CLOSE_S = 3.0
 
-_TOLD = ("task", "engine", "store", "slow")
+_TOLD = ("task", "engine", "store", "slow", "observer")
 """Kinds of problem of a shadow that are told; the others are differences, or those of the current revision too."""
 
 
@@ -69,7 +67,7 @@ class Shadow:
             raise
         except Exception as error:
             raise DefinitionError(f"{definition.name}: the class cannot be made: {describe(error)}") from error
-        self._own.tee = _Ear(self)
+        self._own.observers.add(_Ear(self))
         self._feeds = {
             name: _Feed(state, live)
             for name, state in self._own.states.items()
@@ -98,20 +96,17 @@ class Shadow:
             self._loop = asyncio.get_running_loop()
             feed.task = self._context.run(self._own.tasks.start, self._work(feed), f"shadow of {live.name}")
 
-    def applied(self, decided: Decided) -> None:
+    def live_decided(self, outcomes: DecidedOutcomes) -> None:
         """The current revision has decided these."""
         now = self._live.clock.now()
-        if decided.starts:
-            self._twins.watch(*(pending.run_id for pending in decided.starts))
-        for event_id, final in finals_of(decided):
-            self.comparison.decided("current", decided.state.name, event_id, final, now)
+        for run_id in outcomes.contexts:
+            self._twins.watch(run_id)
+        for trigger, event_id, final in finals_of(outcomes):
+            self.comparison.decided("current", trigger, event_id, final, now)
 
-    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
-        """A run of the current revision has waited for its turn."""
-        now = self._live.clock.now()
-        asyncio.get_running_loop().call_soon(self._twins.watch, pending.run_id)  # when it has been launched
-        for event_id, final in finals_of_pending(pending, entries):
-            self.comparison.decided("current", pending.trigger or "", event_id, final, now)
+    def live_ended(self, run: Run) -> None:
+        """A run of the current revision has ended."""
+        self._twins.ended(run)
 
     def decided(self, trigger: str, event_id: str, final: Final) -> None:
         """So has the shadow."""
@@ -152,9 +147,9 @@ class Shadow:
                 )
                 pending.status = RunStatus.RUNNING
                 self._twins.watch(run_id)
-                state.admission.occupy(pending)
+                state.core.admission.occupy(pending)
                 await self._own.store.accept(Acceptance(runs=[pending]))
-                self._own.runner.launch_shared([pending], definition, self._live.clock.now(), self._context)
+                self._own.runner.launch_many([pending], definition, self._live.clock.now(), self._context)
 
     async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
         try:
@@ -206,11 +201,11 @@ class _Feed:
     def _take_over(self, live: TriggerState, runs: Iterable[Run]) -> None:
         """How things stand when the shadow begins: open periods, the pace, what waits in windows, what runs."""
         state = self.state
-        state.leading = deepcopy(live.leading)
-        state.leading.configure(state.compiled.trigger.gates.debounce)
-        state.admission.pace = deepcopy(live.admission.pace)
-        self.waiting = () if live.windows is None else live.windows.events()
-        turns = live.admission.turns()
+        state.core.leading = deepcopy(live.core.leading)
+        state.core.leading.configure(state.compiled.trigger.gates.debounce)
+        state.core.admission.pace = deepcopy(live.core.admission.pace)
+        self.waiting = () if live.core.windows is None else live.core.windows.events()
+        turns = live.core.admission.turns()
         self.runs = {run.run_id: turns.get(run.run_id) for run in runs if run.trigger == live.name}
 
     def put(self, part: int, deliveries: list[Delivery], live: TriggerState) -> None:
@@ -238,31 +233,15 @@ class _Feed:
         return room
 
 
-class _Ear:
+class _Ear(Observer):
     """Hears what the shadow itself decides."""
 
     def __init__(self, shadow: Shadow) -> None:
         self._shadow = shadow
 
-    def taken(self, readers: object, deliveries: object) -> None:
-        pass
-
-    def applied(self, decided: Decided) -> None:
-        for event_id, final in finals_of(decided):
-            self._shadow.decided(decided.state.name, event_id, final)
-
-    def left_queue(self, pending: PendingRun, entries: Sequence[Entry]) -> None:
-        for event_id, final in finals_of_pending(pending, entries):
-            self._shadow.decided(pending.trigger or "", event_id, final)
-
-    def changed(self, sagas: Collection[str]) -> None:
-        pass
-
-    async def caught_up(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
+    def decided(self, outcomes: DecidedOutcomes) -> None:
+        for trigger, event_id, final in finals_of(outcomes):
+            self._shadow.decided(trigger, event_id, final)
 
 
 def _silent(definition: SagaDefinition) -> SagaDefinition:

@@ -14,11 +14,10 @@ from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
 from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.model.trigger import Trigger, specs_of
-from sagaz_lab.runtime.gates.admission import Admission, Slots
-from sagaz_lab.runtime.gates.leading_debounce import Leading
-from sagaz_lab.runtime.gates.window_policies import Leaving, policy_of
-from sagaz_lab.runtime.gates.windows import Windows
+from sagaz_lab.model.trigger import Gates, Trigger, specs_of
+from sagaz_lab.runtime.gates.admission import Slots
+from sagaz_lab.runtime.gates.core import Core, Rules
+from sagaz_lab.runtime.gates.window_policies import policy_of
 from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
 from sagaz_lab.runtime.triggers.live_params import LiveParams
 from sagaz_lab.runtime.triggers.outcomes import Counters
@@ -45,8 +44,8 @@ class CompiledTrigger:
     """
 
     __slots__ = ("claim_ends", "claim_key", "claim_ttl_s", "concurrency_key", "config", "cooldown_s", "decode",
-                 "definition", "id_ttl_s", "instance", "is_async", "leading_key", "method", "overlap", "pace_key",
-                 "part_names", "policy", "singleton", "together", "trigger", "ungated", "validate", "wants_event",
+                 "definition", "id_ttl_s", "instance", "is_async", "keyed", "leading_key", "method", "overlap",
+                 "pace_key", "part_names", "policy", "singleton", "together", "trigger", "validate", "wants_event",
                  "window_key")  # fmt: skip
 
     def __init__(self, definition: SagaDefinition, trigger: Trigger, instance: Saga, default: TriggerConfig) -> None:
@@ -72,8 +71,14 @@ class CompiledTrigger:
         self.cooldown_s = None if gates.cooldown is None else seconds(gates.cooldown, "cooldown")
         self.singleton = gates.singleton
         self._read_keys()
-        self.ungated = self.overlap is None and self.concurrency_key is None and self.pace_key is None
+        self.keyed = self.concurrency_key is not None or self.pace_key is not None
         self._refuse_small_queue()
+
+    def rules(self, gates: Gates) -> Rules:
+        """What it asks of its gates, where their limits are these."""
+        config = self.config
+        return Rules(self.trigger.name, gates, self.policy, self.cooldown_s, self.overlap, config.queue_size,
+                     config.backpressure_strategy)  # fmt: skip
 
     def _read_keys(self) -> None:
         gates, composite = self.trigger.gates, self.trigger.composite
@@ -99,6 +104,11 @@ class CompiledTrigger:
         if read is None or not self.together or (callable(key) and self.trigger.composite is None):
             return read
         return lambda subjects: read(subjects[-1])
+
+    def keys_of_run(self, subject: Any) -> tuple[str | None, str | None]:
+        """Its concurrency key, and that of its rate. Raises what reading it raises."""
+        key = None if self.concurrency_key is None else self.concurrency_key(subject)
+        return key, None if self.pace_key is None else self.pace_key(subject)
 
     def id_claim(self, event: Event, part: int) -> str | None:
         """The claim of an event's id; each part of a composite has its own.
@@ -180,10 +190,7 @@ class TriggerState:
         self.counters = counters
         self.params = LiveParams(self.name, compiled.trigger.params)
         self.limits = LiveParams(self.name, limits_of(compiled.trigger))
-        in_turn = compiled.overlap == "queue"
-        self.admission = Admission(compiled.trigger.gates, compiled.config.queue_size, slots, in_turn=in_turn)
-        self.windows = self.admission.windows = None if compiled.policy is None else Windows(compiled.policy)
-        self.leading = Leading(compiled.trigger.gates.debounce)
+        self.core = Core(compiled.rules(compiled.trigger.gates), slots)
         self.paused = False
         self.removed = False
         self.told_hidden_fields = False
@@ -192,21 +199,22 @@ class TriggerState:
         self.blocked_s = 0.0
         self.blocked_since: float | None = None
         self.retrying = 0
+        self.exclusive = asyncio.Lock()
+        self.deciding = False
+        """Whether a batch is being decided, or the store is about to take it."""
+        self.meanwhile: list[Callable[[], object]] = []
+        """What has happened to runs meanwhile, to be taken into the gates."""
         self._waiters: list[asyncio.Future[None]] = []
         self.show_params()
 
     def use(self, compiled: CompiledTrigger) -> None:
         """Go on with another revision; what waits in a queue goes on waiting."""
-        self.leading.configure(compiled.trigger.gates.debounce)
-        if self.windows is not None:
-            self.windows.change(compiled.policy or Leaving())
-            self.windows.regroup(compiled.in_window)
-        elif compiled.policy is not None:
-            self.windows = self.admission.windows = Windows(compiled.policy)
         self.params.use(compiled.trigger.params)
         self.limits.use(limits_of(compiled.trigger))
         self.compiled = compiled
         self.show_params()
+        if self.core.windows is not None:
+            self.core.windows.regroup(compiled.in_window)
         self.removed = False
         self.blocked_by = ""  # if its broker is still down, that is found out again
         self.wake()
@@ -226,8 +234,7 @@ class TriggerState:
                 checked_limits(compiled.trigger, {name: value})
             except DefinitionError:  # the cell has come with an option that contradicts it
                 self.limits.withdraw(name)
-        gates = with_limits(compiled.trigger.gates, self.limits.values)
-        self.admission.configure(gates, compiled.config.queue_size, in_turn=compiled.overlap == "queue")
+        self.core.use(compiled.rules(with_limits(compiled.trigger.gates, self.limits.values)))
 
     def checked_params(self, values: Mapping[str, Any]) -> dict[str, Scalar]:
         """Raises `UnknownParam` and `DefinitionError`."""
@@ -236,22 +243,17 @@ class TriggerState:
     @property
     def waits_in_windows(self) -> int:
         """How many events wait in its windows."""
-        return 0 if self.windows is None else self.windows.size
+        return 0 if self.core.windows is None else self.core.windows.size
 
     def room(self) -> int:
         """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
         if self.paused or self.loading or self.blocked_by or self.retrying >= RETRYING:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
-            waits = self.compiled.policy is not None
-            free = self.admission.size - self.admission.all_waiting() if waits else self.admission.free()
+            admission, waits = self.core.admission, self.compiled.policy is not None
+            free = admission.size - admission.all_waiting() if waits else admission.free()
             return max(0, free - self.counters.deciding)
-        return max(1, self.admission.size)
-
-    def forget(self, key: str | None) -> None:
-        """Let the pace and the open periods of this key, or of all, begin anew."""
-        self.admission.forget(key)
-        self.leading.forget(key)
+        return max(1, self.core.admission.size)
 
     def pause(self) -> None:
         self.paused = True

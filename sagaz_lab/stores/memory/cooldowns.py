@@ -27,6 +27,11 @@ class Cooldowns:
         run = self._runs.get(run_id)
         return Refusal(run_id, None if run is None else run.status, cooling_until=until)
 
+    def refusals(self, trigger: str, at: float) -> dict[str, Refusal]:
+        """By key, who has those that are taken at this time."""
+        found = ((key, self.refusal(trigger, key, at)) for key in self._by_trigger.get(trigger, {}))
+        return {key: refusal for key, refusal in found if refusal is not None}
+
     def take(self, trigger: str, run_id: str, cooldown: tuple[str, float], at: float) -> None:
         cooling = self._by_trigger.setdefault(trigger, {})
         key, until = cooldown

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sagaz_lab.abc import NewRun, StoredRun
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.event import Event, reader_of
-from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow, RunStatus
+from sagaz_lab.model.run import Record, RecordKind, RunStatus
 
 # An enum's member costs a look-up through its class each time.
 WAITING = RunStatus.WAITING
 
-_MANY = 100
-"""Values of a journal which is copied with each record that comes. A longer one is a list, which is not."""
+
+class _Kept:
+    """Can be awaited, without a coroutine being made for it."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+KEPT = _Kept()
 
 
 class MemoryRun(Struct, eq=False):
@@ -41,28 +49,22 @@ class MemoryRun(Struct, eq=False):
     ended_at: float | None = None
     retry_at: float | None = None
     error: str | None = None
-    # Its records after those of what has started with it: the values of a bare one, any other as it is. At first a
-    # tuple, since the garbage collector leaves one of plain values alone once it has seen it; a long one is a list.
-    journal: Any = ()
+    journal: list[Record] = []  # after those of what has started with it
 
     def claims(self) -> list[str]:
         """Its own and its members', each once."""
         own = [claim for claim in (self.claim, self.declared) if claim is not None]
         return list(dict.fromkeys((*own, *self.members)))
 
-    def keep(self, record: RecordRow) -> None:
-        """Any record. The store adds bare ones by itself."""
-        if len(self.journal) > _MANY and type(self.journal) is tuple:
-            self.journal = [*self.journal]
-        self.journal += (_apart(Record.of(record)),)
+    def keep(self, record: Record) -> None:
+        """With values of its own. The store adds by itself what has none."""
+        self.journal.append(_apart(record))
 
     def records(self) -> list[Record]:
         """In full, oldest first."""
         records = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
-        kept = iter(self.journal)
-        for first in kept:
-            record = first if isinstance(first, Record) else Record(first, *islice(kept, BARE - 1))
-            records += record._replace(kind=RecordKind(record.kind)).in_full()
+        for record in self.journal:
+            records += record.in_full()
         return records
 
     def stored(self) -> StoredRun:
@@ -77,7 +79,7 @@ def _apart(record: Record) -> Record:
     if record.value is None and record.changes is None:
         return record
     changes = None if record.changes is None else apart({**record.changes})
-    return record._replace(value=apart(record.value), changes=changes)
+    return replace(record, value=apart(record.value), changes=changes)
 
 
 def memory_run(new: NewRun) -> MemoryRun:

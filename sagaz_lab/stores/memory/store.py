@@ -11,13 +11,14 @@ from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from sagaz_lab.abc import (
-    DONE,
     KEY_MARK,
     Acceptance,
     Choose,
     DeadLetter,
-    EndingRow,
+    Ending,
     KeptEvent,
     NewRun,
     Owner,
@@ -29,7 +30,7 @@ from sagaz_lab.abc import (
     WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
-from sagaz_lab.model.run import BARE, LIVE, PUBLICATIONS, RUN_ID, Record, RecordKind, RecordRow, RunStatus
+from sagaz_lab.model.run import LIVE, Record, RecordKind, RunStatus
 from sagaz_lab.stores.frames import Rows, columns
 from sagaz_lab.stores.memory import names as memory_names
 from sagaz_lab.stores.memory.claims import Claims, OfDeadLetter, claims_of
@@ -38,7 +39,7 @@ from sagaz_lab.stores.memory.cooldowns import Cooldowns
 from sagaz_lab.stores.memory.dead_letters import DeadLetters, redrive
 from sagaz_lab.stores.memory.frames import Frames
 from sagaz_lab.stores.memory.outbox import Outbox
-from sagaz_lab.stores.memory.runs import WAITING, MemoryRun, memory_run
+from sagaz_lab.stores.memory.runs import KEPT, WAITING, MemoryRun, memory_run
 from sagaz_lab.stores.values.used_up import check_records, check_run, still_redriven, unstorable
 
 ENDED_RUNS = 10_000
@@ -106,9 +107,8 @@ class MemoryStore:
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
         return self._claims.seen(trigger, claims, time.time() if at is None else at)
 
-    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
-        found = ((key, self._cooldowns.refusal(trigger, key, at)) for key in keys)
-        return {key: taken for key, taken in found if taken is not None}
+    async def cooling(self, trigger: str, *, at: float) -> Mapping[str, Refusal]:
+        return self._cooldowns.refusals(trigger, at)
 
     async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
         wanted = set(triggers)
@@ -236,24 +236,22 @@ class MemoryStore:
 
     # --- the journal ---
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
         runs = self._runs
         if len(records) > 1:
             check_records(records)
         for record in records:
-            run = runs.get(record[RUN_ID])
-            if run is None:
-                return _refuse(record[RUN_ID])
-            if len(record) == BARE and not record[PUBLICATIONS]:
-                run.journal += record
+            run = runs.get(record.run_id) or _refuse(record.run_id)
+            if record.value is None and record.changes is None and not record.publications:
+                run.journal.append(record)
             else:
                 self._keep(run, record)
-        return DONE
+        return KEPT
 
     async def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
                     ) -> None:  # fmt: skip
-        run = await self._run(run_id)
+        run = self._runs.get(run_id) or _refuse(run_id)
         if cooldown is not None:
             self._cooldowns.take(run.trigger, run_id, cooldown, at)
         run.status = RunStatus.RUNNING
@@ -265,30 +263,28 @@ class MemoryStore:
         for name in started:
             run.keep(Record(run_id, attempt, RecordKind.ACTION_STARTED, name, 1, at))
 
-    def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
+    def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
             dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
-        run = self._runs.get(run_id)
-        if run is None:
-            return _refuse(run_id)
-        status, error, records, publications = ending
+        run = self._runs.get(run_id) or _refuse(run_id)
+        records, status = ending.records, ending.status
         if len(records) > 1:
             check_records(records)
         for record in records:
-            if len(record) == BARE and not record[PUBLICATIONS]:
-                run.journal += record
+            if record.value is None and record.changes is None and not record.publications:
+                run.journal.append(record)
             else:
                 self._keep(run, record)
-        if publications:
-            self._outbox.add(publications)
+        if ending.publications:
+            self._outbox.add(ending.publications)
         run.attempt = attempt
-        if error is not None:
-            run.error = describe(error)
+        if ending.error is not None:
+            run.error = describe(ending.error)
         if dead is not None:
             self._letters.bury(dead)
         if retry_at is not None:
             run.status = WAITING
             run.retry_at = retry_at
-            return DONE
+            return KEPT
         run.status = status
         if status is not _NEEDS_CODE:
             run.ended_at = at
@@ -296,7 +292,7 @@ class MemoryStore:
                 self._ended.append(run)
                 if len(self._ended) > ENDED_RUNS:
                     self._drop_oldest()
-        return DONE
+        return KEPT
 
     def _drop_oldest(self) -> None:
         """A few at a time, which costs less than each by itself."""
@@ -305,17 +301,14 @@ class MemoryStore:
             if run.ended_at is not None and self._runs.pop(run.run_id, None) is not None:
                 self._claims.outlive(run)
 
-    async def _run(self, run_id: str) -> MemoryRun:
-        return self._runs.get(run_id) or await _refuse(run_id)
-
     # --- what is to be published ---
 
-    def _keep(self, run: MemoryRun, record: RecordRow) -> None:
+    def _keep(self, run: MemoryRun, record: Record) -> None:
         """Any record; raises `UnstorableValue`. Its publications are queued."""
         check_records((record,))
-        if published := record[PUBLICATIONS]:
-            self._outbox.add(published)
-            record = Record.of(record)._replace(publications=())
+        if record.publications:
+            self._outbox.add(record.publications)
+            record = replace(record, publications=())
         run.keep(record)
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
@@ -395,5 +388,5 @@ def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retentio
     return MemoryStore()
 
 
-async def _refuse(run_id: str) -> NoReturn:
+def _refuse(run_id: str) -> NoReturn:
     raise StoreError(f"no run {run_id!r} in this store")

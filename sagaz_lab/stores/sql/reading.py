@@ -16,13 +16,13 @@ from typing import Any
 from sagaz_lab.abc import RevisionRow, StoredRun
 from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.masked_code import masked_code
-from sagaz_lab.model.run import Record, RecordKind
+from sagaz_lab.model.run import Record
 from sagaz_lab.stores.frames import Rows, columns, steps
 from sagaz_lab.stores.sql.connection import NOW, connect_to_read, unavailable
 from sagaz_lab.stores.sql.damage import Parts, as_int, as_time, order, shown
 from sagaz_lab.stores.sql.leases import records_of
 from sagaz_lab.stores.sql.statements import statements
-from sagaz_lab.stores.sql.translation import started_records, stored_run, text
+from sagaz_lab.stores.sql.translation import known_kind, started_records, stored_run, text
 from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import Damaged, decode_event, decode_names
 
@@ -151,7 +151,7 @@ def _record(
 ) -> list[Record]:
     if as_time(at) is None or as_int(attempt) is None or as_int(trial) is None:
         raise ValueError(f"it is attempt {attempt!r}, trial {trial!r}, at {at!r}")
-    record = Record(run_id, attempt, RecordKind(kind), shown(action), trial, at, error=shown(error),
+    record = Record(run_id, attempt, known_kind(kind), shown(action), trial, at, error=shown(error),
                     then=decode_names(starts))  # fmt: skip
     return list(record.in_full())
 

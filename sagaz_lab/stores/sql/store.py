@@ -15,7 +15,7 @@ from sagaz_lab.abc import (
     Acceptance,
     Choose,
     DeadLetter,
-    EndingRow,
+    Ending,
     Owner,
     Positions,
     Publication,
@@ -25,7 +25,7 @@ from sagaz_lab.abc import (
     WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
-from sagaz_lab.model.run import RUN_ID, RecordRow
+from sagaz_lab.model.run import Record
 from sagaz_lab.stores.frames import Rows
 from sagaz_lab.stores.sql import leases, parked
 from sagaz_lab.stores.sql.about import About, read_about
@@ -132,11 +132,10 @@ class SqliteStore:
 
         return await self._read(look)
 
-    async def cooling(self, trigger: str, keys: Sequence[str], *, at: float) -> Mapping[str, Refusal]:
+    async def cooling(self, trigger: str, *, at: float) -> Mapping[str, Refusal]:
         def look(connection: Connection) -> dict[str, Refusal]:
-            values = ((key, (trigger, text(key), at)) for key in keys)
-            rows = ((key, connection.execute(self._sql["cooling"], found).fetchone()) for key, found in values)
-            return {key: cooled(row) for key, row in rows if row is not None}
+            rows = connection.execute(self._sql["all_cooling"], (trigger, at))
+            return {key: cooled(row) for key, *row in rows}
 
         return await self._read(look)
 
@@ -197,8 +196,8 @@ class SqliteStore:
 
     # These give the future itself where they can: whoever waits for it waits for nothing else.
 
-    def append(self, records: Sequence[RecordRow]) -> Awaitable[None]:
-        return self._journal(records[0][RUN_ID] if records else "", lambda files: with_records(Write(), records, files))
+    def append(self, records: Sequence[Record]) -> Awaitable[None]:
+        return self._journal(records[0].run_id if records else "", lambda files: with_records(Write(), records, files))
 
     def begin(self, run_id: str, *, revision: int, attempt: int, started: Sequence[str], at: float,
                     context: Mapping[str, Any] | None = None, cooldown: tuple[str, float] | None = None
@@ -215,15 +214,15 @@ class SqliteStore:
 
         return self._journal(run_id, make)
 
-    def end(self, run_id: str, ending: EndingRow, *, attempt: int, at: float, retry_at: float | None = None,
+    def end(self, run_id: str, ending: Ending, *, attempt: int, at: float, retry_at: float | None = None,
                   dead: DeadLetter | None = None) -> Awaitable[None]:  # fmt: skip
-        ended_as, raised, records, publications = ending
-        status = str.__str__(ended_as) if retry_at is None else "waiting"
+        raised, publications = ending.error, ending.publications
+        status = str.__str__(ending.status) if retry_at is None else "waiting"
         ended_at = None if status in ("waiting", "needs_code") else at
         error = None if raised is None else text(describe(raised))
 
         def make(files: Artifacts | None) -> Write:
-            write = with_records(Write(run_id), records, files)
+            write = with_records(Write(run_id), ending.records, files)
             write.end = (status, attempt, ended_at, retry_at, error)
             if publications:
                 write.publications = [*write.publications, *publication_rows(publications)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sagaz_lab.abc import DeadLetter, KeptEvent, NewRun, Publication, StoredRun, WaitingEvent
 from sagaz_lab.model.event import Event, payload_as_sent
-from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow
+from sagaz_lab.model.run import STEP_ENDS, STEP_STARTS, Record, RecordKind
 from sagaz_lab.stores.sql.damage import Parts, as_status, shown
 from sagaz_lab.stores.sql.rows import marks, row
 from sagaz_lab.stores.sql.transactions import RecordRows, RunRow, Write
@@ -27,7 +27,7 @@ from sagaz_lab.stores.values.encoding import (
     event_facts,
 )
 
-_KINDS = {str(kind): kind for kind in RecordKind}
+_KINDS = {kind: kind for kind in (*STEP_STARTS, *STEP_ENDS)}
 
 # The rows of most runs and records.
 _RUN_ALONE = marks(10, 5)
@@ -39,6 +39,13 @@ def text(value: str | None) -> str | None:
     if value is None or value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode()
+
+
+def known_kind(kind: Any) -> str:
+    """What a record says, of those that there are. Raises `ValueError`."""
+    if kind in _KINDS:
+        return _KINDS[kind]
+    raise ValueError(f"there is no kind {kind!r} of records")
 
 
 def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> RecordRows:
@@ -91,29 +98,32 @@ def _members(new: NewRun, claim: str | None, declared: str | None) -> tuple[Sequ
     )
 
 
-def with_records(write: Write, records: Sequence[RecordRow], artifacts: Artifacts | None) -> Write:
+def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts | None) -> Write:
     """The write, which now adds the records and what they publish. Raises `NeedsFiles`, `UnstorableValue`."""
     rows: list[Any] = []
     for record in records:
-        run_id, attempt, kind, action, trial, at, then, published = record[:BARE]
-        if published:
-            write.publications = [*write.publications, *publication_rows(published)]
-        # Exact types: for an enum SQLite would look for an adapter each time.
-        word, starts = str.__str__(kind), encode_names(then) if then else ""
-        if len(record) == BARE:
-            rows += (run_id, _BARE_RECORD, attempt, word, action, trial, at, starts)
-            continue
-        *_, value, changes, _, error, trace = Record.of(record)
-        encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
-        changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
-        shape, values = row((attempt, word, action, trial, at, starts), encoded, changed, text(error), text(trace))
-        rows += (run_id, shape, *values)
+        if record.publications:
+            write.publications = [*write.publications, *publication_rows(record.publications)]
+        starts = encode_names(record.then) if record.then else ""
+        if record.value is None and record.changes is None and record.error is None and record.traceback is None:
+            rows += (record.run_id, _BARE_RECORD, record.attempt, record.kind, record.action, record.trial, record.at,
+                     starts)  # fmt: skip
+        else:
+            rows += _full_row(record, starts, artifacts)
     write.records = rows
     return write
 
 
-def _encoded(value: Any, row: RecordRow, artifacts: Artifacts | None) -> bytes:
-    record = Record.of(row)
+def _full_row(record: Record, starts: str, artifacts: Artifacts | None) -> list[Any]:
+    value, changes = record.value, record.changes
+    encoded = None if value is None else encode_plain(value) or _encoded(value, record, artifacts)
+    changed = None if changes is None else encode_plain(changes) or _encoded(changes, record, artifacts)
+    given = (record.attempt, record.kind, record.action, record.trial, record.at, starts)
+    shape, values = row(given, encoded, changed, text(record.error), text(record.traceback))
+    return [record.run_id, shape, *values]
+
+
+def _encoded(value: Any, record: Record, artifacts: Artifacts | None) -> bytes:
     owner = f"run {record.run_id}, action {record.action!r}"
     return encode(value, owner, record.action, artifacts, record.run_id, record.codec)
 
@@ -202,6 +212,6 @@ def _mapping(value: Any) -> Any:
 def _record(run_id: str, found: Sequence[Any], artifacts: Artifacts) -> list[Record]:
     attempt, kind, action, trial, at, value, changes, error, traceback, starts = found
     changed = None if changes is None else _mapping(decode(changes, artifacts))
-    record = Record(run_id, attempt, _KINDS[kind], shown(action), trial, at, decode_names(starts), (),
+    record = Record(run_id, attempt, known_kind(kind), shown(action), trial, at, decode_names(starts), (),
                     decode(value, artifacts), changed, None, shown(error), shown(traceback))  # fmt: skip
     return list(record.in_full())

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequ
 from itertools import chain, islice
 from typing import Any
 
-from sagaz_lab.abc import Acceptance, NewRun, Record, RecordRow, Redriven
+from sagaz_lab.abc import Acceptance, NewRun, Record, Redriven
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.event import payload_as_sent
-from sagaz_lab.model.run import BARE
 
 WHY = "it is used up by the first who reads it, and a retry reads it again"
 CURE = "make it a list, or have an action yield its records"
@@ -58,11 +57,10 @@ def still_redriven(batch: Acceptance) -> Sequence[Redriven]:
     return [each for each in batch.redriven if each.claim not in refused]
 
 
-def check_records(rows: Sequence[RecordRow]) -> None:
+def check_records(records: Sequence[Record]) -> None:
     """Raises `UnstorableValue` for what an action has returned or set."""
-    for row in rows:
-        if len(row) > BARE:
-            record = Record.of(row)
+    for record in records:
+        if record.value is not None or record.changes is not None:
             owner = f"run {record.run_id}, action {record.action!r}"
             if record.codec in (None, "joblib") and _is_used_up(record.value):
                 raise UnstorableValue(owner, record.action, record.value, WHY, CURE)

@@ -59,6 +59,10 @@ REPLACE INTO claims (trigger, claim, run_id, until, kind) VALUES (?, ?, ?, ?, ?)
 SELECT cooldowns.run_id, runs.status, until FROM cooldowns LEFT JOIN runs ON runs.run_id = cooldowns.run_id
 WHERE cooldowns.trigger = ? AND key = ? AND until > ?
 
+-- name: all_cooling
+SELECT key, cooldowns.run_id, runs.status, until FROM cooldowns LEFT JOIN runs ON runs.run_id = cooldowns.run_id
+WHERE cooldowns.trigger = ? AND until > ?
+
 -- name: take_cooldown
 REPLACE INTO cooldowns (trigger, key, run_id, until) VALUES (?, ?, ?, ?)
 

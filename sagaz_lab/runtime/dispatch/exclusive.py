@@ -1,0 +1,83 @@
+"""A trigger makes one decision at a time: the next batch waits until the store has taken the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextvars import ContextVar
+
+from sagaz_lab.runtime.triggers.compiled import TriggerState
+
+
+class Decision:
+    """One that is under way. What the user's code fires within it does not wait for it: `locked` is empty then."""
+
+    __slots__ = ("locked", "outer", "over", "states")
+
+    def __init__(
+        self, states: Collection[TriggerState], locked: Collection[TriggerState], outer: Decision | None
+    ) -> None:
+        self.states = states
+        self.locked = locked
+        self.outer = outer
+        self.over = False
+
+
+_current: ContextVar[Decision | None] = ContextVar("decision", default=None)
+
+
+def within_a_decision_of(state: TriggerState) -> bool:
+    """Whether the caller is code that such a decision waits for."""
+    decision = _current.get()
+    while decision is not None:
+        if not decision.over and state in decision.states:
+            return True
+        decision = decision.outer
+    return False
+
+
+class Exclusive:
+    """Begins decisions in the order in which they are asked for; `freed` is called with each trigger that has none."""
+
+    def __init__(self, freed: Callable[[TriggerState], None]) -> None:
+        self._freed = freed
+
+    async def begin(self, states: Collection[TriggerState]) -> Decision:
+        """Returns when no other decision of these triggers is under way.
+
+        Called by the code that a decision waits for, it returns at once: the two would wait for each other.
+        """
+        outer = _current.get()
+        if outer is not None and not outer.over:
+            return Decision(states, (), outer)
+        mine: list[TriggerState] = []
+        try:
+            # Each once, and in one order, so that no two wait for each other.
+            for state in sorted(set(states), key=lambda it: it.name):
+                await state.exclusive.acquire()
+                mine.append(state)
+                state.deciding = True
+        except BaseException:
+            self._give_back(mine, mine)
+            raise
+        decision = Decision(states, mine, outer)
+        _current.set(decision)
+        return decision
+
+    def end(self, decision: Decision) -> None:
+        """It is made, or nothing came of it; idempotent."""
+        if not decision.over:
+            decision.over = True
+            self._give_back(decision.locked, decision.states)
+
+    @staticmethod
+    def leave(decision: Decision) -> None:
+        """In the caller's context: what it does next is no part of the decision, which may go on elsewhere."""
+        _current.set(decision.outer)
+
+    def _give_back(self, locked: Collection[TriggerState], states: Collection[TriggerState]) -> None:
+        for state in locked:
+            state.deciding = False
+            state.exclusive.release()
+        for state in states:
+            if not state.deciding:
+                self._freed(state)

@@ -1,0 +1,386 @@
+"""The pure core: what one trigger decides, as a state machine over one ordered log of inputs.
+
+It does no I/O, awaits nothing and has no clock: each input has its moment, in seconds, and moments never go back. The
+inputs are events that arrive (before the trigger method) and are offered as runs (after it), runs that end, and moments
+that come due. Before an input, everything due at or before its moment is done; at one moment ends of runs come first,
+then what is due, then events. The same log gives the same outcomes, however it is cut into batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from sagaz_lab.abc import Refusal, WaitingEvent
+from sagaz_lab.errors import QueueFull, SingletonTaken
+from sagaz_lab.model.run import OutcomeKind, RunStatus
+from sagaz_lab.model.trigger import Gates
+from sagaz_lab.runtime.gates.admission import Admission, Slots
+from sagaz_lab.runtime.gates.cooldowns import Cooldown, KeyCooldowns
+from sagaz_lab.runtime.gates.leading_debounce import Leading
+from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.window_policies import IN_PERIOD, IN_WINDOW, SUPERSEDED, Closing, Leaving, Policy
+from sagaz_lab.runtime.gates.windows import Windows
+
+COOLING = "cooling down"
+LIVE_ALREADY = "a run is live already"
+OVERLAP = "the run of an earlier tick still goes"
+QUEUE_FULL = "the queue is full"
+
+_RUNNING = RunStatus.RUNNING
+_SPENT = Refusal(spent=True)
+_WAITS = Refusal()
+
+
+class Rules(Struct, frozen=True):
+    """What a revision of a trigger, its config and its limits ask of the gates. `overlap` is a cron trigger's."""
+
+    trigger: str
+    gates: Gates
+    policy: Policy | None
+    cooldown_s: float | None
+    overlap: str | None
+    queue_size: int
+    strategy: str
+
+
+class Verdict(NamedTuple):
+    """What a gate said to an event. Where `run_id` is a run of the same batch that the store refuses, what the gate
+    said does not hold: the event is to be decided again. An `error` is the dead letter's."""
+
+    kind: OutcomeKind
+    reason: str
+    facts: Mapping[str, Any] | None = None
+    run_id: str | None = None
+    error: Exception | None = None
+
+
+WAITS_IN_WINDOW = Verdict(OutcomeKind.WAITING, IN_WINDOW)
+
+
+class Left(NamedTuple):
+    """An event that need not wait in its window any more, or a run in the queue, and that starts nothing. `stored`:
+    the store has it, since it came before this batch."""
+
+    waited: WaitingEvent | PendingRun
+    verdict: Verdict
+    stored: bool
+
+
+class ClaimPort(Protocol):
+    """Who has which claim, answered at once: for a batch by what the store has said of it, else from memory."""
+
+    def __contains__(self, claim: object, /) -> bool: ...
+
+    def take(self, run: PendingRun) -> None:
+        """The run has the claims of its events."""
+
+    def wait(self, event: WaitingEvent) -> None:
+        """So has an event that waits in its window."""
+
+    def leave(self, event: WaitingEvent | PendingRun, *, spent: bool) -> None:
+        """What waited has them no more; if they are `spent`, nobody else has the claim of its id either."""
+
+
+class Reservation:
+    """What a batch has taken of one trigger's gates: kept once the store has the batch, or rolled back.
+
+    `starts` are its runs by id, running or waiting for their turn; `waiting` are its events that stay in windows, and
+    `left` what waits no more. `closed` are windows to be decided before anything else. `replaced` pairs runs of
+    `starts` with the live ones that make room for them.
+    """
+
+    __slots__ = ("_undo", "claims", "closed", "left", "replaced", "starts", "waiting")
+
+    def __init__(self, claims: ClaimPort) -> None:
+        self.claims = claims
+        self.starts: dict[str, PendingRun] = {}
+        self.waiting: dict[str, WaitingEvent] = {}
+        self.left: list[Left] = []
+        self.closed: list[Closing] = []
+        self.replaced: list[tuple[str, str]] = []
+        self._undo: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def undo_by(self, undo: Callable[..., object], *args: Any) -> None:
+        """What is to be called if the batch is rolled back."""
+        self._undo.append((undo, args))
+
+    def rollback(self) -> None:
+        """The store does not have the batch: the gates are as if it had never come."""
+        while self._undo:
+            undo, args = self._undo.pop()
+            undo(*args)
+
+
+class Core:
+    """One trigger's gates, which carry on from one revision to the next."""
+
+    __slots__ = ("_cooldown_s", "_rules", "_singleton", "_skips_overlap", "admission", "cooldowns", "leading", "plain",
+                 "windows")  # fmt: skip
+
+    def __init__(self, rules: Rules, slots: Slots) -> None:
+        self.admission = Admission(rules.gates, rules.queue_size, slots)
+        self.windows: Windows | None = None
+        self.leading = Leading()
+        self.cooldowns = KeyCooldowns()
+        self._rules = rules
+        self.use(rules)
+
+    def use(self, rules: Rules) -> None:
+        """Go on by other rules; what waits goes on waiting."""
+        gates, before = rules.gates, self._rules
+        self._rules = rules
+        self._cooldown_s, self._singleton = rules.cooldown_s, gates.singleton
+        self._skips_overlap = rules.overlap == "skip"
+        self.leading.configure(gates.debounce)
+        if self.windows is None and rules.policy is not None:
+            self.open_windows(rules.policy)
+        elif self.windows is not None and rules.policy is not before.policy:
+            self.windows.change(rules.policy or Leaving())
+        self.admission.configure(gates, rules.queue_size, in_turn=rules.overlap == "queue")
+        keyed = gates.concurrency_key is not None or gates.singleton is not None or gates.throttle is not None
+        self.plain = rules.cooldown_s is None and rules.overlap is None and not keyed and rules.strategy == "block"
+        """Whether no run is turned away by a gate, and none differs from another: a batch's may be offered together."""
+
+    def open_windows(self, policy: Policy) -> Windows:
+        """Where there are none yet."""
+        self.windows = self.admission.windows = Windows(policy)
+        return self.windows
+
+    @property
+    def comes_first(self) -> bool:
+        """Whether there is a gate before the trigger method, besides claims."""
+        return self.leading.active or self._rules.policy is not None
+
+    # --- before the trigger method ---
+
+    def arrive(self, batch: Reservation, event: WaitingEvent, now: float, *, exempt: bool = False) -> Verdict | None:
+        """What the gates before the method say; None where the method is to decide.
+
+        An `exempt` event may have opened its period itself, before it became a dead letter.
+        """
+        if self.leading.active:
+            return self._lead(batch, event.key, now, exempt=exempt)
+        if self._rules.policy is None:
+            return None
+        return self._hold(batch, event, now)
+
+    def _lead(self, batch: Reservation, key: str | None, now: float, *, exempt: bool) -> Verdict | None:
+        leading = self.leading
+        closes_in_s = leading.closes_in(key, now)
+        batch.undo_by(leading.restore, key, leading.opens(key, now))
+        if closes_in_s <= 0 or exempt:
+            return None
+        return Verdict(OutcomeKind.FILTERED, IN_PERIOD, {"key": key, "closes_in_s": round(closes_in_s, 3)})
+
+    def _hold(self, batch: Reservation, new: WaitingEvent, now: float) -> Verdict:
+        windows = self.windows
+        assert windows is not None
+        if self.admission.full() and (verdict := self._overflow(batch, in_window=True)) is not None:
+            return verdict
+        added = windows.add(new)
+        for released in added.released:
+            self._leave(batch, released.waiting, Verdict(OutcomeKind.FILTERED, released.reason))
+        if added.released:
+            batch.undo_by(windows.put_back, [released.waiting for released in added.released])
+        if not added.waits:
+            return Verdict(OutcomeKind.FILTERED, added.reason)
+        batch.undo_by(windows.remove, new)
+        batch.waiting[new.id] = new
+        batch.claims.wait(new)
+        if windows.full(new.key):
+            self._close(batch, windows.close(new.key))
+        return WAITS_IN_WINDOW
+
+    def _close(self, batch: Reservation, closing: Closing) -> None:
+        windows = self.windows
+        assert windows is not None
+        batch.undo_by(windows.put_back, [*closing.events, *(released.waiting for released in closing.released)])
+        for released in closing.released:
+            self._leave(batch, released.waiting, Verdict(OutcomeKind.FILTERED, released.reason))
+        if closing.events:
+            batch.closed.append(closing)
+
+    def reopen(self, closing: Closing) -> None:
+        """Its events wait again."""
+        if self.windows is not None:
+            self.windows.put_back(closing.events)
+
+    def _leave(self, batch: Reservation, event: WaitingEvent, verdict: Verdict) -> None:
+        stored = batch.waiting.pop(event.id, None) is None
+        batch.claims.leave(event, spent=True)
+        batch.left.append(Left(event, verdict, stored))
+
+    # --- after the trigger method ---
+
+    def offer(self, batch: Reservation, run: PendingRun, now: float, of_letter: str | None = None) -> Verdict | None:
+        """None: the run has its slot (it comes as `running`), or its place in the queue (`waiting`).
+
+        `of_letter` is the run whose dead letter it comes from: it does not wait for that one's cooldown.
+        """
+        if (verdict := self.refuses(batch, run, now, of_letter)) is not None:
+            return verdict
+        admission = self.admission
+        if self._singleton is not None and (verdict := self._alone(batch, run)) is not None:
+            return verdict
+        if admission.enter(run, now):
+            if run.cooldown is not None:
+                self.cooldowns.take(*run.cooldown, run.run_id, now)
+        else:
+            if admission.full() and (verdict := self._overflow(batch, in_window=False)) is not None:
+                return verdict
+            run.status, run.started = RunStatus.WAITING, ()
+            admission.wait(run)
+        batch.undo_by(self.withdraw, run)
+        batch.starts[run.run_id] = run
+        batch.claims.take(run)
+        return None
+
+    def offer_all(self, batch: Reservation, runs: Sequence[PendingRun], now: float) -> None:
+        """The same for all runs of a batch of a `plain` trigger, which have their claims already."""
+        admission = self.admission
+        if at_once := min(len(runs), admission.at_once()):
+            admission.occupy_some(at_once)
+            batch.undo_by(admission.occupy_some, -at_once)
+            batch.starts.update([(run.run_id, run) for run in runs[:at_once]])
+        for run in runs[at_once:]:
+            self.offer(batch, run, now)
+
+    def refuses(self, batch: Reservation, run: PendingRun, now: float, of_letter: str | None = None) -> Verdict | None:
+        """What the gates say for which no run waits: the overlap of ticks, and the cooldown."""
+        admission = self.admission
+        if self._skips_overlap and (admission.in_flight or admission.waiting):
+            return Verdict(OutcomeKind.FILTERED, OVERLAP, None, next(reversed(batch.starts), None))
+        if self._cooldown_s is not None:
+            key = run.key or ""
+            cooling = self.cooldowns.of(key, now)
+            if cooling is not None and cooling.run_id != of_letter:
+                return cooling_down(cooling, run.key, now)
+            if cooling is not None:
+                batch.undo_by(self.cooldowns.take, key, cooling.until, cooling.run_id, now)
+                self.cooldowns.drop(key, cooling.run_id)
+            run.cooldown = (key, now + self._cooldown_s)
+        return None
+
+    def _alone(self, batch: Reservation, run: PendingRun) -> Verdict | None:
+        """Of one key only one run is live or waits: this one (`cancel`: the latest wins), or the one before."""
+        key, mode = run.key, self._singleton
+        assert key is not None
+        holder = self.admission.holder(key)
+        if holder is None:
+            return None
+        if mode == "cancel":
+            self._supersede(batch, run, key)
+            return None
+        facts = {"key": key, "run": holder}
+        if mode == "error":
+            error = SingletonTaken(f"{self._rules.trigger}: {LIVE_ALREADY}: {holder}")
+            return Verdict(OutcomeKind.DEAD, LIVE_ALREADY, facts, holder, error)
+        kind = OutcomeKind.DUPLICATE if mode == "return_existing" else OutcomeKind.FILTERED
+        return Verdict(kind, LIVE_ALREADY, facts, holder)
+
+    def _supersede(self, batch: Reservation, run: PendingRun, key: str) -> None:
+        admission = self.admission
+        for queued in [*admission.queued(key)]:
+            facts = {"key": key, "by": run.event_id}
+            self._take_out(batch, queued, Verdict(OutcomeKind.FILTERED, SUPERSEDED, facts, run.run_id))
+        if (live := admission.running(key)) is not None:
+            batch.replaced.append((run.run_id, live))
+
+    def _take_out(self, batch: Reservation, run: PendingRun, verdict: Verdict) -> None:
+        """Of the queue."""
+        self.admission.remove(run)
+        batch.undo_by(self._queue_again, run)
+        stored = batch.starts.pop(run.run_id, None) is None
+        batch.claims.leave(run, spent=True)
+        batch.left.append(Left(run, verdict, stored))
+
+    def _queue_again(self, run: PendingRun) -> None:
+        self.admission.wait(run, first=True)
+
+    def _overflow(self, batch: Reservation, *, in_window: bool) -> Verdict | None:
+        """What becomes of an event for which the queue has no place; None where it is taken all the same."""
+        rules = self._rules
+        if rules.strategy == "drop_newest":
+            return Verdict(OutcomeKind.DROPPED, QUEUE_FULL)
+        if rules.strategy == "reject":
+            error = QueueFull(f"{rules.trigger}: {QUEUE_FULL} ({rules.queue_size} events wait)")
+            return Verdict(OutcomeKind.DEAD, QUEUE_FULL, error=error)
+        if rules.strategy == "drop_oldest":
+            dropped = Verdict(OutcomeKind.DROPPED, QUEUE_FULL)
+            if not in_window and (oldest := self.admission.oldest()) is not None:
+                self._take_out(batch, oldest, dropped)
+            elif in_window and self.windows is not None and (event := self.windows.drop_oldest()) is not None:
+                batch.undo_by(self.windows.put_back, [event])
+                self._leave(batch, event, dropped)
+        return None
+
+    # --- what the store made of it ---
+
+    def commit(self, batch: Reservation, refused: Collection[str]) -> None:
+        """The store has the batch, but for the runs and waiting events of these ids: those give back what they took."""
+        for id in refused:
+            if (run := batch.starts.get(id)) is not None:
+                self.withdraw(run)
+            elif (event := batch.waiting.get(id)) is not None and self.windows is not None:
+                self.windows.remove(event)
+
+    def withdraw(self, run: PendingRun) -> None:
+        """The run has been let through or queued, and starts nothing: it uses up nothing."""
+        if run.status is _RUNNING:
+            self.give_up(run)
+        else:
+            self.admission.remove(run)
+
+    def give_up(self, run: PendingRun) -> None:
+        """The run has its slot, and will not begin."""
+        self.admission.refund(run)
+        self.admission.leave(run)
+        if run.cooldown is not None:
+            self.cooldowns.drop(run.cooldown[0], run.run_id)
+
+    # --- runs and moments ---
+
+    def ended(self, run: PendingRun, *, keep_turn: bool = False) -> None:
+        """An attempt is over; with `keep_turn` the run waits for its retry, and no other of its key starts."""
+        self.admission.leave(run, keep_turn)
+
+    def begins(self, now: float) -> Iterator[PendingRun | Left]:
+        """The runs of the queue that may begin, each with its slot, and those that never will since they cool down."""
+        while (run := self.admission.next(now)) is not None:
+            if run.attempt == 1 and self._cooldown_s is not None:
+                key = run.key or ""
+                cooling = self.cooldowns.of(key, now)
+                if cooling is not None and cooling.run_id != run.run_id:
+                    self.admission.refund(run)
+                    self.admission.leave(run)
+                    yield Left(run, cooling_down(cooling, run.key, now), stored=True)
+                    continue
+                run.cooldown = (key, now + self._cooldown_s)
+                self.cooldowns.take(key, run.cooldown[1], run.run_id, now)
+            yield run
+
+    def due(self, batch: Reservation, now: float) -> None:
+        """Close the windows whose time has come."""
+        if self.windows is not None:
+            for closing in self.windows.close_due(now):
+                self._close(batch, closing)
+
+    def next_due(self) -> float | None:
+        """When something is due although nothing happens; None if never."""
+        window_at = None if self.windows is None else self.windows.next_due()
+        return min([at for at in (window_at, self.admission.opens_at()) if at is not None], default=None)
+
+    def forget(self, key: str | None) -> None:
+        """Let the rate, the open periods and the cooldown of this key, or of all, begin anew."""
+        self.admission.forget(key)
+        self.leading.forget(key)
+        self.cooldowns.forget(key)
+
+
+def cooling_down(cooldown: Cooldown, key: str | None, now: float) -> Verdict:
+    """A run of this key has started too short a time ago."""
+    facts: dict[str, Any] = {"run": cooldown.run_id, "opens_in_s": round(cooldown.until - now, 3)}
+    return Verdict(OutcomeKind.FILTERED, COOLING, facts if key is None else {**facts, "key": key}, cooldown.run_id)
