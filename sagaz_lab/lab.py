@@ -91,7 +91,7 @@ class Lab:
             opens.publisher, self._tally, self.report, self._max_live_runs,
         )  # fmt: skip
         service.dispatcher.runner.use(self._logs)
-        self._firing = Firing(service.dispatcher)
+        self._firing = Firing(service.dispatcher, self.store)
         self._views = Views(self.store, service.dispatcher)
         self.shadows = Shadows(service.dispatcher, open_store, self._loop_owner.isolated.call_there)
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from sagaz_lab.abc.engine import Engine, Journal
 from sagaz_lab.abc.source import Clock, Missed, OnLost, Positions, Publisher, Source, SourceTraits, Surroundings
-from sagaz_lab.abc.store import Choose, Codec, Store
+from sagaz_lab.abc.store import (
+    Choose,
+    Codec,
+    DeadLetterStore,
+    DecisionStore,
+    IntakeStore,
+    JournalStore,
+    LeasedStore,
+    OutboxStore,
+    Store,
+    StoreTraits,
+    ViewStore,
+)
 from sagaz_lab.abc.values import (
     DONE,
     KEY_MARK,
@@ -40,6 +52,8 @@ __all__ = [
     "Clock",
     "Codec",
     "DeadLetter",
+    "DeadLetterStore",
+    "DecisionStore",
     "Delivery",
     "Ending",
     "EndingRow",
@@ -47,12 +61,16 @@ __all__ = [
     "Event",
     "HeldEvent",
     "Host",
+    "IntakeStore",
     "Journal",
+    "JournalStore",
     "KeptEvent",
+    "LeasedStore",
     "Member",
     "Missed",
     "NewRun",
     "OnLost",
+    "OutboxStore",
     "Owner",
     "Positions",
     "Publication",
@@ -67,8 +85,10 @@ __all__ = [
     "SourceTraits",
     "Spent",
     "Store",
+    "StoreTraits",
     "StoredRun",
     "Surroundings",
+    "ViewStore",
     "current_host",
     "deliveries",
 ]

@@ -67,7 +67,7 @@ class LabStore:
 
     def forget(self) -> None:
         """The loop it was open on is gone: what lies in a file is opened anew."""
-        if isinstance(self._where, str) and self.store.durable:
+        if isinstance(self._where, str) and self.store.traits.survives:
             self._store = None
 
     def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:

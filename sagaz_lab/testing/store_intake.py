@@ -353,7 +353,7 @@ class IntakeSuite:
         await store.accept(Acceptance(dead=[dead_letter("d1", claim="e1", claim_until=AT + 60)]))
         batch = Acceptance(runs=[new_run("r1", claim="e1", context={"model": object()})],
                            redriven=[Redriven("d1", TRIGGER, "e1", None, AT + 60)])  # fmt: skip
-        if store.durable:
+        if store.traits.survives:
             assert isinstance((await store.accept(batch))["r1"].error, UnstorableValue)
             assert [it.id for it in await store.letters(["d1"])] == ["d1"]
 
@@ -387,6 +387,6 @@ class IntakeSuite:
         assert await hold(store, large) == NOTHING
         (found,) = await store.held([TRIGGER])
         assert found.event.payload == {"image": b"x" * 100_000}
-        if store.durable:
+        if store.traits.survives:
             refused = await hold(store, held_event("h2", event=Event({"model": object()}, id="none")))
             assert isinstance(refused["h2"].error, UnstorableValue)

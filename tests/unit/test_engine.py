@@ -1176,7 +1176,7 @@ async def test_an_action_that_raises_cancelled_by_itself_has_failed(lab: Lab) ->
 
 
 async def test_a_result_that_cannot_be_stored_fails_its_action(each_lab: Lab) -> None:
-    if not each_lab.store.durable:
+    if not each_lab.store.traits.survives:
         return
     undone = []
 

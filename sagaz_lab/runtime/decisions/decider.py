@@ -7,7 +7,7 @@ from itertools import count, repeat
 from time import perf_counter
 from typing import Any
 
-from sagaz_lab.abc import HeldEvent, Member, Redriven, Refusal, Store
+from sagaz_lab.abc import HeldEvent, IntakeStore, Member, Redriven, Refusal
 from sagaz_lab.errors import MissingKey
 from sagaz_lab.model.apart import UNCHANGING
 from sagaz_lab.model.awaiting import awaited, is_awaitable
@@ -39,7 +39,7 @@ OVERLAP = "the run of an earlier tick still goes"
 class Decider:
     """Decides batches of deliveries, and what has waited. `steady` gives a time that is never set back."""
 
-    def __init__(self, store: Store, run_ids: Iterator[str], report: Report, steady: Callable[[], float]) -> None:
+    def __init__(self, store: IntakeStore, run_ids: Iterator[str], report: Report, steady: Callable[[], float]) -> None:
         self._store = store
         self._run_ids = run_ids
         self._report = report

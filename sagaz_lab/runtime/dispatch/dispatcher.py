@@ -9,7 +9,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 
-from sagaz_lab.abc import Clock, DeadLetter, Delivery, Ending, Engine, Event, HeldEvent, Redriven, Refusal, Store
+from sagaz_lab.abc import (
+    Clock,
+    DeadLetter,
+    DecisionStore,
+    Delivery,
+    Ending,
+    Engine,
+    Event,
+    HeldEvent,
+    Redriven,
+    Refusal,
+)  # fmt: skip
 from sagaz_lab.errors import LabClosed, StoreUnavailable, describe
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.policy import TriggerConfig
@@ -58,7 +69,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: Store,
+        store: DecisionStore,
         engine: Engine,
         clock: Clock,
         default: TriggerConfig,
@@ -85,7 +96,7 @@ class Dispatcher:
         """Events that were given by hand, by the identity of the memory source that they stand for."""
         self.closing = False
         self.confirming = Confirming()
-        self.finishing = Finishing(store.durable, report)
+        self.finishing = Finishing(store.traits.awaited, report)
         self.slots = Slots(live_runs)
         self.lease = Lease(store)
         self.decider = Decider(store, self.run_ids, report, self.clock.now)

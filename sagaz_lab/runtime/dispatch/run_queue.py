@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WAITS = "waits for its turn"
 
 IN_MEMORY = 10_000
-"""Runs of a trigger that wait with their event and context; further ones leave those to a durable store."""
+"""Runs of a trigger that wait with their event and context; further ones leave those to a store that survives."""
 
 STORE_RETRY_S = 1.0
 """What the store has not taken is tried again after so long."""
@@ -74,7 +74,7 @@ class RunQueue:
     def _queue(self, state: TriggerState, pending: PendingRun) -> None:
         state.admission.wait(pending)
         self._held[pending.run_id] = pending
-        if self._store.durable and state.admission.waiting > IN_MEMORY:
+        if self._store.traits.survives and state.admission.waiting > IN_MEMORY:
             pending.leave_to_store()
 
     async def _fetch(self, pending: PendingRun) -> None:

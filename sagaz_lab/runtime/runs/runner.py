@@ -56,7 +56,7 @@ class Runner:
         self._dispatcher = dispatcher
         self._engine = engine
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
-        self._attempt = Attempt if dispatcher.store.durable else AttemptInMemory
+        self._attempt = Attempt if dispatcher.store.traits.awaited else AttemptInMemory
         self._live: dict[str, Attempt] = {}
         # What is to be executed, none of it empty. Runs are made when it is their turn, or somebody asks: so there is
         # never more than one of those that do not wait, and the garbage collector is not woken for them.

@@ -23,6 +23,7 @@ from sagaz_lab.abc import (
     Refusal,
     RevisionRow,
     StoredRun,
+    StoreTraits,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
 from sagaz_lab.model.run import RUN_ID, RecordRow
@@ -66,7 +67,7 @@ class SqliteStore:
     dead letters stay.
     """
 
-    durable: ClassVar[bool] = True
+    traits: ClassVar[StoreTraits] = StoreTraits()
 
     def __init__(self, path: str | Path, *, artifacts: str | Path | None = None, retention_days: float = 30.0) -> None:
         # A notebook may change its working directory; the store stays where it was.
