@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 STORES = {
     "memory": "sagaz_lab.stores.memory.store:open_memory",
-    "sqlite": "sagaz_lab.stores.sql.store:open_sqlite",
+    "sqlite": "sagaz_lab.stores.sql.sqlite_driver:open_sqlite",
 }
 NOT_BUILT = frozenset({"postgresql"})
 

@@ -15,7 +15,8 @@ from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.runtime.triggers.compiled import claim_of
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.testing.clock import VirtualClock
 
 AT = 1_700_000_000.0
@@ -73,7 +74,7 @@ def path(tmp_path, request):
 
 
 async def test_runs_claims_and_letters_of_an_old_version_are_there_after_the_upgrade(path):
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     (left,) = await store.interrupted()
     assert (left.run_id, left.event.payload, [it.value for it in left.records]) == ("r2", {"n": 1}, [7])
@@ -124,7 +125,7 @@ def store_3(tmp_path: Path) -> Path:
 
 
 async def test_each_claim_of_version_3_is_an_id_or_a_declared_key(store_3: Path) -> None:
-    store = SqliteStore(store_3)
+    store = SqlStore(SqliteDriver(store_3))
     await store.open("this notebook")
     keys = ["a.csv", "b.csv", "7", "⟦7⟧", '⟦[1,"x"]⟧', "gone", "held.csv"]
     assert sorted(await store.seen("old.keyed", [KEY_MARK + key for key in [*keys, "undone", "h-a-2"]])) == sorted(
@@ -173,7 +174,7 @@ async def test_where_a_claim_of_version_3_may_be_an_id_or_a_key_it_is_both(
         insert(connection, "members", run=10, claim="member")
         for each in (claim, "member"):
             insert(connection, "claims", trigger="old.on", claim=each, run_id="r10", until=NOW + 1e6)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     marked = [KEY_MARK + key for key in keys if status == "completed"]  # what was undone frees its declared key
     assert sorted(await store.seen("old.on", ids + [KEY_MARK + key for key in keys])) == sorted(ids + marked)
@@ -206,14 +207,14 @@ async def test_what_a_store_of_version_3_had_started_starts_no_second_time(store
 
 async def test_an_upgraded_store_has_the_tables_of_a_new_one(path, tmp_path):
     for each in (path, tmp_path / "new.db"):
-        store = SqliteStore(each)
+        store = SqlStore(SqliteDriver(each))
         await store.open("this notebook")
         await store.close()
     assert shape(path) == shape(tmp_path / "new.db")
 
 
 def test_reading_an_old_store_upgrades_it_too(path):
-    assert [row[0] for row in SqliteStore(path).rows("dead_letters", None)[1]] == ["d2"]
+    assert [row[0] for row in SqlStore(SqliteDriver(path)).rows("dead_letters", None)[1]] == ["d2"]
     assert shape(path)["version"] == (4,)
 
 
@@ -224,7 +225,7 @@ async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path):
         connection.execute("CREATE TABLE publications (mine)")
     before = shape(path)
     with pytest.raises(StoreUnavailable, match="publications already exists"):
-        await SqliteStore(path).open("this notebook")
+        await SqlStore(SqliteDriver(path)).open("this notebook")
     assert shape(path) == before
 
 
@@ -276,7 +277,7 @@ async def test_of_several_schedules_a_trigger_has_the_position_of_those_that_it_
                    status="completed", owner=1, event_id=id, event=event(id), context=b"{}", started_at=AT)  # fmt: skip
         for name in ("edited.on", "steady.on", "skips.on"):
             insert(connection, "triggers", name=name, owner=1)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     found = {name: await store.positions().get(f"cron 0 of {name}.on") for name in ("edited", "steady", "skips")}
     assert found == {
@@ -294,7 +295,7 @@ async def test_who_made_a_revision_of_version_3_is_kept_with_it(path: Path) -> N
             insert(connection, "revisions", saga="my saga", number=number, digest="d", source_text="code", at=AT)
             if maker:
                 insert(connection, "positions", name=f"revision my saga {number}", value=maker)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     assert [row.made_by for row in store.revisions("my saga")] == ["a, process 7", ""]
     await store.open("this notebook")
     assert await store.positions().get("revision my saga 1") is None

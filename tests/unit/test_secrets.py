@@ -17,7 +17,7 @@ from sagaz_lab.cli import main
 from sagaz_lab.errors import DefinitionError, SagazLabError, SourceUnavailable, UnknownName, describe
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.stores import open_store
-from sagaz_lab.stores.sql.connection import connect
+from sagaz_lab.stores.sql.sqlite_driver import connect
 from sagaz_lab.texts import logger_of, masked
 from tests.unit.tools import until
 

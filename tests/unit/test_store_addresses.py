@@ -18,8 +18,8 @@ def test_sqlite_in_memory_is_refused(path: str) -> None:
 
 def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert open_store("sqlite:///~/x.db").path == tmp_path / "x.db"  # type: ignore[attr-defined]
-    assert str(open_store("sqlite:///a~/x.db").path).endswith("a~/x.db")  # type: ignore[attr-defined]
+    assert open_store("sqlite:///~/x.db").driver.path == tmp_path / "x.db"  # type: ignore[attr-defined]
+    assert str(open_store("sqlite:///a~/x.db").driver.path).endswith("a~/x.db")  # type: ignore[attr-defined]
 
 
 def test_an_unknown_users_home_is_refused() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ from uuid import uuid4
 
 from sagaz_lab.abc import Choose, Owner
 from sagaz_lab.errors import TriggersOwned
+from sagaz_lab.stores.sql.driver import Connection, Raced
 from sagaz_lab.stores.sql.transactions import RECORDS_PER_RUN, Transactions
-from sagaz_lab.texts import logger_of
-
-logger = logger_of(__name__)
 
 LEASE_S = 15.0
 """How long after its last heartbeat an owner is believed to live, by the database's clock."""
@@ -66,19 +63,11 @@ def _stat(pid: int) -> tuple[str, str]:
     return fields[0], fields[19]
 
 
-def enter(connection: Any, sql: dict[str, str], name: str) -> Owner:
+def enter(connection: Connection, sql: Mapping[str, str], name: str) -> Owner:
     """Become an owner."""
     id, pid = uuid4().hex, os.getpid()
     row = (id, name, this_host(), pid, started(pid))
     return Owner(id, name, connection.execute(sql["insert_owner"], row).fetchone()[0])
-
-
-def name_letters(connection: Any, sql: dict[str, str]) -> None:
-    """Give dead letters whose own id is damaged one by which they can be redriven or discarded."""
-    for number, is_text, event_id, claimed in connection.execute(sql["misnamed_letters"]).fetchall():
-        if claimed is not None or not is_text:
-            (letter,) = connection.execute(sql["name_letter"], (claimed, number)).fetchone()
-            logger.warning("the id of the dead letter of event %s was damaged; it is %s now", event_id, letter)
 
 
 def take_over(
@@ -103,7 +92,7 @@ def take_over(
     return [(run, records_of(connection, sql, run[0])) for run in runs]
 
 
-def records_of(connection: Any, sql: dict[str, str] | Any, number: int) -> list[Sequence[Any]]:
+def records_of(connection: Connection, sql: Mapping[str, str], number: int) -> list[Sequence[Any]]:
     """The rows of a run's records."""
     first = number * RECORDS_PER_RUN
     rows: list[Sequence[Any]] = connection.execute(sql["select_records"], (first, first + RECORDS_PER_RUN)).fetchall()
@@ -134,7 +123,7 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
     Returns how long ago an owner of any of them was last seen; None if there was none.
     """
     connection, sql = transactions.connection, transactions.sql
-    (last_seen_s,) = connection.execute(sql["last_seen"], (json.dumps(list(names)),)).fetchone()
+    (last_seen_s,) = connection.execute(sql["last_seen"], (transactions.driver.texts(names),)).fetchone()
     others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
     for name in names:
         living = _living(transactions, others[name]) if name in others else None
@@ -143,7 +132,9 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
     # With the same transaction: one whose lease has lapsed may go on at any moment, and would renew it.
     connection.executemany(sql["fence_owner"], [(others[name],) for name in names if name in others])
     connection.execute(sql["disown_triggers"], (transactions.epoch,))
-    connection.executemany(sql["own_trigger"], [(name, transactions.epoch) for name in names])
+    for name in names:
+        if not connection.execute(sql["own_trigger"], (name, transactions.epoch, others.get(name))).rowcount:
+            raise Raced
     return None if last_seen_s is None else max(0.0, float(last_seen_s))
 
 

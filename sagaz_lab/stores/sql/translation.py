@@ -11,8 +11,8 @@ from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.run import BARE, Record, RecordKind, RecordRow
 from sagaz_lab.stores.sql.damage import Parts, as_status, shown
 from sagaz_lab.stores.sql.held import HeldRow
-from sagaz_lab.stores.sql.rows import marks, row
-from sagaz_lab.stores.sql.transactions import RecordRows, RunRow, Write
+from sagaz_lab.stores.sql.rows import RunRow, marks, row
+from sagaz_lab.stores.sql.transactions import RecordRows, Write
 from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import (
     Damaged,
