@@ -59,23 +59,25 @@ class Driver(Protocol):
     """One database, in which a store's rows are.
 
     `url` and `name` show no credentials; `name` is how messages call the store. `root` is the folder for values too
-    large for a row, `key` the file of the key that signs them. `sql` has the statements by name. `error` is the class
-    of all errors of the database, `refusal` that of those which concern more than one write.
+    large for a row, `key` the file of the key that signs them (None: beside that folder). `sql` has the statements by
+    name. `error` is the class of all errors of the database.
     """
 
     url: str
     name: str
     root: Path
-    key: Path
+    key: Path | None
     sql: Mapping[str, str]
     error: type[Exception]
-    refusal: type[Exception]
 
     def connect(self) -> Connection:
         """One that writes, its tables made where missing, or upgraded. Raises `StoreTooNew`, `StoreUnavailable`."""
 
     def connect_to_read(self) -> Connection:
         """One that only reads, for any thread; the tables are upgraded first. Raises as `connect` does."""
+
+    def close(self) -> None:
+        """The store is closed: give back connections that are kept for later reads."""
 
     def reading(self) -> AbstractContextManager[Connection | None]:
         """The same for one use; None where no store has been made yet. What fails is `StoreUnavailable`."""
@@ -115,6 +117,9 @@ class Driver(Protocol):
 
     def mend(self, connection: Connection) -> None:
         """What damage may have done to the rows, as far as it can be mended."""
+
+    def refuses(self, error: BaseException) -> bool:
+        """Whether the error concerns more than the one write that it has met."""
 
     def is_hopeless(self, error: BaseException) -> bool:
         """Whether the same would happen to any other write."""

@@ -86,3 +86,4 @@ class Session:
         with self._lock:
             self._glancing.close()
         writing.close()
+        self._driver.close()

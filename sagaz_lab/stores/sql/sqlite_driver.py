@@ -87,7 +87,6 @@ class SqliteDriver:
     """The store in one file, readable by its user only, that many processes may open at once."""
 
     error: type[Exception] = sqlite3.Error
-    refusal: type[Exception] = sqlite3.OperationalError
 
     def __init__(self, path: str | Path) -> None:
         # A notebook may change its working directory; the store stays where it was.
@@ -95,7 +94,7 @@ class SqliteDriver:
         self.name = os.fspath(self.path)
         self.url = f"sqlite:///{self.path}"
         self.root = self.path.parent / "artifacts"
-        self.key = self.path.with_name(f"{self.path.name}.key")
+        self.key: Path | None = self.path.with_name(f"{self.path.name}.key")
         self.sql = statements("sqlite", NOW, _TEXTS)
         self.with_rows = with_rows
         self.time = time.time  # that of all owners, since they share this host
@@ -105,6 +104,9 @@ class SqliteDriver:
 
     def connect_to_read(self) -> sqlite3.Connection:
         return connect_to_read(self.path)
+
+    def close(self) -> None:
+        pass  # none are kept
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -155,6 +157,9 @@ class SqliteDriver:
             if claimed is not None or not is_text:
                 (letter,) = connection.execute(self.sql["name_letter"], (claimed, number)).fetchone()
                 logger.warning("the id of the dead letter of event %s was damaged; it is %s now", event_id, letter)
+
+    def refuses(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.OperationalError)
 
     def is_hopeless(self, error: BaseException) -> bool:
         if not isinstance(error, sqlite3.Error):

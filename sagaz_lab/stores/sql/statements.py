@@ -10,7 +10,7 @@ from importlib.resources import files
 _SCHEMA = files("sagaz_lab.stores.sql") / "schema"
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _ONLY = re.compile(r"-- (sqlite|postgres|both):")
-_ROW = re.compile(r"(?<=VALUES )\([?, ]+\)")
+_ROW = re.compile(r"(?<=VALUES )\([?$\d, ]+\)")
 
 
 @cache

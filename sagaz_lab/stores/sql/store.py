@@ -72,7 +72,7 @@ class SqlStore:
         self.url = driver.url
         self.retention_days = retention_days
         root = Path(artifacts).absolute() if artifacts else driver.root
-        self._artifacts = Artifacts(root, driver.key)
+        self._artifacts = Artifacts(root, driver.key or root.with_name(f"{root.name}.key"))
         self.run_logs = LogFiles(self._artifacts)
         self._turns = WriteOrder()
         self._sql = driver.sql

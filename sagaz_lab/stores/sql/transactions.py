@@ -290,9 +290,9 @@ class Transactions:
             self.connection.execute("SAVEPOINT one")
             try:
                 self._write_exactly(write)
-            except (self.driver.refusal, Raced):
-                raise
             except Exception as error:
+                if isinstance(error, Raced) or self.driver.refuses(error):
+                    raise
                 self.connection.execute("ROLLBACK TO one")
                 self._next_record.clear()
                 known = isinstance(error, SagazLabError)
