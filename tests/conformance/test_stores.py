@@ -1,6 +1,5 @@
 """All stores keep the promises of the protocol."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,7 @@ from sagaz_lab.errors import StoreError, UnknownName
 from sagaz_lab.stores import open_store
 from sagaz_lab.testing.store_values import AT, TRIGGER, new_run, publication, take
 from sagaz_lab.testing.stores import MakeStore, StoreSuite
-from tests.services.postgres import PostgresServer, running_postgres
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    with running_postgres() as server:
-        yield server
+from tests.services.postgres import PostgresServer
 
 
 class TestMemoryStore(StoreSuite):

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from tests.services.redis import free_port
@@ -87,15 +88,13 @@ class PostgresServer:
             return False
 
     def kill(self) -> None:
-        """As a crash of its machine; what its processes have left is waited for."""
+        """All its processes at once, as when the machine crashes."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
+        processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children()]
+        for process in processes:
+            process.kill()
         self._process.wait(10)
-        # Its other processes end by themselves, and must have before another may start on the data.
-        for _ in range(500):
-            if subprocess.run(["pgrep", "-f", f"postgres.*{self.port}"], stdout=subprocess.DEVNULL).returncode:
-                return
-            time.sleep(0.02)
+        psutil.wait_procs(processes, 10)
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
