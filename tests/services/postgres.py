@@ -98,7 +98,7 @@ class PostgresServer:
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGQUIT)  # its data goes too
             self._process.wait(30)
 
 

@@ -88,10 +88,10 @@ class Driver(Protocol):
     def ready_to_read(self, connection: Connection) -> Connection:
         """The same for one that only reads."""
 
-    def begin(self, connection: Connection, epoch: int, runs: int) -> Iterator[int] | None:
+    def begin(self, connection: Connection, epoch: int, runs: int, alone: bool) -> Iterator[int] | None:
         """Begin a transaction of this owner that may insert so many runs: their numbers. None: it is fenced off.
 
-        It stays the owner's until the transaction ends.
+        It stays the owner's until the transaction ends. With `alone` nobody else takes claims meanwhile.
         """
 
     def commit(self, connection: Connection) -> None:

@@ -81,7 +81,9 @@ def take_over(
     for epoch, host, pid, pid_started, lapsed in connection.execute(
         sql["lapsed_owners"], (LEASE_S, transactions.epoch)
     ).fetchall():
-        if lapsed or is_dead(host, pid, pid_started):
+        if lapsed:
+            connection.execute(sql["fence_lapsed"], (epoch, LEASE_S))
+        elif is_dead(host, pid, pid_started):
             connection.execute(sql["fence_owner"], (epoch,))
     connection.execute(sql["take_publications"], (transactions.epoch,))
     runs = connection.execute(sql["live_runs_of_others"]).fetchall()
@@ -109,7 +111,7 @@ def adopt(transactions: Transactions, run_id: str) -> bool:
     if ended_at is None and owner != transactions.epoch:
         if _living(transactions, owner) is not None:
             return False
-        connection.execute(sql["fence_owner"], (owner,))
+        _fence(transactions, owner)
     connection.execute(sql["adopt_run"], (transactions.epoch, number))
     if owner != transactions.epoch:
         # Those of one run go in order, so what it will publish must not overtake what it has.
@@ -130,7 +132,8 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
         if living is not None:
             raise TriggersOwned(f"{name} is already run by {living}; stop it there first")
     # With the same transaction: one whose lease has lapsed may go on at any moment, and would renew it.
-    connection.executemany(sql["fence_owner"], [(others[name],) for name in names if name in others])
+    for epoch in dict.fromkeys(others[name] for name in names if name in others):
+        _fence(transactions, epoch)
     connection.execute(sql["disown_triggers"], (transactions.epoch,))
     for name in names:
         if not connection.execute(sql["own_trigger"], (name, transactions.epoch, others.get(name))).rowcount:
@@ -158,3 +161,12 @@ def _living(transactions: Transactions, epoch: int) -> str | None:
     if lapsed or is_dead(host, pid, pid_started):
         return None
     return f"{name} (process {pid} on {host.partition('/')[0]})"
+
+
+def _fence(transactions: Transactions, epoch: int) -> None:
+    """Fence off an owner that did not live. Raises `Raced` if it has renewed its lease since."""
+    connection, sql = transactions.connection, transactions.sql
+    if not connection.execute(sql["fence_lapsed"], (epoch, LEASE_S)).rowcount:
+        if _living(transactions, epoch) is not None:
+            raise Raced
+        connection.execute(sql["fence_owner"], (epoch,))

@@ -191,10 +191,12 @@ class PostgresDriver:
     def ready_to_read(self, connection: Any) -> PostgresConnection:
         return self.connect_to_read() if connection.closed else connection
 
-    def begin(self, connection: Any, epoch: int, runs: int) -> Iterator[int] | None:
+    def begin(self, connection: Any, epoch: int, runs: int, alone: bool) -> Iterator[int] | None:
         with connection.pipeline():
             connection.execute("BEGIN")
             cursor = connection.execute(self.sql["fence"], (epoch, runs))
+            if alone:
+                connection.execute("LOCK TABLE claims IN SHARE ROW EXCLUSIVE MODE")
         row = cursor.fetchone()
         if row is None or row[0]:
             return None
@@ -346,8 +348,8 @@ def _parts(address: str) -> tuple[dict[str, Any], str]:
         dsn = conninfo_to_dict(urlunsplit(parts._replace(query=query)))
     except psycopg.Error:
         raise StoreError(
-            f"store {masked_address(address)!r}: write 'postgresql://user:password@host:5432/db'; "
-            "after a '?' it takes the options of libpq, and schema=NAME"
+            f"store {masked_address(address)!r} cannot be read: after postgresql:// come the user, :password, @host, "
+            "/database, and behind a '?' options of libpq or schema=NAME"
         ) from None
     return {**_DEFAULTS, **{key: value for key, value in dsn.items() if value is not None}}, name
 

@@ -128,7 +128,7 @@ class SqliteDriver:
     def ready_to_read(self, connection: Any) -> sqlite3.Connection:
         return connection  # type: ignore[no-any-return]
 
-    def begin(self, connection: Any, epoch: int, runs: int) -> Iterator[int] | None:
+    def begin(self, connection: Any, epoch: int, runs: int, alone: bool) -> Iterator[int] | None:
         connection.execute("BEGIN IMMEDIATE")
         row = connection.execute(self.sql["fence"], (epoch,)).fetchone()
         return None if row is None or row[0] else count((row[1] or 0) + 1)

@@ -84,7 +84,7 @@ class Transactions:
         """Settle them all. Raises nothing."""
         try:
             try:
-                self._transaction(writes, self._write_together)
+                self._transaction(writes)
             except (StoreUnavailable, LeaseLost):
                 raise
             except Exception:
@@ -99,12 +99,12 @@ class Transactions:
         """Write them one by one, again where another process came between."""
         for _ in range(TRIES - 1):
             try:
-                self._transaction(writes, self._write_one_by_one)
+                self._transaction(writes, alone=True)
                 return
             except Exception as error:
                 if not self.driver.passes(error):
                     raise
-        self._transaction(writes, self._write_one_by_one)
+        self._transaction(writes, alone=True)
 
     def renew_lease(self) -> None:
         """If that can be done now, and nobody has taken over."""
@@ -126,7 +126,7 @@ class Transactions:
             write.result, write.error = None, None if alone else self._described(error)
             if alone:
                 try:
-                    self._transaction([write], self._write_one_by_one)
+                    self._transaction([write], alone=True)
                 except Exception as failure:
                     write.error = self._described(failure)
                     alone = not self.driver.is_hopeless(failure)
@@ -136,17 +136,21 @@ class Transactions:
             return StoreUnavailable(f"the store {self.driver.name}: others have changed the same rows again and again")
         return self.driver.unavailable(error) if isinstance(error, self.driver.error) else error
 
-    def _transaction(self, writes: Sequence[Write], how: Callable[[Sequence[Write]], None]) -> None:
+    def _transaction(self, writes: Sequence[Write], *, alone: bool = False) -> None:
         driver = self.driver
         self.connection = connection = driver.ready_to_write(self.connection)
         self._renewing_at = None
         try:
-            numbers = driver.begin(connection, self.epoch, sum([len(write.runs) for write in writes]))
+            runs = sum([len(write.runs) for write in writes])
+            numbers = driver.begin(connection, self.epoch, runs, alone)
             if numbers is None:
                 raise LeaseLost(f"another process has taken over the triggers and runs of this one in {driver.name}, "
                                 "whose lease had ended; stop this Lab and start it anew")  # fmt: skip
             self._run_numbers = numbers
-            how(writes)
+            if alone:
+                self._write_one_by_one(writes)
+            else:
+                self._write_together(writes)
             driver.commit(connection)
             if self._renewing_at is not None:
                 self.renewed_at = self._renewing_at

@@ -238,8 +238,10 @@ UPDATE records SET at = at - ? WHERE seq >= ? AND seq < ?
 -- name: lapsed_owners
 -- Those whose lease has ended or whose process may be dead; the store looks at the process.
 SELECT epoch, host, pid, pid_started, closed OR heartbeat_at + ? <= {now} FROM owners WHERE NOT fenced AND epoch <> ?
--- postgres:
-FOR UPDATE
+
+-- name: fence_lapsed
+-- Unless it has renewed its lease meanwhile.
+UPDATE owners SET fenced = TRUE WHERE epoch = ? AND (closed OR fenced OR heartbeat_at + ? <= {now})
 
 -- name: fence_owner
 UPDATE owners SET fenced = TRUE WHERE epoch = ?
@@ -318,8 +320,6 @@ DELETE FROM owners WHERE fenced AND heartbeat_at < {now} - ?
 
 -- name: owner
 SELECT name, host, pid, pid_started, closed OR fenced OR heartbeat_at + ? <= {now} FROM owners WHERE epoch = ?
--- postgres:
-FOR UPDATE
 
 -- name: last_seen
 -- How long ago an owner of any of these triggers was last seen.
