@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from sagaz_lab import sources as package_sources
@@ -48,7 +49,8 @@ READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "
 class Lab:
     """Where sagas are registered, triggered, run and looked at.
 
-    `store` is an address ("memory", "sqlite:///lab.db") or a `Store`; `config` holds for triggers that have none;
+    `store` is an address ("memory", "sqlite:///lab.db", "postgresql://user:password@host/db") or a `Store`, `artifacts`
+    the folder for what that keeps in files, if it is not beside the store; `config` holds for triggers that have none;
     `sources` maps further kinds of source to functions of (settings, surroundings); with `offline` no source is
     opened, so that only `fire` brings events; `max_live_runs` bounds the runs of all triggers together, of which the
     one with the highest `priority` starts first, and `threads` the plain `def` steps at one time. Use it as an async
@@ -65,12 +67,16 @@ class Lab:
         offline: bool = False,
         max_live_runs: int = LIVE_RUNS,
         threads: int | None = None,
+        artifacts: str | Path | None = None,
     ) -> None:
         if not (engine is None or threads is None):
             raise DefinitionError("Lab: threads= is an option of the built-in engine; it does not go with engine=")
+        if not (artifacts is None or store is None or isinstance(store, str)):
+            raise DefinitionError("Lab: artifacts= goes with the address of a store; it does not go with a Store")
         self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
         self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
-        self._lab_store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
+        make = partial(open_store, artifacts=artifacts)
+        self._lab_store = LabStore(store or DEFAULT_STORE, make, self.config.event_retention_days)
         self._given_engine = fitting("engine", engine, ("execute", "close"), "an Engine")
         self._opens = Opening(package_sources, sources or {}, offline)
         self._loop_owner, self._threads, self._max_live_runs = LoopOwner(), threads, max_live_runs

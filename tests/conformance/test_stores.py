@@ -59,7 +59,7 @@ async def test_a_memory_store_keeps_the_cooldowns_that_are_not_over():
 
 
 def test_an_address_that_names_no_store_says_which_there_are():
-    with pytest.raises(UnknownName, match=r"did you mean 'sqlite'.*memory, sqlite"):
+    with pytest.raises(UnknownName, match=r"did you mean 'sqlite'.*memory, postgresql, sqlite"):
         open_store("sqllite:///lab.db")
     with pytest.raises(StoreError, match="write 'sqlite"):
         open_store("sqlite:lab.db")

@@ -262,7 +262,7 @@ async def test_what_an_action_says_of_one_is_masked_in_all_that_is_kept(tmp_path
 @pytest.mark.parametrize(
     "line",
     [
-        ["runs", "--store", f"postgresql://u:{PASSWORD}@h/db"],
+        ["runs", "--store", f"postgresql://u:{PASSWORD}@127.0.0.1:1/db"],
         ["runs", "--store", f"other://u:{PASSWORD}@h/db"],
         ["runs", "--store", f"sqlite:///lab.db?pasword={PASSWORD}"],
         ["runs", "--store", f"sqlite://{PASSWORD}@h"],

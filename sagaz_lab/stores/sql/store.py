@@ -83,6 +83,11 @@ class SqlStore:
         """Make the store if it is missing, and see that it is one. Blocks. Raises as `Driver.connect` does."""
         self.driver.connect().close()
 
+    def missing(self) -> str | None:
+        """Where the store would be, if it has not been made yet. Blocks. Raises `StoreTooNew`, `StoreUnavailable`."""
+        with self.driver.reading() as connection:
+            return self.driver.name if connection is None else None
+
     async def open(self, owner_name: str) -> Owner:
         if self._open is not None:
             raise StoreError(f"the store {self.driver.name} is open already")
