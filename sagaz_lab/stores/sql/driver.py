@@ -55,6 +55,14 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
+class HasRuns(Protocol):
+    """What is to be written."""
+
+    @property
+    def runs(self) -> Sequence[Any]:
+        """The runs to insert."""
+
+
 class Driver(Protocol):
     """One database, in which a store's rows are.
 
@@ -88,8 +96,8 @@ class Driver(Protocol):
     def ready_to_read(self, connection: Connection) -> Connection:
         """The same for one that only reads."""
 
-    def begin(self, connection: Connection, epoch: int, runs: int, alone: bool) -> Iterator[int] | None:
-        """Begin a transaction of this owner that may insert so many runs: their numbers. None: it is fenced off.
+    def begin(self, connection: Connection, epoch: int, writes: Sequence[HasRuns], alone: bool) -> Iterator[int] | None:
+        """Begin a transaction of this owner, for these writes: the numbers of their runs. None: it is fenced off.
 
         It stays the owner's until the transaction ends. With `alone` nobody else takes claims meanwhile.
         """

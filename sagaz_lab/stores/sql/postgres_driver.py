@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from itertools import count
@@ -23,7 +23,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 
 from sagaz_lab.errors import StoreError, StoreTooNew, StoreUnavailable
-from sagaz_lab.stores.sql.driver import FULL, Raced
+from sagaz_lab.stores.sql.driver import FULL, HasRuns, Raced
 from sagaz_lab.stores.sql.statements import schema, statements, with_rows
 from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.texts import masked_address
@@ -191,7 +191,8 @@ class PostgresDriver:
     def ready_to_read(self, connection: Any) -> PostgresConnection:
         return self.connect_to_read() if connection.closed else connection
 
-    def begin(self, connection: Any, epoch: int, runs: int, alone: bool) -> Iterator[int] | None:
+    def begin(self, connection: Any, epoch: int, writes: Sequence[HasRuns], alone: bool) -> Iterator[int] | None:
+        runs = sum(len(write.runs) for write in writes)
         with connection.pipeline():
             connection.execute("BEGIN")
             cursor = connection.execute(self.sql["fence"], (epoch, runs))

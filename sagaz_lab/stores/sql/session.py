@@ -43,6 +43,7 @@ class Session:
         self.writer = Writer(self._transactions, loop)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
         self._lock = Lock()
+        self._time = driver.time
 
     def look(self, look: Callable[[Connection], T]) -> T:
         """What this reads. To be called in the thread of `reader`."""
@@ -62,7 +63,7 @@ class Session:
                 raise self._driver.unavailable(error) from error
 
     def lease_held(self) -> bool:
-        return self._driver.time() - self._transactions.renewed_at < leases.LEASE_S * leases.TRUSTED
+        return self._time() - self._transactions.renewed_at < leases.LEASE_S * leases.TRUSTED
 
     def lease_lost(self) -> bool:
         """By what the rows say; False if they say nothing."""

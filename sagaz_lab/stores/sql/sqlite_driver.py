@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sagaz_lab.errors import StoreError, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.spelled import spelled_key
 from sagaz_lab.stores.sql.claims import id_claim
-from sagaz_lab.stores.sql.driver import FULL, READ_ONLY, file_failed
+from sagaz_lab.stores.sql.driver import FULL, READ_ONLY, HasRuns, file_failed
 from sagaz_lab.stores.sql.sqlite_files import Files, files_of, lost_file, save_log
 from sagaz_lab.stores.sql.statements import schema, statements, with_rows
 from sagaz_lab.stores.sql.store import SqlStore
@@ -128,7 +128,7 @@ class SqliteDriver:
     def ready_to_read(self, connection: Any) -> sqlite3.Connection:
         return connection  # type: ignore[no-any-return]
 
-    def begin(self, connection: Any, epoch: int, runs: int, alone: bool) -> Iterator[int] | None:
+    def begin(self, connection: Any, epoch: int, writes: Sequence[HasRuns], alone: bool) -> Iterator[int] | None:
         connection.execute("BEGIN IMMEDIATE")
         row = connection.execute(self.sql["fence"], (epoch,)).fetchone()
         return None if row is None or row[0] else count((row[1] or 0) + 1)

@@ -141,8 +141,7 @@ class Transactions:
         self.connection = connection = driver.ready_to_write(self.connection)
         self._renewing_at = None
         try:
-            runs = sum([len(write.runs) for write in writes])
-            numbers = driver.begin(connection, self.epoch, runs, alone)
+            numbers = driver.begin(connection, self.epoch, writes, alone)
             if numbers is None:
                 raise LeaseLost(f"another process has taken over the triggers and runs of this one in {driver.name}, "
                                 "whose lease had ended; stop this Lab and start it anew")  # fmt: skip
