@@ -182,6 +182,25 @@ async def test_after_each_connection_was_cut_the_same_call_goes_through(
         await store.close()
 
 
+async def test_a_network_that_is_gone_does_not_hold_up_the_loop(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    async with Proxy(postgres_server.port) as proxy:
+        address = postgres_server.fresh().replace(str(postgres_server.port), str(proxy.port))
+        store = open_store(address, artifacts=tmp_path / "artifacts")
+        await store.open("this notebook")
+        proxy.black_hole()
+        appending = asyncio.ensure_future(take(store, new_run("r1")))
+        for _ in range(3):
+            since = asyncio.get_running_loop().time()
+            assert not store.lease_lost()
+            assert asyncio.get_running_loop().time() - since < 1
+        assert not appending.done()
+        proxy.heal()
+        assert await appending == {}
+        await store.close()
+
+
 async def test_a_commit_whose_answer_is_lost_is_known_to_have_been_made(
     stores: list[Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +257,17 @@ async def test_a_store_of_a_newer_version_is_refused(
         await open_store(address).open("this notebook")
     with pytest.raises(StoreTooNew):
         open_store(address).rows("runs", None)
+
+
+async def test_tables_of_another_program_are_left_alone(
+    address: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    schema = address.rpartition("=")[2]
+    with postgres_server.client() as client:
+        client.execute(f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.runs (mine text)")
+        with pytest.raises(StoreUnavailable, match="it has a table of another program"):
+            await open_store(address, artifacts=tmp_path).open("this notebook")
+        assert client.execute(f"SELECT count(*) FROM pg_tables WHERE schemaname = '{schema}'").fetchone() == (1,)
 
 
 async def test_many_open_a_store_that_nobody_has_made_yet(address: str, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class PostgresServer:
             os.chown(folder, user.pw_uid, user.pw_gid)
             self._as_user |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         command = [found / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                   "--locale=C.UTF-8", "--no-sync"]  # fmt: skip
+                   "--no-locale", "--no-sync"]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **self._as_user)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,6 +83,9 @@ class Driver(Protocol):
 
     def connect_to_read(self) -> Connection:
         """One that only reads, for any thread; the tables are upgraded first. Raises as `connect` does."""
+
+    def at_once(self, ask: Callable[[], bool]) -> bool:
+        """What `ask` finds in the database, for a caller that must not be held up; False if that would take long."""
 
     def close(self) -> None:
         """The store is closed: give back connections that are kept for later reads."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from itertools import count
 from operator import itemgetter
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from weakref import finalize
@@ -43,6 +44,9 @@ STUCK_S = 10
 IN_DOUBT_S = 30.0
 """How long to ask whether a transaction was committed whose connection was lost meanwhile."""
 
+AT_ONCE_S = 0.2
+"""How long a question may take that must not hold up the loop."""
+
 IDLE = 4
 """Connections that are kept for the next reads."""
 
@@ -67,6 +71,7 @@ _WRITES = (
 _CURES = {
     "28": "the server refuses this user or password; see the address",
     "3D": "the server has no such database; make it with createdb, or name another",
+    "42P07": "it has a table of another program; name a schema of its own with ?schema=NAME",
     "42501": "this user lacks a right; grant it, or name a schema of its own with ?schema=NAME",
     "53100": FULL,
     "53300": "the server has no connection left; end others, or raise its max_connections",
@@ -127,6 +132,7 @@ class PostgresDriver:
         self._idle: list[PostgresConnection] = []
         self._keeps = False
         self._lock = Lock()
+        self._asked: Future[bool] | None = None
         finalize(self, _close_all, self._idle)
 
     def connect(self) -> PostgresConnection:
@@ -144,6 +150,16 @@ class PostgresDriver:
 
     def connect_to_read(self) -> PostgresConnection:
         return self._connect("SET default_transaction_read_only = on")
+
+    def at_once(self, ask: Callable[[], bool]) -> bool:
+        if self._asked is None or self._asked.done():
+            self._asked = asked = Future[bool]()
+            # A thread that a dead network holds up must not hold up the end of the process.
+            Thread(target=lambda: asked.set_result(ask()), name="sagaz-store-glance", daemon=True).start()
+        try:
+            return self._asked.result(AT_ONCE_S)
+        except TimeoutError:
+            return False
 
     def close(self) -> None:
         self._keeps = False

@@ -6,12 +6,12 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Lock
 from typing import TypeVar
 
 from sagaz_lab.abc import RevisionRow
-from sagaz_lab.errors import describe
+from sagaz_lab.errors import StoreUnavailable, describe
 from sagaz_lab.stores.sql import leases
 from sagaz_lab.stores.sql.driver import Connection, Driver
 from sagaz_lab.stores.sql.reading import revisions_of
@@ -29,15 +29,20 @@ class Session:
 
     def __init__(self, driver: Driver, owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
         self._driver, self._pid = driver, os.getpid()
-        writing = driver.connect()
-        try:
-            self._reading, self._glancing = driver.connect_to_read(), driver.connect_to_read()
-            entered_at = driver.time()
-            self.owner = leases.enter(writing, driver.sql, owner_name)
-            driver.mend(writing)
-        except driver.error as error:
-            writing.close()
-            raise driver.unavailable(error) from error
+        with ExitStack() as opened:
+            writing = driver.connect()
+            opened.callback(writing.close)
+            self._reading = driver.connect_to_read()
+            opened.callback(self._reading.close)
+            self._glancing = driver.connect_to_read()
+            opened.callback(self._glancing.close)
+            try:
+                entered_at = driver.time()
+                self.owner = leases.enter(writing, driver.sql, owner_name)
+                driver.mend(writing)
+            except driver.error as error:
+                raise driver.unavailable(error) from error
+            opened.pop_all()
         self._transactions = Transactions(driver, writing, self.owner.epoch)
         self._transactions.renewed_at = entered_at
         self.writer = Writer(self._transactions, loop)
@@ -67,7 +72,11 @@ class Session:
 
     def lease_lost(self) -> bool:
         """By what the rows say; False if they say nothing."""
-        with self._lock, suppress(self._driver.error):
+        return self._driver.at_once(self._is_fenced)
+
+    def _is_fenced(self) -> bool:
+        with self._lock, suppress(self._driver.error, StoreUnavailable):
+            self._glancing = self._driver.ready_to_read(self._glancing)
             row = self._glancing.execute(self._driver.sql["is_fenced"], (self.owner.epoch,)).fetchone()
             return row is None or bool(row[0])
         return False

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
@@ -104,6 +104,9 @@ class SqliteDriver:
 
     def connect_to_read(self) -> sqlite3.Connection:
         return connect_to_read(self.path)
+
+    def at_once(self, ask: Callable[[], bool]) -> bool:
+        return ask()
 
     def close(self) -> None:
         pass  # none are kept
