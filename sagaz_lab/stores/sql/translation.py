@@ -35,7 +35,7 @@ _BARE_RECORD = marks(7, 4)
 
 
 def text(value: str | None) -> str | None:
-    """The text as SQLite can hold it: a lone surrogate becomes its escape."""
+    """The text as a database can hold it: a lone surrogate becomes its escape."""
     if value is None or value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode()
