@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from operator import itemgetter
 from pathlib import Path
@@ -126,6 +126,8 @@ class PostgresDriver:
         self.key: Path | None = None
         texts = statements("postgres", _NOW, _TEXTS)
         self.sql: Mapping[str, str] = {name: numbered(text) for name, text in texts.items()}
+        self.with_rows = _with_rows
+        self.time = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
         self._streams = count(1)
         self._transaction = ""
         # Connections for the next reads, while the store is open.
@@ -153,9 +155,9 @@ class PostgresDriver:
 
     def at_once(self, ask: Callable[[], bool]) -> bool:
         if self._asked is None or self._asked.done():
-            self._asked = asked = Future[bool]()
+            self._asked = Future[bool]()
             # A thread that a dead network holds up must not hold up the end of the process.
-            Thread(target=lambda: asked.set_result(ask()), name="sagaz-store-glance", daemon=True).start()
+            Thread(target=_answer, args=(self._asked, ask), name="sagaz-store-glance", daemon=True).start()
         try:
             return self._asked.result(AT_ONCE_S)
         except TimeoutError:
@@ -244,12 +246,6 @@ class PostgresDriver:
         with suppress(psycopg.Error):
             if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
                 connection.execute("ROLLBACK")
-
-    def time(self) -> float:
-        return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
-
-    def with_rows(self, statement: str, marks: str, count: int) -> str:
-        return _with_rows(statement, marks, count)
 
     def in_order(self, rows: list[Any], width: int) -> list[Any]:
         ordered = sorted(zip(*[iter(rows)] * width, strict=True), key=itemgetter(0, 1))
@@ -376,7 +372,17 @@ def _shown(dsn: Mapping[str, Any], name: str) -> str:
     user, host, port = (str(dsn.get(part) or "") for part in ("user", "host", "port"))
     place = f"{quote(user, safe='')}@" if user else ""
     place += quote(host, safe="") + (f":{port}" if port else "")
-    return f"postgresql://{place}/{quote(str(dsn.get('dbname') or ''), safe='')}" + (f"?schema={name}" if name else "")
+    return f"postgresql://{place}/{quote(str(dsn.get('dbname') or ''), safe='')}" + (
+        f"?schema={quote(name)}" if name else ""
+    )
+
+
+def _answer(asked: Future[bool], ask: Callable[[], bool]) -> None:
+    found = False
+    try:
+        found = ask()
+    finally:
+        asked.set_result(found)
 
 
 def _text(error: BaseException) -> str:
