@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from sagaz_lab.errors import LeaseLost, StoreError, StoreTooNew, StoreUnavailabl
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores import open_store
 from sagaz_lab.stores.sql import postgres_driver
+from sagaz_lab.stores.sql.postgres_driver import PostgresDriver
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
 from sagaz_lab.testing.store_values import AT, TRIGGER, dead_letter, finished, held_event, loaded, new_run, take
 from tests.services.postgres import PostgresServer, running_postgres
 from tests.services.proxy import Proxy
@@ -44,6 +46,37 @@ def own_server() -> Iterator[PostgresServer]:
     """A server that a test may kill."""
     with running_postgres() as server:
         yield server
+
+
+# --- tables and statements ---
+
+
+async def test_both_databases_have_the_same_tables_and_columns(
+    stores: list[Store], address: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    with postgres_server.client() as client:
+        ours = client.execute(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s",
+            (address.rpartition("=")[2],),
+        ).fetchall()
+    with closing(SqliteDriver(tmp_path / "lab.db").connect()) as connection:
+        theirs = connection.execute(
+            "SELECT tables.name, columns.name FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns "
+            "WHERE tables.type = 'table' AND tables.name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+    assert set(ours) - {("sagaz_store", "version")} == set(theirs)
+
+
+async def test_the_server_understands_every_statement(
+    stores: list[Store], address: str, postgres_server: PostgresServer
+) -> None:
+    sql = PostgresDriver(address).sql
+    with postgres_server.client() as client:
+        client.execute(f"SET search_path = {address.rpartition('=')[2]}")
+        for name, statement in sql.items():
+            types = "(bigint, float8, bigint)" if name == "complete_runs" else ""  # of VALUES alone it cannot tell
+            client.execute(f"PREPARE {name}_{types} AS {statement}")
+        assert client.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (len(sql),)
 
 
 # --- many writers ---
