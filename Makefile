@@ -20,10 +20,11 @@ demo: setup ## the notebook from first to last cell: a year of flights, drift, r
 lab: setup ## JupyterLab on the notebooks
 	@$(python) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
 
-test: setup ## all tests, with a real Redis server and a real browser
-	@server=$$(tools/redis.sh) && browser=$$(tools/chromium.sh) && echo "==> tests, with $$server and $$browser" && \
+test: setup ## all tests, with real servers of Redis and PostgreSQL and a real browser
+	@server=$$(tools/redis.sh) && browser=$$(tools/chromium.sh) && postgres=$$(tools/postgres.sh) && \
+	echo "==> tests, with $$server, $$postgres and $$browser" && \
 	export KERNELS && KERNELS=$$(tools/kernels.sh) && \
-	REDIS_SERVER=$$server CHROMIUM=$$browser $(python) -m pytest -n $(WORKERS) $(ARGS)
+	REDIS_SERVER=$$server CHROMIUM=$$browser POSTGRES_BIN=$$postgres $(python) -m pytest -n $(WORKERS) $(ARGS)
 
 test-newest: ## the unit and conformance tests on the newest Python of this machine, in an environment of its own
 	@newest=$$(tools/newest_python.sh) && \

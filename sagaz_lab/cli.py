@@ -313,9 +313,9 @@ def _lab(address: str, *, offline: bool = True) -> Lab:
     if address == "memory":
         raise CommandFailed("the memory store lives in its own process only; name a file: --store sqlite:///lab.db")
     lab = Lab(store=address, offline=offline)
-    path = getattr(lab.store, "path", None)
-    if path is not None and not path.exists():
-        raise CommandFailed(f"no store at {path}")
+    missing = getattr(lab.store, "missing", None)
+    if missing is not None and (place := missing()) is not None:
+        raise CommandFailed(f"no store at {place}")
     return lab
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from sagaz_lab import sources as package_sources
@@ -15,7 +16,7 @@ from sagaz_lab.errors import DefinitionError
 from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.hosting.isolated import Isolated, on_its_loop
 from sagaz_lab.hosting.loop_owner import LEAVE_S, LoopOwner
-from sagaz_lab.hosting.opening import DEFAULT_STORE, LabStore, Opening, fitting
+from sagaz_lab.hosting.opening import DEFAULT_STORE, LabStore, Opening, fitting, given_engine
 from sagaz_lab.hosting.shadows import ShadowReport, Shadows
 from sagaz_lab.hosting.views import Views, shown
 from sagaz_lab.model.context import SagaContext
@@ -48,11 +49,11 @@ READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "
 class Lab:
     """Where sagas are registered, triggered, run and looked at.
 
-    `store` is an address ("memory", "sqlite:///lab.db") or a `Store`; `config` holds for triggers that have none;
-    `sources` maps further kinds of source to functions of (settings, surroundings); with `offline` no source is
-    opened, so that only `fire` brings events; `max_live_runs` bounds the runs of all triggers together, of which the
-    one with the highest `priority` starts first, and `threads` the plain `def` steps at one time. Use it as an async
-    context manager, or let the first awaited method open it.
+    `store` is an address ("memory", "sqlite:///lab.db", "postgresql://user@host/db") or a `Store`, and `artifacts` the
+    folder of its files, if not beside it; `config` holds for triggers that have none; `sources` maps further kinds of
+    source to functions of (settings, surroundings); with `offline` no source is opened, so that only `fire` brings
+    events; `max_live_runs` bounds the runs of all triggers together, of which the one of the highest `priority` starts
+    first, and `threads` the plain `def` steps at one time. Enter it by `async with`, or the first awaited method does.
     """
 
     def __init__(
@@ -65,13 +66,12 @@ class Lab:
         offline: bool = False,
         max_live_runs: int = LIVE_RUNS,
         threads: int | None = None,
+        artifacts: str | Path | None = None,
     ) -> None:
-        if not (engine is None or threads is None):
-            raise DefinitionError("Lab: threads= is an option of the built-in engine; it does not go with engine=")
         self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
         self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
-        self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days)
-        self._given_engine = fitting("engine", engine, ("launch", "attach", "cancel", "abandon", "close"), "an Engine")
+        self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days, artifacts)
+        self._given_engine = given_engine(engine, threads)
         self._opens = Opening(package_sources, sources or {}, offline)
         self._loops, self._threads, self._max_live_runs = LoopOwner(), threads, max_live_runs
         self.registry = Registry(self._store.revisions, self._changed, self.clock.now, self._loops.isolated.call_there)
@@ -90,7 +90,7 @@ class Lab:
             opens.publisher, self._tally, self.report, self._max_live_runs,
         )  # fmt: skip
         service.dispatcher.runner.use(self._logs)
-        self._firing = Firing(service.dispatcher)
+        self._firing = Firing(service.dispatcher, self.store)
         self._views = Views(self.store, service.dispatcher)
         self.shadows = Shadows(service.dispatcher, open_store, self._loops.isolated.call_there)
 

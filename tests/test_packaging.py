@@ -111,6 +111,7 @@ def test_the_core_imports_no_optional_library():
         "msgspec",
         "numpy",
         "pandas",
+        "psycopg",
         "pyarrow",
         "pydantic",
         "redis",

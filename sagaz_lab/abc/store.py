@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from sagaz_lab.abc.source import Positions
 from sagaz_lab.abc.values import (
@@ -27,32 +27,21 @@ Choose = Callable[[Sequence[tuple[str, str]]], Collection[str]]
 thread."""
 
 
-class Store(Protocol):
-    """Keeps runs, claims, dead letters, revisions and positions. All writes are fenced by the owner's lease.
+class StoreTraits(NamedTuple):
+    """How a store differs from its siblings.
 
-    Every method raises `StoreUnavailable` if the store cannot answer and `LeaseLost` once another owner has taken
-    over. What a method changes, it changes in one transaction. Times are seconds since the epoch.
-
-    A store may have `run_logs`, with `write(run_id, text)` and `read(run_id)` from any thread, to keep the logs of runs
-    for as long as the runs; without it a log is gone with its process.
+    `survives`: what it keeps outlives the process, and other processes may open it. `awaited`: what it is given is kept
+    once the call has been awaited; without this it is kept when the call returns, and the store is never away.
+    `any_thread`: the methods of `ViewStore` may be called from any thread.
     """
 
-    url: str
-    durable: ClassVar[bool]
+    survives: bool = True
+    awaited: bool = True
+    any_thread: bool = True
 
-    async def open(self, owner_name: str) -> Owner:
-        """Create what is missing and take a lease. Raises `StoreTooNew`, `StoreUnavailable`."""
 
-    async def close(self) -> None:
-        """Write what is queued, give the lease back. Idempotent."""
-
-    async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
-        """Cut what a clock that was ahead of `now` has left in the future to its length from `now`.
-
-        These are cooldowns and claims of runs that were started after `now`, and events that wait since then or later.
-        Such a run is moved, as if it had ended (a live one: started) now. Returns how many seconds the clock was ahead,
-        and how many of each were cut.
-        """
+class LeasedStore(Protocol):
+    """The lease of the owner that has opened the store."""
 
     async def heartbeat(self) -> bool:
         """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time.
@@ -68,6 +57,10 @@ class Store(Protocol):
 
     def lease_lost(self) -> bool:
         """Whether another owner has taken over, as far as can be read at once. For the loop, which it holds up."""
+
+
+class IntakeStore(Protocol):
+    """Takes in runs and what comes with them; knows which claims and cooldowns are taken."""
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
         """Which of these claims of the trigger are taken: by a live or completed run, and not past their time, or by
@@ -91,17 +84,15 @@ class Store(Protocol):
     async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
         """The events that wait to be decided for these triggers, oldest first."""
 
-    async def left_waiting(self) -> Mapping[str, int]:
-        """How many events wait to be decided, by trigger, but for the triggers of other owners that live.
 
-        A name that cannot be read is there as its `repr`.
-        """
+class JournalStore(Protocol):
+    """Keeps the history of runs."""
 
     def append(self, records: Sequence[Record]) -> Awaitable[None]:
         """The records are durable once it has been awaited, in the order in which `append` was called.
 
-        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does. A store that is not
-        `durable` has them when the call returns.
+        Raises `UnstorableValue`, at once or then; nothing of the call is kept if it does. Without the trait
+        `awaited` they are kept when the call returns.
         """
 
     def begin(
@@ -129,20 +120,19 @@ class Store(Protocol):
     ) -> Awaitable[None]:
         """An attempt has ended. With `retry_at` the run waits until then. Awaited as `append` is."""
 
-    async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
-        """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first.
-
-        Those that `choose` does not name are left for a later call, of any owner, or for `adopt`.
-        """
-
     async def load(self, run_id: str) -> StoredRun | None:
         """The run with its records."""
 
-    async def adopt(self, run_id: str) -> bool:
-        """Make an ended or held run this owner's and live again. False if another live owner has it."""
 
-    async def forget(self, trigger: str, key: str | None = None) -> int:
-        """Free one claim or cooldown, or all of the trigger; returns how many. What waits goes on waiting."""
+class DecisionStore(LeasedStore, IntakeStore, JournalStore, Protocol):
+    """All that deciding events and executing their runs needs."""
+
+    url: str
+    traits: ClassVar[StoreTraits]
+
+
+class DeadLetterStore(Protocol):
+    """Keeps dead letters until they are settled, and a while longer."""
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         """The open dead letters of these ids, in their old order."""
@@ -152,6 +142,10 @@ class Store(Protocol):
 
     async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
         """Mark open letters as `redriven` or `discarded`; returns how many were open."""
+
+
+class OutboxStore(Protocol):
+    """Keeps what is to be published until a broker has it. What a broker has refused is parked: nobody publishes it."""
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
         """What this owner is to publish, oldest first, each with its number."""
@@ -180,27 +174,15 @@ class Store(Protocol):
         if there is one; a `discarded` one is dropped. What is parked behind either is to be published.
         """
 
-    async def save_revision(self, row: RevisionRow) -> bool:
-        """Keep it. False if the number is that of a revision with another digest, which stays."""
 
-    async def own_triggers(self, names: Sequence[str]) -> float | None:
-        """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner.
-
-        An owner whose lease has ended is fenced off by that: it writes nothing more, on whatever it worked.
-        Returns how many seconds ago somebody was last seen to run any of them, to a few seconds; None if nobody ever
-        has.
-        """
-
-    def positions(self) -> Positions: ...
+class ViewStore(Protocol):
+    """What can be read without an owner, also while the store is closed, and without waiting for its writes."""
 
     def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
-        """Oldest first, all or so many of the newest.
-
-        Reads through a connection of its own, from any thread, also while the store is closed.
-        """
+        """Oldest first, all or so many of the newest."""
 
     def run(self, run_id: str) -> StoredRun | None:
-        """The same as `load`. Reads as `revisions` does."""
+        """The same as `load`."""
 
     def about(
         self, event_id: str, claims: Collection[str], run_ids: Collection[str] = (), *, everywhere: bool = False
@@ -208,8 +190,7 @@ class Store(Protocol):
         """Rows of "outcomes" that concern the event, and rows of "runs" that these name, or `run_ids`.
 
         The runs are those that have one of these claims, and those of the newest (some thousands; with `everywhere` of
-        all) that have the event's id. The error of a run that has left a dead letter is the letter's. Reads as
-        `revisions` does.
+        all) that have the event's id. The error of a run that has left a dead letter is the letter's.
         """
 
     def rows(
@@ -220,9 +201,63 @@ class Store(Protocol):
 
         "dead_letters" has the open ones only, those older than the letter `before` if that is given; "causes" counts
         them by cause, the commonest first. Of "runs" there are those of `status` only, if that is given.
-
-        Reads as `revisions` does.
         """
+
+
+class Store(DecisionStore, DeadLetterStore, OutboxStore, ViewStore, Protocol):
+    """Keeps runs, claims, dead letters, revisions and positions. All writes are fenced by the owner's lease.
+
+    Every method raises `StoreUnavailable` if the store cannot answer and `LeaseLost` once another owner has taken
+    over. What a method changes, it changes in one transaction. Times are seconds since the epoch.
+
+    A store may have `run_logs`, with `write(run_id, text)` and `read(run_id)` from any thread, to keep the logs of runs
+    for as long as the runs; without it a log is gone with its process.
+    """
+
+    async def open(self, owner_name: str) -> Owner:
+        """Create what is missing and take a lease. Raises `StoreTooNew`, `StoreUnavailable`."""
+
+    async def close(self) -> None:
+        """Write what is queued, give the lease back. Idempotent."""
+
+    async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
+        """Cut what a clock that was ahead of `now` has left in the future to its length from `now`.
+
+        These are cooldowns and claims of runs that were started after `now`, and events that wait since then or later.
+        Such a run is moved, as if it had ended (a live one: started) now. Returns how many seconds the clock was ahead,
+        and how many of each were cut.
+        """
+
+    async def own_triggers(self, names: Sequence[str]) -> float | None:
+        """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner.
+
+        An owner whose lease has ended is fenced off by that: it writes nothing more, on whatever it worked.
+        Returns how many seconds ago somebody was last seen to run any of them, to a few seconds; None if nobody ever
+        has.
+        """
+
+    async def left_waiting(self) -> Mapping[str, int]:
+        """How many events wait to be decided, by trigger, but for the triggers of other owners that live.
+
+        A name that cannot be read is there as its `repr`.
+        """
+
+    async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
+        """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first.
+
+        Those that `choose` does not name are left for a later call, of any owner, or for `adopt`.
+        """
+
+    async def adopt(self, run_id: str) -> bool:
+        """Make an ended or held run this owner's and live again. False if another live owner has it."""
+
+    async def forget(self, trigger: str, key: str | None = None) -> int:
+        """Free one claim or cooldown, or all of the trigger; returns how many. What waits goes on waiting."""
+
+    async def save_revision(self, row: RevisionRow) -> bool:
+        """Keep it. False if the number is that of a revision with another digest, which stays."""
+
+    def positions(self) -> Positions: ...
 
 
 class Codec(Protocol):

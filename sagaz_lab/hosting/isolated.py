@@ -248,8 +248,8 @@ async def _end_all() -> None:
 def on_its_loop(*, but: Collection[str], reads: Collection[str]) -> Callable[[C], C]:
     """Make every public method of a Lab work on any thread: it is shipped to where the Lab lives, if that is elsewhere.
 
-    `but` are those that see to that themselves. `reads` only read a durable store, through a connection of their own:
-    they need the Lab's loop for another store only, and do not hold it up.
+    `but` are those that see to that themselves. `reads` only read the store: they need
+    the Lab's loop where that is not for any thread, and do not hold it up.
     """
 
     def changed(cls: C) -> C:
@@ -294,6 +294,6 @@ def _reading(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def shipped(self: Any, *args: Any, **options: Any) -> Any:
-        return (method if self.store.durable else there)(self, *args, **options)
+        return (method if self.store.traits.any_thread else there)(self, *args, **options)
 
     return shipped

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar
 
-from sagaz_lab.abc import Publisher, RevisionRow, Source, Store, Surroundings
+from sagaz_lab.abc import Engine, Publisher, RevisionRow, Source, Store, Surroundings
 from sagaz_lab.errors import DefinitionError, StoreError
 from sagaz_lab.model.trigger import SourceSpec, Trigger, number_of
 from sagaz_lab.texts import masked
@@ -25,6 +26,13 @@ def fitting(option: str, value: V, verbs: Iterable[str], what: str) -> V:
     return value
 
 
+def given_engine(engine: Engine | None, threads: int | None) -> Engine | None:
+    """The engine that the Lab was given in place of the built-in one. Raises `DefinitionError`."""
+    if not (engine is None or threads is None):
+        raise DefinitionError("Lab: threads= is an option of the built-in engine; it does not go with engine=")
+    return fitting("engine", engine, ("launch", "attach", "cancel", "abandon", "close"), "an Engine")
+
+
 class Package(Protocol):
     """The package's own kinds of source."""
 
@@ -38,11 +46,15 @@ class Package(Protocol):
 class LabStore:
     """The Lab's store: one that it was given, or one that is made from its address when it is first asked for."""
 
-    def __init__(self, where: str | Store, make: Callable[..., Store], retention_days: float) -> None:
+    def __init__(
+        self, where: str | Store, make: Callable[..., Store], retention_days: float, artifacts: str | Path | None
+    ) -> None:
         if not isinstance(where, str):
             fitting("store", where, ("open", "close"), "an address such as 'sqlite:///lab.db', or a Store")
+            if artifacts is not None:
+                raise DefinitionError("Lab: artifacts= goes with the address of a store; it does not go with a Store")
         self._where = where
-        self._make = partial(make, retention_days=retention_days)
+        self._make = partial(make, artifacts=artifacts, retention_days=retention_days)
         self._store: Store | None = None
 
     @property
@@ -67,7 +79,7 @@ class LabStore:
 
     def forget(self) -> None:
         """The loop it was open on is gone: what lies in a file is opened anew."""
-        if isinstance(self._where, str) and self.store.durable:
+        if isinstance(self._where, str) and self.store.traits.survives:
             self._store = None
 
     def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:

@@ -184,8 +184,8 @@ class Feed:
         self._held = [_held(run, kept.records if kept else ()) for run, kept in zip(stuck, stored, strict=True)]
 
     async def _read(self, read: Callable[[], T]) -> T:
-        """A store in files is read in a thread; one in memory is not for other threads."""
-        return await asyncio.to_thread(read) if self._lab.store.durable else read()
+        """In a thread, where the store is for any thread."""
+        return await asyncio.to_thread(read) if self._lab.store.traits.any_thread else read()
 
     def _gantt(self, run: RunProgress, records: Iterable[Record]) -> list[State]:
         """The run's steps in the order of its actions; what has not begun waits."""

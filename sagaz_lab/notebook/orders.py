@@ -70,8 +70,8 @@ async def _discard(lab: Lab, order: Order) -> Result:
 
 
 async def _letters(lab: Lab, cause: str) -> list[str]:
-    """There may be a million: a store in files is read in a thread."""
-    if lab.store.durable:
+    """There may be a million: they are read in a thread, where the store is for any thread."""
+    if lab.store.traits.any_thread:
         return await asyncio.to_thread(open_letters, lab.store, cause)
     return open_letters(lab.store, cause)
 

@@ -79,9 +79,9 @@ class Service:
         self.group = self._maker = ""
         self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
         self.intake = Intake(self.dispatcher, clock, open_source)
-        self.recovery = Recovery(self.dispatcher)
+        self.recovery = Recovery(self.dispatcher, store)
         self.params = ParamsInStore(store, clock, report)
-        self.relay = Relay(self.dispatcher, open_publisher)
+        self.relay = Relay(self.dispatcher, store, open_publisher)
         self.dispatcher.runner.published = self.relay.wake
         self.dispatcher.lease.on_lost = self._lost
 
@@ -194,7 +194,7 @@ class Service:
                 await self._forget(wanted)
                 waited = 0  # what came into a window since the Lab was opened is forgotten too
             found = await self.recovery.resume_interrupted(how.resume)
-            found.events_need_code = await self.dispatcher.window_timers.without_code.look()
+            found.events_need_code = self.dispatcher.window_timers.without_code.look(await self._store.left_waiting())
         found.waited += waited
         self.relay.look_again()
         may_receive.set()
@@ -240,8 +240,8 @@ class Service:
         self.intake.hand_over(self._wanted())
         self.dispatcher.observers.changed([change.name for change in changes])
         new = [(change.name, change.revision) for change in changes if change.is_new]
-        confirming = self.dispatcher.confirming
-        future = confirming.begin(name for name, _ in new if self._store.durable)  # else nobody else gives numbers
+        confirming, shared = self.dispatcher.confirming, self._store.traits.survives  # else nobody else gives numbers
+        future = confirming.begin(name for name, _ in new if shared)
         task = self.dispatcher.tasks.start(self._follow(new, future), "registry change")
         task.add_done_callback(lambda _: confirming.end(future))
         self.relay.wake()  # it may be known now where something goes

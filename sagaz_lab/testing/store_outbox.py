@@ -189,7 +189,7 @@ class OutboxSuite:
         assert {row["event_id"] for row in frame(store, "events")} >= {"event-r1", "event-joined", "low"}
 
     async def test_a_kept_event_goes_at_its_time(self, store: Store) -> None:
-        if not store.durable:
+        if not store.traits.survives:
             pytest.skip("it keeps so many, for as long as it is there")
         await store.accept(Acceptance(kept=[kept_event("old", until=AT), kept_event("young")]))
         await store.heartbeat()

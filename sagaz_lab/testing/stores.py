@@ -162,7 +162,7 @@ class StoreSuite(IntakeSuite, WaitingSuite, OutboxSuite):
         assert len((await loaded(store, "r1")).records) == 2
 
     async def test_a_value_that_cannot_be_stored_is_refused_and_spoils_no_other(self, store: Store) -> None:
-        if not store.durable:
+        if not store.traits.survives:
             pytest.skip("it keeps every value")
         refused = await take(store, new_run("r1"), new_run("r2", context={"model": object()}))
         assert isinstance(refused["r2"].error, UnstorableValue)
@@ -230,8 +230,8 @@ class StoreSuite(IntakeSuite, WaitingSuite, OutboxSuite):
         await store.close()
         await store.close()
 
-    async def test_a_closed_durable_store_takes_nothing_but_can_be_read(self, store: Store) -> None:
-        if not store.durable:
+    async def test_a_closed_store_that_survives_takes_nothing_but_can_be_read(self, store: Store) -> None:
+        if not store.traits.survives:
             pytest.skip("it is never closed to its own process")
         await take(store, new_run("r1"))
         await store.close()

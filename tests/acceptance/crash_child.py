@@ -1,4 +1,4 @@
-"""A process that runs a six-action saga on a SQLite file and kills itself at a record boundary.
+"""A process that runs a six-action saga on a store and kills itself at a record boundary.
 
 Usage: crash_child.py STORE LEDGER KILL_AT WHEN MODE. It is killed when its journal has written KILL_AT records
 ("after" the commit) or is about to ("before" it); KILL_AT 0 never. MODE is "ok" or "fails". With MODE "resume" it

@@ -336,7 +336,7 @@ def test_a_store_that_is_not_there_is_one_line_and_is_not_made(tmp_path):
     assert told(call(tmp_path, "runs")) == f"sagaz-lab: no store at {tmp_path}/.sagaz_lab/lab.db"
     assert list(tmp_path.iterdir()) == []
     assert "lives in its own process" in told(call(tmp_path, "dead", "--store", "memory"))
-    assert "not built yet" in told(call(tmp_path, "runs", "--store", "postgresql://host/db"))
+    assert "Connection refused" in told(call(tmp_path, "runs", "--store", "postgresql://127.0.0.1:1/db"))
 
 
 def test_a_wrong_command_is_told_with_status_2(tmp_path):

@@ -16,7 +16,8 @@ from sagaz_lab.errors import LeaseLost
 from sagaz_lab.runtime import service
 from sagaz_lab.runtime.dispatch import lease
 from sagaz_lab.stores.sql import writer
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 from tests.unit.tools import Taps, until
 
 TRIGGER = "flow.on_event"
@@ -60,8 +61,8 @@ class Bench:
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE owners SET heartbeat_at = heartbeat_at - 60 WHERE epoch = 1")
         store = self.lab.store
-        assert isinstance(store, SqliteStore)
-        store._opened()._transactions.renewed_at -= 60
+        assert isinstance(store, SqlStore)
+        store._session()._transactions.renewed_at -= 60
 
 
 @pytest.fixture
@@ -92,11 +93,11 @@ async def stale(make: Callable[[], Bench]) -> Bench:
 
 
 async def test_who_takes_the_triggers_fences_the_old_owner(tmp_path: Path) -> None:
-    old, new = SqliteStore(tmp_path / "lab.db"), SqliteStore(tmp_path / "lab.db")
+    old, new = SqlStore(SqliteDriver(tmp_path / "lab.db")), SqlStore(SqliteDriver(tmp_path / "lab.db"))
     await old.open("old")
     await new.open("new")
     await old.own_triggers(["flow.on_event", "other.on_event"])
-    with closing(sqlite3.connect(old.path)) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / "lab.db")) as connection, connection:
         connection.execute("UPDATE owners SET heartbeat_at = heartbeat_at - 60 WHERE epoch = 1")
     await new.own_triggers(["flow.on_event"])
     with pytest.raises(LeaseLost):

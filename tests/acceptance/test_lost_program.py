@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sagaz_lab.cli import FAILED
 from sagaz_lab.errors import TriggersOwned
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 from tests.acceptance.test_cli import SLOW, running, wait_for
 
 
@@ -17,7 +18,7 @@ async def test_a_program_whose_triggers_were_taken_ends_as_failed(tmp_path: Path
     path = tmp_path / ".sagaz_lab" / "lab.db"
     with running(tmp_path, "slow") as process:
         wait_for((tmp_path / "started").exists)
-        other = SqliteStore(path)
+        other = SqlStore(SqliteDriver(path))
         await other.open("another")
         taken = False
         while not taken:  # its heartbeat may come between the two

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from sagaz_lab.errors import TriggersOwned
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 
 WRITER = """
 import asyncio, os, sys
 from sagaz_lab.abc import Acceptance, Ending, NewRun
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Publication, Record, RecordKind, RunStatus
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -37,7 +39,7 @@ async def saga(store, prefix, number):
     say("ended", run_id)
 
 async def main(path, prefix):
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open(prefix)
     await store.own_triggers([f"{prefix}.t"])
     say("open")
@@ -85,7 +87,7 @@ async def test_every_acknowledged_record_survives_a_kill_and_nothing_is_half(kil
     path = tmp_path / "lab.db"
     await asyncio.to_thread(killed_while_writing, path, "w", 0.05 * kill)
     said = acknowledged(path, "w")
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("the next notebook")
     left = {run.run_id: run for run in await store.interrupted()}
     outbox = {publication.run_id for _, publication in await store.publications(10**6)}
@@ -107,7 +109,7 @@ async def test_a_killed_process_is_followed_at_once_but_a_live_one_is_left_alone
     writers = {name: start_writer(path, name) for name in ("first", "second")}
     for name in writers:
         await asyncio.to_thread(wait_for, path, name, 20)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("the next notebook")
     try:
         assert await store.interrupted() == []

@@ -17,7 +17,8 @@ from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores import open_store
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.stores.values.encoding import is_ref
 
 AT = 1_700_000_000.0
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(path):
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     yield store
     await store.close()
@@ -106,9 +107,9 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
     change(path, "PRAGMA application_id = 0x5361676C")
     before = path.read_bytes()
     with pytest.raises(StoreTooNew, match=r"version 7 .* knows version 5.*upgrade"):
-        await SqliteStore(path).open("this notebook")
+        await SqlStore(SqliteDriver(path)).open("this notebook")
     with pytest.raises(StoreTooNew):
-        SqliteStore(path).rows("runs", None)
+        SqlStore(SqliteDriver(path)).rows("runs", None)
     assert path.read_bytes() == before
 
 
@@ -116,7 +117,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
 async def test_a_file_that_is_no_database_is_left_alone(path, content):
     path.write_bytes(content)
     with pytest.raises(StoreUnavailable, match=r"lab.db: .*(no SQLite database|damaged)"):
-        await SqliteStore(path).open("this notebook")
+        await SqlStore(SqliteDriver(path)).open("this notebook")
     assert path.read_bytes() == content
 
 
@@ -124,7 +125,7 @@ async def test_another_programs_database_is_left_alone(path):
     change(path, "CREATE TABLE photos (name)")
     before = path.read_bytes()
     with pytest.raises(StoreUnavailable, match="another program's"):
-        await SqliteStore(path).open("this notebook")
+        await SqlStore(SqliteDriver(path)).open("this notebook")
     assert path.read_bytes() == before
 
 
@@ -139,7 +140,7 @@ async def test_a_file_that_is_gone_is_told_until_it_is_back(store, path):
 
 
 async def test_a_missing_store_has_empty_frames(path):
-    assert SqliteStore(path).rows("steps", None)[1] == []
+    assert SqlStore(SqliteDriver(path)).rows("steps", None)[1] == []
     assert not path.exists()
 
 
@@ -156,10 +157,11 @@ async def test_another_process_that_writes_for_long_is_told(store, path, monkeyp
 READ_ONLY = """
 import asyncio, os, sys
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 if os.getuid() == 0:
     os.setuid(65534)
-store = SqliteStore(sys.argv[1])
+store = SqlStore(SqliteDriver(sys.argv[1]))
 try:
     asyncio.run(store.open("a reader"))
 except StoreUnavailable as error:
@@ -180,7 +182,7 @@ def test_a_read_only_file_or_folder_is_told_with_the_cure(what, path):
 
 
 async def _make(path: Path) -> None:
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("the writer")
     await store.close()
 
@@ -198,7 +200,7 @@ async def test_an_owner_whose_loop_is_held_up_keeps_its_runs(store, path, monkey
     await store.heartbeat()
     change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 60")
     time.sleep(2)  # as a cell does
-    other = SqliteStore(path)
+    other = SqlStore(SqliteDriver(path))
     await other.open("another notebook")
     assert await other.interrupted() == []
     await store.append([finished("r1")])
@@ -208,7 +210,7 @@ async def test_an_owner_whose_loop_is_held_up_keeps_its_runs(store, path, monkey
 async def test_an_owner_whose_runs_were_taken_over_writes_nothing_more(store, path):
     await start(store, "r1")
     change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 60")
-    other = SqliteStore(path)
+    other = SqlStore(SqliteDriver(path))
     await other.open("another notebook")
     assert [run.run_id for run in await other.interrupted()] == ["r1"]
     with pytest.raises(LeaseLost, match="taken over"):
@@ -221,7 +223,7 @@ async def test_an_owner_whose_runs_were_taken_over_writes_nothing_more(store, pa
 
 
 async def test_what_has_outlived_its_retention_goes_with_all_that_is_its(path):
-    store = SqliteStore(path, retention_days=1)
+    store = SqlStore(SqliteDriver(path), retention_days=1)
     await store.open("this notebook")
     for run_id, until in (("old", None), ("claimed", AT + 1e10), ("live", None)):
         await start(store, run_id, claim=run_id, claim_until=until)
@@ -247,7 +249,7 @@ def count(path: Path, table: str) -> int:
 
 
 async def test_the_claims_of_its_members_outlive_a_run_until_their_time_and_not_for_ever(path):
-    store = SqliteStore(path, retention_days=1)
+    store = SqlStore(SqliteDriver(path), retention_days=1)
     await store.open("this notebook")
     members = {run_id: [Member(Event({}, str(n)), f"{run_id}-{n}") for n in range(3)] for run_id in ("a", "b", "c")}
     await closed_run(store, "a", members=members["a"])
@@ -279,7 +281,7 @@ async def test_a_cooldown_goes_once_later_runs_have_started(store, path):
 
 
 async def test_waiting_events_stay_for_any_time_and_their_files_go_with_them(path):
-    store = SqliteStore(path, retention_days=1)
+    store = SqlStore(SqliteDriver(path), retention_days=1)
     await store.open("this notebook")
     waiting = [
         WaitingEvent(f"h{n}", "orders.on_order", None, 0, Event(b"x" * 10_000, f"e{n}"), "c", AT) for n in range(2)
@@ -299,7 +301,7 @@ async def test_what_a_lost_owner_had_to_publish_goes_to_who_takes_over(store, pa
     outbox = [Publication(f"p{n}", "shipped", b"{}", None, "r1") for n in range(2)]
     await store.append([replace(finished("r1"), publications=outbox)])
     change(path, "UPDATE owners SET heartbeat_at = heartbeat_at - 100000")
-    other = SqliteStore(path)
+    other = SqlStore(SqliteDriver(path))
     await other.open("another notebook")
     await other.interrupted()
     await other.heartbeat()

@@ -15,9 +15,9 @@ from sagaz_lab.errors import StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.runtime.triggers.compiled import claim_of
-from sagaz_lab.stores.sql import connection
-from sagaz_lab.stores.sql.connection import VERSION
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql import sqlite_driver
+from sagaz_lab.stores.sql.sqlite_driver import VERSION, SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.testing.clock import VirtualClock
 
 AT = 1_700_000_000.0
@@ -82,7 +82,7 @@ def path(tmp_path, request):
 
 
 async def test_runs_claims_and_letters_of_an_old_version_are_there_after_the_upgrade(path):
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     (left,) = await store.interrupted()
     assert (left.run_id, left.event.payload, [it.value for it in left.records]) == ("r2", {"n": 1}, [7])
@@ -119,7 +119,7 @@ async def test_what_a_store_of_version_4_called_held_waits(tmp_path: Path) -> No
             insert(connection, "counts", trigger=TRIGGER, outcome=outcome, reason="", count=count)
         insert(connection, "kept_events", event_id="kept", event=event("kept"), trigger=TRIGGER, outcome="held",
                reason="", at=AT, until=1e12)  # fmt: skip
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     assert sorted(store.rows("counts", None)[1]) == [(TRIGGER, "filtered", "", 4), (TRIGGER, "waiting", "", 3)]
     outcomes = {row[0]: row[2] for row in store.rows("outcomes", None)[1]}
@@ -136,11 +136,11 @@ async def test_what_a_store_of_version_4_called_held_waits(tmp_path: Path) -> No
 
 
 async def test_a_process_of_the_version_before_leaves_an_upgraded_store_alone(path: Path, monkeypatch) -> None:
-    assert SqliteStore(path).rows("runs", None)[1], "reading upgrades it"
+    assert SqlStore(SqliteDriver(path)).rows("runs", None)[1], "reading upgrades it"
     before = path.read_bytes()
-    monkeypatch.setattr(connection, "VERSION", VERSION - 1)
+    monkeypatch.setattr(sqlite_driver, "VERSION", VERSION - 1)
     with pytest.raises(StoreTooNew, match=f"has version {VERSION} and this sagaz_lab knows version {VERSION - 1}"):
-        await SqliteStore(path).open("an old notebook")
+        await SqlStore(SqliteDriver(path)).open("an old notebook")
     assert path.read_bytes() == before
 
 
@@ -175,7 +175,7 @@ def store_3(tmp_path: Path) -> Path:
 
 
 async def test_each_claim_of_version_3_is_an_id_or_a_declared_key(store_3: Path) -> None:
-    store = SqliteStore(store_3)
+    store = SqlStore(SqliteDriver(store_3))
     await store.open("this notebook")
     keys = ["a.csv", "b.csv", "7", "⟦7⟧", '⟦[1,"x"]⟧', "gone", "held.csv"]
     assert sorted(await store.seen("old.keyed", [KEY_MARK + key for key in [*keys, "undone", "h-a-2"]])) == sorted(
@@ -224,7 +224,7 @@ async def test_where_a_claim_of_version_3_may_be_an_id_or_a_key_it_is_both(
         insert(connection, "members", run=10, claim="member")
         for each in (claim, "member"):
             insert(connection, "claims", trigger="old.on", claim=each, run_id="r10", until=NOW + 1e6)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     marked = [KEY_MARK + key for key in keys if status == "completed"]  # what was undone frees its declared key
     assert sorted(await store.seen("old.on", ids + [KEY_MARK + key for key in keys])) == sorted(ids + marked)
@@ -257,14 +257,14 @@ async def test_what_a_store_of_version_3_had_started_starts_no_second_time(store
 
 async def test_an_upgraded_store_has_the_tables_of_a_new_one(path, tmp_path):
     for each in (path, tmp_path / "new.db"):
-        store = SqliteStore(each)
+        store = SqlStore(SqliteDriver(each))
         await store.open("this notebook")
         await store.close()
     assert shape(path) == shape(tmp_path / "new.db")
 
 
 def test_reading_an_old_store_upgrades_it_too(path):
-    assert [row[0] for row in SqliteStore(path).rows("dead_letters", None)[1]] == ["d2"]
+    assert [row[0] for row in SqlStore(SqliteDriver(path)).rows("dead_letters", None)[1]] == ["d2"]
     assert shape(path)["version"] == (VERSION,)
 
 
@@ -275,7 +275,7 @@ async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path):
         connection.execute("CREATE TABLE publications (mine)")
     before = shape(path)
     with pytest.raises(StoreUnavailable, match="publications already exists"):
-        await SqliteStore(path).open("this notebook")
+        await SqlStore(SqliteDriver(path)).open("this notebook")
     assert shape(path) == before
 
 
@@ -331,7 +331,7 @@ async def test_of_several_schedules_a_trigger_has_the_position_of_those_that_it_
                    status="completed", owner=1, event_id=id, event=event(id), context=b"{}", started_at=AT)  # fmt: skip
         for name in ("edited.on", "steady.on", "skips.on"):
             insert(connection, "triggers", name=name, owner=1)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     await store.open("this notebook")
     found = {name: await store.positions().get(f"cron 0 of {name}.on") for name in ("edited", "steady", "skips")}
     assert found == {
@@ -350,7 +350,7 @@ async def test_who_made_a_revision_of_version_3_is_kept_with_it(path: Path) -> N
             insert(connection, "revisions", saga="my saga", number=number, digest="d", source_text="code", at=AT)
             if maker:
                 insert(connection, "positions", name=f"revision my saga {number}", value=maker)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDriver(path))
     assert [row.made_by for row in store.revisions("my saga")] == ["a, process 7", ""]
     await store.open("this notebook")
     assert await store.positions().get("revision my saga 1") is None

@@ -1,4 +1,4 @@
-"""Both stores keep the promises of the protocol."""
+"""All stores keep the promises of the protocol."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from sagaz_lab.errors import StoreError, UnknownName
 from sagaz_lab.stores import open_store
 from sagaz_lab.testing.store_values import AT, TRIGGER, new_run, publication, take
 from sagaz_lab.testing.stores import MakeStore, StoreSuite
+from tests.services.postgres import PostgresServer
 
 
 class TestMemoryStore(StoreSuite):
@@ -23,6 +24,13 @@ class TestSqliteStore(StoreSuite):
     @pytest.fixture
     def make_store(self, tmp_path: Path) -> MakeStore:
         return lambda: open_store(f"sqlite:///{tmp_path}/lab.db")
+
+
+class TestPostgresStore(StoreSuite):
+    @pytest.fixture
+    def make_store(self, tmp_path: Path, postgres_server: PostgresServer) -> MakeStore:
+        address = postgres_server.fresh()
+        return lambda: open_store(address, artifacts=tmp_path / "artifacts")
 
 
 async def test_a_memory_store_keeps_so_many_publications_and_says_what_it_loses(monkeypatch, caplog):
@@ -51,9 +59,7 @@ async def test_a_memory_store_keeps_the_cooldowns_that_are_not_over():
 
 
 def test_an_address_that_names_no_store_says_which_there_are():
-    with pytest.raises(UnknownName, match=r"did you mean 'sqlite'.*memory, sqlite"):
+    with pytest.raises(UnknownName, match=r"did you mean 'sqlite'.*memory, postgresql, sqlite"):
         open_store("sqllite:///lab.db")
-    with pytest.raises(StoreError, match="not built yet"):
-        open_store("postgresql://localhost/lab")
     with pytest.raises(StoreError, match="write 'sqlite"):
         open_store("sqlite:lab.db")

@@ -15,7 +15,8 @@ from sagaz_lab import Batch, Debounce, Lab, Saga, SagaContext, TriggerConfig, ac
 from sagaz_lab.abc import Store
 from sagaz_lab.runtime.gates.moments import Moments
 from sagaz_lab.stores.memory.store import MemoryStore
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 
@@ -64,7 +65,7 @@ class Place:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "lab.db"))
+    return Place(MemoryStore() if request.param == "memory" else SqlStore(SqliteDriver(tmp_path / "lab.db")))
 
 
 async def quiet(lab: Lab, clock: VirtualClock, seconds: float = 0.0) -> None:

@@ -196,8 +196,8 @@ async def test_a_context_that_cannot_be_stored_is_a_dead_letter(each_lab: Lab) -
         def on_event(self, event):
             return {"handle": asyncio.Lock()} if event.bad else {}
 
-    (outcome,) = await each_lab.fire("Odd.on_event", {"bad": each_lab.store.durable})
-    if each_lab.store.durable:
+    (outcome,) = await each_lab.fire("Odd.on_event", {"bad": each_lab.store.traits.survives})
+    if each_lab.store.traits.survives:
         assert outcome.kind is OutcomeKind.DEAD
         assert "'handle'" in outcome.reason
     assert await kinds(each_lab, "Odd.on_event", {"bad": False}) == ["started"]

@@ -24,6 +24,7 @@ from sagaz_lab import (
     forward_recovery,
     trigger,
 )
+from sagaz_lab.abc import StoreTraits
 from sagaz_lab.errors import ActionTimeout, CompensationFailed, RunError, UnknownName
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
@@ -894,7 +895,7 @@ async def test_a_run_that_is_none_cannot_be_resumed(each_lab: Lab) -> None:
 class StuckStore(MemoryStore):
     """Its first write takes a minute, as on a disk that hangs."""
 
-    durable = True  # so what it is given is awaited
+    traits = StoreTraits(survives=False, any_thread=False)  # so what it is given is awaited
 
     def __init__(self) -> None:
         super().__init__()
@@ -1178,7 +1179,7 @@ async def test_an_action_that_raises_cancelled_by_itself_has_failed(lab: Lab) ->
 
 
 async def test_a_result_that_cannot_be_stored_fails_its_action(each_lab: Lab) -> None:
-    if not each_lab.store.durable:
+    if not each_lab.store.traits.survives:
         return
     undone = []
 

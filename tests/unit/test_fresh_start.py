@@ -104,7 +104,7 @@ async def test_events_that_a_fresh_start_forgets_are_not_counted_as_waiting(each
         ("sqlite:///{}", "it cannot be opened or made"),
         ("sqlite:////proc/none/lab.db", "/proc/none"),
         ("sqlite:///{}/lab.db?mode=ro", "no options after a '?'"),
-        ("postgresql://h/db", "not built yet"),
+        ("postgresql://127.0.0.1:1/db", "port 1 failed: Connection refused"),
         ("sqlit:///lab.db", "did you mean 'sqlite'"),
     ],
 )

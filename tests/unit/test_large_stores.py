@@ -15,7 +15,8 @@ from sagaz_lab import Batch, Lab, Saga, SagaContext, TriggerConfig, action, trig
 from sagaz_lab.abc import Event
 from sagaz_lab.cli import main
 from sagaz_lab.stores.sql.retention import AT_ONCE
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 
 RUNS = 6000
 
@@ -136,7 +137,7 @@ async def test_an_event_without_an_id_of_its_own_is_found_among_all(path: Path) 
 async def test_what_has_outlived_its_retention_goes_batch_by_batch_until_nothing_is_left(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE runs SET ended_at = ?", (time.time() - 10 * 86_400,))
-    store = SqliteStore(path, retention_days=1)
+    store = SqlStore(SqliteDriver(path), retention_days=1)
     await store.open("one")
     calls = 1
     while await store.heartbeat():

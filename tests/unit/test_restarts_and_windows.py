@@ -17,7 +17,8 @@ from sagaz_lab.abc import Acceptance, Ending, Refusal, WaitingEvent
 from sagaz_lab.errors import LabClosed, StoreUnavailable
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.stores.memory.store import MemoryStore
-from sagaz_lab.stores.sql.store import SqliteStore
+from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 
@@ -167,7 +168,7 @@ class Memory(MemoryStore):
         return await super().accept(batch)
 
 
-class Sqlite(SqliteStore):
+class Sqlite(SqlStore):
     """The same."""
 
     away, missed = False, 0
@@ -187,7 +188,7 @@ class Sqlite(SqliteStore):
 
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Memory | Sqlite:
-    return Memory() if request.param == "memory" else Sqlite(tmp_path / "lab.db")
+    return Memory() if request.param == "memory" else Sqlite(SqliteDriver(tmp_path / "lab.db"))
 
 
 def unstorable(**options: Any) -> None:

@@ -17,7 +17,7 @@ from sagaz_lab.cli import main
 from sagaz_lab.errors import DefinitionError, SagazLabError, SourceUnavailable, UnknownName, describe
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.stores import open_store
-from sagaz_lab.stores.sql.connection import connect
+from sagaz_lab.stores.sql.sqlite_driver import connect
 from sagaz_lab.texts import logger_of, masked
 from tests.unit.tools import until
 
@@ -264,7 +264,7 @@ async def test_what_an_action_says_of_one_is_masked_in_all_that_is_kept(tmp_path
 @pytest.mark.parametrize(
     "line",
     [
-        ["runs", "--store", f"postgresql://u:{PASSWORD}@h/db"],
+        ["runs", "--store", f"postgresql://u:{PASSWORD}@127.0.0.1:1/db"],
         ["runs", "--store", f"other://u:{PASSWORD}@h/db"],
         ["runs", "--store", f"sqlite:///lab.db?pasword={PASSWORD}"],
         ["runs", "--store", f"sqlite://{PASSWORD}@h"],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
-from sagaz_lab.abc import Member, Store, WaitingEvent
+from sagaz_lab.abc import IntakeStore, Member, WaitingEvent
 from sagaz_lab.errors import MissingKey
 from sagaz_lab.model.apart import UNCHANGING
 from sagaz_lab.model.awaiting import awaited, is_awaitable
@@ -42,7 +42,7 @@ from."""
 class Decider:
     """Decides batches of deliveries, and what has waited: into a `Decided`, whose batch takes of the gates."""
 
-    def __init__(self, store: Store, run_ids: Iterator[str], report: Report) -> None:
+    def __init__(self, store: IntakeStore, run_ids: Iterator[str], report: Report) -> None:
         self._store = store
         self._run_ids = run_ids
         self._report = report

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from functools import partial
 from itertools import count
 
-from sagaz_lab.abc import Clock, Delivery, Ending, Engine, Event, Redriven, Refusal, Store
+from sagaz_lab.abc import Clock, DecisionStore, Delivery, Ending, Engine, Event, Redriven, Refusal
 from sagaz_lab.errors import LabClosed, StoreUnavailable, describe
 from sagaz_lab.model.inside import inside
 from sagaz_lab.model.policy import TriggerConfig
@@ -60,7 +60,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: Store,
+        store: DecisionStore,
         engine: Engine,
         clock: Clock,
         default: TriggerConfig,
@@ -87,7 +87,7 @@ class Dispatcher:
         """Events that were given by hand, by the identity of the source in the process that they stand for."""
         self.closing = False
         self.confirming = Confirming()
-        self.finishing = Finishing(store.durable, report)
+        self.finishing = Finishing(store.traits.awaited, report)
         self.slots = Slots(live_runs)
         self.lease = Lease(store)
         self.decider = Decider(store, self.run_ids, report)

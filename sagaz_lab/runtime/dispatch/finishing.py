@@ -21,8 +21,8 @@ NOT_TAKEN = "the Lab is closing; the event was not taken"
 class Finishing:
     """Work that goes on when its caller is cancelled, and that a closing Lab waits for."""
 
-    def __init__(self, durable: bool, report: Report) -> None:
-        self._durable = durable
+    def __init__(self, awaited: bool, report: Report) -> None:
+        self._awaited = awaited
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
         self.asking = 0
@@ -30,7 +30,7 @@ class Finishing:
 
     async def to_the_end(self, states: Sequence[TriggerState], work: Coroutine[Any, Any, None]) -> None:
         """Returns when the work is done. Raises `LabClosed` if the Lab has closed and given it up."""
-        if self._durable or any(map(_may_wait, states)):
+        if self._awaited or any(map(_may_wait, states)):
             await self._in_a_task(work)
         else:
             await work  # it never waits for the store

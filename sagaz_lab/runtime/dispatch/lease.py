@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sagaz_lab.abc import Store
+from sagaz_lab.abc import LeasedStore
 from sagaz_lab.errors import LeaseLost, StoreUnavailable
 
 LOOK_S = 0.5
@@ -18,7 +18,7 @@ AGAIN_S = 0.5
 class Lease:
     """Of one opening of a Lab. `lost` is the error once another process has taken over, for good."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: LeasedStore) -> None:
         self._store = store
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None

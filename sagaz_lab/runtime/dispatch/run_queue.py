@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WAITS = "for its turn"
 
 IN_MEMORY = 10_000
-"""Runs of a trigger that wait with their event and context; further ones leave those to a durable store."""
+"""Runs of a trigger that wait with their event and context; further ones leave those to a store that survives."""
 
 STORE_RETRY_S = 1.0
 """What the store has not taken is tried again after so long."""
@@ -63,7 +63,7 @@ class RunQueue:
         self._dispatcher.tally.keep(entries)
 
     def _leave_to_store(self, state: TriggerState, pending: PendingRun) -> None:
-        if self._store.durable and state.core.admission.waiting > IN_MEMORY:
+        if self._store.traits.survives and state.core.admission.waiting > IN_MEMORY:
             pending.leave_to_store()
 
     async def _fetch(self, pending: PendingRun) -> None:

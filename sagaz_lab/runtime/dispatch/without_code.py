@@ -18,10 +18,9 @@ class WithoutCode:
         self._dispatcher = dispatcher
         self._names: set[str] = set()
 
-    async def look(self) -> Mapping[str, int]:
-        """How many events wait for triggers that are not registered, by their names; each is reported."""
+    def look(self, waiting: Mapping[str, int]) -> Mapping[str, int]:
+        """Those of the waiting events, by trigger, that wait for one that is not registered; each is reported."""
         states = self._dispatcher.states
-        waiting = await self._dispatcher.store.left_waiting()
         found = {name: n for name, n in waiting.items() if name not in states or states[name].removed}
         self._names = set(found)
         for name, n in found.items():

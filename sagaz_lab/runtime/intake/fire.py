@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven
+from sagaz_lab.abc import DeadLetter, Delivery, Ending, Event, Redriven, Store
 from sagaz_lab.errors import DefinitionError, TriggerPaused, UnknownName, Unreadable
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.given import event_with
@@ -40,8 +40,9 @@ WAITS_S = 1.0
 class Firing:
     """Finds the triggers an event is for, and hands it to them."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, store: Store) -> None:
         self._dispatcher = dispatcher
+        self._store = store
 
     async def fire(
         self, target: str, payload: Any, id: str | None, wait: bool, where: Mapping[str, Any]
@@ -111,7 +112,7 @@ class Firing:
         outcomes: list[Outcome] = []
         skipped = len(ids)
         for start in range(0, len(ids), PAGE):
-            letters = await self._dispatcher.store.letters(ids[start : start + PAGE])
+            letters = await self._store.letters(ids[start : start + PAGE])
             skipped -= len(letters)
             if fix is None:
                 letters = self._readable(letters)
@@ -136,7 +137,7 @@ class Firing:
                 event = await redriven_event(letter, fix)
                 payloads[letter.id] = to_json(event.payload, letter.id, event.source)
         ids = [letter.id for letter in letters]
-        found = await self._dispatcher.store.settle_refused(ids, "redriven", "", payloads=payloads) if ids else ()
+        found = await self._store.settle_refused(ids, "redriven", "", payloads=payloads) if ids else ()
         self._dispatcher.runner.published()
         now = self._dispatcher.clock.now()
         return [
@@ -167,7 +168,7 @@ class Firing:
         return len(runs) + await self._discard_letters([id for id in listed if id not in runs], reason)
 
     async def _give_up(self, run_id: str, reason: str) -> bool:
-        store = self._dispatcher.store
+        store = self._store
         stored = await store.load(run_id)
         if stored is None or stored.damage is None or stored.status is not RunStatus.HELD:
             return False
@@ -177,15 +178,15 @@ class Firing:
 
     async def _discard_letters(self, ids: Sequence[str], reason: str) -> int:
         await self._refuse_unknown("discard", ids)
-        refused = await self._dispatcher.store.settle_refused(ids, "discarded", reason)
+        refused = await self._store.settle_refused(ids, "discarded", reason)
         self._dispatcher.runner.published()  # perhaps what waited behind it
-        count = len(refused) + await self._dispatcher.store.settle_letters(ids, "discarded", reason)
+        count = len(refused) + await self._store.settle_letters(ids, "discarded", reason)
         self._tell_skipped("discard", len(set(ids)) - count)
         return count
 
     async def _refuse_unknown(self, verb: str, ids: Sequence[str]) -> None:
         """Raises `UnknownName` for what is no letter and never was one."""
-        store = self._dispatcher.store
+        store = self._store
         if odd := [id for id in ids if not is_letter_id(id)]:
             known = {letter.id for letter in await store.letters(odd)}
             if never := [str(id) for id in odd if id not in known]:
@@ -257,12 +258,12 @@ class Firing:
             state.core.forget(key)
             self._dispatcher.run_queue.release(state)
             for claim in _claims_named(state, key):
-                freed += await self._dispatcher.store.forget(trigger, claim)
+                freed += await self._store.forget(trigger, claim)
         return freed
 
     async def _room(self, state: TriggerState, verb: str) -> None:
         """Returns when an event may be taken. Raises `TriggerPaused`: nobody knows when that would be."""
-        refuse_other_store(state.compiled.definition, self._dispatcher.store)
+        refuse_other_store(state.compiled.definition, self._store)
         # Before the look at the room, so that nothing is awaited between that look and the decision.
         await self._dispatcher.confirming.confirmed([state.compiled.definition.name])
         if state.room() > 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sagaz_lab.abc import DeadLetter, Ending, Publication, Store
+from sagaz_lab.abc import DeadLetter, DecisionStore, Ending, Publication
 from sagaz_lab.errors import DefinitionError, UnstorableValue, describe
 from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.listener import OutboxSagaListener
@@ -25,7 +25,7 @@ def outbox_listener(definition: SagaDefinition) -> OutboxSagaListener | None:
     return max(found, key=lambda listener: listener.publish_step_events, default=None)
 
 
-def refuse_other_store(definition: SagaDefinition, store: Store) -> None:
+def refuse_other_store(definition: SagaDefinition, store: DecisionStore) -> None:
     """Raises `DefinitionError` for a listener that was given a store which is not the Lab's own."""
     for listener in definition.listeners:
         if isinstance(listener, OutboxSagaListener) and listener.storage is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import Acceptance, DeadLetter, Publisher
+from sagaz_lab.abc import Acceptance, DeadLetter, Publisher, Store
 from sagaz_lab.errors import (
     LabClosed,
     LeaseLost,
@@ -53,9 +53,9 @@ class Relay:
     A crash loses nothing: what the store was not told of as published is published again, with the same id.
     """
 
-    def __init__(self, dispatcher: Dispatcher, open_publisher: OpenPublisher) -> None:
+    def __init__(self, dispatcher: Dispatcher, store: Store, open_publisher: OpenPublisher) -> None:
         self._dispatcher = dispatcher
-        self._store = dispatcher.store
+        self._store = store
         self._clock = dispatcher.clock
         self._open_publisher = open_publisher
         self._itself = ProcessLane(dispatcher, self.wake)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from sagaz_lab.abc import Ending, StoredRun
+from sagaz_lab.abc import Ending, Store, StoredRun
 from sagaz_lab.errors import CompensationFailed, RunError, StoreError, UnknownName, Unreadable, describe
 from sagaz_lab.model.inside import place_in, waits_for_itself
 from sagaz_lab.model.policy import TriggerConfig
@@ -25,8 +25,9 @@ logger = logging.getLogger("sagaz_lab")
 class Recovery:
     """Resumes runs from their history: finished actions are not run again."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, store: Store) -> None:
         self._dispatcher = dispatcher
+        self._store = store
         # Between two awaits of taking a run, so that two who ask for the same do not both get it.
         self._taking: set[str] = set()
         # Sagas whose newest run was taken up, so that another start does not take up the one before it.
@@ -46,7 +47,7 @@ class Recovery:
             left.update((run_id, saga) for run_id, saga in runs if run_id not in wanted)
             return wanted
 
-        taken = await self._dispatcher.store.interrupted(choose)
+        taken = await self._store.interrupted(choose)
         found.left = left
         if which == "last":
             self._newest_taken.update(stored.saga for stored in taken)
@@ -67,7 +68,7 @@ class Recovery:
         # As if the attempt that was to come had been held: a resumed one goes on from there.
         attempt = max(1, stored.attempt if stored.retry_at is None else stored.attempt + 1)
         ending = Ending(RunStatus.HELD, Unreadable(why))
-        await dispatcher.store.end(stored.run_id, ending, attempt=attempt, at=dispatcher.clock.now())
+        await self._store.end(stored.run_id, ending, attempt=attempt, at=dispatcher.clock.now())
         dispatcher.report(
             f"unreadable:{stored.run_id}",
             f"run {stored.run_id} of {stored.saga} is held: {why}; repair what is stored and lab.resume_run it, "
@@ -77,7 +78,7 @@ class Recovery:
     async def _with_code_again(self) -> list[StoredRun]:
         """The runs that this process could not go on with, and now can."""
         dispatcher, found = self._dispatcher, []
-        store = dispatcher.store
+        store = self._store
         for saga in (dispatcher.without_code.keys() & dispatcher.registry.current.keys()) - dispatcher.left_out.keys():
             ids = dispatcher.without_code.pop(saga)
             found += [run for id in ids if await store.adopt(id) and (run := await store.load(id))]
@@ -143,9 +144,9 @@ class Recovery:
 
     async def _history(self, stored: StoredRun, definition: SagaDefinition) -> History | None:
         """The state to resume the run from, which says that its process died. None: it is given up, and has ended."""
-        store, now = self._dispatcher.store, self._dispatcher.clock.now()
+        store, now = self._store, self._dispatcher.clock.now()
         history = History.of(stored.records, stored.attempt)
-        if not store.durable or self._dispatcher.runner.engine.traits.own_retries:
+        if not store.traits.survives or self._dispatcher.runner.engine.traits.own_retries:
             return history  # it cannot have outlived its process, or the engine counts its crashes
         state = self._dispatcher.states.get(stored.trigger or "")
         config = (state.compiled.config if state else definition.config) or TriggerConfig()
@@ -171,17 +172,17 @@ class Recovery:
         dispatcher = self._dispatcher
         error = CompensationFailed(f"{stored.run_id}: not undone: {ends[0].error}")
         ending = Ending(RunStatus.COMPENSATION_FAILED, error, ends)
-        await dispatcher.store.end(stored.run_id, ending, attempt=stored.attempt, at=dispatcher.clock.now())
+        await self._store.end(stored.run_id, ending, attempt=stored.attempt, at=dispatcher.clock.now())
         dispatcher.report(f"{stored.saga}:{ending.status}:died", f"run of {stored.saga}: {describe(error)}")
 
     async def leave(self) -> None:
         """Close the dispatcher, and note that what it abandons was cut off by a stop: that is no death."""
         dispatcher = self._dispatcher
         await dispatcher.take_no_more()
-        store, now = dispatcher.store, dispatcher.clock.now()
+        store, now = self._store, dispatcher.clock.now()
         left = list(dispatcher.runner.live)
         await dispatcher.close()
-        if not store.durable or dispatcher.runner.engine.traits.own_history:
+        if not store.traits.survives or dispatcher.runner.engine.traits.own_history:
             return  # nothing was cut off that anybody could resume
         ends: list[Record] = []
         try:
@@ -257,7 +258,7 @@ class Recovery:
                 if taken.attempt == 0 or taken.retry_at is not None:  # nothing is done, or all is undone
                     now = dispatcher.clock.now()
                     attempt = max(1, taken.attempt)  # its event has its outcome with it
-                    await dispatcher.store.end(run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
+                    await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
                     return RunStatus.CANCELLED
                 history = await self._history(taken, definition)
                 if history is None:
@@ -310,9 +311,9 @@ class Recovery:
 
     async def _known(self, run_id: str, action: str | None = None) -> tuple[StoredRun, SagaDefinition]:
         dispatcher = self._dispatcher
-        stored = await dispatcher.store.load(run_id)
+        stored = await self._store.load(run_id)
         if stored is None:
-            raise unknown_run(dispatcher.store, run_id)
+            raise unknown_run(self._store, run_id)
         if stored.damage is not None:
             raise Unreadable(f"run {run_id}: {stored.damage}; repair what is stored, or lab.discard the run")
         definition = dispatcher.code_of(stored.saga)
@@ -324,15 +325,15 @@ class Recovery:
 
     async def _left(self, run_id: str) -> StoredRun | None:
         """The run, this owner's now, if a process left it that is gone and nobody has taken it up."""
-        taken = await self._dispatcher.store.interrupted(lambda runs: [id for id, _ in runs if id == run_id])
+        taken = await self._store.interrupted(lambda runs: [id for id, _ in runs if id == run_id])
         return taken[0] if taken else None
 
     async def _adopt(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
         """Make a run that has ended live again."""
         dispatcher = self._dispatcher
-        if not await dispatcher.store.adopt(stored.run_id):
+        if not await self._store.adopt(stored.run_id):
             raise RunError(f"run {stored.run_id} is in the hands of another live process")
-        await dispatcher.store.begin(
+        await self._store.begin(
             stored.run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=dispatcher.clock.now()
         )
         return self._in_its_place(stored, definition)
@@ -359,7 +360,7 @@ class Recovery:
         if run is not None:
             await self._dispatcher.runner.ended(run)
             return run.status
-        stored = await self._dispatcher.store.load(run_id)
+        stored = await self._store.load(run_id)
         return RunStatus.WAITING if stored is None else stored.status
 
 

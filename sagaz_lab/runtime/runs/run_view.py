@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from sagaz_lab.abc import Store, StoredRun
+from sagaz_lab.abc import StoredRun, ViewStore
 from sagaz_lab.errors import RunError
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.log import Displayed, LogLine, RunLog, lines_of
@@ -133,7 +133,7 @@ def steps_of(records: Iterable[Record]) -> Iterable[StepView]:
     return steps.values()
 
 
-def unknown_run(store: Store, run_id: str) -> RunError:
+def unknown_run(store: ViewStore, run_id: str) -> RunError:
     """That no run of this id is kept, with the nearest of the newest that are."""
     columns, rows = store.rows("runs", LOOKED_THROUGH)
     id_at = columns.index("run_id")

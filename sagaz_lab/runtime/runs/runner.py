@@ -51,7 +51,7 @@ class Runner:
         self._dispatcher = dispatcher
         self.engine = engine
         self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
-        self._attempt = StoredAttempt if dispatcher.store.durable else AttemptInMemory
+        self._attempt = StoredAttempt if dispatcher.store.traits.awaited else AttemptInMemory
         self._live: dict[str, StoredAttempt] = {}
         self._unmade: deque[_Launch] = deque()
         """What the engine has not taken yet, none of it empty."""

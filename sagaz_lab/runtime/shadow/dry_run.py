@@ -10,7 +10,18 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from sagaz_lab.abc import Acceptance, Attempt, Ending, EngineTraits, NewRun, Refusal, Spent, Store
+from sagaz_lab.abc import (
+    Acceptance,
+    Attempt,
+    Ending,
+    EngineTraits,
+    IntakeStore,
+    NewRun,
+    Refusal,
+    Spent,
+    Store,
+    StoreTraits,
+)
 from sagaz_lab.model.awaiting import waited
 from sagaz_lab.model.run import RESTARTABLE, Run, RunStatus
 from sagaz_lab.model.stopping import uncancel
@@ -113,14 +124,16 @@ class Ledger:
     is an id as the live runs have them, drawn when the shadow began.
     """
 
-    def __init__(self, own: Store, live: Store, began: str) -> None:
+    traits: ClassVar[StoreTraits] = StoreTraits(survives=False, awaited=False, any_thread=False)
+
+    def __init__(self, own: Store, live: IntakeStore, began: str) -> None:
         self._own = own
+        self.url = own.url
+        self.heartbeat, self.lease_held, self.lease_lost = own.heartbeat, own.lease_held, own.lease_lost
+        self.waiting, self.append, self.end, self.load = own.waiting, own.append, own.end, own.load
         self._live = live
         self._process, _, number = began.rpartition("-")
         self._number = int(number)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
         found = await self._live.seen(trigger, claims, at=at)

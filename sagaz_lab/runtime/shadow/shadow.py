@@ -10,7 +10,7 @@ from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from sagaz_lab.abc import Acceptance, DecidedOutcomes, Delivery, Observer, Store, WaitingEvent
 from sagaz_lab.errors import DefinitionError, describe
@@ -57,7 +57,7 @@ class Shadow:
         silent = _silent(definition)
         registry = Registry(lambda *_: (), lambda _: None, live.clock.now)
         registry.current = MappingProxyType({silent.name: silent})
-        ledger = cast(Store, Ledger(store, live.store, next(live.run_ids)))
+        ledger = Ledger(store, live.store, next(live.run_ids))
         self._twins = Twins(live.runner)
         engine, default, slots = DryRun(self._twins), _quiet(live.default), live.slots.limit
         self._own = Dispatcher(ledger, engine, live.clock, default, registry, NoTally(), self._hear, slots)

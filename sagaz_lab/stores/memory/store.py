@@ -27,6 +27,7 @@ from sagaz_lab.abc import (
     Refusal,
     RevisionRow,
     StoredRun,
+    StoreTraits,
     WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, describe
@@ -61,7 +62,7 @@ class MemoryStore:
     """
 
     url = "memory"
-    durable: ClassVar[bool] = False
+    traits: ClassVar[StoreTraits] = StoreTraits(survives=False, awaited=False, any_thread=False)
 
     def __init__(self) -> None:
         self._runs: dict[str, MemoryRun] = {}
@@ -72,13 +73,12 @@ class MemoryStore:
         self._letters = DeadLetters()
         self._kept: deque[tuple[float, KeptEvent]] = deque(maxlen=KEPT_EVENTS)
         self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._outbox = Outbox()
+        self._outbox = outbox = Outbox()
         self._revisions: defaultdict[str, dict[int, RevisionRow]] = defaultdict(dict)
         self._positions = memory_names.KeptPositions()
         self._owned = memory_names.Owned()
         self._frames = Frames(self._runs, self._letters, self._kept, self._counts, self._outbox, self._claims)
-        self.about = self._frames.about
-        self.park_behind, self.parked_runs = self._outbox.park_behind, self._outbox.parked_runs
+        self.about, self.park_behind, self.parked_runs = self._frames.about, outbox.park_behind, outbox.parked_runs
         self._left_behind: list[MemoryRun] = []
         self._epoch = 0
 

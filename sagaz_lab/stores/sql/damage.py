@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
 from typing import Any, TypeVar
 
@@ -52,11 +51,6 @@ def as_time(value: Any) -> float | None:
 def order(at: float | None) -> float:
     """By this rows are put in order; those without a readable time are the oldest."""
     return -inf if at is None else at
-
-
-def as_json(values: Iterable[Any]) -> str:
-    """The texts among the values, for `json_each`. JSON has no bytes, and a damaged value names nothing."""
-    return json.dumps([value for value in values if isinstance(value, str)])
 
 
 def as_status(status: Any) -> RunStatus:

@@ -15,7 +15,7 @@ class DeadLetterRow(NamedTuple):
     """A dead letter to insert; `claim` is its trigger, claim, id and until."""
 
     values: Sequence[Any]
-    claim: tuple[Any, ...] | None
+    claim: tuple[str, str, str, float | None] | None
     at: float
 
 
@@ -71,13 +71,13 @@ def bury(it: Transactions, letters: Iterable[DeadLetterRow]) -> dict[str, Refusa
     kept = []
     for values, claim, at in letters:
         if claim is not None and not connection.execute(sql["claim_for_letter"], claim).rowcount:
-            trigger, name, letter, _ = claim
-            taken = it.holder(trigger, name, at)
-            if taken is not None and taken.letter != letter:
+            letter = claim[2]
+            taken, free = it.look_at_claims([(*claim, "letter")], at, letter)
+            if taken is not None:
                 refused[letter] = taken
                 connection.execute(sql["unpublish"], (letter,))
                 continue
-            connection.execute(sql["reclaim_for_letter"], claim)
+            it.take_claims(free)
         kept.append(values)
     connection.executemany(sql["insert_letter"], kept)
     return refused

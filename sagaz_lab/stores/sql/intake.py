@@ -120,7 +120,6 @@ class Rest:
         return refused
 
 
-def _claim_of(letter: DeadLetter) -> tuple[Any, ...] | None:
-    if letter.claim is None:
-        return None
-    return letter.trigger, text(letter.claim), letter.id, letter.claim_until
+def _claim_of(letter: DeadLetter) -> tuple[str, str, str, float | None] | None:
+    claim = text(letter.claim)
+    return None if claim is None else (letter.trigger, claim, letter.id, letter.claim_until)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ from uuid import uuid4
 
 from sagaz_lab.abc import Choose, Owner
 from sagaz_lab.errors import TriggersOwned
+from sagaz_lab.stores.sql.driver import Connection, Raced
 from sagaz_lab.stores.sql.transactions import RECORDS_PER_RUN, Transactions
-from sagaz_lab.texts import logger_of
-
-logger = logger_of(__name__)
 
 LEASE_S = 15.0
 """How long after its last heartbeat an owner is believed to live, by the database's clock."""
@@ -66,19 +63,11 @@ def _stat(pid: int) -> tuple[str, str]:
     return fields[0], fields[19]
 
 
-def enter(connection: Any, sql: dict[str, str], name: str) -> Owner:
+def enter(connection: Connection, sql: Mapping[str, str], name: str) -> Owner:
     """Become an owner."""
     id, pid = uuid4().hex, os.getpid()
     row = (id, name, this_host(), pid, started(pid))
     return Owner(id, name, connection.execute(sql["insert_owner"], row).fetchone()[0])
-
-
-def name_letters(connection: Any, sql: dict[str, str]) -> None:
-    """Give dead letters whose own id is damaged one by which they can be redriven or discarded."""
-    for number, is_text, event_id, claimed in connection.execute(sql["misnamed_letters"]).fetchall():
-        if claimed is not None or not is_text:
-            (letter,) = connection.execute(sql["name_letter"], (claimed, number)).fetchone()
-            logger.warning("the id of the dead letter of event %s was damaged; it is %s now", event_id, letter)
 
 
 def take_over(
@@ -92,7 +81,9 @@ def take_over(
     for epoch, host, pid, pid_started, lapsed in connection.execute(
         sql["lapsed_owners"], (LEASE_S, transactions.epoch)
     ).fetchall():
-        if lapsed or is_dead(host, pid, pid_started):
+        if lapsed:
+            connection.execute(sql["fence_lapsed"], (epoch, LEASE_S))
+        elif is_dead(host, pid, pid_started):
             connection.execute(sql["fence_owner"], (epoch,))
     connection.execute(sql["take_publications"], (transactions.epoch,))
     runs = connection.execute(sql["live_runs_of_others"]).fetchall()
@@ -103,7 +94,7 @@ def take_over(
     return [(run, records_of(connection, sql, run[0])) for run in runs]
 
 
-def records_of(connection: Any, sql: dict[str, str] | Any, number: int) -> list[Sequence[Any]]:
+def records_of(connection: Connection, sql: Mapping[str, str], number: int) -> list[Sequence[Any]]:
     """The rows of a run's records."""
     first = number * RECORDS_PER_RUN
     rows: list[Sequence[Any]] = connection.execute(sql["select_records"], (first, first + RECORDS_PER_RUN)).fetchall()
@@ -120,7 +111,7 @@ def adopt(transactions: Transactions, run_id: str) -> bool:
     if ended_at is None and owner != transactions.epoch:
         if _living(transactions, owner) is not None:
             return False
-        connection.execute(sql["fence_owner"], (owner,))
+        _fence(transactions, owner)
     connection.execute(sql["adopt_run"], (transactions.epoch, number))
     if owner != transactions.epoch:
         # Those of one run go in order, so what it will publish must not overtake what it has.
@@ -134,16 +125,19 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
     Returns how long ago an owner of any of them was last seen; None if there was none.
     """
     connection, sql = transactions.connection, transactions.sql
-    (last_seen_s,) = connection.execute(sql["last_seen"], (json.dumps(list(names)),)).fetchone()
+    (last_seen_s,) = connection.execute(sql["last_seen"], (transactions.driver.texts(names),)).fetchone()
     others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
     for name in names:
         living = _living(transactions, others[name]) if name in others else None
         if living is not None:
             raise TriggersOwned(f"{name} is already run by {living}; stop it there first")
     # With the same transaction: one whose lease has lapsed may go on at any moment, and would renew it.
-    connection.executemany(sql["fence_owner"], [(others[name],) for name in names if name in others])
+    for epoch in dict.fromkeys(others[name] for name in names if name in others):
+        _fence(transactions, epoch)
     connection.execute(sql["disown_triggers"], (transactions.epoch,))
-    connection.executemany(sql["own_trigger"], [(name, transactions.epoch) for name in names])
+    for name in names:
+        if not connection.execute(sql["own_trigger"], (name, transactions.epoch, others.get(name))).rowcount:
+            raise Raced
     return None if last_seen_s is None else max(0.0, float(last_seen_s))
 
 
@@ -167,3 +161,12 @@ def _living(transactions: Transactions, epoch: int) -> str | None:
     if lapsed or is_dead(host, pid, pid_started):
         return None
     return f"{name} (process {pid} on {host.partition('/')[0]})"
+
+
+def _fence(transactions: Transactions, epoch: int) -> None:
+    """Fence off an owner that did not live. Raises `Raced` if it has renewed its lease since."""
+    connection, sql = transactions.connection, transactions.sql
+    if not connection.execute(sql["fence_lapsed"], (epoch, LEASE_S)).rowcount:
+        if _living(transactions, epoch) is not None:
+            raise Raced
+        connection.execute(sql["fence_owner"], (epoch,))

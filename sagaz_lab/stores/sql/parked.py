@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sagaz_lab.stores.sql.damage import as_json
 from sagaz_lab.stores.sql.transactions import Transactions
 
 
@@ -28,7 +27,7 @@ def settle_refused(
 ) -> Collection[str]:
     """Settle the open letters of parked publications; give back what was parked. Returns the letters' ids."""
     execute, sql = it.connection.execute, it.sql
-    found = execute(sql["parked_publications"], (as_json(ids),)).fetchall()
+    found = execute(sql["parked_publications"], (it.driver.texts(ids),)).fetchall()
     for letter, publication, _ in found:
         if state == "discarded":
             execute(sql["delete_publication"], (publication,))
@@ -37,5 +36,5 @@ def settle_refused(
         execute(sql["settle_letter"], (state, reason, letter))
     if found:
         publications, runs = [row[1] for row in found], [row[2] for row in found if row[2]]
-        execute(sql["release_publications"], (it.epoch, as_json(publications), as_json(runs)))
+        execute(sql["release_publications"], (it.epoch, it.driver.texts(publications), it.driver.texts(runs)))
     return {letter for letter, _, _ in found}

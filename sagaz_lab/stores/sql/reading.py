@@ -1,16 +1,13 @@
-"""Reads of a store's file that need neither an open store nor its loop: through a connection of their own."""
+"""Reads of a store that need neither an open store nor its loop: through a connection of their own."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 from sagaz_lab.abc import RevisionRow, StoredRun
@@ -18,10 +15,9 @@ from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.run import Record
 from sagaz_lab.stores.frames import Rows, columns, steps
-from sagaz_lab.stores.sql.connection import NOW, connect_to_read, unavailable
 from sagaz_lab.stores.sql.damage import Parts, as_int, as_time, order, shown
+from sagaz_lab.stores.sql.driver import ALL, Connection, Driver
 from sagaz_lab.stores.sql.leases import records_of
-from sagaz_lab.stores.sql.statements import statements
 from sagaz_lab.stores.sql.translation import known_kind, started_records, stored_run, text
 from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import Damaged, decode_event, decode_names
@@ -37,36 +33,29 @@ _masked = lru_cache(maxsize=256)(masked_code)
 
 
 def read_frame(
-    path: Path,
+    driver: Driver,
     artifacts: Artifacts,
     frame: str,
     limit: int | None,
     before: str | None = None,
     status: str | None = None,
 ) -> Rows:
-    """The rows of a frame, newest first; none if there is no file yet. `before` is for letters, `status` for runs."""
-    names = columns(frame)
-    if not path.exists():
-        return names, []
-    try:
-        with closing(connect_to_read(path)) as connection:
-            if frame == "events":
-                return names, list(islice(_events(connection, artifacts), limit))
-            if frame == "outcomes":
-                return names, _sound(names, islice(_outcomes(connection, limit), limit))
-            if frame == "steps":
-                return names, _sound(names, islice(_steps(connection), limit))
-            if frame == "dead_letters" and before is not None:
-                values = (text(before), -1 if limit is None else limit)
-                return names, _sound(
-                    names, connection.execute(statements(NOW)["dead_letters_before"], values).fetchall()
-                )
-            if frame == "runs" and status is not None:
-                values = (status, -1 if limit is None else limit)
-                return names, _sound(names, connection.execute(statements(NOW)["runs_of_status"], values))
-            return names, _sound(names, _select(connection, f"{frame}_frame", limit))
-    except sqlite3.Error as error:
-        raise unavailable(path, error) from error
+    """The rows of a frame, newest first; none if there is no store yet. `before` is for letters, `status` for runs."""
+    names, most = columns(frame), ALL if limit is None else limit
+    with driver.reading() as connection:
+        if connection is None:
+            return names, []
+        if frame == "events":
+            return names, list(islice(_events(driver, connection, artifacts), limit))
+        if frame == "outcomes":
+            return names, _sound(names, islice(_outcomes(driver, connection, most), limit))
+        if frame == "steps":
+            return names, _sound(names, islice(_steps(driver, connection), limit))
+        if frame == "dead_letters" and before is not None:
+            return names, _sound(names, connection.execute(driver.sql["dead_letters_before"], (text(before), most)))
+        if frame == "runs" and status is not None:
+            return names, _sound(names, connection.execute(driver.sql["runs_of_status"], (status, most)))
+        return names, _sound(names, connection.execute(driver.sql[f"{frame}_frame"], (most,)))
 
 
 def _sound(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -85,50 +74,37 @@ def _sound(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[tuple[
     return found
 
 
-def read_revisions(path: Path, saga: str, newest: int | None) -> Sequence[RevisionRow]:
+def read_revisions(driver: Driver, saga: str, newest: int | None) -> Sequence[RevisionRow]:
     """The revisions of a saga, oldest first, all or so many of the newest."""
-    if not path.exists():
-        return []
-    try:
-        with closing(connect_to_read(path)) as connection:
-            return revisions_of(connection, saga, newest)
-    except sqlite3.Error as error:
-        raise unavailable(path, error) from error
+    with driver.reading() as connection:
+        return [] if connection is None else revisions_of(driver, connection, saga, newest)
 
 
-def revisions_of(connection: sqlite3.Connection, saga: str, newest: int | None) -> Sequence[RevisionRow]:
-    rows = connection.execute(statements(NOW)["select_revisions"], (saga, -1 if newest is None else newest)).fetchall()
+def revisions_of(driver: Driver, connection: Connection, saga: str, newest: int | None) -> Sequence[RevisionRow]:
+    rows = connection.execute(driver.sql["select_revisions"], (saga, ALL if newest is None else newest)).fetchall()
     shown_rows = (map(shown, row) for row in reversed(rows))
     return [row._replace(source_text=_masked(row.source_text)) for row in map(RevisionRow._make, shown_rows)]
 
 
-def read_run(path: Path, artifacts: Artifacts, run_id: str) -> StoredRun | None:
+def read_run(driver: Driver, artifacts: Artifacts, run_id: str) -> StoredRun | None:
     """The run with its records."""
-    if not path.exists():
-        return None
-    try:
-        with closing(connect_to_read(path)) as connection:
-            return run_from(connection, statements(NOW), artifacts, run_id)
-    except sqlite3.Error as error:
-        raise unavailable(path, error) from error
+    with driver.reading() as connection:
+        return None if connection is None else run_from(driver, connection, artifacts, run_id)
 
 
-def run_from(connection: Any, sql: Mapping[str, str], artifacts: Artifacts, run_id: str) -> StoredRun | None:
-    row = connection.execute(sql["select_run"], (run_id,)).fetchone()
-    return None if row is None else stored_run(row, records_of(connection, sql, row[0]), artifacts)
+def run_from(driver: Driver, connection: Connection, artifacts: Artifacts, run_id: str) -> StoredRun | None:
+    row = connection.execute(driver.sql["select_run"], (run_id,)).fetchone()
+    return None if row is None else stored_run(row, records_of(connection, driver.sql, row[0]), artifacts)
 
 
-def _select(connection: sqlite3.Connection, name: str, limit: int | None) -> sqlite3.Cursor:
-    return connection.execute(statements(NOW)[name], (-1 if limit is None else limit,))
-
-
-def _outcomes(connection: sqlite3.Connection, limit: int | None) -> Iterable[tuple[Any, ...]]:
-    parts = (_select(connection, name, limit) for name in ("started_outcomes", "dead_outcomes", "kept_outcomes"))
+def _outcomes(driver: Driver, connection: Connection, limit: int) -> Iterable[tuple[Any, ...]]:
+    names = ("started_outcomes", "dead_outcomes", "kept_outcomes")
+    parts = (connection.execute(driver.sql[name], (limit,)) for name in names)
     return merge(*parts, key=lambda row: order(as_time(row[-1])), reverse=True)
 
 
-def _steps(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    rows = connection.execute(statements(NOW)["records_newest_first"])
+def _steps(driver: Driver, connection: Connection) -> Iterator[tuple[Any, ...]]:
+    rows = driver.stream(connection, "records_newest_first")
     for (run_id, started_at, first), of_run in groupby(rows, key=itemgetter(0, 1, 2)):
         parts, nothing = Parts(), list[Record]()
         records = [*parts.read("first actions", partial(_first_records, run_id, first, started_at), nothing)]
@@ -156,8 +132,8 @@ def _record(
     return list(record.in_full())
 
 
-def _events(connection: sqlite3.Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:
-    parts = (connection.execute(statements(NOW)[name]) for name in ("events_of_runs", "events_kept"))
+def _events(driver: Driver, connection: Connection, artifacts: Artifacts) -> Iterator[tuple[Any, ...]]:
+    parts = (driver.stream(connection, name) for name in ("events_of_runs", "events_kept"))
     seen = set()
     for at, encoded in merge(*parts, key=lambda row: order(as_time(row[0])), reverse=True):
         event = decode_event(encoded, artifacts, load=False)

@@ -10,11 +10,48 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from msgspec import Struct
+
 Row = tuple[str, Sequence[Any]]
 """The marks of a row, as in VALUES (?, NULL), and the values for its question marks."""
 
 Rows = dict[str, list[Any]]
 """Of many rows, the values by marks, one row after the other."""
+
+
+ClaimRow = tuple[str, str, str, float | None, str]
+"""Trigger, claim, who has it, until when, and its kind."""
+
+FreeClaim = tuple[str, tuple[Any, ...]]
+"""The statement that takes it, and its values."""
+
+
+class RunRow(Struct, frozen=True, eq=False):
+    """A run to insert: its row's marks, and its values but for the number.
+
+    `claims` are of ids, its own and its members', all to be taken until `until`; `declared` are those of declared keys,
+    of the `kind`, until `declared_until`. `members` are the claims that are not its own.
+    """
+
+    run_id: str
+    trigger: str
+    claims: Sequence[str]
+    until: float | None
+    declared: Sequence[str]
+    declared_until: float | None
+    kind: str
+    members: Sequence[str]
+    cooldown: tuple[str, float] | None
+    waits: bool
+    at: float
+    marks: str
+    values: Sequence[Any]
+
+    def claim_rows(self) -> list[ClaimRow]:
+        rows: list[ClaimRow] = [(self.trigger, claim, self.run_id, self.until, "id") for claim in self.claims]
+        if self.declared:
+            rows += [(self.trigger, claim, self.run_id, self.declared_until, self.kind) for claim in self.declared]
+        return rows
 
 
 @cache

@@ -1,21 +1,19 @@
-"""What an open SQLite store holds."""
+"""What an open store holds."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from sqlite3 import Error
+from contextlib import ExitStack, suppress
 from threading import Lock
-from time import time
+from typing import TypeVar
 
 from sagaz_lab.abc import RevisionRow
-from sagaz_lab.errors import describe
+from sagaz_lab.errors import StoreUnavailable, describe
 from sagaz_lab.stores.sql import leases
-from sagaz_lab.stores.sql.connection import connect, connect_to_read, unavailable
+from sagaz_lab.stores.sql.driver import Connection, Driver
 from sagaz_lab.stores.sql.reading import revisions_of
 from sagaz_lab.stores.sql.transactions import Transactions
 from sagaz_lab.stores.sql.writer import Writer
@@ -23,43 +21,63 @@ from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
 
+T = TypeVar("T")
+
 
 class Session:
     """An owner, a connection that writes with its thread, one that reads with its own."""
 
-    def __init__(self, path: Path, sql: dict[str, str], owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
-        self._path, self._sql, self._pid = path, sql, os.getpid()
-        self._writing = connect(path)
-        try:
-            self.reading, self._glancing = connect_to_read(path), connect_to_read(path)
-            entered_at = time()
-            self.owner = leases.enter(self._writing, sql, owner_name)
-            leases.name_letters(self._writing, sql)
-        except Error as error:
-            self._writing.close()
-            raise unavailable(path, error) from error
-        self._transactions = Transactions(os.fspath(path), self._writing, sql, self.owner.epoch)
+    def __init__(self, driver: Driver, owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._driver, self._pid = driver, os.getpid()
+        with ExitStack() as opened:
+            writing = driver.connect()
+            opened.callback(writing.close)
+            self._reading = driver.connect_to_read()
+            opened.callback(self._reading.close)
+            self._glancing = driver.connect_to_read()
+            opened.callback(self._glancing.close)
+            try:
+                entered_at = driver.time()
+                self.owner = leases.enter(writing, driver.sql, owner_name)
+                driver.mend(writing)
+            except driver.error as error:
+                raise driver.unavailable(error) from error
+            opened.pop_all()
+        self._transactions = Transactions(driver, writing, self.owner.epoch)
         self._transactions.renewed_at = entered_at
         self.writer = Writer(self._transactions, loop)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="sagaz-store-reader")
         self._lock = Lock()
+        self._time = driver.time
+
+    def look(self, look: Callable[[Connection], T]) -> T:
+        """What this reads. To be called in the thread of `reader`."""
+        try:
+            self._reading = connection = self._driver.ready_to_read(self._reading)
+            return look(connection)
+        except self._driver.error as error:
+            raise self._driver.unavailable(error) from error
 
     def revisions(self, saga: str, newest: int | None) -> Sequence[RevisionRow]:
         """Each run of a cell asks for them, on whichever thread: opening a connection would be half of its cost."""
         with self._lock:
             try:
-                return revisions_of(self._glancing, saga, newest)
-            except Error as error:
-                raise unavailable(self._path, error) from error
+                self._glancing = self._driver.ready_to_read(self._glancing)
+                return revisions_of(self._driver, self._glancing, saga, newest)
+            except self._driver.error as error:
+                raise self._driver.unavailable(error) from error
 
     def lease_held(self) -> bool:
-        """By the clock alone, which is that of all owners, since they share this host."""
-        return time() - self._transactions.renewed_at < leases.LEASE_S * leases.TRUSTED
+        return self._time() - self._transactions.renewed_at < leases.LEASE_S * leases.TRUSTED
 
     def lease_lost(self) -> bool:
-        """By what the file says; False if it says nothing."""
-        with self._lock, suppress(Error):
-            row = self._glancing.execute(self._sql["is_fenced"], (self.owner.epoch,)).fetchone()
+        """By what the rows say; False if they say nothing."""
+        return self._driver.at_once(self._is_fenced)
+
+    def _is_fenced(self) -> bool:
+        with self._lock, suppress(self._driver.error, StoreUnavailable):
+            self._glancing = self._driver.ready_to_read(self._glancing)
+            row = self._glancing.execute(self._driver.sql["is_fenced"], (self.owner.epoch,)).fetchone()
             return row is None or bool(row[0])
         return False
 
@@ -69,11 +87,13 @@ class Session:
             return
         self.writer.stop()
         self.reader.shutdown()
+        writing = self._transactions.connection
         try:
-            self._writing.execute(self._sql["close_owner"], (self.owner.epoch,))
-        except Error as error:
-            logger.warning("closing the store %s: %s", self._path, describe(error))
-        self.reading.close()
+            writing.execute(self._driver.sql["close_owner"], (self.owner.epoch,))
+        except self._driver.error as error:
+            logger.warning("closing the store %s: %s", self._driver.name, describe(error))
+        self._reading.close()
         with self._lock:
             self._glancing.close()
-        self._writing.close()
+        writing.close()
+        self._driver.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 
 _SCHEMA = files("sagaz_lab.stores.sql") / "schema"
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
-_ROW = re.compile(r"(?<=VALUES )\([?, ]+\)")
+_ONLY = re.compile(r"-- (sqlite|postgres|both):")
+_ROW = re.compile(r"(?<=VALUES )\([?$\d, ]+\)")
 
 
 @cache
@@ -18,11 +20,20 @@ def schema(name: str) -> str:
 
 
 @cache
-def statements(now: str) -> dict[str, str]:
-    """The statements by name. `now` is the SQL for the database's clock, in seconds since the epoch."""
+def statements(dialect: str, now: str, texts: str) -> Mapping[str, str]:
+    """The statements by name. `now` is the dialect's clock, in seconds since the epoch; `texts` unfolds one value."""
     _, *parts = _NAME.split((_SCHEMA / "statements.sql").read_text(encoding="utf-8"))
-    texts = (re.sub(r"^--.*\n", "", text, flags=re.MULTILINE) for text in parts[1::2])
-    return {name: text.strip().replace("{now}", now) for name, text in zip(parts[::2], texts, strict=True)}
+    found = {name: "\n".join(_lines(text, dialect)) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return {name: text.replace("{now}", now).replace("{texts}", texts) for name, text in found.items() if text}
+
+
+def _lines(text: str, dialect: str) -> Iterator[str]:
+    only = "both"
+    for line in text.strip().splitlines():
+        if mark := _ONLY.match(line):
+            only = mark[1]
+        elif only in ("both", dialect) and not line.startswith("--"):
+            yield line
 
 
 @cache

@@ -1,17 +1,16 @@
-"""The store in one SQLite file, with artifacts beside it."""
+"""The store in a SQL database, with artifacts in a folder."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from sqlite3 import Connection, Error
 from typing import Any, ClassVar, TypeVar
 
 from sagaz_lab.abc import (
+    KEY_MARK,
     Acceptance,
     Choose,
     DeadLetter,
@@ -22,6 +21,7 @@ from sagaz_lab.abc import (
     Refusal,
     RevisionRow,
     StoredRun,
+    StoreTraits,
     WaitingEvent,
 )  # fmt: skip
 from sagaz_lab.errors import StoreError, StoreUnavailable, UnstorableValue, describe
@@ -31,13 +31,12 @@ from sagaz_lab.stores.sql import leases, parked
 from sagaz_lab.stores.sql.about import About, read_about
 from sagaz_lab.stores.sql.claims import holding
 from sagaz_lab.stores.sql.clocks import put_clock_right
-from sagaz_lab.stores.sql.connection import NOW, connect, file_of, unavailable
+from sagaz_lab.stores.sql.driver import Connection, Driver, file_failed
 from sagaz_lab.stores.sql.intake import Rest, has_rest
 from sagaz_lab.stores.sql.log_files import LogFiles
 from sagaz_lab.stores.sql.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.sql.retention import drop_expired
 from sagaz_lab.stores.sql.session import Session
-from sagaz_lab.stores.sql.statements import statements
 from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooled
 from sagaz_lab.stores.sql.translation import (
     letter_from,
@@ -58,38 +57,42 @@ from sagaz_lab.stores.values.encoding import NeedsFiles, encode
 T = TypeVar("T")
 
 
-class SqliteStore:
-    """Keeps all in one file, readable by its user only, that many processes may open at once.
+class SqlStore:
+    """Keeps all in one database that many processes may open at once.
 
     Writes of all runs share transactions. Values that go to files are written in a thread before the record that
-    refers to them; meanwhile other runs go on. `retention_days` is how long ended runs, kept events and settled
-    dead letters stay.
+    refers to them; meanwhile other runs go on. `artifacts` is the folder of these files, else the driver's.
+    `retention_days` is how long ended runs, kept events and settled dead letters stay.
     """
 
-    durable: ClassVar[bool] = True
+    traits: ClassVar[StoreTraits] = StoreTraits()
 
-    def __init__(self, path: str | Path, *, artifacts: str | Path | None = None, retention_days: float = 30.0) -> None:
-        # A notebook may change its working directory; the store stays where it was.
-        self.path = Path(path).absolute()
-        self.url = f"sqlite:///{self.path}"
+    def __init__(self, driver: Driver, *, artifacts: str | Path | None = None, retention_days: float = 30.0) -> None:
+        self.driver = driver
+        self.url = driver.url
         self.retention_days = retention_days
-        root = Path(artifacts).absolute() if artifacts else self.path.parent / "artifacts"
-        self._artifacts = Artifacts(root, self.path.with_name(f"{self.path.name}.key"))
+        root = Path(artifacts).absolute() if artifacts else driver.root
+        self._artifacts = Artifacts(root, driver.key or root.with_name(f"{root.name}.key"))
         self.run_logs = LogFiles(self._artifacts)
         self._turns = WriteOrder()
-        self._sql = statements(NOW)
+        self._sql = driver.sql
         self._open: Session | None = None
         self._abandon: Callable[[], Any] = lambda: None
 
     def probe(self) -> None:
-        """Make the file if it is missing, and see that it is a store. Blocks. Raises as `connect` does."""
-        connect(self.path).close()
+        """Make the store if it is missing, and see that it is one. Blocks. Raises as `Driver.connect` does."""
+        self.driver.connect().close()
+
+    def missing(self) -> str | None:
+        """Where the store would be, if it has not been made yet. Blocks. Raises `StoreTooNew`, `StoreUnavailable`."""
+        with self.driver.reading() as connection:
+            return self.driver.name if connection is None else None
 
     async def open(self, owner_name: str) -> Owner:
         if self._open is not None:
-            raise StoreError(f"the store {self.path} is open already")
+            raise StoreError(f"the store {self.driver.name} is open already")
         loop = asyncio.get_running_loop()
-        session = await asyncio.to_thread(Session, self.path, self._sql, owner_name, loop)
+        session = await asyncio.to_thread(Session, self.driver, owner_name, loop)
         self._open = session
         # A store that is left behind open, with its loop or at the end of the process, gives its lease back too.
         self._abandon = weakref.finalize(self, session.close)
@@ -121,7 +124,7 @@ class SqliteStore:
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
         def look(connection: Connection) -> dict[str, Refusal]:
-            now = connection.execute(f"SELECT {NOW}").fetchone()[0] if at is None else at
+            now = connection.execute(self._sql["now"]).fetchone()[0] if at is None else at
             taken = {}
             for claim in claims:
                 row = connection.execute(self._sql["holder"], (trigger, text(claim))).fetchone()
@@ -141,7 +144,7 @@ class SqliteStore:
 
     async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
         def look(connection: Connection) -> list[WaitingEvent]:
-            rows = connection.execute(self._sql["waiting_events"], (json.dumps(list(triggers)),)).fetchall()
+            rows = connection.execute(self._sql["waiting_events"], (self.driver.texts(triggers),)).fetchall()
             return [waiting_from(row, self._artifacts) for row in rows]
 
         return await self._read(look)
@@ -183,11 +186,13 @@ class SqliteStore:
         return refused
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
-        names = ("forget_claims", "forget_cooldowns") if key is None else ("forget_claim", "forget_cooldown")
-        values = (trigger,) if key is None else (trigger, text(key))
+        found: dict[str, tuple[Any, ...]] = {"forget_claims": (trigger,), "forget_cooldowns": (trigger,)}
+        if key is not None:
+            name = text(key) or ""
+            found = {"forget_claim": (trigger, name, KEY_MARK + name), "forget_cooldown": (trigger, name)}
 
         def free(it: Transactions) -> int:
-            return sum(it.connection.execute(it.sql[name], values).rowcount for name in names)
+            return sum(it.connection.execute(it.sql[name], values).rowcount for name, values in found.items())
 
         freed: int = await self._call(free)
         return freed
@@ -254,7 +259,7 @@ class SqliteStore:
 
     async def load(self, run_id: str) -> StoredRun | None:
         def look(connection: Connection) -> StoredRun | None:
-            return run_from(connection, self._sql, self._artifacts, run_id)
+            return run_from(self.driver, connection, self._artifacts, run_id)
 
         return await self._read(look)
 
@@ -329,24 +334,24 @@ class SqliteStore:
         return _Positions(self)
 
     def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
-        return read_revisions(self.path, saga, newest) if self._open is None else self._open.revisions(saga, newest)
+        return read_revisions(self.driver, saga, newest) if self._open is None else self._open.revisions(saga, newest)
 
     def run(self, run_id: str) -> StoredRun | None:
-        return read_run(self.path, self._artifacts, run_id)
+        return read_run(self.driver, self._artifacts, run_id)
 
     def rows(self, frame: str, limit: int | None, *, before: str | None = None, status: str | None = None) -> Rows:
-        return read_frame(self.path, self._artifacts, frame, limit, before, status)
+        return read_frame(self.driver, self._artifacts, frame, limit, before, status)
 
     def about(
         self, event_id: str, claims: Collection[str], run_ids: Collection[str] = (), *, everywhere: bool = False
     ) -> About:
-        return read_about(self.path, event_id, claims, run_ids, everywhere)
+        return read_about(self.driver, event_id, claims, run_ids, everywhere)
 
     # --- threads ---
 
     def _session(self) -> Session:
         if self._open is None:
-            raise StoreUnavailable(f"the store {self.path} is closed")
+            raise StoreUnavailable(f"the store {self.driver.name} is closed")
         return self._open
 
     def _put(self, write: Write) -> asyncio.Future[Any]:
@@ -357,33 +362,25 @@ class SqliteStore:
 
     async def _read(self, look: Callable[[Connection], T]) -> T:
         session = self._session()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(session.reader, look, session.reading)
-        except Error as error:
-            raise unavailable(self.path, error) from error
+        return await asyncio.get_running_loop().run_in_executor(session.reader, session.look, look)
 
     async def _with_files(self, make: Callable[..., T], *values: Any) -> T:
         try:
             return await asyncio.to_thread(make, *values)
         except OSError as error:
-            raise unavailable(self._artifacts.root, error) from error
+            raise file_failed(self._artifacts.root, error) from error
 
 
 class _Positions:
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
 
     async def get(self, name: str) -> str | None:
         def look(connection: Connection) -> str | None:
-            row = connection.execute(statements(NOW)["position"], (name,)).fetchone()
+            row = connection.execute(self._store._sql["position"], (name,)).fetchone()
             return None if row is None else str(row[0])
 
         return await self._store._read(look)
 
     async def put(self, name: str, value: str) -> None:
         await self._store._call(lambda it: it.connection.execute(it.sql["put_position"], (name, value)).rowcount)
-
-
-def open_sqlite(address: str, artifacts: str | Path | None, retention_days: float) -> SqliteStore:
-    """For the table of stores. Three slashes and a path: `sqlite:///lab.db` is relative, `sqlite:////lab.db` is not."""
-    return SqliteStore(file_of(address), artifacts=artifacts, retention_days=retention_days)

@@ -8,11 +8,9 @@ a transaction of its own.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from time import time
 from types import MappingProxyType
 from typing import Any
 
@@ -21,11 +19,9 @@ from msgspec import Struct
 from sagaz_lab.abc import Refusal
 from sagaz_lab.errors import LeaseLost, SagazLabError, StoreError, StoreUnavailable, describe
 from sagaz_lab.stores.sql.claims import holding
-from sagaz_lab.stores.sql.connection import is_hopeless, unavailable
 from sagaz_lab.stores.sql.damage import as_status
-from sagaz_lab.stores.sql.files import files_of, lost_file, save_log
-from sagaz_lab.stores.sql.rows import Rows, marks, width
-from sagaz_lab.stores.sql.statements import with_rows
+from sagaz_lab.stores.sql.driver import Connection, Driver, Raced
+from sagaz_lab.stores.sql.rows import ClaimRow, FreeClaim, Rows, RunRow, marks, width
 
 RECORDS_PER_RUN = 1 << 20
 """A record's key is its run's number times this, plus its own number."""
@@ -35,44 +31,15 @@ _CLAIM, _MEMBER, _PUBLICATION, _COMPLETED = marks(5), marks(2), marks(6), marks(
 # Rows of one statement: few sizes, so that the compiled statements are used again.
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
+TRIES = 5
+"""How often a transaction is written again because others came between."""
+
 RecordRows = list[Any] | tuple[()]
 """Of each record to insert its run's id, and its row's marks and values but for the key, one after the other: few
 objects, since many wait at once."""
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-class RunRow(Struct, frozen=True, eq=False):
-    """A run to insert: its row's marks, and its values but for the number.
-
-    `claims` are of ids, its own and its members', all to be taken until `until`; `declared` are those of declared keys,
-    of the `kind`, until `declared_until`. `members` are the claims that are not its own.
-    """
-
-    run_id: str
-    trigger: str
-    claims: Sequence[str]
-    until: float | None
-    declared: Sequence[str]
-    declared_until: float | None
-    kind: str
-    members: Sequence[str]
-    cooldown: tuple[str, float] | None
-    waits: bool
-    at: float
-    marks: str
-    values: Sequence[Any]
-
-    def claim_rows(self) -> list[tuple[Any, ...]]:
-        rows = [(self.trigger, claim, self.run_id, self.until, "id") for claim in self.claims]
-        if self.declared:
-            rows += [(self.trigger, claim, self.run_id, self.declared_until, self.kind) for claim in self.declared]
-        return rows
-
-
-class _Cooling(Exception):
-    """A run of the group must be refused."""
 
 
 class Write(Struct, eq=False):
@@ -101,16 +68,15 @@ class Write(Struct, eq=False):
 class Transactions:
     """Writes groups through one connection, fenced by one owner's lease. For one thread at a time."""
 
-    def __init__(self, path: str, connection: sqlite3.Connection, sql: Mapping[str, str], epoch: int) -> None:
+    def __init__(self, driver: Driver, connection: Connection, epoch: int) -> None:
+        self.driver = driver
         self.connection = connection
-        self.sql = sql
+        self.sql = driver.sql
         self.epoch = epoch
-        self._path = path
-        self._files = files_of(path)
         self.renewed_at = 0.0
-        """When the lease was last renewed for certain, in seconds since the epoch; any thread may read it."""
+        """When the lease was last renewed for certain, by the driver's clock; any thread may read it."""
         self._renewing_at: float | None = None
-        self._newest_run = 0
+        self._run_numbers: Iterator[int] = iter(())
         # The key of the next record of each run under way.
         self._next_record: dict[str, int] = {}
 
@@ -118,68 +84,79 @@ class Transactions:
         """Settle them all. Raises nothing."""
         try:
             try:
-                self._transaction(writes, self._write_together)
+                self._transaction(writes)
             except (StoreUnavailable, LeaseLost):
                 raise
             except Exception:
-                self._transaction(writes, self._write_one_by_one)
+                self._insist(writes)
         except LeaseLost as error:
             for write in writes:
                 write.error = error
         except Exception as error:
             self._commit_alone(writes, error)
 
+    def _insist(self, writes: Sequence[Write]) -> None:
+        """Write them one by one, again where another process came between."""
+        for _ in range(TRIES - 1):
+            try:
+                self._transaction(writes, alone=True)
+                return
+            except Exception as error:
+                if not self.driver.passes(error):
+                    raise
+        self._transaction(writes, alone=True)
+
     def renew_lease(self) -> None:
         """If that can be done now, and nobody has taken over."""
-        at = time()
-        with suppress(sqlite3.Error):
+        at = self.driver.time()
+        with suppress(self.driver.error, StoreUnavailable):
+            self.connection = self.driver.ready_to_write(self.connection)
             if self.connection.execute(self.sql["heartbeat"], (self.epoch,)).rowcount:
                 self.renewed_at = at
 
     def beat(self) -> None:
         """Renew the lease with this transaction."""
-        at = time()
+        at = self.driver.time()
         self.connection.execute(self.sql["heartbeat"], (self.epoch,))
         self._renewing_at = at
 
     def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
-        alone = len(writes) > 1 and not is_hopeless(error)
+        alone = len(writes) > 1 and not self.driver.is_hopeless(error)
         for write in writes:
             write.result, write.error = None, None if alone else self._described(error)
             if alone:
                 try:
-                    self._transaction([write], self._write_one_by_one)
+                    self._transaction([write], alone=True)
                 except Exception as failure:
                     write.error = self._described(failure)
-                    alone = not is_hopeless(failure)
+                    alone = not self.driver.is_hopeless(failure)
 
     def _described(self, error: BaseException) -> BaseException:
-        return unavailable(self._path, error) if isinstance(error, sqlite3.Error) else error
+        if isinstance(error, Raced):
+            return StoreUnavailable(f"the store {self.driver.name}: others have changed the same rows again and again")
+        return self.driver.unavailable(error) if isinstance(error, self.driver.error) else error
 
-    def _transaction(self, writes: Sequence[Write], how: Callable[[Sequence[Write]], None]) -> None:
-        connection = self.connection
-        self._find_file()
+    def _transaction(self, writes: Sequence[Write], *, alone: bool = False) -> None:
+        driver = self.driver
+        self.connection = connection = driver.ready_to_write(self.connection)
         self._renewing_at = None
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            row = connection.execute(self.sql["fence"], (self.epoch,)).fetchone()
-            if row is None or row[0]:
-                raise LeaseLost(f"another process has taken over the triggers and runs of this one in {self._path}, "
+            numbers = driver.begin(connection, self.epoch, writes, alone)
+            if numbers is None:
+                raise LeaseLost(f"another process has taken over the triggers and runs of this one in {driver.name}, "
                                 "whose lease had ended; stop this Lab and start it anew")  # fmt: skip
-            self._newest_run = row[1] or 0
-            how(writes)
-            connection.execute("COMMIT")
+            self._run_numbers = numbers
+            if alone:
+                self._write_one_by_one(writes)
+            else:
+                self._write_together(writes)
+            driver.commit(connection)
             if self._renewing_at is not None:
                 self.renewed_at = self._renewing_at
         except BaseException:
             self._next_record.clear()
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            driver.roll_back(connection)
             raise
-
-    def _find_file(self) -> None:
-        if (what := lost_file(self._files)) is not None:
-            raise StoreUnavailable(f"the store {self._path}: {what}{save_log(self.connection, self._files)}")
 
     # --- all at once ---
 
@@ -208,18 +185,18 @@ class Transactions:
         self._add_changes(write, group)
 
     def _add_run(self, run: RunRow, group: _Group) -> None:
-        self._newest_run += 1
+        number = next(self._run_numbers)
         rows = group.runs[run.marks]
-        rows.append(self._newest_run)
+        rows.append(number)
         rows += run.values
         if run.kind == "live":
             group.freed += [(run.trigger, claim) for claim in run.declared]
         for claim in run.members:
-            group.members[_MEMBER] += (self._newest_run, claim)
+            group.members[_MEMBER] += (number, claim)
         if run.cooldown is not None:
             group.cooldowns.append(run)
         if not run.waits:  # else perhaps among a million others, and its number is found when it begins
-            self._next_record[run.run_id] = self._newest_run * RECORDS_PER_RUN
+            self._next_record[run.run_id] = number * RECORDS_PER_RUN
 
     def _add_changes(self, write: Write, group: _Group) -> None:
         records, done = write.records, 0
@@ -254,6 +231,8 @@ class Transactions:
     def _flush(self, group: _Group) -> None:
         if group.freed:
             self.connection.executemany(self.sql["free_ended_claim"], group.freed)
+        if group.claims:
+            group.claims[_CLAIM] = self.driver.in_order(group.claims[_CLAIM], width(_CLAIM))
         self._write_rows("insert_claims", group.claims)
         self._write_rows("insert_runs", group.runs)
         self._write_rows("insert_members", group.members)
@@ -268,15 +247,17 @@ class Transactions:
             self._cool(run)
 
     def _cool(self, run: RunRow) -> None:
-        """Take the run's cooldown, if it starts at once. Raises `_Cooling` if another has it."""
-        if self._cooling(run) is not None:
-            raise _Cooling
-        if run.cooldown is not None and not run.waits:
-            key, until = run.cooldown
-            self.connection.execute(self.sql["take_cooldown"], (run.trigger, key, run.run_id, until))
+        """Take the run's cooldown, if it starts at once. Raises `Raced` if another has it."""
+        if run.waits:
+            if self._cooling(run) is not None:
+                raise Raced
+        elif run.cooldown is not None:
+            values = (run.trigger, run.cooldown[0], run.run_id, run.cooldown[1], run.at)
+            if not self.connection.execute(self.sql["take_cooldown"], values).rowcount:
+                raise Raced
 
     def _write_rows(self, name: str, rows: Rows) -> None:
-        sql = self.sql[name]
+        sql, with_rows = self.sql[name], self.driver.with_rows
         for shape, values in rows.items():
             # Many rows a statement, because between statements another thread may take the interpreter.
             done, each = 0, width(shape)
@@ -297,7 +278,7 @@ class Transactions:
     def _find_next_record(self, run_id: str) -> int:
         found = self.connection.execute(self.sql["find_run"], (run_id,)).fetchone()
         if found is None:
-            raise StoreError(f"no run {run_id!r} in {self._path}")
+            raise StoreError(f"no run {run_id!r} in {self.driver.name}")
         first: int = found[0] * RECORDS_PER_RUN
         last: int | None = self.connection.execute(
             self.sql["last_record"], (first, first + RECORDS_PER_RUN)
@@ -312,9 +293,9 @@ class Transactions:
             self.connection.execute("SAVEPOINT one")
             try:
                 self._write_exactly(write)
-            except sqlite3.OperationalError:
-                raise
             except Exception as error:
+                if isinstance(error, Raced) or self.driver.refuses(error):
+                    raise
                 self.connection.execute("ROLLBACK TO one")
                 self._next_record.clear()
                 known = isinstance(error, SagazLabError)
@@ -326,34 +307,46 @@ class Transactions:
         if write.first is not None:
             write.first(self)
         for run in write.runs:
-            refusal = self._refusal(run)
+            refusal, claims = self._refusal(run)
             if refusal is not None:
                 refused[run.run_id] = refusal
                 continue
+            self.take_claims(claims)
             group = _Group()
             self._add_run(run, group)
             self._flush(group)
-            self.connection.executemany(self.sql["retake_claim"], run.claim_rows())
         group = _Group()
         self._add_changes(write, group)
         self._flush(group)
         result = None if write.call is None else write.call(self)
         write.result = {**refused, **(result or {})} if write.runs else result
 
-    def _refusal(self, run: RunRow) -> Refusal | None:
+    def _refusal(self, run: RunRow) -> tuple[Refusal | None, Sequence[FreeClaim]]:
         known = self.connection.execute(self.sql["find_run"], (run.run_id,)).fetchone()
         if known is not None:
-            return Refusal(run.run_id, as_status(known[1]))
-        for claim in (*run.claims, *run.declared):
-            taken = self.holder(run.trigger, claim, run.at)
-            if taken is not None:
-                return taken
-        return self._cooling(run)
+            return Refusal(run.run_id, as_status(known[1])), ()
+        taken, free = self.look_at_claims(run.claim_rows(), run.at)
+        return self._cooling(run) if taken is None else taken, free
 
-    def holder(self, trigger: str, claim: str, at: float) -> Refusal | None:
-        """What another who wants the claim is told; None if it is free."""
-        row = self.connection.execute(self.sql["holder"], (trigger, claim)).fetchone()
-        return None if row is None else holding(row, at)
+    def look_at_claims(
+        self, rows: Iterable[ClaimRow], at: float, letter: str | None = None
+    ) -> tuple[Refusal | None, Sequence[FreeClaim]]:
+        """What another than this dead letter is told who wants one of these claims; or None, and how they are taken."""
+        free = []
+        for trigger, claim, run_id, until, kind in rows:
+            holder = self.connection.execute(self.sql["lock_holder"], (trigger, claim)).fetchone()
+            taken = None if holder is None else holding(holder, at)
+            if taken is not None and (letter is None or taken.letter != letter):
+                return taken, ()
+            how = "take_claim" if holder is None else "retake_claim"
+            free.append((how, (run_id, until, kind, int(kind == "letter"), trigger, claim)))
+        return None, free
+
+    def take_claims(self, free: Sequence[FreeClaim]) -> None:
+        """Take those that were looked at. Raises `Raced`."""
+        for how, values in free:
+            if not self.connection.execute(self.sql[how], values).rowcount:
+                raise Raced
 
     def _cooling(self, run: RunRow) -> Refusal | None:
         if run.cooldown is None:

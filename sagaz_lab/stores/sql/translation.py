@@ -10,8 +10,8 @@ from sagaz_lab.abc import DeadLetter, KeptEvent, NewRun, Publication, StoredRun,
 from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.run import STEP_ENDS, STEP_STARTS, Record, RecordKind
 from sagaz_lab.stores.sql.damage import Parts, as_status, shown
-from sagaz_lab.stores.sql.rows import marks, row
-from sagaz_lab.stores.sql.transactions import RecordRows, RunRow, Write
+from sagaz_lab.stores.sql.rows import RunRow, marks, row
+from sagaz_lab.stores.sql.transactions import RecordRows, Write
 from sagaz_lab.stores.sql.waiting import WaitingRow
 from sagaz_lab.stores.values.artifacts import Artifacts
 from sagaz_lab.stores.values.encoding import (
@@ -35,7 +35,7 @@ _BARE_RECORD = marks(7, 4)
 
 
 def text(value: str | None) -> str | None:
-    """The text as SQLite can hold it: a lone surrogate becomes its escape."""
+    """The text as a database can hold it: a lone surrogate becomes its escape."""
     if value is None or value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode()

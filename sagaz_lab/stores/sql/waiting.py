@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from sagaz_lab.abc import Refusal
+from sagaz_lab.stores.sql.rows import ClaimRow
 from sagaz_lab.stores.sql.transactions import Transactions
 
 
@@ -22,8 +23,9 @@ class WaitingRow(NamedTuple):
     folder: str | None
     declared: str | None
 
-    def claims(self) -> list[str]:
-        return [claim for claim in (self.claim, self.declared) if claim is not None]
+    def claims(self) -> list[ClaimRow]:
+        claims = (claim for claim in (self.claim, self.declared) if claim is not None)
+        return [(self.trigger, claim, self.id, None, "waiting") for claim in claims]
 
 
 def wait(transactions: Transactions, rows: Iterable[WaitingRow]) -> Mapping[str, Refusal]:
@@ -31,15 +33,13 @@ def wait(transactions: Transactions, rows: Iterable[WaitingRow]) -> Mapping[str,
     connection, sql = transactions.connection, transactions.sql
     refused = {}
     for row in rows:
-        claims = row.claims()
-        said = (transactions.holder(row.trigger, claim, row.at) for claim in claims)
-        taken = next((refusal for refusal in said if refusal is not None), None)
+        taken, claims = transactions.look_at_claims(row.claims(), row.at)
         if taken is None and not connection.execute(sql["insert_waiting"], row).rowcount:
             taken = Refusal()
         if taken is not None:
             refused[row.id] = taken
-        for claim in claims if taken is None else ():
-            connection.execute(sql["retake_claim"], (row.trigger, claim, row.id, None, "waiting"))
+        else:
+            transactions.take_claims(claims)
     return refused
 
 

@@ -1,9 +1,18 @@
--- What the SQL store says to its database. {now} is the database's own clock.
+-- What the SQL store says to its database. {now} is the database's own clock, {texts} the texts of one value.
 -- A statement with VALUES (...) is also used with many rows, and with NULL for some of the last columns.
+-- Lines below "-- sqlite:" or "-- postgres:" are for that database only, until the statement ends or "-- both:" comes.
 
 -- name: fence
--- Whether this owner may still write, and the newest run's number.
+-- Whether this owner may still write, which others cannot change until this transaction ends. SQLite adds the newest
+-- run's number, as nobody else writes meanwhile; PostgreSQL so many numbers of runs, and that of the transaction.
+-- sqlite:
 SELECT fenced, (SELECT max(seq) FROM runs) FROM owners WHERE epoch = ?
+-- postgres:
+SELECT fenced, ARRAY(SELECT nextval('run_numbers') FROM generate_series(1, ?2)), pg_current_xact_id()::text
+FROM owners WHERE epoch = ?1 FOR SHARE
+
+-- name: now
+SELECT {now}
 
 -- name: insert_runs
 INSERT INTO runs (seq, run_id, saga, revision, status, attempt, owner, started_at, starts, context, trigger, claim, event_id,
@@ -22,7 +31,7 @@ INSERT INTO members (run, claim) VALUES (?, ?)
 
 -- name: insert_publications
 -- One that is not published yet may come again.
-INSERT OR IGNORE INTO publications (id, topic, payload, trigger, run_id, owner) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO publications (id, topic, payload, trigger, run_id, owner) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 
 -- name: free_ended_claim
 DELETE FROM claims WHERE trigger = ? AND claim = ? AND kind = 'live' AND EXISTS (
@@ -52,8 +61,19 @@ SELECT max(seq) FROM records WHERE seq >= ? AND seq < ?
 SELECT claims.run_id, runs.status, claims.until, claims.kind FROM claims LEFT JOIN runs ON runs.run_id = claims.run_id
 WHERE claims.trigger = ? AND claims.claim = ?
 
+-- name: lock_holder
+-- The same, before its claim is taken from it.
+SELECT claims.run_id, runs.status, claims.until, claims.kind FROM claims LEFT JOIN runs ON runs.run_id = claims.run_id
+WHERE claims.trigger = ? AND claims.claim = ?
+-- postgres:
+FOR UPDATE OF claims
+
+-- name: take_claim
+INSERT INTO claims (run_id, until, kind, orphan, trigger, claim) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (trigger, claim) DO NOTHING
+
 -- name: retake_claim
-REPLACE INTO claims (trigger, claim, run_id, until, kind) VALUES (?, ?, ?, ?, ?)
+UPDATE claims SET run_id = ?, until = ?, kind = ?, orphan = ? WHERE trigger = ? AND claim = ?
 
 -- name: cooling
 SELECT cooldowns.run_id, runs.status, until FROM cooldowns LEFT JOIN runs ON runs.run_id = cooldowns.run_id
@@ -64,13 +84,17 @@ SELECT key, cooldowns.run_id, runs.status, until FROM cooldowns LEFT JOIN runs O
 WHERE cooldowns.trigger = ? AND until > ?
 
 -- name: take_cooldown
-REPLACE INTO cooldowns (trigger, key, run_id, until) VALUES (?, ?, ?, ?)
+-- Unless another run's lasts beyond the time that comes last.
+INSERT INTO cooldowns (trigger, key, run_id, until) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (trigger, key) DO UPDATE SET run_id = excluded.run_id, until = excluded.until
+WHERE cooldowns.until <= ?5 OR cooldowns.run_id = excluded.run_id
 
 -- name: delete_cooldown_of
 DELETE FROM cooldowns WHERE trigger = ? AND key = ? AND run_id = ?
 
 -- name: begin_cooldown
-REPLACE INTO cooldowns (trigger, key, run_id, until) SELECT coalesce(trigger, ''), ?, run_id, ? FROM runs WHERE run_id = ?
+INSERT INTO cooldowns (trigger, key, run_id, until) SELECT coalesce(trigger, ''), ?, run_id, ? FROM runs WHERE run_id = ?
+ON CONFLICT (trigger, key) DO UPDATE SET run_id = excluded.run_id, until = excluded.until
 
 -- name: insert_waiting
 INSERT INTO waiting_events (id, trigger, key, part, claim, event, at, folder, declared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -85,7 +109,7 @@ DELETE FROM claims WHERE trigger = ? AND claim = ? AND (run_id = ? OR kind = 'wa
 
 -- name: waiting_events
 SELECT id, trigger, key, part, claim, event, at, declared FROM waiting_events
-WHERE trigger IN (SELECT value FROM json_each(?)) ORDER BY seq
+WHERE trigger IN {texts} ORDER BY seq
 
 -- name: waiting_of_triggers
 SELECT trigger, count(*) FROM waiting_events GROUP BY trigger
@@ -105,13 +129,14 @@ ON CONFLICT (id) DO NOTHING
 -- name: insert_kept
 INSERT INTO kept_events (event_id, event, trigger, outcome, reason, run_id, until, folder, at, told)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {now}, CASE ?4
-    WHEN 'dead' THEN 0
-    WHEN 'started' THEN EXISTS (SELECT 1 FROM runs WHERE runs.run_id = ?6 AND runs.event_id IS NOT ?1)
-    ELSE 1 END)
+    WHEN 'dead' THEN FALSE
+    WHEN 'started' THEN EXISTS (
+        SELECT 1 FROM runs WHERE runs.run_id = ?6 AND (runs.event_id IS NULL OR runs.event_id <> ?1))
+    ELSE TRUE END)
 
 -- name: add_count
 INSERT INTO counts (trigger, outcome, reason, count) VALUES (?, ?, ?, ?)
-ON CONFLICT (trigger, outcome, reason) DO UPDATE SET count = count + excluded.count
+ON CONFLICT (trigger, outcome, reason) DO UPDATE SET count = counts.count + excluded.count
 
 -- name: waiting_run
 SELECT seq, trigger, claim, declared FROM runs WHERE run_id = ? AND status = 'waiting' AND attempt = 0
@@ -141,9 +166,6 @@ WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run
 INSERT INTO claims (trigger, claim, run_id, until, orphan, kind) VALUES (?, ?, ?, ?, 1, 'letter')
 ON CONFLICT (trigger, claim) DO NOTHING
 
--- name: reclaim_for_letter
-REPLACE INTO claims (trigger, claim, run_id, until, orphan, kind) VALUES (?, ?, ?, ?, 1, 'letter')
-
 -- name: unpublish
 DELETE FROM publications WHERE id = ?
 
@@ -158,13 +180,18 @@ WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run
 
 -- name: free_members
 DELETE FROM claims
-WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ? AND NOT orphan
+WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ?
+-- sqlite:
+    AND NOT orphan
+-- postgres:
+    AND orphan = 0
 
 -- name: delete_members
 DELETE FROM members WHERE run = ?
 
 -- name: forget_claim
-DELETE FROM claims WHERE trigger = ?1 AND claim IN (?2, char(31) || ?2) AND kind <> 'waiting'
+-- The id or the declared key that a text names.
+DELETE FROM claims WHERE trigger = ? AND claim IN (?, ?) AND kind <> 'waiting'
 
 -- name: forget_cooldown
 DELETE FROM cooldowns WHERE trigger = ? AND key = ?
@@ -208,18 +235,26 @@ UPDATE waiting_events SET at = ?1 WHERE at > ?2
 UPDATE runs SET started_at = started_at - ?, ended_at = ended_at - ? WHERE seq = ?
 
 -- name: shift_records
-UPDATE records SET at = at - ? WHERE seq >= ? AND seq < ? AND typeof(at) = 'real'
+UPDATE records SET at = at - ? WHERE seq >= ? AND seq < ?
+-- sqlite:
+    AND typeof(at) = 'real'
 
 -- name: lapsed_owners
 -- Those whose lease has ended or whose process may be dead; the store looks at the process.
 SELECT epoch, host, pid, pid_started, closed OR heartbeat_at + ? <= {now} FROM owners WHERE NOT fenced AND epoch <> ?
 
+-- name: fence_lapsed
+-- Unless it has renewed its lease meanwhile.
+UPDATE owners SET fenced = TRUE WHERE epoch = ? AND (closed OR fenced OR heartbeat_at + ? <= {now})
+
 -- name: fence_owner
-UPDATE owners SET fenced = 1 WHERE epoch = ?
+UPDATE owners SET fenced = TRUE WHERE epoch = ?
 
 -- name: live_runs_of_others
 SELECT seq, starts, run_id, saga, revision, trigger, event, context, status, attempt, started_at, retry_at FROM runs
 WHERE ended_at IS NULL AND owner IN (SELECT epoch FROM owners WHERE fenced) ORDER BY seq
+-- postgres:
+FOR UPDATE OF runs
 
 -- name: take_run
 UPDATE runs SET owner = ? WHERE seq = ?
@@ -246,7 +281,9 @@ SELECT DISTINCT run_id FROM publications WHERE owner = 0 AND run_id <> ''
 -- name: parked_publications
 SELECT dead_letters.id, publications.id, publications.run_id
 FROM dead_letters JOIN publications ON publications.id = dead_letters.event_id AND publications.owner = 0
-WHERE dead_letters.state = 'open' AND dead_letters.id IN (SELECT value FROM json_each(?))
+WHERE dead_letters.state = 'open' AND dead_letters.id IN {texts}
+-- postgres:
+FOR UPDATE OF dead_letters
 
 -- name: replace_payload
 UPDATE publications SET payload = ? WHERE id = ?
@@ -256,10 +293,12 @@ DELETE FROM publications WHERE id = ?
 
 -- name: release_publications
 UPDATE publications SET owner = ? WHERE owner = 0
-    AND (id IN (SELECT value FROM json_each(?)) OR run_id IN (SELECT value FROM json_each(?)))
+    AND (id IN {texts} OR run_id IN {texts})
 
 -- name: run_owner
 SELECT seq, owner, ended_at FROM runs WHERE run_id = ?
+-- postgres:
+FOR UPDATE
 
 -- name: adopt_run
 UPDATE runs SET owner = ?, status = 'running', ended_at = NULL WHERE seq = ?
@@ -274,7 +313,7 @@ UPDATE owners SET heartbeat_at = {now} WHERE epoch = ? AND NOT fenced
 SELECT fenced FROM owners WHERE epoch = ?
 
 -- name: close_owner
-UPDATE owners SET closed = 1, heartbeat_at = {now} WHERE epoch = ?
+UPDATE owners SET closed = TRUE, heartbeat_at = {now} WHERE epoch = ?
 
 -- name: forget_owners
 -- Owners that were fenced off long ago and have nothing left, and whose triggers others have run since.
@@ -289,7 +328,7 @@ SELECT name, host, pid, pid_started, closed OR fenced OR heartbeat_at + ? <= {no
 -- name: last_seen
 -- How long ago an owner of any of these triggers was last seen.
 SELECT {now} - max(heartbeat_at) FROM owners
-WHERE epoch IN (SELECT owner FROM triggers WHERE name IN (SELECT value FROM json_each(?)))
+WHERE epoch IN (SELECT owner FROM triggers WHERE name IN {texts})
 
 -- name: trigger_owners
 SELECT name, owner FROM triggers WHERE owner <> ?
@@ -298,7 +337,9 @@ SELECT name, owner FROM triggers WHERE owner <> ?
 DELETE FROM triggers WHERE owner = ?
 
 -- name: own_trigger
-REPLACE INTO triggers (name, owner) VALUES (?, ?)
+-- Unless it has been given to another than the owner that comes last.
+INSERT INTO triggers (name, owner) VALUES (?1, ?2)
+ON CONFLICT (name) DO UPDATE SET owner = excluded.owner WHERE triggers.owner = ?3
 
 -- name: open_letter
 SELECT seq, id, event_id, event, trigger, saga, cause, error, traceback, attempts, revision, at, run_id, redriven
@@ -306,6 +347,7 @@ FROM dead_letters WHERE id = ? AND state = 'open'
 
 -- name: misnamed_letters
 -- Those with an id that is none of ours; what is no text is sorted behind all texts. Each with the id that its claim names.
+-- sqlite:
 SELECT seq, typeof(id) = 'text', event_id, (SELECT run_id FROM claims
     WHERE claims.trigger = dead_letters.trigger AND kind = 'letter' AND run_id >= 'd-' AND run_id < 'd.'
         AND claim IN (event_id, '0:' || event_id, '1:' || event_id, '2:' || event_id)
@@ -313,6 +355,7 @@ SELECT seq, typeof(id) = 'text', event_id, (SELECT run_id FROM claims
 FROM dead_letters WHERE id < 'd-' OR id >= 'd.'
 
 -- name: name_letter
+-- sqlite:
 UPDATE dead_letters SET id = coalesce(?, 'd-' || lower(hex(randomblob(6)))) WHERE seq = ? RETURNING id
 
 -- name: letters_after
@@ -324,7 +367,7 @@ UPDATE dead_letters SET state = ?, reason = ?, settled_at = {now} WHERE id = ? A
 
 -- name: insert_revision
 INSERT INTO revisions (saga, number, digest, source_text, at, made_by) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (saga, number) DO UPDATE SET digest = digest WHERE revisions.digest = excluded.digest
+ON CONFLICT (saga, number) DO UPDATE SET digest = excluded.digest WHERE revisions.digest = excluded.digest
 
 -- name: select_revisions
 SELECT saga, number, digest, source_text, at, made_by FROM revisions WHERE saga = ? ORDER BY number DESC LIMIT ?
@@ -333,7 +376,7 @@ SELECT saga, number, digest, source_text, at, made_by FROM revisions WHERE saga 
 SELECT value FROM positions WHERE name = ?
 
 -- name: put_position
-REPLACE INTO positions (name, value) VALUES (?, ?)
+INSERT INTO positions (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 
 -- name: expired_runs
 SELECT seq, run_id, trigger, claim, declared, status FROM runs
@@ -369,13 +412,18 @@ FROM runs LEFT JOIN records ON records.seq >= runs.seq << 20 AND records.seq < (
 ORDER BY runs.seq DESC, records.seq
 
 -- name: started_outcomes
-SELECT event_id, trigger, iif(attempt = 0, 'waiting', 'started'), '', run_id, revision, started_at FROM runs
+SELECT event_id, trigger, CASE attempt WHEN 0 THEN 'waiting' ELSE 'started' END, '', run_id, revision, started_at FROM runs
 WHERE event IS NOT NULL ORDER BY seq DESC LIMIT ?
 
 -- name: dead_outcomes
 -- A letter of a run tells nothing that the run does not; a damaged one names no run.
 SELECT event_id, trigger, 'dead', error, NULL, revision, at FROM dead_letters
-WHERE typeof(run_id) <> 'text' ORDER BY seq DESC LIMIT ?
+-- sqlite:
+WHERE typeof(run_id) <> 'text'
+-- postgres:
+WHERE run_id IS NULL
+-- both:
+ORDER BY seq DESC LIMIT ?
 
 -- name: kept_outcomes
 SELECT event_id, trigger, outcome, reason, run_id, NULL, at FROM kept_events WHERE told ORDER BY seq DESC LIMIT ?
@@ -392,7 +440,11 @@ WHERE state = 'open' AND seq < (SELECT seq FROM dead_letters WHERE id = ?) ORDER
 SELECT found.cause, count, first_at, last_at, error
 FROM (
     SELECT cause, count(*) AS count, max(seq) AS newest,
+-- sqlite:
         min(at) FILTER (WHERE typeof(at) = 'real') AS first_at, max(at) FILTER (WHERE typeof(at) = 'real') AS last_at
+-- postgres:
+        min(at) AS first_at, max(at) AS last_at
+-- both:
     FROM dead_letters WHERE state = 'open' GROUP BY cause
 ) AS found JOIN dead_letters ON seq = newest
 ORDER BY count DESC, newest DESC LIMIT ?
@@ -421,22 +473,27 @@ WITH RECURSIVE found (name) AS (
 
 -- name: claimants
 SELECT run_id, kind FROM claims
-WHERE trigger IN (SELECT value FROM json_each(?)) AND claim IN (SELECT value FROM json_each(?))
+WHERE trigger IN {texts} AND claim IN {texts}
 
 -- name: outcomes_of_runs
-SELECT trigger, iif(attempt = 0, 'waiting', 'started'), '', run_id, revision, started_at FROM runs
-WHERE event IS NOT NULL AND run_id IN (SELECT value FROM json_each(?))
+SELECT trigger, CASE attempt WHEN 0 THEN 'waiting' ELSE 'started' END, '', run_id, revision, started_at FROM runs
+WHERE event IS NOT NULL AND run_id IN {texts}
 
 -- name: outcomes_of_newest
 -- Among so many of the newest runs.
-SELECT trigger, iif(attempt = 0, 'waiting', 'started'), '', run_id, revision, started_at FROM runs
+SELECT trigger, CASE attempt WHEN 0 THEN 'waiting' ELSE 'started' END, '', run_id, revision, started_at FROM runs
 WHERE seq > (SELECT max(seq) FROM runs) - ? AND event_id = ? AND event IS NOT NULL
 
 -- name: outcomes_of_waiting
-SELECT trigger, 'waiting', '', NULL, NULL, at FROM waiting_events WHERE id IN (SELECT value FROM json_each(?))
+SELECT trigger, 'waiting', '', NULL, NULL, at FROM waiting_events WHERE id IN {texts}
 
 -- name: outcomes_of_dead
-SELECT trigger, 'dead', error, NULL, revision, at FROM dead_letters WHERE typeof(run_id) <> 'text' AND event_id = ?
+SELECT trigger, 'dead', error, NULL, revision, at FROM dead_letters WHERE event_id = ?
+-- sqlite:
+    AND typeof(run_id) <> 'text'
+-- postgres:
+    AND run_id IS NULL
+-- both:
 ORDER BY seq DESC
 
 -- name: outcomes_of_kept
@@ -445,12 +502,12 @@ SELECT trigger, outcome, reason, run_id, NULL, at FROM kept_events WHERE told AN
 -- name: runs_by_id
 -- The error of a run that has left a dead letter is the letter's, which says whether it was redriven before.
 SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at,
-    coalesce(iif(status = 'compensated', (
+    coalesce(CASE status WHEN 'compensated' THEN (
         SELECT letters.error FROM dead_letters AS letters
         WHERE letters.state = 'open' AND letters.seq > (SELECT max(seq) FROM dead_letters) - 10000
             AND letters.run_id = runs.run_id AND letters.event_id = runs.event_id
-        ORDER BY letters.seq DESC LIMIT 1), NULL), error)
-FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY seq DESC
+        ORDER BY letters.seq DESC LIMIT 1) END, error)
+FROM runs WHERE run_id IN {texts} ORDER BY seq DESC
 
 -- name: runs_of_status
 SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at, error FROM runs

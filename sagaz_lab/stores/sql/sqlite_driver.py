@@ -1,20 +1,30 @@
-"""Opening a SQLite file, and what to say when that or a write fails."""
+"""The driver of SQLite: a store is one file, and whoever writes has it alone meanwhile."""
 
 from __future__ import annotations
 
-import errno
+import json
 import os
 import sqlite3
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sagaz_lab.errors import StoreError, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.spelled import spelled_key
 from sagaz_lab.stores.sql.claims import id_claim
-from sagaz_lab.stores.sql.statements import schema
+from sagaz_lab.stores.sql.driver import FULL, READ_ONLY, HasRuns, file_failed
+from sagaz_lab.stores.sql.sqlite_files import Files, files_of, lost_file, save_log
+from sagaz_lab.stores.sql.statements import schema, statements, with_rows
+from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.stores.values.signing import make_private
+from sagaz_lab.texts import logger_of
+
+logger = logger_of(__name__)
 
 VERSION = 5
 """Of the tables; kept as `PRAGMA user_version`."""
@@ -28,11 +38,11 @@ BUSY_MS = 5000
 # 3.42 has a clock of its own with fractions; Debian 12 has 3.40.
 NOW = "unixepoch('subsec')" if sqlite3.sqlite_version_info >= (3, 42) else "((julianday('now') - 2440587.5) * 86400.0)"
 
-_FULL = "the disk is full; make room and go on"
-_READ_ONLY = "the file or its folder is read-only; make it writable"
+_TEXTS = "(SELECT value FROM json_each(?))"
+
 _CURES = {
-    "SQLITE_FULL": _FULL,
-    "SQLITE_READONLY": _READ_ONLY,
+    "SQLITE_FULL": FULL,
+    "SQLITE_READONLY": READ_ONLY,
     "SQLITE_BUSY": f"another process has been writing for {BUSY_MS // 1000} s; try again",
     "SQLITE_LOCKED": "it is locked by another process; try again",
     "SQLITE_NOTADB": "it is no SQLite database; move it away or name another file",
@@ -41,10 +51,6 @@ _CURES = {
     "SQLITE_CANTOPEN": "it cannot be opened or made; see that the folder exists and is writable",
     "SQLITE_IOERR": "it cannot be read or written; see the disk, its quota and its limits",
 }
-_CURES_BY_NUMBER = {
-    errno.EACCES: _READ_ONLY, errno.EPERM: _READ_ONLY, errno.EROFS: _READ_ONLY,
-    errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EFBIG: _FULL,
-}  # fmt: skip
 _WORTH_TRYING = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_TOOBIG")
 
 
@@ -71,28 +77,120 @@ def file_of(address: str) -> Path:
         raise StoreError(f"store {address!r}: no home of {home!r} is known; write the path in full") from error
 
 
-def unavailable(path: str | Path, error: Exception) -> StoreUnavailable:
-    """The error in the user's words, with its cure."""
+class SqliteConnection(sqlite3.Connection):
+    """A connection that writes, and the files that it has open."""
+
+    files: Files
+
+
+class SqliteDriver:
+    """The store in one file, readable by its user only, that many processes may open at once."""
+
+    error: type[Exception] = sqlite3.Error
+
+    def __init__(self, path: str | Path) -> None:
+        # A notebook may change its working directory; the store stays where it was.
+        self.path = Path(path).absolute()
+        self.name = os.fspath(self.path)
+        self.url = f"sqlite:///{self.path}"
+        self.root = self.path.parent / "artifacts"
+        self.key: Path | None = self.path.with_name(f"{self.path.name}.key")
+        self.sql = statements("sqlite", NOW, _TEXTS)
+        self.with_rows = with_rows
+        self.time = time.time  # that of all owners, since they share this host
+
+    def connect(self) -> SqliteConnection:
+        return connect(self.path)
+
+    def connect_to_read(self) -> sqlite3.Connection:
+        return connect_to_read(self.path)
+
+    def at_once(self, ask: Callable[[], bool]) -> bool:
+        return ask()
+
+    def close(self) -> None:
+        pass  # none are kept
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection | None]:
+        if not self.path.exists():
+            yield None
+            return
+        try:
+            with closing(connect_to_read(self.path)) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise self.unavailable(error) from error
+
+    def ready_to_write(self, connection: Any) -> SqliteConnection:
+        files: Files = connection.files
+        if (what := lost_file(files)) is not None:
+            raise StoreUnavailable(f"the store {self.path}: {what}{save_log(connection, files)}")
+        return connection  # type: ignore[no-any-return]
+
+    def ready_to_read(self, connection: Any) -> sqlite3.Connection:
+        return connection  # type: ignore[no-any-return]
+
+    def begin(self, connection: Any, epoch: int, writes: Sequence[HasRuns], alone: bool) -> Iterator[int] | None:
+        connection.execute("BEGIN IMMEDIATE")
+        row = connection.execute(self.sql["fence"], (epoch,)).fetchone()
+        return None if row is None or row[0] else count((row[1] or 0) + 1)
+
+    def commit(self, connection: Any) -> None:
+        connection.execute("COMMIT")
+
+    def roll_back(self, connection: Any) -> None:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+    def in_order(self, rows: list[Any], width: int) -> list[Any]:
+        return rows  # nobody else writes
+
+    def texts(self, values: Iterable[Any]) -> str:
+        """JSON has no bytes, and a damaged value names nothing."""
+        return json.dumps([value for value in values if isinstance(value, str)])
+
+    def stream(self, connection: Any, name: str) -> Iterator[Any]:
+        rows: Iterator[Any] = connection.execute(self.sql[name])
+        return rows
+
+    def mend(self, connection: Any) -> None:
+        """Give dead letters whose own id is damaged one by which they can be redriven or discarded."""
+        for number, is_text, event_id, claimed in connection.execute(self.sql["misnamed_letters"]).fetchall():
+            if claimed is not None or not is_text:
+                (letter,) = connection.execute(self.sql["name_letter"], (claimed, number)).fetchone()
+                logger.warning("the id of the dead letter of event %s was damaged; it is %s now", event_id, letter)
+
+    def refuses(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.OperationalError)
+
+    def is_hopeless(self, error: BaseException) -> bool:
+        if not isinstance(error, sqlite3.Error):
+            return True
+        return not (getattr(error, "sqlite_errorname", "") or "").startswith(_WORTH_TRYING)
+
+    def passes(self, error: BaseException) -> bool:
+        return False  # nobody else has written meanwhile
+
+    def unavailable(self, error: Exception) -> StoreUnavailable:
+        return unavailable(self.path, error)
+
+
+def unavailable(path: Path, error: Exception) -> StoreUnavailable:
     if isinstance(error, OSError):
-        cure = _CURES_BY_NUMBER.get(error.errno or 0, "")
-    else:
-        name = getattr(error, "sqlite_errorname", "") or ""
-        cure = next((text for code, text in _CURES.items() if name.startswith(code)), "")
+        return file_failed(path, error)
+    name = getattr(error, "sqlite_errorname", "") or ""
+    cure = next((text for code, text in _CURES.items() if name.startswith(code)), "")
     return StoreUnavailable(f"the store {path}: {cure} ({error})" if cure else f"the store {path}: {error}")
 
 
-def is_hopeless(error: BaseException) -> bool:
-    """Whether the same would happen to any other write."""
-    if not isinstance(error, sqlite3.Error):
-        return True
-    return not (getattr(error, "sqlite_errorname", "") or "").startswith(_WORTH_TRYING)
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that writes, its tables made where missing. Raises `StoreTooNew`, `StoreUnavailable`."""
+def connect(path: Path) -> SqliteConnection:
+    """See `Driver.connect`."""
     try:
         _make_file(path)
-        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, factory=SqliteConnection
+        )
         connection.text_factory = _TOLERANT
     except (OSError, sqlite3.Error) as error:
         raise unavailable(path, error) from error
@@ -101,6 +199,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _make_tables(connection)
+        connection.files = files_of(os.fspath(path))
     except sqlite3.Error as error:
         connection.close()
         raise unavailable(path, error) from error
@@ -111,7 +210,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, for any thread; the tables are upgraded first. Raises as `connect` does."""
+    """See `Driver.connect_to_read`."""
     connection = _read(path)
     try:
         is_old = 0 < _version(connection) < VERSION
@@ -199,3 +298,8 @@ def _statements(script: str) -> list[str]:
             found.append(text)
             lines = []
     return found
+
+
+def open_sqlite(address: str, artifacts: str | Path | None, retention_days: float) -> SqlStore:
+    """For the table of stores. Three slashes and a path: `sqlite:///lab.db` is relative, `sqlite:////lab.db` is not."""
+    return SqlStore(SqliteDriver(file_of(address)), artifacts=artifacts, retention_days=retention_days)
