@@ -6,7 +6,6 @@ Such a part stands between the lines `<!-- from the code: NAME -->` and `<!-- en
 
 from __future__ import annotations
 
-import ast
 import logging
 import re
 import sys
@@ -23,30 +22,6 @@ from sagaz_lab.sources import ADAPTERS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sagaz_lab"
 _PART = re.compile(r"(?<=<!-- from the code: )(?P<name>[\w ]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
-
-
-def map_of_files() -> str:
-    """Each file with the first line of its docstring, a table for each folder."""
-    folders: dict[Path, list[str]] = {PACKAGE: []}
-    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: (path.parent, path.name)):
-        about = first_line(path)
-        if about and (path.name != "__init__.py" or path.parent in (PACKAGE, PACKAGE / "sources", PACKAGE / "stores")):
-            name = path.relative_to(ROOT).as_posix()
-            folders.setdefault(path.parent, []).append(f"| [{path.name}](../{name}) | {about} |")
-    return "\n".join(_folders(folders))
-
-
-def _folders(folders: dict[Path, list[str]]) -> Iterator[str]:
-    for folder, rows in folders.items():
-        yield f"### {folder.relative_to(ROOT).as_posix()}\n"
-        if folder != PACKAGE and (about := first_line(folder / "__init__.py")):
-            yield f"{about}\n"
-        yield from ("| file | what |", "|---|---|", *rows, "")
-
-
-def first_line(path: Path) -> str:
-    told = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0]
-    return " ".join(told.split()).replace("|", "\\|")
 
 
 def tables_of_options() -> str:
@@ -81,7 +56,6 @@ def tree_of_errors() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    "files": map_of_files,
     "options": tables_of_options,
     "commands": table_of_commands,
     "errors": tree_of_errors,
