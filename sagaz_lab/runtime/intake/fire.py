@@ -266,7 +266,8 @@ class Firing:
         refuse_other_store(state.compiled.definition, self._store)
         # Before the look at the room, so that nothing is awaited between that look and the decision.
         await self._dispatcher.confirming.confirmed([state.compiled.definition.name])
-        if state.room() > 0:
+        # Within a decision of the trigger there would be no room before its end.
+        if state.room() > 0 or (within_a_decision_of(state) and not state.paused):
             return
         with self._told_if_long(state, "which has no room for it"):
             while state.room() <= 0:
