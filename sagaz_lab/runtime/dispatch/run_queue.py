@@ -208,7 +208,7 @@ class RunQueue:
             attempt = 1 if first else pending.attempt - 1
             await self._store.end(pending.run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
         except StoreError:
-            state.core.admission.wait(pending, first=True)
+            state.core.admission.put_back(pending)
             raise
         if first:
             self._finally(state, pending, OutcomeKind.STARTED, "", now)

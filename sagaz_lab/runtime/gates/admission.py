@@ -60,7 +60,7 @@ class Admission:
         self.lanes: dict[str | None, PendingRun] = {}
         self._ready: deque[str | None] = deque()
         self._later: list[tuple[float, int, str | None]] = []
-        self._numbers = count()
+        self._numbers = count(1)
         self._busy: dict[str, str] = {}
         self.pace: Pace | None = None
         self.in_flight = 0
@@ -160,7 +160,14 @@ class Admission:
             pending.behind, last.behind = last.behind, pending
             if not first:
                 self.lanes[lane] = pending
+        if not pending.place:
+            pending.place = next(self._numbers)
         self._queue[pending.run_id] = pending
+
+    def put_back(self, pending: PendingRun) -> None:
+        """One that was taken out of the queue waits again, before all others of its lane and in its old place."""
+        self.wait(pending, first=True)
+        self._queue = dict(sorted(self._queue.items(), key=lambda it: it[1].place))
 
     # --- out ---
 

@@ -292,13 +292,10 @@ class Core:
     def _take_out(self, batch: Reservation, run: PendingRun, verdict: Verdict) -> None:
         """Of the queue."""
         self.admission.remove(run)
-        batch.undo_by(self._queue_again, run)
+        batch.undo_by(self.admission.put_back, run)
         stored = batch.starts.pop(run.run_id, None) is None
         batch.claims.leave(run, spent=True)
         batch.left.append(Left(run, verdict, stored))
-
-    def _queue_again(self, run: PendingRun) -> None:
-        self.admission.wait(run, first=True)
 
     def _overflow(self, batch: Reservation, *, in_window: bool) -> Verdict | None:
         """What becomes of an event for which the queue has no place; None where it is taken all the same."""
