@@ -51,6 +51,8 @@ def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 _CALLING = ("sagaz_lab.runtime", "sagaz_lab.model.listener")
+_BETWEEN = "sagaz_lab.model.awaiting"
+"""It awaits what one of those has called."""
 _FOR_A_CELL = "sagaz_lab.runtime.triggers.dead_letters"
 """It calls the `fix` of `lab.redrive`, which a person has just given."""
 
@@ -60,6 +62,9 @@ def _called_by_us(frame: FrameType | None) -> str | None:
     who = ""
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
+        if module == _BETWEEN:
+            frame = frame.f_back
+            continue
         if module.startswith("sagaz_lab."):
             return who if module.startswith(_CALLING) and module != _FOR_A_CELL else None
         who, frame = frame.f_code.co_qualname, frame.f_back
