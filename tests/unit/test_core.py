@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sagaz_lab import Batch, Debounce, Throttle, TriggerConfig
@@ -81,7 +81,7 @@ def cut(draw: st.DrawFn, log: list[Input]) -> Iterator[list[Input]]:
 
 
 @given(players(), logs(), st.data())
-@settings(deadline=None)
+@settings(deadline=None, phases=[Phase.reuse, Phase.generate])  # shrinking takes minutes
 def test_however_a_log_is_cut_into_batches_its_outcomes_are_the_same(make: Any, log: list[Input], data: Any) -> None:
     at_once, cut_up = make(), make()
     at_once.play(log)
@@ -103,12 +103,13 @@ def standing(player: Player) -> Any:
         [run.run_id for run in admission.queue()],
         sorted(admission.turns().items()),
         windows,
-        core.next_due(),
+        None if core.windows is None else core.windows.next_due(),
+        admission.opens_at() if admission.waiting else None,
     )
 
 
 @given(players(), logs(), st.data())
-@settings(deadline=None)
+@settings(deadline=None, phases=[Phase.reuse, Phase.generate])  # shrinking takes minutes
 def test_what_was_rolled_back_never_was(make: Any, log: list[Input], data: Any) -> None:
     """Events only: no run ends inside a batch."""
     player, told = make(), make()

@@ -8,7 +8,7 @@ it gives are closings: events of one key, to be decided now. Bounds: the waiting
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from itertools import chain
 from math import inf
 
@@ -23,10 +23,10 @@ class Windows:
         self.policy = policy
         self.size = 0
         self._open: dict[str | None, list[WaitingEvent]] = {}
-        # One entry for each key at the most, never later than its window's due time.
-        self._due: list[tuple[float, int, str | None]] = []
+        # At least one entry for each key, never later than its window's due time; of those that are due at one moment
+        # the window whose first event came first.
+        self._due: list[tuple[float, float, int, str | None]] = []
         self._timed: set[str | None] = set()
-        self._number = 0
         # Of what another process has left: in which order it came, and before all that came since.
         self._restored: dict[str, int] = {}
 
@@ -76,29 +76,27 @@ class Windows:
             del self._open[key]
         elif key not in self._timed:
             self._timed.add(key)
-            self._time(key, self._due_at(events))
+            heappush(self._due, (*self._when(events), key))
+
+    def _when(self, events: Sequence[WaitingEvent]) -> tuple[float, float, int]:
+        return (self._due_at(events), *self._place(events[0]))
 
     def _due_at(self, events: Sequence[WaitingEvent]) -> float:
         """One that is full is due: another policy may have found it so, or what was put back has filled it."""
         return -inf if self.policy.full(events) else self.policy.due_at(events)
 
-    def _time(self, key: str | None, due_at: float) -> None:
-        self._number += 1
-        heappush(self._due, (due_at, self._number, key))
-
     def next_due(self) -> float | None:
         """When a window may have to be closed, in the clock's seconds; None if none is open."""
         while self._due:
-            due_at, _, key = self._due[0]
+            *when, key = self._due[0]
             events = self._open.get(key)
             if events is None:
                 heappop(self._due)
                 self._timed.discard(key)
-            elif (real := self._due_at(events)) > due_at:
-                heappop(self._due)
-                self._time(key, real)
+            elif (now := self._when(events)) > tuple(when):
+                heapreplace(self._due, (*now, key))
             else:
-                return due_at
+                return now[0]
         return None
 
     def full(self, key: str | None) -> bool:
@@ -131,7 +129,7 @@ class Windows:
     def close_due(self, now: float) -> Iterator[Closing]:
         """Close those whose time has come, the earliest first."""
         while (due_at := self.next_due()) is not None and due_at <= now:
-            key = heappop(self._due)[2]
+            key = heappop(self._due)[3]
             self._timed.discard(key)
             yield self.close(key)
 
@@ -149,6 +147,8 @@ class Windows:
             if (at := next((i for i, one in enumerate(events) if one.id == event.id), None)) is not None:
                 del events[at]
                 self.size -= 1
+                if events:  # without its last event it may be due earlier
+                    heappush(self._due, (*self._when(events), key))
                 self._settle(key, events)
                 return
 
