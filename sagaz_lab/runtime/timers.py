@@ -45,7 +45,7 @@ class Timers:
         """Call it once this moment has come; it returns at once."""
         timer = Timer(at, callback)
         heappush(self._heap, (at, next(self._numbers), timer))
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._start()
         elif at < self._wakes_at:
             self._tasks.cancel(self._task)

@@ -133,14 +133,12 @@ class Player:
             self.outcomes.append((self.now, event.id, "duplicate", ""))
             return
         sent = Event({"keep": event.keep}, event.id, "memory", None, timestamp=_AT)
-        if self.core.comes_first:
-            waiting = WaitingEvent(self._next("h"), "t", event.key, event.part, sent, claim, self.now, declared)
-            verdict = self.core.arrive(self.batch, waiting, self.now)
-            if verdict is not None:
-                if verdict is not WAITS_IN_WINDOW:
-                    self._say(event.id, verdict)
-                self._close()
-                return
+        waiting = WaitingEvent(self._next("h"), "t", event.key, event.part, sent, claim, self.now, declared)
+        if (verdict := self.core.arrive(self.batch, waiting, self.now)) is not None:
+            if verdict is not WAITS_IN_WINDOW:
+                self._say(event.id, verdict)
+            self._close()
+            return
         self._decide(sent, event.key, claim, declared)
 
     def _close(self) -> None:

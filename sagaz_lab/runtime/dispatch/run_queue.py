@@ -260,7 +260,7 @@ class RunQueue:
             self._leaving[pending.run_id] = (pending, task)
             anew = pending.revision != state.compiled.definition.revision and not isinstance(leaves, Left)
             if anew and state.compiled.cooldown_s is not None:
-                break  # it is decided again, and only then it is known whether the next ones cool down
+                return  # it is decided again; only then is it known whether the next ones cool down
         opens_at = state.core.admission.opens_at()
         timer = self._timers.get(state.name)
         # A timer that is set already may be later than what a new pace lets through.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from sagaz_lab.abc import Refusal, WaitingEvent
+from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.errors import QueueFull, SingletonTaken
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.trigger import Gates
@@ -30,8 +30,6 @@ OVERLAP = "the run of an earlier tick still goes"
 QUEUE_FULL = "the queue is full"
 
 _RUNNING = RunStatus.RUNNING
-_SPENT = Refusal(spent=True)
-_WAITS = Refusal()
 
 
 class Rules(Struct, frozen=True):
@@ -148,11 +146,6 @@ class Core:
         """Where there are none yet."""
         self.windows = self.admission.windows = Windows(policy)
         return self.windows
-
-    @property
-    def comes_first(self) -> bool:
-        """Whether there is a gate before the trigger method, besides claims."""
-        return self.leading.active or self._rules.policy is not None
 
     # --- before the trigger method ---
 
