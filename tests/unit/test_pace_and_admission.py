@@ -208,6 +208,16 @@ def test_what_came_before_the_pace_had_keys_holds_up_none_of_them() -> None:
     assert admission.next(4.0) is before[1]
 
 
+def test_one_that_its_pace_holds_up_holds_up_none_of_its_key_once_it_is_gone() -> None:
+    admission = Admission(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0, key="k")), 10)
+    first, held_up, free = pending(1, "a", "x"), pending(2, "b", "x"), pending(3, "b", "y")
+    for one in (first, held_up, free):
+        admission.wait(one)
+    assert [admission.next(0.0), admission.next(0.0)] == [first, None]
+    admission.remove(held_up)
+    assert admission.next(0.0) is free
+
+
 def test_what_came_with_a_key_goes_by_the_one_pace_once_there_are_no_keys() -> None:
     admission = Admission(Gates(max_concurrent_sagas=3, throttle=Throttle(1, 4.0, burst=0, key="k")), 10)
     keyed = [pending(1, "a", "x"), pending(2, "b", "x")]
@@ -286,6 +296,14 @@ class Queue(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(self.waiting))
         self.admission.remove(one)
         self.waiting.remove(one)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def is_put_back(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.waiting))
+        if one is next(it for it in self.waiting if _lane(it) == _lane(one)):
+            self.admission.remove(one)
+            self.admission.put_back(one)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), fails=st.booleans())

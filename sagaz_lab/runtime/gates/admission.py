@@ -158,7 +158,9 @@ class Admission:
                 self._ready.append(lane)
         else:
             pending.behind, last.behind = last.behind, pending
-            if not first:
+            if first:
+                self._ask_lane_again(lane)
+            else:
                 self.lanes[lane] = pending
         if not pending.place:
             pending.place = next(self._numbers)
@@ -213,14 +215,24 @@ class Admission:
     def remove(self, pending: PendingRun) -> None:
         """Take a waiting one out of the queue."""
         lane = _lane(pending)
-        before = self.lanes[lane]
+        before = last = self.lanes[lane]
         while before.behind is not pending:
             assert before.behind is not None
             before = before.behind
         self._unlink(lane, before, pending)
-        if lane not in self.lanes and lane not in self._busy:
+        if lane in self.lanes:
+            if before is last:
+                self._ask_lane_again(lane)
+        elif lane not in self._busy:
             self._ready = deque(other for other in self._ready if other != lane)
             self._later = sorted(entry for entry in self._later if entry[2] != lane)
+
+    def _ask_lane_again(self, lane: str | None) -> None:
+        """Another run is the first of this lane now: its pace may let it go earlier than the one before it."""
+        others = [entry for entry in self._later if entry[2] != lane]
+        if len(others) < len(self._later):
+            self._later = sorted(others)
+            self._ready.append(lane)
 
     def leave(self, pending: PendingRun, keep_turn: bool = False) -> None:
         """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
