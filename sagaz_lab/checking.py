@@ -24,7 +24,7 @@ def problems(lab: Lab, store: str) -> Mapping[str, list[str]]:
 
 def _problems(lab: Lab, definition: SagaDefinition, others: Lab) -> Iterator[str]:
     try:
-        lab._service.dispatcher.load({definition.name: definition}, [definition.name])
+        lab._triggers.load({definition.name: definition}, [definition.name])
     except Exception as error:  # noqa: BLE001  its `__init__` may raise anything
         yield _text(error)
     try:

@@ -176,7 +176,7 @@ def load(name: str) -> None:
 def _make(lab: Lab, module: str) -> None:
     """Make an object of each saga, whose `__init__` is the module's code too. Raises as `load` does."""
     try:
-        lab._service.dispatcher.load(lab.sagas, lab.sagas)
+        lab._triggers.load(lab.sagas, lab.sagas)
     except SagazLabError:
         raise
     except Exception as error:

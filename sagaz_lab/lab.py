@@ -13,12 +13,13 @@ from sagaz_lab import sources as package_sources
 from sagaz_lab.abc import Clock, Engine, Event, Source, Store, current_host
 from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import DefinitionError
+from sagaz_lab.hosting.assembly import Assembly, KeptParts
 from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.hosting.isolated import Isolated, on_its_loop
 from sagaz_lab.hosting.loop_owner import LEAVE_S, LoopOwner
 from sagaz_lab.hosting.opening import DEFAULT_STORE, LabStore, Opening, fitting, given_engine
-from sagaz_lab.hosting.shadows import ShadowReport, Shadows
-from sagaz_lab.hosting.views import Views, shown
+from sagaz_lab.hosting.shadows import ShadowReport
+from sagaz_lab.hosting.views import shown
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.log import LogLine
 from sagaz_lab.model.policy import TriggerConfig
@@ -28,13 +29,10 @@ from sagaz_lab.model.spelled import named_by
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.decisions.preview import Preview
 from sagaz_lab.runtime.gates.admission import LIVE_RUNS
-from sagaz_lab.runtime.intake.fire import Firing
 from sagaz_lab.runtime.registry.changes import Change, Diff
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.reports import Reports
-from sagaz_lab.runtime.runs.logs import Logs
 from sagaz_lab.runtime.runs.run_view import RunView
-from sagaz_lab.runtime.service import Service
 from sagaz_lab.runtime.starting import Names, Start, checked_grace, checked_names
 from sagaz_lab.runtime.status import Status, Why
 from sagaz_lab.runtime.triggers.outcomes import Tally
@@ -73,9 +71,13 @@ class Lab:
         self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days, artifacts)
         self._given_engine = given_engine(engine, threads)
         self._opens = Opening(package_sources, sources or {}, offline)
-        self._loops, self._threads, self._max_live_runs = LoopOwner(), threads, max_live_runs
-        self.registry = Registry(self._store.revisions, self._changed, self.clock.now, self._loops.isolated.call_there)
-        self._reports, self._tally, self._logs = Reports(), Tally(), Logs()
+        self._loops, self._threads, self._reports = LoopOwner(), threads, Reports()
+        there = self._loops.isolated.call_there
+        self.registry = Registry(self._store.revisions, self._changed, self.clock.now, there)
+        self._kept = KeptParts(
+            clock=self.clock, config=self.config, max_live_runs=max_live_runs, registry=self.registry,
+            connections=self._opens, report=self.report, call_there=there, open_store=open_store,
+        )  # fmt: skip
         self._handle: Handle | None = None
         self._forgetting: asyncio.Task[int] | None = None
         self._tokens: list[Any] = []
@@ -83,16 +85,10 @@ class Lab:
 
     def _build(self) -> None:
         """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
-        engine, opens = self._given_engine or LocalEngine(self.clock, self._threads, self.report), self._opens
-        self._service = service = Service(
-            self.store, engine, self.clock, self.config, self.registry,
-            lambda trigger, spec, hears: opens.source(trigger, spec, partial(service.surroundings, hears=hears)),
-            opens.publisher, self._tally, self.report, self._max_live_runs,
-        )  # fmt: skip
-        service.dispatcher.runner.use(self._logs)
-        self._firing = Firing(service.dispatcher, self.store)
-        self._views = Views(self.store, service.dispatcher)
-        self.shadows = Shadows(service.dispatcher, open_store, self._loops.isolated.call_there)
+        engine = self._given_engine or LocalEngine(self.clock, self._threads, self.report)
+        parts = Assembly(self._kept, self.store, engine)
+        self._life, self._triggers, self._service = parts.life, parts.triggers, parts.service
+        self._firing, self._views, self.shadows = parts.firing, parts.views, parts.shadows
 
     @property
     def store(self) -> Store:
@@ -164,7 +160,7 @@ class Lab:
             await self._loops.open(self._open, self._forget_loop)
 
     async def _open(self) -> None:
-        if self._service.dispatcher.closing:
+        if self._life.closing:
             self._build()
         await self._service.open()
 
@@ -198,7 +194,7 @@ class Lab:
         there = await self._store.look(store)
         await self.stop()
         self._store.move(store, there)
-        self._tally = Tally()
+        self._kept.tally = Tally()
         self._build()
 
     def _lives(self) -> bool:
@@ -265,22 +261,22 @@ class Lab:
 
     def pause(self, trigger: str) -> None:
         """Take no more events for this trigger. A source that it shares with others waits for all of them."""
-        self._service.dispatcher.load(self.sagas)
-        self._firing.state(trigger).pause()
+        self._triggers.load(self.sagas)
+        self._triggers.find(trigger).pause()
 
     def resume(self, trigger: str) -> None:
         """Take events for this trigger again."""
-        self._firing.state(trigger).resume()
+        self._triggers.find(trigger).resume()
 
     async def params(self, trigger: str, history: bool = False) -> Any:
         """The trigger's params as they are now; with `history` a list of the last 100 changes, newest first."""
         await self.open()
-        return await self._service.params.of(self._firing.state(trigger), history)
+        return await self._service.params.of(self._triggers.find(trigger), history)
 
     async def set_params(self, trigger: str, /, **values: Any) -> None:
         """Change params from the trigger's next event on, and keep that. Raises `UnknownName`, `DefinitionError`."""
         await self.open()
-        await self._service.params.change(self._firing.state(trigger), values)
+        await self._service.params.change(self._triggers.find(trigger), values)
 
     async def set_limits(self, trigger: str, /, **values: Any) -> Mapping[str, Any]:
         """Change `max_concurrent_sagas` or `rate_limit_per_second` at once, until its cell says another; returns both.
@@ -288,7 +284,7 @@ class Lab:
         None is as if the option were not given. Raises `UnknownName` and `DefinitionError`.
         """
         await self.open()
-        return await self._service.limit(self._firing.state(trigger), values)
+        return await self._service.limit(self._triggers.find(trigger), values)
 
     def forget(self, trigger: str, key: Any = None) -> Awaitable[int]:
         """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
@@ -296,14 +292,14 @@ class Lab:
         A text names the value that it spells as well: "5" frees "5" and 5. Its pace and open periods begin anew too.
         Holds for whatever is fired from now on; await it for the number.
         """
-        self._service.dispatcher.load(self.sagas)
-        name, keys = self._firing.state(trigger).name, [None] if key is None else named_by(key)
+        self._triggers.load(self.sagas)
+        name, keys = self._triggers.find(trigger).name, [None] if key is None else named_by(key)
 
         async def forget() -> int:
             await self.open()
             return await self._firing.forget(name, keys)
 
-        self._forgetting = self._service.dispatcher.tasks.start(forget(), f"forget {name}")
+        self._forgetting = self._life.tasks.start(forget(), f"forget {name}")
         return self._forgetting
 
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None = None) -> list[Outcome]:
@@ -329,7 +325,7 @@ class Lab:
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
         await self.open()
-        return await self._service.dispatcher.runner.run_to_its_end(saga, definition, context, run_id, event)
+        return await self._service.runner.run_to_its_end(saga, definition, context, run_id, event)
 
     async def resume_run(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
         """Go on with a held run from its failed action (or `from_action`), with the current revision.
@@ -352,7 +348,7 @@ class Lab:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each trigger: received = started + filtered + duplicate + dropped + dead + waiting + deciding."""
-        return {name: counters.as_dict() for name, counters in self._tally.counters.items()}
+        return {name: counters.as_dict() for name, counters in self._kept.tally.counters.items()}
 
     def context(self, run_id: str) -> SagaContext:
         """The context of a run: its own while it lives here, else a copy as its actions left it. Raises `RunError`."""
@@ -364,7 +360,7 @@ class Lab:
 
     def logs(self) -> dict[str, list[LogLine]]:
         """By run id, newest last, the lines of each log in memory: of live runs and the last 100 that ended."""
-        return self._logs.with_those_of(self._service.dispatcher.runner.live.values())
+        return self._kept.logs.with_those_of(self._service.runner.live.values())
 
     def runs(self, limit: int | None = 10_000) -> Any:
         """A DataFrame of the runs, newest first."""

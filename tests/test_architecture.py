@@ -101,7 +101,9 @@ FLOORS = (
     {"decisions", "runs"},
     {"outbox"},
     {"triggers"},
-    {"gates", "registry"},
+    {"registry"},
+    {"lifetime"},
+    {"gates"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -113,27 +115,33 @@ def room_of(module: str) -> str | None:
     return room if top == "runtime" and room in FLOOR_OF else None
 
 
-def for_types(tree: ast.Module) -> set[int]:
-    """The lines of imports that only a type checker sees."""
-    blocks = (it for it in ast.walk(tree) if isinstance(it, ast.If) and ast.unparse(it.test) == "TYPE_CHECKING")
-    return {line for block in blocks for _, line in imports(block)}
-
-
 def test_no_room_of_the_runtime_calls_up(file: Path) -> None:
     tree, here = parsed(file), room_of(named(file).removesuffix(".py").replace("/", "."))
     if here is None:
         return
-    hidden = for_types(tree)
     for name, line in imports(tree):
         there = room_of(name.removeprefix("sagaz_lab.")) if name.startswith("sagaz_lab.") else None
-        if there is not None and there != here and line not in hidden:
+        if there is not None and there != here:
             below = FLOOR_OF[there] > FLOOR_OF[here]
             assert below, f"{named(file)}:{line}: {here} stands beside or below {there}, whose {name} it imports"
 
 
 def test_every_file_of_the_runtime_has_a_room_or_is_for_all() -> None:
     loose = {file.stem for file in FILES if file.parent == PACKAGE / "runtime"}
-    assert loose == {"__init__", "clock", "owner", "reports", "service", "starting", "status", "tasks", "timers"}
+    assert loose == {"__init__", "clock", "owner", "reports", "service", "starting", "status"}
+
+
+COLLABORATORS = 6
+
+
+def test_no_constructor_asks_for_more_than_six_collaborators(file: Path) -> None:
+    """The Lab and the sources have more options than that: settings, each with a default."""
+    if layer(named(file).removesuffix(".py").replace("/", ".")) in ("lab", "sources", "history"):
+        return
+    for function in functions(parsed(file)):
+        if function.name == "__init__":
+            asked = [*function.args.args[1:], *function.args.kwonlyargs]
+            assert len(asked) <= COLLABORATORS, f"{named(file)}:{function.lineno} asks for {len(asked)}"
 
 
 def test_the_runtime_names_no_kind_of_source(file: Path) -> None:

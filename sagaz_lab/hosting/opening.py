@@ -118,7 +118,6 @@ class Opening:
             return maker(dict(spec.settings), here)
         return self.package.open_source(spec, here)
 
-    @property
-    def publisher(self) -> Callable[[SourceSpec], Publisher | None]:
-        """Opens the publisher of a kind of source; offline, and for the Lab's own kinds, there is none."""
-        return partial(self.package.open_publisher, but_not=None if self.offline else self.makers)
+    def publisher(self, spec: SourceSpec) -> Publisher | None:
+        """None offline, and for the Lab's own kinds."""
+        return self.package.open_publisher(spec, but_not=None if self.offline else self.makers)

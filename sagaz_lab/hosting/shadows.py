@@ -16,11 +16,14 @@ from sagaz_lab.errors import LabClosed, UnknownShadow, describe
 from sagaz_lab.history import tables
 from sagaz_lab.model.run import Run
 from sagaz_lab.model.saga import Saga
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.registry.registry import CallThere, call_here
+from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.shadow.comparison import Difference
 from sagaz_lab.runtime.shadow.shadow import Shadow
+from sagaz_lab.runtime.triggers.observers import Observers
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -81,9 +84,13 @@ class Shadows(Mapping[str, ShadowReport], Observer):
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, open_store: Callable[[str], Store], call_there: CallThere = call_here
-    ) -> None:
-        self._dispatcher = dispatcher
+        self, life: Lifetime, triggers: Triggers, observers: Observers, runner: Runner,
+        open_store: Callable[[str], Store], call_there: CallThere = call_here,
+    ) -> None:  # fmt: skip
+        self._life = life
+        self._triggers = triggers
+        self._observers = observers
+        self._runner = runner
         self._open_store = open_store
         self._call_there = call_there
         self._shadows: dict[str, Shadow] = {}
@@ -115,15 +122,15 @@ class Shadows(Mapping[str, ShadowReport], Observer):
         return self._call_there(partial(self._begin, classes))
 
     def _begin(self, classes: Sequence[type[Saga]]) -> list[ShadowReport]:
-        dispatcher = self._dispatcher
-        if dispatcher.closing:
+        if self._life.closing:
             raise LabClosed("the Lab has been stopped: start it, then begin the shadow")
-        drafts = [dispatcher.registry.draft(cls) for cls in classes]
-        begun = {change.name: Shadow(dispatcher, change, definition, self._open_store("memory"))
+        drafts = [self._triggers.registry.draft(cls) for cls in classes]
+        here = self._life, self._triggers, self._runner
+        begun = {change.name: Shadow(*here, change, definition, self._open_store("memory"))
                  for change, definition in drafts}  # fmt: skip
         self._end(begun)
         self._shadows.update(begun)
-        dispatcher.observers.add(self)
+        self._observers.add(self)
         return [_report(shadow) for shadow in begun.values()]
 
     def end(self, saga: str) -> ShadowReport:
@@ -140,13 +147,13 @@ class Shadows(Mapping[str, ShadowReport], Observer):
             if (shadow := self._shadows.pop(name, None)) is not None:
                 shadow.end()
         if not self._shadows:
-            self._dispatcher.observers.remove(self)
+            self._observers.remove(self)
 
     # --- what it observes ---
 
     def received(self, deliveries: Sequence[Delivery], triggers: Sequence[tuple[str, int]]) -> None:
         for name, part in triggers:
-            state = self._dispatcher.states[name]
+            state = self._triggers.states[name]
             definition = state.compiled.definition
             if (shadow := self._shadows.get(definition.name)) is not None:
                 if shadow.current is not definition:
@@ -171,7 +178,7 @@ class Shadows(Mapping[str, ShadowReport], Observer):
             name = shadow.current.name
             logger.exception("shadow of %s", name)
             self._end([name])
-            self._dispatcher.report(f"shadow:{name}", f"the shadow of {name} was ended by an error: {describe(error)}")
+            self._life.report(f"shadow:{name}", f"the shadow of {name} was ended by an error: {describe(error)}")
 
     def changed(self, sagas: Collection[str]) -> None:
         """What it stood beside is not current any more."""

@@ -17,14 +17,17 @@ from sagaz_lab.model.host import Host, dashboard_of
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.decisions.preview import verdicts_on
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.gates.moments import Moments
 from sagaz_lab.runtime.intake.pump import Pump
 from sagaz_lab.runtime.recovery.start_report import StartReport
 from sagaz_lab.runtime.registry.registry import Registry
 from sagaz_lab.runtime.runs.context import stored_context
 from sagaz_lab.runtime.runs.run_view import RunView, run_view, unknown_run
+from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.status import Status, Why, run_progress, source_status, trigger_status
 from sagaz_lab.runtime.triggers.compiled import claim_of
+from sagaz_lab.runtime.triggers.outcomes import Tally
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 DTYPES: Mapping[str, Mapping[str, str]] = {
     "runs": {
@@ -101,9 +104,12 @@ PAGE, LOOKED_THROUGH = 10_000, 100_000
 class Views:
     """Tables with real dtypes, newest first."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: Store, clock: Moments, triggers: Triggers, runner: Runner, tally: Tally) -> None:
         self._store = store
-        self._dispatcher = dispatcher
+        self._clock = clock
+        self._triggers = triggers
+        self._runner = runner
+        self._tally = tally
 
     def frame(self, name: str, limit: int | None) -> Any:
         return tables().to_frame(*self._store.rows(name, _checked(name, limit)), DTYPES[name])
@@ -113,7 +119,7 @@ class Views:
         columns, limit = tuple(DTYPES["outcomes"]), _checked("outcomes", limit)
         rows: list[tuple[Any, ...]] = []
         seen: set[tuple[str, str, str | None]] = set()
-        for o in self._dispatcher.tally.newest():
+        for o in self._tally.newest():
             if limit is not None and len(rows) >= limit:
                 break
             key = (o.event_id, o.trigger, o.run_id)
@@ -175,19 +181,19 @@ class Views:
         return stored
 
     def context(self, run_id: str) -> SagaContext:
-        live = self._dispatcher.runner.live.get(run_id)
+        live = self._runner.live.get(run_id)
         return stored_context(self._stored(run_id)) if live is None else live.ctx
 
     def run(self, run_id: str) -> RunView:
         stored = self._stored(run_id)
-        clock, live = self._dispatcher.clock, self._dispatcher.runner.begun(run_id)
+        clock, live = self._clock, self._runner.begun(run_id)
         progress = run_progress(live, clock.monotonic()).actions if live else {}
-        return run_view(stored, clock.now(), progress, self._dispatcher.runner.logs.of(run_id, live))
+        return run_view(stored, clock.now(), progress, self._runner.logs.of(run_id, live))
 
     def why(self, event_id: str) -> Why:
         if not (isinstance(event_id, str) and event_id):
             raise DefinitionError(f"why: event_id={event_id!r} must be a text that is not empty")
-        found = {(o.trigger, o.kind): o for o in self._dispatcher.tally.about(event_id)}
+        found = {(o.trigger, o.kind): o for o in self._tally.about(event_id)}
         rows, runs = self._about(event_id, [o.run_id for o in found.values() if o.run_id is not None])
         for _, trigger, outcome, reason, run_id, revision, at in rows:
             kind = OutcomeKind(outcome)
@@ -199,7 +205,7 @@ class Views:
             return Why(event_id, (), [_facts(asked)], is_run=True)
         ids = {outcome.run_id for outcome in outcomes}
         told = [run for row in runs if (run := dict(zip(DTYPES["runs"], row, strict=True)))["run_id"] in ids]
-        states, now = self._dispatcher.states, self._dispatcher.clock.now()
+        states, now = self._triggers.states, self._clock.now()
         verdicts = [verdicts_on(outcome, states.get(outcome.trigger), now) for outcome in outcomes]
         return Why(event_id, outcomes, told, verdicts)
 
@@ -221,17 +227,16 @@ class Views:
         away: StartReport | None,
         isolated: bool,
     ) -> Status:
-        dispatcher = self._dispatcher
-        dispatcher.load(sagas)
-        now = dispatcher.clock.monotonic()
-        states = [state for state in dispatcher.states.values() if not state.removed or state.waits_in_windows]
-        sources = [source_status(pump, dispatcher.fired[pump.spec.identity]) for pump in pumps]
+        triggers, now = self._triggers, self._clock.monotonic()
+        triggers.load(sagas)
+        states = [state for state in triggers.states.values() if not state.removed or state.waits_in_windows]
+        sources = [source_status(pump, triggers.fired[pump.spec.identity]) for pump in pumps]
         lags = {name: source.lag_s for source in sources for name in source.read_by}
         return Status(
             started=bool(started),
             sources=sources,
             triggers=[trigger_status(state, state.name in started, lags.get(state.name), now) for state in states],
-            runs=[run_progress(run, now) for run in dispatcher.runner.live.values()],
+            runs=[run_progress(run, now) for run in self._runner.live.values()],
             warnings=reports,
             away=away,
             isolated=isolated,

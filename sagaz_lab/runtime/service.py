@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from sagaz_lab.abc import Acceptance, Clock, Engine, RevisionRow, Store, Surroundings
+from sagaz_lab.abc import Acceptance, Engine, Publisher, Source, Store, Surroundings
 from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, TriggersOwned, describe
 from sagaz_lab.model.inside import CONNECTION, caller_in, place_in, waits_for_itself
-from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.saga import SagaDefinition
+from sagaz_lab.model.trigger import SourceSpec, Trigger
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.dispatch.insisting import insist
-from sagaz_lab.runtime.intake.intake import Intake, OpenSource
-from sagaz_lab.runtime.intake.pump import Hears
+from sagaz_lab.runtime.intake.intake import Intake
+from sagaz_lab.runtime.intake.ports import Hears
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.lifetime.tasks import CLOSE_S
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
-from sagaz_lab.runtime.outbox.relay import OpenPublisher, Relay
+from sagaz_lab.runtime.outbox.relay import Relay
 from sagaz_lab.runtime.owner import owner_name
 from sagaz_lab.runtime.recovery.recovery import Recovery
 from sagaz_lab.runtime.recovery.start_report import AWAY, Found, StartReport, spoken
 from sagaz_lab.runtime.registry.changes import Change
-from sagaz_lab.runtime.registry.registry import Registry
+from sagaz_lab.runtime.registry.stored_revisions import StoredRevisions
 from sagaz_lab.runtime.starting import Start
-from sagaz_lab.runtime.tasks import CLOSE_S, Report
-from sagaz_lab.runtime.triggers.compiled import TriggerState
-from sagaz_lab.runtime.triggers.live_params import ParamsInStore
-from sagaz_lab.runtime.triggers.outcomes import Tally
+from sagaz_lab.runtime.triggers.observers import Observers
+from sagaz_lab.runtime.triggers.state import TriggerState
+from sagaz_lab.runtime.triggers.stored_params import ParamsInStore
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 _Before = tuple[frozenset[str] | None, bool, bool, str]
 """The names that are started, whether anything is, whether failing runs are held, and how runs are resumed."""
@@ -45,26 +46,31 @@ BREATH_S = 0.02
 """Between two transactions that drop what has outlived its retention."""
 
 
+class Connections(Protocol):
+    """How sources and publishers are made; None where the Lab has none, as offline."""
+
+    def source(
+        self, trigger: Trigger, spec: SourceSpec, surroundings: Callable[[str, int], Surroundings]
+    ) -> Source | None: ...
+
+    def publisher(self, spec: SourceSpec) -> Publisher | None: ...
+
+
 class Service:
     """One opening of a Lab, on one event loop."""
 
     def __init__(
-        self,
-        store: Store,
-        engine: Engine,
-        clock: Clock,
-        default: TriggerConfig,
-        registry: Registry,
-        open_source: OpenSource,
-        open_publisher: OpenPublisher,
-        tally: Tally,
-        report: Report,
-        live_runs: int,
-    ) -> None:
+        self, store: Store, life: Lifetime, triggers: Triggers, observers: Observers, engine: Engine,
+        connections: Connections,
+    ) -> None:  # fmt: skip
         self._store = store
-        self._clock = clock
-        self._registry = registry
-        self._report = report
+        self._life = life
+        self._clock = life.clock.wall
+        self._triggers = triggers
+        self._registry = triggers.registry
+        self._report = life.report
+        self._observers = observers
+        self._connections = connections
         self._only: frozenset[str] | None = None
         self._lock = asyncio.Lock()
         # One at a time asks for what is to be resumed: whoever is second knows what the first has taken.
@@ -76,41 +82,43 @@ class Service:
         self._resume = "all"
         self.started = False
         self.away: StartReport | None = None
-        self.group = self._maker = ""
-        self.dispatcher = Dispatcher(store, engine, clock, default, registry, tally, report, live_runs)
-        self.intake = Intake(self.dispatcher, clock, open_source)
-        self.recovery = Recovery(self.dispatcher, store)
-        self.params = ParamsInStore(store, clock, report)
-        self.relay = Relay(self.dispatcher, store, open_publisher)
-        self.dispatcher.runner.published = self.relay.wake
-        self.dispatcher.lease.on_lost = self._lost
+        self.group = ""
+        self.dispatcher = dispatcher = Dispatcher(life, triggers, observers, engine)
+        self.runner = dispatcher.runner
+        self.intake = Intake(life, dispatcher.take, self._open_source)
+        self.recovery = Recovery(store, life, triggers, dispatcher)
+        self._revisions = StoredRevisions(store, self._registry, self._clock, self._report, self._renumbered)
+        self.params = ParamsInStore(store, triggers, self._clock, life.report)
+        self.relay = Relay(store, life, triggers, dispatcher.letters, dispatcher.take, connections.publisher)
+        life.published = self.relay.wake
+        life.lease.on_lost = self._lost
 
     async def open(self) -> None:
         owner = await self._store.open(owner_name())
-        self._maker = f"{owner.name}, process {os.getpid()}"
+        self._revisions.maker = f"{owner.name}, process {os.getpid()}"
         try:
             await self._prepare()
         except BaseException:  # nothing has begun yet: once the cause is cured, the Lab opens
             await self._store.close()
             raise
-        self.dispatcher.tasks.start(self._beat(), "heartbeat")
-        self.dispatcher.lease.watch()
+        self._life.tasks.start(self._beat(), "heartbeat")
+        self._life.lease.watch()
         self.relay.start()
 
     async def _prepare(self) -> None:
         await self._put_clock_right()
         self.group = await self._private_group()
-        self.dispatcher.left_out.clear()
+        self._triggers.left_out.clear()
         sagas: Mapping[str, SagaDefinition] | None = None
         while sagas is not self._registry.current:  # a cell may be run meanwhile
             sagas = self._registry.current
-            self.dispatcher.load(sagas)
-            await self._save_revisions([(name, number) for name in sagas for number in self._registry.past(name)])
-            await self.params.follow(list(self.dispatcher.states.values()))
+            self._triggers.load(sagas)
+            await self._revisions.save([(name, number) for name in sagas for number in self._registry.past(name)])
+            await self.params.follow()
 
     async def _put_clock_right(self) -> None:
         """What an earlier process stored while its clock was ahead would last until that time comes."""
-        ahead_s, cut = await self._store.put_clock_right(self.dispatcher.clock.now())
+        ahead_s, cut = await self._store.put_clock_right(self._life.clock.now())
         if cut:
             counts = ", ".join(f"{count} {what}" for what, count in cut.items())
             text = f"the clock was ahead, by {spoken(ahead_s)}, when this store was written"
@@ -125,11 +133,14 @@ class Service:
             await positions.put(_GROUP, group)
         return group
 
-    def surroundings(self, reader: str, number: int, hears: Hears) -> Surroundings:
+    def _open_source(self, trigger: Trigger, spec: SourceSpec, hears: Hears) -> Source | None:
+        return self._connections.source(trigger, spec, partial(self._surroundings, hears=hears))
+
+    def _surroundings(self, reader: str, number: int, hears: Hears) -> Surroundings:
         """What a source is built with that this trigger reads: no other owner of this store reads for it."""
         return Surroundings(
             clock=self._clock, positions=self._store.positions(), group=self.group, reader=reader, number=number,
-            consumer=f"{self.group}/{reader}", lease=self.dispatcher.lease.insist, letters=self._store.letters_after,
+            consumer=f"{self.group}/{reader}", lease=self._life.lease.insist, letters=self._store.letters_after,
             report=self._report, lost=hears.lose, missed=hears.note_missed, shared=self.intake.shared,
         )  # fmt: skip
 
@@ -140,7 +151,7 @@ class Service:
         nothing else. With `skip_failed` the other sources are read. `reads` is called as soon as events are received.
         A second start waits until the first has begun or failed, and does not get its error.
         """
-        if (place := place_in(self.dispatcher.tasks)) is not None and place.about == CONNECTION:
+        if (place := place_in(self._life.tasks)) is not None and place.about == CONNECTION:
             raise waits_for_itself("start()", place.name, "call it once the source is connected")
         may_receive = asyncio.Event()
         async with self._starting:
@@ -170,21 +181,21 @@ class Service:
             raise
 
     def _as_it_is(self) -> _Before:
-        return self._only, self.started, self.dispatcher.runner.hold, self._resume
+        return self._only, self.started, self.runner.hold, self._resume
 
     async def _start(self, how: Start, may_receive: asyncio.Event, reads: Callable[[], None]) -> None:
         self._only = how.only or None
-        if self.dispatcher.left_out:  # the cause may have been cured
-            self.dispatcher.left_out.clear()
-            self.dispatcher.load(self._registry.current)
-            await self.params.follow(list(self.dispatcher.states.values()))
+        if self._triggers.left_out:  # the cause may have been cured
+            self._triggers.left_out.clear()
+            self._triggers.load(self._registry.current)
+            await self.params.follow()
         wanted = list(self._wanted())
         for state in wanted:
             refuse_other_store(state.compiled.definition, self._store)
         last_seen_s = await self._store.own_triggers([state.name for state in wanted])
         away_s = 0.0 if self.started or last_seen_s is None else last_seen_s
         async with self._resuming:
-            self.started, self.dispatcher.runner.hold, self._resume = True, how.hold, how.resume
+            self.started, self.runner.hold, self._resume = True, how.hold, how.resume
             await self._reconcile(may_receive)
             await self.intake.answered()
             if not how.skip_failed:
@@ -203,7 +214,7 @@ class Service:
 
     async def _undo_start(self, before: _Before) -> None:
         """Read what was read before the start, and nothing else."""
-        self._only, self.started, self.dispatcher.runner.hold, self._resume = before
+        self._only, self.started, self.runner.hold, self._resume = before
         async with self._lock:
             await self.intake.read(self._wanted if self.started else tuple)
             with suppress(StoreError, TriggersOwned):
@@ -236,13 +247,13 @@ class Service:
 
     def changed(self, changes: Sequence[Change]) -> None:
         """The registry has other definitions: the next batch is decided by them."""
-        self.dispatcher.load(self._registry.current, [change.name for change in changes])
+        self._triggers.load(self._registry.current, [change.name for change in changes])
         self.intake.hand_over(self._wanted())
-        self.dispatcher.observers.changed([change.name for change in changes])
+        self._observers.changed([change.name for change in changes])
         new = [(change.name, change.revision) for change in changes if change.is_new]
-        confirming, shared = self.dispatcher.confirming, self._store.traits.survives  # else nobody else gives numbers
+        confirming, shared = self._triggers.confirming, self._store.traits.survives  # else nobody else gives numbers
         future = confirming.begin(name for name, _ in new if shared)
-        task = self.dispatcher.tasks.start(self._follow(new, future), "registry change")
+        task = self._life.tasks.start(self._follow(new, future), "registry change")
         task.add_done_callback(lambda _: confirming.end(future))
         self.relay.wake()  # it may be known now where something goes
 
@@ -259,11 +270,11 @@ class Service:
         """Returns when the finite sources have ended, nothing is under way and what can be published has been."""
         await self.intake.ended()
         await self._quiet()
-        await self.dispatcher.observers.caught_up()
+        await self._observers.caught_up()
 
     def refuse_inside(self, what: str) -> None:
         """Raises `RunError` where the user's code calls this that the Lab waits for."""
-        caller = caller_in(self.dispatcher.tasks, self.dispatcher.runner.begun)
+        caller = caller_in(self._life.tasks, self.runner.begun)
         if caller is not None:
             raise waits_for_itself(what, caller, "call it where no saga, listener or source waits for it, as in a cell")
 
@@ -281,12 +292,12 @@ class Service:
         Whatever fails of that, nothing lives on and the store is closed.
         """
         self.started, self._stopping = False, True
-        self.dispatcher.lease.close()
+        self._life.lease.close()
         try:
             await self._stop(grace_s)
         finally:
             try:
-                if not self.dispatcher.closing:
+                if not self._life.closing:
                     await self.dispatcher.close()
             finally:
                 await self._store.close()
@@ -301,50 +312,33 @@ class Service:
             async with asyncio.timeout(grace_s):
                 await self._quiet()
         except TimeoutError:
-            if live := len(self.dispatcher.runner.live):
+            if live := len(self.runner.live):
                 self._report("stop", f"stopped with {live} run(s) under way; the next start resumes them")
         if left := self.relay.left:
             self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
         await self.recovery.leave()
         await self.relay.close()
-        self.dispatcher.runner.keep_logs()
-        await asyncio.to_thread(self.dispatcher.runner.logs.flush, LOGS_S)
+        self.runner.keep_logs()
+        await asyncio.to_thread(self.runner.logs.flush, LOGS_S)
         try:
-            await self.params.follow(list(self.dispatcher.states.values()))  # what is changed and not kept yet
-            await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
+            await self.params.follow()  # what is changed and not kept yet
+            await self._store.accept(Acceptance(filtered=self._triggers.take_filtered()))
         except LeaseLost as error:
             self._report("lease", f"stopped; what was counted last is not kept: {describe(error)}")
 
     async def _follow(self, new: Sequence[tuple[str, int]], future: asyncio.Future[None]) -> None:
-        await insist(self.dispatcher, partial(self._save_revisions, new), "the number of a new revision")
-        self.dispatcher.confirming.end(future)
-        await self.params.follow(list(self.dispatcher.states.values()))
+        await self._life.insist(partial(self._revisions.save, new), "the number of a new revision")
+        self._triggers.confirming.end(future)
+        await self.params.follow()
         if self.started:
             await self._reconcile()
             async with self._resuming:
-                await self.dispatcher.window_timers.without_code.restore(self._wanted())
+                await self.dispatcher.window_timers.restore_registered(list(self._wanted()))
                 await self.recovery.resume_interrupted(self._resume)
 
-    async def _save_revisions(self, revisions: Iterable[tuple[str, int]]) -> None:
-        now = self._clock.now()
-        for name, number in revisions:
-            here: int | None = number
-            while here is not None and (definition := self._registry.past(name).get(here)):
-                row = RevisionRow(name, here, definition.digest, definition.source_text, now, self._maker)
-                if await self._store.save_revision(row):
-                    break
-                here = self._renumber(name, here)
-
-    def _renumber(self, name: str, number: int) -> int | None:
-        """Another process has given the number to other code. Returns the one that this code has from now on."""
-        became = self._registry.renumber(name).get(number, number)
-        if became == number:
-            return None
-        self.dispatcher.load(self._registry.current)
+    def _renumbered(self) -> None:
+        self._triggers.load(self._registry.current)
         self.intake.hand_over(self._wanted())
-        text = f"saga {name!r}: the store has other code as revision {number}, so this is revision {became} from now on"
-        self._report(f"revision:{name}", text)
-        return became
 
     async def _reconcile(self, may_receive: asyncio.Event | None = None) -> None:
         async with self._lock:
@@ -353,7 +347,7 @@ class Service:
             try:
                 await self._store.own_triggers([state.name for state in self._wanted()])
             except LeaseLost as error:
-                self.dispatcher.lease.lose(error)
+                self._life.lease.lose(error)
                 return
             except (StoreError, TriggersOwned) as error:
                 self._report("store", describe(error))
@@ -362,13 +356,13 @@ class Service:
     def _lost(self, error: LeaseLost) -> None:
         """Another process decides the events and goes on with the runs: nothing of that is done here any more."""
         self.started = False
-        left = self.dispatcher.runner.abandon()
-        self.dispatcher.tasks.start(self.intake.abandon(describe(error)), "stop the sources")
+        left = self.runner.abandon()
+        self._life.tasks.start(self.intake.abandon(describe(error)), "stop the sources")
         runs = f"; {left} run(s) that were under way here go on there" if left else ""
         self._report("lease", f"the triggers are stopped: {error}{runs}")
 
     def _wanted(self) -> Iterator[TriggerState]:
-        for state in self.dispatcher.states.values():
+        for state in self._triggers.states.values():
             saga = state.compiled.definition.name
             if not state.removed and (self._only is None or self._only & {state.name, saga}):
                 yield state
@@ -377,13 +371,13 @@ class Service:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
-                await self._store.accept(Acceptance(filtered=self.dispatcher.take_filtered()))
+                await self._store.accept(Acceptance(filtered=self._triggers.take_filtered()))
                 await self._drop_expired()
-                await self.params.follow(list(self.dispatcher.states.values()))
-                self.dispatcher.runner.keep_logs()
+                await self.params.follow()
+                self.runner.keep_logs()
                 self.relay.look_again()  # whatever has come into the store without its knowledge
             except LeaseLost as error:
-                self.dispatcher.lease.lose(error)
+                self._life.lease.lose(error)
                 return
             except StoreError as error:
                 self._report("store", f"the store: {describe(error)}")

@@ -12,8 +12,8 @@ from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.decisions.preview import GateVerdict, said_by
 from sagaz_lab.runtime.intake.pump import Pump
 from sagaz_lab.runtime.recovery.start_report import StartReport
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.live_params import LiveParams
+from sagaz_lab.runtime.triggers.state import TriggerState
 
 
 @dataclass(frozen=True, slots=True)

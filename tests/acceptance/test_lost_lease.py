@@ -153,6 +153,6 @@ async def test_whoever_lost_its_triggers_stops_all_of_it_and_says_so_once(
 async def test_a_process_that_goes_on_looks_before_its_actions_do(stale: Bench, make: Callable[[], Bench]) -> None:
     await make().lab.start()
     stale.go.set()  # due, as a timer that has run out meanwhile
-    stale.lab._service.dispatcher.lease.watch()
+    stale.lab._life.lease.watch()
     await until(lambda: not stale.lab.status().runs_in_flight)
     assert (len(stale.reports), stale.began) == (1, ["first"])

@@ -101,7 +101,7 @@ async def made_of(case: str, store: Any, events: Sequence[Arrives], cuts: Sequen
     with lab.activate():
         define(case)
         dispatcher = lab._service.dispatcher
-        reader = (dispatcher.states["flow.on_event"], 0)
+        reader = (lab._triggers.states["flow.on_event"], 0)
         first = [Arrives("z1", "zd", "z", "start"), Arrives("p", "pd", "p", "start")]
         for event in first:
             await dispatcher.take([reader], [event.delivery(False)])

@@ -14,7 +14,8 @@ from sagaz_lab import Batch, Debounce, Lab, OutcomeKind, Permanent, Saga, Trigge
 from sagaz_lab.abc import DeadLetter, Event
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model import policy
-from sagaz_lab.runtime.triggers.dead_letters import DeadLetterWatch, is_letter_id, redriven
+from sagaz_lab.runtime.triggers.dead_letter_notices import DeadLetterWatch
+from sagaz_lab.runtime.triggers.dead_letters import is_letter_id, redriven
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, statuses, until
 

@@ -1312,7 +1312,7 @@ async def test_firing_while_the_lab_closes_is_refused(lab: Lab) -> None:
     dispatcher = lab._service.dispatcher
     await lab.stop(grace_s=0)
     with pytest.raises(LabClosed):
-        await dispatcher.take([(dispatcher.states["One.on_event"], 0)], [])
+        await dispatcher.take([(lab._triggers.states["One.on_event"], 0)], [])
 
 
 async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:

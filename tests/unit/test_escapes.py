@@ -76,6 +76,6 @@ async def test_the_notebook_and_the_log_print_them_escaped(caplog: pytest.LogCap
             await hostile(lab)
             logger_of("sagaz_lab").warning("source %s", TITLE)
             texts = [status_card(lab.status()).text, tail(lab, None, 50), *lab.status().warnings, caplog.text]
-            texts += [outcome_line(outcome) for outcome in lab._tally.newest()]
+            texts += [outcome_line(outcome) for outcome in lab._kept.tally.newest()]
     assert "owned" in texts[0]
     assert not [text for text in texts if printable(text, lines=True) != text]

@@ -122,7 +122,7 @@ async def test_why_finds_the_run_that_an_event_started_with_others(each_lab: Lab
     await each_lab.drain()
     await asyncio.sleep(0)
     [run_id] = each_lab.runs()["run_id"]
-    each_lab._tally._ring.clear()  # as another process sees it
+    each_lab._kept.tally._ring.clear()  # as another process sees it
     for n in range(3):
         assert [it.run_id for it in each_lab.why(f"member-{n}").outcomes] == [run_id]
 

@@ -162,7 +162,7 @@ async def test_after_a_restart_the_events_of_a_window_that_dies_stay_claimed(
         [letter] = (await open_letters(again)).values()
         assert [row["n"] for row in letter.event.payload] == [0, 1, 2]
         for n in range(3):
-            state = again._service.dispatcher.states["flow.on_event"]
+            state = again._triggers.states["flow.on_event"]
             event = Event({"n": n, "k": "a"}, f"second{n}")
             [decided] = await again._service.dispatcher.take([(state, 0)], [Delivery(event)])
             assert [entry[0] for entry in decided.entries] == ["duplicate"], n

@@ -83,7 +83,7 @@ async def test_a_turned_away_event_that_the_store_has_is_waited_for_while_the_st
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sagaz_lab.runtime.dispatch.run_queue.IN_MEMORY", 0)
-    monkeypatch.setattr("sagaz_lab.runtime.dispatch.insisting.STORE_RETRY_S", (0.01,))
+    monkeypatch.setattr("sagaz_lab.runtime.lifetime.lifetime.STORE_RETRY_S", (0.01,))
     gate, dropped = asyncio.Event(), list[int]()
 
     class Hears(SagaListener):

@@ -88,8 +88,8 @@ async def test_what_a_run_has_logged_before_its_process_dies_is_kept(tmp_path: P
 
         running = asyncio.create_task(Long().run(run_id="long"))
         await until(lab.logs)
-        lab._service.dispatcher.runner.keep_logs()  # as the heartbeat does
-        lab._logs.flush(10)
+        lab._service.runner.keep_logs()  # as the heartbeat does
+        lab._kept.logs.flush(10)
         assert list(Lab(address).run("long").log) == [("work", "half way")]
         gate.set()
         await running
@@ -152,7 +152,7 @@ async def test_a_log_goes_with_its_run(tmp_path: Path) -> None:
     async with Lab(address, config=TriggerConfig(event_retention_days=1e-9)) as lab:
         define()
         await run_one(lab)
-        lab._logs.flush(10)
+        lab._kept.logs.flush(10)
         assert list(tmp_path.rglob("log.json"))
         await asyncio.sleep(0.01)
         await lab.store.heartbeat()
@@ -166,7 +166,7 @@ async def test_a_display_without_any_line_is_seen_too(lab: Lab) -> None:
             ctx.log("line")
 
     await Shows().run(run_id="shows")
-    log = lab._logs.ended["shows"]
+    log = lab._kept.logs.ended["shows"]
     log.clear()
     log.display("show", {"text/plain": "a picture"})
     assert [one.data for one in lab.run("shows").displays] == [{"text/plain": "a picture"}]

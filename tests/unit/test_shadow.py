@@ -342,7 +342,7 @@ async def test_a_run_that_was_under_way_when_the_shadow_began_is_under_way_for_i
     await until(lambda: lab.shadows["retraining"].same == 2)
     gate.set()
     own = lab.shadows._shadows["retraining"]._own
-    await until(lambda: not own.runner.live and not lab._service.dispatcher.runner.live)
+    await until(lambda: not own.runner.live and not lab._service.runner.live)
     await fire(lab, 0.9, model="ctr")
     report = await shown(lab)
     assert (report.seen, report.same) == (3, 3)
@@ -358,7 +358,7 @@ async def test_a_key_whose_live_run_failed_is_free_in_the_shadow_too(lab: Lab) -
     await fire(lab, 0.95, id=1)
     gate.set()
     own = lab.shadows._shadows["retraining"]._own
-    await until(lambda: not own.runner.live and not lab._service.dispatcher.runner.live)
+    await until(lambda: not own.runner.live and not lab._service.runner.live)
     await fire(lab, 0.9, 0.9, id=1)
     report = await shown(lab)
     assert (report.seen, report.same) == (3, 3)
@@ -370,7 +370,7 @@ async def test_the_shadow_keeps_no_contexts_or_events_of_its_runs(lab: Lab) -> N
     lab.shadow(edited(lab, above(0.4)))
     await fire(lab, 0.45, 0.9)
     await shown(lab)
-    store = lab.shadows._shadows["retraining"]._own.store._own  # type: ignore[attr-defined]
+    store = lab.shadows._shadows["retraining"]._ledger._own  # type: ignore[attr-defined]
     runs = [store.run(run_id) for run_id in store._runs]
     assert [(run.event, dict(run.context)) for run in runs] == [(None, {})] * 2
 
@@ -515,7 +515,7 @@ async def test_a_shadow_replaced_under_load_counts_anew_and_the_live_events_lose
 async def test_only_the_newest_thousand_differences_are_kept(lab: Lab) -> None:
     saga(above(0.5))
     lab.shadow(edited(lab, above(2.0)))
-    state = lab._service.dispatcher.states[NAME]
+    state = lab._triggers.states[NAME]
     for batch in range(3):
         ids = [f"{batch}-{n}" for n in range(500)]
         await lab._service.dispatcher.take([(state, 0)], [Delivery(Event({"score": 1}, id)) for id in ids])

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from sagaz_lab.runtime.intake.shared import SharedThings
-from sagaz_lab.runtime.tasks import Tasks
+from sagaz_lab.runtime.lifetime.tasks import Tasks
 
 
 class Port:

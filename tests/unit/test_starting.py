@@ -109,7 +109,7 @@ async def test_what_ran_before_runs_on_when_a_second_start_fails() -> None:
         await until(lambda: len(lab.runs()) == 1)
         assert [source.state for source in lab.status().sources] == ["connected"]
         assert taps["t"].entered == 1
-        assert lab._service.dispatcher.runner.hold
+        assert lab._service.runner.hold
 
 
 async def test_no_run_is_resumed_by_a_start_that_fails(tmp_path: Any) -> None:

@@ -216,7 +216,7 @@ class Gates(RuleBasedStateMachine):
         return self.clock.monotonic()
 
     def _state(self, name: str) -> Any:
-        return self.lab._service.dispatcher.states[f"Gated.{name}"]
+        return self.lab._triggers.states[f"Gated.{name}"]
 
     # --- rules ---
 
@@ -394,7 +394,7 @@ class Gates(RuleBasedStateMachine):
         live = {(name, run.serials) for name, model in self.models.items() for run in model.of("live")}
         assert live == set(self.stage.ends)
         assert set(dispatcher.runner.live) == {self.stage.run_ids[one] for one in live}
-        assert dispatcher.slots.used == len(live)
+        assert self.lab._triggers.slots.used == len(live)
         for name, model in self.models.items():
             admission = self._state(name).core.admission
             assert admission.in_flight == len(model.of("live")), name

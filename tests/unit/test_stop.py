@@ -14,7 +14,8 @@ from sagaz_lab import Debounce, Lab, Saga, SagaListener, action, compensate, tri
 from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.engines.local import engine
 from sagaz_lab.errors import DefinitionError, LabClosed
-from sagaz_lab.runtime import service, tasks
+from sagaz_lab.runtime import service
+from sagaz_lab.runtime.lifetime import tasks
 from tests.unit.tools import assert_adds_up, until
 
 PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]

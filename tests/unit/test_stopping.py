@@ -8,8 +8,9 @@ import pytest
 
 from sagaz_lab import Lab, Saga, trigger
 from sagaz_lab.abc import Delivery, SourceTraits
-from sagaz_lab.runtime import service, tasks
+from sagaz_lab.runtime import service
 from sagaz_lab.runtime.intake import pump
+from sagaz_lab.runtime.lifetime import tasks
 from sagaz_lab.runtime.outbox import relay
 from tests.unit.tools import Taps, until
 

@@ -9,7 +9,7 @@ import pytest
 
 from sagaz_lab import Batch, Lab, Outcome, OutcomeKind, Saga, SagaListener, action, trigger
 from sagaz_lab.errors import LabClosed
-from sagaz_lab.runtime.dispatch import finishing
+from sagaz_lab.runtime.lifetime import finishing
 from sagaz_lab.stores.sql.transactions import Transactions
 from tests.unit.tools import counted, statuses, until
 
@@ -65,7 +65,7 @@ async def stopped_while_accepting(lab: Lab, gate: Gate) -> list[Outcome]:
     firing = asyncio.create_task(lab.fire("Watched.on_event", {"n": 1}, id="e1"))
     await until(lambda: gate.reached)
     stopping = asyncio.create_task(lab.stop(grace_s=0))
-    await until(lambda: lab._service.dispatcher.closing)
+    await until(lambda: lab._life.closing)
     gate.open()
     await stopping
     return await asyncio.wait_for(firing, 5)
@@ -120,7 +120,7 @@ async def test_a_window_that_is_decided_while_the_lab_stops_counts_as_started(tm
     firing = asyncio.create_task(lab.fire("Watched.on_event", {"n": 1}, id="e1"))
     await until(lambda: gate.reached)
     stopping = asyncio.create_task(lab.stop(grace_s=0))
-    await until(lambda: lab._service.dispatcher.closing)
+    await until(lambda: lab._life.closing)
     gate.open()
     await stopping
 

@@ -13,8 +13,9 @@ from sagaz_lab import Debounce, Lab, Saga, SagaListener, TriggerConfig, action, 
 from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.engines.local import engine
 from sagaz_lab.errors import RunError, SagazLabError
-from sagaz_lab.runtime import service, tasks
+from sagaz_lab.runtime import service
 from sagaz_lab.runtime.intake import pump
+from sagaz_lab.runtime.lifetime import tasks
 from tests.unit.tools import until
 
 IN_ACTIONS = ("action", "thread", "compensation")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sagaz_lab.abc import Acceptance, DeadLetter
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.outbox.publications import publication_of
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.state import TriggerState
 
 
 def acceptance(decisions: Sequence[Decided], now: float) -> Acceptance:

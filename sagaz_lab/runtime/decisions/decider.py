@@ -25,7 +25,7 @@ from sagaz_lab.runtime.gates.cooldowns import Cooldown
 from sagaz_lab.runtime.gates.core import WAITS_IN_WINDOW, Reservation, Verdict
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.window_policies import Closing
-from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.lifetime.tasks import Report
 from sagaz_lab.runtime.triggers.compiled import CompiledTrigger
 
 _are_unchanging = UNCHANGING.issuperset

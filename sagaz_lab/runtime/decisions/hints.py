@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from sagaz_lab.model.event import OWN_FIELDS, Event, payload_as_sent
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.tasks import Report
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.lifetime.tasks import Report
+from sagaz_lab.runtime.triggers.state import TriggerState
 
 SLOW_S = 0.05
 """Decisions that take longer are reported: the loop stands still meanwhile."""

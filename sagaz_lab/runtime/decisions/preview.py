@@ -14,7 +14,8 @@ from sagaz_lab.runtime.decisions.decider import Decider
 from sagaz_lab.runtime.gates.core import COOLING, LIVE_ALREADY, OVERLAP, QUEUE_FULL
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.window_policies import IN_PERIOD, IN_WINDOW, WINDOW_REASONS
-from sagaz_lab.runtime.triggers.compiled import CompiledTrigger, TriggerState
+from sagaz_lab.runtime.triggers.compiled import CompiledTrigger
+from sagaz_lab.runtime.triggers.state import TriggerState
 
 INTAKE, KEY, METHOD = "decode and validate", "idempotency", "trigger method"
 

@@ -1,26 +1,24 @@
-"""What follows once the store has a batch: it is counted, remembered, started and told."""
+"""What follows once the store has a batch: counters, the tally, starts, listeners."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from sagaz_lab.abc import DeadLetter, Refusal
-from sagaz_lab.model.listener import tell
+from sagaz_lab.abc import Refusal
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.runtime.decisions.acceptance import letters_only
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.hints import tell_claimed
 from sagaz_lab.runtime.decisions.seen import CAME, TAKEN
-from sagaz_lab.runtime.dispatch.insisting import insist
-from sagaz_lab.runtime.gates.core import QUEUE_FULL
+from sagaz_lab.runtime.dispatch.departures import Departures
+from sagaz_lab.runtime.dispatch.run_queue import RunQueue
+from sagaz_lab.runtime.dispatch.window_timers import WindowTimers
 from sagaz_lab.runtime.gates.pending_run import PendingRun
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.runs.runner import Runner
+from sagaz_lab.runtime.triggers.observers import Observers
 from sagaz_lab.runtime.triggers.outcomes import started_entries
-
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 
 _RUNNING = RunStatus.RUNNING
 _TAKEN = frozenset((OutcomeKind.DUPLICATE.value, reason) for reason in (TAKEN, CAME))
@@ -32,8 +30,16 @@ Follow = Callable[[], Awaitable[None]]
 class Effects:
     """Of the decisions of all triggers."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(
+        self, life: Lifetime, runner: Runner, queue: RunQueue, windows: WindowTimers, departures: Departures,
+        observers: Observers,
+    ) -> None:  # fmt: skip
+        self._life = life
+        self._runner = runner
+        self._queue = queue
+        self._windows = windows
+        self._departures = departures
+        self._observers = observers
 
     async def apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> Follow:
         """The store has taken the batch: count, remember, start. Returns what follows, which may take its time."""
@@ -41,25 +47,25 @@ class Effects:
         if refused:
             state.core.commit(decided.batch, refused)
             decided.not_dead(refused, now)
-        self._dispatcher.tally.keep(decided.entries)
         self._count_reasons(decided)
         if decided.batch.waiting or decided.released:
-            self._dispatcher.window_timers.taken_in(decided, refused)
+            self._windows.taken_in(decided, refused)
         runs = [run for run in decided.starts if run.run_id not in refused]
         launched = [run for run in runs if run.status is _RUNNING]
         if launched:
             self._launch(decided, launched, now)
         for run in runs if len(launched) < len(runs) else ():
             if run.status is not _RUNNING:
-                self._dispatcher.run_queue.put(decided, run, now)
+                self._queue.put(decided, run, now)
+        self._observers.tally.keep(decided.entries)
         for run, verdict in decided.withdrawn:
-            self._dispatcher.run_queue.withdrawn(state, run, verdict, now)
+            self._departures.withdrawn(state, run, verdict, now)
         if refused:
             await self._settle_refused(decided, refused, now)
-        if self._dispatcher.observers.all:
-            self._dispatcher.observers.decided(decided.entries, decided.starts)
+        if self._observers.all:
+            self._observers.decided(decided.entries, decided.starts)
         if decided.released:
-            self._dispatcher.window_timers.settle(decided)
+            self._windows.settle(decided)
         return partial(self._follow, decided, refused, now)
 
     def _count_reasons(self, decided: Decided) -> None:
@@ -69,52 +75,25 @@ class Effects:
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
         if not (state.told_claimed or _TAKEN.isdisjoint(decided.reasons)):
-            tell_claimed(self._dispatcher.report, decided, self._dispatcher.run_prefix)
+            tell_claimed(self._life.report, decided, self._life.run_prefix)
 
     async def _follow(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """What is written and told after a batch."""
         if decided.letters or decided.dropped or decided.filtered:
-            await self._tell_refused(decided)
+            await self._departures.tell(decided)
         for by, run_id in decided.batch.replaced:
             if by not in refused:  # who did not get in takes nobody's place
-                replace = partial(self._dispatcher.run_queue.replace, decided.state, run_id, now)
-                await insist(self._dispatcher, replace, f"the cancelling of run {run_id}")
-                self._dispatcher.run_queue.release(decided.state)
+                replace = partial(self._queue.replace, decided.state, run_id, now)
+                await self._life.insist(replace, f"the cancelling of run {run_id}")
+                self._queue.release(decided.state)
 
     def _launch(self, decided: Decided, runs: Sequence[PendingRun], now: float) -> None:
         state = decided.state
-        self._dispatcher.runner.launch_many(runs, state.compiled.definition, now, decided.origin)
-        entries = started_entries(runs, now)
-        decided.entries += entries
-        self._dispatcher.tally.keep(entries)
+        self._runner.launch_many(runs, state.compiled.definition, now, decided.origin)
+        decided.entries += started_entries(runs, now)
         events = len(runs) + sum([len(run.members) for run in runs])
         state.counters.deciding -= events
         state.counters.started += events
-
-    async def _tell_refused(self, decided: Decided) -> None:
-        definition = decided.state.compiled.definition
-        await self.tell_dead(decided.state, decided.letters)
-        for event in decided.dropped:
-            await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
-        for event, reason in decided.filtered:
-            await tell(definition.hooks["on_trigger_filtered"], definition.name, event, reason)
-
-    async def tell_dead(self, state: TriggerState, letters: Sequence[DeadLetter]) -> None:
-        """These have been stored: tell those who watch and listen."""
-        if letters and state.compiled.config.dead_letter_topic is not None:
-            self._dispatcher.runner.published()
-        for letter in letters:
-            self._dispatcher.letters.note(letter, letter.at)
-            hooks = state.compiled.definition.hooks.get("on_trigger_dead", ())
-            await tell(hooks, letter.saga, letter.event, letter.error)
-
-    def report_dead(self, letters: Sequence[DeadLetter]) -> None:
-        """Of events whose outcome nobody waits for."""
-        for letter in letters:
-            self._dispatcher.report(
-                f"dead:{letter.trigger}:{letter.cause}",
-                f"{letter.trigger}: event {letter.event.id} is dead: {letter.error}",
-            )
 
     async def _settle_refused(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """Another process took the claim meanwhile, or the store cannot keep its values: then it leaves a letter, which
@@ -134,10 +113,7 @@ class Effects:
             batch.redriven = [redriven for redriven in mine if redriven is not None]
             unstorable = {id for id, refusal in refused.items() if refusal.error is not None}
             batch.released = [event.id for event, run_id in decided.with_run if run_id in unstorable]
-            await insist(
-                self._dispatcher,
-                partial(self._dispatcher.store.accept, batch),
-                f"a dead letter of {decided.state.name}",
-            )
-        self._dispatcher.tally.keep(decided.entries[entries:])
+            write = partial(self._life.store.accept, batch)
+            await self._life.insist(write, f"a dead letter of {decided.state.name}")
+        self._observers.tally.keep(decided.entries[entries:])
         self._count_reasons(decided)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextvars import ContextVar
 
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.state import TriggerState
 
 
 class Decision:
@@ -36,10 +36,10 @@ def within_a_decision_of(state: TriggerState) -> bool:
 
 
 class Exclusive:
-    """Begins decisions in the order in which they are asked for; `freed` is called with each trigger that has none."""
+    """Begins decisions in the order in which they are asked for; `on_freed` are called with a trigger that has none."""
 
-    def __init__(self, freed: Callable[[TriggerState], None]) -> None:
-        self._freed = freed
+    def __init__(self) -> None:
+        self.on_freed: list[Callable[[TriggerState], None]] = []
 
     async def begin(self, states: Collection[TriggerState]) -> Decision:
         """Returns when no other decision of these triggers is under way.
@@ -80,4 +80,19 @@ class Exclusive:
             state.exclusive.release()
         for state in states:
             if not state.deciding:
-                self._freed(state)
+                self.freed(state)
+
+    def freed(self, state: TriggerState) -> None:
+        """No decision of the trigger is under way: what came meanwhile is seen to, ends of runs first."""
+        meanwhile, state.meanwhile = state.meanwhile, []
+        for take in meanwhile:
+            take()
+        for follow in self.on_freed:
+            follow(state)
+
+    def when_free(self, state: TriggerState, take: Callable[[], object]) -> None:
+        """Take what has happened to runs into the gates: now, or when the decision that is under way is made, as no run
+        ends inside one."""
+        state.meanwhile.append(take)
+        if not state.deciding:
+            self.freed(state)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sagaz_lab.abc import Acceptance, DeadLetter, Ending, KeptEvent
-from sagaz_lab.errors import LeaseLost, RunError, StoreError, describe
+from sagaz_lab.abc import Ending
+from sagaz_lab.errors import LeaseLost, StoreError, describe
 from sagaz_lab.model.inside import inside
-from sagaz_lab.model.listener import tell
-from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
+from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.decisions.acceptance import letters_only
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.dispatch.insisting import insist
+from sagaz_lab.runtime.decisions.decider import Decider
+from sagaz_lab.runtime.dispatch.departures import Departures, final_of
+from sagaz_lab.runtime.dispatch.exclusive import Exclusive
 from sagaz_lab.runtime.gates.core import Left, Verdict
 from sagaz_lab.runtime.gates.pending_run import PendingRun
-from sagaz_lab.runtime.timers import Timer
-from sagaz_lab.runtime.triggers.compiled import TriggerState
-from sagaz_lab.runtime.triggers.outcomes import entries_of, outcome
-
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.lifetime.timers import Timer
+from sagaz_lab.runtime.runs.runner import Runner
+from sagaz_lab.runtime.triggers.outcomes import entries_of
+from sagaz_lab.runtime.triggers.state import TriggerState
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 WAITS = "for its turn"
 
@@ -37,10 +36,18 @@ STORE_RETRY_S = 1.0
 class RunQueue:
     """Holds what may not start yet, and starts it when it may."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._clock = dispatcher.clock
-        self._store = dispatcher.store
+    def __init__(
+        self, life: Lifetime, triggers: Triggers, exclusive: Exclusive, runner: Runner, decider: Decider,
+        departures: Departures,
+    ) -> None:  # fmt: skip
+        self._life = life
+        self._clock = life.clock
+        self._store = life.store
+        self._triggers = triggers
+        self._exclusive = exclusive
+        self._runner = runner
+        self._decider = decider
+        self._departures = departures
         self._timers: dict[str, Timer] = {}
         self._starts = 0
         self._served: dict[str, int] = {}
@@ -55,117 +62,20 @@ class RunQueue:
         pending.origin = decided.origin
         self._leave_to_store(state, pending)
         if decided.answered or decided.released:
-            decided.finals.append(self.final(pending))
+            decided.finals.append(final_of(pending))
         entries = entries_of("waiting", WAITS, pending, now)
         state.counters.deciding -= len(entries)
         state.counters.waiting += len(entries)
         decided.entries += entries
-        self._dispatcher.tally.keep(entries)
 
     def _leave_to_store(self, state: TriggerState, pending: PendingRun) -> None:
         if self._store.traits.survives and state.core.admission.waiting > IN_MEMORY:
             pending.leave_to_store()
 
-    async def _fetch(self, pending: PendingRun) -> None:
-        """Have its event and context in memory again."""
-        if pending.left:
-            stored = await self._store.load(pending.run_id)
-            if stored is None or stored.event is None:
-                raise StoreError(f"run {pending.run_id} is not in the store any more")
-            pending.event, pending.context, pending.flat = stored.event, stored.context, False
-
-    async def _fetch_if_there(self, pending: PendingRun) -> None:
-        """The same, however long the store is away. What it does not have, nobody is told of."""
-        try:
-            await insist(self._dispatcher, partial(self._fetch, pending), f"run {pending.run_id}")
-        except StoreError as error:
-            self._dispatcher.report("store", f"the event of run {pending.run_id} cannot be read: {describe(error)}")
-
-    def final(self, pending: PendingRun) -> asyncio.Future[Outcome]:
-        """The outcome that a waiting event will have. To be asked for before it can have it."""
-        if pending.final is None:
-            pending.final = asyncio.get_running_loop().create_future()
-        return pending.final
-
-    def withdrawn(self, state: TriggerState, pending: PendingRun, verdict: Verdict, now: float) -> None:
-        """The store has it no more: a later one has its place."""
-        self._finally(state, pending, verdict.kind, verdict.reason, now, verdict.facts)
-        state.counters.count_reason(verdict.kind.value, verdict.reason, pending.size)
-
-    async def fetch_withdrawn(self, decided: Decided, now: float) -> None:
-        """Before the store has them no more: their events, for those who listen and keep."""
-        compiled = decided.state.compiled
-        for pending, (kind, reason, *_) in decided.withdrawn:
-            if compiled.config.persist_events or f"on_trigger_{kind.value}" in compiled.definition.hooks:
-                await self._fetch_if_there(pending)
-                for event in pending.events():
-                    decided.note(event, kind, reason, now)
-                    if kind is OutcomeKind.DROPPED:
-                        decided.dropped.append(event)
-
-    async def _turn_away(
-        self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
-        facts: Mapping[str, Any] | None = None, *, letters: Sequence[DeadLetter] = (),
-    ) -> None:  # fmt: skip
-        """A waiting event starts nothing after all; `letters` are what it leaves."""
-        hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
-        if hooks or state.compiled.config.persist_events:
-            await self._fetch_if_there(pending)
-        self._finally(state, pending, kind, reason, now, facts)
-        state.counters.count_reason(kind.value, reason, pending.size)
-        batch = letters_only(state, letters)
-        batch.kept = self._kept(state, pending, kind, reason, now)
-        try:
-            if letters and letters[-1].run_id is not None:
-                await self._end_with(letters[-1], batch, now)
-            else:
-                # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
-                batch.withdrawn = {pending.run_id: None}
-                await self._store.accept(batch)
-        except StoreError as error:
-            text = f"run {pending.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
-            self._dispatcher.report("store", text)
-        if kind is not OutcomeKind.DEAD:  # of which it is told with its letter
-            for event in pending.events():
-                await tell(hooks, pending.saga, event, reason)
-
-    async def _end_with(self, letter: DeadLetter, batch: Acceptance, now: float) -> None:
-        """The run's own letter: it is not withdrawn, since only the store knows the claims of the other events."""
-        error = RunError(f"it never began, and left dead letter {letter.id}: {letter.error}")
-        ending = Ending(RunStatus.COMPENSATED, error, publications=batch.publications)
-        letter.claim = None
-        await self._store.end(letter.run_id or "", ending, attempt=1, at=now, dead=letter)
-        if batch.kept:
-            await self._store.accept(Acceptance(kept=batch.kept))
-
-    def _kept(
-        self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float
-    ) -> Sequence[KeptEvent]:
-        """The events with their outcome, if the trigger is to keep them."""
-        decided = Decided(state)
-        for event in pending.events():
-            decided.note(event, kind, reason, now)
-        return decided.kept
-
-    def _finally(
-        self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
-        facts: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        """A waiting event has its outcome."""
-        entries = entries_of(kind.value, reason, pending, now, facts)
-        state.counters.waiting -= len(entries)
-        setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
-        self._dispatcher.tally.keep(entries)
-        if self._dispatcher.observers.all:
-            self._dispatcher.observers.decided(entries, (pending,))
-        if pending.final is not None and not pending.final.done():
-            pending.final.set_result(outcome(entries[-1]))
-
     async def replace(self, state: TriggerState, run_id: str, now: float) -> None:
         """A later run takes the place of this one: it is cancelled and undone, or never starts."""
-        dispatcher = self._dispatcher
-        if (live := dispatcher.runner.live.get(run_id)) is not None:
-            dispatcher.runner.cancel(live)
+        if (live := self._runner.live.get(run_id)) is not None:
+            self._runner.cancel(live)
         elif run_id in self._retries:
             await self._cancel_retry(state, run_id, now)
         elif run_id in self._leaving:
@@ -178,11 +88,11 @@ class RunQueue:
         while (leaving := self._leaving.get(run_id)) is not None:
             await asyncio.wait([leaving[1]])
         if run_id in self._retries:
-            state = self._dispatcher.states[self._retries[run_id][0].trigger or ""]
+            state = self._triggers.states[self._retries[run_id][0].trigger or ""]
             await self._cancel_retry(state, run_id, now)
             self.release(state)
             return True
-        for state in self._dispatcher.states.values():
+        for state in self._triggers.states.values():
             if (pending := state.core.admission.find(run_id)) is not None:
                 await self._cancel_queued(state, pending, now)
                 self.release(state)
@@ -211,23 +121,15 @@ class RunQueue:
             state.core.admission.put_back(pending)
             raise
         if first:
-            self._finally(state, pending, OutcomeKind.STARTED, "", now)
+            self._departures.finally_(state, pending, OutcomeKind.STARTED, "", now)
 
     def close(self) -> None:
         """What waits goes on with the next opening."""
         leaving = [pending for pending, _ in self._leaving.values()]
-        for state in self._dispatcher.states.values():
+        for state in self._triggers.states.values():
             for pending in (*state.core.admission.queue(), *(it for it in leaving if it.trigger == state.name)):
                 if pending.attempt == 1:
-                    self._put_off(state, pending, WAITS)
-
-    def _put_off(self, state: TriggerState, pending: PendingRun, reason: str) -> None:
-        """A waiting event stays stored, and counts anew when it is taken up again; whoever waits for it is answered."""
-        entries = entries_of("waiting", reason, pending, self._clock.now())
-        state.counters.received -= len(entries)
-        state.counters.waiting -= len(entries)
-        if pending.final is not None and not pending.final.done():
-            pending.final.set_result(outcome(entries[-1]))
+                    self._departures.put_off(state, pending, WAITS)
 
     def put_again(self, state: TriggerState, pending: PendingRun) -> None:
         """An event that waited before, here or in another process, waits for its turn."""
@@ -246,9 +148,9 @@ class RunQueue:
 
     def release_now(self, state: TriggerState, now: float) -> None:
         """The same at the beginning of a decision."""
-        if self._dispatcher.closing:
+        if self._life.closing:
             return
-        tasks = self._dispatcher.tasks
+        tasks = self._life.tasks
         for leaves in state.core.begins(now):
             pending = leaves.waited if isinstance(leaves, Left) else leaves
             assert isinstance(pending, PendingRun)
@@ -267,7 +169,7 @@ class RunQueue:
         if opens_at is not None and (timer is None or opens_at < timer.at):
             if timer is not None:
                 timer.cancel()
-            self._timers[state.name] = self._dispatcher.timers.call_at(opens_at, partial(self._release, state))
+            self._timers[state.name] = self._life.timers.call_at(opens_at, partial(self._release, state))
 
     def _release(self, state: TriggerState) -> None:
         self._timers.pop(state.name, None)
@@ -275,19 +177,30 @@ class RunQueue:
 
     async def _cool(self, state: TriggerState, pending: PendingRun, verdict: Verdict) -> None:
         try:
-            await self._turn_away(state, pending, verdict.kind, verdict.reason, self._clock.now(), verdict.facts)
+            await self._departures.turn_away(state, pending, verdict, self._clock.now())
         finally:
             del self._leaving[pending.run_id]
 
-    def release_all(self) -> None:
+    def freed(self, state: TriggerState) -> None:
+        """No decision of the trigger is under way: what waits for a slot or its turn may start."""
+        slots = self._triggers.slots
+        if slots.scarce and slots.used < slots.limit:
+            slots.scarce = False
+            self._release_all()
+        if state.core.admission.waiting:
+            self.release(state)
+        else:
+            state.wake()
+
+    def _release_all(self) -> None:
         """The Lab's slots were scarce and one is free: the trigger with the highest priority is first."""
-        waiting = [state for state in self._dispatcher.states.values() if state.core.admission.waiting]
+        waiting = [state for state in self._triggers.states.values() if state.core.admission.waiting]
         # Of equal priority the one that has been served longest ago.
         served = {state.name: self._served.pop(state.name, 0) for state in waiting}
         self._served = served
         for state in sorted(waiting, key=lambda it: (-it.compiled.trigger.gates.priority, served[it.name])):
             self.release(state)
-        for state in self._dispatcher.states.values():
+        for state in self._triggers.states.values():
             state.wake()
 
     async def _leave_queue(self, state: TriggerState, pending: PendingRun) -> None:
@@ -296,13 +209,13 @@ class RunQueue:
         except StoreError as error:
             state.core.ended(pending, keep_turn=True)
             if isinstance(error, LeaseLost):
-                self._dispatcher.lease.lose(error)
+                self._life.lease.lose(error)
                 return
             text = f"run {pending.run_id} could not start: {describe(error)}; it stays stored"
-            self._dispatcher.report("store", text)
+            self._life.report("store", text)
             await self._clock.sleep(STORE_RETRY_S)
             self._leaving.pop(pending.run_id, None)
-            self._dispatcher.when_free(state, partial(state.core.admission.reenter, pending))
+            self._exclusive.when_free(state, partial(state.core.admission.reenter, pending))
         finally:
             if (leaving := self._leaving.get(pending.run_id)) and leaving[1] is asyncio.current_task():
                 del self._leaving[pending.run_id]
@@ -310,21 +223,21 @@ class RunQueue:
 
     async def _begin(self, state: TriggerState, pending: PendingRun) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
-        await self._dispatcher.confirming.confirmed([pending.saga])
+        await self._triggers.confirming.confirmed([pending.saga])
         now = self._clock.now()
-        definition = self._dispatcher.code_of(pending.saga)
+        definition = self._triggers.code_of(pending.saga)
         if definition is None and pending.attempt > 1:  # it has begun, so it goes on to its end
             definition = state.compiled.definition
         if definition is None:
             await self._wait_for_code(state, pending)
             return
-        await self._fetch(pending)
+        await self._departures.fetch(pending)
         changed = definition.revision != pending.revision and pending.attempt == 1
         if changed and not await self._decide_again(state, pending, definition, now):
-            self._dispatcher.when_free(state, partial(state.core.give_up, pending))
+            self._exclusive.when_free(state, partial(state.core.give_up, pending))
             return
         pending.revision = definition.revision
-        await self._dispatcher.finishing.to_the_end([state], self._start(state, pending, definition, now))
+        await self._life.finishing.to_the_end(self._start(state, pending, definition, now))
 
     async def _start(self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float) -> None:
         if pending.history is None:
@@ -338,20 +251,20 @@ class RunQueue:
                 cooldown=pending.cooldown if pending.attempt == 1 else None,
             )
         if pending.attempt == 1:
-            self._finally(state, pending, OutcomeKind.STARTED, "", now)
+            self._departures.finally_(state, pending, OutcomeKind.STARTED, "", now)
         pending.status = RunStatus.RUNNING
-        origin = pending.origin or self._dispatcher.tasks.home
-        self._dispatcher.runner.launch_many([pending], definition, now, origin)
+        origin = pending.origin or self._life.tasks.home
+        self._runner.launch_many([pending], definition, now, origin)
         if state.core.admission.waiting:
             self.release(state)
         if pending.run_id in self._unwanted:
-            self._dispatcher.runner.cancel(self._dispatcher.runner.live[pending.run_id])
+            self._runner.cancel(self._runner.live[pending.run_id])
 
     async def _wait_for_code(self, state: TriggerState, pending: PendingRun) -> None:
         """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""
-        await self._dispatcher.wait_for_code(pending.run_id, pending.saga, 0)
-        self._dispatcher.when_free(state, partial(state.core.give_up, pending))
-        self._put_off(state, pending, f"for the code of saga {pending.saga!r}")
+        await self._triggers.wait_for_code(pending.run_id, pending.saga, 0)
+        self._exclusive.when_free(state, partial(state.core.give_up, pending))
+        self._departures.put_off(state, pending, f"for the code of saga {pending.saga!r}")
         self.release(state)
 
     async def _decide_again(
@@ -360,26 +273,24 @@ class RunQueue:
         """True if the new revision still starts a run from the waiting event."""
         if state.removed:
             return True
-        with inside(self._dispatcher.tasks, f"the decision of an event of {state.name}"):
+        with inside(self._life.tasks, f"the decision of an event of {state.name}"):
             again = Decided(state)
-            run = await self._dispatcher.decider.decide_queued(again, pending, now)
+            run = await self._decider.decide_queued(again, pending, now)
         pending.revision = definition.revision
         if run is not None:
             pending.context, pending.flat = run.context, run.flat
             return True
         kind, reason, *_, facts = again.entries[0]
-        await self._turn_away(state, pending, OutcomeKind(kind), reason, now, facts, letters=again.letters)
-        await self._dispatcher.effects.tell_dead(state, again.letters)
-        self._dispatcher.effects.report_dead(again.letters)
+        await self._departures.turn_away(state, pending, Verdict(OutcomeKind(kind), reason, facts), now, again.letters)
         return False
 
     def retry_later(self, pending: PendingRun, delay_s: float) -> None:
-        timer = self._dispatcher.timers.call_at(self._clock.now() + delay_s, partial(self._retry, pending))
+        timer = self._life.timers.call_at(self._clock.now() + delay_s, partial(self._retry, pending))
         self._retries[pending.run_id] = (pending, timer)
-        self._dispatcher.states[pending.trigger or ""].retrying += 1
+        self._triggers.states[pending.trigger or ""].retrying += 1
 
     def _retry(self, pending: PendingRun) -> None:
         del self._retries[pending.run_id]
-        state = self._dispatcher.states[pending.trigger or ""]
+        state = self._triggers.states[pending.trigger or ""]
         state.retrying -= 1
-        self._dispatcher.when_free(state, partial(state.core.admission.reenter, pending))
+        self._exclusive.when_free(state, partial(state.core.admission.reenter, pending))

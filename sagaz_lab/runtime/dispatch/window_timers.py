@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sagaz_lab.abc import WaitingEvent
-from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, Unreadable, describe
+from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, describe
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.runtime.dispatch.departures import final_of
+from sagaz_lab.runtime.dispatch.exclusive import Exclusive
 from sagaz_lab.runtime.dispatch.without_code import WithoutCode
 from sagaz_lab.runtime.gates.core import Left, Verdict
 from sagaz_lab.runtime.gates.window_policies import IN_WINDOW, Leaving
-from sagaz_lab.runtime.timers import Timer
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.lifetime.timers import Timer
 from sagaz_lab.runtime.triggers.dead_letters import unreadable
 from sagaz_lab.runtime.triggers.outcomes import Entry, ids_of, outcome_about
-
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.triggers.state import TriggerState
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 FORGOTTEN = Verdict(OutcomeKind.FILTERED, "forgotten by a fresh start")
 
@@ -29,15 +30,30 @@ AGAIN_S = 1.0
 """How long a window whose decision the store could not take waits for the next try."""
 
 
+Decide = Callable[[Sequence[Decided], float], Awaitable[None]]
+"""Decides into each `Decided`, at this moment."""
+
+
+class Decisions(Protocol):
+    """Who makes a decision, and has the store accept it."""
+
+    async def decide(self, decisions: list[Decided], decide: Decide, events: int = 0) -> None: ...
+
+    async def decide_windows(self, state: TriggerState) -> None: ...
+
+
 class WindowTimers:
     """The windows of all triggers, and the one timer and the one task that each needs."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, life: Lifetime, triggers: Triggers, exclusive: Exclusive, decisions: Decisions) -> None:
+        self._life = life
+        self._triggers = triggers
+        self._exclusive = exclusive
+        self._decisions = decisions
         self._timers: dict[str, Timer] = {}
         self._deciding: dict[str, asyncio.Task[Any]] = {}
         self._finals: dict[str, asyncio.Future[Outcome]] = {}
-        self.without_code = WithoutCode(dispatcher)
+        self.without_code = WithoutCode(triggers, life.report)
 
     def closing(self, trigger: str) -> bool:
         """Whether a window of this trigger is to be decided now."""
@@ -56,7 +72,6 @@ class WindowTimers:
                 self._finals[event.id] = asyncio.get_running_loop().create_future()
                 decided.finals.append(self._finals[event.id])
         decided.entries += entries
-        self._dispatcher.tally.keep(entries)
         moved = len(entries) - len(decided.released)
         state.counters.deciding -= moved
         state.counters.waiting += moved
@@ -69,7 +84,7 @@ class WindowTimers:
             entry = next(entry for entry in reversed(decided.entries) if event.event.id in ids_of(entry))
             pending = next((pending for pending in decided.starts if pending.run_id == entry[4]), None)
             if pending is not None and entry[0] == "waiting":
-                self._dispatcher.run_queue.final(pending).add_done_callback(partial(_pass_on, future))
+                final_of(pending).add_done_callback(partial(_pass_on, future))
             else:
                 future.set_result(outcome_about(entry, event.event.id))
 
@@ -81,36 +96,36 @@ class WindowTimers:
         Of a trigger that was removed only what is being decided goes on.
         """
         windows = state.core.windows
-        if windows is None or state.removed or self._dispatcher.closing:
+        if windows is None or state.removed or self._life.closing:
             return
         due_at, timer = windows.next_due(), self._timers.get(state.name)
         if due_at is None or state.name in self._deciding:
             return
-        if due_at <= self._dispatcher.clock.now():
-            tasks = self._dispatcher.tasks
+        if due_at <= self._life.clock.now():
+            tasks = self._life.tasks
             work, name = self._decide(state), f"windows of {state.name}"
             self._deciding[state.name] = tasks.start(work, name, tasks.home)
         elif timer is None or due_at < timer.at:
             if timer is not None:
                 timer.cancel()
-            self._timers[state.name] = self._dispatcher.timers.call_at(due_at, partial(self._wake, state))
+            self._timers[state.name] = self._life.timers.call_at(due_at, partial(self._wake, state))
 
     def _wake(self, state: TriggerState) -> None:
         self._timers.pop(state.name, None)
         self.time(state)
 
     async def _decide(self, state: TriggerState) -> None:
-        dispatcher = self._dispatcher
+        life = self._life
         try:
-            await dispatcher.decide_windows(state)
+            await self._decisions.decide_windows(state)
         except LabClosed:
             return
         except StoreError as error:
             if isinstance(error, LeaseLost):
-                dispatcher.lease.lose(error)
+                life.lease.lose(error)
                 return
-            dispatcher.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
-            await dispatcher.clock.sleep(AGAIN_S)
+            life.report("store", f"a window of {state.name} waits for the store: {describe(error)}")
+            await life.clock.sleep(AGAIN_S)
         finally:
             del self._deciding[state.name]
         self.time(state)
@@ -131,36 +146,30 @@ class WindowTimers:
 
     async def restore(self, states: Collection[TriggerState]) -> int:
         """Take up what waits in the store and is not here; returns how many events. Of triggers whose decision is under
-        way it is taken up afterwards."""
+        way it is taken up afterwards. Raises `StoreError`."""
         for state in states:
             if state.deciding:
-                self._dispatcher.when_free(state, partial(self._restore_later, state))
-        by_name, total = {state.name: state for state in states if not state.deciding}, 0
-        found: defaultdict[str, list[WaitingEvent]] = defaultdict(list)
-        decision = await self._dispatcher.exclusive.begin(
-            by_name.values()
-        )  # so that what is here is what the store has
-        self._dispatcher.exclusive.leave(decision)
-        try:
-            for event in await self._dispatcher.store.waiting(list(by_name)):
+                self._exclusive.when_free(state, partial(self._restore_later, state))
+        total = 0
+
+        async def restore(decisions: Sequence[Decided], now: float) -> None:
+            nonlocal total  # once what is here is what the store has, and stays so
+            found: defaultdict[str, list[WaitingEvent]] = defaultdict(list)
+            for event in await self._life.store.waiting([decided.state.name for decided in decisions]):
                 found[event.trigger].append(event)
-            for name, events in found.items():
-                total += await self._take_up(by_name[name], events)
-        finally:
-            self._dispatcher.exclusive.end(decision)
+            total = sum(_take_up(decided, found[decided.state.name], now) for decided in decisions)
+
+        if free := [Decided(state) for state in states if not state.deciding]:
+            await self._decisions.decide(free, restore)
         return total
 
-    def _restore_later(self, state: TriggerState) -> None:
-        self._dispatcher.tasks.start(self.restore([state]), f"waiting events of {state.name}")
+    async def restore_registered(self, states: Collection[TriggerState]) -> None:
+        """Take up what waits for those of the triggers that had no code before."""
+        names = self.without_code.take([state.name for state in states])
+        await self.restore([state for state in states if state.name in names])
 
-    async def _take_up(self, state: TriggerState, events: Sequence[WaitingEvent]) -> int:
-        windows = state.core.windows or state.core.open_windows(Leaving())
-        damaged = {event.id: error for event in events if (error := unreadable(event.event)) is not None}
-        new = windows.restore([state.compiled.in_window(event) for event in events if event.id not in damaged])
-        _came(state, new)
-        if damaged:
-            await self._bury(state, [event for event in events if event.id in damaged], damaged)
-        return new
+    def _restore_later(self, state: TriggerState) -> None:
+        self._life.tasks.start(self.restore([state]), f"waiting events of {state.name}")
 
     async def forget(self, state: TriggerState) -> int:
         """Let no event of the trigger wait in a window any more; returns how many did."""
@@ -176,31 +185,33 @@ class WindowTimers:
             decisions[0].batch.left += [Left(event, FORGOTTEN, stored=True) for event in events]
             decisions[0].settle_left(now)
 
-        await self._dispatcher.decide([Decided(state)], forget, 0)
+        await self._decisions.decide([Decided(state)], forget)
         return count
-
-    async def _bury(
-        self, state: TriggerState, events: Sequence[WaitingEvent], errors: Mapping[str, Unreadable]
-    ) -> None:
-        """What cannot be read leaves its window as a dead letter; the others of the window are decided without it."""
-        dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
-        decided = Decided(state)
-        decided.released = list(events)
-        for event in events:
-            decided.dead(event.event, errors[event.id], now, event.claim)
-        refused = await dispatcher.accept([decided], now)
-        _came(state, len(events))
-        follow = await dispatcher.effects.apply(decided, refused, now)
-        await follow()
-        dispatcher.effects.report_dead(decided.letters)
 
     def close(self) -> None:
         """What waits goes on with the next opening; who waits for its outcome is told that it waits."""
-        for state in self._dispatcher.states.values():
+        for state in self._triggers.states.values():
             left = [] if state.core.windows is None else state.core.windows.empty()
             _came(state, -len(left))
             for event in left:
                 self._tell_waiting(state, event)
+
+
+def _take_up(decided: Decided, events: Sequence[WaitingEvent], now: float) -> int:
+    """Have them wait in their windows; one that cannot be read leaves as a dead letter. Returns how many wait."""
+    state = decided.state
+    damaged = {event.id: error for event in events if (error := unreadable(event.event)) is not None}
+    new = 0
+    if events:
+        windows = state.core.windows or state.core.open_windows(Leaving())
+        new = windows.restore([state.compiled.in_window(event) for event in events if event.id not in damaged])
+    _came(state, new + len(damaged))
+    decided.batch.undo_by(_came, state, -len(damaged))
+    for event in events:
+        if event.id in damaged:
+            decided.released.append(event)
+            decided.dead(event.event, damaged[event.id], now, event.claim)
+    return new
 
 
 def _came(state: TriggerState, events: int) -> None:

@@ -18,13 +18,16 @@ from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.model.trigger import SourceSpec, specs_of
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.preview import Preview
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.dispatch.exclusive import within_a_decision_of
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.outbox.refusals import is_refused
-from sagaz_lab.runtime.triggers.compiled import TriggerState, claim_of
+from sagaz_lab.runtime.triggers.compiled import claim_of
 from sagaz_lab.runtime.triggers.dead_letters import is_letter_id, redriven_event, unreadable
 from sagaz_lab.runtime.triggers.outcomes import ids_of, outcome_about
+from sagaz_lab.runtime.triggers.state import Reader, TriggerState
+from sagaz_lab.runtime.triggers.triggers import Triggers
 from sagaz_lab.texts import masked
 
 IN_OUTBOX = "in the outbox"
@@ -40,9 +43,11 @@ WAITS_S = 1.0
 class Firing:
     """Finds the triggers an event is for, and hands it to them."""
 
-    def __init__(self, dispatcher: Dispatcher, store: Store) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, store: Store, life: Lifetime, triggers: Triggers, dispatcher: Dispatcher) -> None:
         self._store = store
+        self._life = life
+        self._triggers = triggers
+        self._dispatcher = dispatcher
 
     async def fire(
         self, target: str, payload: Any, id: str | None, wait: bool, where: Mapping[str, Any]
@@ -54,10 +59,10 @@ class Firing:
             await self._room(state, "fire")
         state, part = readers[0]
         delivery = self._delivery(specs_of(state.compiled.trigger)[part], payload, id)
-        with inside(self._dispatcher.tasks, f"the decision of an event fired to {target}"):
+        with inside(self._life.tasks, f"the decision of an event fired to {target}"):
             decisions = await self._dispatcher.take(readers, [delivery], answered=True)
         given = [specs_of(state.compiled.trigger)[part] for state, part in readers]
-        self._dispatcher.fired.update({spec.identity for spec in given if spec.traits.in_process})
+        self._triggers.fired.update({spec.identity for spec in given if spec.traits.in_process})
         return [
             await self._outcome(state, decided, delivery.event.id, wait)
             for (state, _), decided in zip(readers, decisions, strict=True)
@@ -81,25 +86,25 @@ class Firing:
     def _refuse_own(self, state: TriggerState) -> None:
         """What waits is decided when this decision is made."""
         if within_a_decision_of(state):
-            place = place_in(self._dispatcher.tasks)
+            place = place_in(self._life.tasks)
             caller = f"the decision of an event of {state.name}" if place is None else place.name
             raise waits_for_itself(f"fire() to {state.name}", caller, "fire it with wait=False")
 
     @contextmanager
     def _told_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
         """If the Lab waits for whoever waits, as for an action, and that takes long, it is reported."""
-        caller, watch = caller_in(self._dispatcher.tasks, self._dispatcher.runner.begun), None
+        caller, watch = caller_in(self._life.tasks, self._dispatcher.runner.begun), None
         if caller is not None:
-            watch = self._dispatcher.tasks.start(self._tell_later(caller, state, why), f"wait of {caller}")
+            watch = self._life.tasks.start(self._tell_later(caller, state, why), f"wait of {caller}")
         try:
             yield
         finally:
             if watch is not None:
-                self._dispatcher.tasks.cancel(watch)
+                self._life.tasks.cancel(watch)
 
     async def _tell_later(self, caller: str, state: TriggerState, why: str) -> None:
-        await self._dispatcher.clock.sleep(WAITS_S)
-        self._dispatcher.report(
+        await self._life.clock.sleep(WAITS_S)
+        self._life.report(
             f"waits:{caller.partition(' of run ')[0]}",
             f"{caller} has waited {WAITS_S:g} s for an event that it fired to {state.name}, {why}; if that waits for "
             "this to end, both wait for ever: fire it with wait=False, and not more than there is room for",
@@ -119,7 +124,7 @@ class Firing:
             outcomes += await self._publish_again([letter for letter in letters if is_refused(letter)], fix)
             letters = [letter for letter in letters if not is_refused(letter)]
             for trigger in dict.fromkeys(letter.trigger for letter in letters):
-                self.state(trigger)
+                self._triggers.find(trigger)
             events: list[tuple[DeadLetter, Event]] = []
             try:
                 for letter in letters:
@@ -138,8 +143,8 @@ class Firing:
                 payloads[letter.id] = to_json(event.payload, letter.id, event.source)
         ids = [letter.id for letter in letters]
         found = await self._store.settle_refused(ids, "redriven", "", payloads=payloads) if ids else ()
-        self._dispatcher.runner.published()
-        now = self._dispatcher.clock.now()
+        self._life.published()
+        now = self._life.clock.now()
         return [
             Outcome(OutcomeKind.WAITING, IN_OUTBOX, it.event.id, it.trigger, it.run_id or None, it.revision, now)
             for it in letters
@@ -152,7 +157,7 @@ class Firing:
             if (error := unreadable(letter.event)) is None:
                 found.append(letter)
                 continue
-            self._dispatcher.report(
+            self._life.report(
                 f"unreadable:{letter.id}",
                 f"dead letter {letter.id} stays open: {error}; redrive it with fix=, which gets the stored text, "
                 f"or lab.discard it",
@@ -173,13 +178,13 @@ class Firing:
         if stored is None or stored.damage is None or stored.status is not RunStatus.HELD:
             return False
         ending = Ending(RunStatus.CANCELLED, Unreadable(f"{stored.damage}; discarded: {reason}"))
-        await store.end(run_id, ending, attempt=stored.attempt, at=self._dispatcher.clock.now())
+        await store.end(run_id, ending, attempt=stored.attempt, at=self._life.clock.now())
         return True
 
     async def _discard_letters(self, ids: Sequence[str], reason: str) -> int:
         await self._refuse_unknown("discard", ids)
         refused = await self._store.settle_refused(ids, "discarded", reason)
-        self._dispatcher.runner.published()  # perhaps what waited behind it
+        self._life.published()  # perhaps what waited behind it
         count = len(refused) + await self._store.settle_letters(ids, "discarded", reason)
         self._tell_skipped("discard", len(set(ids)) - count)
         return count
@@ -196,19 +201,19 @@ class Firing:
     def _tell_skipped(self, verb: str, count: int) -> None:
         if count:
             text = f"{verb} skipped {count} that are no open dead letters any more: they were redriven or discarded"
-            self._dispatcher.report("letters:skipped", text)
+            self._life.report("letters:skipped", text)
 
     async def _put_back(self, events: Sequence[tuple[DeadLetter, Event]]) -> list[Outcome]:
         """Those of one trigger are decided together, in one transaction as far as there is room."""
         found: dict[str, Outcome] = {}
         for group in _groups(events):
-            state = self.state(group[0][0].trigger)
+            state = self._triggers.find(group[0][0].trigger)
             taken = 0
             while taken < len(group):
                 await self._room(state, "redrive")
                 now = group[taken : taken + state.room()]
                 taken += len(now)
-                with inside(self._dispatcher.tasks, f"the decision of an event redriven to {state.name}"):
+                with inside(self._life.tasks, f"the decision of an event redriven to {state.name}"):
                     decisions = await self._decide_again(state, now)
                 letter_of = {event.id: letter.id for letter, event in now}
                 for entry in chain.from_iterable(decided.entries for decided in decisions):
@@ -222,7 +227,7 @@ class Firing:
         A run that failed has its event, or those of its window, decided as they are: they have waited before. An event
         that could not be decided comes as if it were new. Either takes over the claim of its id.
         """
-        now = self._dispatcher.clock.now()
+        now = self._life.clock.now()
         redriven = {event.id: _redriven(state, letter, event, now) for letter, event in letters}
         whole = [event for letter, event in letters if letter.run_id is not None]
         decisions: list[Decided] = []
@@ -239,21 +244,14 @@ class Firing:
         return decisions
 
     async def preview(self, trigger: str, payload: Any, id: str | None) -> Preview:
-        dispatcher, state = self._dispatcher, self.state(trigger)
+        state = self._triggers.find(trigger)
         delivery = self._delivery(state.compiled.trigger.spec, payload, id)
-        with inside(dispatcher.tasks, f"the preview of {trigger}"):
-            return await dispatcher.preview(state, delivery)
-
-    def state(self, trigger: str) -> TriggerState:
-        """The trigger's state. Raises `UnknownName` with the nearest one."""
-        states = self._dispatcher.states
-        if trigger not in states or states[trigger].removed:
-            raise UnknownName("lab", "trigger", trigger, [s.name for s in states.values() if not s.removed])
-        return states[trigger]
+        with inside(self._life.tasks, f"the preview of {trigger}"):
+            return await self._dispatcher.preview(state, delivery)
 
     async def forget(self, trigger: str, keys: Sequence[str | None]) -> int:
         """Free the claims and cooldowns of these keys, or (None) all, and let its pace and open periods begin anew."""
-        state, freed = self.state(trigger), 0
+        state, freed = self._triggers.find(trigger), 0
         for key in keys:
             state.core.forget(key)
             self._dispatcher.run_queue.release(state)
@@ -265,13 +263,13 @@ class Firing:
         """Returns when an event may be taken. Raises `TriggerPaused`: nobody knows when that would be."""
         refuse_other_store(state.compiled.definition, self._store)
         # Before the look at the room, so that nothing is awaited between that look and the decision.
-        await self._dispatcher.confirming.confirmed([state.compiled.definition.name])
+        await self._triggers.confirming.confirmed([state.compiled.definition.name])
         # Within a decision of the trigger there would be no room before its end.
         if state.room() > 0 or (within_a_decision_of(state) and not state.paused):
             return
         with self._told_if_long(state, "which has no room for it"):
             while state.room() <= 0:
-                self._dispatcher.refuse_closing()
+                self._life.refuse_closing()
                 if state.paused:
                     name = state.name
                     cure = f"lab.resume({name!r}), or %triggers resume {name}, comes first"
@@ -279,7 +277,7 @@ class Firing:
                 await state.changed()
 
     def _targets(self, target: str, where: Mapping[str, Any]) -> list[Reader]:
-        states = [state for state in self._dispatcher.states.values() if not state.removed]
+        states = [state for state in self._triggers.states.values() if not state.removed]
         for state in states:
             if state.name == target:
                 return [(state, self._part(state, where))]
@@ -308,12 +306,12 @@ class Firing:
             raise DefinitionError(f"fire: id={id!r} must be a text that is not empty")
         if isinstance(payload, Event):
             given = id or payload.id
-            event = payload.with_payload(apart(payload.payload)).with_id(given or next(self._dispatcher.event_ids))
+            event = payload.with_payload(apart(payload.payload)).with_id(given or next(self._life.event_ids))
             return Delivery(event, None, not given)
-        now = self._dispatcher.clock.shown()
+        now = self._life.clock.shown()
         if spec.traits.scheduled and (payload is None or isinstance(payload, Mapping)):
             payload = {"scheduled_for": now, **(payload or {})}
-        event = event_with(apart(payload), id or next(self._dispatcher.event_ids), str(spec), now)
+        event = event_with(apart(payload), id or next(self._life.event_ids), str(spec), now)
         return Delivery(event, None, id is None)
 
 

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 
-from sagaz_lab.abc import Clock, Missed, Source
+from sagaz_lab.abc import Missed, Source
 from sagaz_lab.errors import SourceNotReady
 from sagaz_lab.model.trigger import SourceSpec, Trigger, number_of, specs_of
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
-from sagaz_lab.runtime.intake.pump import Hears, Pump
+from sagaz_lab.runtime.intake.ports import Hears, Take
+from sagaz_lab.runtime.intake.pump import Pump
 from sagaz_lab.runtime.intake.shared import SharedThings
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 
 OpenSource = Callable[[Trigger, SourceSpec, Hears], Source | None]
 """None where the Lab is offline: then only `fire` brings events."""
@@ -27,12 +28,12 @@ ANSWER_S = 10.0
 class Intake:
     """Starts and stops pumps so that each started trigger's source is read, and no other."""
 
-    def __init__(self, dispatcher: Dispatcher, clock: Clock, open_source: OpenSource) -> None:
-        self._dispatcher = dispatcher
-        self._clock = clock
+    def __init__(self, life: Lifetime, take: Take, open_source: OpenSource) -> None:
+        self._life = life
+        self._take = take
         self._open_source = open_source
         self.pumps: dict[str, Pump] = {}
-        self.shared = SharedThings(dispatcher.tasks)
+        self.shared = SharedThings(life.tasks)
 
     def hand_over(self, states: Iterable[TriggerState]) -> None:
         """What is received goes to these triggers from this moment on; connections are left to `read`."""
@@ -60,7 +61,7 @@ class Intake:
             opened = partial(self._open_source, trigger, spec)
             if spec.divided and (rival := _rival(identity, specs)):
                 opened = partial(_refuse, spec, opened, [_name(readers[0]), _name(wanted[rival][0])])
-            pump = Pump(spec, opened, readers, self._dispatcher, self._clock)
+            pump = Pump(spec, opened, readers, self._life, self._take)
             pump.may_receive = may_receive or pump.may_receive
             self.pumps[identity] = pump
             pump.start()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Protocol
+from typing import Any
 
-from sagaz_lab.abc import Clock, Delivery, Missed, Source
+from sagaz_lab.abc import Delivery, Missed, Source
 from sagaz_lab.errors import (
     EndOfSource,
     LabClosed,
@@ -28,9 +27,11 @@ from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.source_traits import NO_TRAITS, traits_of
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
-from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
 from sagaz_lab.runtime.intake.delivery_outcomes import DeliveryOutcomes
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.intake.ports import Hears, Take
+from sagaz_lab.runtime.lifetime.backoff import LAST_DELAY_S, backoff_s
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 from sagaz_lab.texts import masked
 
 logger = logging.getLogger("sagaz_lab")
@@ -38,21 +39,11 @@ logger = logging.getLogger("sagaz_lab")
 BATCH = 1000
 """Deliveries taken at one time at the most: a few milliseconds of decisions, then the loop is free for others."""
 
-FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
-
 CLOSE_S = 3.0
 """How long a source that is read no more may take to stop before others go on without it."""
 
 ASK_S = 1.0
 """How often a store that is away is asked, and a source is asked to keep its deliveries alive."""
-
-
-class Hears(Protocol):
-    """Who hears what a source knows besides its deliveries."""
-
-    def lose(self, count: int, why: str) -> None: ...
-
-    def note_missed(self, missed: Missed) -> None: ...
 
 
 class Pump:
@@ -66,9 +57,10 @@ class Pump:
         spec: SourceSpec,
         open_source: Callable[[Hears], Source | None],
         readers: Sequence[Reader],
-        dispatcher: Dispatcher,
-        clock: Clock,
+        life: Lifetime,
+        take: Take,
     ) -> None:
+        clock = life.clock.wall
         self.spec = spec
         self.readers: tuple[Reader, ...] = tuple(readers)
         self._is_read = asyncio.Event()
@@ -94,8 +86,9 @@ class Pump:
         self.may_receive.set()
         self.task: asyncio.Task[Any] | None = None
         self._open = open_source
-        self._dispatcher = dispatcher
+        self._life = life
         self._clock = clock
+        self._take_in = take
         self._secrets = secrets_in(spec.settings)
         self._stopping = False
         self._interruptible = True
@@ -116,7 +109,7 @@ class Pump:
             self._is_read.clear()
 
     def start(self) -> None:
-        self.task = self._dispatcher.tasks.start(self._run(), f"source {self.spec}")
+        self.task = self._life.tasks.start(self._run(), f"source {self.spec}")
         self.task.add_done_callback(lambda _: self.opened.set())
 
     async def stop(self) -> None:
@@ -124,21 +117,21 @@ class Pump:
         self._stopping = True
         if self.task is not None:
             if self._interruptible:
-                self._dispatcher.tasks.cancel(self.task)
+                self._life.tasks.cancel(self.task)
             await asyncio.wait([self.task])
         self._enter("stopped")
 
     async def stop_in_time(self) -> None:
         """The same, but one that takes longer than `CLOSE_S` is reported and left: it ends on its own, if ever."""
-        stopping = self._dispatcher.tasks.start(self.stop(), f"stop source {self.spec}")
+        stopping = self._life.tasks.start(self.stop(), f"stop source {self.spec}")
         await asyncio.wait([stopping], timeout=CLOSE_S)
         if not stopping.done():
-            self._dispatcher.tasks.cancel(stopping)
+            self._life.tasks.cancel(stopping)
             why = "it is still closing" if self._interruptible else "its last events are still being decided"
             text = f"source {self.spec} did not stop within {CLOSE_S:g} s ({why}); it is left to end by itself"
-            self._dispatcher.report(f"stop:{self.spec}", text)
+            self._life.report(f"stop:{self.spec}", text)
             if self.task is not None and self._interruptible:
-                self._dispatcher.tasks.cancel(self.task)  # it may hear of it where it waits now
+                self._life.tasks.cancel(self.task)  # it may hear of it where it waits now
             self._enter("stopped")
 
     def abandoned(self, why: str) -> None:
@@ -160,12 +153,12 @@ class Pump:
                     self._connected("offline")
                     return
                 async with AsyncExitStack() as stack:
-                    with inside(self._dispatcher.tasks, f"source {self.spec}, which is being connected", CONNECTION):
+                    with inside(self._life.tasks, f"source {self.spec}, which is being connected", CONNECTION):
                         source = await stack.enter_async_context(opened)
                     self._connected("connected")
                     failures = 0
                     await self.may_receive.wait()
-                    with inside(self._dispatcher.tasks, f"source {self.spec}"):
+                    with inside(self._life.tasks, f"source {self.spec}"):
                         await self._receive(source)
             except EndOfSource:
                 self._enter("ended")
@@ -177,7 +170,7 @@ class Pump:
                 away = error
                 continue
             except LeaseLost as error:
-                self._dispatcher.lease.lose(error)
+                self._life.lease.lose(error)
                 self.abandoned(describe(error))
                 return
             except (SourceError, StoreError) as error:
@@ -193,7 +186,7 @@ class Pump:
 
     def _cut_off(self) -> None:
         """Its task was cancelled, by a stop or from outside."""
-        if not (self._stopping or self._dispatcher.closing):
+        if not (self._stopping or self._life.closing):
             self._enter("failed", "its task was cancelled from outside")
             if not self.connected.done():
                 self.connected.set_exception(SourceError(f"source {self.spec}: its task was cancelled from outside"))
@@ -207,7 +200,7 @@ class Pump:
             self._fail(error if plain else SourceError(f"source {self.spec}: {told}"))
             return
         then = "" if self._stopping else "; it is opened again"
-        self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} has failed: {told}{then}")
+        self._life.report(f"source:{self.spec}", f"source {self.spec} has failed: {told}{then}")
         now = self._clock.monotonic()
         self._crashes = self._crashes + 1 if now - self._crashed_at < 2 * LAST_DELAY_S else 1
         self._crashed_at = now
@@ -219,7 +212,7 @@ class Pump:
         self.lost += count
         for state in self.states:
             state.counters.lost += count
-        self._dispatcher.report(f"lost:{self.spec}", f"source {self.spec} has lost {count} event(s): {why}")
+        self._life.report(f"lost:{self.spec}", f"source {self.spec} has lost {count} event(s): {why}")
 
     def note_missed(self, missed: Missed) -> None:
         """What came due before this opening; only that before the first one is news."""
@@ -322,9 +315,9 @@ class Pump:
         """
         try:
             if ask:
-                await self._dispatcher.store.heartbeat()
-            with inside(self._dispatcher.tasks, f"the decision of an event of source {self.spec}"):
-                decisions = await self._dispatcher.take(self.readers, deliveries)
+                await self._life.store.heartbeat()
+            with inside(self._life.tasks, f"the decision of an event of source {self.spec}"):
+                decisions = await self._take_in(self.readers, deliveries)
         except LabClosed:
             await _give_back(source, deliveries)
             return None
@@ -345,29 +338,28 @@ class Pump:
         while True:
             await self._clock.sleep(ASK_S)
             with suppress(StoreUnavailable):
-                await self._dispatcher.store.heartbeat()
+                await self._life.store.heartbeat()
                 return
 
     def _report_away(self, error: StoreUnavailable) -> None:
-        self._dispatcher.report("store", f"source {self.spec} waits for the store: {describe(error)}")
+        self._life.report("store", f"source {self.spec} waits for the store: {describe(error)}")
 
     async def _wait_to_reconnect(self, error: SourceUnavailable, failures: int) -> None:
         told = masked(describe(error), self._secrets)
         if failures == 1:
-            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} is not connected: {told}")
+            self._life.report(f"source:{self.spec}", f"source {self.spec} is not connected: {told}")
         await self._reconnect_later(told, failures)
 
     async def _reconnect_later(self, told: str, failures: int) -> None:
         self._enter("reconnecting", told)
         self._interruptible = True
-        longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures, 20))
-        await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))
+        await self._clock.sleep(backoff_s(failures))
 
     def _fail(self, error: BaseException) -> None:
         told = masked(describe(error), self._secrets)
         self._enter("failed", told)
         if self.connected.done():
-            self._dispatcher.report(f"source:{self.spec}", f"source {self.spec} failed: {told}")
+            self._life.report(f"source:{self.spec}", f"source {self.spec} failed: {told}")
         else:
             self.connected.set_exception(without_credentials(error, self._secrets, SourceError))
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
-from sagaz_lab.runtime.tasks import Tasks
+from sagaz_lab.runtime.lifetime.tasks import Tasks
 
 T = TypeVar("T")
 

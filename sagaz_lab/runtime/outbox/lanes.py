@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Clock, Delivery, Event, Publication, Publisher
 from sagaz_lab.errors import DefinitionError, SourceError, describe, without_credentials
 from sagaz_lab.model.awaiting import awaited
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger, specs_of
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.outbox.refusals import Refusals, Row
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.triggers.state import Reader, TriggerState
+from sagaz_lab.runtime.triggers.triggers import Triggers
 from sagaz_lab.texts import masked
 
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher, Reader
-
 logger = logging.getLogger("sagaz_lab")
+
+Take = Callable[[Sequence[Reader], Sequence[Delivery]], Awaitable[object]]
+"""Decides deliveries for the triggers of these readers; when it returns, the store has the outcomes."""
 
 BATCH = 500
 """Publications that are read from the store, and sent, at one time."""
@@ -135,10 +136,12 @@ class ProcessLane(Lane):
     that; nothing else. What nobody listens to is done, and counted in `unheard`.
     """
 
-    def __init__(self, dispatcher: Dispatcher, wake: Callable[[], None]) -> None:
+    def __init__(self, life: Lifetime, triggers: Triggers, take: Take, wake: Callable[[], None]) -> None:
         super().__init__("this process")
         self.unheard = 0
-        self._dispatcher = dispatcher
+        self._life = life
+        self._triggers = triggers
+        self._take = take
         self._wake = wake
         self._watched: set[str] = set()
 
@@ -161,7 +164,7 @@ class ProcessLane(Lane):
             elif now:
                 state, part = readers[0]
                 source = str(specs_of(state.compiled.trigger)[part])
-                await self._dispatcher.take(readers, [self._delivery(publication, source) for _, publication in now])
+                await self._take(readers, [self._delivery(publication, source) for _, publication in now])
             self.unmarked += [number for number, _ in now]
         self.stuck = len(rows) - len(self.unmarked)
         for readers in full.values():
@@ -176,19 +179,19 @@ class ProcessLane(Lane):
                 publication.id,
                 source,
                 headers={"sagaz-id": publication.id, "sagaz-run": publication.run_id},
-                timestamp=self._dispatcher.clock.shown(),
+                timestamp=self._life.clock.shown(),
             )
         )
 
     def _readers(self, topic: str) -> list[Reader]:
         readers = []
-        for state in self._dispatcher.states.values():
+        for state in self._triggers.states.values():
             parts = [] if state.removed else _parts(state.compiled.trigger, topic)
             if parts:
                 try:
-                    refuse_other_store(state.compiled.definition, self._dispatcher.store)
+                    refuse_other_store(state.compiled.definition, self._life.store)
                 except DefinitionError as error:
-                    self._dispatcher.report(f"publish:{state.name}", f"topic {topic!r}: {error}")
+                    self._life.report(f"publish:{state.name}", f"topic {topic!r}: {error}")
                     continue
                 readers += [(state, part) for part in parts]
         return readers
@@ -198,7 +201,7 @@ class ProcessLane(Lane):
             self._wake()
         elif state.name not in self._watched:
             self._watched.add(state.name)
-            self._dispatcher.tasks.start(self._watch(state), f"relay waits for {state.name}")
+            self._life.tasks.start(self._watch(state), f"relay waits for {state.name}")
 
     async def _watch(self, state: TriggerState) -> None:
         try:

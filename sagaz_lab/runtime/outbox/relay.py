@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from sagaz_lab.abc import Acceptance, DeadLetter, Publisher, Store
 from sagaz_lab.errors import (
@@ -24,18 +22,18 @@ from sagaz_lab.model.inside import inside
 from sagaz_lab.model.options import secrets_in
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import SourceSpec
-from sagaz_lab.runtime.outbox.lanes import BATCH, BrokerLane, Lane, ProcessLane
+from sagaz_lab.runtime.lifetime.backoff import backoff_s
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.outbox.lanes import BATCH, BrokerLane, Lane, ProcessLane, Take
 from sagaz_lab.runtime.outbox.publications import publication_of
 from sagaz_lab.runtime.outbox.refusals import Refused, Row, letter_of, sound_and_damaged
+from sagaz_lab.runtime.triggers.dead_letter_notices import DeadLetterNotices
 from sagaz_lab.runtime.triggers.dead_letters import is_letter_id
+from sagaz_lab.runtime.triggers.triggers import Triggers
 from sagaz_lab.texts import masked
-
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 
 logger = logging.getLogger("sagaz_lab")
 
-FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 CLOSE_S = 2.0
 """How long all publishers together may take to disconnect."""
 
@@ -53,12 +51,17 @@ class Relay:
     A crash loses nothing: what the store was not told of as published is published again, with the same id.
     """
 
-    def __init__(self, dispatcher: Dispatcher, store: Store, open_publisher: OpenPublisher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(
+        self, store: Store, life: Lifetime, triggers: Triggers, letters: DeadLetterNotices, take: Take,
+        open_publisher: OpenPublisher,
+    ) -> None:  # fmt: skip
         self._store = store
-        self._clock = dispatcher.clock
+        self._life = life
+        self._clock = life.clock
+        self._triggers = triggers
+        self._letters = letters
         self._open_publisher = open_publisher
-        self._itself = ProcessLane(dispatcher, self.wake)
+        self._itself = ProcessLane(life, triggers, take, self.wake)
         self._lanes: dict[tuple[str, str | None], Lane] = {}
         self._undefined: Counter[str] = Counter()
         self._parked: set[str] = set()
@@ -69,7 +72,7 @@ class Relay:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = self._dispatcher.tasks.start(self._run(), "relay")
+        self._task = self._life.tasks.start(self._run(), "relay")
         self._task.add_done_callback(lambda _: self._settled.set())
         self.wake()  # an earlier opening may have left something
 
@@ -111,7 +114,7 @@ class Relay:
             task.cancel()
         if late:
             names = ", ".join(sorted(closing[task] for task in late))
-            self._dispatcher.report("stop:publishers", f"did not disconnect within {CLOSE_S:g} s: {names}")
+            self._life.report("stop:publishers", f"did not disconnect within {CLOSE_S:g} s: {names}")
 
     def _under_way(self) -> bool:
         if self._task is None or self._task.done():
@@ -138,7 +141,7 @@ class Relay:
                 if len(free) < len(rows) or len(rows) >= limit < BATCH + self.left:
                     self.wake()  # all of these wait, but behind them may be others that do not
             except StoreError as error:
-                self._dispatcher.report("store", f"publishing waits for the store: {describe(error)}")
+                self._life.report("store", f"publishing waits for the store: {describe(error)}")
             finally:
                 self._reading = False
                 self._settled.set()
@@ -171,13 +174,13 @@ class Relay:
                 lane.missed = lane.missed or bool(waiting)
             elif waiting or lane.unmarked:
                 lane.busy = True
-                self._dispatcher.tasks.start(self._publish(lane, waiting), f"publish to {lane.name}")
+                self._life.tasks.start(self._publish(lane, waiting), f"publish to {lane.name}")
             else:
                 lane.leave(())
 
     def _report_undefined(self, undefined: Counter[str]) -> None:
         for trigger in undefined.keys() - self._undefined.keys():
-            self._dispatcher.report(
+            self._life.report(
                 f"publish:{trigger}", f"what {trigger} published waits: define it, since it says where that goes"
             )
         self._undefined = undefined
@@ -186,7 +189,7 @@ class Relay:
         """None if the trigger is not defined."""
         if trigger is None:
             return self._itself
-        state = self._dispatcher.states.get(trigger)
+        state = self._triggers.states.get(trigger)
         if state is None:
             return None
         spec = state.compiled.trigger.spec
@@ -221,7 +224,7 @@ class Relay:
         except LabClosed:
             return
         except LeaseLost as error:
-            self._dispatcher.lease.lose(error)
+            self._life.lease.lose(error)
             return
         except (SourceError, StoreError) as error:
             await self._back_off(lane, rows, error)
@@ -244,9 +247,9 @@ class Relay:
         await self._mark(lane)  # what the store could not be told before
         if not rows:
             return 0
-        await self._dispatcher.lease.seen()
+        await self._life.lease.seen()
         sound, unfit = sound_and_damaged(rows)
-        with inside(self._dispatcher.tasks, f"publishing to {lane.name}"):
+        with inside(self._life.tasks, f"publishing to {lane.name}"):
             await lane.publish(sound)
         sent = set(lane.unmarked)
         await self._mark(lane)
@@ -279,7 +282,7 @@ class Relay:
         await self._tell_refused(letters)
 
     def _letter(self, lane: Lane, refused: Refused, now: float) -> DeadLetter:
-        state = self._dispatcher.states.get(refused.publication.trigger or "")
+        state = self._triggers.states.get(refused.publication.trigger or "")
         if state is None:  # of a run that no trigger has started
             return letter_of(refused, lane.name, "", 0, now)
         definition = state.compiled.definition
@@ -288,11 +291,11 @@ class Relay:
     async def _tell_refused(self, letters: Sequence[DeadLetter]) -> None:
         told = []
         for letter in letters:
-            self._dispatcher.letters.note(letter, letter.at)
+            self._letters.note(letter)
             waits = f"; what run {letter.run_id} published after it waits behind it" if letter.run_id else ""
             text = f"{letter.trigger}: publication {letter.event.id} is dead: {letter.error}{waits}"
-            self._dispatcher.report(f"dead:{letter.trigger}:{letter.cause}", text)
-            state = self._dispatcher.states.get(letter.trigger)
+            self._life.report(f"dead:{letter.trigger}:{letter.cause}", text)
+            state = self._triggers.states.get(letter.trigger)
             topic = None if state is None else state.compiled.config.dead_letter_topic
             if topic is not None and not is_letter_id(letter.event.id):  # which would be told of itself for ever
                 told.append(publication_of(letter, topic)._replace(run_id=""))
@@ -303,7 +306,7 @@ class Relay:
         pause_s = lane.refusals.pause_s()
         if pause_s is not None and lane.stuck and not lane.timed:
             lane.timed = True
-            self._dispatcher.tasks.start(self._wake_later(lane, pause_s), f"publish to {lane.name} again")
+            self._life.tasks.start(self._wake_later(lane, pause_s), f"publish to {lane.name} again")
 
     async def _wake_later(self, lane: BrokerLane, pause_s: float) -> None:
         try:
@@ -318,18 +321,18 @@ class Relay:
             logger.info("%s: publishing goes on", lane.name)
         lane.succeed(lane.stuck)
         for trigger in held_up:
-            if state := self._dispatcher.states.get(trigger):
+            if state := self._triggers.states.get(trigger):
                 state.blocked_by = ""
                 state.wake()
 
     def _stop_intake(self, lane: Lane) -> None:
         """A trigger whose broker takes nothing, dead letters for one, takes in no more than its queue is long."""
         for trigger, waiting in lane.backlog.items():
-            state = self._dispatcher.states.get(trigger)
+            state = self._triggers.states.get(trigger)
             if state is not None and not state.blocked_by and waiting >= state.compiled.config.queue_size:
                 state.blocked_by = lane.name
                 text = f"{trigger} takes in no more events: {waiting} publication(s) wait for {lane.name}"
-                self._dispatcher.report(f"blocked:{trigger}", text)
+                self._life.report(f"blocked:{trigger}", text)
 
     async def _back_off(self, lane: Lane, rows: Sequence[Row], error: BaseException) -> None:
         told = frozenset(lane.unmarked) | lane.marked
@@ -338,7 +341,6 @@ class Relay:
         self._settled.set()
         if lane.failures == 1:
             text = f"publishing to {lane.name} waits, {lane.left} publication(s) so far: {describe(error)}"
-            self._dispatcher.report(f"publish:{lane.name}", masked(text, lane.secrets))
+            self._life.report(f"publish:{lane.name}", masked(text, lane.secrets))
         self._stop_intake(lane)
-        longest = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(lane.failures, 20))
-        await self._clock.sleep(random.uniform(FIRST_DELAY_S, longest))
+        await self._clock.sleep(backoff_s(lane.failures))

@@ -15,9 +15,11 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.recovery.crashes import DIED, STOPPED, crashes, cut_off, given_up, is_given_up
 from sagaz_lab.runtime.recovery.start_report import Found, spoken
 from sagaz_lab.runtime.runs.run_view import unknown_run
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -25,9 +27,13 @@ logger = logging.getLogger("sagaz_lab")
 class Recovery:
     """Resumes runs from their history: finished actions are not run again."""
 
-    def __init__(self, dispatcher: Dispatcher, store: Store) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, store: Store, life: Lifetime, triggers: Triggers, dispatcher: Dispatcher) -> None:
         self._store = store
+        self._life = life
+        self._triggers = triggers
+        self._runner = dispatcher.runner
+        self._queue = dispatcher.run_queue
+        self._close = dispatcher.close
         # Between two awaits of taking a run, so that two who ask for the same do not both get it.
         self._taking: set[str] = set()
         # Sagas whose newest run was taken up, so that another start does not take up the one before it.
@@ -64,12 +70,11 @@ class Recovery:
 
     async def _leave_unread(self, stored: StoredRun, why: str) -> None:
         """Hold the run for a person, who may repair its rows and resume it."""
-        dispatcher = self._dispatcher
         # As if the attempt that was to come had been held: a resumed one goes on from there.
         attempt = max(1, stored.attempt if stored.retry_at is None else stored.attempt + 1)
         ending = Ending(RunStatus.HELD, Unreadable(why))
-        await self._store.end(stored.run_id, ending, attempt=attempt, at=dispatcher.clock.now())
-        dispatcher.report(
+        await self._store.end(stored.run_id, ending, attempt=attempt, at=self._life.clock.now())
+        self._life.report(
             f"unreadable:{stored.run_id}",
             f"run {stored.run_id} of {stored.saga} is held: {why}; repair what is stored and lab.resume_run it, "
             f"or lab.discard it",
@@ -77,10 +82,10 @@ class Recovery:
 
     async def _with_code_again(self) -> list[StoredRun]:
         """The runs that this process could not go on with, and now can."""
-        dispatcher, found = self._dispatcher, []
-        store = self._store
-        for saga in (dispatcher.without_code.keys() & dispatcher.registry.current.keys()) - dispatcher.left_out.keys():
-            ids = dispatcher.without_code.pop(saga)
+        found: list[StoredRun] = []
+        store, triggers = self._store, self._triggers
+        for saga in (triggers.without_code.keys() & triggers.registry.current.keys()) - triggers.left_out.keys():
+            ids = triggers.without_code.pop(saga)
             found += [run for id in ids if await store.adopt(id) and (run := await store.load(id))]
         return found
 
@@ -88,12 +93,11 @@ class Recovery:
         self, stored: StoredRun, found: Found, from_action: str | None = None, *, foreground: bool = False
     ) -> Run | None:
         """With a run that is this owner's now. None if it waits, or has ended."""
-        dispatcher = self._dispatcher
-        now = dispatcher.clock.now()
+        now = self._life.clock.now()
         if stored.damage is not None:
             await self._leave_unread(stored, stored.damage)
             return None
-        definition = dispatcher.code_of(stored.saga)
+        definition = self._triggers.code_of(stored.saga)
         if definition is None:
             await self._wait_for_code(stored, found)
             return None
@@ -107,24 +111,24 @@ class Recovery:
                 return None
             if from_action is not None:
                 rewind(pending.history, definition, from_action)
-            state = dispatcher.states.get(pending.trigger or "")
+            state = self._triggers.states.get(pending.trigger or "")
             self._count(stored)
             if state is not None:  # last, since nobody gives back the place of a run that is not launched
                 state.core.admission.occupy(pending)
             found.resumed[stored.run_id] = stored.saga
-            return dispatcher.runner.launch(pending, definition, now, foreground=foreground)
-        state = dispatcher.states.get(pending.trigger or "")
+            return self._runner.launch(pending, definition, now, foreground=foreground)
+        state = self._triggers.states.get(pending.trigger or "")
         if state is None:
             await self._wait_for_code(stored, found)
             return None
         if stored.retry_at is not None:
             pending.attempt = stored.attempt + 1
             state.core.admission.keep_turn(pending)
-            dispatcher.run_queue.retry_later(pending, self._retry_in_s(stored, state.compiled.config, now))
+            self._queue.retry_later(pending, self._retry_in_s(stored, state.compiled.config, now))
             self._count(stored)
             found.resumed[stored.run_id] = stored.saga
         else:
-            dispatcher.run_queue.put_again(state, pending)
+            self._queue.put_again(state, pending)
             found.waited += 1
         return None
 
@@ -134,21 +138,21 @@ class Recovery:
         longest_s = config.longest_retry_delay_s(stored.attempt)
         if left_s > longest_s + 1.0:
             was, text = spoken(left_s), f"tried again in {spoken(longest_s)}, as retry_backoff_seconds says"
-            report = self._dispatcher.report
+            report = self._life.report
             report("clock:retry", f"run {stored.run_id} is {text}, not in {was}: the clock was ahead when it failed")
         return min(left_s, longest_s)
 
     async def _wait_for_code(self, stored: StoredRun, found: Found) -> None:
-        await self._dispatcher.wait_for_code(stored.run_id, stored.saga, stored.attempt)
+        await self._triggers.wait_for_code(stored.run_id, stored.saga, stored.attempt)
         found.needs_code[stored.run_id] = stored.saga
 
     async def _history(self, stored: StoredRun, definition: SagaDefinition) -> History | None:
         """The state to resume the run from, which says that its process died. None: it is given up, and has ended."""
-        store, now = self._store, self._dispatcher.clock.now()
+        store, now = self._store, self._life.clock.now()
         history = History.of(stored.records, stored.attempt)
-        if not store.traits.survives or self._dispatcher.runner.engine.traits.own_retries:
+        if not store.traits.survives or self._runner.engine.traits.own_retries:
             return history  # it cannot have outlived its process, or the engine counts its crashes
-        state = self._dispatcher.states.get(stored.trigger or "")
+        state = self._triggers.states.get(stored.trigger or "")
         config = (state.compiled.config if state else definition.config) or TriggerConfig()
         ends = []
         for record in cut_off(stored, now, DIED):
@@ -169,20 +173,18 @@ class Recovery:
 
     async def _leave_to_a_person(self, stored: StoredRun, ends: list[Record]) -> None:
         """A compensation kills its process each time: what its action did still stands."""
-        dispatcher = self._dispatcher
         error = CompensationFailed(f"{stored.run_id}: not undone: {ends[0].error}")
         ending = Ending(RunStatus.COMPENSATION_FAILED, error, ends)
-        await self._store.end(stored.run_id, ending, attempt=stored.attempt, at=dispatcher.clock.now())
-        dispatcher.report(f"{stored.saga}:{ending.status}:died", f"run of {stored.saga}: {describe(error)}")
+        await self._store.end(stored.run_id, ending, attempt=stored.attempt, at=self._life.clock.now())
+        self._life.report(f"{stored.saga}:{ending.status}:died", f"run of {stored.saga}: {describe(error)}")
 
     async def leave(self) -> None:
         """Close the dispatcher, and note that what it abandons was cut off by a stop: that is no death."""
-        dispatcher = self._dispatcher
-        await dispatcher.take_no_more()
-        store, now = self._store, dispatcher.clock.now()
-        left = list(dispatcher.runner.live)
-        await dispatcher.close()
-        if not store.traits.survives or dispatcher.runner.engine.traits.own_history:
+        await self._life.take_no_more()
+        store, now = self._store, self._life.clock.now()
+        left = list(self._runner.live)
+        await self._close()
+        if not store.traits.survives or self._runner.engine.traits.own_history:
             return  # nothing was cut off that anybody could resume
         ends: list[Record] = []
         try:
@@ -193,10 +195,10 @@ class Recovery:
             if ends:
                 await store.append(ends)
         except StoreError as error:
-            dispatcher.report("store", f"stopped, but the store does not know what was cut off: {describe(error)}")
+            self._life.report("store", f"stopped, but the store does not know what was cut off: {describe(error)}")
 
     def _read_keys(self, pending: PendingRun) -> None:
-        state = self._dispatcher.states.get(pending.trigger or "")
+        state = self._triggers.states.get(pending.trigger or "")
         if state is None or pending.event is None:
             return
         compiled = state.compiled
@@ -206,7 +208,7 @@ class Recovery:
                 pending.key = compiled.concurrency_key(subject) if compiled.concurrency_key else None
                 pending.pace_key = compiled.pace_key(subject) if compiled.pace_key else None
         except Exception as error:
-            self._dispatcher.report("key", f"run {pending.run_id} goes without its key: {describe(error)}")
+            self._life.report("key", f"run {pending.run_id} goes without its key: {describe(error)}")
 
     # --- asked for by name ---
 
@@ -215,7 +217,6 @@ class Recovery:
 
         Or with one that was interrupted and left. Returns when it has ended; at once if it waits for its turn.
         """
-        dispatcher = self._dispatcher
         await self._told("resume_run()", run_id)
         with self._alone(run_id):
             stored, definition = await self._known(run_id, from_action)
@@ -224,8 +225,8 @@ class Recovery:
                 pending.history, pending.hold = History.of(stored.records, stored.attempt), True
                 if from_action is not None:
                     rewind(pending.history, definition, from_action)
-                now = dispatcher.clock.now()
-                run: Run | None = dispatcher.runner.launch(pending, definition, now, foreground=foreground)
+                now = self._life.clock.now()
+                run: Run | None = self._runner.launch(pending, definition, now, foreground=foreground)
             elif taken := await self._left(run_id):
                 run = await self._go_on(taken, Found(), from_action, foreground=foreground)
             else:
@@ -237,16 +238,15 @@ class Recovery:
 
         Cancel one that is live, or that waits for its turn or its retry.
         """
-        dispatcher = self._dispatcher
         await self._told("compensate_run()", run_id)
-        if await dispatcher.run_queue.cancel(run_id, dispatcher.clock.now()):
+        if await self._queue.cancel(run_id, self._life.clock.now()):
             return RunStatus.CANCELLED
-        if live := dispatcher.runner.live.get(run_id):
+        if live := self._runner.live.get(run_id):
             self._refuse_own_step(live)
-            dispatcher.runner.cancel(live)
+            self._runner.cancel(live)
             status = await self._ended(run_id, live)
             # Its attempt may have failed just before: then it waits for its retry now.
-            waits = status is RunStatus.WAITING and await dispatcher.run_queue.cancel(run_id, dispatcher.clock.now())
+            waits = status is RunStatus.WAITING and await self._queue.cancel(run_id, self._life.clock.now())
             return RunStatus.CANCELLED if waits else status
         allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
         with self._alone(run_id):
@@ -256,7 +256,7 @@ class Recovery:
                 pending.history = History.of(stored.records, stored.attempt)
             elif taken := await self._left(run_id):
                 if taken.attempt == 0 or taken.retry_at is not None:  # nothing is done, or all is undone
-                    now = dispatcher.clock.now()
+                    now = self._life.clock.now()
                     attempt = max(1, taken.attempt)  # its event has its outcome with it
                     await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
                     return RunStatus.CANCELLED
@@ -268,7 +268,7 @@ class Recovery:
             else:
                 raise _refusal(stored, ", ".join(allowed), "compensated")
             pending.compensate_only = True
-            run = dispatcher.runner.launch(pending, definition, dispatcher.clock.now(), foreground=foreground)
+            run = self._runner.launch(pending, definition, self._life.clock.now(), foreground=foreground)
         return await self._ended(run_id, run)
 
     async def _told(self, what: str, run_id: str) -> None:
@@ -276,16 +276,16 @@ class Recovery:
 
         Raises `RunError` if it is a listener that asks, while nothing of the run can be cancelled.
         """
-        run = self._dispatcher.runner.begun(run_id)
+        run = self._runner.begun(run_id)
         if run is not None and (run.status is not RunStatus.RUNNING or run.stopping or not run.begun):
             step = current_step.get(None)
             if step is not None and step.run is run:
                 raise waits_for_itself(what, _place(step), "its actions are being undone already")
-            place = place_in(self._dispatcher.tasks)
+            place = place_in(self._life.tasks)
             if place is not None and place.about == run_id:
                 raise waits_for_itself(what, f"a listener of run {run_id}", "call it when the run has ended")
             if run.status is not RunStatus.RUNNING:
-                await self._dispatcher.runner.ended(run)
+                await self._runner.ended(run)
 
     def _refuse_own_step(self, run: Run) -> None:
         """An action that is a coroutine is cancelled; a thread or a compensation would wait for its own end."""
@@ -310,13 +310,12 @@ class Recovery:
             self._taking.discard(run_id)
 
     async def _known(self, run_id: str, action: str | None = None) -> tuple[StoredRun, SagaDefinition]:
-        dispatcher = self._dispatcher
         stored = await self._store.load(run_id)
         if stored is None:
             raise unknown_run(self._store, run_id)
         if stored.damage is not None:
             raise Unreadable(f"run {run_id}: {stored.damage}; repair what is stored, or lab.discard the run")
-        definition = dispatcher.code_of(stored.saga)
+        definition = self._triggers.code_of(stored.saga)
         if definition is None:
             raise RunError(f"run {run_id} needs the code of saga {stored.saga!r}: define it first")
         if action is not None and action not in definition.actions:
@@ -330,18 +329,17 @@ class Recovery:
 
     async def _adopt(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
         """Make a run that has ended live again."""
-        dispatcher = self._dispatcher
         if not await self._store.adopt(stored.run_id):
             raise RunError(f"run {stored.run_id} is in the hands of another live process")
         await self._store.begin(
-            stored.run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=dispatcher.clock.now()
+            stored.run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=self._life.clock.now()
         )
         return self._in_its_place(stored, definition)
 
     def _count(self, stored: StoredRun) -> None:
         """Among the runs of its trigger."""
-        if (state := self._dispatcher.states.get(stored.trigger or "")) is not None:
-            here = stored.run_id.startswith(self._dispatcher.run_prefix)
+        if (state := self._triggers.states.get(stored.trigger or "")) is not None:
+            here = stored.run_id.startswith(self._life.run_prefix)
             state.counters.goes_on(stored.status, started_here=here)
 
     def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
@@ -350,7 +348,7 @@ class Recovery:
         pending.revision = definition.revision
         self._count(stored)
         self._read_keys(pending)
-        state = self._dispatcher.states.get(pending.trigger or "")
+        state = self._triggers.states.get(pending.trigger or "")
         if state is not None:
             state.core.admission.occupy(pending)
         return pending
@@ -358,7 +356,7 @@ class Recovery:
     async def _ended(self, run_id: str, run: Run | None) -> RunStatus:
         """How the run's attempt ends, or how the run stands."""
         if run is not None:
-            await self._dispatcher.runner.ended(run)
+            await self._runner.ended(run)
             return run.status
         stored = await self._store.load(run_id)
         return RunStatus.WAITING if stored is None else stored.status

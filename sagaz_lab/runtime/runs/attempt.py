@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Self
 
 from msgspec.structs import replace
@@ -15,15 +16,13 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Record, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.outbox.publications import StepEvents, outbox_listener, publication_of
 from sagaz_lab.runtime.runs.context import context_of
 from sagaz_lab.runtime.triggers.dead_letters import letter_of_run
 
 if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-
-STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""While the store does not answer, a run stands still and asks again after these delays; the last one repeats."""
+    from sagaz_lab.runtime.runs.runner import Runner
 
 _COMPLETED = RunStatus.COMPLETED
 
@@ -36,7 +35,8 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
 
     pending: PendingRun
     retry_in_s: float | None = None
-    _dispatcher: Dispatcher
+    _runner: Runner
+    _life: Lifetime
     _events: StepEvents | None = None
 
     @classmethod
@@ -46,14 +46,14 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
         definition: SagaDefinition,
         instance: Saga,
         started_at: float,
-        dispatcher: Dispatcher,
+        runner: Runner,
         origin: Context,
     ) -> Self:
         """The attempt that the pending run asks for."""
         run = cls(
             pending.run_id, definition, instance, context_of(pending), pending.trigger, pending.attempt, started_at,
             pending.history, pending.compensate_only, pending.hold, origin=origin, pending=pending,
-            _dispatcher=dispatcher,
+            _runner=runner, _life=runner.life,
         )  # fmt: skip
         if definition.listeners and (listener := outbox_listener(definition)) is not None:
             run._events = StepEvents(run, listener)
@@ -65,17 +65,17 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
         return True
 
     def ready(self) -> Wait:
-        lease = self._dispatcher.lease
+        lease = self._life.lease
         return None if lease.held() else lease.insist()
 
     def close(self, error: BaseException | None = None) -> None:
-        self._dispatcher.runner.settle(self, error)
+        self._runner.settle(self, error)
 
     def append(self, records: Sequence[Record]) -> Wait:
         return self._append(records if self._events is None else self._events.of(records))
 
     async def _append(self, records: Sequence[Record]) -> None:
-        store = self._dispatcher.store
+        store = self._life.store
         try:
             await store.append(records)
         except StoreUnavailable as error:
@@ -85,35 +85,35 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
     def _wake_relay(self, records: Sequence[Record]) -> None:
         for record in records:
             if record.publications:
-                self._dispatcher.runner.published()
+                self._life.published()
                 return
 
     def end(self, ending: Ending) -> Wait:
         return self._complete(ending) if ending.status is _COMPLETED else self._end_badly(ending)
 
     async def _complete(self, ending: Ending) -> None:
-        dispatcher = self._dispatcher
-        now = dispatcher.clock.now()
+        life = self._life
+        now = life.clock.now()
         if self._events is not None:
             ending = self._events.end(ending, now, None)
         try:
-            await dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=now)
+            await life.store.end(self.run_id, ending, attempt=self.attempt, at=now)
         except StoreUnavailable as error:
-            await self._insist(error, partial(dispatcher.store.end, self.run_id, ending, attempt=self.attempt, at=now))
+            await self._insist(error, partial(life.store.end, self.run_id, ending, attempt=self.attempt, at=now))
         self.status = _COMPLETED
         self._wake_relay_at_end(ending)
         if told := self.definition.hooks.get("on_saga_complete"):
             await tell(told, self.definition.name, self.run_id, self.ctx)
 
     async def _end_badly(self, ending: Ending) -> None:
-        now = self._dispatcher.clock.now()
+        now = self._life.clock.now()
         letter = retry_at = None
         if ending.status is RunStatus.COMPENSATED and self.trigger is not None:
             letter, retry_at = self._after_failure(ending.error, now)
         ending = self._with_publications(ending, now, retry_at, letter)
         await self._write(ending, now, retry_at, letter)
         if letter is not None:
-            self._dispatcher.letters.note(letter, now)
+            self._runner.letters.note(letter)
         self._wake_relay_at_end(ending)
         self.status = RunStatus.WAITING if retry_at is not None else ending.status
         self.error = ending.error
@@ -130,19 +130,19 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
     ) -> Ending:
         if self._events is not None:
             ending = self._events.end(ending, at, retry_at)
-        state = None if letter is None else self._dispatcher.states.get(letter.trigger)
+        state = None if letter is None else self._runner.triggers.states.get(letter.trigger)
         if letter is not None and state is not None and (topic := state.compiled.config.dead_letter_topic):
             ending = replace(ending, publications=(*ending.publications, publication_of(letter, topic)))
         return ending
 
     def _wake_relay_at_end(self, ending: Ending) -> None:
         if ending.publications:
-            self._dispatcher.runner.published()
+            self._life.published()
         else:
             self._wake_relay(ending.records)
 
     async def _write(self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None) -> None:
-        end, run_id, attempt = self._dispatcher.store.end, self.run_id, self.attempt
+        end, run_id, attempt = self._life.store.end, self.run_id, self.attempt
         try:
             await end(run_id, ending, attempt=attempt, at=at, retry_at=retry_at, dead=letter)
         except StoreUnavailable as error:
@@ -154,7 +154,7 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
         trigger, event = self.trigger, self.event
         if trigger is None or event is None:
             return None, None
-        state, note = self._dispatcher.states.get(trigger), ""
+        state, note = self._runner.triggers.states.get(trigger), ""
         config = None if state is None else state.compiled.config
         if config is not None and self.attempt <= config.max_retries and not is_permanent(error):
             retry_at = now + config.retry_delay_s(self.attempt)
@@ -171,13 +171,12 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
         then = "; it left a dead letter" if letter is not None else then
         kind = f"{self.definition.name}:{ending.status}:{type(ending.error).__name__}"
         kind += ":retry" if self.retry_in_s is not None else ""
-        self._dispatcher.report(kind, f"run {self.run_id} of {self.definition.name} {ending.status}: {error}{then}")
+        self._life.report(kind, f"run {self.run_id} of {self.definition.name} {ending.status}: {error}{then}")
 
     async def _insist(self, error: StoreUnavailable, write: Callable[[], Awaitable[None]]) -> None:
         """The store is away: what has happened must be written before anything follows from it."""
-        for n in range(1_000_000):
-            self._dispatcher.report("store", f"run {self.run_id} waits for the store: {describe(error)}")
-            await self._dispatcher.clock.sleep(STORE_RETRY_S[min(n, len(STORE_RETRY_S) - 1)])
+        for tries in count():
+            await self._life.pause(error, f"run {self.run_id}", tries)
             try:
                 await write()
                 return
@@ -195,13 +194,13 @@ class AttemptInMemory(StoredAttempt, eq=False):
     def append(self, records: Sequence[Record]) -> Wait:
         if self.publishes:
             return super().append(records)
-        self._dispatcher.store.append(records)
+        self._life.store.append(records)
         return None
 
     def end(self, ending: Ending) -> Wait:
         if ending.status is not _COMPLETED or self.publishes or "on_saga_complete" in self.definition.hooks:
             return super().end(ending)
         self.status = _COMPLETED
-        dispatcher = self._dispatcher
-        dispatcher.store.end(self.run_id, ending, attempt=self.attempt, at=dispatcher.clock.now())
+        life = self._life
+        life.store.end(self.run_id, ending, attempt=self.attempt, at=life.clock.now())
         return None

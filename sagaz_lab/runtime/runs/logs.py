@@ -11,7 +11,7 @@ import msgspec
 from sagaz_lab.errors import describe
 from sagaz_lab.model.log import Displayed, LogLine, RunLog
 from sagaz_lab.model.run import Run
-from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.lifetime.tasks import Report
 
 KEPT = 100
 """Ended runs whose logs are kept in memory, of those that wrote one; the oldest go first."""

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
 from sagaz_lab.abc import Acceptance, Engine, Event
-from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, LeaseLost, RunError, describe
+from sagaz_lab.errors import LeaseLost, RunError, describe
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.inside import belongs
@@ -22,12 +22,14 @@ from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
 from sagaz_lab.model.variables import origin
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
 from sagaz_lab.runtime.runs.attempt import AttemptInMemory, StoredAttempt
 from sagaz_lab.runtime.runs.logs import Logs
-
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.triggers.dead_letter_notices import DeadLetterNotices
+from sagaz_lab.runtime.triggers.observers import Observers
+from sagaz_lab.runtime.triggers.state import TriggerState
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 logger = logging.getLogger("sagaz_lab")
 
@@ -45,13 +47,19 @@ class _Launch(Struct, eq=False):
 
 
 class Runner:
-    """Launches attempts and gives their slots back."""
+    """Launches attempts and gives their slots back; `freed` is called with a trigger for which runs may wait."""
 
-    def __init__(self, dispatcher: Dispatcher, engine: Engine) -> None:
-        self._dispatcher = dispatcher
+    def __init__(
+        self, life: Lifetime, engine: Engine, triggers: Triggers, observers: Observers, letters: DeadLetterNotices,
+        freed: Callable[[TriggerState], None],
+    ) -> None:  # fmt: skip
+        self.life = life
         self.engine = engine
-        self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
-        self._attempt = StoredAttempt if dispatcher.store.traits.awaited else AttemptInMemory
+        self.triggers = triggers
+        self.letters = letters
+        self._observers = observers
+        self._freed = freed
+        self._attempt = StoredAttempt if life.store.traits.awaited else AttemptInMemory
         self._live: dict[str, StoredAttempt] = {}
         self._unmade: deque[_Launch] = deque()
         """What the engine has not taken yet, none of it empty."""
@@ -61,13 +69,13 @@ class Runner:
         """Of ended runs; the Lab puts its own here (`use`), which outlives a stop."""
         self.hold = False
         """Whether runs of triggers that begin now are held when they fail; the Service says so."""
-        self.published: Callable[[], None] = _nobody
-        """To be called when the store has something to publish; the Service puts the relay here."""
+        self.retry_later: Callable[[PendingRun, float], None] = _never
+        """Called with a run that is to be tried again, and the seconds until then; the run queue's."""
 
     def use(self, logs: Logs) -> None:
         """Keep logs there from now on, and in the store if it can."""
         self.logs = logs
-        logs.keep_in(getattr(self._dispatcher.store, "run_logs", None), self._dispatcher.report)
+        logs.keep_in(getattr(self.life.store, "run_logs", None), self.life.report)
 
     @property
     def live(self) -> Mapping[str, Run]:
@@ -85,25 +93,10 @@ class Runner:
     def busy(self) -> bool:
         return bool(self._live or self._unmade)
 
-    def instance(self, definition: SagaDefinition) -> Saga:
-        """One object of each revision's class; runs keep no state in it."""
-        known = self._instances.get(definition.name)
-        if known is None or known[0] is not definition:
-            try:
-                known = (definition, definition.cls())
-            except TypeError as error:
-                raise DefinitionError(
-                    f"{definition.name}: the class must be made without arguments: {error}"
-                ) from error
-            except NO_EXCEPTIONS as error:  # would end the process, or whichever task has asked
-                raise DefinitionError(f"{definition.name}: its __init__ raises {describe(error)}") from error
-            self._instances[definition.name] = known
-        return known[1]
-
     def _made(
         self, pending: PendingRun, definition: SagaDefinition, instance: Saga, now: float, origin: Context
     ) -> StoredAttempt:
-        run = self._attempt.of(pending, definition, instance, now, self._dispatcher, origin)
+        run = self._attempt.of(pending, definition, instance, now, self, origin)
         if self.hold and pending.trigger is not None:
             run.hold = True
         if pending.history is not None or pending.attempt > 1:
@@ -126,8 +119,8 @@ class Runner:
         It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
         """
         context, outer = origin(), current_step.get(None)
-        belongs(context, self._dispatcher.tasks)
-        run = self._made(pending, definition, instance or self.instance(definition), now, context)
+        belongs(context, self.life.tasks)
+        run = self._made(pending, definition, instance or self.triggers.instance(definition), now, context)
         run.foreground = foreground and (outer is None or outer.run.foreground)
         goes_on = run.history is not None and self.engine.traits.own_history and self.engine.attach(run)
         if not goes_on:
@@ -139,8 +132,8 @@ class Runner:
     ) -> None:
         """The same for runs that a trigger has started, in copies of `origin`. Each is made when the engine takes it,
         or somebody asks."""
-        belongs(origin, self._dispatcher.tasks)
-        launch = _Launch(deque(pending_runs), definition, self.instance(definition), now, origin)
+        belongs(origin, self.life.tasks)
+        launch = _Launch(deque(pending_runs), definition, self.triggers.instance(definition), now, origin)
         self._unmade.append(launch)
         self.engine.launch(self._taken(launch))
 
@@ -156,7 +149,7 @@ class Runner:
                     run = self._made(pending, launch.definition, launch.instance, launch.now, launch.origin)
             except Exception as error:
                 logger.exception("run %s could not be begun", pending.run_id)
-                self._dispatcher.report("engine", f"run {pending.run_id} could not be begun: {describe(error)}")
+                self.life.report("engine", f"run {pending.run_id} could not be begun: {describe(error)}")
             else:
                 yield run
 
@@ -196,14 +189,14 @@ class Runner:
         run_id: str | None,
         event: Event | None,
     ) -> Run:
-        dispatcher, now = self._dispatcher, self._dispatcher.clock.now()
-        refuse_other_store(definition, dispatcher.store)
+        life, now = self.life, self.life.clock.now()
+        refuse_other_store(definition, life.store)
         name, revision = definition.name, definition.revision
         own, event = apart(dict(context)), None if event is None else event.with_payload(apart(event.payload))
-        pending = PendingRun(run_id or next(dispatcher.run_ids), name, None, revision, event, own, now)
+        pending = PendingRun(run_id or next(life.run_ids), name, None, revision, event, own, now)
         pending.status = RunStatus.RUNNING
         pending.started = definition.plan.roots
-        refused = await dispatcher.store.accept(Acceptance(runs=[pending]))
+        refused = await life.store.accept(Acceptance(runs=[pending]))
         if refusal := refused.get(pending.run_id):
             raise refusal.error or RunError(f"there is a run {pending.run_id!r} already")
         return self.launch(pending, definition, now, saga)
@@ -222,23 +215,21 @@ class Runner:
     def _failed(self, run: StoredAttempt, error: BaseException) -> None:
         """Whatever is not the saga's own is reported; the store says how to go on."""
         if isinstance(error, LeaseLost):
-            self._dispatcher.lease.lose(error)
+            self.life.lease.lose(error)
         elif isinstance(error, asyncio.CancelledError):
-            if not self._dispatcher.closing and self._dispatcher.lease.lost is None:
+            if not self.life.closing and self.life.lease.lost is None:
                 text = f"run {run.run_id} was abandoned, since its task was cancelled; it goes on with the next start"
-                self._dispatcher.report("engine", text)
+                self.life.report("engine", text)
         else:
             logger.error("run %s", run.run_id, exc_info=error)
-            self._dispatcher.report(
-                "engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}"
-            )
+            self.life.report("engine", f"run {run.run_id} was abandoned by an error of the engine: {describe(error)}")
 
     def _ended(self, run: StoredAttempt) -> None:
-        dispatcher, pending, retry_in_s = self._dispatcher, run.pending, run.retry_in_s
+        pending, retry_in_s = run.pending, run.retry_in_s
         del self._live[run.run_id]
         if run.ctx.log_lines is not None:
             self.logs.keep(run.run_id, run.ctx.log_lines)
-        state = dispatcher.states.get(pending.trigger or "")
+        state = self.triggers.states.get(pending.trigger or "")
         if state is not None:
             if run.status is not _RUNNING:  # which it still is if it was abandoned
                 ends = state.counters.ends
@@ -249,16 +240,16 @@ class Runner:
                 admission = state.core.admission
                 admission.leave(pending, retry_in_s is not None)
                 if admission.slots.scarce or admission.waiting:
-                    dispatcher.freed(state)
+                    self._freed(state)
                 else:
                     state.wake()
-        if retry_in_s is not None and not dispatcher.closing:
+        if retry_in_s is not None and not self.life.closing:
             pending.origin = run.origin
-            dispatcher.run_queue.retry_later(pending, retry_in_s)
+            self.retry_later(pending, retry_in_s)
         if self._waiters:
             self._wake(run.run_id)
-        if dispatcher.observers.all:
-            dispatcher.observers.ended(run)
+        if self._observers.all:
+            self._observers.ended(run)
         if not (self._live or self._unmade):
             self.idle.set()
 
@@ -296,10 +287,10 @@ class Runner:
         await self.engine.close()
         left = sum(run.begun for run in self._live.values())
         if left and not self.engine.traits.own_history:
-            self._dispatcher.report("stop", f"{left} run(s) did not let themselves be stopped")
+            self.life.report("stop", f"{left} run(s) did not let themselves be stopped")
         for run_id in list(self._waiters):  # of those that were to be started meanwhile, too
             self._wake(run_id)
 
 
-def _nobody() -> None:
-    """There is no relay."""
+def _never(pending: PendingRun, delay_s: float) -> None:
+    """There is no queue."""

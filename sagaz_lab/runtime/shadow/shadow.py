@@ -21,12 +21,16 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import specs_of
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.registry.changes import Change
 from sagaz_lab.runtime.registry.registry import Registry
+from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.shadow.comparison import Comparison, Final, finals_of
 from sagaz_lab.runtime.shadow.dry_run import DryRun, Ledger, NoTally, Twins
-from sagaz_lab.runtime.triggers.compiled import TriggerState
 from sagaz_lab.runtime.triggers.live_params import LiveParams
+from sagaz_lab.runtime.triggers.observers import Observers
+from sagaz_lab.runtime.triggers.state import TriggerState
+from sagaz_lab.runtime.triggers.triggers import Triggers
 
 QUEUE = 10_000
 """Events of a trigger that may wait for the shadow. Further ones it misses, and they are not compared."""
@@ -43,34 +47,41 @@ _TOLD = ("task", "engine", "store", "slow", "observer")
 class Shadow:
     """One saga's. `current` is the revision that it stands beside."""
 
-    def __init__(self, live: Dispatcher, change: Change, definition: SagaDefinition, store: Store) -> None:
+    def __init__(
+        self, life: Lifetime, triggers: Triggers, runner: Runner, change: Change, definition: SagaDefinition,
+        store: Store,
+    ) -> None:  # fmt: skip
         self.change = change
         self.definition = definition
-        self.current = live.registry.current[definition.name]
-        self.since = live.clock.now()
+        self.current = triggers.registry.current[definition.name]
+        self.since = life.clock.now()
         self.comparison = Comparison()
         self.missed = 0
         self.ended = False
-        self._live = live
+        self._life = life
+        self._runner = runner
         self._context = copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         silent = _silent(definition)
-        registry = Registry(lambda *_: (), lambda _: None, live.clock.now)
+        registry = Registry(lambda *_: (), lambda _: None, life.clock.now)
         registry.current = MappingProxyType({silent.name: silent})
-        ledger = Ledger(store, live.store, next(live.run_ids))
-        self._twins = Twins(live.runner)
-        engine, default, slots = DryRun(self._twins), _quiet(live.default), live.slots.limit
-        self._own = Dispatcher(ledger, engine, live.clock, default, registry, NoTally(), self._hear, slots)
+        self._ledger = Ledger(store, life.store, next(life.run_ids))
+        self._twins = Twins(runner)
+        tally, own = NoTally(), Lifetime(self._ledger, life.clock, self._hear)
+        self._triggers = Triggers(own, registry, _quiet(triggers.default), tally, triggers.slots.limit)
+        self._observers = Observers(tally, self._hear)
+        self._own = Dispatcher(own, self._triggers, self._observers, DryRun(self._twins))
+        self._tasks = own.tasks
         try:
-            self._own.load(registry.current, registry.current)
+            self._triggers.load(registry.current, registry.current)
         except DefinitionError:
             raise
         except Exception as error:
             raise DefinitionError(f"{definition.name}: the class cannot be made: {describe(error)}") from error
-        self._own.observers.add(_Ear(self))
+        self._observers.add(_Ear(self))
         self._feeds = {
-            name: _Feed(state, live)
-            for name, state in self._own.states.items()
+            name: _Feed(state, triggers.states.get(name), runner)
+            for name, state in self._triggers.states.items()
             if _method(name) in self.current.triggers
         }
 
@@ -88,17 +99,17 @@ class Shadow:
         self.missed += len(deliveries) - len(fit)
         if not fit:
             return
-        now = self._live.clock.now()
+        now = self._life.clock.now()
         for delivery in fit:
             self.comparison.expect(live.name, _id(delivery), now)
         feed.put(part, [_apart(delivery) for delivery in fit], live)
         if feed.task is None:
             self._loop = asyncio.get_running_loop()
-            feed.task = self._context.run(self._own.tasks.start, self._work(feed), f"shadow of {live.name}")
+            feed.task = self._context.run(self._tasks.start, self._work(feed), f"shadow of {live.name}")
 
     def live_decided(self, outcomes: DecidedOutcomes) -> None:
         """The current revision has decided these."""
-        now = self._live.clock.now()
+        now = self._life.clock.now()
         for run_id in outcomes.contexts:
             self._twins.watch(run_id)
         for trigger, event_id, final in finals_of(outcomes):
@@ -113,7 +124,7 @@ class Shadow:
         if final.kind != OutcomeKind.STARTED:
             self._twins.take(trigger, event_id)
         if not self.ended:
-            self.comparison.decided("shadow", trigger, event_id, final, self._live.clock.now())
+            self.comparison.decided("shadow", trigger, event_id, final, self._life.clock.now())
 
     async def _work(self, feed: _Feed) -> None:
         try:
@@ -136,20 +147,20 @@ class Shadow:
         it would be if the revision had been made current."""
         waiting, feed.waiting = feed.waiting, ()
         if waiting:
-            await self._own.store.accept(Acceptance(waiting=list(waiting)))
+            await self._ledger.accept(Acceptance(waiting=list(waiting)))
             await self._own.window_timers.restore([feed.state])
         runs, feed.runs = feed.runs, {}
         state, definition = feed.state, feed.state.compiled.definition
         for run_id, key in runs.items():
-            if (run := self._live.runner.live.get(run_id)) is not None:
+            if (run := self._runner.live.get(run_id)) is not None:
                 pending = PendingRun(
                     run_id, definition.name, state.name, definition.revision, run.event, {}, 0.0, key=key
                 )
                 pending.status = RunStatus.RUNNING
                 self._twins.watch(run_id)
                 state.core.admission.occupy(pending)
-                await self._own.store.accept(Acceptance(runs=[pending]))
-                self._own.runner.launch_many([pending], definition, self._live.clock.now(), self._context)
+                await self._ledger.accept(Acceptance(runs=[pending]))
+                self._own.runner.launch_many([pending], definition, self._life.clock.now(), self._context)
 
     async def _decide(self, feed: _Feed, part: int, deliveries: Sequence[Delivery]) -> None:
         try:
@@ -166,9 +177,9 @@ class Shadow:
     def end(self) -> None:
         """It sees no more events; what it has under way is given up soon."""
         self.ended = True
-        if self._loop is not None and not self._loop.is_closed() and not self._live.closing:
+        if self._loop is not None and not self._loop.is_closed() and not self._life.closing:
             name = f"end of the shadow of {self.current.name}"
-            self._loop.call_soon(lambda: self._live.tasks.start(self.close(), name))
+            self._loop.call_soon(lambda: self._life.tasks.start(self.close(), name))
 
     async def close(self) -> None:
         self.ended = True
@@ -178,13 +189,13 @@ class Shadow:
 
     def _hear(self, kind: str, text: str) -> None:
         if not self.ended and kind.partition(":")[0] in _TOLD:
-            self._live.report(f"shadow:{kind}", f"shadow of {self.current.name}: {text}")
+            self._life.report(f"shadow:{kind}", f"shadow of {self.current.name}: {text}")
 
 
 class _Feed:
     """What the current revision's trigger has taken, on its way to the shadow's."""
 
-    def __init__(self, state: TriggerState, live: Dispatcher) -> None:
+    def __init__(self, state: TriggerState, current: TriggerState | None, runner: Runner) -> None:
         self.state = state
         self.waiting: Sequence[WaitingEvent] = ()
         self.runs: Mapping[str, str | None] = {}
@@ -194,8 +205,8 @@ class _Feed:
         self.stuck = False
         self.task: asyncio.Task[Any] | None = None
         self._seen: tuple[Any, Any] | None = None
-        if (current := live.states.get(state.name)) is not None:
-            self._take_over(current, live.runner.live.values())
+        if current is not None:
+            self._take_over(current, runner.live.values())
         self.follow(None, None)
 
     def _take_over(self, live: TriggerState, runs: Iterable[Run]) -> None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from sagaz_lab.abc import KEY_MARK, Clock, WaitingEvent
+from sagaz_lab.abc import KEY_MARK, WaitingEvent
 from sagaz_lab.errors import DefinitionError, MissingKey
 from sagaz_lab.model.event import Event, payload_as_sent, reader_of
-from sagaz_lab.model.limits import checked_limits, limits_of, with_limits
-from sagaz_lab.model.params import Params, Scalar, checked_change, has_params, reading
+from sagaz_lab.model.params import Params, has_params, reading
 from sagaz_lab.model.policy import Key, TriggerConfig, seconds
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.trigger import Gates, Trigger, specs_of
-from sagaz_lab.runtime.gates.admission import Slots
-from sagaz_lab.runtime.gates.core import Core, Rules
+from sagaz_lab.runtime.gates.core import Rules
 from sagaz_lab.runtime.gates.window_policies import policy_of
 from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
-from sagaz_lab.runtime.triggers.live_params import LiveParams
-from sagaz_lab.runtime.triggers.outcomes import Counters
 
 ID_LENGTH = 512
 """An event's id longer than this is claimed by its hash."""
@@ -181,113 +176,6 @@ class CompiledTrigger:
             self.method = getattr(self.instance, self.trigger.method_name)
 
 
-class TriggerState:
-    """What a trigger carries from one revision to the next: counters, queue, windows, whether it is paused."""
-
-    def __init__(self, compiled: CompiledTrigger, counters: Counters, slots: Slots) -> None:
-        self.name = compiled.trigger.name
-        self.compiled = compiled
-        self.counters = counters
-        self.params = LiveParams(self.name, compiled.trigger.params)
-        self.limits = LiveParams(self.name, limits_of(compiled.trigger))
-        self.core = Core(compiled.rules(compiled.trigger.gates), slots)
-        self.paused = False
-        self.removed = False
-        self.told_hidden_fields = False
-        self.told_claimed = False
-        self.blocked_by = ""
-        self.blocked_s = 0.0
-        self.blocked_since: float | None = None
-        self.retrying = 0
-        self.exclusive = asyncio.Lock()
-        self.deciding = False
-        """Whether a batch is being decided, or the store is about to take it."""
-        self.meanwhile: list[Callable[[], object]] = []
-        """What has happened to runs meanwhile, to be taken into the gates."""
-        self._waiters: list[asyncio.Future[None]] = []
-        self.show_params()
-
-    def use(self, compiled: CompiledTrigger) -> None:
-        """Go on with another revision; what waits in a queue goes on waiting."""
-        self.params.use(compiled.trigger.params)
-        self.limits.use(limits_of(compiled.trigger))
-        self.compiled = compiled
-        self.show_params()
-        if self.core.windows is not None:
-            self.core.windows.regroup(compiled.in_window)
-        self.removed = False
-        self.blocked_by = ""  # if its broker is still down, that is found out again
-        self.wake()
-
-    def show_params(self) -> None:
-        """The method is to read the params as they are now, and the limits are to hold."""
-        compiled = self.compiled
-        for name, value in self.params.changed.items():
-            try:
-                self.checked_params({name: value})
-            except DefinitionError:  # the cell has come with bounds that it is beyond
-                self.params.withdraw(name)
-        compiled.show(self.params.values)
-        self.loading = self.params.loading
-        for name, value in self.limits.changed.items():
-            try:
-                checked_limits(compiled.trigger, {name: value})
-            except DefinitionError:  # the cell has come with an option that contradicts it
-                self.limits.withdraw(name)
-        self.core.use(compiled.rules(with_limits(compiled.trigger.gates, self.limits.values)))
-
-    def checked_params(self, values: Mapping[str, Any]) -> dict[str, Scalar]:
-        """Raises `UnknownParam` and `DefinitionError`."""
-        return checked_change(self.name, self.params.defaults, self.compiled.trigger.ranges, values)
-
-    @property
-    def waits_in_windows(self) -> int:
-        """How many events wait in its windows."""
-        return 0 if self.core.windows is None else self.core.windows.size
-
-    def room(self) -> int:
-        """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
-        if self.paused or self.loading or self.blocked_by or self.retrying >= RETRYING:
-            return 0
-        if self.compiled.config.backpressure_strategy == "block":
-            admission, waits = self.core.admission, self.compiled.policy is not None
-            free = admission.size - admission.all_waiting() if waits else admission.free()
-            return max(0, free - self.counters.deciding)
-        return max(1, self.core.admission.size)
-
-    def pause(self) -> None:
-        self.paused = True
-        self.wake()  # who waits with an event by hand is told
-
-    def resume(self) -> None:
-        self.paused = False
-        self.wake()
-
-    async def held_up(self, clock: Clock) -> None:
-        """Returns when `room` may have changed; the time that a source waits for it is added up, but for a pause."""
-        if self.paused or self.blocked_since is not None:
-            return await self.changed()
-        self.blocked_since = clock.monotonic()
-        try:
-            await self.changed()
-        finally:
-            self.blocked_s += clock.monotonic() - self.blocked_since
-            self.blocked_since = None
-
-    async def changed(self) -> None:
-        """Returns when `room` may have changed."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await waiter
-
-    def wake(self) -> None:
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-
 def claim_of(event_id: str) -> str:
     """The claim of an event's id. Raises `MissingKey`."""
     if not (event_id and isinstance(event_id, str)):
@@ -295,25 +183,3 @@ def claim_of(event_id: str) -> str:
     if len(event_id) <= ID_LENGTH and not event_id.startswith(KEY_MARK):
         return event_id
     return "sha256:" + hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def made_anew(
-    sagas: Mapping[str, SagaDefinition], but: Collection[str], instance_of: Callable[[SagaDefinition], Saga],
-    states: Mapping[str, TriggerState], default: TriggerConfig,
-) -> tuple[list[CompiledTrigger], dict[str, Exception]]:  # fmt: skip
-    """The triggers whose state has another revision or none, and the errors of sagas that cannot be made."""
-    changed: list[CompiledTrigger] = []
-    failed: dict[str, Exception] = {}
-    for definition in (sagas[name] for name in sagas if name not in but):
-        try:
-            instance = instance_of(definition)
-            changed += [
-                CompiledTrigger(definition, trigger, instance, default)
-                for trigger in definition.triggers.values()
-                if (state := states.get(trigger.name)) is None
-                or state.compiled.definition is not definition
-                or state.removed
-            ]
-        except Exception as error:  # noqa: BLE001  of that saga's code alone
-            failed[definition.name] = error
-    return changed, failed

@@ -1,4 +1,4 @@
-"""Dead letters: what they say, what they have in common, and when there are too many of them."""
+"""Dead letters: their content, and the cause that those of one kind share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import os
 import re
 import sysconfig
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sagaz_lab.abc import DeadLetter
 from sagaz_lab.errors import PACKAGE_FOLDER, DefinitionError, StoreError, Unreadable, describe
@@ -21,11 +20,8 @@ from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.given import headers_of
 from sagaz_lab.model.run import Loadable, Run
 from sagaz_lab.model.saga import SagaDefinition
-from sagaz_lab.runtime.tasks import Report
+from sagaz_lab.runtime.triggers.state import TriggerState
 from sagaz_lab.texts import encodable, masked, shortened
-
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.triggers.compiled import TriggerState
 
 REDRIVEN = "sagaz-redriven"
 """The header in which a redriven event carries how many times it has been redriven."""
@@ -189,68 +185,3 @@ def text_of(error: BaseException) -> str:
         return encodable(masked("".join(map(shortened, frames.format()))))[-TRACEBACK_CHARACTERS:]
     except BaseException as broken:
         return f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
-
-
-# --- too many ---
-
-SPIKE_LETTERS, SPIKE_S = 20, 60.0
-"""More letters of one trigger than this within so many seconds are a spike; it is over at half as many."""
-
-LOOP_DEATHS = 3
-"""An event that dies so often, redriven each time, will die again."""
-
-LOOP_OVER_S = 600.0
-"""A trigger's loop is over when none of its events has died so often for this long."""
-
-WATCHED = 1000
-"""Triggers that are watched; those whose letters came longest ago are forgotten first."""
-
-
-class _Watched:
-    __slots__ = ("looped_at", "spiking", "times")
-
-    def __init__(self) -> None:
-        self.times: deque[float] = deque(maxlen=SPIKE_LETTERS + 1)
-        self.spiking = False
-        self.looped_at: float | None = None
-
-
-class DeadLetterWatch:
-    """Reports, once for each episode, that letters come in a flood or that one event dies again and again."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._watched: dict[str, _Watched] = {}
-
-    def note(self, letter: DeadLetter, now: float) -> None:
-        """A letter was stored; `now` is the Lab's clock."""
-        watched = self._watched.pop(letter.trigger, None) or _Watched()
-        self._watched[letter.trigger] = watched
-        if len(self._watched) > WATCHED:
-            del self._watched[next(iter(self._watched))]
-        self._note_spike(watched, letter, now)
-        if letter.redriven + 1 >= LOOP_DEATHS:
-            self._note_loop(watched, letter, now)
-
-    def _note_spike(self, watched: _Watched, letter: DeadLetter, now: float) -> None:
-        watched.times.append(now)
-        recent = sum(now - at <= SPIKE_S for at in watched.times)
-        if watched.spiking:
-            watched.spiking = recent > SPIKE_LETTERS // 2
-        elif recent > SPIKE_LETTERS:
-            watched.spiking = True
-            self._report(
-                f"letters:spike:{letter.trigger}",
-                f"{letter.trigger}: more than {SPIKE_LETTERS} dead letters within {SPIKE_S:g} s; "
-                f"lab.dead_letters(by='cause') groups them, the last is: {letter.error}",
-            )
-
-    def _note_loop(self, watched: _Watched, letter: DeadLetter, now: float) -> None:
-        known = watched.looped_at is not None and now - watched.looped_at <= LOOP_OVER_S
-        watched.looped_at = now
-        if not known:
-            self._report(
-                f"letters:loop:{letter.trigger}",
-                f"{letter.trigger}: event {letter.event.id} has died {letter.redriven + 1} times, redriven each time; "
-                f"fix its cause or its payload, or lab.discard it: {letter.error}",
-            )

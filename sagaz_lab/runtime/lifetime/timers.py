@@ -11,7 +11,7 @@ from typing import Any
 
 from sagaz_lab.errors import describe
 from sagaz_lab.runtime.gates.moments import ROUNDING_S, Moments
-from sagaz_lab.runtime.tasks import Report, Tasks
+from sagaz_lab.runtime.lifetime.tasks import Report, Tasks
 
 logger = logging.getLogger("sagaz_lab")
 

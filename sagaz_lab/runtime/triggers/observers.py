@@ -1,31 +1,30 @@
-"""Who sees what a dispatcher takes and what becomes of it."""
+"""The observers of a Lab: they see each event that is taken, and its outcome."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sagaz_lab.abc import DecidedOutcomes, Delivery, Observer
 from sagaz_lab.errors import describe
 from sagaz_lab.model.run import OutcomeKind, Run
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.runtime.gates.pending_run import PendingRun
-from sagaz_lab.runtime.tasks import Report
-from sagaz_lab.runtime.triggers.outcomes import Entry, outcomes_of
-
-if TYPE_CHECKING:
-    from sagaz_lab.runtime.dispatch.dispatcher import Reader
+from sagaz_lab.runtime.lifetime.tasks import Report
+from sagaz_lab.runtime.triggers.outcomes import Entry, Tally, outcomes_of
+from sagaz_lab.runtime.triggers.state import Reader
 
 logger = logging.getLogger("sagaz_lab")
 
 
 class Observers:
-    """Any number; an error of one is reported, and reaches neither the others nor whoever is observed."""
+    """Any number, beside the tally; an error of one is reported, and disturbs nothing else."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, tally: Tally, report: Report) -> None:
         self._report = report
+        self.tally = tally
         self.all: Sequence[Observer] = ()
         """Asked for at each call, so that where nobody observes nothing is made."""
 

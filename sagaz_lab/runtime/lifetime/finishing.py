@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 from sagaz_lab.errors import LabClosed
-from sagaz_lab.runtime.tasks import Report
-from sagaz_lab.runtime.triggers.compiled import TriggerState
+from sagaz_lab.runtime.lifetime.tasks import Report
 
 CLOSE_S = 3.0
 """How long listeners that are told of a batch may take once the Lab closes."""
-
-_TOLD = frozenset({"on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead"})
 
 NOT_TAKEN = "the Lab is closing; the event was not taken"
 
@@ -28,12 +25,15 @@ class Finishing:
         self.asking = 0
         """How many batches are at the store, whose answer comes within the store's own time-outs."""
 
-    async def to_the_end(self, states: Sequence[TriggerState], work: Coroutine[Any, Any, None]) -> None:
-        """Returns when the work is done. Raises `LabClosed` if the Lab has closed and given it up."""
-        if self._awaited or any(map(_may_wait, states)):
+    async def to_the_end(self, work: Coroutine[Any, Any, None], *, waits: bool = False) -> None:
+        """Returns when the work is done. It `waits` for the user's code, if for more than the store.
+
+        Raises `LabClosed` if the Lab has closed and given it up.
+        """
+        if self._awaited or waits:
             await self._in_a_task(work)
         else:
-            await work  # it never waits for the store
+            await work
 
     async def _in_a_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -57,10 +57,3 @@ class Finishing:
                 for task in left:
                     task.cancel()
                 return
-
-
-def _may_wait(state: TriggerState) -> bool:
-    """Whether what follows from a batch may take a while: for listeners, for windows, or for a run to be replaced."""
-    compiled = state.compiled
-    told = not _TOLD.isdisjoint(compiled.definition.hooks)
-    return told or state.core.windows is not None or compiled.singleton == "cancel"

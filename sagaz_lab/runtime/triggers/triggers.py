@@ -1,0 +1,132 @@
+"""The triggers of a Lab as they are now: the state of each, and the code that may run for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+
+from sagaz_lab.abc import Ending
+from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, UnknownName, describe
+from sagaz_lab.model.policy import TriggerConfig
+from sagaz_lab.model.run import RunStatus
+from sagaz_lab.model.saga import Saga, SagaDefinition
+from sagaz_lab.runtime.gates.admission import Slots
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.registry.confirming import Confirming
+from sagaz_lab.runtime.registry.registry import Registry
+from sagaz_lab.runtime.triggers.compiled import CompiledTrigger
+from sagaz_lab.runtime.triggers.outcomes import Tally
+from sagaz_lab.runtime.triggers.state import TriggerState
+
+
+class Triggers:
+    """Every trigger's state by its name, and the sagas that cannot be run: left out, or without their code."""
+
+    def __init__(
+        self, life: Lifetime, registry: Registry, default: TriggerConfig, tally: Tally, max_live_runs: int
+    ) -> None:
+        self._life = life
+        self._tally = tally
+        self._instances: dict[str, tuple[SagaDefinition, Saga]] = {}
+        self.registry = registry
+        self.default = default
+        self.slots = Slots(max_live_runs)
+        self.states: dict[str, TriggerState] = {}
+        self.left_out: dict[str, SagaDefinition] = {}
+        self.without_code: dict[str, list[str]] = {}
+        """By saga, the runs that wait for its code."""
+        self.confirming = Confirming()
+        self.fired: Counter[str] = Counter()
+        """Events that were fired, by the identity of the source in the process that they stand for."""
+        self.on_changed: Callable[[TriggerState], None] = _nobody
+        self.on_removed: Callable[[TriggerState], None] = _nobody
+
+    def find(self, name: str) -> TriggerState:
+        """The state of a trigger that is registered. Raises `UnknownName` with the nearest one."""
+        if name not in self.states or self.states[name].removed:
+            raise UnknownName("lab", "trigger", name, [it.name for it in self.states.values() if not it.removed])
+        return self.states[name]
+
+    def load(self, sagas: Mapping[str, SagaDefinition], news: Collection[str] = ()) -> None:
+        """Take over the current definitions: between two batches, so that each event has one revision.
+
+        A saga that cannot be made is left out and reported, once; if it is one of the `news`, that is raised instead.
+        """
+        known = {name for name, it in self.left_out.items() if sagas.get(name) is it and name not in news}
+        changed, failed = self._compile(sagas, known)
+        for name, error in failed.items():
+            if name in news:
+                raise error
+            text = f"saga {name!r} is left out: {describe(error)}; mend it, then start again"
+            self._life.report(f"left out:{name}", text)
+        self.left_out = {name: sagas[name] for name in known | failed.keys()}
+        seen = {it.name for name in sagas.keys() - self.left_out.keys() for it in sagas[name].triggers.values()}
+        for compiled in changed:
+            name = compiled.trigger.name
+            if (state := self.states.get(name)) is None:
+                self.states[name] = TriggerState(compiled, self._tally.of(name), self.slots)
+            else:
+                state.use(compiled)
+                self.on_changed(state)
+        for name, state in self.states.items():
+            if name not in seen and not state.removed:
+                state.removed = True
+                self.on_removed(state)
+
+    def _compile(
+        self, sagas: Mapping[str, SagaDefinition], but: Collection[str]
+    ) -> tuple[list[CompiledTrigger], dict[str, Exception]]:
+        """The triggers whose state has another revision or none, and the errors of sagas that cannot be made."""
+        changed: list[CompiledTrigger] = []
+        failed: dict[str, Exception] = {}
+        for definition in (sagas[name] for name in sagas if name not in but):
+            try:
+                instance = self.instance(definition)
+                changed += [
+                    CompiledTrigger(definition, trigger, instance, self.default)
+                    for trigger in definition.triggers.values()
+                    if (state := self.states.get(trigger.name)) is None
+                    or state.compiled.definition is not definition
+                    or state.removed
+                ]
+            except Exception as error:  # noqa: BLE001  of that saga's code alone
+                failed[definition.name] = error
+        return changed, failed
+
+    def instance(self, definition: SagaDefinition) -> Saga:
+        """One object of each revision's class; runs keep no state in it. Raises `DefinitionError`."""
+        known = self._instances.get(definition.name)
+        if known is None or known[0] is not definition:
+            try:
+                known = (definition, definition.cls())
+            except TypeError as error:
+                raise DefinitionError(
+                    f"{definition.name}: the class must be made without arguments: {error}"
+                ) from error
+            except NO_EXCEPTIONS as error:  # would end the process, or whichever task has asked
+                raise DefinitionError(f"{definition.name}: its __init__ raises {describe(error)}") from error
+            self._instances[definition.name] = known
+        return known[1]
+
+    def code_of(self, saga: str) -> SagaDefinition | None:
+        """Its current definition, if there is one of which runs can be made."""
+        return None if saga in self.left_out else self.registry.current.get(saga)
+
+    async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
+        """The run's saga is not registered: it goes on when it is. Raises `StoreError`."""
+        life = self._life
+        await life.store.end(run_id, Ending(RunStatus.NEEDS_CODE), attempt=attempt, at=life.clock.now())
+        self.without_code.setdefault(saga, []).append(run_id)
+        life.report(f"needs_code:{saga}", f"run {run_id} waits for the code of saga {saga!r}: define it")
+
+    def take_filtered(self) -> dict[tuple[str, str, str], int]:
+        """Counts of refused events by (trigger, outcome, reason) since the last call."""
+        counts = {}
+        for state in self.states.values():
+            for (kind, reason), times in state.counters.take_reasons().items():
+                counts[state.name, kind, reason] = times
+        return counts
+
+
+def _nobody(state: TriggerState) -> None:
+    """Nothing is dispatched yet."""
