@@ -33,7 +33,7 @@ class Option:
 
 
 def text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "must be a text that is not empty"
+    return None if isinstance(value, str) and value.strip() else "must be a non-empty string"
 
 
 def flag(value: Any) -> str | None:

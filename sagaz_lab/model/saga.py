@@ -126,7 +126,7 @@ def action(
         decorator = f"@action({label!r})"
         owner = f"{decorator} on {function.__qualname__}"
         if not (name is None or (isinstance(name, str) and name.strip())):
-            raise DefinitionError(f"{owner}: name={name!r} must be a text that is not empty")
+            raise DefinitionError(f"{owner}: name={name!r} must be a non-empty string")
         if not takes(function, 2):
             raise DefinitionError(f"{owner}: an action takes (self, ctx)")
         role = Action(
