@@ -192,7 +192,7 @@ def test_a_signal_while_a_source_cannot_be_reached_ends_it_too(folder):
         ("1 / 0", r"sagaz-lab: app cannot be imported: ZeroDivisionError: division by zero \(.*app.py:1\)"),
         (
             "from sagaz_lab import Batch\nBatch(3)",
-            r"sagaz-lab: app cannot be imported: TypeError: Batch\(\) needs .timeout.; it is Batch.* \(.*app.py:2\)",
+            r"sagaz-lab: app cannot be imported: TypeError: Batch\(\) needs .timeout.; expected Batch.* \(.*app.py:2\)",
         ),
         ("raise SystemExit(3)", r"sagaz-lab: app cannot be imported: SystemExit: 3 .*"),
         ("x = 1", r"sagaz-lab: app defines no saga with a trigger"),
