@@ -60,7 +60,7 @@ CALLS = {
     "Lab('memory', treads=4)": "Lab(): no option 'treads'; did you mean 'threads'?",
     "Lab('memory').start(isolate=True)": "Lab.start(): no option 'isolate'; did you mean 'isolated'?",
     "lab = Lab('memory')\nlab.why()": "Lab.why() needs 'event_id'; expected Lab.why(event_id)",
-    "lab = Lab('memory')\nlab.set_params(nam=1)": "Lab.set_params() needs 'trigger'; expected Lab.set_params(trigger, /,",
+    "lab = Lab('memory')\nlab.set_params(nam=1)": "Lab.set_params() needs 'trigger'; expected Lab.set_params(trigger,",
 }
 
 
