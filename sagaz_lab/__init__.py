@@ -1,4 +1,4 @@
-"""Sagas that events start, written and run in a Jupyter notebook."""
+"""Event-triggered sagas for Jupyter."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Importing the package does no work: a name is loaded when it is first asked for, as in numpy's and scipy's packages.
+# Names are loaded on first use, as in NumPy and SciPy, so that importing the package is cheap.
 _HOMES = {
     "current": ("default_lab", "fire_event", "start_triggers"),
     "errors": ("Permanent", "SagazLabError"),

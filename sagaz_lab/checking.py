@@ -1,4 +1,4 @@
-"""What is wrong with the sagas of a Lab, found without starting anything."""
+"""Finds problems of a Lab's sagas without starting anything."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sagaz_lab.runtime.registry.fingerprint import fingerprint
 
 
 def problems(lab: Lab, store: str) -> Mapping[str, list[str]]:
-    """By saga, what a start with the store of this address would refuse or what it should not have.
+    """Problems by saga: errors that a start with this store would raise, and credentials in code.
 
-    No source is made, no store is opened. Raises `StoreError` and `UnknownName` for an address that is none.
+    Creates no source and opens no store. Raises `StoreError` and `UnknownName` for an invalid address.
     """
     others = Lab(store, offline=True)
     return {name: list(_problems(lab, definition, others)) for name, definition in lab.sagas.items()}

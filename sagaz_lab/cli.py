@@ -1,7 +1,7 @@
 """The command line: sagaz-lab run | check | runs | dead | redrive | why.
 
-Exit status: 0 done; 1 it failed; 2 the command is wrong; 3 `run` stopped while runs were under way, which the next
-start resumes. Whatever goes wrong is one line on stderr.
+Exit status: 0 success; 1 failure; 2 usage error; 3 `run` stopped with unfinished runs, which the next start resumes.
+Errors are one line on stderr.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GRACE_S = 10.0
 LONGEST_CELL = 60
 
 MOST, LONGEST_S = 2**63 - 1, 1e9
-"""What a store can count to, and what a clock can wait."""
+"""The largest count of a store and the longest wait of a clock."""
 
 _RUNS = ("run_id", "saga", "revision", "status", "attempt", "event_id", "started_at", "ended_at", "error")
 _LETTERS = ("id", "trigger", "event_id", "cause", "attempts", "revision", "at", "error")
@@ -46,11 +46,11 @@ _OUTCOMES = ("event_id", "trigger", "kind", "run_id", "reason")
 
 
 class CommandFailed(Exception):
-    """What is told in one line."""
+    """Its message is the line on stderr."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Its errors show no credential of what was typed."""
+    """Masks credentials from the command line in its errors."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(masked(message)))
@@ -64,41 +64,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SagazLabError, CommandFailed) as error:
         print(f"sagaz-lab: {printable(masked(' '.join(str(error).split())))}", file=sys.stderr)
         return FAILED
-    except BrokenPipeError:  # the reader of a table, such as `head`, has gone
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
 
 
 def parser() -> argparse.ArgumentParser:
-    root = Parser(prog="sagaz-lab", description="Sagas that events start.")
+    root = Parser(prog="sagaz-lab", description="Event-triggered sagas for Jupyter.")
     root.add_argument("--version", action="version", version=f"sagaz-lab {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
-    run = _command(commands, "run", _run, "start the triggers of a module; SIGINT or SIGTERM drains and ends it")
+    run = _command(commands, "run", _run, "start a module's triggers; SIGINT or SIGTERM drains and stops them")
     run.add_argument("module", metavar="MODULE", help="a module such as app.sagas, or a file such as sagas.py")
     run.add_argument("--grace", type=_seconds, default=GRACE_S, metavar="SECONDS",
                      help="how long runs may take to finish after the signal (default: %(default)g); "
-                          "the process ends 5 s later at the latest")  # fmt: skip
+                          "the process exits no later than 5 s after that")  # fmt: skip
 
-    check = _command(commands, "check", _check, "the sagas and triggers of a module and what is wrong; starts nothing")
+    check = _command(commands, "check", _check, "list a module's sagas, triggers and problems; starts nothing")
     check.add_argument("module", metavar="MODULE", help="as for run")
 
-    runs = _command(commands, "runs", _runs, "the runs of a store, newest first")
-    runs.add_argument("--status", choices=[status.value for status in RunStatus], help="only those that stand so")
+    runs = _command(commands, "runs", _runs, "list a store's runs, newest first")
+    runs.add_argument("--status", choices=[status.value for status in RunStatus], help="only runs with this status")
     runs.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: %(default)s)")
 
-    dead = _command(commands, "dead", _dead, "the open dead letters of a store, newest first")
-    dead.add_argument("--by", choices=["cause"], help="a row for each cause")
+    dead = _command(commands, "dead", _dead, "list a store's open dead letters, newest first")
+    dead.add_argument("--by", choices=["cause"], help="one row per cause")
     dead.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: %(default)s)")
-    dead.add_argument("--before", metavar="ID", help="only those that are older than this one")
+    dead.add_argument("--before", metavar="ID", help="only those older than this one")
 
-    redrive = _command(commands, "redrive", _redrive, "put dead letters back, to be decided by a module's triggers")
-    redrive.add_argument("module", metavar="MODULE", help="as for run; no source is started")
+    redrive = _command(commands, "redrive", _redrive, "put dead letters back; a module's triggers decide them again")
+    redrive.add_argument("module", metavar="MODULE", help="as for run; starts no source")
     which = redrive.add_mutually_exclusive_group(required=True)
-    which.add_argument("ids", nargs="*", default=[], metavar="ID", help="as `dead` lists them")
-    which.add_argument("--all", action="store_true", help="all that are open, oldest first")
+    which.add_argument("ids", nargs="*", default=[], metavar="ID", help="ids as listed by `dead`")
+    which.add_argument("--all", action="store_true", help="all open ones, oldest first")
 
-    why = _command(commands, "why", _why, "what became of an event, for each trigger that took it")
+    why = _command(commands, "why", _why, "show an event's outcome for each trigger that received it")
     why.add_argument("event_id", metavar="EVENT_ID")
     return root
 
@@ -124,7 +124,7 @@ def _seconds(text: str) -> float:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number <= LONGEST_S:  # NaN is not, either
+    if not 0 <= number <= LONGEST_S:  # rejects NaN too
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {LONGEST_S:.0f}")
     return number
 
@@ -144,9 +144,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _log_to_stderr() -> None:
-    """What libraries log shows no credential either, and commands no terminal. Our own loggers are not to be silenced.
+    """Log to stderr, with credentials and control sequences masked in library records too.
 
-    `logging.config` of a module that was loaded disables those that it does not name.
+    Re-enables our loggers: `logging.config` in the loaded module disables loggers that it does not name.
     """
     for name in list(logging.Logger.manager.loggerDict):
         if name.partition(".")[0] == "sagaz_lab":
@@ -159,7 +159,7 @@ def _log_to_stderr() -> None:
 
 
 def load(name: str) -> None:
-    """Import a module by its name, or run a file as one. Raises `CommandFailed` in the words of what went wrong."""
+    """Import a module by name, or a file as a module. Raises `CommandFailed` with the cause."""
     sys.path.insert(0, str(Path.cwd()))
     try:
         if name.endswith(".py"):
@@ -174,13 +174,13 @@ def load(name: str) -> None:
 
 
 def _make(lab: Lab, module: str) -> None:
-    """Make an object of each saga, whose `__init__` is the module's code too. Raises as `load` does."""
+    """Instantiate each saga, since `__init__` is user code too. Raises as `load` does."""
     try:
         lab._triggers.load(lab.sagas, lab.sagas)
     except SagazLabError:
         raise
     except Exception as error:
-        raise CommandFailed(f"{module}: a saga cannot be made: {describe(error)}{_place(error)}") from error
+        raise CommandFailed(f"{module}: a saga cannot be instantiated: {describe(error)}{_place(error)}") from error
 
 
 def _load_file(path: Path) -> None:
@@ -204,13 +204,13 @@ def _place(error: BaseException) -> str:
 
 
 async def _serve(lab: Lab, grace_s: float) -> int:
-    """Run until a signal. A second one ends the process at once; the next start resumes what it was doing."""
+    """Run until a signal. A second signal ends the process at once; the next start resumes its runs."""
     left: list[str] = []
     lab.on_report(lambda kind, _: left.append(kind) if kind == "stop" else None)
     lost: list[str] = []
     lab.on_report(lambda kind, _: lost.append(kind) if kind == "lease" else None)
     signalled = asyncio.Event()
-    # Once another process runs the triggers, staying would be doing nothing.
+    # Once another process runs the triggers, this one has nothing left to do.
     lab.on_report(lambda kind, _: signalled.set() if kind == "lease" else None)
     end_on_signal(signalled.set, grace_s)
     async with lab:
@@ -219,8 +219,8 @@ async def _serve(lab: Lab, grace_s: float) -> int:
         starting = asyncio.ensure_future(_connected(handle))
         await asyncio.wait([asked, starting], return_when=asyncio.FIRST_COMPLETED)
         if not asked.done():
-            starting.result()  # raises what is missing
-            print(f"sagaz-lab: running {_started(lab)}; SIGINT or SIGTERM ends it", file=sys.stderr, flush=True)
+            starting.result()  # raises its error
+            print(f"sagaz-lab: running {_started(lab)}; SIGINT or SIGTERM stops it", file=sys.stderr, flush=True)
             await asked
         starting.cancel()
         print("sagaz-lab: draining", file=sys.stderr, flush=True)
@@ -272,13 +272,13 @@ def _dead(options: argparse.Namespace) -> int:
         letters = _rows(options.store, "dead_letters", options.limit, before=options.before)
         return _show(letters, _LETTERS, "no open dead letters")
     if options.before is not None:
-        raise CommandFailed("dead: --before goes with letters one by one, not with --by cause")
+        raise CommandFailed("dead: --before does not go with --by cause")
     return _show(_rows(options.store, "causes", options.limit), _CAUSES, "no open dead letters")
 
 
 def _redrive(options: argparse.Namespace) -> int:
-    """Failed if any is dead again."""
-    lab = _lab(options.store, offline=False)  # it opens no source, but what the runs publish goes to its broker
+    """Fails if any is dead again."""
+    lab = _lab(options.store, offline=False)  # opens no source, but publications go to their broker
     with lab.activate():
         load(options.module)
     _make(lab, options.module)
@@ -297,7 +297,7 @@ async def _redriven(lab: Lab, ids: Sequence[str]) -> list[Outcome]:
 def _why(options: argparse.Namespace) -> int:
     answer = _lab(options.store).why(options.event_id)
     if not answer.outcomes and not answer.is_run:
-        raise CommandFailed(f"event {options.event_id}: the store does not know it (filtered ones are known only to "
+        raise CommandFailed(f"event {options.event_id}: not in the store (filtered events are known only to "
                             "the process that filtered them, unless persist_events=True)")  # fmt: skip
     print("\n".join(printable(line) for line in answer.lines()))
     return OK
@@ -309,9 +309,9 @@ def _rows(address: str, frame: str, limit: int | None, **only: str | None) -> li
 
 
 def _lab(address: str, *, offline: bool = True) -> Lab:
-    """A Lab to read with: it is not opened, so that it takes no lease."""
+    """A Lab for reading: it is not opened, so it takes no lease."""
     if address == "memory":
-        raise CommandFailed("the memory store lives in its own process only; name a file: --store sqlite:///lab.db")
+        raise CommandFailed("the memory store exists only in its own process; name a file: --store sqlite:///lab.db")
     lab = Lab(store=address, offline=offline)
     missing = getattr(lab.store, "missing", None)
     if missing is not None and (place := missing()) is not None:

@@ -1,4 +1,4 @@
-"""The current Lab: the activated one, else one that is made when it is first asked for."""
+"""The current Lab: the activated one, else a default created on first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sagaz_lab.model.run import Outcome
 
 
 def default_lab() -> Lab:
-    """The Lab that the module-level functions and the magics use."""
+    """The current Lab, as used by the module-level functions and the magics."""
     current = current_host.get(None)
     return current if isinstance(current, Lab) else _made_once()
 
@@ -23,10 +23,10 @@ def _made_once() -> Lab:
 
 
 async def start_triggers(skip_failed: bool = False) -> Handle:
-    """Start all that the current Lab has registered; returns the handle once every source is connected.
+    """Start all triggers of the current Lab; returns the handle once every source is connected.
 
-    If a source cannot be connected, its error is raised and nothing is started. With `skip_failed` the others are
-    started, and `handle.failed` has the triggers that are not, each with the reason.
+    If a source fails to connect, raises its error and starts nothing. With `skip_failed` the others are started and
+    `handle.failed` maps the failed triggers to reasons.
     """
     return await default_lab().start(skip_failed=skip_failed)
 

@@ -1,4 +1,4 @@
-"""How `sagaz-lab run` ends: a signal asks for it, and whatever a saga does, the process is gone in time."""
+"""Ends `sagaz-lab run` on a signal and within its grace, whatever a saga does."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from threading import Thread
 from types import FrameType
 
 CLOSING_S = 5.0
-"""What `--grace` leaves behind gets so long to be stopped, and the store to note it."""
+"""After `--grace`: the time to cancel live runs and to record that in the store."""
 
 LEFT = 3
-"""The exit status of `sagaz-lab run` when runs are left to the next start."""
+"""Exit status of `sagaz-lab run` with runs left for the next start."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def end_on_signal(ask: Callable[[], None], grace_s: float) -> None:
-    """On the first SIGINT or SIGTERM call `ask` on this loop, and see to it that the process ends.
+    """On the first SIGINT or SIGTERM call `ask` on this loop and make sure that the process ends.
 
-    A second signal ends it at once. The handlers are Python's and the clock is a thread's: a loop that an action blocks
-    would notice no signal of its own.
+    A second signal ends it at once. It uses Python's signal handlers and a thread as timer, because a loop blocked by
+    an action would not notice the signal.
     """
     loop = asyncio.get_running_loop()
 
@@ -42,11 +42,11 @@ def _end(grace_s: float) -> None:
     time.sleep(max(0.0, grace_s) + CLOSING_S)
     teller = Thread(target=_tell, args=(grace_s,), daemon=True)
     teller.start()
-    teller.join(1.0)  # whoever should read it may have stopped reading
+    teller.join(1.0)  # a full pipe without a reader would block
     os._exit(LEFT)
 
 
 def _tell(grace_s: float) -> None:
-    text = f"sagaz-lab: the grace of {grace_s:g} s is over, and something did not let itself be stopped; the next start"
-    print(text, "resumes the runs that are left", file=sys.stderr, flush=True)
+    text = f"sagaz-lab: the grace of {grace_s:g} s is over and some code did not stop; the next start"
+    print(text, "resumes the unfinished runs", file=sys.stderr, flush=True)
     sys.stdout.flush()

@@ -4,36 +4,36 @@ SagazLabError
 ├── DefinitionError             a class or an option is wrong; raised where it is written
 │   ├── UnknownName             a name that nothing defines, with the nearest that exists
 │   │   ├── UnknownParam        a param that the trigger does not have
-│   │   └── UnknownShadow       a saga that has no shadow now
-│   ├── ParamsOutOfReach        `self.params` read elsewhere than in a trigger method
-│   └── SagaConflict            two modules define one saga name
+│   │   └── UnknownShadow       a saga without a shadow
+│   ├── ParamsOutOfReach        `self.params` read outside a trigger method
+│   └── SagaConflict            two modules define the same saga name
 ├── DecisionError               an event that cannot be decided; it becomes a dead letter
-│   ├── DecodeError             the payload's bytes are not what `decode=` says
+│   ├── DecodeError             the payload cannot be decoded as `decode=` requires
 │   ├── PayloadMismatch         the payload does not fit the annotated type; names the field
-│   ├── MissingKey              a declared key is not in the event
-│   ├── UnfitKey                a declared key cannot be compared as text; names its type
-│   ├── SingletonTaken          singleton="error", and a run of the key is live
-│   └── QueueFull               backpressure_strategy="reject", and the queue is full
+│   ├── MissingKey              a declared key is missing from the event
+│   ├── UnfitKey                a declared key has a type without a canonical text; names it
+│   ├── SingletonTaken          singleton="error" and a run of the key is live
+│   └── QueueFull               backpressure_strategy="reject" and the queue is full
 ├── RunError
-│   ├── ActionTimeout           an action took longer than its `timeout_s`; a `TimeoutError` too
+│   ├── ActionTimeout           an action exceeded its `timeout_s`; also a `TimeoutError`
 │   ├── StreamBroken            the producer of a stream failed; names it
 │   ├── UnstorableValue         a value that cannot be journaled; names the key and the cure
-│   └── CompensationFailed      a compensation failed for good; a person is needed
+│   └── CompensationFailed      a compensation failed for good; needs a person
 ├── SourceError
-│   ├── SourceUnavailable       the connection is lost; the runtime opens it again
-│   ├── EndOfSource             a finite source has given all it had
-│   ├── StaleDelivery           settled too late: the broker has taken it back
+│   ├── SourceUnavailable       the connection is lost; the runtime reconnects
+│   ├── EndOfSource             a finite source is exhausted
+│   ├── StaleDelivery           settled too late: the broker has taken the delivery back
 │   └── SourceNotReady          its adapter or library is missing
 ├── StoreError
-│   ├── StoreUnavailable        the store does not answer, or cannot be written
+│   ├── StoreUnavailable        the store does not answer or cannot be written
 │   ├── StoreTooNew             the file was written by a newer version
-│   ├── LeaseLost               another process has taken over this one's runs
-│   ├── Unreadable              a stored run, event or value cannot be read; all others go on
-│   └── ArtifactDamaged         an artifact is not what this store has written
+│   ├── LeaseLost               another process has taken over this process's runs
+│   ├── Unreadable              a stored run, event or value cannot be read; others are unaffected
+│   └── ArtifactDamaged         an artifact is missing or not as this store wrote it
 ├── TriggersOwned               a live process already runs these triggers
-├── TriggerPaused               an event by hand for a trigger that takes none now
+├── TriggerPaused               an event was fired at a paused trigger
 ├── LabClosed                   the Lab is not open
-└── Permanent                   raise it in an action: a retry would not help
+└── Permanent                   raise it in an action to prevent retries
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from typing import Any
 from sagaz_lab.texts import encodable, masked, reveals, shortened
 
 PACKAGE_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
-"""By it frames of this package are told from the user's."""
+"""Tells this package's frames from the user's."""
 
 
 class SagazLabError(Exception):
-    """Base of all errors of this package. A credential in its text, as in an address, is masked."""
+    """Base of the package's errors. Credentials in its text, as in an address, are masked."""
 
     def __init__(self, *facts: object) -> None:
         super().__init__(*(masked(fact) if isinstance(fact, str) else fact for fact in facts))
@@ -65,7 +65,7 @@ class DefinitionError(SagazLabError):
 class UnknownName(DefinitionError):
     """A name that nothing defines.
 
-    `owner` says where it was used, `noun` what it should have been.
+    `owner` is where it was used, `noun` the kind of thing it should name.
     """
 
     def __init__(self, owner: str, noun: str, name: str, known: Iterable[str]) -> None:
@@ -79,19 +79,19 @@ class UnknownName(DefinitionError):
 
 
 class UnknownParam(UnknownName, KeyError):
-    """A param that the trigger does not have; a `KeyError` too, since `self.params` is a mapping."""
+    """A param that the trigger does not have; also a `KeyError`, since `self.params` is a mapping."""
 
     __str__ = Exception.__str__  # a KeyError would quote the text
 
 
 class UnknownShadow(UnknownName, KeyError):
-    """The saga has no shadow now; a `KeyError` too, since `lab.shadows` is a mapping."""
+    """The saga has no shadow; also a `KeyError`, since `lab.shadows` is a mapping."""
 
     __str__ = Exception.__str__
 
 
 class ParamsOutOfReach(DefinitionError, AttributeError):
-    """`self.params` was read elsewhere than in a trigger method."""
+    """`self.params` was read outside a trigger method."""
 
 
 class SagaConflict(DefinitionError):
@@ -103,23 +103,23 @@ class DecisionError(SagazLabError):
 
 
 class DecodeError(DecisionError):
-    """The payload's bytes are not what `decode=` says they are."""
+    """The payload cannot be decoded as `decode=` requires."""
 
 
 class PayloadMismatch(DecisionError):
-    """The payload does not fit the type that the trigger method asks for."""
+    """The payload does not fit the trigger method's annotation."""
 
 
 class MissingKey(DecisionError):
-    """A declared key is not in the event."""
+    """A declared key is missing from the event."""
 
 
 class UnfitKey(DecisionError):
-    """A declared key is of a type that has no canonical text; it names the type."""
+    """A declared key has a type without a canonical text."""
 
 
 class SingletonTaken(DecisionError):
-    """A run of the same key is live, and the trigger is `singleton="error"`."""
+    """A run of the same key is live and the trigger has `singleton="error"`."""
 
 
 class QueueFull(DecisionError):
@@ -127,11 +127,11 @@ class QueueFull(DecisionError):
 
 
 class RunError(SagazLabError):
-    """Something went wrong in a run, beyond the action's own error."""
+    """An error in a run other than an action's own."""
 
 
 class ActionTimeout(RunError, TimeoutError):
-    """An action took longer than its `timeout_s`. It may have happened, so it is compensated."""
+    """An action exceeded its `timeout_s`. It may have taken effect, so it is compensated."""
 
     def __init__(self, action: str, timeout_s: float) -> None:
         super().__init__(f"action {action!r} took longer than {timeout_s:g} s")
@@ -146,13 +146,13 @@ class StreamBroken(RunError):
 
 
 class UnstorableValue(RunError):
-    """A value that the journal or the outbox cannot keep. `cure` says what to do instead."""
+    """A value that the journal or the outbox cannot store. `cure` says what to use instead."""
 
     def __init__(self, owner: str, key: str, value: object, why: str = "", cure: str = "") -> None:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         cure = cure or (
             "return plain data, a table, an array, bytes or a dataclass, "
-            "or give the action codec='joblib' or a codec of your own"
+            "or give the action codec='joblib' or your own codec"
         )
         super().__init__(
             f"{owner}: the value of {key!r} is a {kind}, which cannot be stored{why and f' ({why})'}; {cure}"
@@ -161,28 +161,28 @@ class UnstorableValue(RunError):
 
 
 class CompensationFailed(RunError):
-    """A compensation failed for good: what its action did still stands, and a person is needed."""
+    """A compensation failed for good: its action's effect remains and needs a person."""
 
 
 class SourceError(SagazLabError):
-    """A source of events."""
+    """Base of errors of sources and publishers."""
 
 
 class SourceUnavailable(SourceError):
-    """The connection is lost or cannot be made. The runtime backs off and opens the source again."""
+    """The connection is lost or refused. The runtime backs off and reconnects."""
 
 
 class EndOfSource(SourceError):
-    """A finite source has given all it had."""
+    """A finite source is exhausted."""
 
 
 class StaleDelivery(SourceError):
-    """The broker has taken deliveries back. Harmless: the store knows their events, or they come again."""
+    """The broker has taken deliveries back. Harmless: the store has their events, or they are redelivered."""
 
     def __init__(self, text: str = "", deliveries: Sequence[Any] = ()) -> None:
         super().__init__(text)
         self.deliveries = deliveries
-        """Those that are stale, as far as the source knows them."""
+        """The stale deliveries known to the source."""
 
 
 class SourceNotReady(SourceError):
@@ -190,7 +190,7 @@ class SourceNotReady(SourceError):
 
 
 class StoreError(SagazLabError):
-    """The store."""
+    """Base of errors of stores."""
 
 
 class StoreUnavailable(StoreError):
@@ -202,15 +202,15 @@ class StoreTooNew(StoreError):
 
 
 class LeaseLost(StoreError):
-    """Another process has taken over this one's runs, because its heartbeat had stopped."""
+    """Another process has taken over this process's runs because its heartbeat stopped."""
 
 
 class ArtifactDamaged(StoreError):
-    """An artifact's file is missing, or not what this store has written."""
+    """An artifact's file is missing or not as this store wrote it."""
 
 
 class Unreadable(StoreError):
-    """A stored run, event or value cannot be read. It concerns nothing else; repair what is stored, or discard it."""
+    """A stored run, event or value cannot be read. Nothing else is affected; repair or discard it."""
 
 
 class TriggersOwned(SagazLabError):
@@ -226,14 +226,15 @@ class LabClosed(SagazLabError):
 
 
 class Permanent(SagazLabError):
-    """Raise it, or a subclass, in an action: the run is compensated and not tried again.
+    """Raise it, or a subclass, in an action: the run is compensated and not retried.
 
-    An `ExceptionGroup`, as of a `TaskGroup`, counts as one if it has one in it, at any depth; a `__cause__` does not.
+    An `ExceptionGroup`, as from a `TaskGroup`, counts as permanent if it contains one at any depth; a `__cause__` does
+    not.
     """
 
 
 NO_EXCEPTIONS = (CancelledError, SystemExit, GeneratorExit)
-"""What a user's code may raise that is no `Exception`, and that no signal has asked for."""
+"""Errors outside `Exception` that user code may raise without a signal."""
 
 
 def is_permanent(error: BaseException | None) -> bool:
@@ -250,18 +251,17 @@ def describe(error: BaseException) -> str:
     try:
         message = encodable(masked(shortened(str(error))))
     except BaseException as failure:
-        message = f"<its message cannot be shown: {type(failure).__name__}>"
+        message = f"<unreadable message: {type(failure).__name__}>"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def without_credentials(
     error: BaseException, known: Collection[str] = (), kind: type[SagazLabError] = SagazLabError
 ) -> BaseException:
-    """The error as it may be raised and logged.
+    """The error, safe to raise and log.
 
-    Where its traceback tells a credential, one of the `known` ones or what looks like one, a masked text of the
-    traceback stands in a note, in place of causes and contexts. An error whose own text tells one is replaced by one of
-    our `kind`.
+    If its traceback reveals a credential (a `known` one or anything that looks like one), a masked traceback in a note
+    replaces causes and contexts. If its own text does, an error of `kind` replaces it.
     """
     if not reveals(error, known):
         return error
@@ -269,9 +269,9 @@ def without_credentials(
         shown = masked("".join(TracebackException.from_exception(error).format()), known)
         own = str(error)
     except BaseException as failure:
-        shown = own = f"<it cannot be shown: {type(failure).__name__}>"
+        shown = own = f"<unreadable traceback: {type(failure).__name__}>"
     if isinstance(error, BaseExceptionGroup) or masked(own, known) != own:
         error = kind(masked(describe(error), known))
     error.__cause__ = error.__context__ = None
-    error.__notes__ = [f"The traceback, without its credentials:\n{shown}"]
+    error.__notes__ = [f"Traceback without credentials:\n{shown}"]
     return error

@@ -1,4 +1,4 @@
-"""The Lab: registry, store, engine and sources put together, and the face that users see."""
+"""The Lab: the composition root of registry, store, engine and sources, and the public interface."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sagaz_lab.hosting.assembly import Assembly, KeptParts
 from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.hosting.isolated import Isolated, on_its_loop
 from sagaz_lab.hosting.loop_owner import LEAVE_S, LoopOwner
-from sagaz_lab.hosting.opening import DEFAULT_STORE, LabStore, Opening, fitting, given_engine
+from sagaz_lab.hosting.opening import DEFAULT_STORE, LabStore, Opening, checked_engine, checked_option
 from sagaz_lab.hosting.shadows import ShadowReport
-from sagaz_lab.hosting.views import shown
+from sagaz_lab.hosting.views import dashboard_widget
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.log import LogLine
 from sagaz_lab.model.policy import TriggerConfig
@@ -45,13 +45,13 @@ READING = ("runs", "steps", "events", "outcomes", "dead_letters", "revisions", "
 
 @on_its_loop(but=ANYWHERE, reads=READING)
 class Lab:
-    """Where sagas are registered, triggered, run and looked at.
+    """Registers sagas, triggers and runs them, and shows their state.
 
-    `store` is an address ("memory", "sqlite:///lab.db", "postgresql://user@host/db") or a `Store`, and `artifacts` the
-    folder of its files, if not beside it; `config` holds for triggers that have none; `sources` maps further kinds of
-    source to functions of (settings, surroundings); with `offline` no source is opened, so that only `fire` brings
-    events; `max_live_runs` bounds the runs of all triggers together, of which the one of the highest `priority` starts
-    first, and `threads` the plain `def` steps at one time. Enter it by `async with`, or the first awaited method does.
+    `store` is an address ("memory", "sqlite:///lab.db", "postgresql://user@host/db") or a `Store`. `artifacts` is the
+    folder of its artifact files (default: beside the store). `config` applies to triggers without one. `sources` maps
+    further kinds of source to functions of (settings, surroundings). With `offline` only `fire` brings events.
+    `max_live_runs` limits the concurrent runs of all triggers; the highest `priority` starts first. `threads` limits
+    the concurrent plain `def` steps. Enter it with `async with`; otherwise the first awaited method opens it.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Lab:
         threads: int | None = None,
         artifacts: str | Path | None = None,
     ) -> None:
-        self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
-        self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
+        self.config = checked_option("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
+        self.clock: Clock = checked_option("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
         self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days, artifacts)
-        self._given_engine = given_engine(engine, threads)
+        self._custom_engine = checked_engine(engine, threads)
         self._opens = Opening(package_sources, sources or {}, offline)
         self._loops, self._threads, self._reports = LoopOwner(), threads, Reports()
         there = self._loops.isolated.call_there
@@ -84,8 +84,8 @@ class Lab:
         self._build()
 
     def _build(self) -> None:
-        """What one opening needs, on whichever loop it will be; outcomes and counts are kept from before."""
-        engine = self._given_engine or LocalEngine(self.clock, self._threads, self.report)
+        """Build the parts of one opening, for any loop. Outcomes and counts survive."""
+        engine = self._custom_engine or LocalEngine(self.clock, self._threads, self.report)
         parts = Assembly(self._kept, self.store, engine)
         self._life, self._triggers, self._service = parts.life, parts.triggers, parts.service
         self._firing, self._views, self.shadows = parts.firing, parts.views, parts.shadows
@@ -96,7 +96,7 @@ class Lab:
 
     @property
     def sagas(self) -> Mapping[str, SagaDefinition]:
-        """The current definitions by name."""
+        """Current definitions by saga name."""
         return self.registry.current
 
     def register(self, saga: type[Saga]) -> None:
@@ -104,22 +104,22 @@ class Lab:
         self.registry.register(saga)
 
     def shadow(self, saga: type[Saga]) -> ShadowReport:
-        """Have this class decide the events to come beside the current revision of its name; it starts no action."""
+        """Let this class decide new events alongside the current revision of its name. It runs no action."""
         return self.shadows.begin(saga)[0]
 
     def unregister(self, name: str) -> None:
         self.registry.unregister(name)
 
     def revisions(self, saga: str) -> Any:
-        """A table of the saga's revisions, newest first: number, at, current, code."""
+        """A DataFrame of the saga's revisions, newest first: number, at, current, code."""
         return self._views.revisions(saga, self.registry)
 
     def rollback(self, saga: str, number: int) -> Change:
-        """Make an earlier revision of this process current again."""
+        """Make an earlier revision from this process current again."""
         return self.registry.rollback(saga, number)
 
     def diff(self, saga: str, old: int, new: int) -> Diff:
-        """What changed from one revision's code to another's. Raises `UnknownName`."""
+        """The difference between the code of two revisions. Raises `UnknownName`."""
         return self.registry.diff(saga, old, new)
 
     def _changed(self, changes: Sequence[Change]) -> None:
@@ -128,7 +128,7 @@ class Lab:
 
     @contextmanager
     def activate(self) -> Iterator[Self]:
-        """Within it this is the current Lab: classes register here."""
+        """Make this the current Lab: classes defined in the block register here."""
         token = current_host.set(self)
         try:
             yield self
@@ -141,7 +141,7 @@ class Lab:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with suppress(ValueError):  # left in another context than entered: there it was never current
+        with suppress(ValueError):  # exited in another context, where it was never current
             current_host.reset(self._tokens.pop())
         await self.stop()
 
@@ -151,11 +151,11 @@ class Lab:
 
     @property
     def isolated(self) -> Isolated:
-        """Where it lives: a thread's loop or, without one, its callers'."""
+        """The thread of an isolated Lab; without one the Lab lives on its callers' loop."""
         return self._loops.isolated
 
     async def open(self) -> None:
-        """Open the store and be ready for `fire`. Raises `StoreError`. Idempotent."""
+        """Open the store and accept `fire`. Raises `StoreError`. Idempotent."""
         if self._loops.loop is not asyncio.get_running_loop():
             await self._loops.open(self._open, self._forget_loop)
 
@@ -165,7 +165,7 @@ class Lab:
         await self._service.open()
 
     def _forget_loop(self) -> None:
-        """The loop it was opened on is gone, with all its tasks; what was running is resumed from the store."""
+        """Its loop is gone, with all tasks. Interrupted runs are resumed from the store."""
         self._handle = None
         self._store.forget()
         self._build()
@@ -176,12 +176,12 @@ class Lab:
     ) -> Handle:  # fmt: skip
         """Start the sources of all triggers, or of `only` these sagas or triggers. Returns at once.
 
-        Await the handle until every source is connected. If one cannot be, it raises, and nothing is started; with
-        `skip_failed` the others are, and `handle.failed` has that one. Of the runs that a dead process left it takes up
-        all, the newest ("last") of each saga or none; the others stay interrupted. With `hold`, runs of triggers that
-        begin from now on (until a start without it) are held when they fail, as with `on_failure`. With `isolated` the
-        Lab lives on a thread of its own until it is stopped: it goes on while a cell blocks the kernel. With `fresh`
-        the keys, cooldowns and windows of before are forgotten.
+        Await the handle until every source is connected. If one fails to connect, it raises and nothing is started;
+        with `skip_failed` the others are started and `handle.failed` names the failed ones. `resume` selects which
+        runs of a crashed process to resume: "all", the "last" of each saga, or "none". With `hold`, triggered runs
+        that begin from now on, until a start without it, are held when they fail, as with `on_failure="hold"`. With
+        `isolated` the Lab lives on its own thread until it is stopped and keeps running while a cell blocks the
+        kernel. `fresh` first forgets all keys, cooldowns and windows.
         """
         how = Start(checked_names(self.sagas, only, resume), hold, resume, fresh, skip_failed)
         self._loops.move(isolated, self._lives, self._leave)
@@ -189,7 +189,7 @@ class Lab:
         return self._handle
 
     async def use(self, store: str | Store) -> None:
-        """Stop and go on in another store; sagas stay, counts begin anew. Nothing changes if it raises `StoreError`."""
+        """Stop, then switch to another store; sagas stay, counts restart. On a `StoreError` nothing has changed."""
         self._service.refuse_inside("use()")
         there = await self._store.look(store)
         await self.stop()
@@ -202,7 +202,7 @@ class Lab:
         return starting or (self.is_open and (self._service.started or self._service.dispatcher.busy()))
 
     def _leave(self) -> Coroutine[Any, Any, None]:
-        """Close what is open on this loop; on another there will be a new one."""
+        """Close the service on this loop; another loop gets a new one."""
         service, self._handle = self._service, None
         self._build()
         return service.stop(LEAVE_S)
@@ -212,7 +212,7 @@ class Lab:
         await self._service.start(how, reads)
 
     async def drain(self) -> None:
-        """Returns when finite sources have ended and only retries are to come. Raises `RunError` in a saga's code."""
+        """Wait until finite sources have ended and only retries remain. Raises `RunError` in a saga's code."""
         self._service.refuse_inside("drain()")
         if self._handle is not None:
             await self._handle.reads()
@@ -220,9 +220,9 @@ class Lab:
             await self._service.drain()
 
     async def stop(self, grace_s: float = 10.0) -> None:
-        """Stop the sources, let what runs finish within `grace_s` seconds, close the store.
+        """Stop the sources, give live runs `grace_s` seconds to finish, close the store. Idempotent.
 
-        What is not finished by then, a run that awaits this included, is resumed by the next start. Idempotent.
+        The next start resumes unfinished runs, a run that awaits this among them.
         """
         await self._loops.stop(partial(self._stop, checked_grace(grace_s)))
 
@@ -239,10 +239,10 @@ class Lab:
     async def fire(
         self, target: str, payload: Any = None, id: str | None = None, wait: bool = True, **where: Any
     ) -> list[Outcome]:
-        """Give an event to the trigger "saga.method", or to all that read the source `target` with these settings.
+        """Send an event to the trigger "saga.method", or to all triggers of the source `target` with these settings.
 
-        It goes through the same gates as a broker's delivery. Waits until each outcome is final; with `wait=False`
-        it may still wait. Raises `UnknownName` if no trigger would take it.
+        It passes the same gates as a broker's delivery. Returns when each outcome is final; with `wait=False` an
+        outcome may be `waiting`. Raises `UnknownName` if no trigger matches.
         """
         await self.open()
         if self._forgetting is not None:
@@ -251,46 +251,46 @@ class Lab:
         return await self._firing.fire(target, payload, id, wait, where)
 
     async def preview(self, trigger: str, payload: Any, id: str | None = None) -> Preview:
-        """What would become of this event: every gate's verdict. Nothing is stored, nothing started."""
+        """Each gate's verdict on this event. Stores nothing and starts nothing."""
         await self.open()
         return await self._firing.preview(trigger, payload, id)
 
     def why(self, event_id: str) -> Why:
-        """What became of an event, for each trigger that saw it."""
+        """The event's outcome, for each trigger that received it."""
         return self._views.why(event_id)
 
     def pause(self, trigger: str) -> None:
-        """Take no more events for this trigger. A source that it shares with others waits for all of them."""
+        """Stop taking events for this trigger. A shared source then pauses for all of its triggers."""
         self._triggers.load(self.sagas)
         self._triggers.find(trigger).pause()
 
     def resume(self, trigger: str) -> None:
-        """Take events for this trigger again."""
+        """Undo `pause`."""
         self._triggers.find(trigger).resume()
 
     async def params(self, trigger: str, history: bool = False) -> Any:
-        """The trigger's params as they are now; with `history` a list of the last 100 changes, newest first."""
+        """The trigger's current params; with `history` a list of the last 100 changes, newest first."""
         await self.open()
         return await self._service.params.of(self._triggers.find(trigger), history)
 
     async def set_params(self, trigger: str, /, **values: Any) -> None:
-        """Change params from the trigger's next event on, and keep that. Raises `UnknownName`, `DefinitionError`."""
+        """Change params from the trigger's next event on, durably. Raises `UnknownName`, `DefinitionError`."""
         await self.open()
         await self._service.params.change(self._triggers.find(trigger), values)
 
     async def set_limits(self, trigger: str, /, **values: Any) -> Mapping[str, Any]:
-        """Change `max_concurrent_sagas` or `rate_limit_per_second` at once, until its cell says another; returns both.
+        """Change `max_concurrent_sagas` or `rate_limit_per_second` at once; returns both.
 
-        None is as if the option were not given. Raises `UnknownName` and `DefinitionError`.
+        Lasts until the cell sets another value. None is the option's default. Raises `UnknownName`, `DefinitionError`.
         """
         await self.open()
         return await self._service.limit(self._triggers.find(trigger), values)
 
     def forget(self, trigger: str, key: Any = None) -> Awaitable[int]:
-        """Free the claim and the cooldown of this key, or all of the trigger, so that it may start a run again.
+        """Free the claim and cooldown of this key, or of all keys, so that it can start a run again.
 
-        A text names the value that it spells as well: "5" frees "5" and 5. Its pace and open periods begin anew too.
-        Holds for whatever is fired from now on; await it for the number.
+        A string also matches the value it spells: "5" frees "5" and 5. The trigger's rate and open windows restart.
+        Applies to every later `fire`; await it for the number of freed claims.
         """
         self._triggers.load(self.sagas)
         name, keys = self._triggers.find(trigger).name, [None] if key is None else named_by(key)
@@ -303,24 +303,24 @@ class Lab:
         return self._forgetting
 
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None = None) -> list[Outcome]:
-        """Put dead letters back, in their old order, to be decided by the current revision. Returns the outcomes.
+        """Put dead letters back in their original order; the current revision decides them. Returns the outcomes.
 
-        A thousand are put back at a time; of more, give the oldest first. What is settled already is skipped. `fix`
-        gets the payload and returns the one to use; its error ends the redrive, and that letter stays open. Raises
-        `UnknownName` for an id that is none, or a trigger that is missing.
+        Redrives in batches of 1,000: pass the oldest first. Skips settled ones. `fix` maps the payload to the one to
+        use; if it raises, the redrive stops and that dead letter stays open. Raises `UnknownName` for an unknown id
+        or a missing trigger.
         """
         await self.open()
         return await self._firing.redrive(ids, fix)
 
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
-        """Mark dead letters as done with, for a reason; returns how many were open."""
+        """Close dead letters without a redrive; returns how many were open."""
         await self.open()
         return await self._firing.discard(ids, reason)
 
     async def run_saga(
         self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None, event: Event | None = None
     ) -> SagaContext:
-        """Run it once, without a trigger; compensated if it fails or is cancelled. Raises the action's error."""
+        """Run it once, without a trigger. Compensates on failure or cancellation. Raises the action's error."""
         definition = type(saga).__definition__
         if definition is None:
             raise DefinitionError(f"{type(saga).__qualname__} is abstract: it cannot be run")
@@ -328,20 +328,20 @@ class Lab:
         return await self._service.runner.run_to_its_end(saga, definition, context, run_id, event)
 
     async def resume_run(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
-        """Go on with a held run from its failed action (or `from_action`), with the current revision.
+        """Resume a held run from its failed action (or `from_action`) with the current revision.
 
-        Or with one that a dead process left; if it waits for its turn, it waits on. `foreground`: as in a cell.
+        Also resumes a crashed process's run, which keeps its turn. `foreground`: its output goes to the calling cell.
         """
         await self.open()
         return await self._service.recovery.resume(run_id, from_action, foreground=foreground)
 
     async def compensate_run(self, run_id: str, *, foreground: bool = True) -> RunStatus:
-        """Undo a run that is held, partially committed or left by a dead process; cancel one that runs or waits."""
+        """Undo a held, partially committed or crashed run; cancel a running or waiting one."""
         await self.open()
         return await self._service.recovery.compensate(run_id, foreground=foreground)
 
     def status(self) -> Status:
-        """How things stand now."""
+        """The Lab's current state."""
         service, isolated = self._service, self._loops.isolated.loop is not None
         pumps, started = service.intake.pumps.values(), service.started_names()
         return self._views.status(self.sagas, pumps, started, self._reports.texts(), service.away, isolated)
@@ -351,15 +351,15 @@ class Lab:
         return {name: counters.as_dict() for name, counters in self._kept.tally.counters.items()}
 
     def context(self, run_id: str) -> SagaContext:
-        """The context of a run: its own while it lives here, else a copy as its actions left it. Raises `RunError`."""
+        """The context of a run: live while it runs here, else a copy of its last state. Raises `RunError`."""
         return self._views.context(run_id)
 
     def run(self, run_id: str) -> RunView:
-        """A run as it is now, live or ended: its facts and its steps. Raises `RunError` if there is none."""
+        """A live or ended run with its steps. Raises `RunError` if the id is unknown."""
         return self._views.run(run_id)
 
     def logs(self) -> dict[str, list[LogLine]]:
-        """By run id, newest last, the lines of each log in memory: of live runs and the last 100 that ended."""
+        """Log lines in memory by run id, newest last: all live runs and the last 100 ended ones."""
         return self._kept.logs.with_those_of(self._service.runner.live.values())
 
     def runs(self, limit: int | None = 10_000) -> Any:
@@ -371,25 +371,25 @@ class Lab:
         return self._views.frame("steps", limit)
 
     def outcomes(self, limit: int | None = 10_000) -> Any:
-        """A DataFrame of what became of the events, newest first; filtered ones of this process only."""
+        """A DataFrame of outcomes, newest first. Filtered events appear only in the process that filtered them."""
         return self._views.outcomes(limit)
 
     def events(self, limit: int | None = 10_000) -> Any:
-        """A DataFrame of the events that are kept, newest first."""
+        """A DataFrame of the stored events, newest first."""
         return self._views.frame("events", limit)
 
     def dead_letters(self, by: str | None = None, limit: int | None = 10_000, before: str | None = None) -> Any:
-        """A DataFrame of the open dead letters, newest first (older than `before`), or a row for each cause."""
+        """A DataFrame of open dead letters older than `before`, newest first, or one row per cause."""
         return self._views.dead_letters(by, limit, before)
 
     def dashboard(self) -> Any:
-        """The live dashboard, to be a cell's result. Raises `SourceNotReady` where its libraries are missing."""
-        return shown(self)
+        """The live dashboard widget. Raises `SourceNotReady` if its libraries are missing."""
+        return dashboard_widget(self)
 
     def on_report(self, listener: Callable[[str, str], Any]) -> Callable[[], None]:
-        """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""
+        """Call the listener with the kind and text of every background problem. Returns a function that removes it."""
         return self._reports.listen(listener)
 
     def report(self, kind: str, text: str) -> None:
-        """Tell of a problem that no caller hears of: it is logged, kept for `status()` and given to the listeners."""
+        """Report a background problem: log it, keep it for `status()`, call the listeners."""
         self._reports.tell(kind, text)

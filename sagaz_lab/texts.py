@@ -1,4 +1,4 @@
-"""Texts as they are shown and kept: without credentials, and without what a terminal would obey."""
+"""Makes texts safe to show and store: masks credentials and escapes control characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_plus
 
 HIDDEN = "***"
-"""What is shown and kept in the place of a credential."""
+"""Replaces a credential."""
 
 _SECRET_WORDS = frozenset(
     ("bearer", "credential", "credentials", "jwt", "pass", "passphrase", "passwd", "passwort", "password", "pw", "pwd",
@@ -24,12 +24,12 @@ _KINDS_OF_KEY = "(access|account|api|auth|encryption|master|private|secret|share
 _SECRET_KEY = re.compile(rf"(^|_){_KINDS_OF_KEY}_?(access_?)?keys?(_|$)")
 
 _HARMLESS_VALUE = re.compile(r"\d+(\.\d+)?|true|false|yes|no|none|required|optional", re.IGNORECASE)
-# Each match begins where a run of its letters does, so that a long run is looked through once.
+# Each match starts at the beginning of a run of letters, so that a long run is scanned once.
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z0-9+.-]+)://(?P<rest>[^\s\"'`<>]+)")
 _NEXT_ADDRESS = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _NAME = r"(?<![\w-])(?P<name>[\w-]+)"
 _PAIR = re.compile(rf"""{_NAME}(?:(?:\\*["'])?\s*=>?|\\*["']\s*:)\s*""")
-"""What stands before the value in `password="x"`, `?password=x` and `{'password': 'x'}`."""
+"""The part before the value in `password="x"`, `?password=x` and `{'password': 'x'}`."""
 _BARE_PAIR = re.compile(rf"{_NAME}:[ \t]*(?:[\w.\[\]| ]{{1,60}}=[ \t]*)?(?!//|:)")
 """The same for `password: x` and `password: str = "x"`."""
 _TUPLE = re.compile(rf"""(?<=["']){_NAME}["'],\s*(?=[bBrRuU]{{0,2}}["']|[\w.]*[(\[{{])""")
@@ -41,10 +41,10 @@ _QUOTED_FLAG = re.compile(
 )
 """`'--password=x y'`, whose value ends with the quote."""
 _BLOCK = re.compile(rf"{_NAME}:[ \t]*+(?:[!&][^\s|>]*+[ \t]*+)?(?:[|>][-+\d]*+)?[ \t]*+\r?\n(?=[ \t-])")
-"""What stands before a value on the next lines: `password:` and `password: |`."""
+"""The part before a value on the next lines: `password:` and `password: |`."""
 _QUOTED = r"""[bru]{0,2}"(?:[^"\\]|\\.)*(?:"|\Z)|[bru]{0,2}'(?:[^'\\]|\\.)*(?:'|\Z)"""
 _IN_TEXT = r"""\\+["'][^"'\\]*(?:\\+["']|\Z)"""
-_VALUE = re.compile(  # a text may be cut off within quotes; in a text within a text each quote has a backslash
+_VALUE = re.compile(  # a string may be cut off within quotes; in a nested string each quote has a backslash
     rf"""{_QUOTED}|{_IN_TEXT}|(?:[!&][\w!:/.-]*[ \t]+)?(?:(?P<opens>[\w.]*[(\[{{])|[^\s,;&)\]}}"']+)""",
     re.IGNORECASE | re.DOTALL,
 )
@@ -73,7 +73,7 @@ _NO_VALUE = re.compile(
 )
 _SECRET_IN_BRACKETS = ("auth", "authorization", "cookie", "proxy-authorization", "set-cookie")
 _LITERAL = re.compile(r"""\d|["']""")
-_BLANK = re.compile(r"[ \t]*+(?:\|[ \t]++)*+")  # with the margin of a group's traceback
+_BLANK = re.compile(r"[ \t]*+(?:\|[ \t]++)*+")  # including the margin of an exception group's traceback
 _CODE = re.compile(r"\s*(async|case|class|def|elif|else|except|for|if|match|return|while|with)\b")
 FILLED_IN = re.compile(r"\0\d+\0")
 _LONGEST = 20_000
@@ -85,7 +85,7 @@ _ESCAPED_IN_LINES = {number: text for number, text in _ESCAPED.items() if chr(nu
 
 @lru_cache(maxsize=1024)
 def is_secret(name: str) -> bool:
-    """Whether a name says that its value is a credential; slips of the pen such as `pasword` count too."""
+    """Whether a name denotes a credential; misspellings such as `pasword` count too."""
     plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_")
     if _SECRET_KEY.search(plain):
         return True
@@ -93,14 +93,14 @@ def is_secret(name: str) -> bool:
     return any(
         word in _SECRET_WORDS or (len(word) > 3 and get_close_matches(word, _LONG_ENOUGH_TO_MISSPELL, 1, _NEAR))
         for word in words
-        if word != "tokens"  # which are counted
+        if word != "tokens"  # a number of tokens, not a credential
     )
 
 
 def masked(text: str, known: Iterable[str] = (), *, in_code: bool = False) -> str:
-    """The text without what looks like a credential, and without the `known` ones: for errors, reports and logs.
+    """The text with `known` and probable credentials masked, for errors, reports and logs.
 
-    `in_code`: the text is a comment or a text of code, in which `token: a word` says what a token is.
+    `in_code`: the text is a comment or a string in code, in which `token: a word` explains a token.
     """
     if "://" in text:
         text = _ADDRESS.sub(lambda found: _masked_address(found["scheme"], found["rest"]), text)
@@ -116,14 +116,14 @@ def masked(text: str, known: Iterable[str] = (), *, in_code: bool = False) -> st
     if "earer" in text or "BEARER" in text or "asic" in text:
         text = _SCHEME.sub(_masked_scheme, text)
     for secret in sorted(known, key=len, reverse=True):
-        if len(secret) >= _TELLING:  # a shorter one would be found in words that have nothing to do with it
+        if len(secret) >= _TELLING:  # a shorter one would match unrelated words
             for shown in (secret, repr(secret)[1:-1], quote(secret, safe="")):
                 text = text.replace(shown, HIDDEN)
     return text
 
 
 def told_by(error: BaseException) -> Iterator[str]:
-    """What a traceback of the error tells besides code: its text and notes, and those of all that it stands for."""
+    """The texts in a traceback besides code: text and notes of the error, its causes, contexts and members."""
     seen: set[int] = set()
     left: list[BaseException] = [error]
     while left:
@@ -139,7 +139,7 @@ def told_by(error: BaseException) -> Iterator[str]:
 
 def _own_texts(error: BaseException) -> list[str]:
     texts = []
-    with suppress(BaseException):  # `__str__` is anybody's
+    with suppress(BaseException):  # `__str__` may raise anything
         texts += [str(error)]
     with suppress(BaseException):
         texts += map(str, getattr(error, "__notes__", ()))
@@ -147,7 +147,7 @@ def _own_texts(error: BaseException) -> list[str]:
 
 
 def reveals(error: BaseException, known: Collection[str] = ()) -> bool:
-    """Whether a traceback of the error tells a credential."""
+    """Whether a traceback of the error reveals a credential."""
     return any(masked(text, known) != text for text in told_by(error))
 
 
@@ -158,7 +158,7 @@ def masked_address(address: str) -> str:
 
 
 def secrets_of_address(address: str) -> set[str]:
-    """The credentials in an address, or in several after one another, as they are written and decoded."""
+    """The credentials in one or more addresses, as written and URL-decoded."""
     found = set()
     for one in _NEXT_ADDRESS.split(address):
         scheme, mark, rest = one.partition("://")
@@ -179,7 +179,7 @@ def _masked_address(scheme: str, rest: str) -> str:
     before, at, host = rest.rpartition("@")
     user, _, password = before.partition(":")
     if at and not _is_filled_in(password or user):
-        # Without a password the name is the credential: redis://TOKEN@host, https://TOKEN:@host.
+        # Without a password the user name is the credential: redis://TOKEN@host, https://TOKEN:@host.
         rest = f"{f'{user}:' if password else ''}{HIDDEN}@{host}"
     place, mark, query = rest.partition("?")
     if mark:
@@ -190,7 +190,7 @@ def _masked_address(scheme: str, rest: str) -> str:
 
 
 def _is_shown(scheme: str, name: str, value: str) -> bool:
-    """Of a broker's or a store's options only numbers and flags are shown: the name may be misspelt in any way."""
+    """Of a broker's or store's options only numbers and flags are shown, since a name may be misspelt."""
     if not value or _is_filled_in(value):
         return True
     if is_secret(unquote(name)):
@@ -199,7 +199,7 @@ def _is_shown(scheme: str, name: str, value: str) -> bool:
 
 
 def _is_filled_in(value: str) -> bool:
-    """Whether it is made of `FILLED_IN` alone, which stand for what a template has in its place later."""
+    """Whether it consists of `FILLED_IN` only, the placeholders of a template."""
     return "\0" in value and not FILLED_IN.sub("", value)
 
 
@@ -209,9 +209,9 @@ def _masked_pairs(
     tells: Callable[[str, int, int], bool],
     may_tell: Callable[[str], bool] = lambda _: True,
 ) -> str:
-    """The text with `***` for each value that stands behind the name of a credential, also within another value.
+    """The text with `***` for each value after the name of a credential, also in nested values.
 
-    `may_tell` looks at the name alone, so that no long value is looked through in vain.
+    `may_tell` checks the name alone, which avoids scanning long values in vain.
     """
     parts, done, at = [], 0, 0
     while (found := pattern.search(text, at)) is not None:
@@ -225,12 +225,12 @@ def _masked_pairs(
 
 
 def _is_secret_here(name: str, text: str, at: int) -> bool:
-    """`auth="digest"` names a way, `auth=("user", "password")` has what is secret. The value begins at `at`."""
+    """`auth="digest"` is a method, `auth=("user", "password")` a secret. The value begins at `at`."""
     return is_secret(name) or (name.lower() in _SECRET_IN_BRACKETS and _GOES_ON.match(text, at) is not None)
 
 
 def _end_of_value(text: str, at: int) -> int:
-    """Where the value that begins at `at` ends, its brackets closed; `at` itself if there is none."""
+    """The end of the value that begins at `at`, with brackets closed; `at` if there is none."""
     found = _VALUE.match(text, at)
     if found is None:
         return at
@@ -238,7 +238,7 @@ def _end_of_value(text: str, at: int) -> int:
     while depth:
         inner = _IN_BRACKETS.search(text, end)
         if inner is None:
-            return len(text)  # it is cut off
+            return len(text)  # the value is cut off
         opened, closed = len(inner["open"] or ""), len(inner["close"] or "")
         end, depth = inner.end() - max(0, closed - depth), max(0, depth + opened - closed)
         if not depth and (more := _GOES_ON.match(text, end)) is not None:
@@ -251,17 +251,17 @@ def _tells(text: str, start: int, end: int) -> bool:
 
 
 def _tells_in_tuple(text: str, start: int, end: int) -> bool:
-    """A tuple ends with its second text; a list of names goes on."""
+    """A pair ends after its second string; a list of names continues."""
     return _TUPLE_ENDS.match(text, end) is not None or _GOES_ON.match(text, start) is not None
 
 
 def _may_be_bare(name: str) -> bool:
-    """The name may as well be that of an error's class."""
+    """False if the name may be an error class."""
     return _NO_PAIR.fullmatch(name) is None
 
 
 def _tells_bare(text: str, start: int, end: int) -> bool:
-    """The value may as well be the name of a type."""
+    """False if the value may be the name of a type."""
     return _NO_VALUE.fullmatch(text, start, end) is None
 
 
@@ -274,7 +274,7 @@ def _masked_quoted_flag(found: re.Match[str]) -> str:
 
 
 def _masked_flags(text: str, *, in_code: bool) -> str:
-    """The text with `***` for the values of a command's options, as in `--password x` and `['--password', 'x']`."""
+    """The text with `***` for values of secret options, as in `--password x` and `['--password', 'x']`."""
     parts, done, at = [], 0, 0
     while (found := _FLAG.search(text, at)) is not None:
         name, at = found["name"], found.end()
@@ -290,12 +290,12 @@ def _masked_flags(text: str, *, in_code: bool) -> str:
 
 
 def _says_no_value(flag: str, word: str) -> bool:
-    """A sentence goes on after the option's name, and `--api-token API_TOKEN` is how a usage names a value."""
+    """Whether the word is prose after the option, or a usage placeholder such as `--api-token API_TOKEN`."""
     return _PROSE.fullmatch(word) is not None or word.rstrip("])},.;:") in (flag.replace("-", "_").upper(), "TEXT")
 
 
 def _masked_blocks(text: str, *, in_code: bool) -> str:
-    """The text with `***` for the lines below the name of a credential that are indented more than its own line."""
+    """The text with `***` for the lines indented below the name of a credential."""
     parts, done, at = [], 0, 0
     while (found := _BLOCK.search(text, at)) is not None:
         at = found.end()
@@ -312,7 +312,7 @@ def _masked_blocks(text: str, *, in_code: bool) -> str:
 
 
 def _block(text: str, at: int, indent: int) -> tuple[int, int]:
-    """From the first letter to the last of the lines that are indented more; items of a list need not be."""
+    """Start and end of the more deeply indented lines; list items need no deeper indent."""
     start = end = at
     while at < len(text):
         stop = text.find("\n", at) % (len(text) + 1)
@@ -331,7 +331,7 @@ def _indent(text: str, at: int) -> int:
 
 
 def _masked_scheme(found: re.Match[str]) -> str:
-    """A word after it says something of the scheme; a credential has digits or capitals within it."""
+    """A plain word after a scheme describes it; a credential contains digits or inner capitals."""
     tells = re.search(r"\d|=|[a-z][A-Z]", found["value"])
     return f"{found['name']}{found['mark']}{HIDDEN}" if tells else found[0]
 
@@ -346,20 +346,20 @@ def _hidden(value: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """The beginning of a very long text, to be masked: a cut at the front could part a credential from its name."""
+    """The start of a very long text, for masking: cutting the front could part a credential from its name."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... {len(text) - _LONGEST} characters left out"
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates written as escapes: no file, terminal or table takes them."""
+    """The text with lone surrogates escaped, which no file, terminal or table accepts."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def printable(text: str, *, lines: bool = False, colours: bool = False) -> str:
-    """The text with control characters written as escapes, such as `\\x1b`.
+    """The text with control characters escaped, such as `\\x1b`.
 
-    Names and events come from outside: a terminal is not to obey what is in them. `lines`: line ends and tabs stay;
-    `colours`: what sets a terminal's colours stays too.
+    Names and events come from outside and must not control a terminal. `lines` keeps line ends and tabs;
+    `colours` keeps colour sequences.
     """
     if text.isprintable():
         return text
@@ -368,7 +368,7 @@ def printable(text: str, *, lines: bool = False, colours: bool = False) -> str:
 
 
 class SafeFilter(logging.Filter):
-    """Masks credentials and escapes control characters in a record and its traceback, before any handler has it."""
+    """Masks credentials and escapes control characters in a record and its traceback before any handler sees it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
@@ -376,7 +376,7 @@ class SafeFilter(logging.Filter):
             if record.exc_info and not record.exc_text:
                 record.exc_text = _safe(logging.Formatter().formatException(record.exc_info))
                 if record.exc_info[1] is not None and reveals(record.exc_info[1]):
-                    record.exc_info = None  # a handler may write it in its own way
+                    record.exc_info = None  # a handler could format it itself
         except Exception:  # noqa: BLE001  what is logged has a `repr` that fails, and the handlers tell of that
             return True
         return True
@@ -390,7 +390,7 @@ _SAFE = SafeFilter()
 
 
 def logger_of(name: str) -> logging.Logger:
-    """The logger of a module, whose records are safe to print. A filter holds for one logger, not for those below."""
+    """A module's logger with `SafeFilter`: filters do not apply to child loggers, so each module needs its own."""
     logger = logging.getLogger(name)
     logger.addFilter(_SAFE)
     return logger

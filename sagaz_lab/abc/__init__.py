@@ -1,8 +1,7 @@
-"""Every interface of the package and what it promises.
+"""The package's interfaces and their promises.
 
-A source hands over deliveries; a store keeps what must survive; an engine executes runs; an observer sees
-what flows; a codec writes one kind of value to a file; a clock tells the time. The suites in
-`sagaz_lab.testing` hold an implementation to these promises.
+A source delivers events, a store persists, an engine executes runs, an observer watches, a codec writes one kind of
+value to a file, a clock tells the time. The suites in `sagaz_lab.testing` test an implementation against the promises.
 """
 
 from __future__ import annotations

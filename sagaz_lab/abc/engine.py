@@ -1,4 +1,4 @@
-"""An engine executes runs, and tells each one's journal."""
+"""An engine executes runs and records each in its journal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sagaz_lab.abc.values import Ending
 from sagaz_lab.model.run import Record, Run
 
 Wait = Awaitable[None] | None
-"""To be awaited; None where it is done already."""
+"""To be awaited; None if it is already done."""
 
 
 class Attempt(Run, kw_only=True, eq=False):
-    """One try of a run, as an engine gets it, and its journal: the append-only history of that try.
+    """One attempt of a run, as an engine gets it, with the attempt's journal.
 
     It executes in a copy of the context `origin`.
     """
@@ -24,13 +24,13 @@ class Attempt(Run, kw_only=True, eq=False):
 
     @property
     def shared(self) -> bool:
-        """Whether another process may take the run over. If not, `ready` need not be asked."""
+        """Whether another process may take over the run. If not, `ready` is not needed."""
         raise NotImplementedError
 
     def ready(self) -> Wait:
-        """To be awaited before each call of a user's function: the run is this process's still.
+        """Await it before each call of user code: it confirms that this process still owns the run.
 
-        Raises `LeaseLost` if another process has taken over: it may have called that function itself.
+        Raises `LeaseLost` if another process has taken over and may have called the function itself.
         """
         raise NotImplementedError
 
@@ -42,20 +42,20 @@ class Attempt(Run, kw_only=True, eq=False):
         raise NotImplementedError
 
     def end(self, ending: Ending) -> Wait:
-        """The attempt has ended; raises as `append` does."""
+        """Record the end of the attempt; raises as `append` does."""
         raise NotImplementedError
 
     def close(self, error: BaseException | None = None) -> None:
-        """The engine has done with it: after its end, or because of this error, which leaves it as it stands."""
+        """The engine is done with it: after its end, or because of `error`, which leaves its state unchanged."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTraits:
-    """How an engine differs from its siblings.
+    """An engine's differences from the others.
 
-    `own_history`: it keeps the history of its runs itself, so that a journal gets their ends only, and `attach` goes on
-    with one. `own_retries`: it counts the trials of an action itself, those that a crash has cut off included.
+    `own_history`: it keeps the history of its runs, so the journal gets their ends only and `attach` follows a run.
+    `own_retries`: it counts the trials of an action, including those interrupted by a crash.
     """
 
     own_history: bool = False
@@ -65,29 +65,31 @@ class EngineTraits:
 class Engine(Protocol):
     """Executes runs.
 
-    A run's actions start in the order of their dependencies; each start and end is journaled before what follows
-    from it begins. No action starts once compensation began. An action that is journaled as finished is not run
-    again when the run is resumed from its history.
+    Actions start in dependency order. Each start and end is journaled before anything that follows from it begins. No
+    action starts once compensation has begun. When a run is resumed from its history, finished actions do not run
+    again.
     """
 
     traits: ClassVar[EngineTraits]
 
     def launch(self, runs: Iterable[Attempt]) -> None:
-        """Execute these, each to its end, which its journal is given, and close it then.
+        """Execute each run to its end, record the end in its journal, close it.
 
-        A run is taken from the iterable when it is its turn. One that an error ends which is not its saga's own (the
-        journal's) is left as it stands, and closed with that error.
+        Each run is taken from the iterable at its turn. If an error outside the saga's code (the
+        journal's) interrupts a run, its state stays unchanged and it is closed with that error.
         """
 
     def attach(self, run: Attempt) -> bool:
-        """Follow a run that goes on elsewhere, to its end. False where none does: launch it, with its history."""
+        """Follow a run that continues elsewhere to its end. False if it does not: launch it with its history."""
 
     def cancel(self, run_id: str) -> None:
-        """The run is `cancelling`: what goes on of it is stopped, what was done is compensated, and it ends as
-        `cancelled`. One that has not begun does so when it gets its turn."""
+        """Stop a `cancelling` run's live actions, compensate the finished ones and end it as `cancelled`.
+
+        A run that has not begun does so when its turn comes.
+        """
 
     def abandon(self) -> None:
-        """Let go of all runs at once, as they stand: the history of each tells whoever resumes it how to go on."""
+        """Drop all runs at once in their current state; each can be resumed from its history."""
 
     async def close(self) -> None:
-        """The same, and give back threads and connections. It may be used again afterwards, on another loop."""
+        """`abandon`, and release threads and connections. The engine can be used again, on another loop."""

@@ -1,4 +1,4 @@
-"""An observer sees what flows, and disturbs nothing."""
+"""Observers watch events and runs without affecting them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sagaz_lab.model.run import Outcome, Run
 
 
 class DecidedOutcomes(Sequence[Outcome]):
-    """Those of one decision, one for each event and trigger. They are built when the first of them is read.
+    """The outcomes of one decision, one per event and trigger, built on first access.
 
-    `contexts` has the context of each run that has started with them, by id.
+    `contexts` maps the ids of the started runs to their contexts.
     """
 
     def __init__(
@@ -44,23 +44,25 @@ class DecidedOutcomes(Sequence[Outcome]):
 
 
 class Observer:
-    """Override what you want to hear of. All is called on the Lab's loop, which it holds up; what it raises is
-    reported. Any number of observers listen, none in another's way."""
+    """Override the hooks you need. They are called on the Lab's loop and block it; their errors are reported.
+
+    Any number of observers can be installed; they are independent of one another.
+    """
 
     def received(self, deliveries: Sequence[Delivery], triggers: Sequence[tuple[str, int]]) -> None:
-        """The store has what these triggers, each named with the number of its composite's part, made of them."""
+        """The store has the results of these triggers, given as (name, part of the composite)."""
 
     def decided(self, outcomes: DecidedOutcomes) -> None:
-        """A batch, a window or a run that has waited for its turn is decided. What is not `held` will not be again."""
+        """A batch, a window or a run waiting for its turn was decided. Outcomes other than `waiting` are final."""
 
     def ended(self, run: Run) -> None:
-        """An attempt of the run has ended, as its `status` says; it is still `running` if it was abandoned."""
+        """An attempt ended with the run's `status`, which is still `running` if it was abandoned."""
 
     def changed(self, sagas: Collection[str]) -> None:
-        """These sagas have been registered or unregistered."""
+        """These sagas were registered or unregistered."""
 
     async def caught_up(self) -> None:
-        """Returns when what was received has been seen to: a drain waits for it."""
+        """Wait until everything received is processed; a drain awaits this."""
 
     async def close(self) -> None:
-        """The Lab stops."""
+        """The Lab is stopping."""

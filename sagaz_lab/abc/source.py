@@ -1,4 +1,4 @@
-"""A source hands over deliveries of events; a publisher takes publications. A clock tells the time."""
+"""The interfaces of sources, publishers and clocks."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Clock(Protocol):
         """Seconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Seconds since an arbitrary moment; never decreases."""
 
     async def sleep(self, seconds: float) -> None:
-        """Return after so many seconds of this clock."""
+        """Sleep on this clock."""
 
 
 class Missed(NamedTuple):
-    """What came due while nobody read a source: how much, and how much of it comes now."""
+    """Ticks that fell due while the source was closed: how many, and how many are delivered now."""
 
     due: int
     come: int
 
 
 class Positions(Protocol):
-    """Small durable values by name, where a source keeps what it must remember."""
+    """Small durable values by name: a source's persistent state."""
 
     async def get(self, name: str) -> str | None: ...
 
@@ -45,12 +45,12 @@ class Positions(Protocol):
 
 
 async def no_letters(number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
-    """Where there is no store."""
+    """The default without a store."""
     return ()
 
 
 async def no_lease() -> None:
-    """Where nobody can take the triggers over."""
+    """The default where no other process can take over."""
 
 
 def no_report(kind: str, text: str) -> None:
@@ -68,34 +68,33 @@ def no_missed(missed: Missed) -> None:
 
 
 class Shared(Protocol):
-    """Gives several sources one thing, such as an HTTP server."""
+    """Shares one resource, such as an HTTP server, between sources."""
 
     def __call__(
         self, key: Hashable, make: Callable[[], AbstractAsyncContextManager[T]]
     ) -> AbstractAsyncContextManager[T]:
-        """Entering gives the thing of this key, made and entered by the first who asks; the last to leave closes it."""
+        """Enter the resource of this key. The first user creates it, the last one closes it."""
 
 
 def not_shared(key: Hashable, make: Callable[[], AbstractAsyncContextManager[T]]) -> AbstractAsyncContextManager[T]:
-    """Where there is one source only."""
+    """The default for a single source."""
     return make()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a source is built with besides its settings. `group` is a name private to this store.
+    """The Lab's services for a source. `group` is a name private to this store.
 
-    `reader` is the trigger that the source is opened for: of several that share it, the first by name. `number` counts
-    the sources of this kind that the trigger reads, so that both name a position, whatever the settings are. `consumer`
-    is a name private to this store and to who reads: the same after a restart, and for the process that takes over, so
-    that both find what was fetched and not settled. `lease` is to be awaited before anything is fetched that others
-    then do not get: it returns when the triggers are certain to be this process's still, and raises `LeaseLost`,
-    whereupon nothing more is fetched or settled.
+    `reader` is the trigger for which the source is opened; if several share it, the first by name. `number` is its
+    index among the trigger's sources of this kind. Together they name a position, independent of the settings.
+    `consumer` is a name private to this store and reader. It is stable across restarts and takeovers, so that unsettled
+    deliveries are found again. Await `lease` before fetching anything exclusively: it returns once this process
+    certainly still owns the triggers, and raises `LeaseLost`, after which nothing may be fetched or settled.
 
-    `letters` gives the store's dead letters as `Store.letters_after` does. `report` takes the kind of a problem that
-    the user must hear of, and its text. `lost` takes how many events are gone that were never delivered, as trimmed
-    ones are, and why; they are counted and reported. `missed` takes what came due while nobody read the source, once it
-    is entered. `shared` gives several sources one thing, which is entered and closed in a task of its own.
+    `letters` reads the store's dead letters, as `Store.letters_after`. `report` reports a problem to the user, by kind
+    and text. `lost` counts and reports events that were lost before delivery, such as trimmed ones, with the reason.
+    `missed` takes the ticks that fell due while the source was closed, once it is entered. `shared` shares a resource
+    between sources; it is entered and closed in its own task.
     """
 
     clock: Clock
@@ -113,24 +112,24 @@ class Surroundings:
 
 
 Outcomes = Sequence[Sequence[Outcome]]
-"""What became of deliveries: of each, in their order, one outcome for each trigger that read it. Built when read."""
+"""For each delivery, in order, one outcome per trigger that read it. Built on access."""
 
 
 class Source(AbstractAsyncContextManager["Source"], Protocol):
-    """Hands over deliveries of events. Entering connects; leaving settles nothing and closes in bounded time.
+    """Delivers events. Entering connects; exiting settles nothing and closes in bounded time.
 
-    `receive` waits for one delivery and returns at most `limit`; cancelling it loses nothing. It raises
-    `EndOfSource` when a finite source has given everything, `SourceUnavailable` when the connection is lost:
-    the runtime then leaves the source, backs off and enters it again. So it does, reporting the error, after any other
-    that the source raises once it was connected, be it a `CancelledError`; an error at the first connection fails the
-    start. A `SourceError` of another kind ends the source. A redelivery keeps `event.id` and raises
-    `event.attempt`. Payloads come as bytes wherever the broker carries bytes.
+    `receive` waits for a delivery and returns up to `limit`; cancelling it loses nothing. It raises `EndOfSource` when
+    a finite source is exhausted and `SourceUnavailable` when the connection is lost: the runtime then exits the source,
+    backs off and enters it again. It does the same, and reports the error, for any other error of a connected source,
+    even a `CancelledError`. An error at the first connection fails the start. Another kind of `SourceError` ends the
+    source. A redelivery keeps `event.id` and increments `event.attempt`. Payloads are bytes if the broker carries
+    bytes.
 
-    `settle` and `nack` are idempotent. Each raises `StaleDelivery` for what the broker has taken back, which is
-    harmless; the others are settled all the same. What is neither settled nor given back when the source is left is
-    delivered again (if `traits.redelivers`).
+    `settle` and `nack` are idempotent. Both raise `StaleDelivery` for deliveries that the broker has taken back, which
+    is harmless; the others are settled all the same. A delivery that is neither settled nor given back when the source
+    is exited is redelivered (if `traits.redelivers`).
 
-    What it has handed over is the runtime's: the source changes no payload afterwards, and nobody else does.
+    The runtime owns delivered payloads: the source must not change them afterwards.
     """
 
     name: str
@@ -139,16 +138,16 @@ class Source(AbstractAsyncContextManager["Source"], Protocol):
     async def receive(self, limit: int) -> Sequence[Delivery]: ...
 
     async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
-        """They are in the store, and `outcomes` says what became of them. One call to the broker for all."""
+        """Settle stored deliveries, given their `outcomes`, in one call to the broker."""
 
     async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
-        """Give them back, to be delivered again after `delay_s` if the source can wait."""
+        """Give deliveries back for redelivery, after `delay_s` if the source supports it."""
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
-        """They cannot be settled yet, since the store is away: keep the broker from taking them back.
+        """Keep the broker from taking back deliveries that cannot be settled during an outage of the store.
 
         The runtime calls this every second, or three times within `traits.keeps_s` if that is sooner, until the store
-        answers. Raises `StaleDelivery` with those that the broker has taken back; the runtime drops these.
+        answers. Raises `StaleDelivery` with those that the broker has taken back, which the runtime drops.
         """
 
 
@@ -156,8 +155,8 @@ class Publisher(AbstractAsyncContextManager["Publisher"], Protocol):
     """Publishes to a broker. Entering connects. Raises `SourceUnavailable` when the connection is lost."""
 
     async def publish(self, publications: Sequence[Publication]) -> Mapping[str, Exception]:
-        """Returns when the broker has them, those of one `order` in order. Each carries its id in `sagaz-id`.
+        """Publish, in order within each `order` key, and wait for the broker. `sagaz-id` carries each id.
 
-        Returns by id those that the broker refuses, with the reason. What has the `order` of a refused one and stands
-        behind it is not sent.
+        Returns the publications that the broker refused, by id, with the reason. Those after a refused one with the
+        same `order` are not sent.
         """

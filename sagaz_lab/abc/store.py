@@ -1,4 +1,4 @@
-"""A store keeps what must survive; a codec writes one kind of value to a file."""
+"""The interfaces of stores, by role, and of codecs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
 
 Choose = Callable[[Sequence[tuple[str, str]]], Collection[str]]
-"""Gets the id and the saga of each run, oldest first; returns the ids that are wanted. It may be called twice, on any
-thread."""
+"""Maps the (id, saga) of each run, oldest first, to the selected ids. May be called twice, on any thread."""
 
 
 class StoreTraits(NamedTuple):
-    """How a store differs from its siblings.
+    """A store's differences from the others.
 
-    `survives`: what it keeps outlives the process, and other processes may open it. `awaited`: what it is given is kept
-    once the call has been awaited; without this it is kept when the call returns, and the store is never away.
-    `any_thread`: the methods of `ViewStore` may be called from any thread.
+    `survives`: its content outlives the process, and other processes may open it. `awaited`: a write is kept once the
+    call has been awaited; without it, when the call returns, and the store never has an outage. `any_thread`: the
+    methods of `ViewStore` can be called from any thread.
     """
 
     survives: bool = True
@@ -41,48 +40,47 @@ class StoreTraits(NamedTuple):
 
 
 class LeasedStore(Protocol):
-    """The lease of the owner that has opened the store."""
+    """The lease of the owner that opened the store."""
 
     async def heartbeat(self) -> bool:
-        """Renew the lease; drop what has outlived its retention, a bounded number of rows at a time.
+        """Renew the lease and delete a bounded number of rows past their retention.
 
-        Whether there is more to drop.
+        Returns whether there are more to delete.
         """
 
     def lease_held(self) -> bool:
-        """Whether the lease cannot have ended since it was last renewed, by the clock alone. Cheap; from any thread.
+        """Whether the lease certainly still holds, by the clock alone. Cheap; callable from any thread.
 
-        False does not say that it is lost: `heartbeat` renews it, or raises `LeaseLost`.
+        False does not mean that it is lost: `heartbeat` renews it or raises `LeaseLost`.
         """
 
     def lease_lost(self) -> bool:
-        """Whether another owner has taken over, as far as can be read at once. For the loop, which it holds up."""
+        """Whether another owner is known to have taken over. Blocks the loop for one read."""
 
 
 class IntakeStore(Protocol):
-    """Takes in runs and what comes with them; knows which claims and cooldowns are taken."""
+    """Accepts runs and events; knows which claims and cooldowns are taken."""
 
     async def seen(self, trigger: str, claims: Sequence[str], *, at: float | None = None) -> Mapping[str, Refusal]:
-        """Which of these claims of the trigger are taken: by a live or completed run, and not past their time, or by
-        an event that waits.
+        """Which of the trigger's claims are taken by a waiting event or, unless expired, by a live or completed run.
 
-        `at` is the time to judge by, where that is not the store's own (a virtual clock).
+        `at` replaces the store's own time (for a virtual clock).
         """
 
     async def cooling(self, trigger: str, *, at: float) -> Mapping[str, Refusal]:
-        """The cooldown keys of the trigger that are taken at this time."""
+        """The trigger's cooldown keys that are taken at this time."""
 
     def accept(self, batch: Acceptance) -> Awaitable[Mapping[str, Refusal]]:
-        """Take the batch in. Returns the runs and waiting events that were refused, by id; all else is stored.
+        """Store the batch. Returns the refused runs and waiting events by id; everything else is stored.
 
-        Claims and cooldowns are taken in the same transaction: of two runs with one claim exactly one is accepted.
-        What waits takes its claim too; the claims of what is released are free for the runs of the same batch. A run
-        is refused for a claim of its members as for its own. What is to leave with a run whose values cannot be stored
-        goes on waiting, so that it is nowhere lost.
+        Claims and cooldowns are taken in the same transaction: of two runs with one claim, exactly one is accepted.
+        Waiting events take their claims too; the claims of released ones are free for runs of the same batch. A run is
+        refused for a claim of its members as for its own. Events that would leave with a run whose values cannot be
+        stored keep waiting, so that none is lost.
         """
 
     async def waiting(self, triggers: Sequence[str]) -> Sequence[WaitingEvent]:
-        """The events that wait to be decided for these triggers, oldest first."""
+        """These triggers' waiting events, oldest first."""
 
 
 class JournalStore(Protocol):
@@ -106,7 +104,7 @@ class JournalStore(Protocol):
         context: Mapping[str, Any] | None = None,
         cooldown: tuple[str, float] | None = None,
     ) -> Awaitable[None]:
-        """A waiting run starts (another attempt): it is counted before it runs. It takes the cooldown in any case."""
+        """Begin an attempt of a waiting run; the attempt is counted before it runs. Always takes the cooldown."""
 
     def end(
         self,
@@ -118,68 +116,68 @@ class JournalStore(Protocol):
         retry_at: float | None = None,
         dead: DeadLetter | None = None,
     ) -> Awaitable[None]:
-        """An attempt has ended. With `retry_at` the run waits until then. Awaited as `append` is."""
+        """End an attempt. With `retry_at` the run waits until then. Durable as with `append`."""
 
     async def load(self, run_id: str) -> StoredRun | None:
-        """The run with its records."""
+        """The run with its records; None if the id is unknown."""
 
 
 class DecisionStore(LeasedStore, IntakeStore, JournalStore, Protocol):
-    """All that deciding events and executing their runs needs."""
+    """The part that deciding events and executing runs needs."""
 
     url: str
     traits: ClassVar[StoreTraits]
 
 
 class DeadLetterStore(Protocol):
-    """Keeps dead letters until they are settled, and a while longer."""
+    """Keeps dead letters until they are settled, then for their retention."""
 
     async def letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        """The open dead letters of these ids, in their old order."""
+        """The open dead letters with these ids, in their original order."""
 
     async def letters_after(self, number: int, limit: int) -> Sequence[tuple[int, DeadLetter]]:
-        """Dead letters in the order in which they came, open or not, each with its number, from the one after this."""
+        """Dead letters after `number`, open or settled, in order of arrival, each with its number."""
 
     async def settle_letters(self, ids: Sequence[str], state: str, reason: str) -> int:
-        """Mark open letters as `redriven` or `discarded`; returns how many were open."""
+        """Mark open dead letters as `redriven` or `discarded`; returns how many were open."""
 
 
 class OutboxStore(Protocol):
-    """Keeps what is to be published until a broker has it. What a broker has refused is parked: nobody publishes it."""
+    """Keeps publications until a broker has them. Refused ones are parked and not published."""
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
-        """What this owner is to publish, oldest first, each with its number."""
+        """This owner's pending publications, oldest first, each with its number."""
 
     async def published(self, numbers: Sequence[int]) -> None:
-        """These need not be published again."""
+        """Remove publications that the broker has."""
 
     async def park_refused(self, refused: Sequence[tuple[int, DeadLetter]]) -> None:
-        """Keep the letter of each refused publication, whose number stands before it; nobody publishes it any more.
+        """Park refused publications, given by number, and keep their dead letters.
 
-        The letter's event has the publication's id.
+        A dead letter's event has the publication's id.
         """
 
     async def park_behind(self, rows: Sequence[tuple[int, str]]) -> Collection[str]:
-        """Park these publications (number and run) too where one of their run is parked; returns those runs."""
+        """Park those of these publications (number, run) whose run has a parked one; returns these runs."""
 
     async def parked_runs(self) -> Collection[str]:
-        """The runs of which a refused publication is parked."""
+        """The runs with a parked refused publication."""
 
     async def settle_refused(
         self, ids: Sequence[str], state: str, reason: str, *, payloads: Mapping[str, bytes] | None = None
     ) -> Collection[str]:
-        """Settle those of these open letters that are of parked publications; returns their ids.
+        """Settle those of these open dead letters that belong to parked publications; returns their ids.
 
-        A `redriven` one is to be published again, by this owner and with the payload of its letter's id in `payloads`
-        if there is one; a `discarded` one is dropped. What is parked behind either is to be published.
+        A `redriven` publication becomes pending for this owner, with its new payload in `payloads` if given (by dead
+        letter id); a `discarded` one is dropped. The publications parked behind either become pending.
         """
 
 
 class ViewStore(Protocol):
-    """What can be read without an owner, also while the store is closed, and without waiting for its writes."""
+    """Reads without an owner, also while the store is closed, without waiting for its writes."""
 
     def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
-        """Oldest first, all or so many of the newest."""
+        """Oldest first; all, or the `newest` N."""
 
     def run(self, run_id: str) -> StoredRun | None:
         """The same as `load`."""
@@ -187,20 +185,20 @@ class ViewStore(Protocol):
     def about(
         self, event_id: str, claims: Collection[str], run_ids: Collection[str] = (), *, everywhere: bool = False
     ) -> tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]]:
-        """Rows of "outcomes" that concern the event, and rows of "runs" that these name, or `run_ids`.
+        """The event's rows of "outcomes", and the rows of "runs" named by these or by `run_ids`.
 
-        The runs are those that have one of these claims, and those of the newest (some thousands; with `everywhere` of
-        all) that have the event's id. The error of a run that has left a dead letter is the letter's.
+        Includes runs with one of these claims, and runs with the event's id among the newest few thousand (with
+        `everywhere`, among all). A run that left a dead letter has the dead letter's error.
         """
 
     def rows(
         self, frame: str, limit: int | None, *, before: str | None = None, status: str | None = None
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or "publications" (those
-        yet to be made), newest first; or of "claims": how many runs have taken, by trigger.
+        """Columns and rows of "runs", "steps", "outcomes", "dead_letters", "causes", "events" or pending
+        "publications", newest first; or of "claims", the number taken by runs per trigger.
 
-        "dead_letters" has the open ones only, those older than the letter `before` if that is given; "causes" counts
-        them by cause, the commonest first. Of "runs" there are those of `status` only, if that is given.
+        "dead_letters" has open ones only, older than `before` if given; "causes" counts them by cause, the most
+        frequent first. `status` filters "runs".
         """
 
 
@@ -215,53 +213,52 @@ class Store(DecisionStore, DeadLetterStore, OutboxStore, ViewStore, Protocol):
     """
 
     async def open(self, owner_name: str) -> Owner:
-        """Create what is missing and take a lease. Raises `StoreTooNew`, `StoreUnavailable`."""
+        """Create the schema if missing and take a lease. Raises `StoreTooNew`, `StoreUnavailable`."""
 
     async def close(self) -> None:
-        """Write what is queued, give the lease back. Idempotent."""
+        """Write what is queued and release the lease. Idempotent."""
 
     async def put_clock_right(self, now: float) -> tuple[float, Mapping[str, int]]:
-        """Cut what a clock that was ahead of `now` has left in the future to its length from `now`.
+        """Shorten what a fast clock left in the future, so that each lasts its own length from `now`.
 
-        These are cooldowns and claims of runs that were started after `now`, and events that wait since then or later.
-        Such a run is moved, as if it had ended (a live one: started) now. Returns how many seconds the clock was ahead,
-        and how many of each were cut.
+        Concerns cooldowns and claims of runs started after `now`, and events that have waited since after `now`. Such
+        a run is moved as if it had ended (if live: started) now. Returns how many seconds the clock was ahead and how
+        many of each kind were changed.
         """
 
     async def own_triggers(self, names: Sequence[str]) -> float | None:
-        """Say that this owner runs these triggers and no others. Raises `TriggersOwned` naming a live owner.
+        """Make this owner run exactly these triggers. Raises `TriggersOwned` naming a live owner.
 
-        An owner whose lease has ended is fenced off by that: it writes nothing more, on whatever it worked.
-        Returns how many seconds ago somebody was last seen to run any of them, to a few seconds; None if nobody ever
-        has.
+        This fences off owners whose lease has ended: they can write nothing more. Returns how many seconds ago, to a
+        few seconds, any of the triggers was last run by any owner; None if never.
         """
 
     async def left_waiting(self) -> Mapping[str, int]:
-        """How many events wait to be decided, by trigger, but for the triggers of other owners that live.
+        """The number of waiting events by trigger, without the triggers of other live owners.
 
-        A name that cannot be read is there as its `repr`.
+        An unreadable name appears as its `repr`.
         """
 
     async def interrupted(self, choose: Choose | None = None) -> Sequence[StoredRun]:
-        """Take over the live and `needs_code` runs of owners whose lease has ended, fencing them off; oldest first.
+        """Take over the live and `needs_code` runs of owners whose lease has ended, and fence these off; oldest first.
 
-        Those that `choose` does not name are left for a later call, of any owner, or for `adopt`.
+        Runs not selected by `choose` remain for a later call of any owner, or for `adopt`.
         """
 
     async def adopt(self, run_id: str) -> bool:
-        """Make an ended or held run this owner's and live again. False if another live owner has it."""
+        """Make an ended or held run live again under this owner. False if another live owner has it."""
 
     async def forget(self, trigger: str, key: str | None = None) -> int:
-        """Free one claim or cooldown, or all of the trigger; returns how many. What waits goes on waiting."""
+        """Free one claim or cooldown, or all of the trigger; returns how many. Waiting events keep waiting."""
 
     async def save_revision(self, row: RevisionRow) -> bool:
-        """Keep it. False if the number is that of a revision with another digest, which stays."""
+        """Save a revision. False if its number is taken by one with another digest, which stays."""
 
     def positions(self) -> Positions: ...
 
 
 class Codec(Protocol):
-    """Writes values of some types to files of one kind."""
+    """Writes values of certain types to files of one format."""
 
     name: str
     suffix: str

@@ -1,4 +1,4 @@
-"""What a store is given and what it gives."""
+"""The values that go into and come out of a store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Publication, Record, RunStatus
 
 KEY_MARK = "\x1f"
-"""What the claim of a declared key begins with, so that it never meets the claim of an id, which never does."""
+"""The prefix of declared keys' claims, which keeps them apart from the claims of ids."""
 
 
 class Member(NamedTuple):
-    """An event that started a run together with others, and its claims (None: nothing to claim)."""
+    """One of several events that started a run, with its claims (None: no claim)."""
 
     event: Event
     claim: str | None
@@ -24,14 +24,14 @@ class Member(NamedTuple):
 
 
 class NewRun(Struct, eq=False):
-    """A run to be accepted. `claim` is that of its event's id (None: nothing to claim), valid until `claim_until`.
+    """A run to be accepted. `claim` is that of its event's id (None: no claim), valid until `claim_until`.
 
-    `declared` is the claim of its declared key, valid until `declared_until`: it is free again when the run has ended
-    compensated or cancelled, and with `declared_ends` however it has ended. `cooldown` is a key and
-    the time until which no other run of the trigger with that key may be accepted, however this one ends; it is taken
-    only if the run starts at once (`status` running), else by `begin`. `members` are the events of a run that was
-    started by several; their claims are the run's as well. `started` names the actions whose start is journaled with
-    it (the roots, where it starts at once). `flat`: no value of the context can change in place or be used up.
+    `declared` is the claim of its declared key, valid until `declared_until`. It is freed when the run ends compensated
+    or cancelled; with `declared_ends` whenever it ends. `cooldown` is a key and the time until which no other run of
+    the trigger with that key is accepted, however this one ends; it is taken now if the run starts at once (`status`
+    running), else by `begin`. `members` are the events of a run that several started; the run holds their claims too.
+    `started` names the actions whose start is journaled with it (the roots, if it starts at once). `flat`: no value of
+    the context is mutable or an exhaustible iterator.
     """
 
     run_id: str
@@ -54,10 +54,10 @@ class NewRun(Struct, eq=False):
 
 
 class WaitingEvent(NamedTuple):
-    """An event that waits to be decided, in the window of its trigger and `key` (None: the trigger's only one).
+    """An event waiting in the window of its trigger and `key` (None: the trigger's only window).
 
-    `part` is the number of the composite's part that gave it, `claim` is that of its id and `declared` that of its
-    declared key; `at` is when it came.
+    `part` is the number of the composite's part it came from. `claim` is the claim of its id, `declared` that of its
+    declared key. `at` is its arrival.
     """
 
     id: str
@@ -72,9 +72,9 @@ class WaitingEvent(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class DeadLetter:
-    """An event that could not be decided, or whose run failed for good. `cause` groups like letters.
+    """An event that could not be decided, or whose run failed for good. `cause` groups similar dead letters.
 
-    `claim` is that of the event's id, valid until `claim_until`, where no run has it.
+    `claim` is that of the event's id, valid until `claim_until`, if no run holds it.
     """
 
     id: str
@@ -89,13 +89,13 @@ class DeadLetter:
     at: float
     run_id: str | None = None
     redriven: int = 0
-    """How many times its event had been redriven before it died."""
+    """How often its event had been redriven before."""
     claim: str | None = None
     claim_until: float | None = None
 
 
 class KeptEvent(NamedTuple):
-    """An event to be kept with its outcome, until `until`."""
+    """An event to store with its outcome, until `until`."""
 
     event: Event
     trigger: str
@@ -106,7 +106,7 @@ class KeptEvent(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """The claim of an event that starts nothing although it was wanted: a later one took its place."""
+    """The claim of an accepted event that starts nothing because a later one replaced it."""
 
     trigger: str
     claim: str
@@ -114,11 +114,11 @@ class Spent(NamedTuple):
 
 
 class Redriven(NamedTuple):
-    """An open dead letter whose event is decided again, and the claim of that event's id.
+    """An open dead letter whose event is decided again, and the claim of the event's id.
 
-    The claim is free for what comes of the event in the same batch, and the letter's again if nothing takes it.
-    `run_id` is the letter's run, whose cooldown is over for what has the claim. Where the run of the batch that has the
-    claim cannot be stored, the letter stays open.
+    In the same batch the claim is free for the event's result; if nothing takes it, it stays with the dead letter.
+    `run_id` is the dead letter's run, whose cooldown does not apply to the holder of the claim. If the batch's run
+    with the claim cannot be stored, the dead letter stays open.
     """
 
     letter: str
@@ -129,13 +129,13 @@ class Redriven(NamedTuple):
 
 
 class Acceptance(Struct):
-    """What one transaction takes in. `filtered` counts refused events by (trigger, outcome, reason).
+    """The content of one accepting transaction. `filtered` counts refused events by (trigger, outcome, reason).
 
-    `waiting` are events that wait to be decided, `released` the ids of those that do not any more: what became of them
-    is in the same batch. `released_with` has the id of the run with which one leaves: if the values of that run cannot
-    be stored, it goes on waiting, until there is a batch with what became of it. `withdrawn` are waiting runs that
-    never started: their claims are free for the same batch, or, where a time is given, those of their ids are spent
-    until then. `redriven` letters are settled, each with what came of its event. `publications` are to be published.
+    `waiting` are new waiting events. `released` are the ids of events that stop waiting: their results are in the same
+    batch. `released_with` maps such an id to the run it leaves with; if that run's values cannot be stored, the event
+    keeps waiting for a later batch. `withdrawn` are waiting runs that never started: their claims are free for the same
+    batch; if a time is given, the claims of their ids are spent until then. `redriven` dead letters are settled, each
+    with its event's result. `publications` become pending.
     """
 
     runs: list[NewRun] = []
@@ -151,12 +151,12 @@ class Acceptance(Struct):
     released_with: Mapping[str, str] = {}
 
     def __bool__(self) -> bool:
-        """Whether there is anything to take in."""
+        """Whether there is anything to store."""
         return any((self.runs, self.dead, self.filtered, self.kept, self.waiting, self.released, self.withdrawn,
                     self.redriven, self.spent, self.publications))  # fmt: skip
 
     def leaving(self, unstorable: Collection[str]) -> Sequence[str]:
-        """The released but for those that leave with one of these runs."""
+        """The released ids, except those leaving with one of these runs."""
         if not unstorable or not self.released_with:
             return self.released
         return [id for id in self.released if self.released_with.get(id) not in unstorable]
@@ -165,9 +165,9 @@ class Acceptance(Struct):
 class Refusal(NamedTuple):
     """Why a run, a waiting event or a dead letter was not accepted.
 
-    Its claim is taken by `first_run`, by the dead letter `letter`, by nobody any more (`spent`), or else by an event
-    that waits. Or, with `cooling_until`, its cooldown's key is taken until then, by `first_run`. Or its values cannot
-    be stored (`error`).
+    Its claim is taken by `first_run`, by the dead letter `letter`, by a replaced event (`spent`), or else by a waiting
+    event. Or, with `cooling_until`, `first_run` holds its cooldown key until then. Or its values cannot be stored
+    (`error`).
     """
 
     first_run: str | None = None
@@ -179,7 +179,7 @@ class Refusal(NamedTuple):
 
 
 class Ending(Struct, frozen=True, eq=False):
-    """How an attempt of a run ended. `records` and `publications` are kept in the same transaction."""
+    """The end of an attempt of a run. `records` and `publications` are stored in the same transaction."""
 
     status: RunStatus
     error: BaseException | None = None
@@ -188,11 +188,10 @@ class Ending(Struct, frozen=True, eq=False):
 
 
 class StoredRun(NamedTuple):
-    """A run as the store has it. `records` are oldest first, of all attempts.
+    """A run as stored. `records` are those of all attempts, oldest first.
 
-    `attempt` is 0 until a run that was accepted as `waiting` begins. Values that were written to files are
-    references, to be loaded when they are asked for. `damage` says which part of its rows cannot be read, if any; the
-    others are there.
+    `attempt` is 0 until a run accepted as `waiting` begins. Values in artifact files are references, loaded on
+    access. `damage` names the unreadable part of its rows, if any; the other parts are present.
     """
 
     run_id: str
@@ -212,7 +211,7 @@ class StoredRun(NamedTuple):
 
 
 class RevisionRow(NamedTuple):
-    """One version of a saga's code, as kept. `made_by` is the process that had it first."""
+    """One version of a saga's code, as stored. `made_by` is the process that first registered it."""
 
     saga: str
     number: int
@@ -223,7 +222,7 @@ class RevisionRow(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """A process that works on a store. Its lease ends `lease_s` after its last heartbeat, by the store's clock."""
+    """A process with a lease on a store, which ends `lease_s` after its last heartbeat by the store's clock."""
 
     id: str
     name: str

@@ -1,1 +1,1 @@
-"""Where a Lab lives: on which loop, what it opens, and what it shows."""
+"""The loop a Lab lives on, its resources, its views."""

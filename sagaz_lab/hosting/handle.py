@@ -17,7 +17,7 @@ _STOPPING = ("SIGINT", "SIGTERM")
 
 
 class Started(Protocol):
-    """The part of a Lab that the handle of its start needs."""
+    """The part of a Lab that a handle uses."""
 
     async def stop(self, grace_s: float = ...) -> None: ...
 
@@ -35,7 +35,7 @@ class Handle:
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], Shipped[None]],
         work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
     ) -> None:
-        """`work` calls what it is given as soon as the sources are being connected."""
+        """`work` calls its argument as soon as the sources begin to connect."""
         self._lab = lab
         self._reads = Once()
         self._starting = start(partial(_safely, partial(work, self._reads.tell)))
@@ -50,17 +50,17 @@ class Handle:
         return self
 
     def _check_start(self) -> None:
-        """Raises why the start that is over has failed."""
+        """Raise the error of a failed start."""
         if self._starting.was_cancelled:
             raise LabClosed("the Lab was stopped while it was starting; start it again")
         self._starting.result()
 
     def then(self, call: Callable[[], object]) -> None:
-        """Call it when the start is over, well or not; on whichever thread that is known."""
+        """Call it, on any thread, when the start has succeeded or failed."""
         self._starting.ended.then(call)
 
     async def begun(self, within_s: float) -> None:
-        """Returns when the start is over, or takes longer. Raises what made it fail; a later failure is reported."""
+        """Wait for the start, up to `within_s`. Raises its error; a later failure is reported."""
         self._awaited = True
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
@@ -75,12 +75,12 @@ class Handle:
 
     @property
     def failed(self) -> Mapping[str, str]:
-        """By trigger, why its source cannot be read."""
+        """Why a source failed to connect, by trigger."""
         failed = [source for source in self._lab.status().sources if source.state == "failed"]
         return {name: source.error for source in failed for name in source.read_by}
 
     async def reads(self) -> None:
-        """Returns when the sources are read, or being connected; or when they will not be."""
+        """Wait until the sources begin to connect or the start fails."""
         both = [asyncio.ensure_future(one.wait()) for one in (self._starting.ended, self._reads)]
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -96,7 +96,7 @@ class Handle:
             try:
                 loop.add_signal_handler(getattr(signal, name), self.ended)
                 installed.append(getattr(signal, name))
-            except (NotImplementedError, ValueError, RuntimeError):  # not the main thread, or no such signals here
+            except (NotImplementedError, ValueError, RuntimeError):  # not the main thread, or a platform without them
                 continue
         try:
             await self._until_ended()
@@ -106,7 +106,6 @@ class Handle:
         await self._lab.stop()
 
     async def _until_ended(self) -> None:
-        """A signal counts while the sources are still connecting, too."""
         self._awaited = True
         both = [asyncio.ensure_future(one.wait()) for one in (self._starting.ended, self._ended)]
         try:
@@ -114,7 +113,7 @@ class Handle:
             if not self._starting.is_over:
                 self._starting.cancel()
                 await self._starting.ended.wait()
-            elif not self._starting.was_cancelled:  # else the Lab was stopped meanwhile
+            elif not self._starting.was_cancelled:  # else the Lab was stopped in the meantime
                 self._starting.result()
                 await self._ended.wait()
         finally:
@@ -130,7 +129,6 @@ class Handle:
         return self._lab.status()
 
     def ended(self) -> None:
-        """The Lab has stopped."""
         self._ended.tell()
 
     def _started(self) -> None:
@@ -143,10 +141,10 @@ class Handle:
 
 
 async def _safely(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Raises what `work` does, without the credentials that a store's or a source's library tells."""
+    """Raises the errors of `work`, with the credentials that libraries put into them removed."""
     failure: BaseException
     try:
         return await work()
     except Exception as error:  # noqa: BLE001
         failure = error
-    raise without_credentials(failure)  # outside of the clause, so that it has no context
+    raise without_credentials(failure)  # outside the `except`, so that it has no context

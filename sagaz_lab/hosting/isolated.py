@@ -1,6 +1,6 @@
-"""A Lab on an event loop of a thread of its own, so that it goes on while a cell blocks the kernel.
+"""A Lab on its own thread and event loop, which keeps running while a cell blocks the kernel.
 
-Whatever is bound to a loop is touched on that thread only; what other threads call is shipped there.
+Loop-bound objects are touched on that thread only; calls from other threads are shipped there.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ C = TypeVar("C", bound=type)
 
 THREAD = "sagaz-lab-isolated"
 JOIN_S = 2.0
-"""How long the end of the thread is waited for. One that a function blocks is left to end with the process."""
+"""How long to wait for the thread's end. A thread that a function blocks ends with the process."""
 
 logger = logging.getLogger("sagaz_lab")
 
 
 class Once:
-    """Something that happens once. Any thread may tell that it has; any loop may wait for it."""
+    """A one-time signal across threads: any thread sets it, any loop awaits it."""
 
     def __init__(self) -> None:
         self._future: Future[None] = Future()
 
     def tell(self) -> None:
-        with suppress(InvalidStateError):  # it has been told already
+        with suppress(InvalidStateError):  # already set
             self._future.set_result(None)
 
     @property
@@ -40,7 +40,7 @@ class Once:
         return self._future.done()
 
     def then(self, call: Callable[[], object]) -> None:
-        """Call it on the thread that tells, or at once."""
+        """Call it on the thread that sets this, or at once."""
         self._future.add_done_callback(lambda _: call())
 
     async def wait(self) -> None:
@@ -52,7 +52,7 @@ class Once:
                 waiter.set_result(None)
 
         def told() -> None:
-            with suppress(RuntimeError):  # that loop is closed, so nobody waits there
+            with suppress(RuntimeError):  # that loop is closed: no waiter is left
                 here.call_soon_threadsafe(wake)
 
         self.then(told)
@@ -60,9 +60,9 @@ class Once:
 
 
 class Shipped(Generic[T]):
-    """A coroutine that runs as a task of `loop`, in the context of whoever makes this.
+    """A coroutine that runs as a task of `loop`, in the caller's context.
 
-    Await it on any loop: who stops waiting stops nothing.
+    Await it on any loop; cancelling the waiter does not cancel the task.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], name: str | None = None) -> None:
@@ -76,11 +76,11 @@ class Shipped(Generic[T]):
         if loop is loop_here():
             begin()
         else:
-            loop.call_soon_threadsafe(begin)  # which runs it in a copy of this context
+            loop.call_soon_threadsafe(begin)  # runs it in a copy of this context
 
     @classmethod
     def of(cls, task: asyncio.Task[T]) -> Self:
-        """A task that runs on this loop already."""
+        """Wrap a task of the running loop."""
         shipped = cls.__new__(cls)
         shipped.ended, shipped._loop = Once(), task.get_loop()
         shipped._follow(task)
@@ -91,17 +91,16 @@ class Shipped(Generic[T]):
         task.add_done_callback(lambda _: self.ended.tell())
 
     def cancel(self) -> None:
-        """Ask it to end."""
-        with suppress(RuntimeError):  # the loop is closed: it has ended
+        with suppress(RuntimeError):  # closed loop: the task has ended
             self._loop.call_soon_threadsafe(lambda: self._task is None or self._task.cancel())
 
     def result(self) -> T:
-        """Of one that has ended."""
+        """Only once it has ended."""
         assert self._task is not None
         return self._task.result()
 
     def error(self) -> BaseException | None:
-        """Why it failed, if it did: being cancelled is no failure."""
+        """The error it failed with; cancellation is no failure."""
         assert self._task is not None
         return None if self._task.cancelled() else self._task.exception()
 
@@ -118,7 +117,7 @@ class Shipped(Generic[T]):
         return self.ended.happened or self._loop.is_closed()
 
     async def to_its_end(self) -> T:
-        """As if it ran in this task: cancelling this cancels it and waits for its end; once more, and it is left."""
+        """Await it; a first cancellation cancels it and waits for its end, a second one abandons it."""
         asked = False
         while not self.ended.happened:
             try:
@@ -132,7 +131,7 @@ class Shipped(Generic[T]):
 
 
 class Isolated:
-    """A thread and its loop. `loop` is None while there is none: then everything is done where the caller is."""
+    """A thread and its loop. While `loop` is None, calls run on the caller's loop."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -141,7 +140,7 @@ class Isolated:
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller need not be shipped."""
+        """Whether calls can run on the caller's thread."""
         return self.loop is None or current_thread() is self._thread
 
     def begin(self) -> None:
@@ -151,18 +150,18 @@ class Isolated:
         self.loop = loop
 
     def ship(self, work: Callable[[], Coroutine[Any, Any, T]], name: str | None = None) -> Shipped[T]:
-        """Start it there."""
-        with self._lock:  # until it is handed over, the loop does not end
+        """Start it on the isolated loop."""
+        with self._lock:  # the loop does not end before the hand-over
             return Shipped(self.loop or asyncio.get_running_loop(), work(), name)
 
     async def await_there(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The value or error of the coroutine, which runs there."""
+        """Run the coroutine on the isolated loop; returns or raises its result."""
         if self.is_here:
             return await work()
         return await self.ship(work).to_its_end()
 
     def call_there(self, function: Callable[[], T]) -> T:
-        """The value or error of the function, which is called there. Blocks meanwhile."""
+        """Call the function on the isolated thread; blocks for its result."""
         answer: Future[T] = Future()
 
         def call() -> None:
@@ -178,21 +177,21 @@ class Isolated:
         return function() if loop is None else answer.result()
 
     def end_after(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Shipped[None]:
-        """Nothing more is shipped there; when this has run, the thread ends."""
+        """Accept no more calls, run this, then end the thread."""
         with self._lock:
             last, left = self.ship(work), self._let_go()
         last.ended.then(partial(_end, left))
         return last
 
     def end(self) -> None:
-        """End the thread; what still runs there is cancelled."""
+        """End the thread; its remaining tasks are cancelled."""
         with self._lock:
             left = self._let_go()
         _end(left)
 
     @property
     def wait_for_end(self) -> Callable[[], None]:
-        """Blocks until the thread that there is now has ended, for `JOIN_S` at the most."""
+        """Returns a function that blocks until the current thread ends, up to `JOIN_S`."""
         return partial(_join, self._thread)
 
     def _let_go(self) -> asyncio.AbstractEventLoop | None:
@@ -202,7 +201,7 @@ class Isolated:
 
 def _end(loop: asyncio.AbstractEventLoop | None) -> None:
     if loop is not None:
-        with suppress(RuntimeError):  # it has ended
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(loop.stop)
 
 
@@ -224,8 +223,8 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
         try:
             loop.run_forever()
             break
-        except (SystemExit, KeyboardInterrupt):  # of a callback; the others' loop goes on
-            logger.exception("the isolated loop goes on")
+        except (SystemExit, KeyboardInterrupt):  # raised by a callback; the loop serves others too
+            logger.exception("a callback of the isolated loop raised; the loop continues")
     try:
         loop.run_until_complete(_end_all())
         loop.run_until_complete(loop.shutdown_asyncgens())
@@ -234,7 +233,7 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _end_all() -> None:
-    await asyncio.sleep(0)  # so that what was shipped just before is a task by now
+    await asyncio.sleep(0)  # work shipped just before becomes a task
     for _ in range(3):
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
@@ -246,10 +245,10 @@ async def _end_all() -> None:
 
 
 def on_its_loop(*, but: Collection[str], reads: Collection[str]) -> Callable[[C], C]:
-    """Make every public method of a Lab work on any thread: it is shipped to where the Lab lives, if that is elsewhere.
+    """Make every public method of a Lab callable from any thread by shipping it to the Lab's loop.
 
-    `but` are those that see to that themselves. `reads` only read the store: they need
-    the Lab's loop where that is not for any thread, and do not hold it up.
+    Methods in `but` handle threads themselves. Methods in `reads` only read the store: they are shipped only if the
+    store is bound to the Lab's thread, and never block the loop otherwise.
     """
 
     def changed(cls: C) -> C:

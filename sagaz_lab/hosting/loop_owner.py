@@ -1,4 +1,4 @@
-"""The loop that owns an open Lab: its callers', or that of a thread of its own."""
+"""The loop that owns an open Lab: its callers', or an isolated thread's."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sagaz_lab.model.step import current_step
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 LEAVE_S = 1.0
-"""How long publications of a Lab that moves to another loop may take; nothing else is under way then."""
+"""Grace for publications when a Lab moves to another loop; nothing else is under way then."""
 
-LIVES_HERE = "the Lab is at work on this event loop: stop it first, then start it isolated"
-LIVES_THERE = "the Lab is at work isolated: start with isolated=True (--isolated) too, or stop it first"
+LIVES_HERE = "the Lab is running on this event loop: stop it first, then start it isolated"
+LIVES_THERE = "the Lab is running isolated: start with isolated=True (--isolated) too, or stop it first"
 OTHER_LOOP = "the Lab is open on another event loop; stop it there first"
 IN_THREAD = (
-    "{0} runs in a worker thread, on another event loop than the Lab: make it `async def` and await the Lab there, or "
-    "return the call's coroutine, which the Lab awaits"
+    "{0} runs in a worker thread, on another event loop than the Lab's: make it `async def` and await the Lab there, "
+    "or return the call's coroutine, which the Lab awaits"
 )
 
 
 class LoopOwner:
-    """`loop` is the one on which the Lab is open; `isolated` is the thread, if the Lab is to live on one."""
+    """`loop` is the loop on which the Lab is open; `isolated` the thread of an isolated Lab."""
 
     def __init__(self) -> None:
         self.isolated = Isolated()
@@ -40,7 +40,7 @@ class LoopOwner:
 
     @property
     def is_open(self) -> bool:
-        """False as soon as a stop has begun; what runs then still works on `loop`."""
+        """False as soon as a stop has begun; live runs continue on `loop` until it ends."""
         return self._stopping is None and self._has_loop
 
     @property
@@ -48,16 +48,15 @@ class LoopOwner:
         return self.loop is not None and not self.loop.is_closed()
 
     def _elsewhere(self) -> LabClosed:
-        """It is open on a loop that is not the caller's."""
         step = current_step.get(None)
         if step is not None and self.loop is not None and step.run.loop is self.loop:
             return LabClosed(IN_THREAD.format(f"{step.run.definition.name}.{step.name}"))
         return LabClosed(OTHER_LOOP)
 
     async def open(self, really: Work, forget: Callable[[], None]) -> None:
-        """Open the Lab on this loop, after a stop that goes on. Idempotent.
+        """Open the Lab on this loop, after a stop in progress. Idempotent.
 
-        `forget` is called if the loop where it was open is gone.
+        `forget` is called if its former loop is gone.
         """
         loop = asyncio.get_running_loop()
         await self._stop_over()
@@ -82,9 +81,9 @@ class LoopOwner:
         self.loop = asyncio.get_running_loop()
 
     def move(self, isolated: bool, lives: Callable[[], bool], close: Work) -> None:
-        """Live isolated from now on, or no longer. What is open elsewhere is closed first, by `close`.
+        """Switch between isolated and the caller's loop; `close` first closes a Lab that is open elsewhere.
 
-        Raises `LabClosed` if anything lives there, or if it is another caller's loop.
+        Raises `LabClosed` if the Lab is running there, or if that loop is another caller's.
         """
         if isolated is (self.isolated.loop is not None):
             return
@@ -99,7 +98,7 @@ class LoopOwner:
         self.isolated.begin()
 
     def start(self, work: Work) -> Shipped[None]:
-        """Start the triggers where the Lab lives."""
+        """Start the triggers on the Lab's loop."""
         self._starting = self.isolated.ship(work, "start triggers")
         return self._starting
 
@@ -114,7 +113,7 @@ class LoopOwner:
         return close
 
     async def _left(self) -> None:
-        """Returns when the Lab is closed where it was before."""
+        """Wait until the Lab is closed on its former loop."""
         if (leaving := self._leaving) is not None:
             try:
                 await leaving
@@ -123,14 +122,14 @@ class LoopOwner:
                     self._leaving = None
 
     async def _stop_over(self) -> None:
-        """Returns when a stop that goes on is over, well or not."""
+        """Wait for a stop in progress, whether or not it succeeds."""
         while (stopping := self._stopping) is not None and not stopping.is_over:
             await stopping.ended.wait()
 
     async def stop(self, close: Work) -> None:
-        """Give up a start that goes on, close the Lab where it lives, and end the thread. Idempotent.
+        """Cancel a start in progress, close the Lab on its loop, end the thread. Idempotent.
 
-        It is a task of its own, so that it goes on when its caller is cancelled: the caller may be a run that it stops.
+        It runs as a separate task, so that cancelling the caller does not stop it: the caller may be one of the runs.
         """
         if self.isolated.loop is None and self._has_loop and self.loop is not loop_here():
             raise self._elsewhere()
@@ -150,7 +149,7 @@ class LoopOwner:
         try:
             await stopping.to_its_end()
         finally:
-            if self._stopping is stopping:  # it is left, as its caller was cancelled twice
+            if self._stopping is stopping:  # abandoned: its caller was cancelled twice
                 self._stopped()
             wait_for_end()
 

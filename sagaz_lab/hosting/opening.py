@@ -1,4 +1,4 @@
-"""What a Lab opens: its store, and for a trigger its own source, one of the Lab's, or one of the package's."""
+"""Opens a Lab's store and sources. A source is the trigger's own, one of the Lab's kinds or one of the package's."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ V = TypeVar("V")
 DEFAULT_STORE = "sqlite:///.sagaz_lab/lab.db"
 
 
-def fitting(option: str, value: V, verbs: Iterable[str], what: str) -> V:
-    """The value of an option of the Lab, if it has all of these. Raises `DefinitionError`."""
+def checked_option(option: str, value: V, verbs: Iterable[str], what: str) -> V:
+    """The option's value if it has all these attributes. Raises `DefinitionError`."""
     if value is not None and (isinstance(value, type) or not all(hasattr(value, verb) for verb in verbs)):
         raise DefinitionError(f"Lab: {masked(f'{option}={value!r}')} must be {what}")
     return value
 
 
-def given_engine(engine: Engine | None, threads: int | None) -> Engine | None:
-    """The engine that the Lab was given in place of the built-in one. Raises `DefinitionError`."""
+def checked_engine(engine: Engine | None, threads: int | None) -> Engine | None:
+    """The custom engine, if any. Raises `DefinitionError`."""
     if not (engine is None or threads is None):
         raise DefinitionError("Lab: threads= is an option of the built-in engine; it does not go with engine=")
-    return fitting("engine", engine, ("launch", "attach", "cancel", "abandon", "close"), "an Engine")
+    return checked_option("engine", engine, ("launch", "attach", "cancel", "abandon", "close"), "an Engine")
 
 
 class Package(Protocol):
@@ -44,13 +44,13 @@ class Package(Protocol):
 
 
 class LabStore:
-    """The Lab's store: one that it was given, or one that is made from its address when it is first asked for."""
+    """The Lab's store: given as an object, or made from its address on first use."""
 
     def __init__(
         self, where: str | Store, make: Callable[..., Store], retention_days: float, artifacts: str | Path | None
     ) -> None:
         if not isinstance(where, str):
-            fitting("store", where, ("open", "close"), "an address such as 'sqlite:///lab.db', or a Store")
+            checked_option("store", where, ("open", "close"), "an address such as 'sqlite:///lab.db', or a Store")
             if artifacts is not None:
                 raise DefinitionError("Lab: artifacts= goes with the address of a store; it does not go with a Store")
         self._where = where
@@ -64,11 +64,11 @@ class LabStore:
         return self._store
 
     def make(self, where: str | Store) -> Store:
-        """The store at another address. Raises `StoreError`."""
+        """Raises `StoreError`."""
         return self._make(where) if isinstance(where, str) else where
 
     async def look(self, where: str | Store) -> Store:
-        """The store at another address, once it is known that it can be opened. Raises `StoreError`."""
+        """Make a store and check that it can be opened. Raises `StoreError`."""
         store = self.make(where)
         if probe := getattr(store, "probe", None):
             await asyncio.to_thread(probe)
@@ -78,12 +78,12 @@ class LabStore:
         self._where, self._store = where, store
 
     def forget(self) -> None:
-        """The loop it was open on is gone: what lies in a file is opened anew."""
+        """Its loop is gone: a store made from an address is made anew."""
         if isinstance(self._where, str) and self.store.traits.survives:
             self._store = None
 
     def revisions(self, saga: str, newest: int | None = None) -> Sequence[RevisionRow]:
-        """Those that are stored, oldest first, all or so many of the newest; none where the store cannot tell."""
+        """Stored revisions, oldest first, all or the `newest` N; empty if the store keeps none."""
         try:
             return self.store.revisions(saga, newest)
         except StoreError:
@@ -92,7 +92,7 @@ class LabStore:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """`makers` are the Lab's own kinds of source; `offline`: none is opened at all."""
+    """`makers` are the Lab's own kinds of source. With `offline` no source is opened."""
 
     package: Package
     makers: Mapping[str, Callable[..., Source]]
@@ -100,14 +100,14 @@ class Opening:
 
     def __post_init__(self) -> None:
         what = "a mapping of kinds to functions of (settings, surroundings)"
-        fitting("sources", self.makers, ("items",), what)
+        checked_option("sources", self.makers, ("items",), what)
         if not all(isinstance(kind, str) and callable(maker) for kind, maker in self.makers.items()):
             raise DefinitionError(f"Lab: {masked(f'sources={dict(self.makers)!r}')} must be {what}")
 
     def source(
         self, trigger: Trigger, spec: SourceSpec, surroundings: Callable[[str, int], Surroundings]
     ) -> Source | None:
-        """None where the Lab is offline."""
+        """None if the Lab is offline."""
         if self.offline:
             return None
         if trigger.source is not None:
@@ -119,5 +119,5 @@ class Opening:
         return self.package.open_source(spec, here)
 
     def publisher(self, spec: SourceSpec) -> Publisher | None:
-        """None offline, and for the Lab's own kinds."""
+        """None if offline or for the Lab's own kinds."""
         return self.package.open_publisher(spec, but_not=None if self.offline else self.makers)

@@ -1,4 +1,4 @@
-"""Shadows: edited revisions that decide the live events beside the current ones, and what came of that."""
+"""Shadows: edited revisions that decide live events alongside the current ones, and the comparison."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ DTYPES: Mapping[str, str | None] = {
 
 @dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """How a shadow and the current revision have decided the events since it began.
+    """Compares the decisions of a shadow and the current revision since the shadow began.
 
-    `seen` counts a decision of each trigger that both have: seen = same + those that `different` counts by (current
-    kind, shadow kind) + `waiting`, which one of them has not decided yet. The shadow has not seen the `missed` ones.
-    `differences` are the newest first, 1,000 at the most. `change` is what registering the shadow would do, `notes`
-    say what cannot be compared.
+    `seen` counts the decisions of triggers that both have: seen = same + different + waiting. `different` counts by
+    (current kind, shadow kind); `waiting` ones are not decided by both yet. The shadow never received the `missed`
+    ones. `differences` holds the newest 1,000, newest first. `change` is the effect of registering the shadow;
+    `notes` list what cannot be compared.
     """
 
     saga: str
@@ -78,9 +78,9 @@ class ShadowReport:
 
 
 class Shadows(Mapping[str, ShadowReport], Observer):
-    """The shadows of a Lab, by saga: each with its report as it is now. They end when the Lab stops.
+    """The current reports of a Lab's shadows by saga name. Shadows end when the Lab stops.
 
-    `call_there` calls a function on the thread where events are decided: there each is begun, read and ended.
+    `call_there` calls a function on the thread that decides events; shadows begin, are read and end there.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Shadows(Mapping[str, ShadowReport], Observer):
         self._shadows: dict[str, Shadow] = {}
 
     def __getitem__(self, saga: str) -> ShadowReport:
-        if saga not in self._shadows:  # so that who asks for none need not wait
+        if saga not in self._shadows:  # a miss need not wait for the thread
             raise UnknownShadow("shadow", "shadow of", saga, self)
         return self._call_there(partial(self._report_of, saga))
 
@@ -115,9 +115,9 @@ class Shadows(Mapping[str, ShadowReport], Observer):
         return f"Shadows({', '.join(map(repr, self.values())) or 'none'})"
 
     def begin(self, *classes: type[Saga]) -> list[ShadowReport]:
-        """Begin a shadow of each class, or of none if one cannot be. It takes the place of an earlier one.
+        """Begin a shadow of each class, or of none if one fails. A shadow replaces an earlier one of its saga.
 
-        Raises `DefinitionError` where no saga of its name is registered, and `LabClosed`.
+        Raises `DefinitionError` if no saga of that name is registered, and `LabClosed`.
         """
         return self._call_there(partial(self._begin, classes))
 
@@ -134,7 +134,7 @@ class Shadows(Mapping[str, ShadowReport], Observer):
         return [_report(shadow) for shadow in begun.values()]
 
     def end(self, saga: str) -> ShadowReport:
-        """End it; returns its last report. Raises `UnknownName`."""
+        """End a shadow; returns its last report. Raises `UnknownName`."""
         return self._call_there(partial(self._end_one, saga))
 
     def _end_one(self, saga: str) -> ShadowReport:
@@ -149,7 +149,7 @@ class Shadows(Mapping[str, ShadowReport], Observer):
         if not self._shadows:
             self._observers.remove(self)
 
-    # --- what it observes ---
+    # --- observer hooks ---
 
     def received(self, deliveries: Sequence[Delivery], triggers: Sequence[tuple[str, int]]) -> None:
         for name, part in triggers:
@@ -171,17 +171,17 @@ class Shadows(Mapping[str, ShadowReport], Observer):
             self._tell(shadow, lambda it: it.live_ended(run))
 
     def _tell(self, shadow: Shadow, what: Callable[[Shadow], None]) -> None:
-        """The trigger that the event came for goes on whatever happens here."""
+        """An error here ends the shadow and never affects the trigger."""
         try:
             what(shadow)
         except Exception as error:
             name = shadow.current.name
             logger.exception("shadow of %s", name)
             self._end([name])
-            self._life.report(f"shadow:{name}", f"the shadow of {name} was ended by an error: {describe(error)}")
+            self._life.report(f"shadow:{name}", f"the shadow of {name} ended with an error: {describe(error)}")
 
     def changed(self, sagas: Collection[str]) -> None:
-        """What it stood beside is not current any more."""
+        """The revision it is compared with is no longer current."""
         self._end(sagas)
 
     async def caught_up(self) -> None:
@@ -217,7 +217,7 @@ def _notes(shadow: Shadow) -> Iterator[str]:
     before, after = shadow.current.triggers, shadow.definition.triggers
     for method, trigger in after.items():
         if method not in before:
-            yield f"trigger {trigger.name} is new: it gets no events as long as it is a shadow"
+            yield f"trigger {trigger.name} is new: it gets no events while it is a shadow"
         elif before[method].spec.identity != trigger.spec.identity:
             old, new = before[method].spec, trigger.spec
             yield f"trigger {trigger.name}: its events still come from {old}, not from {new}"

@@ -1,4 +1,4 @@
-"""What the Lab shows: tables and statuses, read from the store and from the live state."""
+"""The Lab's tables and status, read from the store and the live state."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ DTYPES: Mapping[str, Mapping[str, str]] = {
 }
 
 CAUSE_IDS = 1000
-"""Ids that a row of the causes names: the newest."""
+"""A row of the causes lists this many ids, the newest."""
 
 PARTS = 32
-"""Parts of a composite trigger whose claims are looked for."""
+"""`why` looks for the claims of this many parts of a composite trigger."""
 
 _MADE = re.compile(r"[-~][0-9a-f]{8}(-\d+)?$")
-"""An id of an event that came without one: it claims nothing, so that its run is found by a look at all."""
+"""The id given to an event without one. It has no claim, so `why` finds its run by scanning all runs."""
 
 PAGE, LOOKED_THROUGH = 10_000, 100_000
-"""Letters read at a time, and at the most, to find the ids of the causes."""
+"""Dead letters per read, and in total, when collecting the ids of the causes."""
 
 
 class Views:
@@ -115,7 +115,7 @@ class Views:
         return tables().to_frame(*self._store.rows(name, _checked(name, limit)), DTYPES[name])
 
     def outcomes(self, limit: int | None) -> Any:
-        """Those of the ring, and older or other processes' ones of the store; of a waiting event only the last."""
+        """Outcomes in memory, then the store's older or foreign ones; a waiting event has only its last one."""
         columns, limit = tuple(DTYPES["outcomes"]), _checked("outcomes", limit)
         rows: list[tuple[Any, ...]] = []
         seen: set[tuple[str, str, str | None]] = set()
@@ -124,14 +124,14 @@ class Views:
                 break
             key = (o.event_id, o.trigger, o.run_id)
             if o.kind is OutcomeKind.WAITING and o.run_id is None and key in seen:
-                continue  # it has left its window since
+                continue  # it has left its window
             if o.run_id is None or key not in seen:
                 seen.add(key)
                 rows.append((o.event_id, o.trigger, o.kind.value, o.reason, o.run_id, o.revision, o.at, o.facts))
                 seen.add((o.event_id, o.trigger, None))
         _, stored = self._store.rows("outcomes", limit)
         rows += [(*row, None) for row in stored if (row[0], row[1], row[4]) not in seen]
-        rows.sort(key=lambda row: -inf if row[-2] is None else row[-2], reverse=True)  # damaged ones have no time
+        rows.sort(key=lambda row: -inf if row[-2] is None else row[-2], reverse=True)  # damaged rows have no time
         return _frame("outcomes", columns, rows[:limit])
 
     def dead_letters(self, by: str | None, limit: int | None, before: str | None) -> Any:
@@ -141,13 +141,13 @@ class Views:
         if by is None:
             return _frame("dead_letters", *self._store.rows("dead_letters", limit, before=before))
         if before is not None:
-            raise DefinitionError("dead_letters: before= is for letters one by one, not for by='cause'")
+            raise DefinitionError("dead_letters: before= does not go with by='cause'")
         _, causes = self._store.rows("causes", limit)
         ids = self._ids_by_cause({row[0]: row[1] for row in causes})
         return _frame("causes", tuple(DTYPES["causes"]), [(*row, ids[row[0]]) for row in causes])
 
     def _ids_by_cause(self, counts: Mapping[str, int]) -> Mapping[str, list[str]]:
-        """The newest letters of each cause, as far as they are among the newest of all."""
+        """The newest dead letters of each cause, as far as the scan of the newest of all finds them."""
         ids: dict[str, list[str]] = {cause: [] for cause in counts}
         missing = sum(min(count, CAUSE_IDS) for count in counts.values())
         before = None
@@ -192,7 +192,7 @@ class Views:
 
     def why(self, event_id: str) -> Why:
         if not (isinstance(event_id, str) and event_id):
-            raise DefinitionError(f"why: event_id={event_id!r} must be a text that is not empty")
+            raise DefinitionError(f"why: event_id={event_id!r} must be a non-empty string")
         found = {(o.trigger, o.kind): o for o in self._tally.about(event_id)}
         rows, runs = self._about(event_id, [o.run_id for o in found.values() if o.run_id is not None])
         for _, trigger, outcome, reason, run_id, revision, at in rows:
@@ -210,7 +210,7 @@ class Views:
         return Why(event_id, outcomes, told, verdicts)
 
     def _about(self, event_id: str, run_ids: Collection[str]) -> tuple[Sequence[Any], Sequence[Any]]:
-        """The stored outcomes of an event and its runs: through its claims, which events have that have an own id."""
+        """The stored outcomes and runs of an event, found through its claims."""
         claim = claim_of(event_id)
         claims = [claim, *(f"{part}:{claim}" for part in range(PARTS))]
         found = self._store.about(event_id, claims, run_ids)
@@ -243,8 +243,8 @@ class Views:
         )
 
 
-def shown(lab: Host) -> Any:
-    """Its dashboard. Raises `SourceNotReady` if anywidget is not installed."""
+def dashboard_widget(lab: Host) -> Any:
+    """The Lab's dashboard. Raises `SourceNotReady` if anywidget is not installed."""
     try:
         return dashboard_of(lab)
     except ModuleNotFoundError as error:
@@ -254,7 +254,7 @@ def shown(lab: Host) -> Any:
 
 
 def open_letters(store: Store, cause: str | None = None) -> list[str]:
-    """The ids of all open dead letters, or of those with this cause, oldest first."""
+    """Ids of the open dead letters, or of those with this cause, oldest first."""
     found: list[str] = []
     last: str | None = None
     while True:
@@ -267,7 +267,7 @@ def open_letters(store: Store, cause: str | None = None) -> list[str]:
 
 
 def _checked(table: str, limit: Any) -> int | None:
-    """How many rows of the table are asked for. Raises `DefinitionError`."""
+    """The validated limit. Raises `DefinitionError`."""
     try:
         if limit is None or (not isinstance(limit, bool) and index(limit) >= 0):
             return None if limit is None else min(index(limit), sys.maxsize)

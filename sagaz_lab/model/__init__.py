@@ -1,1 +1,1 @@
-"""Values and definitions: the standard library only, no input or output."""
+"""Values and definitions. No I/O."""

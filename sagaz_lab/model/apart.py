@@ -1,8 +1,8 @@
-"""Values of their own: whoever changes a payload or a context in place changes no one else's.
+"""Private copies: a change to a payload or context in place affects no other reader.
 
-Containers are copied: dict, list, tuple, set, bytearray, the classes of `collections`, mapping proxies, and classes
-derived from these, whatever is nested in them. Anything else is handed on as it is: values that cannot change, and
-tables, arrays and models in memory, whose copies would cost too much.
+Containers are copied deeply: dict, list, tuple, set, bytearray, the classes of `collections`, mapping proxies, and
+their subclasses. Everything else is shared: immutable values, and tables, arrays and models in memory, whose copies
+would cost too much.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ T = TypeVar("T")
 Copy = Callable[[Any], Any]
 
 MOST_CLASSES = 1000
-"""Classes of which it is remembered how they are copied; a notebook defines the same ones again and again."""
+"""Size of the cache of copy functions; a notebook redefines the same classes again and again."""
 
 UNCHANGING: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, complex})
-"""The commonest types of which a value cannot change."""
+"""The most common immutable types."""
 
 
 def apart(value: T) -> T:
@@ -32,13 +32,13 @@ def apart(value: T) -> T:
         return value
     try:
         copied: T = copy(value)
-    except RecursionError:  # it contains itself, or is nested too deeply
+    except RecursionError:  # cyclic or nested too deeply
         return _apart_slowly(value)
     return copied
 
 
 def copied_by(kind: type[T], copy: Callable[[T], T]) -> None:
-    """Values of this type are containers too."""
+    """Register a further container type."""
     _KNOWN[kind] = _COPIES[kind] = copy
 
 
@@ -85,13 +85,13 @@ def _defaultdict(value: defaultdict[Any, Any]) -> defaultdict[Any, Any]:
     return defaultdict(value.default_factory, _dict(value))
 
 
-# --- classes derived from containers ---
+# --- subclasses of containers ---
 
 
 def _derived(fill: Callable[[Any, Any], None]) -> Copy:
-    """A copy as `copy.copy` makes it, whose items and attributes are then copied too.
+    """Copy with `copy.copy`, then copy the items and attributes.
 
-    Only the class knows how it is copied: one that fails, or gives another class, has its objects handed on.
+    If the class's own copy fails or returns another class, its objects are shared.
     """
 
     def copied(value: Any) -> Any:
@@ -131,23 +131,23 @@ def _fill_deque(own: deque[Any], value: deque[Any]) -> None:
 
 
 def _no_items(own: Any, value: Any) -> None:
-    """What is in it cannot change, or is an attribute."""
+    """Its items are immutable or attributes."""
 
 
 def _derived_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Of a NamedTuple as of any other: its constructor may take what it likes."""
+    """Bypasses the constructor, whose signature is unknown: a NamedTuple's differs from a tuple's."""
     if _is_plain(value) and not getattr(value, "__dict__", None):
         return value
     try:
         own = tuple.__new__(type(value), map(_item, tuple.__iter__(value)))
-    except TypeError:  # a class written in C that is made in another way
+    except TypeError:  # a C class that is constructed differently
         return value
     _copy_attributes(own, value)
     return own
 
 
 def _proxy(value: MappingProxyType[Any, Any]) -> MappingProxyType[Any, Any]:
-    copy = getattr(value, "copy", None)  # of what is behind it
+    copy = getattr(value, "copy", None)  # copies the mapping behind it
     return value if copy is None else MappingProxyType(apart(copy()))
 
 
@@ -165,7 +165,7 @@ _DERIVED: dict[type, Copy] = {
 
 
 class _Copies(dict[type, Copy | None]):
-    """How values of a class are copied; None for what is handed on."""
+    """The copy function of each class; None for shared values."""
 
     def __missing__(self, kind: type) -> Copy | None:
         if len(self) >= MOST_CLASSES:
@@ -181,7 +181,7 @@ _KNOWN: dict[type, Copy | None] = {
     dict: _dict,
     list: _list,
     tuple: _tuple,
-    set: set,  # what is in it cannot change
+    set: set,  # its items are hashable, so immutable
     bytearray: bytearray,
     deque: _deque,
     OrderedDict: lambda value: OrderedDict(_dict(value)),

@@ -1,4 +1,4 @@
-"""Awaiting what may be awaitable: a coroutine that nobody awaits never runs."""
+"""Awaits values that may be awaitable: a coroutine runs only if it is awaited."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from inspect import isasyncgen, isawaitable, isgenerator
 from typing import Any
 
 BARE_YIELDS = 100
-"""How often an awaitable may give way, as `asyncio.sleep(0)` does, where there is no time to wait for it."""
+"""How often an awaitable may yield, as `asyncio.sleep(0)` does, when it must finish without waiting."""
 
 _NEVER = frozenset({dict, list, tuple, str, bytes, int, float, bool, type(None)})
 
 
 def is_awaitable(value: Any) -> bool:
-    """The same as `inspect.isawaitable`, quick for plain data."""
+    """`inspect.isawaitable`, but fast for plain data."""
     return type(value) not in _NEVER and isawaitable(value)
 
 
 async def awaited(value: Any) -> Any:
-    """The value itself, or what comes of awaiting it as often as that can be done."""
+    """The value, awaited until the result is no longer awaitable."""
     while is_awaitable(value):
         value = await value
     return value
 
 
 async def waited(wait: Awaitable[None] | None) -> None:
-    """Returns when what the journal was given is done."""
+    """Wait for the journal, if there is anything to wait for."""
     if wait is not None:
         await wait
 
 
 def at_once(value: Any, owner: str) -> Any:
-    """The same without waiting. Raises `TypeError` naming `owner` if it would have to wait for something."""
+    """`awaited` without waiting. Raises `TypeError` naming `owner` if the value is not ready."""
     if not is_awaitable(value):
         return value
     steps = awaited(value)
@@ -46,5 +46,5 @@ def at_once(value: Any, owner: str) -> Any:
 
 
 def is_unread(value: Any) -> bool:
-    """Whether it is a generator: its body has not run, and nobody will run it."""
+    """Whether it is a generator, whose body nothing will run."""
     return type(value) not in _NEVER and (isgenerator(value) or isasyncgen(value))

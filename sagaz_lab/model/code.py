@@ -1,4 +1,4 @@
-"""Texts that stand for code: equal in every process for equal code, and for nothing else."""
+"""Canonical texts of code: equal code has equal texts in every process, different code never has."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from types import CodeType, FunctionType
 from typing import Any
 
 PLAIN = (int, float, complex, str, bytes, tuple, frozenset, type(None))
-"""Values that a text can stand for."""
+"""Values with a canonical text."""
 
 
 def syntax_tree(text: str) -> ast.AST:
-    """Of a module or a cell, which may use await at its top level. Raises `SyntaxError`, `ValueError`."""
+    """Parse a module or a cell, with top-level await allowed. Raises `SyntaxError`, `ValueError`."""
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     try:
         tree: ast.AST = compile(text, "<cell>", "exec", flags)
     except SystemError:
-        # CPython 3.11 miscounts its depth where the collector runs other code meanwhile. It does not do so twice.
+        # CPython 3.11 miscounts its recursion depth if the collector runs other code meanwhile; a second call succeeds.
         tree = compile(text, "<cell>", "exec", flags)
     return tree
 
 
 def constant_text(value: Any) -> str:
-    """Like `repr`, but a set has its items in one order."""
+    """Like `repr`, with the items of sets sorted."""
     if isinstance(value, CodeType):
         return code_text(value)
     if isinstance(value, frozenset):
@@ -31,7 +31,7 @@ def constant_text(value: Any) -> str:
     if type(value) is tuple:
         return f"({', '.join(map(constant_text, value))})"
     if type(value) is int:
-        return hex(value)  # which has no limit of digits
+        return hex(value)  # no digit limit
     return repr(value)
 
 
@@ -41,12 +41,12 @@ def code_text(code: CodeType) -> str:
 
 
 def function_text(function: FunctionType, other: Callable[[Any], str]) -> str:
-    """Its code, its defaults and what it closes over; `other` gives the text of what is not plain."""
+    """Its code, defaults and closure; `other` gives the text of values that are not plain."""
     values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         try:
             values.append(cell.cell_contents)
-        except ValueError:  # not filled yet
+        except ValueError:  # an empty cell
             continue
     return "|".join([code_text(function.__code__), *(_value_text(value, other) for value in values)])
 

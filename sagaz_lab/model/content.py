@@ -1,4 +1,4 @@
-"""A digest of what a value holds, equal in every process for equal content."""
+"""A digest of a value's content, equal in every process for equal content."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 PARTS, SIZE = 100_000, 16 * 2**20
-"""How many values, and bytes, are compared; what has more takes too long each time its cell is run."""
+"""Limits in values and bytes; larger content would slow down each run of its cell."""
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis))
 
 
 class _Unreadable(Exception):
-    """It has too much content, or content that cannot be read."""
+    """The content is too large or cannot be read."""
 
 
 def content_digest(value: Any) -> str | None:
-    """Of plain data, tables and whatever else can be pickled. None if it is too large, or cannot be read."""
+    """Digest plain data, tables and other picklable values. None if the content is too large or unreadable."""
     found, size = sha256(), 0
     try:
         for number, part in enumerate(_parts(value)):
@@ -27,7 +27,7 @@ def content_digest(value: Any) -> str | None:
             if number > PARTS or size > SIZE:
                 return None
             found.update(b"%d:%b" % (len(part), part))
-    except Exception:  # whatever an object's own code raises
+    except Exception:  # from the object's own code
         return None
     return found.hexdigest()[:16]
 
@@ -62,9 +62,9 @@ def _whole(value: Any) -> bytes:
 
 
 def _reduced(value: Any) -> Iterator[bytes]:
-    """As it would be pickled."""
+    """The value's state as pickle would store it."""
     kind = type(value)
-    if kind.__module__ == "itertools":  # looking would use it up
+    if kind.__module__ == "itertools":  # reading would exhaust it
         raise _Unreadable
     reduced = copyreg.dispatch_table.get(kind)
     found: Any = reduced(value) if reduced else value.__reduce_ex__(4)
@@ -75,6 +75,6 @@ def _reduced(value: Any) -> Iterator[bytes]:
 
 
 def _name(value: Any) -> bytes:
-    if "<" in value.__qualname__:  # another may have this name
+    if "<" in value.__qualname__:  # a local name is not unique
         raise _Unreadable
     return f"{value.__module__}.{value.__qualname__}".encode()

@@ -15,11 +15,10 @@ _new_dict = dict.__new__
 
 
 class SagaContext(dict[str, Any]):
-    """What the actions of one run share: a `dict` of their results, with the run's own facts.
+    """A `dict` of the results of a run's actions, with the facts of the run.
 
-    A mapping that an action returns is merged into it; any other value is stored under the action's
-    name. Values may be more than JSON: tables, arrays, models (see `codec=`). `changed` names what was set since
-    the journal last asked.
+    A mapping that an action returns is merged into it; any other value is stored under the action's name. Values may
+    go beyond JSON: tables, arrays, models (see `codec=`). `changed` holds the keys set since the journal last asked.
     """
 
     __slots__ = ("_own", "changed", "log_lines", "run_id", "sent")
@@ -39,23 +38,23 @@ class SagaContext(dict[str, Any]):
 
     @property
     def event(self) -> Event | None:
-        """The event that started the run; its payload is this attempt's own. `sent` is the event as it came."""
+        """The event that started the run, with this attempt's own copy of the payload. `sent` is the original."""
         if self._own is None and self.sent is not None:
             self._own = reader_of(self.sent)
         return self._own
 
     def forget_event(self) -> None:
-        """Whoever asks for the event next gets one with a payload of its own."""
+        """Give the next reader a fresh copy of the payload."""
         self._own = None
 
     @property
     def idempotency_key(self) -> str:
-        """Stable for this run's attempt and the action that asks, also after a crash; give it to what you call."""
+        """Stable per attempt and action, also after a crash; pass it to the services you call."""
         return self._step().idempotency_key
 
     @property
     def cancelled(self) -> bool:
-        """True once the action that asks should return: it timed out, or the run is being cancelled."""
+        """True once the calling action should return: it timed out or the run is being cancelled."""
         step = current_step.get(None)
         return step is not None and step.cancelled
 
@@ -68,20 +67,20 @@ class SagaContext(dict[str, Any]):
         return key in self
 
     def stream(self, name: str) -> AsyncIterator[Any]:
-        """The records of the action `name`, which is in this one's `depends_on`, or of an iterable in the context."""
+        """The records of the action `name` from this action's `depends_on`, or of an iterable in the context."""
         return self._step().stream(name)
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Say how far the action is: `done` of `total`, in any unit."""
+        """Report the action's progress: `done` of `total`, in any unit."""
         self._step().progress = ActionProgress(done, total, note)
 
     def publish(self, topic: str, payload: Any) -> Published:
         """Publish JSON to `topic` of the broker that the run's trigger reads from, once the action has succeeded.
 
-        Where that is no broker, `source="memory"` triggers with this topic get it. It is stored in one transaction
-        with the action's success, so it is published at least once, always with the same id; a trial that fails
-        publishes nothing. `await` it, or (in a plain `def`) just call it. At most 1,000 an action. Raises `RunError`
-        outside of a running action or compensation, `UnstorableValue` if the payload is no JSON.
+        Without a broker, `source="memory"` triggers with this topic receive it. It is stored in the same transaction
+        as the action's success and published at least once, always with the same id; a failed trial publishes
+        nothing. `await` it, or just call it in a plain `def`. Limit: 1,000 per action. Raises `RunError` outside a
+        running action or compensation, `UnstorableValue` if the payload is not JSON.
         """
         step = self._step()
         if not (isinstance(topic, str) and topic and topic.isprintable()):
@@ -90,14 +89,14 @@ class SagaContext(dict[str, Any]):
         return PUBLISHED
 
     def log(self, *values: object, level: str = "INFO") -> None:
-        """Write a line to the run's log, which keeps the last 1,000, with the time and this level."""
+        """Write a line to the run's log, which keeps the last 1,000 lines with time and level."""
         step = current_step.get(None)
         if self.log_lines is None:
             self.log_lines = RunLog()
         self.log_lines.add(step.name if step else "", " ".join(map(str, values)), level)
 
     def take_changes(self) -> dict[str, Any] | None:
-        """What has been set since the last call; changes inside a value are not seen."""
+        """The values set since the last call; changes inside a value go unnoticed."""
         changed, self.changed = self.changed, None
         return {key: self[key] for key in changed if key in self} if changed else None
 
@@ -129,14 +128,14 @@ class SagaContext(dict[str, Any]):
         step = current_step.get(None)
         if step is None:
             raise RunError(
-                "only an action or a compensation that is running can ask for this; "
-                "in a thread of your own, run it with contextvars.copy_context().run(...)"
+                "only a running action or compensation can use this; "
+                "in your own thread, run it with contextvars.copy_context().run(...)"
             )
         return step
 
 
 def fresh_context(values: Mapping[str, Any], run_id: str, event: Event | None) -> SagaContext:
-    """As `SagaContext(...)` makes it, at half the cost."""
+    """`SagaContext(...)` at half the cost."""
     ctx = _new_dict(SagaContext)
     dict.update(ctx, values)
     ctx.run_id = run_id

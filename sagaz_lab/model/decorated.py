@@ -1,4 +1,4 @@
-"""What the decorators leave on methods, and that no class loses a method which they have marked."""
+"""The marks that decorators leave on methods. A class that loses a marked method is an error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from sagaz_lab.errors import DefinitionError
 
 _WRITTEN = "__sagaz_written__"
-"""In the namespace of a class body: the methods that it has marked so far. A body executed again has its own."""
+"""The key, in a class body's namespace, of the methods marked so far. Each execution of the body has its own."""
 
 
 class _Written(NamedTuple):
-    """A method as written. `line` is that of its decorator."""
+    """A method as written, with the line of its decorator."""
 
     method: str
     decorator: str
@@ -27,13 +27,13 @@ class _Written(NamedTuple):
 
 
 def refuse_bare(decorator: str, given: Any) -> None:
-    """Raises `DefinitionError` if the decorator stands without parentheses."""
+    """Raises `DefinitionError` if the decorator lacks parentheses."""
     if callable(given):
         raise DefinitionError(f"@{decorator} on {_named(given)}: write @{decorator}(...) with parentheses")
 
 
 def refuse_other_than_function(decorator: str, given: Any) -> None:
-    """Raises `DefinitionError` for what is no function: a `functools.partial`, a `classmethod`, a callable object."""
+    """Raises `DefinitionError` for anything but a function: a `functools.partial`, `classmethod` or callable object."""
     if not inspect.isfunction(given):
         kind = type(given).__name__
         raise DefinitionError(f"{decorator} on {_named(given)}: it is a {kind}; decorate a method written with def")
@@ -44,7 +44,7 @@ def _named(given: Any) -> str:
 
 
 def put_mark(function: Callable[..., Any], attribute: str, mark: object, decorator: str) -> None:
-    """Mark the method, and note it in the class body that is being executed, if any."""
+    """Mark the method and record it in the class body being executed, if any."""
     setattr(function, attribute, mark)
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function: the user's own decorator
@@ -55,7 +55,7 @@ def put_mark(function: Callable[..., Any], attribute: str, mark: object, decorat
 
 
 def refuse_lost_methods(cls: type) -> None:
-    """Raises `DefinitionError` for a marked method that its class body has lost, such as one of two of one name."""
+    """Raises `DefinitionError` for a marked method lost from its class, such as one of two of the same name."""
     for base in cls.__mro__:
         members = vars(base)
         if (written := members.get(_WRITTEN)) is None:
@@ -75,15 +75,15 @@ def _marks(member: Any, written: list[_Written]) -> Iterator[object]:
 
 def _loss(cls: type, one: _Written, written: list[_Written]) -> str:
     if one.method not in vars(cls):
-        return f"the class has lost the method of {one}; give each method a name of its own, or leave the decorator out"
+        return f"the class has lost the method of {one}; give each method its own name, or remove the decorator"
     heir = vars(cls)[one.method]
     marks = {id(mark) for mark in _marks(heir, written)}
     for other in written:
         if id(other.mark) in marks:
-            return f"two methods have this name, {one} and {other}; give each a name of its own"
+            return f"two methods have this name, {one} and {other}; give each its own name"
     code = getattr(heir, "__code__", None)
     if code is not None and code.co_qualname.rpartition(".")[0] == cls.__qualname__:
         return f"another of this name, at line {code.co_firstlineno}, replaces the method of {one}; rename one of them"
     if not hasattr(heir, "__get__"):
         return f"a value of this name, {type(heir).__name__}, replaces the method of {one}; rename one of them"
-    return f"what stands above {one} replaces the method; write it below, or let it use functools.wraps"
+    return f"the decorator above {one} replaces the method; write it below, or use functools.wraps in it"

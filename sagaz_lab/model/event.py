@@ -1,4 +1,4 @@
-"""Event: a fact from outside, known by its source and id. Delivery: one hand-over of it."""
+"""Event: a fact from outside, identified by source and id. Delivery: one hand-over of an event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_HEADERS: MappingProxyType[str, str] = MappingProxyType({})
 
 
 def _read_only(headers: Mapping[str, str]) -> MappingProxyType[str, str]:
-    """The headers, as readers share them. A dict of another class keeps it, such as one of names without case."""
+    """Shared, read-only headers. A dict subclass, such as a case-insensitive one, keeps its class."""
     if not headers:
         return NO_HEADERS
     if type(headers) is dict:
@@ -23,12 +23,12 @@ def _read_only(headers: Mapping[str, str]) -> MappingProxyType[str, str]:
 
 
 class _EventSlots:
-    """The slots of an event, still open for writing."""
+    """The slots of an event, still writable."""
 
     __slots__ = ("_read", "_sent", "attempt", "headers", "id", "key", "source", "timestamp")
 
-    _sent: Any  # shared by all who read the event, and never handed out if it can change
-    _read: Any  # the same, until its reader asks for a value that can change: then a copy of the reader's own
+    _sent: Any  # shared by all readers; mutable values are never handed out
+    _read: Any  # the same, until its reader asks for a mutable value: then the reader's copy
     id: str
     source: str
     key: str | None
@@ -40,16 +40,15 @@ class _EventSlots:
 class Event(_EventSlots):
     """A fact from outside. Read-only.
 
-    Who reads the event may change the payload in place: it is a copy of the reader's own, made once a container is
-    asked for. The headers cannot be changed.
+    A reader may change the payload in place: each reader has a private copy, made when it first reads a container.
+    The headers are immutable.
 
-    `id` and `source` identify it; a redelivery keeps both and raises `attempt` (1 at first).
-    `payload` is what was sent, decoded; `key` is the source's own ordering key, if it has one;
-    `timestamp` is aware, in UTC. `event["x"]` always reads the payload; `event.x` reads it where
-    the event has no field of that name; `event.message_id` is the id where the payload has none.
+    `id` and `source` identify it; a redelivery keeps both and increments `attempt`, which starts at 1. `payload` is
+    decoded; `key` is the source's ordering key, if any; `timestamp` is aware, in UTC. `event["x"]` always reads the
+    payload; `event.x` reads it if the event has no field of that name; `event.message_id` defaults to the id.
 
-    Where the payload is a mapping, the event reads like one: `event.get(name)`, `name in event`, `len(event)`,
-    `for name in event`, `dict(event)`, `{**event}`. With another payload these raise `TypeError`.
+    If the payload is a mapping, the event reads like one: `event.get(name)`, `name in event`, `len(event)`,
+    `for name in event`, `dict(event)`, `{**event}`. Otherwise these raise `TypeError`.
     """
 
     __slots__ = ()
@@ -64,8 +63,8 @@ class Event(_EventSlots):
         timestamp: datetime | None = None,
         attempt: int = 1,
     ) -> Event:
-        # Filling open slots and then closing them costs half of what a frozen dataclass does,
-        # and one event is made for each delivery.
+        # Each delivery creates an event: filling writable slots, then switching the class, costs half of a frozen
+        # dataclass.
         event = _EventSlots()
         event._sent = event._read = payload
         event.id = id
@@ -79,7 +78,7 @@ class Event(_EventSlots):
 
     @property
     def payload(self) -> Any:
-        """What was sent, decoded; the reader's own."""
+        """The decoded payload; the reader's own copy."""
         read = self._read
         if read is self._sent and type(read) not in UNCHANGING:
             read = apart(read)
@@ -87,7 +86,7 @@ class Event(_EventSlots):
         return read
 
     def with_payload(self, payload: Any) -> Event:
-        """The same event with another payload: the decoded one."""
+        """The same event with its payload decoded."""
         return Event(payload, self.id, self.source, self.key, self.headers, self.timestamp, self.attempt)
 
     def with_id(self, id: str) -> Event:
@@ -99,12 +98,10 @@ class Event(_EventSlots):
         return value if type(value) in UNCHANGING else self.payload[name]
 
     def get(self, name: Any, default: Any = None) -> Any:
-        """The payload's value of this name."""
         value = self._mapping().get(name, default)
         return value if type(value) in UNCHANGING or value is default else self.payload[name]
 
     def keys(self) -> KeysView[Any]:
-        """The payload's names."""
         self._mapping()
         keys: KeysView[Any] = self.payload.keys()
         return keys
@@ -119,7 +116,7 @@ class Event(_EventSlots):
         return True
 
     def _mapping(self) -> Mapping[Any, Any]:
-        """What its names and plain values are read from."""
+        """The payload as a mapping, for names and plain values."""
         if isinstance(self._read, Mapping):
             return self._read
         kind = type(self._read).__name__
@@ -169,17 +166,17 @@ OWN_FIELDS = frozenset((*_EventSlots.__slots__, "payload", "get", "keys"))
 
 
 def payload_as_sent(event: Event) -> Any:
-    """The payload that all readers of the event share, for those who neither change it nor hand it to the user."""
+    """The shared payload, for callers that neither change it nor hand it to user code."""
     return event._sent
 
 
 def is_as_sent(event: Event) -> bool:
-    """Whether nobody has asked this event for what can change, so that others may read it too."""
+    """Whether no reader has a private copy yet, so that others may share this event."""
     return event._read is event._sent
 
 
 def reader_of(event: Event) -> Event:
-    """The same event for one more reader, whose payload is a copy of its own once it asks for it."""
+    """The same event for another reader, with its own copy of the payload on first use."""
     payload = event._sent
     if type(payload) in UNCHANGING:
         return event
@@ -190,7 +187,7 @@ copied_by(Event, reader_of)
 
 
 def next_attempt(event: Event) -> Event:
-    """The same event, delivered once more."""
+    """The same event, redelivered."""
     attempt = event.attempt + 1
     return Event(event._sent, event.id, event.source, event.key, event.headers, event.timestamp, attempt)
 
@@ -198,8 +195,8 @@ def next_attempt(event: Event) -> Event:
 class Delivery(NamedTuple):
     """One hand-over of an event by a source, to be settled with `ack` or `nack`.
 
-    `token` is the source's own. `fresh` says that the id was made for this very delivery, so no
-    earlier one can have had it.
+    `token` is opaque to everyone but the source. `fresh`: the id was generated for this delivery, so it cannot be a
+    duplicate.
     """
 
     event: Event
@@ -208,16 +205,16 @@ class Delivery(NamedTuple):
 
 
 class Alike(Sequence[Event]):
-    """Events that differ by payload and id only, each made anew whenever it is asked for.
+    """Events that differ in payload and id only, each created on access.
 
-    Most events are filtered: made one by one as they are decided, they come and go without the garbage collector.
+    Most events are filtered: created one by one as they are decided, they never reach the garbage collector.
     """
 
     __slots__ = ("_source", "_timestamp", "ids", "payloads")
 
     def __init__(self, payloads: list[Any], ids: list[str], source: str, timestamp: datetime) -> None:
         if len(payloads) != len(ids):
-            raise ValueError(f"{len(payloads)} payloads and {len(ids)} ids: each event has one of either")
+            raise ValueError(f"{len(payloads)} payloads and {len(ids)} ids: each event needs one of each")
         self.payloads = payloads
         self.ids = ids
         self._source = source
@@ -256,7 +253,7 @@ class Alike(Sequence[Event]):
 
 
 class Deliveries(Sequence[Delivery]):
-    """Deliveries of such events, without tokens."""
+    """Deliveries of `Alike` events, without tokens."""
 
     __slots__ = ("events", "fresh")
 
@@ -278,9 +275,8 @@ class Deliveries(Sequence[Delivery]):
 def deliveries(
     payloads: Iterable[Any], ids: Iterable[str], source: str, timestamp: datetime, *, fresh: bool = False
 ) -> Sequence[Delivery]:
-    """Many deliveries of events without keys, headers and tokens, at a fraction of the cost of making each by itself.
+    """Deliveries of events without keys, headers and tokens, far cheaper than creating each by itself.
 
-    `payloads` and `ids` go together; `timestamp` is when the batch came. Raises `ValueError` if one has more than the
-    other.
+    `payloads` and `ids` are parallel; `timestamp` is the batch's arrival. Raises `ValueError` if the lengths differ.
     """
     return Deliveries(Alike(list(payloads), list(ids), source, timestamp), fresh)

@@ -1,4 +1,4 @@
-"""What some sources give as payload, for those who fire such events or try their sagas by hand."""
+"""The payload types of some sources, for firing such events by hand and for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sagaz_lab.model.event import NO_HEADERS, Event
 
 
 class _ByName:
-    """Its fields can be read as `given["name"]` too, as those of any payload."""
+    """Its fields can also be read by key, as in any payload."""
 
     __slots__ = ()
 
@@ -27,7 +27,7 @@ class _ByName:
 
 
 class Headers(dict[str, str]):
-    """The headers of a request, whose names have no case in HTTP: they are kept in lower case, and found in any."""
+    """HTTP headers: names are stored in lower case and looked up in any case."""
 
     __slots__ = ()
 
@@ -49,9 +49,9 @@ class Headers(dict[str, str]):
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest(_ByName):
-    """A call of a webhook. `body` is kept as bytes: a text is encoded, any other value becomes JSON.
+    """A webhook request. `body` is stored as bytes: a string is encoded, any other value becomes JSON.
 
-    The names of `headers` are kept in lower case, and `headers["X-Key"]` finds one however it was written.
+    Names in `headers` are stored in lower case and looked up in any case.
     """
 
     body: Any = b""
@@ -68,11 +68,11 @@ class WebhookRequest(_ByName):
         object.__setattr__(self, "headers", Headers(self.headers))
 
     def json(self) -> Any:
-        """The body's value. Raises `DecodeError` if it is no JSON."""
+        """The decoded body. Raises `DecodeError` if it is not JSON."""
         try:
             return msgspec.json.decode(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DecodeError(f"the body is no JSON: {error}; it starts {self.body[:80]!r}") from None
+            raise DecodeError(f"the body is not JSON: {error}; it starts with {self.body[:80]!r}") from None
 
 
 def _own_request(value: WebhookRequest) -> WebhookRequest:
@@ -97,7 +97,7 @@ class FileEvent(_ByName):
 
 @dataclass(frozen=True, slots=True)
 class Tick(_ByName):
-    """A moment of a schedule: when it came, and for when it was due (default: the same). Both are aware."""
+    """A tick of a schedule: when it fired and when it was due (default: the same). Both are aware."""
 
     timestamp: datetime | None = None
     scheduled_for: datetime | None = None
@@ -109,12 +109,12 @@ class Tick(_ByName):
 
 
 def headers_of(payload: Any, headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Those of an event with this payload, from a plain mapping: a request's are found in any case."""
+    """The event's headers; a webhook request's are looked up in any case."""
     return Headers(headers) if isinstance(payload, WebhookRequest) else headers
 
 
 def event_with(payload: Any, id: str, source: str, timestamp: datetime) -> Event:
-    """The event that a source would make of this payload: a request's headers and a tick's time are its own."""
+    """The event a source would create from this payload, with a request's headers and a tick's time."""
     headers: Mapping[str, str] = NO_HEADERS
     if isinstance(payload, WebhookRequest):
         headers = payload.headers

@@ -1,4 +1,4 @@
-"""Where a saga class reports itself, and who runs it: the current Lab, seen from below."""
+"""The current Lab, as saga classes see it: they register with it and run on it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """The part of a Lab that saga classes need."""
+    """The part of a Lab that saga classes use."""
 
     def register(self, saga: type[Saga]) -> None:
         """Make this class the current revision of its name. Raises `SagaConflict`."""
 
     def diff(self, saga: str, old: int, new: int) -> Any:
-        """What changed from one revision's code to another's."""
+        """The difference between the code of two revisions."""
 
     async def run_saga(self, saga: Saga, context: Mapping[str, Any], run_id: str | None) -> SagaContext:
         """Run it once, without a trigger; raise the action's own error after compensating."""
@@ -29,12 +29,12 @@ _installed: dict[str, Callable[..., Any]] = {}
 
 
 def install(default_host: Callable[[], Host], dashboard: Callable[[Host], Any]) -> None:
-    """Say who hosts sagas where no Lab has been activated, and who shows a Lab: both stand above all that ask."""
+    """Install the default host and the dashboard, which live in higher layers."""
     _installed.update(default_host=default_host, dashboard=dashboard)
 
 
 def host() -> Host:
-    """The current Lab: the activated one, else the default one, which is loaded when it is first needed."""
+    """The activated Lab, else the default one, created on first use."""
     current = current_host.get(None)
     if current is not None:
         return current
@@ -43,5 +43,5 @@ def host() -> Host:
 
 
 def dashboard_of(lab: Host) -> Any:
-    """Raises `ModuleNotFoundError` where its libraries are missing."""
+    """Raises `ModuleNotFoundError` if its libraries are missing."""
     return _installed["dashboard"](lab)

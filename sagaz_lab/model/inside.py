@@ -1,4 +1,4 @@
-"""The user's code that a Lab is waiting for: what it awaits of that Lab must not wait for the Lab in turn."""
+"""Tracks the user code that a Lab waits for, so that it cannot wait for the same Lab in turn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sagaz_lab.model.run import Run
 from sagaz_lab.model.step import Step, current_step
 
 CONNECTION = "connection"
-"""What waits for a source that is being connected: the start."""
+"""The `about` of a source that is being connected: the start waits for it."""
 
 
 class Place:
-    """Where the code is called: a trigger method, a listener, a source. Of actions `current_step` says as much.
+    """A call into user code: a trigger method, a listener, a source. For actions see `current_step`.
 
-    `owner` are the tasks of the Lab; `about` says what waits for this code besides: the trigger of a window, or a
-    listener's run. It is `over` when the code has returned.
+    `owner` identifies the Lab by its tasks. `about` names what else waits for this code: the trigger of a window or a
+    listener's run. `over` is set when the code has returned.
     """
 
     __slots__ = ("about", "before", "name", "over", "owner", "step")
@@ -36,7 +36,7 @@ class Place:
 
     def __exit__(self, *_: object) -> None:
         self.over = True
-        _place.set(self.before)  # a reset would fail in a coroutine that its loop has thrown away
+        _place.set(self.before)  # a reset would fail in a coroutine that its loop has discarded
         self.before = None
 
 
@@ -44,25 +44,25 @@ _place: ContextVar[Place | None] = ContextVar("place", default=None)
 
 
 def inside(owner: object, name: str, about: str = "") -> Place:
-    """Within it the user's code is called. What goes on in a task of its own afterwards, nobody waits for."""
+    """Enter it around a call into user code. Tasks that outlive the call do not count as inside."""
     return Place(owner, name, about)
 
 
 def inside_too(name: str, about: str = "") -> Place:
-    """The same for code that the Lab calls in whose context this is."""
+    """The same, with the owner taken from the current context."""
     place = _place.get()
     return Place(None if place is None else place.owner, name, about)
 
 
 def belongs(context: Context, owner: object) -> None:
-    """See to it that `inside_too` finds the Lab in this context."""
+    """Let `inside_too` find the Lab in this context."""
     place = context.get(_place)
     if place is None or place.owner is not owner:
         context.run(_place.set, Place(owner, ""))
 
 
 def outside() -> Context:
-    """A copy of this context for what nobody waits for."""
+    """A copy of this context for code that nothing waits for."""
     context = copy_context()
     context.run(_place.set, None)
     context.run(current_step.set, None)
@@ -70,14 +70,14 @@ def outside() -> Context:
 
 
 def place_in(owner: object) -> Place | None:
-    """Where this is called, if that Lab waits for it and it is no action."""
+    """The current place if that Lab waits for it; None inside an action."""
     place = _place.get()
     waited_for = place is not None and place.owner is owner and not place.over and place.step is current_step.get(None)
     return place if waited_for else None
 
 
 def caller_in(owner: object, begun: Callable[[str], Run | None]) -> str | None:
-    """Whose code calls this, if that Lab waits for it; `begun` gives its live runs."""
+    """Names the calling user code if that Lab waits for it; `begun` looks up live runs."""
     if (place := place_in(owner)) is not None:
         return place.name
     step = current_step.get(None)
@@ -87,4 +87,4 @@ def caller_in(owner: object, begun: Callable[[str], Run | None]) -> str | None:
 
 
 def waits_for_itself(what: str, caller: str, cure: str) -> RunError:
-    return RunError(f"{what} in {caller} would wait for itself, and so for ever; {cure}")
+    return RunError(f"{what} in {caller} would wait for itself forever; {cure}")

@@ -1,8 +1,8 @@
-"""Keys as text: equal values have one text in every process, and unequal values never share one.
+"""Canonical key texts: equal values share one text in every process, unequal values never do.
 
-A plain text is its own key. Any other value is spelled between `⟦` and `⟧`, and a text that begins with `⟦` is spelled
-too, as a quoted one: so 5 and "5" differ. Python's equality decides which values are equal, with these exceptions: a
-bool is no number, a list is a tuple, a time without a zone equals no time with one, and an Enum is its class and name.
+A string is its own key. Any other value is spelled between `⟦` and `⟧`; a string that begins with `⟦` is spelled too,
+quoted. So 5 and "5" differ. Python's equality decides, with these exceptions: a bool is not a number, a list equals a
+tuple, a naive time equals no aware time, and an Enum is its class and name.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from sagaz_lab.errors import MissingKey, UnfitKey, describe
 OPEN, CLOSE = "⟦", "⟧"
 
 KEY_LENGTH = 1024
-"""Characters of a key's text that are allowed."""
+"""Maximum length of a key's text, in characters."""
 
 _DEPTH = 50
 _PLAIN = 10**18
-"""Whole numbers below this are spelled as decimals. Larger ones are hexadecimal, which takes linear time."""
+"""Integers below this are spelled in decimal; larger ones in hexadecimal, which takes linear time."""
 
 
 _ATTOSECONDS = {"W": 604800 * 10**18, "D": 86400 * 10**18, "h": 3600 * 10**18, "m": 60 * 10**18, "s": 10**18,
                 "ms": 10**15, "us": 10**12, "ns": 10**9, "ps": 10**6, "fs": 1000, "as": 1}  # fmt: skip
-"""NumPy's units of spans that have a fixed length."""
+"""NumPy's timedelta units of fixed length."""
 
 
 def key_text(value: Any) -> str:
     """The canonical text of a key.
 
-    Raises `MissingKey` for a missing or too long value, `UnfitKey` for one of a type without such a text.
+    Raises `MissingKey` for a missing or too long value, `UnfitKey` for a type without a canonical text.
     """
     kind = type(value)
     if kind is str and value and value[0] != OPEN:
@@ -56,7 +56,7 @@ def _checked(value: Any) -> str:
         if isinstance(value, str) and not isinstance(value, Enum):
             text = str.__str__(value)
             if not text:
-                raise MissingKey("is an empty text")
+                raise MissingKey("is an empty string")
             return text if text[0] != OPEN else f"{OPEN}{_quoted(text)}{CLOSE}"
         if isinstance(value, bytes | bytearray | memoryview) and not bytes(value):
             raise MissingKey("is empty bytes")
@@ -66,11 +66,11 @@ def _checked(value: Any) -> str:
     except RecursionError:
         raise UnfitKey("is nested too deeply") from None
     except BaseException as error:
-        raise UnfitKey(f"is a {_name(value)} that cannot be read: {describe(error)}") from error
+        raise UnfitKey(f"is an unreadable {_name(value)}: {describe(error)}") from error
 
 
 def _spell(value: Any, depth: int) -> str:
-    """Raises what reading the value raises."""
+    """Propagates errors from reading the value."""
     if depth > _DEPTH:
         raise UnfitKey("is nested too deeply")
     if value is None:
@@ -102,7 +102,7 @@ def _quoted(text: str) -> str:
 
 def _enum(value: Enum, depth: int) -> str:
     kind = type(value)
-    # A combination of flags may have no name.
+    # A combination of flags may be unnamed.
     name = value._name_ if value._name_ is not None else _spell(value._value_, depth + 1)
     return "enum " + _quoted(f"{kind.__module__}.{kind.__qualname__}.{name}")
 
@@ -117,7 +117,7 @@ def _container(value: Any, depth: int) -> str:
         return "map{" + ",".join(sorted(f"{key}:{item}" for key, item in items.items())) + "}"
     raise UnfitKey(
         f"{'is' if depth == 1 else 'contains'} a {_name(value)}, which has no canonical text; "
-        "use a text, a number, a time, a UUID, or a tuple of these"
+        "use a string, a number, a time, a UUID, or a tuple of these"
     )
 
 
@@ -145,7 +145,7 @@ def _decimal(value: Decimal) -> str:
         return "inf" if value > 0 else "-inf"
     if not any(digits):
         return "0"
-    # Written out, it would be longer than a key may be; and an exponent can be made to fill the memory.
+    # Written out, it would exceed the limit of a key; a large exponent could fill the memory.
     if max(len(digits), abs(exponent), abs(value.adjusted())) > 2 * KEY_LENGTH:
         raise MissingKey(f"is a number of more than {KEY_LENGTH} digits")
     return _ratio(*value.as_integer_ratio())
@@ -172,7 +172,7 @@ def _whole(value: int) -> str:
 
 def _time(value: datetime) -> str:
     day, clock = (value.year, value.month, value.day), (value.hour, value.minute, value.second, value.microsecond)
-    plain = datetime(*day, *clock, tzinfo=UTC)  # as if it were: only the difference to UTC is computed with
+    plain = datetime(*day, *clock, tzinfo=UTC)  # treated as UTC: only differences are computed
     finer = f"{getattr(value, 'nanosecond', 0):03}"
     offset = value.utcoffset()
     if offset is None:
@@ -184,7 +184,7 @@ def _time(value: datetime) -> str:
 
 
 def _moment(value: datetime, finer: str = "") -> str:
-    """`finer` are the digits after the microseconds."""
+    """`finer` holds the digits after the microseconds."""
     return _with_fraction(value.replace(microsecond=0, tzinfo=None).isoformat(), f"{value.microsecond:06}{finer}")
 
 
@@ -202,7 +202,7 @@ def _nanoseconds(value: timedelta) -> int:
 
 
 def _of_library(value: Any, depth: int) -> str | None:
-    """Of their scalars that Python's own types do not cover. None: it is none of them."""
+    """Spell NumPy and pandas scalars that Python's types do not cover; None for other values."""
     kind = type(value)
     if kind.__module__.partition(".")[0] == "pandas":
         if kind.__name__ in ("NAType", "NaTType"):
@@ -224,7 +224,7 @@ def _of_library(value: Any, depth: int) -> str | None:
 
 
 def _numpy_time(numpy: Any, value: Any) -> str:
-    """Its text is as fine as its unit: a year alone, or down to attoseconds."""
+    """The text has the unit's precision, from years down to attoseconds."""
     day, _, clock = str(numpy.datetime_as_string(value)).partition("T")
     seconds, _, fraction = (clock or "00").partition(".")
     whole = day + "-01" * (2 - day[1:].count("-")) + "T" + seconds + ":00" * (2 - seconds.count(":"))
@@ -232,10 +232,10 @@ def _numpy_time(numpy: Any, value: Any) -> str:
 
 
 def _numpy_span(numpy: Any, value: Any) -> str:
-    """Computed with Python's own numbers: NumPy's would cut off what is finer, and overflow where it is coarser."""
+    """Computed with Python integers: NumPy's would truncate finer units and overflow on coarser ones."""
     unit, count = numpy.datetime_data(value.dtype)
     if unit not in _ATTOSECONDS:
-        raise UnfitKey(f"is a NumPy span of {unit} units, which have no fixed length; give it in days or finer")
+        raise UnfitKey(f"is a NumPy timedelta in units of {unit}, which have no fixed length; use days or finer")
     whole, finer = divmod(int(value.astype("int64")) * count * _ATTOSECONDS[unit], 10**9)
     return f"span {whole}.{finer:09}".rstrip("0") if finer else f"span {whole}"
 

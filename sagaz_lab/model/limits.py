@@ -1,4 +1,4 @@
-"""The limits of a trigger that may change while events flow: how fast and how many runs."""
+"""The limits of a trigger that may change while events flow: rate and concurrent runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LIMITS = ("max_concurrent_sagas", "rate_limit_per_second")
 
 
 def limits_of(trigger: Trigger) -> dict[str, Scalar]:
-    """As they are written in its options; None where an option is not given."""
+    """The limits from its options; None for an option that is not given."""
     return {name: getattr(trigger.gates, name) for name in LIMITS}
 
 
 def checked_limits(trigger: Trigger, values: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The new values; None is as if the option were not given. Raises `UnknownName` and `DefinitionError`."""
+    """The validated values; None means the option's default. Raises `UnknownName` and `DefinitionError`."""
     for name in values:
         if name not in LIMITS:
             raise UnknownName(trigger.name, "limit", name, LIMITS)
@@ -28,7 +28,7 @@ def checked_limits(trigger: Trigger, values: Mapping[str, Any]) -> dict[str, Sca
     except DefinitionError as error:
         raise DefinitionError(f"{trigger.name}: {error}") from None
     if "max_concurrent_sagas" in values and trigger.spec.settings.get("overlap") == "queue":
-        raise DefinitionError(f"{trigger.name}: overlap='queue' is one run at a time; change that in the saga's cell")
+        raise DefinitionError(f"{trigger.name}: overlap='queue' means one run at a time; change it in the saga's cell")
     return {name: getattr(gates, name) for name in values}
 
 

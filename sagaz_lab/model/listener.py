@@ -1,4 +1,4 @@
-"""Listeners: hooks that a saga's author may fill in."""
+"""Listeners: hooks around events, runs and actions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sagaz_lab.model.stopping import OwnTask
 
 logger = logging.getLogger("sagaz_lab")
 failures: Counter[str] = Counter()
-"""Errors raised by listeners, by hook."""
+"""Listener errors by hook."""
 
 HOOKS = (
     "on_trigger_received",
@@ -37,62 +37,57 @@ HOOKS = (
 
 
 class SagaListener:
-    """Base class of listeners. A subclass overrides the hooks that it wants, sync or async.
+    """Base class of listeners. A subclass overrides the hooks it needs, sync or async.
 
-    Those here do nothing, awaited or just called, so `super().on_saga_start(...)` may stand in any. Errors of a hook
-    are logged and counted. A hook that nobody overrides costs nothing.
+    The base hooks do nothing, awaited or not, so a hook may call `super().on_saga_start(...)`. A hook's errors are
+    logged and counted. Hooks that are not overridden cost nothing.
     """
 
     def on_trigger_received(self, saga_name: str, event_source: str, event: Event) -> Any:
-        """An event has come to a trigger of the saga."""
+        """A trigger of the saga received an event."""
         return NOTHING
 
     def on_trigger_filtered(self, saga_name: str, event: Event, reason: str) -> Any:
-        """It starts nothing: by its method or a gate."""
+        """The trigger's method or a gate filtered the event."""
         return NOTHING
 
     def on_trigger_dropped(self, saga_name: str, event: Event, reason: str) -> Any:
-        """The queue was full."""
+        """The event was dropped because the queue was full."""
         return NOTHING
 
     def on_trigger_dead(self, saga_name: str, event: Event, error: str) -> Any:
-        """It is a dead letter, since it could not be decided."""
+        """The event could not be decided and became a dead letter."""
         return NOTHING
 
     def on_saga_start(self, saga_name: str, run_id: str, ctx: SagaContext) -> Any:
-        """An attempt of a run begins."""
+        """An attempt of a run begins; later attempts call it again."""
         return NOTHING
 
     def on_saga_complete(self, saga_name: str, run_id: str, ctx: SagaContext) -> Any:
-        """A run has completed."""
         return NOTHING
 
     def on_saga_failed(self, saga_name: str, run_id: str, ctx: SagaContext, error: BaseException | None) -> Any:
-        """An attempt has ended otherwise; without an error it was cancelled."""
+        """An attempt ended without completing; `error` is None if it was cancelled."""
         return NOTHING
 
     def on_step_enter(self, saga_name: str, step_name: str, ctx: SagaContext) -> Any:
-        """An action begins."""
         return NOTHING
 
     def on_step_success(self, saga_name: str, step_name: str, ctx: SagaContext, result: Any) -> Any:
-        """An action has finished."""
         return NOTHING
 
     def on_step_failure(self, saga_name: str, step_name: str, ctx: SagaContext, error: BaseException) -> Any:
-        """An action has failed for good."""
+        """An action failed after its last retry."""
         return NOTHING
 
     def on_compensation_start(self, saga_name: str, step_name: str, ctx: SagaContext) -> Any:
-        """What an action did is about to be undone."""
         return NOTHING
 
     def on_compensation_complete(self, saga_name: str, step_name: str, ctx: SagaContext) -> Any:
-        """It is undone."""
         return NOTHING
 
     def on_compensation_failed(self, saga_name: str, step_name: str, ctx: SagaContext, error: BaseException) -> Any:
-        """It could not be undone."""
+        """A compensation failed after its last retry."""
         return NOTHING
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -103,14 +98,14 @@ class SagaListener:
 
 
 class OutboxSagaListener(SagaListener):
-    """Publishes what becomes of the saga's runs to the topic "<saga_name>.events", as `ctx.publish` does.
+    """Publishes the progress of the saga's runs to the topic "<saga_name>.events", as `ctx.publish` does.
 
-    With every action that finished or failed for good, every compensation that did, and the end of each attempt, one
-    event is kept in the same transaction: a JSON object with `type` ("action_finished", "action_failed",
-    "action_cut_off", "compensation_finished", "compensation_failed", or "run_" and the run's status), `saga`, `run_id`,
-    `revision`, `action` (null for the run's own), `attempt`, `at`, `event_id` and `error`; the run's own have
-    `retry_at`, the time of the next attempt if there will be one. With `publish_step_events=False` only the run's own
-    are published. `storage` is best left out: any but the Lab's own raises `DefinitionError` when the saga is started.
+    Each final end of an action or compensation and each end of an attempt stores one event in the same transaction: a
+    JSON object with `type` ("action_finished", "action_failed", "action_cut_off", "compensation_finished",
+    "compensation_failed", or "run_" and the run's status), `saga`, `run_id`, `revision`, `action` (null in events of
+    the run), `attempt`, `at`, `event_id` and `error`. Events of the run also have `retry_at`, the time of the next
+    attempt, if any. With `publish_step_events=False` only events of the run are published. Omit `storage`: any store
+    but the Lab's raises `DefinitionError` when the saga is started.
     """
 
     def __init__(self, storage: Any = None, publish_step_events: bool = True) -> None:
@@ -119,7 +114,7 @@ class OutboxSagaListener(SagaListener):
 
 
 Hooks = Mapping[str, tuple[Callable[..., Any], ...]]
-"""The hooks that a saga's listeners fill in, by name."""
+"""The hooks that a saga's listeners override, by name."""
 
 
 def hooks_of(listeners: Iterable[SagaListener]) -> Hooks:
@@ -144,7 +139,7 @@ async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
                 if is_awaitable(answer):
                     answer = await awaited(answer)
             if is_unread(answer):
-                raise TypeError("it returned a generator, so nothing of it has run")
+                raise TypeError("it returned a generator, so none of its code has run")
         except BaseException as error:
             if own_task is not None and own_task.ends_by(error):
                 raise

@@ -1,4 +1,4 @@
-"""The log of one run: its last lines, whichever action wrote them, and what its actions have displayed."""
+"""The log of one run: the last lines and displays of its actions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 from sagaz_lab.texts import masked, printable
 
 LOG_LINES = 1000
-"""Lines of a run's log that are kept; older ones are dropped."""
+"""Lines kept per run; older ones are dropped."""
 
 LINE_CHARS = 1000
-"""What is printed is cut after so many characters of a line, so that a log is small whatever a run prints."""
+"""Printed lines are cut at this many characters, which bounds the log."""
 
 DISPLAYS, DISPLAYS_BYTES = 20, 5_000_000
-"""Displays of a run that are kept, and how large they may be together; older ones are dropped."""
+"""Displays kept per run and their total size; older ones are dropped."""
 
 LEVELS: Mapping[str, str] = {"stderr": "WARNING"}
-"""The level of what is printed to a stream; to any other it is INFO."""
+"""The level of lines printed to a stream; INFO for all other streams."""
 
 
 class LogLine(tuple[str, str]):  # noqa: SLOT001  a tuple can have none with names
-    """A line, as the pair (action, text). `at` is when it was written, in seconds since the epoch."""
+    """A line as the pair (action, text). `at` is in seconds since the epoch."""
 
     at: float
     level: str
@@ -37,7 +37,7 @@ class LogLine(tuple[str, str]):  # noqa: SLOT001  a tuple can have none with nam
 
 
 class Displayed(NamedTuple):
-    """What an action has displayed: `data` by type of content, as Jupyter has it; what has its `id` replaces it."""
+    """One display of an action: `data` is Jupyter's MIME bundle; a later one with the same `id` replaces it."""
 
     at: float
     action: str
@@ -48,37 +48,37 @@ class Displayed(NamedTuple):
 class RunLog(deque[LogLine]):
     """Oldest first. Any thread may write.
 
-    `written` grows with whatever an action prints, logs or displays; failures, which the journal has too, do not count.
+    `written` counts the lines and displays of actions. Failures do not count: the journal has them.
     """
 
     def __init__(self, lines: Iterable[LogLine] = (), displays: Iterable[Displayed] = ()) -> None:
         super().__init__(lines, maxlen=LOG_LINES)
         self.displays: deque[Displayed] = deque(displays, maxlen=DISPLAYS)
         self.written = 0
-        # Lines that have not ended. `print` writes a line in parts, so each thread has its own.
+        # Unfinished lines, per thread: `print` writes a line in parts.
         self._begun: dict[tuple[int, str, str], str] = {}
 
     def add(self, action: str, text: str, level: str = "INFO") -> None:
-        """A line, or several."""
+        """`text` may hold several lines."""
         self.written += 1
         self.extend(lines_of(action, text, level))
 
     def fail(self, action: str, text: str) -> None:
-        """Why a trial has failed."""
+        """Add the error of a failed trial."""
         self.extend(lines_of(action, text, "ERROR"))
 
     def write(self, action: str, stream: str, text: str, level: str | None = None) -> None:
-        """Take what is printed to a stream: whole lines, parts of one, or a progress bar that overwrites itself."""
+        """Take stream output: whole lines, parts of one, or a progress bar that overwrites itself."""
         self.written += 1
         key, level = (get_ident(), stream, action), level or LEVELS.get(stream, "INFO")
         *whole, rest = (self._begun.pop(key, "") + text).split("\n")
         self.extend(LogLine(action, _visible(line), level) for line in whole[-LOG_LINES:])
         if rest:
-            # The next part may overwrite this one; the character beyond the limit says that something was cut.
+            # The next part may overwrite this one; one character beyond the limit marks it as cut.
             self._begun[key] = _last(rest)[: LINE_CHARS + 1] + ("\r" if rest.endswith("\r") else "")
 
     def display(self, action: str, data: Mapping[str, Any], id: str = "") -> None:
-        """Keep what an action displays. The oldest go first."""
+        """Keep a display; the oldest are dropped first."""
         self.written += 1
         shown = Displayed(time.time(), action, data, id)
         for n, one in enumerate(self.displays):
@@ -90,12 +90,12 @@ class RunLog(deque[LogLine]):
             self.displays.popleft()
 
     def end_lines(self) -> None:
-        """The run has ended, and with it the lines that it began."""
+        """Complete all unfinished lines at the end of the run."""
         begun, self._begun = self._begun, {}
         self.extend(_unended(begun))
 
     def lines(self) -> list[LogLine]:
-        """A copy, with the lines that have not ended."""
+        """A copy, including unfinished lines."""
         return [*list(self), *_unended(dict(self._begun))]
 
 
@@ -113,12 +113,12 @@ def _size(displayed: Displayed) -> int:
 
 
 def safe(line: str) -> str:
-    """Without credentials, and without what a terminal would obey; colours stay."""
+    """Remove credentials and terminal control sequences except colours."""
     return printable(masked(line), lines=True, colours=True)
 
 
 def _last(text: str) -> str:
-    """What a terminal shows of it: a carriage return begins the line anew."""
+    """The text a terminal would show: a carriage return restarts the line."""
     return text.rstrip("\r").rpartition("\r")[2]
 
 

@@ -1,4 +1,4 @@
-"""The code of a class as it is kept and shown: without the credentials that are written in it."""
+"""Masks the credentials in a class's source code before it is stored or displayed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRAPPERS = ("SecretBytes", "SecretStr", "bytes", "str", "encode", "strip")
 
 
 class _Change(NamedTuple):
-    """In the code's bytes, as syntax trees count them."""
+    """Offsets are in bytes, as in syntax trees."""
 
     start: int
     end: int
@@ -28,7 +28,7 @@ class _Change(NamedTuple):
 def masked_code(code: str, known: Collection[str] = ()) -> str:
     """The code with `***` for each credential: in addresses, under names such as `password=`, and the `known` ones.
 
-    The lines stay where they are. Code that cannot be parsed is masked as any text.
+    Line numbers stay the same. Code that cannot be parsed is masked as plain text.
     """
     try:
         changes = list(_Masking(code, known).changes())
@@ -36,7 +36,7 @@ def masked_code(code: str, known: Collection[str] = ()) -> str:
         return masked(code, known)
     data, end = code.encode("utf-8", "surrogatepass"), None
     for change in sorted(changes, reverse=True):
-        if end is None or change.end <= end:  # what lies within another is replaced with it
+        if end is None or change.end <= end:  # a nested change is part of the outer one
             data = data[: change.start] + change.text.encode("utf-8", "surrogatepass") + data[change.end :]
             end = change.start
     text = data.decode("utf-8", "surrogatepass")
@@ -83,7 +83,7 @@ class _Masking:
             yield from self._of(child, secret)
 
     def _literal(self, value: str | bytes | None, raw: str, *, hide: bool) -> str:
-        """The literal as it is shown; `value` is None for one with placeholders."""
+        """The masked literal; `value` is None for an f-string."""
         if value is None:
             plain = _PLACEHOLDER.sub("", raw)
             is_written = hide and re.search(r"\w", plain[2:]) is not None
@@ -105,7 +105,7 @@ class _Masking:
         return f"{mark}{shown!r}"
 
     def _with_placeholders(self, raw: str) -> str:
-        """A credential that comes from a name is none that is written here."""
+        """A credential from a placeholder's name is not in the code, so placeholders stay."""
         names: list[str] = []
 
         def take(found: re.Match[str]) -> str:
@@ -113,7 +113,7 @@ class _Masking:
             return f"\0{len(names) - 1}\0"
 
         plain, before = raw, ""
-        while plain != before:  # one may stand within another's format
+        while plain != before:  # placeholders may be nested in a format
             plain, before = _PLACEHOLDER.sub(take, plain), plain
         plain, before = masked(plain, self._known, in_code=True), ""
         while plain != before:
@@ -127,7 +127,7 @@ class _Masking:
 
 
 def _folded(node: ast.AST) -> str | bytes | None:
-    """What a text, or a sum of texts, stands for."""
+    """The value of a string literal or a sum of literals."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str | bytes) else None
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -147,7 +147,7 @@ def _shows_no_more(literal: str, shown: str) -> bool:
 
 
 def _under_secret_names(tree: ast.AST) -> Iterator[ast.expr]:
-    """The values that are given to, assigned to or compared with names that say that they are credentials."""
+    """Values passed to, assigned to or compared with names of credentials."""
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword):
             pairs = [(node.arg or "", node.value)]
@@ -186,7 +186,7 @@ def _name(node: ast.AST | None) -> str:
 
 
 def _literals(node: ast.AST) -> Iterator[ast.AST]:
-    """The literals that the value may come from."""
+    """The literals the value may come from."""
     if isinstance(node, ast.JoinedStr) or _folded(node) is not None:
         yield node
     elif isinstance(node, ast.BoolOp):

@@ -1,4 +1,4 @@
-"""What each kind of source takes, checked without its library."""
+"""The options of each kind of source, validated without its library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of a kind of source. `check` returns what is wrong with a value, or None."""
+    """One option of a kind of source. `check` returns the problem with a value, or None."""
 
     about: str
     check: Callable[[Any], str | None]
@@ -33,7 +33,7 @@ class Option:
 
 
 def text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "must be a text that is not empty"
+    return None if isinstance(value, str) and value.strip() else "must be a non-empty string"
 
 
 def flag(value: Any) -> str | None:
@@ -74,12 +74,12 @@ def matching(pattern: str, what: str) -> Callable[[Any], str | None]:
 
 def speed(value: Any) -> str | None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return None if number and 0 < value < float("inf") else "must be a number more than 0"
+    return None if number and 0 < value < float("inf") else "must be a number greater than 0"
 
 
 def keywords(value: Any) -> str | None:
     names = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-    return None if names else "must be a mapping with texts as keys"
+    return None if names else "must be a mapping with string keys"
 
 
 def recording_path(value: Any) -> str | None:
@@ -88,7 +88,7 @@ def recording_path(value: Any) -> str | None:
 
 
 class Address(str):
-    """An address whose credentials `repr` does not show."""
+    """An address whose `repr` hides its credentials."""
 
     __slots__ = ()
 
@@ -101,7 +101,7 @@ class Address(str):
 
 
 class Secret(str):
-    """A credential, which `repr` does not show."""
+    """A credential, hidden by `repr`."""
 
     __slots__ = ()
 
@@ -110,7 +110,7 @@ class Secret(str):
 
 
 def guarded(name: str, value: Any) -> Any:
-    """The value of this option so that its `repr`, or that of what it is in, shows no credential."""
+    """Wrap the option's value so that no `repr` shows its credentials."""
     if isinstance(value, str):
         if is_secret(name):
             return Secret(value)
@@ -123,7 +123,7 @@ def guarded(name: str, value: Any) -> Any:
 
 
 def secrets_in(value: Any) -> set[str]:
-    """The credentials in settings that are guarded."""
+    """The credentials in guarded settings."""
     if isinstance(value, Secret):
         return {str(value)}
     if isinstance(value, Address):
@@ -134,7 +134,7 @@ def secrets_in(value: Any) -> set[str]:
 
 
 class Placed(str):
-    """A path as it was written, which means the file that it named then, wherever the process goes later."""
+    """A path as written, resolved at definition: a later change of directory does not affect it."""
 
     __slots__ = ("absolute",)
     absolute: str
@@ -149,7 +149,7 @@ class Placed(str):
 
 
 class Loaded:
-    """A check that needs a library, imported when the first trigger of its kind is defined."""
+    """A check whose library is imported when the first trigger of its kind is defined."""
 
     def __init__(self, target: str) -> None:
         self._module, self._name = target.split(":")
@@ -159,47 +159,47 @@ class Loaded:
         return found
 
 
-_NAME = "a name of letters, digits, '.', '_' and '-' (249 at most)"
+_NAME = "a name of up to 249 letters, digits, '.', '_' and '-'"
 topic = matching(r"[A-Za-z0-9._-]{1,249}", _NAME)
 
-START_FROM = Option("where a group without a position starts", one_of("earliest", "latest"), default="earliest")
+START_FROM = Option("where a group without an offset starts", one_of("earliest", "latest"), default="earliest")
 
 KINDS: Mapping[str, Mapping[str, Option]] = {
     "memory": {
         "topic": Option("fed by lab.fire", text),
     },
     "recording": {
-        "path": Option("a .parquet or .jsonl file, found from where the class was written", recording_path),
-        "data": Option("a DataFrame (a named index is a field), or a list of mappings or of events", anything),
+        "path": Option("a .parquet or .jsonl file, relative to where the class was defined", recording_path),
+        "data": Option("a DataFrame (a named index is a field), or a list of mappings or events", anything),
         "id": Option("the field with the event's id", text),
         "key": Option("the field with the ordering key", text),
         "timestamp": Option("the field with the event's time: ISO 8601, RFC 2822, or a number (s, ms, µs, ns)", text),
-        "keep_ids": Option("use the recorded ids, so that a second reading meets duplicates", flag, default=False),
-        "speed": Option("times real time; without it as fast as the sagas take it", speed),
+        "keep_ids": Option("use the recorded ids; a second reading then yields duplicates", flag, default=False),
+        "speed": Option("a multiple of real time; without it as fast as possible", speed),
     },
     "redis": {
         "stream": Option("the stream's key", text, required=True),
         "consumer_group": Option("default: private to this store", text),
         "consumer": Option("this consumer's stable name; default: private to this store and trigger", text),
-        "url": Option("redis://host:port/db; default: $REDIS_URL, else this machine", redis_address),
+        "url": Option("redis://host:port/db; default: $REDIS_URL, else localhost", redis_address),
         "field": Option("the entry's field with the payload; without it `payload`, else all fields", text),
         "start_from": START_FROM,
-        "claim_idle_ms": Option("take over entries that others left unsettled so long", at_least(1000), default=60_000),
+        "claim_idle_ms": Option("take over entries left unsettled this long", at_least(1000), default=60_000),
     },
     "cron": {
         "schedule": Option(
-            "a cron expression or @daily and friends; of six fields the last is seconds",
+            "a cron expression or an alias such as @daily; a sixth field is seconds",
             Loaded("sagaz_lab.model.schedule:check"),
             True,
         ),
         "timezone": Option("an IANA name", Loaded("sagaz_lab.model.schedule:check_zone"), default="UTC"),
-        "missed": Option("ticks missed while away", one_of("last", "all", "none"), default="last"),
-        "missed_cap": Option("at most so many missed ticks with missed='all'", at_least(1), default=100),
-        "overlap": Option("a tick while its last run still goes", one_of("skip", "queue", "allow"), default="skip"),
+        "missed": Option("ticks missed while stopped", one_of("last", "all", "none"), default="last"),
+        "missed_cap": Option("the limit of missed ticks with missed='all'", at_least(1), default=100),
+        "overlap": Option("a tick while the previous run is live", one_of("skip", "queue", "allow"), default="skip"),
     },
     "dead_letters": {
-        "trigger": Option("only letters of this trigger, saga.method", text),
-        "saga": Option("only letters of this saga", text),
+        "trigger": Option("only dead letters of this trigger, saga.method", text),
+        "saga": Option("only dead letters of this saga", text),
     },
     "kafka": {
         "topic": Option("the topic", topic, required=True),
@@ -209,7 +209,7 @@ KINDS: Mapping[str, Mapping[str, Option]] = {
     },
     "rabbitmq": {
         "queue": Option("the queue", text, required=True),
-        "exchange": Option("the exchange it is bound to", text),
+        "exchange": Option("the exchange the queue is bound to", text),
         "routing_key": Option("the binding", text),
         "url": Option("amqp://...", text),
     },
@@ -225,7 +225,7 @@ KINDS: Mapping[str, Mapping[str, Option]] = {
     "webhook": {
         "path": Option("the route, with {parameters}", matching(r"/\S*", "a path that starts with '/'"), required=True),
         "method": Option("the HTTP method", one_of("GET", "POST", "PUT", "PATCH", "DELETE"), default="POST"),
-        "auth": Option("how a caller proves itself", one_of("bearer", "hmac", "standard-webhooks")),
+        "auth": Option("how callers authenticate", one_of("bearer", "hmac", "standard-webhooks")),
     },
     "file": {
         "path": Option("the folder to watch", text, required=True),
@@ -234,13 +234,13 @@ KINDS: Mapping[str, Mapping[str, Option]] = {
     },
     "custom": {
         "factory": Option("returns a Source", callable_value, required=True),
-        "settings": Option("handed to the factory as keywords", keywords),
+        "settings": Option("keyword arguments for the factory", keywords),
     },
 }
 
 
 def check_settings(owner: str, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with their defaults. Raises `DefinitionError` naming `owner`, the option and the nearest right."""
+    """The settings with defaults. Raises `DefinitionError` naming `owner`, the option and the nearest valid one."""
     if kind not in KINDS:
         if kind in (others := third_party_kinds()):
             return {name: guarded(name, value) for name, value in given.items()}  # its class checks them
@@ -268,15 +268,15 @@ def check_settings(owner: str, kind: str, given: Mapping[str, Any]) -> dict[str,
 
 
 def third_party_kinds() -> Mapping[str, EntryPoint]:
-    """Kinds of source that other packages add. The entry points are read when a kind is asked for that is not ours."""
+    """Kinds of source from other packages. Entry points are read when an unknown kind is used."""
     points = import_module("importlib.metadata").entry_points(group="sagaz_lab.sources")
     return {point.name: point for point in points if point.name not in KINDS}
 
 
 def identity(kind: str, settings: Mapping[str, Any], owner: str = "") -> str:
-    """A text that is equal for settings which may share one consumer. It holds no password.
+    """A text that is equal for settings that can share a consumer. It contains no password.
 
-    Data is read from its beginning for each owner, even where another's is equal.
+    In-memory data is never shared: each owner reads it from the start.
     """
     data = settings.get("data") if kind == "recording" else None
     if data is None:
@@ -287,7 +287,7 @@ def identity(kind: str, settings: Mapping[str, Any], owner: str = "") -> str:
 
 
 def has_data_by_identity(kind: str, settings: Mapping[str, Any], identity: str) -> bool:
-    """Whether the identity names data that could not be compared, so that only the same object is the same."""
+    """Whether the data could not be compared by content: then only the same object is equal."""
     data = settings.get("data") if kind == "recording" else None
     return data is not None and json.dumps(_by_identity(data)) in identity
 
@@ -306,7 +306,7 @@ def _comparable(value: Any) -> Any:
         return {str(name): _comparable(value[name]) for name in sorted(value, key=str)}
     if isinstance(value, list | tuple):
         return [_comparable(item) for item in value]
-    if isinstance(value, FunctionType):  # made anew whenever its cell is run, and the same as long as its code is
+    if isinstance(value, FunctionType):  # redefined with each run of its cell; equal as long as its code is
         text = function_text(value, _by_identity)
         return f"{value.__qualname__} {sha256(text.encode(errors='surrogatepass')).hexdigest()[:12]}"
     return _by_identity(value)

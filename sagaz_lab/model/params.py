@@ -1,4 +1,4 @@
-"""The params of a trigger: values that its method reads and that may change while events flow."""
+"""The params of a trigger: values that its method reads and that can change while events flow."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _TAKEN = ("get", "items", "keys", "values")
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A param with the values that it may take: `params={"threshold": Param(0.5, min=0, max=1, step=0.01)}`.
+    """A param with its range: `params={"threshold": Param(0.5, min=0, max=1, step=0.01)}`.
 
-    `min` and `max` are bounds that a change has to keep; `step` is how far the dashboard's slider moves it at a time.
+    A change must stay within `min` and `max`; `step` is the increment of the dashboard's slider.
     """
 
     default: Scalar
@@ -30,7 +30,7 @@ class Param:
     step: float | None = None
 
     def refuse_wrong(self, owner: str) -> None:
-        """Raises `DefinitionError` that begins with the owner."""
+        """Raises `DefinitionError`, prefixed with the owner."""
         given = {name: getattr(self, name) for name in ("min", "max", "step") if getattr(self, name) is not None}
         for name, bound in given.items():
             if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
@@ -40,24 +40,24 @@ class Param:
         if self.min is not None and self.max is not None and self.min >= self.max:
             raise DefinitionError(f"{owner}: min={self.min!r} must be less than max={self.max!r}")
         if self.step is not None and self.step <= 0:
-            raise DefinitionError(f"{owner}: step={self.step!r} must be more than 0")
+            raise DefinitionError(f"{owner}: step={self.step!r} must be greater than 0")
         if type(self.default) is int and isinstance(self.step, float) and not self.step.is_integer():
             raise DefinitionError(
-                f"{owner}: step={self.step!r} must be a whole number, as the default {self.default!r}"
+                f"{owner}: step={self.step!r} must be a whole number, like the default {self.default!r}"
             )
         self.refuse_outside(owner, self.default)
 
     def refuse_outside(self, owner: str, value: Any) -> None:
-        """Raises `DefinitionError` for a value beyond the bounds."""
+        """Raises `DefinitionError` for a value out of range."""
         if value is not None:
             if self.min is not None and value < self.min:
                 raise DefinitionError(f"{owner}={value!r} is less than min={self.min!r}")
             if self.max is not None and value > self.max:
-                raise DefinitionError(f"{owner}={value!r} is more than max={self.max!r}")
+                raise DefinitionError(f"{owner}={value!r} is greater than max={self.max!r}")
 
 
 class Params(Mapping[str, Scalar]):
-    """The values of a trigger's params, to read: `self.params["threshold"]` or `self.params.threshold`."""
+    """A read-only view of a trigger's params: `self.params["threshold"]` or `self.params.threshold`."""
 
     __slots__ = ("_trigger", "_values")
 
@@ -71,7 +71,7 @@ class Params(Mapping[str, Scalar]):
         return self._values[name]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # copy, pickle and shells ask for such
+        if name.startswith("_"):  # copy, pickle and shells look these up
             raise AttributeError(name)
         try:
             return self[name]
@@ -93,7 +93,7 @@ class Params(Mapping[str, Scalar]):
 
 
 class ParamsOfTriggers:
-    """`Saga.params`: an instance that a trigger's method is called on has its own, which is found before this."""
+    """`Saga.params`. The instance on which a trigger method is called has its own attribute, which hides this one."""
 
     def __get__(self, saga: Any, cls: type[Any]) -> Any:
         if saga is None:
@@ -108,31 +108,30 @@ class ParamsOfTriggers:
 
 
 def has_params(definition: Any) -> bool:
-    """Whether any trigger of the saga has params."""
     return definition is not None and any(trigger.params for trigger in definition.triggers.values())
 
 
 def reading(saga: S, params: Params) -> S:
-    """A twin of the instance whose `self.params` are these; what the attributes hold is shared."""
+    """A shallow copy of the instance with these `self.params`."""
     twin = copy(saga)
     vars(twin)["params"] = params
     return twin
 
 
 def checked_params(owner: str, params: Any) -> dict[str, Scalar]:
-    """The defaults. Raises `DefinitionError`."""
+    """The default values. Raises `DefinitionError`."""
     if not isinstance(params, Mapping):
         raise DefinitionError(f"{owner}: params={params!r} must be a mapping of names to values")
     for name in params:
         if not (isinstance(name, str) and name.isidentifier() and not name.startswith("_")):
             raise DefinitionError(f"{owner}: params has {name!r}, which cannot be read as self.params.NAME")
         if name in _TAKEN:
-            raise DefinitionError(f"{owner}: params has {name!r}, which every mapping has; choose another name")
+            raise DefinitionError(f"{owner}: params has {name!r}, an attribute of every mapping; choose another name")
     return {name: _scalar(owner, name, it.default if isinstance(it, Param) else it) for name, it in params.items()}
 
 
 def checked_ranges(owner: str, params: Mapping[str, Any]) -> dict[str, Param]:
-    """What is written as a `Param`. Raises `DefinitionError`."""
+    """The params given as `Param`. Raises `DefinitionError`."""
     ranges = {name: value for name, value in params.items() if isinstance(value, Param)}
     for name, param in ranges.items():
         param.refuse_wrong(f"{owner}: param {name}")
@@ -142,7 +141,7 @@ def checked_ranges(owner: str, params: Mapping[str, Any]) -> dict[str, Param]:
 def checked_change(
     owner: str, defaults: Mapping[str, Scalar], ranges: Mapping[str, Param], values: Mapping[str, Any]
 ) -> dict[str, Scalar]:
-    """The new values, each of its default's type and within its range. Raises `UnknownParam` and `DefinitionError`."""
+    """The new values, checked for type and range. Raises `UnknownParam` and `DefinitionError`."""
     checked: dict[str, Scalar] = {}
     for name, value in values.items():
         if name not in defaults:
@@ -152,7 +151,7 @@ def checked_change(
             new = float(new)
         if default is not None and type(new) is not type(default):
             kind = type(default).__name__
-            raise DefinitionError(f"{owner}: {name}={value!r} must be of the type {kind}, as its default {default!r}")
+            raise DefinitionError(f"{owner}: {name}={value!r} must be of type {kind}, like its default {default!r}")
         if name in ranges:
             ranges[name].refuse_outside(f"{owner}: {name}", new)
         checked[name] = new
@@ -160,12 +159,12 @@ def checked_change(
 
 
 def same(one: Scalar, other: Scalar) -> bool:
-    """Unlike `==`, which takes 1 for True and for 1.0."""
+    """Unlike `==`, tells 1 from True and from 1.0."""
     return type(one) is type(other) and one == other
 
 
 def _scalar(owner: str, name: str, value: Any) -> Scalar:
-    """As the store gives it back: a float, also where it was a NumPy one."""
+    """The value as the store returns it: a plain float for a NumPy one."""
     if value is None or isinstance(value, bool | int | float | str):
         try:
             plain: Scalar = json.loads(json.dumps(value, allow_nan=False))
@@ -173,4 +172,4 @@ def _scalar(owner: str, name: str, value: Any) -> Scalar:
             pass  # not a number, or infinite
         else:
             return plain
-    raise DefinitionError(f"{owner}: {name}={value!r} must be a finite number, a text, True, False or None")
+    raise DefinitionError(f"{owner}: {name}={value!r} must be a finite number, a string, True, False or None")

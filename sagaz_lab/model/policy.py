@@ -1,4 +1,4 @@
-"""Policies: what a trigger does about failure, load and repetition."""
+"""Policies of a trigger for failures, load and bursts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 from sagaz_lab.errors import DefinitionError
 
 Key = str | Callable[[Any], Any]
-"""A payload field's name, or a function of what the trigger method gets."""
+"""A payload field's name, or a function of the trigger method's argument."""
 
 Duration = float | int | str | timedelta
-"""Seconds, a `timedelta`, or a text such as "90s", "15m", "6h", "1d" or "1h30m"."""
+"""Seconds, a `timedelta`, or a string such as "90s", "15m", "6h", "1d" or "1h30m"."""
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
@@ -30,14 +30,14 @@ def seconds(value: Duration, name: str) -> float:
     elif isinstance(value, str) and re.fullmatch(rf"(?:\s*{_PART.pattern})+\s*", value):
         result = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
     else:
-        raise DefinitionError(f"{name}={value!r} is no duration; write seconds, a timedelta or a text like '6h'")
+        raise DefinitionError(f"{name}={value!r} is not a duration; use seconds, a timedelta or a string like '6h'")
     if not 0 < result < float("inf"):
-        raise DefinitionError(f"{name}={value!r} must be longer than zero and finite")
+        raise DefinitionError(f"{name}={value!r} must be positive and finite")
     return result
 
 
 def positive(value: Any) -> bool:
-    """Whether it is a finite number over 0."""
+    """Whether it is a finite number above 0."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
@@ -49,20 +49,19 @@ def at_least(low: int, value: Any) -> bool:
 Backpressure = Literal["block", "drop_oldest", "drop_newest", "reject"]
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 300.0
-"""Bounds of the exponential backoff: the delay after the first attempt, and after any, is at most this."""
+"""Maximum delay of the exponential backoff, after the first attempt and after any later one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerConfig:
-    """What holds for all events of a trigger; on the decorator, else on the class, else on the Lab.
+    """Settings for all events of a trigger; set on the decorator, else on the class, else on the Lab.
 
-    A run that failed and was compensated is tried again after `retry_backoff_seconds` (the last one
-    repeats; None: a random time up to 1 s, 2 s, 4 s and so on, 300 s at most), up to `max_retries` times
-    and while its event came no longer than `retry_max_age` ago; then it leaves a dead letter. A run
-    whose process died in one and the same action more than `max_retries` times is not resumed any more
-    (it is resumed once at least). `queue_size` bounds the waiting events of a trigger;
-    `backpressure_strategy` says what happens to the next one. `persist_events` keeps every event with
-    its outcome; `event_retention_days` is how long claims and kept events stay, and with the Lab's config ended runs.
+    A failed and compensated run is retried after `retry_backoff_seconds` (the last delay repeats; None: a random
+    delay up to 1 s, 2 s, 4 s and so on, capped at 300 s), up to `max_retries` times and only while its event is
+    younger than `retry_max_age`. Then it leaves a dead letter. A run whose process crashed more than `max_retries`
+    times in the same action is not resumed again (but at least once). `queue_size` limits the waiting events of a
+    trigger; `backpressure_strategy` decides about the next one. `persist_events` stores every event with its outcome.
+    `event_retention_days` is how long claims and stored events are kept; the Lab's config applies to ended runs too.
     """
 
     dead_letter_topic: str | None = None
@@ -89,7 +88,7 @@ class TriggerConfig:
         if self.retry_max_age is not None:
             seconds(self.retry_max_age, "retry_max_age")
         if not positive(self.event_retention_days):
-            raise DefinitionError(f"event_retention_days={self.event_retention_days!r} must be more than 0")
+            raise DefinitionError(f"event_retention_days={self.event_retention_days!r} must be greater than 0")
         if not isinstance(self.persist_events, bool):
             raise DefinitionError(f"persist_events={self.persist_events!r} must be True or False")
         topic = self.dead_letter_topic
@@ -97,21 +96,21 @@ class TriggerConfig:
             raise DefinitionError(f"dead_letter_topic={topic!r} must be a name")
 
     def retry_delay_s(self, attempt: int) -> float:
-        """Seconds to wait after attempt number `attempt` (1 is the first) has failed."""
+        """Seconds to wait after failed attempt number `attempt`, counted from 1."""
         delays = self.retry_backoff_seconds
         if delays is None:
-            # Full jitter: runs that failed together, as when a service was away, do not come back together.
+            # Full jitter: runs that failed together, as in an outage, do not all retry at once.
             return random.uniform(0.0, self.longest_retry_delay_s(attempt))
         return delay_after((delays,) if isinstance(delays, int | float) else delays, attempt)
 
     def longest_retry_delay_s(self, attempt: int) -> float:
-        """The most that `retry_delay_s` gives."""
+        """The maximum of `retry_delay_s`."""
         if self.retry_backoff_seconds is None:
             return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(attempt - 1, 30))
         return self.retry_delay_s(attempt)
 
     def too_old(self, age_s: float) -> bool:
-        """Whether a run whose event came so long ago is not to be tried again."""
+        """Whether a run whose event has this age is no longer retried."""
         return self.retry_max_age is not None and age_s > seconds(self.retry_max_age, "retry_max_age")
 
 
@@ -124,13 +123,13 @@ def backoff(value: Any, name: str) -> tuple[float, ...]:
 
 
 def delay_after(delays: Sequence[float], attempt: int) -> float:
-    """The delay after attempt number `attempt`, 1 being the first; the last delay repeats."""
+    """The delay after attempt number `attempt`, counted from 1; the last delay repeats."""
     return delays[min(attempt, len(delays)) - 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """At most `limit` starts per `per`, evenly spaced (GCRA), and `burst` more at once; per key. The excess waits."""
+    """Up to `limit` starts per `per`, evenly spaced (GCRA), plus a `burst`; per key. The excess waits."""
 
     limit: int
     per: Duration
@@ -141,13 +140,13 @@ class Throttle:
         seconds(self.per, "Throttle per")
         if not (at_least(1, self.limit) and at_least(0, self.burst)):
             raise DefinitionError(
-                f"Throttle(limit={self.limit!r}, burst={self.burst!r}): limit is 1 or more, burst 0 or more"
+                f"Throttle(limit={self.limit!r}, burst={self.burst!r}): limit must be 1 or more, burst 0 or more"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Debounce:
-    """Every event restarts the period; at most `max_wait` after the first one, the key's events are decided."""
+    """Each event restarts the period. The key's events are decided no later than `max_wait` after the first."""
 
     period: Duration
     max_wait: Duration
@@ -163,7 +162,7 @@ class Debounce:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The trigger method gets a list of at most `max_size` events, or what came within `timeout`; per key."""
+    """The trigger method gets a list of up to `max_size` events, or those of `timeout`; per key."""
 
     max_size: int
     timeout: Duration

@@ -1,4 +1,4 @@
-"""What `ctx.publish` takes and gives."""
+"""The argument and result of `ctx.publish`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from uuid import UUID
 
 from sagaz_lab.errors import UnstorableValue
 
-CURE = "publish plain data: texts, numbers, lists and mappings; of a table or a model publish where it lies"
+CURE = "publish plain data: strings, numbers, lists and mappings; for a table or a model publish its location"
 
 
 class Published:
-    """What `ctx.publish` returns: it is done already, awaited or not."""
+    """The result of `ctx.publish`, which is complete whether or not it is awaited."""
 
     __slots__ = ()
 
@@ -30,10 +30,10 @@ PUBLISHED = Published()
 
 
 def to_json(value: Any, owner: str, key: str) -> bytes:
-    """The value as JSON for whoever reads it, whatever it is written in. `owner` and `key` name it in errors.
+    """The value as portable JSON. `owner` and `key` name it in errors.
 
-    Dates, times, UUIDs, Decimals and paths become texts, a `timedelta` seconds, an Enum its value, a dataclass and a
-    pydantic model a mapping. Raises `UnstorableValue`; also for NaN, for which JSON has no word.
+    Dates, times, UUIDs, Decimals and paths become strings, a `timedelta` seconds, an Enum its value, dataclasses and
+    pydantic models mappings. Raises `UnstorableValue`, also for NaN, which JSON cannot represent.
     """
     try:
         return _encode(value).encode()
@@ -42,7 +42,7 @@ def to_json(value: Any, owner: str, key: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A step towards JSON for what has no word there."""
+    """One step towards JSON for a type without a JSON form."""
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, UUID | Decimal | PurePath):
@@ -62,7 +62,7 @@ def _plain(value: Any) -> Any:
         return value.item()
     if callable(dump := getattr(kind, "model_dump", None)):
         return dump(value, mode="json")
-    raise TypeError(f"a {kind.__module__}.{kind.__qualname__} is no JSON")
+    raise TypeError(f"a {kind.__module__}.{kind.__qualname__} is not JSON")
 
 
 _encode = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode

@@ -1,4 +1,4 @@
-"""The address of a Redis server: which options it may carry."""
+"""Validates the address of a Redis server and its options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _number(value: str) -> str | None:
 
 def _seconds(value: str) -> str | None:
     try:
-        return None if 0 < float(value) < float("inf") else "must be a number of seconds, more than 0"
+        return None if 0 < float(value) < float("inf") else "must be a number of seconds greater than 0"
     except ValueError:
         return "must be a number of seconds"
 
@@ -40,7 +40,7 @@ def _cert_reqs(value: str) -> str | None:
 
 
 FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_path")
-"""Options that name a file or a folder."""
+"""Options that are paths."""
 
 _FOR_TLS: Mapping[str, Callable[[str], str | None]] = {
     **dict.fromkeys(FILES, _text),
@@ -61,20 +61,20 @@ OPTIONS: Mapping[str, Callable[[str], str | None]] = {
     "health_check_interval": _number,
     **_FOR_TLS,
 }
-"""What an address may set after its `?`. All else, such as time-outs and the pool, is set for what is sent there."""
+"""Options allowed after the `?`. The source sets all others, such as time-outs and the pool."""
 
 
 def redis_address(value: Any) -> str | None:
-    """What is wrong with an address, or None. The text holds no value of an option."""
+    """The problem with an address, or None. The text contains no option's value."""
     if not (isinstance(value, str) and re.match(r"(rediss?|unix)://.", value)):
         return "must be an address such as redis://host:6379/0"
     try:
         parts = urlsplit(value)
         _ = parts.port
     except ValueError:
-        return "must be an address such as redis://host:6379/0, with a number as port"
+        return "must be an address such as redis://host:6379/0, with a numeric port"
     if parts.scheme != "unix" and not _DATABASE_PATH.fullmatch(parts.path):
-        return "must name the database by its number, as in redis://host:6379/0"
+        return "must give the database as a number, as in redis://host:6379/0"
     return next(filter(None, (_wrong(parts, name, values[0]) for name, values in options_of(value).items())), None)
 
 
@@ -87,6 +87,6 @@ def _wrong(parts: SplitResult, name: str, value: str) -> str | None:
     if check is None:
         return f"must not set {name} after the '?'; leave it out (an address may set: {', '.join(OPTIONS)})"
     if name in _FOR_TLS and parts.scheme != "rediss":
-        return f"sets {name}, which needs an address that begins with rediss://"
+        return f"sets {name}, which needs a rediss:// address"
     wrong = check(value)
     return wrong and f"sets {name}, which {wrong}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. `waiting` (for its turn or its retry) and `running` are live; the others are its ends."""
+    """A run's status. `waiting` (for its turn or its retry) and `running` are live; the others are final."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -37,7 +37,7 @@ class RunStatus(StrEnum):
 
 LIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
 RESTARTABLE = frozenset({RunStatus.COMPENSATED, RunStatus.CANCELLED})
-"""A run that ended so lets another event with the same declared key start another."""
+"""After a run with one of these, another event with the same declared key can start a run."""
 
 
 class OutcomeKind(StrEnum):
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
 
 
 class RecordKind:
-    """What a record of the journal says: plain texts, which stores and the garbage collector take as they are."""
+    """Kinds of journal records: plain strings, which are free to store and to collect."""
 
     ACTION_STARTED: Final = "action_started"
     ACTION_FINISHED: Final = "action_finished"
@@ -84,13 +84,13 @@ STEP_ENDS = {
     RecordKind.COMPENSATION_FINISHED: ("compensation", "completed"),
     RecordKind.COMPENSATION_FAILED: ("compensation", "failed"),
 }
-"""The kind of step that a record begins; the kind that it ends, and how."""
+"""The kind of step that a record begins, and the kind and status that it ends."""
 
 
 class Publication(NamedTuple):
-    """What is to be published, at least once. `id` is the same each time, for the receiver to know it by.
+    """A message to publish at least once, each time with the same `id`, by which receivers deduplicate.
 
-    It goes to `topic` of the broker that `trigger` (None: no trigger, the process itself) reads from. Those of one
+    It goes to `topic` of the broker that `trigger` reads from (None: the process itself). Publications of one
     `run_id` go in order. `payload` is JSON.
     """
 
@@ -102,18 +102,17 @@ class Publication(NamedTuple):
 
     @property
     def order(self) -> str:
-        """What publications that go in order have in common: their run, or for one without a run its own id."""
+        """The ordering key: the run id, or the publication's own id without a run."""
         return self.run_id or self.id
 
 
 class Record(Struct, frozen=True):
     """One line of a run's history, append-only. `kind` is one of `RecordKind`.
 
-    `attempt` is the run's, `trial` the action's own (1 at first). `at` is in seconds since the epoch. `then` are the
-    actions whose first trial starts with it, at the same time: a record that stores keep in this one and give back as
-    one of its own. `value` is what an action returned, `changes` what it set in the context besides, `codec` (not
-    stored) the action's; `error` is a description and `traceback` its text; the `value` of a failure is True if it is
-    permanent.
+    `attempt` is the run's, `trial` the action's, both counted from 1. `at` is in seconds since the epoch. `then` lists
+    the actions whose first trial starts at the same time: stores keep them in this record and return each as its own
+    record. `value` is the action's result, `changes` its other changes of the context, `codec` (not stored) its codec.
+    A failure has `error`, a description, and `traceback`; its `value` is True if it is permanent.
     """
 
     run_id: str
@@ -131,7 +130,7 @@ class Record(Struct, frozen=True):
     traceback: str | None = None
 
     def in_full(self) -> Iterator[Record]:
-        """As it is read: the record, and one for each action that started with it."""
+        """The record, followed by one for each action in `then`."""
         if not self.then:
             yield self
             return
@@ -141,17 +140,17 @@ class Record(Struct, frozen=True):
 
 
 class Loadable:
-    """A value that still lies in an artifact."""
+    """A value in an artifact, not loaded yet."""
 
     __slots__ = ()
 
     def load(self) -> Any:
-        """Reads it. Raises `ArtifactDamaged`."""
+        """Raises `ArtifactDamaged`."""
         raise NotImplementedError
 
 
 def loaded(value: Any) -> Any:
-    """The value itself, also where it or an item of it still lies in an artifact."""
+    """The value, with itself or its items loaded from artifacts."""
     if isinstance(value, Loadable):
         return value.load()
     if isinstance(value, Mapping) and any(isinstance(item, Loadable) for item in value.values()):
@@ -160,22 +159,20 @@ def loaded(value: Any) -> Any:
 
 
 def as_changes(action: str, value: Any) -> Mapping[str, Any]:
-    """What an action's result sets in the context: a mapping its keys, any other value the action's name."""
+    """The context keys that an action's result sets: a mapping its own, any other value the action's name."""
     if isinstance(value, Mapping):
         return value
     return {} if value is None else {action: value}
 
 
 class Run(Struct, eq=False):
-    """One execution of a saga, while it lives in this process.
+    """One execution of a saga that is live in this process, on `loop`.
 
-    `publishes` says that its records may have something to publish. `foreground` says that somebody's call started it
-    and waits for it, and not a trigger. With `hold` it is held when it fails, whatever its saga's `on_failure` says.
-    `loop` is the one on which it executes.
+    `publishes`: its records may carry publications. `foreground`: a caller, not a trigger, started it and waits for
+    it. `hold` holds it on failure, regardless of the saga's `on_failure`.
 
-    The engine sets `begun` when it takes the run, before which there is nothing to stop, and `stopping` when the way
-    forward has ended. `cancelling` says that somebody has asked for its end, `abandoned` that nothing more is to be
-    done for it here.
+    The engine sets `begun` when it takes the run (before that there is nothing to stop) and `stopping` when no
+    further action starts. `cancelling`: its end was requested. `abandoned`: this process does nothing more for it.
     """
 
     run_id: str
@@ -192,7 +189,7 @@ class Run(Struct, eq=False):
     publishes: bool = False
     status: RunStatus = RunStatus.RUNNING
     error: BaseException | None = None
-    steps: dict[str, Step] = {}  # each has its own
+    steps: dict[str, Step] = {}  # a Struct copies it per instance
     loop: AbstractEventLoop | None = None
     begun: bool = False
     stopping: bool = False
@@ -206,18 +203,18 @@ class Run(Struct, eq=False):
 
     @property
     def gone(self) -> bool:
-        """Whether its loop was closed under it: then what waits is thrown away, and nothing can be done any more."""
+        """Whether its loop was closed: its tasks are then discarded and nothing more can run."""
         return self.loop is not None and self.loop.is_closed()
 
     @property
     def log(self) -> RunLog:
-        """Its log, made when it is first asked for."""
+        """Created on first use."""
         if self.ctx.log_lines is None:
             self.ctx.log_lines = RunLog()
         return self.ctx.log_lines
 
     def write(self, action: str, stream: str, text: str, level: str | None = None) -> None:
-        """Put into its log what an action has printed."""
+        """Add an action's output to the log."""
         self.log.write(action, stream, text, level)
 
     def __repr__(self) -> str:
@@ -226,7 +223,7 @@ class Run(Struct, eq=False):
 
 
 class History:
-    """What the records of a run's present attempt say: the state in which it is resumed."""
+    """The state from which a run is resumed, folded from the records of its current attempt."""
 
     __slots__ = ("changes", "compensated", "compensating", "cut_off", "failed", "finished", "permanent", "started")
 
@@ -242,7 +239,7 @@ class History:
 
     @classmethod
     def of(cls, records: Iterable[Record], attempt: int) -> History:
-        """Fold the records of this attempt, oldest first."""
+        """`records`: oldest first."""
         history = cls()
         for record in records:
             if record.attempt == attempt:

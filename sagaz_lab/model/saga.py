@@ -1,4 +1,4 @@
-"""Sagas: actions with compensations, as a class defines them."""
+"""Sagas: classes of actions and compensations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROLE = "__sagaz_role__"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """One action as defined. `how` says what its function is."""
+    """One action as defined. `how` is the kind of its function."""
 
     name: str
     method_name: str
@@ -37,13 +37,13 @@ class Action:
     how: Literal["coroutine", "thread", "stream"]
 
     def retry_delay_s(self, trial: int) -> float:
-        """Seconds to wait after trial number `trial` (1 is the first) has failed."""
+        """Seconds to wait after failed trial number `trial`, counted from 1."""
         return delay_after(self.retry_backoff_s, trial)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compensation:
-    """What undoes an action. `takes_result` says whether it gets the action's result as well."""
+    """Undoes an action. With `takes_result` it also gets the action's result."""
 
     action: str
     method_name: str
@@ -55,7 +55,7 @@ class Compensation:
 
 @dataclass(frozen=True, slots=True)
 class ForwardRecovery:
-    """What decides about a failure after the pivot."""
+    """Decides about a failure after the pivot."""
 
     action: str
     method_name: str
@@ -64,10 +64,10 @@ class ForwardRecovery:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The order of the actions: `order` is topological, as written where free; `dependents` has all names.
+    """The order of the actions. `order` is topological, with ties in written order; `dependents` has all names.
 
-    `linear` has the actions, each with what follows it, if they are a chain of coroutines without time-outs, of which
-    no listener is told: they can run one after the other.
+    `linear` pairs each action with its successor if they form a chain of coroutines without time-outs and without
+    listeners, which can simply run one after the other.
     """
 
     order: tuple[str, ...]
@@ -78,7 +78,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaDefinition:
-    """A saga class, compiled: what the runtime reads. `revision` is numbered by the registry, at `registered_at`."""
+    """A compiled saga class, as the runtime reads it. The registry sets `revision` and `registered_at`."""
 
     name: str
     cls: type[Saga]
@@ -112,11 +112,11 @@ def action(
 ) -> Callable[[F], F]:
     """Makes a method `(self, ctx)` an action; `name` defaults to the method's.
 
-    It starts when all in `depends_on` have finished; independent actions run at the same time. `async def` runs
-    on the loop, plain `def` in a worker thread, an async generator streams its records to the actions that depend
-    on it. A trial over `timeout_s` seconds counts as failed. A failed trial is repeated `max_retries` times after
-    `retry_backoff_s` (the last delay repeats). Once a `pivot` has finished nothing is undone. `codec` stores the
-    result where JSON and the typed codecs cannot: "joblib", or an object with `dump(value, path)` and `load(path)`.
+    It starts when all of `depends_on` have finished; independent actions run concurrently. `async def` runs on the
+    loop, plain `def` in a worker thread; an async generator streams its records to the actions that depend on it. A
+    trial longer than `timeout_s` seconds fails. A failed trial is retried up to `max_retries` times after
+    `retry_backoff_s` (the last delay repeats). Once a `pivot` has finished, nothing is undone. `codec` stores results
+    that JSON and the typed codecs cannot: "joblib", or an object with `dump(value, path)` and `load(path)`.
     """
     refuse_bare("action", name)
 
@@ -126,7 +126,7 @@ def action(
         decorator = f"@action({label!r})"
         owner = f"{decorator} on {function.__qualname__}"
         if not (name is None or (isinstance(name, str) and name.strip())):
-            raise DefinitionError(f"{owner}: name={name!r} must be a text that is not empty")
+            raise DefinitionError(f"{owner}: name={name!r} must be a non-empty string")
         if not takes(function, 2):
             raise DefinitionError(f"{owner}: an action takes (self, ctx)")
         role = Action(
@@ -153,7 +153,7 @@ def _refuse_wrong(owner: str, role: Action) -> None:
     if role.how == "stream" and role.max_retries:
         raise DefinitionError(f"{owner}: max_retries= does not go with a stream, which cannot be rewound")
     if not (role.timeout_s is None or positive(role.timeout_s)):
-        raise DefinitionError(f"{owner}: timeout_s={role.timeout_s!r} must be a number of seconds, more than 0")
+        raise DefinitionError(f"{owner}: timeout_s={role.timeout_s!r} must be a number of seconds greater than 0")
     known = role.codec in (None, "joblib") or (hasattr(role.codec, "dump") and hasattr(role.codec, "load"))
     if not known:
         raise DefinitionError(
@@ -162,10 +162,10 @@ def _refuse_wrong(owner: str, role: Action) -> None:
 
 
 def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 3) -> Callable[[F], F]:
-    """Makes a method `(self, ctx)` or `(self, ctx, result)` the compensation of an action: it undoes what that did.
+    """Makes a method `(self, ctx)` or `(self, ctx, result)` the compensation of an action, which undoes its effect.
 
-    A trial over `timeout_s` seconds counts as failed; a failed one is repeated `max_retries` times. It may be called
-    for an action that was cut off, whose result is then `None`.
+    A trial longer than `timeout_s` seconds fails; a failed one is retried up to `max_retries` times. It is also called
+    for an action that was interrupted: `result` is then `None`.
     """
 
     refuse_bare("compensate", action_name)
@@ -178,7 +178,7 @@ def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 
         if not takes(function, 2 + takes_result):
             raise DefinitionError(f"{owner}: a compensation takes (self, ctx) or (self, ctx, result)")
         if not positive(timeout_s) or not at_least(0, max_retries):
-            raise DefinitionError(f"{owner}: timeout_s must be more than 0 and max_retries a whole number, 0 or more")
+            raise DefinitionError(f"{owner}: timeout_s must be greater than 0, max_retries a whole number, 0 or more")
         _take_role(
             decorator,
             function,
@@ -197,9 +197,9 @@ def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 
 
 
 def forward_recovery(action_name: str) -> Callable[[F], F]:
-    """Makes a method `(self, ctx, error)` decide when this action has failed after the pivot.
+    """Makes a method `(self, ctx, error)` decide when this action fails after the pivot.
 
-    It returns "retry" (once more), "skip" (go on without it) or `None` (leave the run partially committed).
+    It returns "retry" (once more), "skip" (continue without it) or `None` (leave the run partially committed).
     """
 
     refuse_bare("forward_recovery", action_name)
@@ -235,7 +235,7 @@ def _how(function: Callable[..., Any], *, stream: bool = True) -> Literal["corou
 def _take_role(decorator: str, function: Callable[..., Any], role: object) -> None:
     if hasattr(function, ROLE):
         owner = f"{decorator} on {function.__qualname__}"
-        raise DefinitionError(f"{owner}: the method is an action, a compensation or a recovery already")
+        raise DefinitionError(f"{owner}: the method is already an action, a compensation or a recovery")
     put_mark(function, ROLE, role, decorator)
 
 
@@ -243,8 +243,8 @@ class Saga:
     """Base class of sagas. Subclassing registers the class in the current Lab, under `saga_name`.
 
     `class Base(Saga, abstract=True)` registers nothing; its triggers belong to its subclasses. `saga_name` defaults
-    to the class name. With `on_failure = "hold"` a run that failed is held, nothing undone. Instances hold no state
-    of a run, so two runs on one instance do not meet. Two decorated methods of one name raise `DefinitionError`.
+    to the class name. With `on_failure = "hold"` a failed run is held, with nothing undone. Instances hold no state
+    of a run, so runs on one instance do not interfere. Two decorated methods of one name raise `DefinitionError`.
     """
 
     saga_name: ClassVar[str] = ""
@@ -267,22 +267,22 @@ class Saga:
 
     @classmethod
     def diff(cls, old: int, new: int) -> Any:
-        """What changed from one revision's code to another's; a coloured difference in a notebook."""
+        """The difference between the code of two revisions; coloured in a notebook."""
         return host().diff(cls.__definition__.name if cls.__definition__ else cls.__name__, old, new)
 
     async def run(self, context: Mapping[str, Any] | None = None, run_id: str | None = None) -> SagaContext:
-        """Run it once, without a trigger. Returns the context; raises the action's own error after compensating."""
+        """Run it once, without a trigger. Returns the context; on failure compensates and raises the error."""
         if not (context is None or hasattr(context, "keys")):  # an `Event` reads like a mapping
             raise DefinitionError(f"{type(self).__qualname__}.run: context={context!r} must be a mapping")
         return await host().run_saga(self, context or {}, run_id)
 
 
 def define(cls: type[Saga]) -> SagaDefinition:
-    """The compiled class. Raises `DefinitionError` that names the culprit."""
+    """Compile the class. Raises `DefinitionError` naming the culprit."""
     name = cls.__dict__.get("saga_name") or cls.__name__
     if not isinstance(name, str) or not name.strip() or "." in name:
-        raise DefinitionError(f"{cls.__qualname__}: saga_name={name!r} must be a text without '.'")
-    if cls.__init__ is not object.__init__ and not takes(cls.__init__, 1):  # most have none, and asking takes long
+        raise DefinitionError(f"{cls.__qualname__}: saga_name={name!r} must be a string without '.'")
+    if cls.__init__ is not object.__init__ and not takes(cls.__init__, 1):  # the check is slow and most have none
         raise DefinitionError(f"{name}: the class must be made without arguments")
     if cls.on_failure not in ("compensate", "hold"):
         raise DefinitionError(f"{name}: on_failure={cls.on_failure!r} must be 'compensate' or 'hold'")
@@ -312,12 +312,12 @@ def define(cls: type[Saga]) -> SagaDefinition:
         on_failure=cls.on_failure,
     )
     if has_params(definition) and cls.params is not Saga.params:
-        raise DefinitionError(f"{name}: the class has a params of its own; trigger methods read theirs by that name")
+        raise DefinitionError(f"{name}: the class defines params, which trigger methods need for theirs; rename it")
     return definition
 
 
 def _members(cls: type[Saga]) -> dict[str, Any]:
-    """The methods, base classes first and in the order written; an override stands in its base's place."""
+    """The methods, base classes first, in written order; an override takes its base's place."""
     members: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         members.update(vars(base))
@@ -329,7 +329,7 @@ def _members(cls: type[Saga]) -> dict[str, Any]:
 
 
 def _roles(members: Mapping[str, Any], kind: type[Any]) -> Iterable[Any]:
-    """The methods' roles, under the names that the class has for the methods."""
+    """The methods' roles, under the methods' names in the class."""
     for name, member in members.items():
         if isinstance(role := getattr(member, ROLE, None), kind):
             yield replace(role, method_name=name)
@@ -340,13 +340,13 @@ def _by_name(saga: str, noun: str, roles: Iterable[Any], key: Callable[[Any], st
     for role in roles:
         if key(role) in found:
             first = found[key(role)].method_name
-            raise DefinitionError(f"{saga}: two of {noun} {key(role)!r}: {first}() and {role.method_name}()")
+            raise DefinitionError(f"{saga}: two methods for {noun} {key(role)!r}: {first}() and {role.method_name}()")
         found[key(role)] = role
     return found
 
 
 def _own_trigger(cls: type[Saga], name: str) -> bool:
-    """A trigger of a base class is inherited only if that base is abstract: else both would take each event."""
+    """A base's trigger is inherited only from an abstract base; otherwise both classes would take each event."""
     owner = next(base for base in cls.__mro__ if name in vars(base))
     return owner is cls or not issubclass(owner, Saga) or owner.__abstract__
 
@@ -356,7 +356,7 @@ def _listeners(name: str, cls: type[Saga]) -> tuple[SagaListener, ...]:
         raise DefinitionError(f"{name}: listeners={cls.listeners!r} must be a list of SagaListener instances")
     for listener in cls.listeners:
         if not (isinstance(listener, SagaListener) or any(callable(getattr(listener, hook, None)) for hook in HOOKS)):
-            raise DefinitionError(f"{name}: listeners has {listener!r}, which is no SagaListener instance")
+            raise DefinitionError(f"{name}: listeners has {listener!r}, which is not a SagaListener instance")
     return tuple(cls.listeners)
 
 
@@ -373,7 +373,7 @@ def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
         free = [name for name, needs in waiting.items() if not needs]
         if not free:
             raise DefinitionError(
-                f"{saga}: the actions depend on each other in a circle: {' -> '.join(_circle(waiting))}"
+                f"{saga}: the actions depend on each other in a cycle: {' -> '.join(_cycle(waiting))}"
             )
         for name in free:
             order.append(name)
@@ -391,7 +391,7 @@ def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
     )
 
 
-def _circle(waiting: Mapping[str, set[str]]) -> list[str]:
+def _cycle(waiting: Mapping[str, set[str]]) -> list[str]:
     path = [next(iter(waiting))]
     while path[-1] not in path[:-1]:
         path.append(min(waiting[path[-1]]))

@@ -1,9 +1,8 @@
-"""Cron schedules: which moments a schedule means, in any time zone.
+"""Cron schedules: the moments of a schedule in any time zone.
 
-croniter walks expressions; what a changing clock does to them is decided here. Where the hour field is a wildcard
-(`*` or `*/n`) a tick is every moment at which the clock shows a matching time, so that an hour shown twice has its
-ticks twice and a skipped hour has none: they go on in real time. Elsewhere a time that the clock skips in spring
-fires once, right after the gap, and one that it shows twice in autumn fires at the first.
+croniter evaluates expressions; this module handles clock changes. If the hour field is a wildcard (`*` or `*/n`),
+ticks continue in real time: a repeated hour has its ticks twice, a skipped hour has none. Otherwise a time skipped in
+spring fires once, right after the gap, and a repeated time in autumn fires at its first occurrence.
 """
 
 from __future__ import annotations
@@ -25,39 +24,39 @@ _DAY, _WEEKDAY = 2, 4
 
 
 def check(expression: Any) -> str | None:
-    """What is wrong with a schedule, or None."""
+    """The problem with a schedule, or None."""
     if not isinstance(expression, str):
-        return "must be a cron expression in a text"
+        return "must be a cron expression as a string"
     fields = expression.split()
     if any(field.upper().startswith("R") for field in fields) or "@reboot" in expression:
-        return "must not be random or depend on a start: two processes would disagree"
+        return "must not be random or depend on the start time: two processes would disagree"
     if not expression.startswith("@") and len(fields) not in (5, 6):
         return "must have 5 fields (minute hour day month weekday) or 6 (then seconds)"
     try:
         croniter.expand(expression, strict=True)  # strict: no dates that never come, such as 31 February
         walk = _walk(expression, _SOME_DAY)
     except Exception as error:  # noqa: BLE001  whatever croniter stumbles over is the text's fault
-        return f"is no cron schedule: {(str(error) or type(error).__name__).splitlines()[0]}"
+        return f"is not a cron schedule: {(str(error) or type(error).__name__).splitlines()[0]}"
     if _names_both_days(walk):
         return (
             "must not name days of the month beside weekdays such as 'mon#2' or 'L5', nor weekdays beside a day "
-            "such as '15W': one of the two would be ignored; write '*' for it"
+            "such as '15W': one of the two would be ignored; write '*' in its place"
         )
     try:
         walk.get_next(datetime)
     except CroniterError:
-        return "never comes: no such day exists"
+        return "never fires: no such day exists"
     return None
 
 
 def _names_both_days(walk: croniter) -> bool:
-    """Whether croniter would go by one of the two day fields only, or by neither."""
+    """Whether croniter would ignore one or both of the day fields."""
     one_of_a_kind = walk.nth_weekday_of_month or walk.nearest_weekday
     return bool(one_of_a_kind) and walk.expanded[_DAY][0] != "*" and walk.expanded[_WEEKDAY][0] != "*"
 
 
 def check_zone(name: Any) -> str | None:
-    """What is wrong with a time zone's name, or None."""
+    """The problem with a time zone's name, or None."""
     try:
         ZoneInfo(name)
     except (KeyError, OSError, TypeError, ValueError):
@@ -66,7 +65,7 @@ def check_zone(name: Any) -> str | None:
 
 
 def ticks(expression: str, zone: str, after: datetime) -> Iterator[datetime]:
-    """The schedule's moments after `after`, ascending, aware, in UTC."""
+    """The schedule's ticks after `after`, ascending, aware, in UTC."""
     fields = expression.split()
     wild = fields == ["@hourly"] or (len(fields) > 1 and fields[1].startswith("*"))
     walk = _by_real_time if wild else _by_wall_clock
@@ -74,7 +73,7 @@ def ticks(expression: str, zone: str, after: datetime) -> Iterator[datetime]:
 
 
 def _by_wall_clock(expression: str, place: ZoneInfo, last: datetime) -> Iterator[datetime]:
-    # croniter walks naive wall-clock times, which know no gaps; one day back finds a tick that a gap moved.
+    # croniter walks naive wall-clock times without gaps; starting a day earlier finds a tick that a gap moved.
     back = timedelta(days=1) if _change(place, last - timedelta(days=1), last) else timedelta(0)
     for wall in _wall_times(expression, _shown(last, place) - back):
         tick = _in_utc(wall, place)
@@ -90,8 +89,8 @@ def _by_real_time(expression: str, place: ZoneInfo, last: datetime) -> Iterator[
         for wall in _wall_times(expression, (since + offset).replace(tzinfo=None)):
             tick = (wall - offset).replace(tzinfo=UTC)
             if change := _change(place, looked, tick):
-                # From here on another offset: a tick may fall on the very moment of the change. Where the next one is
-                # years away, only the offset around it counts.
+                # The offset changes here: a tick may fall on the very moment of the change. If the next one is years
+                # away, only the offset around it counts.
                 near = tick - timedelta(days=2)
                 since, looked = (near, near) if near > change else (change - timedelta(seconds=1), change)
                 break
@@ -113,7 +112,7 @@ def _walk(expression: str, after: datetime) -> croniter:
 
 @lru_cache(maxsize=1000)
 def _parsed(expression: str) -> croniter:
-    """Reading an expression takes as long as many steps of a walk."""
+    """Cached: parsing costs as much as many ticks."""
     return croniter(expression, _SOME_DAY, max_years_between_matches=_SPAN_YEARS)
 
 
@@ -126,7 +125,7 @@ def _shown(moment: datetime, place: ZoneInfo) -> datetime:
 
 
 def _change(place: ZoneInfo, start: datetime, end: datetime) -> datetime | None:
-    """The first moment after `start`, up to `end`, at which the offset is another."""
+    """The first moment after `start`, up to `end`, with a different UTC offset."""
     offset = _offset(start, place)
     low = start
     while low < end:
@@ -141,9 +140,9 @@ def _change(place: ZoneInfo, start: datetime, end: datetime) -> datetime | None:
 
 
 def _in_utc(wall: datetime, place: ZoneInfo) -> datetime:
-    """The first moment at which the clock shows `wall`, or the end of the gap that swallows it."""
+    """The first moment at which the clock shows `wall`, or the end of the gap that contains it."""
     moment = wall.replace(tzinfo=place, fold=0).astimezone(UTC)
     if _shown(moment, place) == wall:
         return moment
-    # In a gap fold=0 reads `wall` with the offset before it, which lands as far behind the gap as `wall` is into it.
+    # In a gap, fold=0 applies the offset before it, which lands as far after the gap as `wall` lies inside it.
     return _change(place, moment - timedelta(days=1), moment) or moment

@@ -1,4 +1,4 @@
-"""What a user's method can be called with."""
+"""The signatures of user methods."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def positional(method: Callable[..., Any]) -> list[str]:
-    """The names of its positional parameters, `self` first."""
+    """Names of the positional parameters, `self` first."""
     parameters = inspect.signature(method).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def takes(method: Callable[..., Any], count: int) -> bool:
-    """Whether it can be called with so many positional arguments, `self` among them."""
+    """Whether it accepts `count` positional arguments, including `self`."""
     try:
         inspect.signature(method).bind(*(None,) * count)
     except TypeError:

@@ -1,4 +1,4 @@
-"""How a kind of source differs from its siblings, known without its library."""
+"""The traits of each kind of source, known without its library."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 
 class SourceTraits(NamedTuple):
-    """What a source promises beyond the protocol; the runtime and the suite ask these, never the kind.
+    """A source's promises beyond the protocol. The runtime and the suite check these, never the kind.
 
-    `ordered`: events come in their order. `redelivers`: what was not settled comes again after the source was left.
-    `delays_nack`: it honours `delay_s`. `finite`: it ends by itself, so that a drain waits for its end. `keeps_s`: how
-    long it keeps deliveries alive while the store is away, None without bound; past it everything is given back once.
+    `ordered`: events arrive in order. `redelivers`: unsettled deliveries come again after the source was closed.
+    `delays_nack`: `delay_s` is honoured. `finite`: it ends by itself and a drain waits for that. `keeps_s`: how long
+    it keeps deliveries alive during an outage of the store, None without limit; then it gives everything back once.
 
-    `shared`: triggers with the same settings read it together; where it keeps a position for each trigger they do not.
-    `scheduled`: its events are ticks, the option `overlap` is honoured, and a tick fired by hand has `scheduled_for`.
-    `in_process`: `fire` and the outbox feed it too. `own_payload`: it makes the payloads, whose fields are documented.
+    `shared`: triggers with equal settings share it; a source with a position per trigger is not shared. `scheduled`:
+    its events are ticks, `overlap` is honoured, and a tick fired by hand has `scheduled_for`. `in_process`: `fire` and
+    the outbox feed it too. `own_payload`: it creates the payloads, with documented fields.
     """
 
     ordered: bool = True
@@ -38,10 +38,10 @@ TRAITS: Mapping[str, SourceTraits] = {
     "cron": SourceTraits(delays_nack=True, shared=False, scheduled=True, own_payload=True),
     "dead_letters": SourceTraits(delays_nack=True, shared=False, own_payload=True),
 }
-"""Of the package's own kinds; a class declares the same as its `traits`."""
+"""Traits of the built-in kinds; a class declares the same as its `traits`."""
 
 
 def traits_of(source: Any) -> SourceTraits:
-    """As a source, or what makes it, declares them; a function that makes one declares none."""
+    """The traits declared by a source or its class; a factory function declares none."""
     traits = getattr(source, "traits", NO_TRAITS)
     return traits if isinstance(traits, SourceTraits) else NO_TRAITS

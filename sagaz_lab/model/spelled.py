@@ -1,4 +1,4 @@
-"""The key that a text spells the way `repr` writes a value: "5" spells 5."""
+"""Parses the key that a string spells as a `repr`: "5" spells 5."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _MAKERS: Mapping[str, Callable[..., Any]] = {
 _NAMES: Mapping[str, Any] = {"datetime.timezone.utc": timezone.utc, "inf": float("inf")}  # noqa: UP017
 
 _MAY_SPELL = re.compile(r"""\s*([-\d.(\[{]|[bB]['"]|(True|False|Decimal|UUID|datetime|frozenset|set|np|inf)\b)""")
-"""What any spelling begins with: most texts are none, and parsing takes its time."""
+"""How a spelling can begin: a cheap filter, since most strings spell nothing and parsing is slow."""
 
 
 def named_by(value: Any) -> list[str]:
-    """The keys that a person may mean by this. Raises `MissingKey` and `UnfitKey` for what is no text and no key."""
+    """All keys this value may stand for. Raises `MissingKey` and `UnfitKey`."""
     if not isinstance(value, str) or isinstance(value, Enum):
         return [key_text(value)]
     names = [value]
     if (spelled := spelled_key(value)) is not None:
         names.append(spelled)
-    if value.startswith(OPEN):  # it is the canonical text of one key, and is itself spelled as another
+    if value.startswith(OPEN):  # the canonical text of one key and, as a string, another key
         with suppress(MissingKey):
             names.append(key_text(value))
     return names
 
 
 def spelled_key(text: str) -> str | None:
-    """The key's canonical text; None where the text spells nothing but itself."""
+    """The canonical text of the spelled key; None if the string spells only itself."""
     if len(text) > KEY_LENGTH or _MAY_SPELL.match(text) is None:
         return None
     try:
@@ -52,7 +52,7 @@ def spelled_key(text: str) -> str | None:
 
 
 def _value(node: ast.expr) -> Any:
-    """Of a literal, or a call that `repr` writes. Raises `ValueError` for anything else."""
+    """Evaluate a literal or a constructor call as `repr` writes it. Raises `ValueError` for anything else."""
     if isinstance(node, ast.Tuple | ast.List):
         return [_value(item) for item in node.elts]
     if isinstance(node, ast.Dict):

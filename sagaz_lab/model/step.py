@@ -1,4 +1,4 @@
-"""The action that runs in this task or thread."""
+"""The action running in this task or thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ActionProgress(NamedTuple):
-    """How far an action says it is."""
+    """An action's reported progress."""
 
     done: float
     total: float | None
@@ -20,20 +20,20 @@ class ActionProgress(NamedTuple):
 
 
 class Snapshot(Protocol):
-    """The context as an action found it; `sets` are the keys that its present trial has set."""
+    """The context before an action; `sets` are the keys set by its current trial."""
 
     sets: set[str]
 
     def restore(self, ctx: SagaContext) -> None:
-        """Take back what a trial has made of the context."""
+        """Undo a trial's changes of the context."""
 
 
 class Step(Protocol):
-    """What the engine knows of the action that runs in this task or thread.
+    """The engine's state of the action running in this task or thread.
 
-    `cancelled` says that it should return, `told` that the engine has stopped it and waits for its end;
-    `stopping_since` is set (monotonic seconds) while a thread that should return has not, and `waiting_since` while
-    the step waits for a thread. `before` is there if the action may get another trial.
+    `cancelled`: it should return. `told`: the engine has stopped it and waits for its end. `stopping_since` is set
+    (monotonic seconds) while a stopped thread has not returned, `waiting_since` while the step waits for a thread.
+    `before` is set if the action may get another trial.
     """
 
     run: Run
@@ -55,10 +55,10 @@ class Step(Protocol):
     def stream(self, name: str) -> AsyncIterator[Any]: ...
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Keep it, to be published if the action succeeds."""
+        """Published if the action succeeds."""
 
     def stop(self) -> None:
-        """Tell it to return."""
+        """Ask the action to return."""
 
 
 current_step: ContextVar[Step | None] = ContextVar("current_step")

@@ -1,4 +1,4 @@
-"""Triggers: methods that turn an event into the context of a run, or skip it."""
+"""Triggers: methods that turn an event into a run's context or skip it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__sagaz_trigger__"
 
 SOURCE_VERBS = ("receive", "settle", "nack", "keep_alive", "__aenter__", "__aexit__")
-"""What a `Source` can do."""
+"""The methods of a `Source`."""
 
 
 class Skip:
-    """What `skip` returns: the event starts no run, for a countable reason."""
+    """The result of `skip`: the event starts no run, for a countable reason."""
 
     __slots__ = ("facts", "reason")
 
@@ -43,18 +43,18 @@ class Skip:
 def skip(reason: str, **facts: Any) -> Skip:
     """Return it from a trigger method to filter the event.
 
-    Keep `reason` constant and put the numbers into `facts`, so that reasons can be counted.
+    Keep `reason` constant and pass numbers as `facts`, so that reasons can be counted.
     """
     if not reason or not isinstance(reason, str):
-        raise TypeError(f"skip() takes the reason as a text, not {reason!r}")
+        raise TypeError(f"skip() takes the reason as a string, not {reason!r}")
     return Skip(reason, facts)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """Which events a trigger wants: a kind of source and its settings.
+    """The events a trigger receives: a kind of source and its settings.
 
-    `traits` are those of the kind, as far as they are known before the source is opened.
+    `traits` are the kind's, as far as they are known before the source is opened.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class SourceSpec:
 
     @property
     def divided(self) -> tuple[str, ...] | None:
-        """What sources with other settings would divide with it, so that each gets a part only: a stream's group."""
+        """The resource that it would split with sources of other settings, such as a stream's consumer group."""
         if self.kind not in _GROUPS:
             return None
         stream, group, server = (str(self.settings.get(name) or "") for name in _GROUPS[self.kind])
@@ -86,7 +86,7 @@ _SHOWN = ("topic", "stream", "queue", "schedule", "path", "queue_url", "source")
 
 @dataclass(frozen=True, slots=True)
 class Composite:
-    """Several sources watched together; made by `all_of`, `any_of`, `sequence` and `absent`."""
+    """Several sources as one; created by `all_of`, `any_of`, `sequence` and `absent`."""
 
     how: Literal["all_of", "any_of", "sequence", "absent"]
     parts: tuple[SourceSpec, ...]
@@ -105,7 +105,7 @@ class Composite:
 
 
 def all_of(*parts: Mapping[str, Any]) -> Composite:
-    """Fires when every part has had an event. Each part is a mapping such as `{"source": "kafka", "topic": "a"}`."""
+    """Fires when each part has had an event. A part is a mapping such as `{"source": "kafka", "topic": "a"}`."""
     return _composite("all_of", parts)
 
 
@@ -115,12 +115,12 @@ def any_of(*parts: Mapping[str, Any]) -> Composite:
 
 
 def sequence(*parts: Mapping[str, Any]) -> Composite:
-    """Fires when the parts have had an event each, in this order."""
+    """Fires when each part has had an event, in this order."""
     return _composite("sequence", parts)
 
 
 def absent(part: Mapping[str, Any], *, after: Mapping[str, Any], within: Duration) -> Composite:
-    """Fires when `part` has had no event `within` a time after an event of `after`."""
+    """Fires when `part` has no event `within` a time after an event of `after`."""
     return Composite("absent", (_part("absent", part),), _part("absent", after), seconds(within, "absent within"))
 
 
@@ -163,13 +163,13 @@ class Gates:
         for name in ("idempotency_key", "concurrency_key"):
             value = getattr(self, name)
             if not (value is None or callable(value) or (isinstance(value, str) and value)):
-                raise DefinitionError(f"{name}={value!r} must be a field's name or a function of the event")
+                raise DefinitionError(f"{name}={value!r} must be the name of a field or a function of the event")
         limit = self.max_concurrent_sagas
         if limit is not None and (type(limit) is not int or limit < 1):
             raise DefinitionError(f"max_concurrent_sagas={limit!r} must be a whole number, 1 or more")
         rate = self.rate_limit_per_second
         if rate is not None and not (isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < 1e9):
-            raise DefinitionError(f"rate_limit_per_second={rate!r} must be a number more than 0")
+            raise DefinitionError(f"rate_limit_per_second={rate!r} must be a number greater than 0")
         if self.singleton not in (None, "skip", "cancel", "return_existing", "error"):
             raise DefinitionError(f"singleton={self.singleton!r}; one of: skip, cancel, return_existing, error")
         if self.until not in (None, "terminal"):
@@ -191,7 +191,7 @@ class Gates:
         if self.singleton is not None and (self.max_concurrent_sagas or 1) > 1 and self.concurrency_key is None:
             raise DefinitionError(
                 "singleton= without concurrency_key= means one run at a time, so max_concurrent_sagas= contradicts it; "
-                "name a concurrency_key=, or leave one of them out"
+                "add a concurrency_key=, or remove one of them"
             )
         if (self.idempotency_ttl or self.until) and self.idempotency_key is None:
             raise DefinitionError("idempotency_ttl= and until= need idempotency_key=")
@@ -221,7 +221,7 @@ class Trigger:
 
 
 def specs_of(trigger: Trigger) -> Sequence[SourceSpec]:
-    """The sources that it reads, each at the number of its part."""
+    """The sources it reads, indexed by part."""
     composite = trigger.composite
     if composite is None:
         return (trigger.spec,)
@@ -229,13 +229,13 @@ def specs_of(trigger: Trigger) -> Sequence[SourceSpec]:
 
 
 def number_of(trigger: Trigger, spec: SourceSpec) -> int:
-    """Which of the trigger's sources of this kind it is; parts with the same settings read one source."""
+    """The source's index among the trigger's sources of its kind; parts with equal settings share one."""
     return list(dict.fromkeys(it.identity for it in specs_of(trigger) if it.kind == spec.kind)).index(spec.identity)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the decorator leaves on the method, until the class names it."""
+    """The decorator's mark on the method, until the class is defined."""
 
     fields: Mapping[str, Any]
 
@@ -254,10 +254,10 @@ def trigger(
     """Makes a method of a `Saga` a trigger: it gets an event and returns a run's context, `None` or `skip(...)`.
 
     `source` is a kind ("kafka", "redis", "cron", "memory", ...), a composite or a `Source`. The other options are
-    the source's own settings and the gates (`idempotency_key`, `concurrency_key`, `max_concurrent_sagas`,
-    `rate_limit_per_second`, ...). `params` are values, or a `Param` with its bounds, that the method reads as
-    `self.params.NAME` and that `lab.set_params` changes. Raises `DefinitionError` that names the option and the
-    nearest right one.
+    the source's settings and the gates (`idempotency_key`, `concurrency_key`, `max_concurrent_sagas`,
+    `rate_limit_per_second`, ...). `params` are values, or a `Param` with its range, that the method reads as
+    `self.params.NAME` and `lab.set_params` changes. Raises `DefinitionError` naming the option and the nearest valid
+    one.
     """
 
     def decorate(method: F) -> F:
@@ -315,13 +315,13 @@ def _source(
         if where:
             raise UnknownName(owner, "option", next(iter(where)), GATE_NAMES)
         where = {"source": guarded("source", source.name)}
-        traits = traits_of(source)._replace(shared=True)  # there is one object, whoever reads it
+        traits = traits_of(source)._replace(shared=True)  # one object serves all readers
         return SourceSpec("custom", where, f"custom:@{id(source):x}", traits), source, None
     return source_spec(owner, source, where), None, None
 
 
 def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
-    """The checked settings. Raises `DefinitionError` that names the nearest right option."""
+    """The validated settings. Raises `DefinitionError` naming the nearest valid option."""
     if kind in KINDS:
         for name in where:
             if name not in KINDS[kind]:
@@ -334,7 +334,7 @@ def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
 
 
 def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigger:
-    """The trigger that a marked method stands for in the saga of this name."""
+    """The trigger of a marked method in the saga of this name."""
     mark: Mark = getattr(method, MARK)
     together = takes_list(mark.fields["gates"], mark.fields["composite"])
     payload_type, wants_event = _payload_type(saga_name, method, together=together)
@@ -350,7 +350,6 @@ def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigge
 
 
 def takes_list(gates: Gates, composite: Composite | None) -> bool:
-    """Whether the trigger method gets a list of events."""
     if gates.debounce is not None and gates.debounce.mode == "all":
         return True
     return gates.batch is not None or (composite is not None and composite.how in ("all_of", "sequence"))
@@ -374,6 +373,6 @@ def _payload_type(saga_name: str, method: Callable[..., Any], *, together: bool)
     if together and annotation not in (None, Any):
         if typing.get_origin(annotation) not in (list, Sequence) and annotation is not list:
             name = getattr(annotation, "__name__", annotation)
-            raise DefinitionError(f"{owner}: {names[0]} is a list here; annotate it list[{name}]")
+            raise DefinitionError(f"{owner}: {names[0]} is a list with these options; annotate it list[{name}]")
         annotation = next(iter(typing.get_args(annotation)), None)
     return None if annotation in (None, Any, Event, object) else annotation, wants_event

@@ -1,4 +1,4 @@
-"""Context variables: those that the user's code sets while events are decided reach no run and no later batch."""
+"""Isolates context variables: values set by user code while deciding reach no run and no later batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def origin() -> Context:
-    """A copy of this context for runs, which are no part of the action that may have fired their events."""
+    """A copy of this context for runs, detached from an action that may have fired their events."""
     context = copy_context()
     if context.get(current_step) is not None:
         context.run(current_step.set, None)
@@ -23,9 +23,9 @@ def origin() -> Context:
 
 
 def in_own_context(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T]]:
-    """Each call executes in a copy of its caller's context, without a task for it.
+    """Run each call in a copy of its caller's context, without a task.
 
-    Calls decide batches: a copy for each event would cost more than most decisions do.
+    A call decides a batch: a copy per event would cost more than most decisions.
     """
 
     @wraps(function)

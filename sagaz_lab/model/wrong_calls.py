@@ -1,6 +1,6 @@
-"""A call that does not fit one of this package's functions: Python's `TypeError`, in the words of the other errors.
+"""Explains a `TypeError` from a wrong call of one of this package's functions in the style of its other errors.
 
-It is read from the traceback once the call has failed, so that a right call costs nothing.
+It works from the traceback of the failed call, so a correct call costs nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CONSTRUCTORS = ("__init__", "__new__")
 
 
 def explained(error: BaseException) -> str | None:
-    """What is wrong with a call of one of this package's functions; None if the error is about anything else."""
+    """The problem with a call of one of this package's functions; None for other errors."""
     refused = _REFUSED.match(str(error)) if type(error) is TypeError else None
     step = _last_of_others(error)
     if refused is None or step is None or is_own_error(error):
@@ -39,7 +39,7 @@ def explained(error: BaseException) -> str | None:
 
 
 def is_own_error(error: BaseException) -> bool:
-    """Whether a `raise` of this package's is where it comes from: such an error says itself what is wrong."""
+    """Whether this package raised it: such an error explains itself."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -49,7 +49,7 @@ def is_own_error(error: BaseException) -> bool:
 
 
 def _last_of_others(error: BaseException) -> TracebackType | None:
-    """The innermost step that is not this package's: a method of the Lab is called by way of the Lab's loop."""
+    """The innermost frame outside this package, since the Lab's methods are called through its loop."""
     found, step = None, error.__traceback__
     while step is not None:
         if not _is_ours(step.tb_frame.f_globals.get("__name__")):
@@ -63,7 +63,7 @@ def _is_ours(module: Any) -> bool:
 
 
 def _expression(step: TracebackType) -> ast.expr | None:
-    """The call that failed as it is written, or the decorator; None if its place is not known exactly."""
+    """The failed call or decorator in the source; None if its position is not known exactly."""
     code = step.tb_frame.f_code
     place = next(islice(code.co_positions(), step.tb_lasti // 2, None), None)
     try:
@@ -80,7 +80,7 @@ def _expression(step: TracebackType) -> ast.expr | None:
 
 
 def _called(node: ast.expr | None, frame: FrameType, name: str) -> Callable[..., Any] | None:
-    """This package's function of that name which the expression calls."""
+    """The function of this package that the expression calls by that name."""
     try:
         callee = _value(node.func if isinstance(node, ast.Call) else node, frame)
     except LookupError:
@@ -91,7 +91,7 @@ def _called(node: ast.expr | None, frame: FrameType, name: str) -> Callable[...,
 
 
 def _value(node: ast.expr | None, frame: FrameType) -> Any:
-    """What a name stands for, without running any code of the user's. Raises `LookupError`."""
+    """Resolve a name without running user code. Raises `LookupError`."""
     if isinstance(node, ast.Name):
         for names in (frame.f_locals, frame.f_globals, vars(builtins)):
             if node.id in names:
@@ -107,7 +107,7 @@ def _value(node: ast.expr | None, frame: FrameType) -> Any:
 
 
 def _method(name: str) -> Any:
-    """The method that is `Class.method` in this package, called on what an expression gave."""
+    """The method `Class.method` of this package."""
     owner, _, attribute = name.partition(".")
     for module in [one for path, one in sys.modules.items() if attribute and _is_ours(path)]:
         cls = vars(module).get(owner)
@@ -128,12 +128,12 @@ def _said(function: Callable[..., Any], what: str, *, is_bare: bool) -> str:
     if missing := _MISSING.match(what):
         what = f"needs {missing[1]}"
     elif what.startswith("takes "):  # Python counts `self`
-        what = "is given too many positional arguments"
-    return f"{name}() {what}; it is {name}{inspect.Signature(parameters)}"
+        what = "got too many positional arguments"
+    return f"{name}() {what}; expected {name}{inspect.Signature(parameters)}"
 
 
 def _parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
-    """Those that a caller gives, without their types."""
+    """The parameters a caller passes, without types."""
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name not in ("self", "cls", "_cls"):
             yield parameter.replace(annotation=inspect.Parameter.empty)

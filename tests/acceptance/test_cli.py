@@ -192,7 +192,7 @@ def test_a_signal_while_a_source_cannot_be_reached_ends_it_too(folder):
         ("1 / 0", r"sagaz-lab: app cannot be imported: ZeroDivisionError: division by zero \(.*app.py:1\)"),
         (
             "from sagaz_lab import Batch\nBatch(3)",
-            r"sagaz-lab: app cannot be imported: TypeError: Batch\(\) needs .timeout.; it is Batch.* \(.*app.py:2\)",
+            r"sagaz-lab: app cannot be imported: TypeError: Batch\(\) needs .timeout.; expected Batch.* \(.*app.py:2\)",
         ),
         ("raise SystemExit(3)", r"sagaz-lab: app cannot be imported: SystemExit: 3 .*"),
         ("x = 1", r"sagaz-lab: app defines no saga with a trigger"),
@@ -285,7 +285,7 @@ def test_dead_letters_are_listed_in_pages(filled):
     assert newest[2] == "odd"
     older = call(filled, "dead", "--before", newest[0]).stdout.splitlines()
     assert [line.split()[2] for line in older[1:]] == ["bad"]
-    assert "--before goes with letters one by one" in told(call(filled, "dead", "--before", "x", "--by", "cause"))
+    assert "--before does not go with --by cause" in told(call(filled, "dead", "--before", "x", "--by", "cause"))
 
 
 FIXED = """
@@ -335,7 +335,7 @@ def test_the_tables_need_no_library_of_an_extra(filled):
 def test_a_store_that_is_not_there_is_one_line_and_is_not_made(tmp_path):
     assert told(call(tmp_path, "runs")) == f"sagaz-lab: no store at {tmp_path}/.sagaz_lab/lab.db"
     assert list(tmp_path.iterdir()) == []
-    assert "lives in its own process" in told(call(tmp_path, "dead", "--store", "memory"))
+    assert "exists only in its own process" in told(call(tmp_path, "dead", "--store", "memory"))
     assert "Connection refused" in told(call(tmp_path, "runs", "--store", "postgresql://127.0.0.1:1/db"))
 
 

@@ -285,7 +285,7 @@ def test_a_mistake_in_a_timed_saga_is_one_line(kernel):
 
 def test_what_the_package_itself_refuses_is_one_line_in_its_own_words(kernel):
     refused = kernel.run("x = 1\nskip(5)")
-    assert refused.error.splitlines() == ["TypeError: skip() takes the reason as a text, not 5",
+    assert refused.error.splitlines() == ["TypeError: skip() takes the reason as a string, not 5",
                                           "  in this cell, line 2: skip(5)"]  # fmt: skip
 
 

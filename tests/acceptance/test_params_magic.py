@@ -41,7 +41,7 @@ def test_params_are_shown_and_changed(kernel):
     ("change", "told"),
     [
         (f"{SHOW} treshold=0.7", "no param 'treshold'; did you mean 'threshold'?"),
-        (f"{SHOW} threshold=high", "threshold='high' must be of the type float"),
+        (f"{SHOW} threshold=high", "threshold='high' must be of type float"),
         (f"{SHOW} threshold", "'threshold' is no change; it is: params TRIGGER [NAME=VALUE ...]"),
         ("%triggers params", "what? It is: params TRIGGER"),
         ("%triggers params Retraining.on_drif", "no trigger 'Retraining.on_drif'; did you mean 'Retraining.on_drift'"),

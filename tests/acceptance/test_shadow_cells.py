@@ -136,7 +136,7 @@ def test_a_cell_that_fails_begins_no_shadow_and_a_new_trigger_is_told_of(kernel:
     assert kernel.run("len(default_lab().shadows)").text == "0"
     more = '\n    @trigger(source="memory", topic="more")\n    def on_more(self, event): ...\n'
     (card,) = kernel.run(cell(0.6, " --shadow", tail=more)).shown
-    assert "! trigger retraining.on_more is new: it gets no events as long as it is a shadow" in card["text/plain"]
+    assert "! trigger retraining.on_more is new: it gets no events while it is a shadow" in card["text/plain"]
     assert "%triggers shadow retraining" in kernel.completions("%triggers shadow re")
     assert "%%saga --quiet --shadow" in kernel.completions("%%saga --quiet --s")
 

@@ -36,11 +36,11 @@ WRONG = {
     "redis://h:1?client_name=a%20b": "sets client_name, which must have no spaces",
     "redis://h:1?socket_connect_timeout=nan": "sets socket_connect_timeout, which must be a number of seconds",
     "redis://h:1?health_check_interval=soon": "sets health_check_interval, which must be a whole number",
-    "redis://h:1?ssl_certfile=a.pem": "sets ssl_certfile, which needs an address that begins with rediss://",
+    "redis://h:1?ssl_certfile=a.pem": "sets ssl_certfile, which needs a rediss:// address",
     "rediss://h:1?ssl_cert_reqs=maybe": "sets ssl_cert_reqs, which must be one of: none, optional, required",
-    "redis://h:1/orders": "must name the database by its number",
-    "redis://h:1/1/2": "must name the database by its number",
-    "redis://h:port/0": "with a number as port",
+    "redis://h:1/orders": "must give the database as a number",
+    "redis://h:1/1/2": "must give the database as a number",
+    "redis://h:port/0": "with a numeric port",
 }
 
 

@@ -92,7 +92,7 @@ def test_every_source_of_the_seed_can_be_defined(kind: str, lab: Lab) -> None:
         ({"source": "kafka"}, "source='kafka' needs topic="),
         ({"source": "rabbitmq", "exchange": "e"}, "source='rabbitmq' needs queue="),
         ({"source": "custom"}, "source='custom' needs factory="),
-        ({"source": "kafka", "topic": "a topic"}, "topic='a topic' must be a name of letters"),
+        ({"source": "kafka", "topic": "a topic"}, "topic='a topic' must be a name of up to 249 letters"),
         ({"source": "kafka", "topic": ""}, "topic='' must be"),
         ({"source": "webhook", "path": "hook"}, "path='hook' must be a path that starts with '/'"),
         ({"source": "webhook", "path": "/h", "method": "SEND"}, "method='SEND' must be one of: GET, POST"),
@@ -161,13 +161,13 @@ def test_the_password_of_an_address_is_not_shown() -> None:
     [
         ({"max_concurrent_sagas": 0}, "max_concurrent_sagas=0 must be a whole number"),
         ({"max_concurrent_sagas": True}, "max_concurrent_sagas=True must be a whole number"),
-        ({"rate_limit_per_second": 0}, "rate_limit_per_second=0 must be a number more than 0"),
-        ({"rate_limit_per_second": "10"}, "rate_limit_per_second='10' must be a number more than 0"),
-        ({"idempotency_key": ""}, "idempotency_key='' must be a field's name or a function"),
-        ({"concurrency_key": 5}, "concurrency_key=5 must be a field's name or a function"),
-        ({"cooldown": "6 hours"}, "cooldown='6 hours' is no duration"),
-        ({"cooldown": -1}, "cooldown=-1 must be longer than zero"),
-        ({"idempotency_key": "id", "idempotency_ttl": 0}, "idempotency_ttl=0 must be longer than zero"),
+        ({"rate_limit_per_second": 0}, "rate_limit_per_second=0 must be a number greater than 0"),
+        ({"rate_limit_per_second": "10"}, "rate_limit_per_second='10' must be a number greater than 0"),
+        ({"idempotency_key": ""}, "idempotency_key='' must be the name of a field or a function"),
+        ({"concurrency_key": 5}, "concurrency_key=5 must be the name of a field or a function"),
+        ({"cooldown": "6 hours"}, "cooldown='6 hours' is not a duration"),
+        ({"cooldown": -1}, "cooldown=-1 must be positive"),
+        ({"idempotency_key": "id", "idempotency_ttl": 0}, "idempotency_ttl=0 must be positive"),
         ({"singleton": "wait"}, "singleton='wait'; one of: skip, cancel, return_existing, error"),
         ({"until": "end"}, "until='end'; the only value is 'terminal'"),
         ({"throttle": 5}, "throttle=5 must be a Throttle"),
@@ -195,22 +195,22 @@ def test_a_malformed_or_contradicting_gate_is_named(options: dict[str, Any], mes
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Throttle(0, "1s"), "limit is 1 or more"),
+        (lambda: Throttle(0, "1s"), "limit must be 1 or more"),
         (lambda: Throttle("3", "1s"), "Throttle"),
-        (lambda: Throttle(1, "soon"), "Throttle per='soon' is no duration"),
+        (lambda: Throttle(1, "soon"), "Throttle per='soon' is not a duration"),
         (lambda: Debounce("1m", "30s"), "max_wait='30s' must be longer than period='1m'"),
         (lambda: Debounce("1s", "2s", mode="last"), "Debounce mode='last'; one of: trailing, leading, all"),
         (lambda: Batch(0, "1s"), "Batch max_size=0 must be 1 or more"),
         (lambda: Batch("9", "1s"), "Batch max_size='9' must be 1 or more"),
-        (lambda: Batch(5, 0), "Batch timeout=0 must be longer than zero"),
+        (lambda: Batch(5, 0), "Batch timeout=0 must be positive"),
         (lambda: TriggerConfig(max_retries=-1), "max_retries=-1 must be a whole number"),
         (lambda: TriggerConfig(retry_backoff_seconds=[10, -1]), "retry_backoff_seconds=[10, -1] must be a list"),
         (lambda: TriggerConfig(retry_backoff_seconds=[]), "retry_backoff_seconds=[] must be a list"),
         (lambda: TriggerConfig(retry_backoff_seconds="10"), "retry_backoff_seconds='10' must be a list"),
         (lambda: TriggerConfig(backpressure_strategy="wait"), "backpressure_strategy='wait'; one of: block"),
         (lambda: TriggerConfig(queue_size=0), "queue_size=0 must be a whole number, 1 or more"),
-        (lambda: TriggerConfig(event_retention_days=0), "event_retention_days=0 must be more than 0"),
-        (lambda: TriggerConfig(event_retention_days="30"), "event_retention_days='30' must be more than 0"),
+        (lambda: TriggerConfig(event_retention_days=0), "event_retention_days=0 must be greater than 0"),
+        (lambda: TriggerConfig(event_retention_days="30"), "event_retention_days='30' must be greater than 0"),
         (lambda: TriggerConfig(persist_events="no"), "persist_events='no' must be True or False"),
     ],
 )
@@ -376,7 +376,7 @@ def test_an_unknown_dependency_is_named_with_the_nearest() -> None:
 
 
 def test_a_circle_is_shown() -> None:
-    with says("Circle: the actions depend on each other in a circle: a -> c -> b -> a"):
+    with says("Circle: the actions depend on each other in a cycle: a -> c -> b -> a"):
 
         class Circle(Saga):
             @action("a", depends_on="c")
@@ -401,7 +401,7 @@ def test_an_action_that_depends_on_itself_is_a_circle() -> None:
 
 
 def test_two_actions_of_one_name_are_both_named() -> None:
-    with says("Double: two of action 'train': first() and second()"):
+    with says("Double: two methods for action 'train': first() and second()"):
 
         class Double(Saga):
             @action("train")
@@ -412,7 +412,7 @@ def test_two_actions_of_one_name_are_both_named() -> None:
 
 
 def test_two_compensations_for_one_action_are_both_named() -> None:
-    with says("Double: two of compensation for action 'train': one() and other()"):
+    with says("Double: two methods for compensation for action 'train': one() and other()"):
 
         class Double(Saga):
             @action("train")
@@ -452,7 +452,7 @@ def test_a_forward_recovery_for_no_action_is_named() -> None:
 
 
 def test_a_method_has_one_role() -> None:
-    with says("the method is an action, a compensation or a recovery already"):
+    with says("the method is already an action, a compensation or a recovery"):
 
         class Mixed(Saga):
             @action("train")
@@ -553,12 +553,12 @@ def test_a_stream_cannot_be_retried() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"saga_name": "a.b"}, "saga_name='a.b' must be a text without '.'"),
+        ({"saga_name": "a.b"}, "saga_name='a.b' must be a string without '.'"),
         ({"saga_name": "  "}, "saga_name='  ' must be a text"),
         ({"saga_name": 5}, "saga_name=5 must be a text"),
         ({"on_failure": "stop"}, "on_failure='stop' must be 'compensate' or 'hold'"),
         ({"trigger_config": {}}, "trigger_config={} must be a TriggerConfig"),
-        ({"listeners": [object]}, "which is no SagaListener instance"),
+        ({"listeners": [object]}, "which is not a SagaListener instance"),
         ({"listeners": SagaListener()}, "listeners"),
     ],
 )

@@ -194,7 +194,7 @@ async def test_what_only_an_action_may_ask_is_refused_elsewhere(lab: Lab) -> Non
     class Empty(Saga): ...
 
     ctx = await Empty().run({})
-    with pytest.raises(RunError, match="only an action or a compensation that is running"):
+    with pytest.raises(RunError, match="only a running action or compensation"):
         _ = ctx.idempotency_key
     assert ctx.cancelled is False
 

@@ -128,7 +128,7 @@ def test_spans_of_numpy_are_one_key_if_they_last_equally_long(one: int, of: Any,
 
 @pytest.mark.parametrize("unit", ["Y", "M", "generic"])
 def test_a_span_of_no_fixed_length_is_no_key(unit: str) -> None:
-    with pytest.raises(UnfitKey, match="give it in days"):
+    with pytest.raises(UnfitKey, match="use days"):
         key_text(np.timedelta64(5, unit))
 
 

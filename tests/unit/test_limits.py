@@ -67,7 +67,7 @@ async def test_what_waits_for_a_slow_pace_starts_when_the_pace_is_raised(lab: La
     ("options", "values", "told"),
     [
         ({}, {"max_concurrent_sagas": 0}, "Limited.on_event: max_concurrent_sagas=0 must be a whole number, 1 or more"),
-        ({}, {"rate_limit_per_second": "5"}, "rate_limit_per_second='5' must be a number more than 0"),
+        ({}, {"rate_limit_per_second": "5"}, "rate_limit_per_second='5' must be a number greater than 0"),
         (
             {"throttle": Throttle(limit=1, per="1s")},
             {"rate_limit_per_second": 5},

@@ -71,7 +71,7 @@ def test_two_compensations_of_one_name_are_refused_with_both_lines() -> None:
     def undo(self, ctx): ...
 """
     both = "@compensate('charge') at line 4 and @compensate('book') at line 8"
-    with says(f"Pay.undo: two methods have this name, {both}; give each a name of its own"):
+    with says(f"Pay.undo: two methods have this name, {both}; give each its own name"):
         run(body)
     with says("Pay.undo: two methods have this name"):
         run(body, ", abstract=True")
@@ -89,9 +89,9 @@ def test_whatever_replaces_a_decorated_method_is_refused(first: str, second: str
 
 
 def test_a_decorator_above_that_hides_the_mark_is_refused() -> None:
-    with says("Pay.w: what stands above @action('w') at line 3 replaces the method; write it below"):
+    with says("Pay.w: the decorator above @action('w') at line 3 replaces the method; write it below"):
         run("    @without_wraps\n    @action('w')\n    def w(self, ctx): ...\n")
-    with says("Pay.w: what stands above @action('w') at line 3"):
+    with says("Pay.w: the decorator above @action('w') at line 3"):
         run("    @property\n    @action('w')\n    def w(self, ctx): ...\n")
     assert run("    @with_wraps\n    @action('w')\n    def w(self, ctx): ...\n").__definition__.actions.keys() == {"w"}
 

@@ -139,7 +139,7 @@ async def test_only_made_ids_are_fresh(here: Surroundings) -> None:
         ("recording", {"path": "a.csv"}, "must be a path that ends in .parquet or .jsonl"),
         ("recording", {"path": "a.jsonl", "data": []}, "either path= or data="),
         ("redis", {"stream": "s", "url": "http://x"}, "must be an address such as redis://"),
-        ("custom", {"factory": print, "settings": {1: 2}}, "must be a mapping with texts as keys"),
+        ("custom", {"factory": print, "settings": {1: 2}}, "must be a mapping with string keys"),
         ("cron", {"schedule": "0 0 31 2 *"}, "can never occur"),
     ],
 )

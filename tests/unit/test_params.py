@@ -137,14 +137,14 @@ async def test_what_a_method_keeps_on_its_instance_outlives_a_change(lab: Lab) -
     ("params", "told"),
     [
         ([("a", 1)], "must be a mapping"),
-        ({"a": [1]}, "a=[1] must be a finite number, a text, True, False or None"),
+        ({"a": [1]}, "a=[1] must be a finite number, a string, True, False or None"),
         ({"a": float("nan")}, "a=nan must be a finite number"),
         ({"a": float("inf")}, "a=inf must be a finite number"),
         ({"a": object}, "must be a finite number"),
         ({1: 1}, "params has 1, which cannot be read as self.params.NAME"),
         ({"a-b": 1}, "params has 'a-b'"),
         ({"_a": 1}, "params has '_a'"),
-        ({"items": 1}, "params has 'items', which every mapping has"),
+        ({"items": 1}, "params has 'items', an attribute of every mapping"),
     ],
 )
 def test_wrong_params_are_refused_where_they_are_written(params: Any, told: str) -> None:
@@ -154,7 +154,7 @@ def test_wrong_params_are_refused_where_they_are_written(params: Any, told: str)
 
 
 def test_a_class_with_a_params_of_its_own_cannot_have_those_of_triggers() -> None:
-    with pytest.raises(DefinitionError, match="Own: the class has a params of its own"):
+    with pytest.raises(DefinitionError, match="Own: the class defines params"):
 
         class Own(Saga):
             params = {"threshold": 1}
@@ -371,5 +371,5 @@ async def test_the_harness_has_the_defaults_or_what_it_is_given(lab: Lab) -> Non
     assert await harness.trigger("on_any", event) == {"seen": {}}
     with pytest.raises(UnknownName, match="no param 'treshold'; did you mean 'threshold'"):
         TriggerTestHarness(Scores, params={"treshold": 1})
-    with pytest.raises(DefinitionError, match="must be of the type float"):
+    with pytest.raises(DefinitionError, match="must be of type float"):
         TriggerTestHarness(Scores, params={"threshold": "high"})

@@ -64,7 +64,7 @@ def define(**params: Any) -> None:
 async def test_a_change_keeps_the_bounds_of_its_param(each_lab: Lab) -> None:
     define(threshold=Param(0.5, min=0, max=1, step=0.01))
     await each_lab.set_params("Bounded.on_event", threshold=1)
-    with pytest.raises(DefinitionError, match=r"threshold=1.5 is more than max=1"):
+    with pytest.raises(DefinitionError, match=r"threshold=1.5 is greater than max=1"):
         await each_lab.set_params("Bounded.on_event", threshold=1.5)
     (outcome,) = await each_lab.fire("Bounded.on_event")
     assert each_lab.context(str(outcome.run_id))["threshold"] == 1.0
@@ -86,13 +86,13 @@ async def test_new_bounds_are_a_revision_and_end_a_change_beyond_them(tmp_path: 
 @pytest.mark.parametrize(
     ("param", "told"),
     [
-        (Param(2, max=1), "threshold=2 is more than max=1"),
+        (Param(2, max=1), "threshold=2 is greater than max=1"),
         (Param(2, min=3, max=1), "min=3 must be less than max=1"),
-        (Param(0.5, step=0), "step=0 must be more than 0"),
+        (Param(0.5, step=0), "step=0 must be greater than 0"),
         (Param(5, step=0.5), "step=0.5 must be a whole number"),
         (Param("x", min=0), "min= goes with a number, not with 'x'"),
         (Param(1.0, max=float("nan")), "max=nan must be a finite number"),
-        (Param([1]), "must be a finite number, a text"),  # type: ignore[arg-type]
+        (Param([1]), "must be a finite number, a string"),  # type: ignore[arg-type]
     ],
 )
 def test_a_param_that_contradicts_itself_is_refused_where_it_is_written(param: Param, told: str) -> None:
@@ -102,5 +102,5 @@ def test_a_param_that_contradicts_itself_is_refused_where_it_is_written(param: P
 
 async def test_the_harness_keeps_the_bounds(each_lab: Lab) -> None:
     define(threshold=Param(0.5, max=1))
-    with pytest.raises(DefinitionError, match="is more than max=1"):
+    with pytest.raises(DefinitionError, match="is greater than max=1"):
         TriggerTestHarness(each_lab.sagas["Bounded"].cls, params={"threshold": 2.0})

@@ -134,7 +134,7 @@ async def test_so_is_one_that_is_misspelled_and_what_is_no_event_at_all(each_lab
     with pytest.raises(RunError, match=r"no run 'imprt-2024' is kept; did you mean 'import-2024'\?"):
         await each_lab.resume_run("imprt-2024")
     for odd in ("", None, 3):
-        with pytest.raises(DefinitionError, match=r"why: event_id=.* must be a text that is not empty"):
+        with pytest.raises(DefinitionError, match=r"why: event_id=.* must be a non-empty string"):
             each_lab.why(odd)
 
 

@@ -51,16 +51,16 @@ CALLS = {
     "sagaz_lab.TriggerConfig(\n    max_retrys=3,\n)": "TriggerConfig(): no option 'max_retrys'",
     "class S(Saga):\n    @trigger\n    def on_event(self, event): ...": "@trigger: write @trigger(...) with parenth",
     "class S(Saga):\n    @sagaz_lab.trigger\n    def f(self, event): ...": "@trigger: write @trigger(...) with parenth",
-    "@trigger()\ndef f(self, event): ...": "trigger() needs 'source'; it is trigger(*, source, config=None",
-    "Batch(3)": "Batch() needs 'timeout'; it is Batch(max_size, timeout, key=None)",
-    "Throttle()": "Throttle() needs 'limit' and 'per'; it is Throttle(limit, per, burst=0, key=None)",
-    "Batch(1, '1s', None, 4)": "Batch() is given too many positional arguments; it is Batch(max_size, ",
-    "Batch(1, '1s', max_size=4)": "Batch() got multiple values for argument 'max_size'; it is Batch(max_size",
+    "@trigger()\ndef f(self, event): ...": "trigger() needs 'source'; expected trigger(*, source, config=None",
+    "Batch(3)": "Batch() needs 'timeout'; expected Batch(max_size, timeout, key=None)",
+    "Throttle()": "Throttle() needs 'limit' and 'per'; expected Throttle(limit, per, burst=0, key=None)",
+    "Batch(1, '1s', None, 4)": "Batch() got too many positional arguments; expected Batch(max_size, ",
+    "Batch(1, '1s', max_size=4)": "Batch() got multiple values for argument 'max_size'; expected Batch(max_size",
     "Outcome('started')": "Outcome() needs ",
     "Lab('memory', treads=4)": "Lab(): no option 'treads'; did you mean 'threads'?",
     "Lab('memory').start(isolate=True)": "Lab.start(): no option 'isolate'; did you mean 'isolated'?",
-    "lab = Lab('memory')\nlab.why()": "Lab.why() needs 'event_id'; it is Lab.why(event_id)",
-    "lab = Lab('memory')\nlab.set_params(nam=1)": "Lab.set_params() needs 'trigger'; it is Lab.set_params(trigger, /,",
+    "lab = Lab('memory')\nlab.why()": "Lab.why() needs 'event_id'; expected Lab.why(event_id)",
+    "lab = Lab('memory')\nlab.set_params(nam=1)": "Lab.set_params() needs 'trigger'; expected Lab.set_params(trigger,",
 }
 
 
