@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from sagaz_lab import sources as package_sources
-from sagaz_lab.abc import Clock, Engine, Event, Source, Store, current_host
+from sagaz_lab.abc import Clock, Engine, Event, Observer, Source, Store, current_host
 from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.hosting.isolated import Isolated, on_its_loop
 from sagaz_lab.hosting.loop_owner import LEAVE_S, LoopOwner
+from sagaz_lab.hosting.observing import Observing
 from sagaz_lab.hosting.opening import DEFAULT_STORE, LabStore, Opening, fitting, given_engine
 from sagaz_lab.hosting.shadows import ShadowReport, Shadows
 from sagaz_lab.hosting.views import Views, shown
@@ -58,16 +59,11 @@ class Lab:
 
     def __init__(
         self,
-        store: str | Store | None = None,
-        config: TriggerConfig | None = None,
-        clock: Clock | None = None,
-        sources: Mapping[str, Callable[..., Source]] | None = None,
-        engine: Engine | None = None,
-        offline: bool = False,
-        max_live_runs: int = LIVE_RUNS,
-        threads: int | None = None,
+        store: str | Store | None = None, config: TriggerConfig | None = None, clock: Clock | None = None,
+        sources: Mapping[str, Callable[..., Source]] | None = None, engine: Engine | None = None,
+        offline: bool = False, max_live_runs: int = LIVE_RUNS, threads: int | None = None,
         artifacts: str | Path | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.config = fitting("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
         self.clock: Clock = fitting("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
         self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days, artifacts)
@@ -75,7 +71,7 @@ class Lab:
         self._opens = Opening(package_sources, sources or {}, offline)
         self._loops, self._threads, self._max_live_runs = LoopOwner(), threads, max_live_runs
         self.registry = Registry(self._store.revisions, self._changed, self.clock.now, self._loops.isolated.call_there)
-        self._reports, self._tally, self._logs = Reports(), Tally(), Logs()
+        self._reports, self._observing, self._tally, self._logs = Reports(), Observing(), Tally(), Logs()
         self._handle: Handle | None = None
         self._forgetting: asyncio.Task[int] | None = None
         self._tokens: list[Any] = []
@@ -90,6 +86,7 @@ class Lab:
             opens.publisher, self._tally, self.report, self._max_live_runs,
         )  # fmt: skip
         service.dispatcher.runner.use(self._logs)
+        self._observing.use(service.dispatcher.observers)
         self._firing = Firing(service.dispatcher, self.store)
         self._views = Views(self.store, service.dispatcher)
         self.shadows = Shadows(service.dispatcher, open_store, self._loops.isolated.call_there)
@@ -237,8 +234,6 @@ class Lab:
         finally:
             if handle is not None:
                 handle.ended()
-
-    # --- events ---
 
     async def fire(
         self, target: str, payload: Any = None, id: str | None = None, wait: bool = True, **where: Any
@@ -389,6 +384,10 @@ class Lab:
     def dashboard(self) -> Any:
         """The live dashboard, to be a cell's result. Raises `SourceNotReady` where its libraries are missing."""
         return shown(self)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Let it see what flows from now on, also after a stop; returns what undoes this."""
+        return self._observing.add(observer)
 
     def on_report(self, listener: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call it with the kind and the text of every problem that no caller hears of; returns what undoes this."""
