@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sagaz_lab import sources as package_sources
-from sagaz_lab.abc import Clock, Engine, Event, Source, Store, current_host
+from sagaz_lab.abc import Clock, Engine, Event, Observer, Source, Store, current_host
 from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import DefinitionError
 from sagaz_lab.hosting.assembly import Assembly, KeptParts
@@ -56,16 +56,11 @@ class Lab:
 
     def __init__(
         self,
-        store: str | Store | None = None,
-        config: TriggerConfig | None = None,
-        clock: Clock | None = None,
-        sources: Mapping[str, Callable[..., Source]] | None = None,
-        engine: Engine | None = None,
-        offline: bool = False,
-        max_live_runs: int = LIVE_RUNS,
-        threads: int | None = None,
+        store: str | Store | None = None, config: TriggerConfig | None = None, clock: Clock | None = None,
+        sources: Mapping[str, Callable[..., Source]] | None = None, engine: Engine | None = None,
+        offline: bool = False, max_live_runs: int = LIVE_RUNS, threads: int | None = None,
         artifacts: str | Path | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.config = checked_option("config", config, ("retry_delay_s",), "a TriggerConfig") or TriggerConfig()
         self.clock: Clock = checked_option("clock", clock, ("now", "monotonic"), "a Clock") or SystemClock()
         self._store = LabStore(store or DEFAULT_STORE, open_store, self.config.event_retention_days, artifacts)
@@ -234,8 +229,6 @@ class Lab:
             if handle is not None:
                 handle.ended()
 
-    # --- events ---
-
     async def fire(
         self, target: str, payload: Any = None, id: str | None = None, wait: bool = True, **where: Any
     ) -> list[Outcome]:
@@ -385,6 +378,10 @@ class Lab:
     def dashboard(self) -> Any:
         """The live dashboard widget. Raises `SourceNotReady` if its libraries are missing."""
         return dashboard_widget(self)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Show the observer all that flows from now on, also after a stop. Returns a function that removes it."""
+        return self._kept.observing.add(observer)
 
     def on_report(self, listener: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call the listener with the kind and text of every background problem. Returns a function that removes it."""

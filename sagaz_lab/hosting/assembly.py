@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sagaz_lab.abc import Clock, Engine, Store
+from sagaz_lab.hosting.observing import Observing
 from sagaz_lab.hosting.opening import Opening
 from sagaz_lab.hosting.shadows import Shadows
 from sagaz_lab.hosting.views import Views
@@ -35,6 +36,7 @@ class KeptParts:
     open_store: Callable[[str], Store]
     tally: Tally = field(default_factory=Tally)
     logs: Logs = field(default_factory=Logs)
+    observing: Observing = field(default_factory=Observing)
 
 
 class Assembly:
@@ -43,7 +45,8 @@ class Assembly:
     def __init__(self, kept: KeptParts, store: Store, engine: Engine) -> None:
         self.life = life = Lifetime(store, kept.clock, kept.report)
         self.triggers = triggers = Triggers(life, kept.registry, kept.config, kept.tally, kept.max_live_runs)
-        self.observers = observers = Observers(kept.tally, kept.report)
+        observers = Observers(kept.tally, kept.report)
+        kept.observing.use(observers)
         self.service = service = Service(store, life, triggers, observers, engine, kept.connections)
         service.runner.use(kept.logs)
         self.firing = Firing(store, life, triggers, service.dispatcher)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sagaz_lab import Batch, Debounce, Event, Lab, Saga, TriggerConfig, action, trigger
+from sagaz_lab import Batch, Debounce, Event, Lab, Outcome, Saga, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, Delivery, Refusal
 from sagaz_lab.errors import StoreError
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import assert_adds_up
+from tests.unit.tools import ByHand, assert_adds_up
 
 EXAMPLES = int(os.environ.get("CLAIMS_EXAMPLES", "30"))
 PHASES = [Phase.reuse, Phase.generate]
@@ -68,17 +68,17 @@ class Refusing(MemoryStore):
         return {**await super().accept(batch), **refused}
 
 
-def define(case: str) -> None:
+def define(case: str, source: ByHand) -> None:
     strategy = (
         case.rpartition(" ")[2] if case.rpartition(" ")[2] in ("drop_newest", "drop_oldest", "reject") else "block"
     )
-    size = 2 if strategy != "block" else 100
+    size = 4 if strategy != "block" else 100
 
     class Flow(Saga):
         saga_name = "flow"
         trigger_config = TriggerConfig(max_retries=0, queue_size=size, backpressure_strategy=strategy)
 
-        @trigger(source="memory", topic="t", idempotency_key="d", **CASES[case])
+        @trigger(source=source, idempotency_key="d", **CASES[case])
         def on_event(self, given: Any) -> Any:
             events = given if isinstance(given, list) else [given]
             whats = {event["what"] for event in events}
@@ -96,20 +96,17 @@ def define(case: str) -> None:
 async def made_of(case: str, store: Any, events: Sequence[Arrives], cuts: Sequence[int], fresh: bool) -> Any:
     """What became of the events, when they come in batches that are cut so."""
     clock = VirtualClock()
-    lab = Lab(store, clock=clock)
-    await lab.open()
+    lab, source = Lab(store, clock=clock), ByHand()
     with lab.activate():
-        define(case)
-        dispatcher = lab._service.dispatcher
-        reader = (lab._triggers.states["flow.on_event"], 0)
+        define(case, source)
+        await lab.start()
         first = [Arrives("z1", "zd", "z", "start"), Arrives("p", "pd", "p", "start")]
         for event in first:
-            await dispatcher.take([reader], [event.delivery(False)])
-        told: list[Any] = []
+            await source.give([event.delivery(False)])
+        told: list[Outcome] = []
         for start, end in zip([0, *cuts], [*cuts, len(events)], strict=True):
             if batch := [event.delivery(fresh) for event in events[start:end]]:
-                decisions = await dispatcher.take([reader], batch)
-                told += [entry for decided in decisions for entry in decided.entries]
+                told += [outcome for outcomes in await source.give(batch) for outcome in outcomes]
                 await asyncio.sleep(0)
         counters = {k: n for k, n in lab.counters()["flow.on_event"].items() if n}
         columns, rows = lab.store.rows("runs", None)
@@ -117,9 +114,9 @@ async def made_of(case: str, store: Any, events: Sequence[Arrives], cuts: Sequen
         runs = Counter((str(row[event]), str(row[status])) for row in rows)
         if "cancel" not in case and "drop_oldest" not in case:  # where the first may have gone since
             ids = {row[columns.index("run_id")] for row in rows}
-            named = [entry[4] for entry in told if entry[0] == "duplicate" and entry[4] is not None]
+            named = [outcome.run_id for outcome in told if outcome.kind == "duplicate" and outcome.run_id is not None]
             assert set(named) <= ids, "a duplicate names a run that is there"
-            if any("an event that waits" in entry[1] for entry in told):
+            if any("an event that waits" in outcome.reason for outcome in told):
                 assert await lab.store.waiting(["flow.on_event"]) or runs
         letters = Counter(letter.event.id for _, letter in await lab.store.letters_after(0, 1000))
         assert_adds_up(lab)

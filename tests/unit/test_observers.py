@@ -10,6 +10,7 @@ import pytest
 
 from sagaz_lab import Lab, OutcomeKind, RunStatus, Saga, action, skip, trigger
 from sagaz_lab.abc import DecidedOutcomes, Delivery, Observer
+from sagaz_lab.errors import DefinitionError
 from sagaz_lab.model.run import Run
 from tests.unit.tools import assert_adds_up, counted
 
@@ -78,7 +79,7 @@ def numbers(least: int, **gates: Any) -> type[Saga]:
 
 def observe(lab: Lab, *observers: Observer) -> None:
     for observer in observers:
-        lab._service.dispatcher.observers.add(observer)
+        lab.observe(observer)
 
 
 async def fire(lab: Lab, *given: int) -> None:
@@ -136,6 +137,30 @@ async def test_one_that_raises_is_reported_and_disturbs_nothing(lab: Lab, error:
     assert all(each.startswith("observer:Breaks observer Breaks failed: ") for each in told)
     await lab.stop()
     assert notes.closed == 1
+
+
+async def test_it_stays_over_a_stop_until_it_is_removed(lab: Lab) -> None:
+    numbers(0)
+    notes = Notes()
+    lab.observe(notes)
+    remove = lab.observe(notes)
+    await fire(lab, 1)
+    await lab.stop()
+    await fire(lab, 2)
+    await lab.start(isolated=True)
+    await fire(lab, 3)
+    await lab.drain()
+    assert notes.received_ids == ["e1", "e2", "e3"]
+    remove()
+    await fire(lab, 4)
+    await lab.stop()
+    await fire(lab, 5)
+    assert notes.received_ids == ["e1", "e2", "e3"]
+
+
+def test_what_is_no_observer_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="must be an Observer"):
+        Lab("memory").observe(Notes)  # type: ignore[arg-type]
 
 
 async def test_each_attempt_of_a_run_ends_for_it(lab: Lab) -> None:

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sagaz_lab import Batch, Debounce, Event, Lab, Saga, TriggerConfig, action, trigger
-from sagaz_lab.abc import Delivery
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import assert_adds_up, counted, until
 
@@ -162,10 +161,8 @@ async def test_after_a_restart_the_events_of_a_window_that_dies_stay_claimed(
         [letter] = (await open_letters(again)).values()
         assert [row["n"] for row in letter.event.payload] == [0, 1, 2]
         for n in range(3):
-            state = again._triggers.states["flow.on_event"]
-            event = Event({"n": n, "k": "a"}, f"second{n}")
-            [decided] = await again._service.dispatcher.take([(state, 0)], [Delivery(event)])
-            assert [entry[0] for entry in decided.entries] == ["duplicate"], n
+            [outcome] = await again.fire("flow.on_event", {"n": n, "k": "a"}, id=f"second{n}")
+            assert outcome.kind == "duplicate", n
         again.unregister("flow")
         flow = Failing(how, "method", 1)
         for expected in ("dead", "started"):

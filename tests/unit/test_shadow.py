@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,8 @@ import pandas as pd
 import pytest
 
 from sagaz_lab import Batch, Debounce, Lab, Saga, SagaListener, TriggerConfig, action, compensate, skip, trigger
-from sagaz_lab.abc import Delivery, Event
 from sagaz_lab.errors import DefinitionError, LabClosed, UnknownName
-from sagaz_lab.hosting.shadows import ShadowReport
+from sagaz_lab.hosting.shadows import ShadowReport, Shadows
 from sagaz_lab.runtime.shadow import shadow as shadow_module
 from sagaz_lab.runtime.shadow.comparison import alike
 from sagaz_lab.testing.clock import VirtualClock
@@ -323,8 +324,7 @@ async def test_a_run_of_the_shadow_lasts_as_long_as_the_live_one(lab: Lab) -> No
     await fire(lab, 0.9, 0.9, model="ctr")  # the second meets the run of the first, in both
     await until(lambda: lab.shadows["retraining"].same == 2)
     gate.set()
-    own = lab.shadows._shadows["retraining"]._own
-    await until(lambda: not own.runner.live)
+    await lab.drain()
     await fire(lab, 0.45, model="ctr")
     report = await shown(lab)
     assert (report.seen, report.same, report.different) == (3, 2, {("filtered", "started"): 1})
@@ -341,8 +341,7 @@ async def test_a_run_that_was_under_way_when_the_shadow_began_is_under_way_for_i
     await fire(lab, 0.9, model="other")
     await until(lambda: lab.shadows["retraining"].same == 2)
     gate.set()
-    own = lab.shadows._shadows["retraining"]._own
-    await until(lambda: not own.runner.live and not lab._service.runner.live)
+    await lab.drain()
     await fire(lab, 0.9, model="ctr")
     report = await shown(lab)
     assert (report.seen, report.same) == (3, 3)
@@ -357,8 +356,7 @@ async def test_a_key_whose_live_run_failed_is_free_in_the_shadow_too(lab: Lab) -
     lab.shadow(new)
     await fire(lab, 0.95, id=1)
     gate.set()
-    own = lab.shadows._shadows["retraining"]._own
-    await until(lambda: not own.runner.live and not lab._service.runner.live)
+    await lab.drain()
     await fire(lab, 0.9, 0.9, id=1)
     report = await shown(lab)
     assert (report.seen, report.same) == (3, 3)
@@ -366,13 +364,19 @@ async def test_a_key_whose_live_run_failed_is_free_in_the_shadow_too(lab: Lab) -
 
 
 async def test_the_shadow_keeps_no_contexts_or_events_of_its_runs(lab: Lab) -> None:
+    given: list[weakref.ref[Any]] = []
+
+    def starts(_: Any, event: Any) -> Any:
+        array = np.arange(1000)
+        given.extend((weakref.ref(array), weakref.ref(event["array"])))
+        return {"score": event.score, "array": array}
+
     saga(above(0.5))
-    lab.shadow(edited(lab, above(0.4)))
-    await fire(lab, 0.45, 0.9)
+    lab.shadow(edited(lab, starts))
+    await fire(lab, 0.45, 0.9, 0.9, array=np.arange(1000))
     await shown(lab)
-    store = lab.shadows._shadows["retraining"]._ledger._own  # type: ignore[attr-defined]
-    runs = [store.run(run_id) for run_id in store._runs]
-    assert [(run.event, dict(run.context)) for run in runs] == [(None, {})] * 2
+    assert len(given) == 6
+    await until(lambda: gc.collect() >= 0 and all(array() is None for array in given))
 
 
 async def test_what_the_shadow_has_no_room_for_is_missed_and_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,14 +487,17 @@ async def test_ending_gives_the_last_report_and_leaves_no_task_behind(lab: Lab) 
         lab.shadows.end("retraining")
 
 
-async def test_without_a_shadow_nobody_listens(lab: Lab) -> None:
+async def test_without_a_shadow_nobody_listens(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(Shadows, "decided", lambda _, outcomes: heard.append([it.event_id for it in outcomes]))
     saga(above(0.5))
-    dispatcher = lab._service.dispatcher
-    assert not dispatcher.observers.all
+    await lab.fire(NAME, {"score": 0.6}, id="before")
     lab.shadow(edited(lab, above(0.7)))
-    assert dispatcher.observers.all == (lab.shadows,)
+    await lab.fire(NAME, {"score": 0.6}, id="with it")
     lab.shadows.end("retraining")
-    assert not dispatcher.observers.all
+    await lab.fire(NAME, {"score": 0.6}, id="after")
+    await lab.drain()
+    assert heard == [["with it"]]
 
 
 async def test_a_shadow_replaced_under_load_counts_anew_and_the_live_events_lose_nothing() -> None:
@@ -515,10 +522,8 @@ async def test_a_shadow_replaced_under_load_counts_anew_and_the_live_events_lose
 async def test_only_the_newest_thousand_differences_are_kept(lab: Lab) -> None:
     saga(above(0.5))
     lab.shadow(edited(lab, above(2.0)))
-    state = lab._triggers.states[NAME]
     for batch in range(3):
-        ids = [f"{batch}-{n}" for n in range(500)]
-        await lab._service.dispatcher.take([(state, 0)], [Delivery(Event({"score": 1}, id)) for id in ids])
+        await asyncio.gather(*(lab.fire(NAME, {"score": 1}, id=f"{batch}-{n}") for n in range(500)))
     report = await shown(lab)
     assert report.different == {("started", "filtered"): 1500}
     assert len(report.differences) == 1000

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
-from sagaz_lab import Lab
-from sagaz_lab.abc import Surroundings
+from sagaz_lab import Lab, Outcome
+from sagaz_lab.abc import Delivery, Outcomes, SourceTraits, Surroundings
 from sagaz_lab.sources.memory import MemorySource
 
 PARTS = ("started", "filtered", "duplicate", "dropped", "dead", "waiting", "deciding")
@@ -74,6 +74,39 @@ class Tap(MemorySource):
     @property
     def unsettled(self) -> int:
         return len(self.ledger.open)
+
+
+class ByHand:
+    """A source that hands over the batches that it is given, as far as its trigger has room."""
+
+    traits: ClassVar[SourceTraits] = SourceTraits()
+    name = "by hand"
+
+    def __init__(self) -> None:
+        self._batches: asyncio.Queue[Sequence[Delivery]] = asyncio.Queue()
+        self._settled: asyncio.Queue[list[Outcome]] = asyncio.Queue()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        return await self._batches.get()
+
+    async def settle(self, deliveries: Sequence[Delivery], outcomes: Outcomes) -> None:
+        for each in outcomes:
+            self._settled.put_nowait(list(each))
+
+    async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
+        raise AssertionError("the Lab takes all that it is given")
+
+    async def keep_alive(self, deliveries: Sequence[Delivery]) -> None: ...
+
+    async def give(self, batch: Sequence[Delivery]) -> list[list[Outcome]]:
+        """Returns what became of each delivery, once all are settled."""
+        self._batches.put_nowait(batch)
+        return [await self._settled.get() for _ in batch]
 
 
 def spoil(value: Any) -> None:
