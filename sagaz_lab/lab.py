@@ -83,7 +83,8 @@ class Lab:
         engine = self._custom_engine or LocalEngine(self.clock, self._threads, self.report)
         parts = Assembly(self._kept, self.store, engine)
         self._life, self._triggers, self._service = parts.life, parts.triggers, parts.service
-        self._firing, self._views, self.shadows = parts.firing, parts.views, parts.shadows
+        self._firing, self._redriving = parts.firing, parts.redriving
+        self._views, self.shadows = parts.views, parts.shadows
 
     @property
     def store(self) -> Store:
@@ -303,12 +304,12 @@ class Lab:
         or a missing trigger.
         """
         await self.open()
-        return await self._firing.redrive(ids, fix)
+        return await self._redriving.redrive(ids, fix)
 
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
         """Close dead letters without a redrive; returns how many were open."""
         await self.open()
-        return await self._firing.discard(ids, reason)
+        return await self._redriving.discard(ids, reason)
 
     async def run_saga(
         self, saga: Saga, context: Mapping[str, Any], run_id: str | None = None, event: Event | None = None

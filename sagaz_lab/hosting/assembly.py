@@ -12,6 +12,7 @@ from sagaz_lab.hosting.shadows import Shadows
 from sagaz_lab.hosting.views import Views
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.runtime.intake.fire import Firing
+from sagaz_lab.runtime.intake.redrive import Redriving
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.lifetime.tasks import Report
 from sagaz_lab.runtime.registry.registry import CallThere, Registry
@@ -49,6 +50,7 @@ class Assembly:
         kept.observing.use(observers)
         self.service = service = Service(store, life, triggers, observers, engine, kept.connections)
         service.runner.use(kept.logs)
-        self.firing = Firing(store, life, triggers, service.dispatcher)
+        self.firing = firing = Firing(store, life, triggers, service.dispatcher)
+        self.redriving = Redriving(store, life, triggers, service.dispatcher, firing.room)
         self.views = Views(store, life.clock, triggers, service.runner, kept.tally)
         self.shadows = Shadows(life, triggers, observers, service.runner, kept.open_store, kept.call_there)

@@ -6,7 +6,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from sagaz_lab.model.step import current_step
 
@@ -14,9 +14,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Caller(NamedTuple):
+    """Contexts of whoever fired an event: the event is decided in one, its run executes in the other."""
+
+    decides: Context
+    origin: Context
+
+
 def origin() -> Context:
-    """A copy of this context for runs, detached from an action that may have fired their events."""
-    context = copy_context()
+    """A copy of this context for runs, which do not belong to the action that may have fired their events."""
+    return origin_of(copy_context())
+
+
+def origin_of(context: Context) -> Context:
+    """The same of another context."""
+    context = context.copy()
     if context.get(current_step) is not None:
         context.run(current_step.set, None)
     return context
@@ -30,14 +42,15 @@ def in_own_context(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P,
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        return _driven(function(*args, **kwargs))
+        return driven(function(*args, **kwargs), copy_context())
 
     return call
 
 
 @types.coroutine
-def _driven(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    run = copy_context().run
+def driven(work: Coroutine[Any, Any, T], context: Context) -> Generator[Any, Any, T]:
+    """Await it in that context, without a task."""
+    run = context.run
     try:
         awaited = run(work.send, None)
         while True:

@@ -56,21 +56,22 @@ class Decided:
     `released` wait in the store's windows no more, `with_run` of them because of the run that stands beside each;
     `withdrawn` wait no more in the queue. Of `filtered` and `dropped` listeners are told. `spent` are claims of ids
     that nobody is to have; `redriven` are dead letters by the id of their event, which is among those decided. Where
-    somebody is `answered`, `finals` has the outcomes to come of what waits. Deciding `events` of them took `took_s`.
-    `of_runs` names, by id, the runs whose events have been through their window already. What is to be settled `again`
-    has no outcome yet, and the dead letters `left_open` that it comes from are not settled either. `origin` is the
-    context in which its runs execute.
+    somebody is `answered`, `finals` has the outcomes to come of what waits, by event. Deciding `events` of them took
+    `took_s`. `of_runs` names, by id, the runs whose events have been through their window already. What is to be
+    settled `again` has no outcome yet, and the dead letters `left_open` that it comes from are not settled either.
+    `origin` is the context in which its runs execute; where they are `mixed`, that of the event being decided.
     """
 
     __slots__ = ("_dead_entries", "again", "answered", "batch", "dropped", "entries", "events", "filtered", "finals",
-                 "kept", "left_open", "letters", "of_runs", "origin", "reasons", "redriven", "released", "seen",
-                 "spent", "state", "took_s", "with_run", "withdrawn")  # fmt: skip
+                 "kept", "left_open", "letters", "mixed", "of_runs", "origin", "reasons", "redriven", "released",
+                 "seen", "spent", "state", "took_s", "with_run", "withdrawn")  # fmt: skip
 
     def __init__(
         self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING, batch: Reservation | None = None
     ) -> None:
         self.state = state
         self.origin = origin()  # as it is before the user's code sets variables
+        self.mixed = False
         self.redriven = redriven
         self.left_open: Mapping[str, Redriven] = NOTHING
         self.seen = Seen()
@@ -91,7 +92,7 @@ class Decided:
         self.of_runs: Mapping[str, str] = NOTHING
         self.again: list[Again] = []
         self.answered = False
-        self.finals: list[Future[Outcome]] = []
+        self.finals: dict[str, Future[Outcome]] = {}
 
     @property
     def starts(self) -> Collection[PendingRun]:
@@ -222,7 +223,7 @@ class Decided:
     def beside(self) -> Decided:
         """For other events of the same batch: they take of the same gates."""
         own = Decided(self.state, self.redriven, self.batch)
-        own.seen, own.of_runs, own.origin = self.seen, self.of_runs, self.origin
+        own.seen, own.of_runs, own.origin, own.mixed = self.seen, self.of_runs, self.origin, self.mixed
         return own
 
     def take_out(self, events: Sequence[WaitingEvent]) -> Sequence[WaitingEvent]:

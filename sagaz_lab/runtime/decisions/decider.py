@@ -15,7 +15,7 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Skip
-from sagaz_lab.model.variables import in_own_context
+from sagaz_lab.model.variables import Caller, driven, in_own_context
 from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Again, Decided
 from sagaz_lab.runtime.decisions.hints import tell_hidden, tell_slow
 from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, prepare
@@ -49,11 +49,12 @@ class Decider:
 
     @in_own_context
     async def decide(
-        self, decided: Decided, deliveries: Sequence[Delivery], now: float, *, part: int = 0, quiet: bool = False
-    ) -> None:
+        self, decided: Decided, deliveries: Sequence[Delivery], now: float, *, part: int = 0, quiet: bool = False,
+        callers: Sequence[Caller] = (),
+    ) -> None:  # fmt: skip
         """Runs the trigger method on each event, or has it wait in its window.
 
-        `quiet`: nobody is told, and what would start gets neither slot nor place.
+        `quiet`: nobody is told, and what would start gets neither slot nor place. `callers` have fired them, one each.
         """
         state, compiled = decided.state, decided.state.compiled
         hooks = {} if quiet else compiled.definition.hooks
@@ -61,6 +62,8 @@ class Decider:
             for delivery in deliveries:
                 await tell(received, compiled.definition.name, delivery.event.source, delivery.event)
         prepared = await prepare(compiled, deliveries, part, decided.redriven)
+        if callers:
+            prepared, decided.mixed = prepared.fired_by(callers), True
         await self._ask(decided, prepared.all_claims(), now)
         first = 0
         for unfit in prepared.unfit:
@@ -167,6 +170,17 @@ class Decider:
         self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, quiet: bool = False
     ) -> None:
         """All gates, for the events from this number to before that."""
+        if not prepared.callers:
+            await self._pass_together(decided, prepared, first, end, now, quiet=quiet)
+            return
+        for i in range(first, end):
+            decided.origin = prepared.callers[i].origin
+            work = self._pass_together(decided, prepared, i, i + 1, now, quiet=quiet)
+            await driven(work, prepared.callers[i].decides)
+
+    async def _pass_together(
+        self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, quiet: bool
+    ) -> None:
         if first == end:
             return
         if decided.state.compiled.policy is None or prepared.whole:
@@ -331,6 +345,8 @@ class Decider:
         run = PendingRun(run_id, definition.name, decided.state.name, definition.revision, event, context, now, flat,
                          _RUNNING, claim, None if claim is None else now + compiled.id_ttl_s,
                          started=definition.plan.roots)  # fmt: skip
+        if decided.mixed:
+            run.origin = decided.origin
         if keyed is not None:
             run.key, run.pace_key = keyed
         if prepared.declared is not None and (declared := prepared.declared[i]) is not None:

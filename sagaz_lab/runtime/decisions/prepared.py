@@ -10,6 +10,7 @@ from sagaz_lab.abc import Member, Redriven, WaitingEvent
 from sagaz_lab.model.awaiting import is_awaitable
 from sagaz_lab.model.event import Alike, Deliveries, Delivery, Event, payload_as_sent, reader_of
 from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.variables import Caller
 from sagaz_lab.runtime.triggers.compiled import ID_LENGTH, CompiledTrigger
 from sagaz_lab.runtime.triggers.decode import Decode, as_sent, id_text
 
@@ -44,7 +45,8 @@ class Prepared(NamedTuple):
     decided, each with how many others came before it, its error and the claim of its id. `shared`: `events` were sent
     like this, so that those may be kept whose payload the method has not asked for. `part` is the composite's part that
     gave them. `whole`: they have been through their window. Where one event stands for a window, `members` has those
-    before it, `listed` the event with all payloads, and `window` those that are stored as waiting.
+    before it, `listed` the event with all payloads, and `window` those that are stored as waiting. `callers` have fired
+    them, where they were fired by several.
     """
 
     events: Sequence[Event]
@@ -61,6 +63,7 @@ class Prepared(NamedTuple):
     listed: Event | None = None
     part: int = 0
     whole: bool = False
+    callers: Sequence[Caller] = ()
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Prepared:
@@ -78,6 +81,11 @@ class Prepared(NamedTuple):
     def kept(self, i: int) -> Event:
         """What is kept of an event: as it was sent, whatever was made of the method's own."""
         return self.sent[i] if self.decode is same else as_sent(self.sent[i], self.decode)
+
+    def fired_by(self, callers: Sequence[Caller]) -> Prepared:
+        """One for each delivery, of which the unfit ones are not among the events."""
+        unfit = {it.before + i for i, it in enumerate(self.unfit)}
+        return self._replace(callers=[caller for i, caller in enumerate(callers) if i not in unfit])
 
     def all_claims(self) -> list[str]:
         found = [claim for claim in self.claims if claim is not None]

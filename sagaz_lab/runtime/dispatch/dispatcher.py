@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from functools import partial
 
 from sagaz_lab.abc import Delivery, Engine, Event, Redriven, Refusal
 from sagaz_lab.errors import LabClosed, StoreUnavailable
 from sagaz_lab.model.inside import inside
+from sagaz_lab.model.variables import Caller, origin_of
 from sagaz_lab.runtime.decisions.acceptance import acceptance
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.decider import Decider
@@ -16,7 +18,7 @@ from sagaz_lab.runtime.decisions.hints import tell_ticks_again
 from sagaz_lab.runtime.decisions.preview import Preview, preview
 from sagaz_lab.runtime.dispatch.departures import Departures
 from sagaz_lab.runtime.dispatch.effects import Effects, Follow
-from sagaz_lab.runtime.dispatch.exclusive import Decision, Exclusive
+from sagaz_lab.runtime.dispatch.exclusive import Decision, Exclusive, within
 from sagaz_lab.runtime.dispatch.run_queue import RunQueue
 from sagaz_lab.runtime.dispatch.window_timers import Decide, WindowTimers
 from sagaz_lab.runtime.gates.pending_run import NOTHING
@@ -56,11 +58,13 @@ class Dispatcher:
         *,
         answered: bool = False,
         redriven: Mapping[str, Redriven] = NOTHING,
+        contexts: Sequence[Context] = (),
     ) -> list[Decided]:
         """Decide the deliveries for each reader's trigger and accept the result.
 
         `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report. `redriven`
-        are the dead letters that the events come from, by their ids.
+        are the dead letters that the events come from, by their ids. With `contexts` each delivery is decided in a copy
+        of its own, and so executes its run.
 
         When it returns, all is in the store and the deliveries may be acked: first the decisions of each reader, and
         then those of events that hung on others of the batch. Raises `StoreUnavailable`: then nothing
@@ -70,7 +74,8 @@ class Dispatcher:
         async def decide(decisions: Sequence[Decided], now: float) -> None:
             for decided, (_, part) in zip(decisions, readers, strict=True):
                 await self._decide_due(decided, now)
-                await self._decider.decide(decided, deliveries, now, part=part)
+                callers = [Caller(within(context), origin_of(context)) for context in contexts]
+                await self._decider.decide(decided, deliveries, now, part=part, callers=callers)
 
         decisions = [Decided(state, redriven) for state, _ in readers]
         for decided in decisions:

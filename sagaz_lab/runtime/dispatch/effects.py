@@ -89,7 +89,11 @@ class Effects:
 
     def _launch(self, decided: Decided, runs: Sequence[PendingRun], now: float) -> None:
         state = decided.state
-        self._runner.launch_many(runs, state.compiled.definition, now, decided.origin)
+        if decided.mixed:
+            for run in runs:
+                self._runner.launch_many((run,), state.compiled.definition, now, run.origin or decided.origin)
+        else:
+            self._runner.launch_many(runs, state.compiled.definition, now, decided.origin)
         decided.entries += started_entries(runs, now)
         events = len(runs) + sum([len(run.members) for run in runs])
         state.counters.deciding -= events

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 
 from sagaz_lab.runtime.triggers.state import TriggerState
 
@@ -33,6 +33,19 @@ def within_a_decision_of(state: TriggerState) -> bool:
             return True
         decision = decision.outer
     return False
+
+
+def within_a_decision() -> bool:
+    """Whether the caller is code that any decision waits for."""
+    decision = _current.get()
+    return decision is not None and not decision.over
+
+
+def within(context: Context) -> Context:
+    """A copy of this context, for code that the current decision waits for."""
+    own = context.copy()
+    own.run(_current.set, _current.get())
+    return own
 
 
 class Exclusive:

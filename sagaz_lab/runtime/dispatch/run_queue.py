@@ -59,10 +59,10 @@ class RunQueue:
     def put(self, decided: Decided, pending: PendingRun, now: float) -> None:
         """The store has a run that waits for its turn."""
         state = decided.state
-        pending.origin = decided.origin
+        pending.origin = pending.origin or decided.origin
         self._leave_to_store(state, pending)
         if decided.answered or decided.released:
-            decided.finals.append(final_of(pending))
+            decided.finals[pending.event_id] = final_of(pending)
         entries = entries_of("waiting", WAITS, pending, now)
         state.counters.deciding -= len(entries)
         state.counters.waiting += len(entries)

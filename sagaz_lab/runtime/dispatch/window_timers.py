@@ -70,7 +70,7 @@ class WindowTimers:
             entries.append(_entry(state, event))
             if decided.answered:
                 self._finals[event.id] = asyncio.get_running_loop().create_future()
-                decided.finals.append(self._finals[event.id])
+                decided.finals[event.event.id] = self._finals[event.id]
         decided.entries += entries
         moved = len(entries) - len(decided.released)
         state.counters.deciding -= moved

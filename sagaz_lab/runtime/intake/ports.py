@@ -7,10 +7,14 @@ from typing import Protocol
 
 from sagaz_lab.abc import Delivery, Missed
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.triggers.state import Reader
+from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 
 Take = Callable[[Sequence[Reader], Sequence[Delivery]], Awaitable[list[Decided]]]
 """Decides deliveries for the triggers of these readers; when it returns, the store has the outcomes."""
+
+
+Room = Callable[[TriggerState, str], Awaitable[None]]
+"""Returns when an event may be taken; the text is the verb of the caller. Raises `TriggerPaused` and `LabClosed`."""
 
 
 class Hears(Protocol):

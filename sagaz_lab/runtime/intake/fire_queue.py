@@ -1,0 +1,138 @@
+"""Events that are fired while a decision of their trigger is under way: the next decision takes all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context, copy_context
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from sagaz_lab.abc import Delivery
+from sagaz_lab.errors import LabClosed
+from sagaz_lab.model.inside import inside
+from sagaz_lab.model.run import Outcome
+from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.dispatch.exclusive import within_a_decision
+from sagaz_lab.runtime.intake.ports import Room
+from sagaz_lab.runtime.lifetime.finishing import NOT_TAKEN
+from sagaz_lab.runtime.lifetime.lifetime import Lifetime
+from sagaz_lab.runtime.triggers.outcomes import outcomes_of
+from sagaz_lab.runtime.triggers.state import Reader
+
+BATCH = 1000
+"""Fired events that are decided together at the most, as many as of a source."""
+
+
+class Answer(NamedTuple):
+    """What became of an event for one reader: its outcome, and where that is `waiting`, the one to come."""
+
+    outcome: Outcome
+    final: Future[Outcome] | None
+
+
+class _Fired(Struct, eq=False):
+    delivery: Delivery
+    context: Context
+    answers: Future[Sequence[Answer]]
+
+
+class FireQueue:
+    """Decides fired events: at once where nothing is before them, else many at a time, in the order in which they came.
+
+    A thousand events fired at once would otherwise be a thousand transactions, one after the other.
+    """
+
+    def __init__(self, life: Lifetime, dispatcher: Dispatcher, room: Room) -> None:
+        self._life = life
+        self._dispatcher = dispatcher
+        self._room = room
+        self._lines: dict[tuple[Reader, ...], deque[_Fired]] = {}
+
+    async def take(self, readers: Sequence[Reader], delivery: Delivery) -> Sequence[Answer]:
+        """What became of the event for each reader. Raises what `Dispatcher.take` and `room` raise."""
+        key = tuple(readers)
+        line = self._lines.get(key)
+        if line is None:
+            if within_a_decision() or not any(state.deciding for state, _ in readers):
+                return (await self._decide(readers, [delivery]))[delivery.event.id]
+            line = self._lines[key] = deque()
+            name = f"events fired to {', '.join(state.name for state, _ in readers)}"
+            self._life.tasks.start(self._work_off(key, line, name), name, self._life.tasks.home)
+        elif within_a_decision():  # the line may wait for it
+            return (await self._decide(readers, [delivery]))[delivery.event.id]
+        fired = _Fired(delivery, copy_context(), asyncio.get_running_loop().create_future())
+        line.append(fired)
+        try:
+            return await fired.answers
+        finally:
+            with suppress(ValueError):  # its caller is cancelled before its turn
+                line.remove(fired)
+
+    async def _work_off(self, readers: Sequence[Reader], line: deque[_Fired], name: str) -> None:
+        try:
+            while line:
+                for state, _ in readers:
+                    await self._room(state, "fire")
+                batch = _next(line, min(BATCH, *(state.room() for state, _ in readers)))
+                await self._decide_batch(readers, batch, name)
+        except Exception as error:  # noqa: BLE001  it is each caller's
+            _fail(line, error)
+        finally:
+            del self._lines[tuple(readers)]
+            _fail(line, LabClosed(NOT_TAKEN))
+
+    async def _decide_batch(self, readers: Sequence[Reader], batch: Sequence[_Fired], name: str) -> None:
+        try:
+            with inside(self._life.tasks, f"the decision of {name}"):
+                found = await self._decide(readers, [it.delivery for it in batch], [it.context for it in batch])
+        except Exception as error:  # noqa: BLE001  it is each caller's
+            _fail(batch, error)
+        except BaseException:
+            _fail(batch, LabClosed(NOT_TAKEN))
+            raise
+        for it in batch:
+            if not it.answers.done():
+                it.answers.set_result(found[it.delivery.event.id])
+
+    async def _decide(
+        self, readers: Sequence[Reader], deliveries: Sequence[Delivery], contexts: Sequence[Context] = ()
+    ) -> Mapping[str, Sequence[Answer]]:
+        """By event id, what became of it for each reader."""
+        decisions = await self._dispatcher.take(readers, deliveries, answered=True, contexts=contexts)
+        first, later = decisions[: len(readers)], decisions[len(readers) :]
+        of_readers = [
+            _answers([decided, *(it for it in later if it.state is state)])
+            for decided, (state, _) in zip(first, readers, strict=True)
+        ]
+        return {it.event.id: [answers[it.event.id] for answers in of_readers] for it in deliveries}
+
+
+def _answers(decisions: Sequence[Decided]) -> dict[str, Answer]:
+    return {
+        outcome.event_id: Answer(outcome, decided.finals.get(outcome.event_id))
+        for decided in decisions
+        for entry in decided.entries
+        for outcome in outcomes_of(entry)
+    }
+
+
+def _next(line: deque[_Fired], most: int) -> Sequence[_Fired]:
+    """The first of the line, no two of one id: what became of each is told apart by that."""
+    batch: list[_Fired] = []
+    ids: set[str] = set()
+    while line and len(batch) < most and (id := line[0].delivery.event.id) not in ids:
+        ids.add(id)
+        batch.append(line.popleft())
+    return batch
+
+
+def _fail(fired: Sequence[_Fired], error: Exception) -> None:
+    for it in fired:
+        if not it.answers.done():
+            it.answers.set_exception(error)
