@@ -155,7 +155,7 @@ async def test_a_validator_that_changes_its_input_changes_nothing_else(lab: Lab)
     type("S", (Saga,), {"on": trigger(source="memory")(on)})
     payload = {"rows": [1]}
     await lab.fire("S.on", payload)
-    (letter,) = await lab._service.dispatcher.store.letters(list(lab.dead_letters()["id"]))
+    (letter,) = await lab.store.letters(list(lab.dead_letters()["id"]))
     assert (payload, letter.event.payload) == ({"rows": [1]}, {"rows": [1]})
 
 
