@@ -179,11 +179,11 @@ class Sqlite(SqlStore):
             raise StoreUnavailable("away")
         return super().end(run_id, ending, **more)
 
-    async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         if batch.dead and self.away:
             self.missed += 1
             raise StoreUnavailable("away")
-        return await super()._accept(batch)
+        return await super().accept(batch)
 
 
 @pytest.fixture(params=["memory", "sqlite"])

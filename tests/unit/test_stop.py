@@ -15,6 +15,10 @@ from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.engines.local import engine
 from sagaz_lab.errors import DefinitionError, LabClosed
 from sagaz_lab.runtime import service, tasks
+from sagaz_lab.runtime.intake.intake import Intake
+from sagaz_lab.runtime.outbox.relay import Relay
+from sagaz_lab.runtime.recovery.recovery import Recovery
+from sagaz_lab.runtime.triggers.live_params import ParamsInStore
 from tests.unit.tools import assert_adds_up, until
 
 PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]
@@ -309,9 +313,11 @@ async def test_a_wrong_limit_is_one_error(each_lab: Lab, table: str, limit: Any)
         getattr(each_lab, table)(limit=limit)
 
 
-@pytest.mark.parametrize("failing", ["intake.close", "recovery.leave", "relay.close", "params.follow"])
+@pytest.mark.parametrize(
+    ("part", "method"), [(Intake, "close"), (Recovery, "leave"), (Relay, "close"), (ParamsInStore, "follow")]
+)
 async def test_a_stop_that_fails_half_way_closes_the_store_and_the_lab_opens_again(
-    each_lab: Lab, monkeypatch: pytest.MonkeyPatch, failing: str
+    each_lab: Lab, monkeypatch: pytest.MonkeyPatch, part: type[Any], method: str
 ) -> None:
     class Calls(Saga):
         @trigger(source="memory", topic="t")
@@ -325,10 +331,10 @@ async def test_a_stop_that_fails_half_way_closes_the_store_and_the_lab_opens_aga
         raise ValueError("half-way")
 
     await each_lab.start()
-    part, method = failing.split(".")
-    monkeypatch.setattr(getattr(each_lab._service, part), method, fails)
-    with pytest.raises(ValueError, match="half-way"):
-        await each_lab.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(part, method, fails)
+        with pytest.raises(ValueError, match="half-way"):
+            await each_lab.stop()
     assert not each_lab.is_open
     await each_lab.start()
     [outcome] = await each_lab.fire("Calls.on_event")

@@ -39,13 +39,14 @@ def statuses(lab: Lab) -> list[str]:
 class Taps:
     """Makes memory sources, by topic; each counts how often it was entered and left."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: type[Tap] | None = None) -> None:
         self.made: dict[str, Tap] = {}
+        self._make = make or Tap
 
     def __call__(self, settings: Mapping[str, Any], surroundings: Surroundings) -> Tap:
         topic = settings["topic"]
         if topic not in self.made:
-            self.made[topic] = Tap(surroundings=surroundings, topic=topic)
+            self.made[topic] = self._make(surroundings=surroundings, topic=topic)
         return self.made[topic]
 
     def __getitem__(self, topic: str) -> Tap:
