@@ -19,7 +19,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sagaz_lab import Batch, Debounce, Lab, Permanent, Saga, Throttle, action, compensate, skip, trigger
 from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import StoreUnavailable, TriggerPaused
-from sagaz_lab.model.keys import key_text
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.model_of_gates import Arrival, GateModel, ModelRun, Rules
@@ -75,7 +74,6 @@ SPELLINGS = {
     "c": [(NOON, {"x", "y"}), [NOON.astimezone(timezone(timedelta(hours=5))), frozenset("yx")]],
 }
 """Values that are one key each."""
-TEXTS = {**{key: key_text(values[0]) for key, values in SPELLINGS.items()}, "*": "*"}
 ODD_KEYS = [None, "", float("nan"), b"", np.datetime64("NaT"), np.array([1, 2]), object(), [None], 10**5000]
 ENDS = st.sampled_from(["ok", "ok", "fail", "permanent"])
 # All times are sums of quarters, so that nothing is late by a hair.
@@ -395,7 +393,7 @@ class Gates(RuleBasedStateMachine):
         for name, model in self.models.items():
             trigger = triggers[f"Gated.{name}"]
             assert trigger.running == len(model.of("live")), name
-            assert trigger.queue.waiting == len(model.queue), name
+            assert trigger.queue.waiting == model.waiting(), name
 
     @invariant()
     def each_event_has_one_outcome(self) -> None:
