@@ -57,7 +57,12 @@ def watched(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> tuple[Dashboard, list[
 
 
 def say(dashboard: Dashboard, cmd: str, **content: Any) -> None:
-    dashboard._hear(None, {"cmd": cmd, "view": "a view", **content}, None)
+    hear(dashboard, {"cmd": cmd, "view": "a view", **content})
+
+
+def hear(dashboard: Dashboard, content: Any) -> None:
+    """As a page sends it."""
+    dashboard.comm.handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
 
 
 async def test_the_kernel_goes_on_while_an_isolated_lab_is_busy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,28 +101,26 @@ async def test_what_is_no_order_is_passed_over(lab: Lab, monkeypatch: pytest.Mon
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     dashboard, sent = watched(lab, monkeypatch)
     for content in ("text", None, [1]):
-        dashboard._hear(None, content, None)  # type: ignore[arg-type]
+        hear(dashboard, content)
     say(dashboard, "pause")
     await until(lambda: any(it["kind"] == "reply" for it in sent))
     assert failures == []
     dashboard.close()
 
 
-def test_it_goes_on_on_another_loop_when_the_first_is_gone() -> None:
+def test_it_goes_on_on_another_loop_when_the_first_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab("memory")
 
-    async def show() -> asyncio.AbstractEventLoop:
-        dashboard = dashboard_of(lab)
-        await asyncio.sleep(0)
-        assert dashboard._ticking is not None
-        return dashboard._ticking.get_loop()
+    async def show() -> None:
+        _, sent = watched(lab, monkeypatch)
+        await until(lambda: len(sent) > 1)
 
     first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
     first.run_until_complete(show())
-    task = dashboard_of.__globals__["_dashboards"][lab]._ticking
+    tasks = asyncio.all_tasks(first)
     first.close()  # with the task on it
-    assert second.run_until_complete(show()) is second
-    assert not task.done()
+    second.run_until_complete(show())
+    assert [task.done() for task in tasks] == [False]
     second.run_until_complete(_closed(lab))
     second.close()
 

@@ -162,12 +162,11 @@ async def test_a_display_without_any_line_is_seen_too(lab: Lab) -> None:
     class Shows(Saga):
         @action("show")
         async def show(self, ctx):
-            ctx.log("line")
+            ctx.log_lines = RunLog()
+            ctx.log_lines.display("show", {"text/plain": "a picture"})
 
     await Shows().run(run_id="shows")
-    log = lab._logs.ended["shows"]
-    log.clear()
-    log.display("show", {"text/plain": "a picture"})
+    assert lab.logs() == {"shows": []}
     assert [one.data for one in lab.run("shows").displays] == [{"text/plain": "a picture"}]
 
 
