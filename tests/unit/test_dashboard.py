@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,11 +13,9 @@ import pytest
 from sagaz_lab import Lab, Saga, action, trigger
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.notebook.busy import Watchman
-from sagaz_lab.notebook.dashboard import Dashboard, dashboard_of
+from sagaz_lab.notebook.dashboard import TICK_S, Dashboard, dashboard_of
 from sagaz_lab.stores.memory.store import MemoryStore
 from tests.unit.tools import until
-
-DECIDES_S = 1.5
 
 
 class Failing(MemoryStore):
@@ -31,9 +30,13 @@ class Failing(MemoryStore):
 
 
 class Slow(Saga, abstract=True):
+    """Decides for as long as it is not told to go on."""
+
+    goes_on = threading.Event()
+
     @trigger(source="memory", topic="t")
     def on_event(self, event):
-        time.sleep(DECIDES_S)
+        assert self.goes_on.wait(20), "only the kernel can set it"
 
     @action()
     def work(self, ctx): ...
@@ -69,12 +72,11 @@ async def test_the_kernel_goes_on_while_an_isolated_lab_is_busy(lab: Lab, monkey
     await lab.start(isolated=True)
     dashboard, sent = watched(lab, monkeypatch)
     await until(lambda: len(sent) > 2)
+    Slow.goes_on.clear()
     firing = asyncio.ensure_future(lab.fire("Decides.on_event", {}))
-    longest, last = 0.0, time.monotonic()
-    while not firing.done():
-        await asyncio.sleep(0.01)
-        longest, last = max(longest, time.monotonic() - last), time.monotonic()
-    assert longest < DECIDES_S / 2
+    await asyncio.sleep(3 * TICK_S)  # in which the dashboard asks the Lab
+    Slow.goes_on.set()
+    assert [outcome.kind for outcome in await firing] == ["filtered"]
     dashboard.close()
 
 

@@ -31,7 +31,7 @@ from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import DefinitionError, LabClosed, StoreUnavailable, TriggerPaused, UnknownName
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
+from tests.unit.tools import Taps, assert_adds_up, counted, settle, statuses, until
 
 
 class Broken(Exception):
@@ -774,8 +774,8 @@ async def test_a_blocking_trigger_lets_no_more_in_than_fit(each_lab: Lab) -> Non
     most = 0
     fires = [asyncio.create_task(each_lab.fire("Full.on_event", {"n": n})) for n in range(20)]
     await until(lambda: each_lab.counters()["Full.on_event"]["waiting"] == 2)
-    for _ in range(50):
-        await asyncio.sleep(0.001)
+    for _ in range(200):
+        await asyncio.sleep(0)
         most = max(most, each_lab.counters()["Full.on_event"]["waiting"])
         assert_adds_up(each_lab)
     assert most == 2
@@ -932,13 +932,13 @@ async def test_a_paused_trigger_takes_nothing_until_it_is_resumed(fed_lab: Lab, 
 
     await lab.start()
     lab.pause("Scores.on_score")
-    await asyncio.sleep(0.01)
+    await settle()
     with pytest.raises(TriggerPaused, match=r"Scores.on_score is paused"):
         await lab.fire("Scores.on_score", {"score": 9})
     received = lab.counters()["Scores.on_score"]["received"]
     for _ in range(5):
         taps["scores"].put_nowait({"score": 9})
-    await asyncio.sleep(0.02)
+    await settle()
     assert lab.counters()["Scores.on_score"]["received"] == received
     assert lab.status().triggers[0].state == "paused"
     lab.resume("Scores.on_score")
@@ -1338,7 +1338,7 @@ async def test_firing_while_the_lab_closes_is_refused(lab: Lab) -> None:
 
 async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:
     lab = Lab("memory")
-    end = asyncio.Event()
+    begun, end = asyncio.Event(), asyncio.Event()
     with lab.activate():
 
         class Deaf(Saga):
@@ -1348,12 +1348,13 @@ async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:
 
             @action()
             async def work(self, ctx):
+                begun.set()
                 while not end.is_set():
                     with suppress(asyncio.CancelledError):
                         await asyncio.wait_for(end.wait(), 60)
 
     await lab.fire("Deaf.on_event")
-    await asyncio.sleep(0.01)
+    await begun.wait()
     try:
         async with asyncio.timeout(5):
             await lab.stop(grace_s=0.01)

@@ -185,19 +185,20 @@ async def test_a_stream_and_actions_side_by_side_publish_theirs(each_lab: Lab) -
 
 async def test_only_a_running_action_or_compensation_can_publish(lab: Lab) -> None:
     late: list[asyncio.Task[Any]] = []
-    refused = []
+    refused, shipping = [], asyncio.Event()
 
     class Late(Saga):
         @action("pay", pivot=True)
         async def pay(self, ctx: SagaContext) -> None:
             async def afterwards() -> None:
-                await asyncio.sleep(0.01)
+                await shipping.wait()
                 await ctx.publish("late", 1)
 
             late.append(asyncio.create_task(afterwards()))
 
         @action("ship", depends_on=["pay"])
         async def ship(self, ctx: SagaContext) -> None:
+            shipping.set()
             raise Broken
 
         @forward_recovery("ship")

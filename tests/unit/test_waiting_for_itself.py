@@ -15,7 +15,7 @@ from sagaz_lab.engines.local import engine
 from sagaz_lab.errors import RunError, SagazLabError
 from sagaz_lab.runtime import service, tasks
 from sagaz_lab.runtime.intake import pump
-from tests.unit.tools import until
+from tests.unit.tools import settle, until
 
 IN_ACTIONS = ("action", "thread", "compensation")
 IN_LISTENERS = ("on_trigger_received", "on_saga_start", "on_step_enter", "on_step_success", "on_step_failure",
@@ -267,7 +267,8 @@ async def test_a_task_of_its_own_may_drain(lab: Lab, place: str) -> None:
     drained = asyncio.Event()
 
     async def drain() -> None:
-        await asyncio.sleep(0.01)  # by then nobody waits for what has begun this
+        await until(lambda: lab.status().sources[0].state == "ended")
+        await settle()  # by then nobody waits for what has begun this
         await lab.drain()
         drained.set()
 

@@ -20,6 +20,12 @@ async def until(condition: Callable[[], object], within_s: float = 20.0) -> None
             await asyncio.sleep(0.001)
 
 
+async def settle() -> None:
+    """Whatever can happen on this loop without time, threads or anything new happens."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
 def assert_adds_up(lab: Lab) -> None:
     for name, counts in lab.counters().items():
         assert counts["received"] == sum(counts[part] for part in PARTS), (name, counts)
