@@ -156,6 +156,27 @@ def test_the_runtime_names_no_kind_of_source(file: Path) -> None:
             assert node.value.strip() not in KINDS, f"{named(file)}:{node.lineno} names the kind {node.value!r}"
 
 
+TESTS = Path(__file__).parent
+TEST_FILES = sorted(TESTS.rglob("*.py"))
+
+# Not private, though they look like it: of named tuples, and what IPython asks objects for.
+PUBLIC_NAMES = {"_replace", "_asdict", "_fields", "_make", "_ipython_display_"}
+
+
+@pytest.mark.parametrize("file", TEST_FILES, ids=lambda file: file.relative_to(TESTS).as_posix())
+def test_tests_read_no_private_attribute(file: Path) -> None:
+    """They ask what users ask: what is promised can be tested while everything behind it changes."""
+    found = [
+        f"{file.name}:{node.lineno} {ast.unparse(node)}"
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.Attribute)
+        and re.match("_[^_]", node.attr)
+        and node.attr not in PUBLIC_NAMES
+        and ast.unparse(node.value) not in ("self", "cls")
+    ]
+    assert found == []
+
+
 ENTRY_POINTS = "sagaz_lab.sources"
 
 

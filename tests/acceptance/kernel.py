@@ -82,7 +82,7 @@ class Kernel:
     def result(self, request: str, timeout_s: float = 30.0) -> Result:
         """What the cell gave, once the kernel is idle again. What comes for it later is added to the same object."""
         deadline = time.monotonic() + timeout_s
-        while not self._receive(deadline, request):
+        while not self.receive(deadline, request):
             pass
         result = self._results[request]
         while True:
@@ -94,7 +94,7 @@ class Kernel:
                 result.paged = "".join(pages)
                 return result
 
-    def _receive(self, deadline: float, request: str) -> bool:
+    def receive(self, deadline: float, request: str) -> bool:
         """Takes one message; true if it says that the request is done."""
         message = self.client.get_iopub_msg(timeout=max(deadline - time.monotonic(), 0.01))
         parent, kind, content = message["parent_header"].get("msg_id"), message["msg_type"], message["content"]

@@ -14,7 +14,7 @@ from typing import Any
 from sagaz_lab import Lab, Saga, SagaContext, TriggerConfig, action, trigger
 from sagaz_lab.errors import StoreUnavailable, TriggersOwned
 from sagaz_lab.runtime import service
-from sagaz_lab.runtime.dispatch import lease as runtime_lease
+from sagaz_lab.runtime.lifetime import lease as runtime_lease
 from sagaz_lab.stores.sql import leases, writer
 
 LOST = 7

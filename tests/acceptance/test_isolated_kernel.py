@@ -205,7 +205,7 @@ def test_a_failure_is_shown_before_the_cell_that_blocks_has_ended(kernel, tmp_pa
     kernel.run("await handle")
     cell = kernel.send("asyncio.ensure_future(default_lab().fire('fails.on_event', {}))\nawait asyncio.sleep(0.2)\n"
                        + BLOCK.format(how=SLEEPS))  # fmt: skip
-    until(lambda: kernel._receive(time.monotonic() + 30, cell) or "meanwhile" in start.stderr)
+    until(lambda: kernel.receive(time.monotonic() + 30, cell) or "meanwhile" in start.stderr)
     assert not (tmp_path / "go on").exists()
     (tmp_path / "go on").touch()
     assert kernel.result(cell).ok

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from sagaz_lab import Lab, Saga, SagaContext, action, skip, trigger
 from sagaz_lab.errors import LeaseLost
 from sagaz_lab.runtime import service
-from sagaz_lab.runtime.dispatch import lease
+from sagaz_lab.runtime.lifetime import lease
 from sagaz_lab.stores.sql import writer
 from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
 from sagaz_lab.stores.sql.store import SqlStore
@@ -29,7 +30,10 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.taps = Taps()
-        self.lab = Lab(store=f"sqlite:///{path}", sources={"memory": self.taps})
+        self.stood_still_s = 0.0
+        driver = SqliteDriver(path)
+        driver.time = lambda: time.time() + self.stood_still_s  # what it measures its lease with
+        self.lab = Lab(store=SqlStore(driver), sources={"memory": self.taps})
         self.go = asyncio.Event()
         self.began: list[str] = []
         self.reports: list[str] = []
@@ -60,13 +64,27 @@ class Bench:
         """As a process that was stopped for longer than its lease; its timers are late too."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE owners SET heartbeat_at = heartbeat_at - 60 WHERE epoch = 1")
-        store = self.lab.store
-        assert isinstance(store, SqlStore)
-        store._session()._transactions.renewed_at -= 60
+        self.stood_still_s = 60.0
 
 
 @pytest.fixture
-async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Bench]]:
+def leases(monkeypatch: pytest.MonkeyPatch) -> list[lease.Lease]:
+    """Those that are watched, in the order of the Labs."""
+    found: list[lease.Lease] = []
+    watch = lease.Lease.watch
+
+    def noted(it: lease.Lease) -> None:
+        found.append(it)
+        watch(it)
+
+    monkeypatch.setattr(lease.Lease, "watch", noted)
+    return found
+
+
+@pytest.fixture
+async def make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leases: list[lease.Lease]
+) -> AsyncIterator[Callable[[], Bench]]:
     # The test says when a stopped process goes on, and nothing else renews its lease meanwhile.
     for module, name in ((lease, "LOOK_S"), (service, "HEARTBEAT_S"), (writer, "BEAT_S")):
         monkeypatch.setattr(module, name, 3600.0)
@@ -150,9 +168,11 @@ async def test_whoever_lost_its_triggers_stops_all_of_it_and_says_so_once(
     assert "1 run(s) that were under way" in report
 
 
-async def test_a_process_that_goes_on_looks_before_its_actions_do(stale: Bench, make: Callable[[], Bench]) -> None:
+async def test_a_process_that_goes_on_looks_before_its_actions_do(
+    stale: Bench, make: Callable[[], Bench], leases: list[lease.Lease]
+) -> None:
     await make().lab.start()
     stale.go.set()  # due, as a timer that has run out meanwhile
-    stale.lab._life.lease.watch()
+    leases[0].watch()
     await until(lambda: not stale.lab.status().runs_in_flight)
     assert (len(stale.reports), stale.began) == (1, ["first"])

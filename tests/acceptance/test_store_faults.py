@@ -17,7 +17,7 @@ from sagaz_lab.errors import LeaseLost, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 from sagaz_lab.stores import open_store
-from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.sqlite_driver import SqliteConnection, SqliteDriver
 from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.stores.values.encoding import is_ref
 
@@ -94,12 +94,23 @@ async def test_after_a_full_disk_artifacts_are_written_again(store):
     assert record.value.load() == b"y" * 1_000_000
 
 
-async def test_a_full_database_is_told_as_one(store, path):
+class Small(SqliteDriver):
+    """Its file cannot grow beyond a few pages."""
+
+    def connect(self) -> SqliteConnection:
+        connection = super().connect()
+        connection.execute("PRAGMA max_page_count = 60")
+        return connection
+
+
+async def test_a_full_database_is_told_as_one(path):
+    store = SqlStore(Small(path))
+    await store.open("this notebook")
     await start(store, "r1")
-    await store._call(lambda it: it.connection.execute("PRAGMA max_page_count = 40").fetchone())
     with pytest.raises(StoreUnavailable, match="disk is full; make room"):
         await store.append([finished("r1", "x" * 1_000_000)])
     await store.append([finished("r1")])
+    await store.close()
 
 
 async def test_a_file_of_a_newer_version_is_left_alone(path):
@@ -144,20 +155,23 @@ async def test_a_missing_store_has_empty_frames(path):
     assert not path.exists()
 
 
-async def test_another_process_that_writes_for_long_is_told(store, path, monkeypatch):
-    await store._call(lambda it: it.connection.execute("PRAGMA busy_timeout = 100").fetchone())
+async def test_another_process_that_writes_for_long_is_told(path, monkeypatch):
+    monkeypatch.setattr("sagaz_lab.stores.sql.sqlite_driver.BUSY_MS", 100)
+    store = SqlStore(SqliteDriver(path))
+    await store.open("this notebook")
     with closing(sqlite3.connect(path, isolation_level=None)) as another:
         another.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="another process has been writing"):
             await start(store, "r1")
         another.execute("ROLLBACK")
     await start(store, "r1")
+    await store.close()
 
 
 READ_ONLY = """
 import asyncio, os, sys
 from sagaz_lab.errors import StoreUnavailable
-from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
+from sagaz_lab.stores.sql.sqlite_driver import SqliteConnection, SqliteDriver
 from sagaz_lab.stores.sql.store import SqlStore
 if os.getuid() == 0:
     os.setuid(65534)

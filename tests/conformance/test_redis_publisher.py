@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -141,8 +140,8 @@ async def test_what_runs_publish_survives_the_server(server: RedisServer, tmp_pa
         server.kill()
         for n in (2, 3):
             await lab.fire("train.on_drift", {"n": n})
-        await until(lambda: lab._service.relay.backlog.get("train.on_drift") == 2)
-        await asyncio.sleep(0.2)
+        await until(lambda: any("publishing to redis" in warning for warning in lab.status().warnings))
+        await until(lambda: len(lab.store.rows("publications", None)[1]) == 2)
         server.start()
         await until(lambda: len({event.id for event in heard}) >= 3)
     payloads = dict.fromkeys(event["n"] for event in heard)

@@ -235,9 +235,8 @@ async def test_what_others_left_is_claimed(server: RedisServer, here: Surroundin
     async with RedisSource(surroundings=here, stream=STREAM, url=server.url, consumer="gone") as source:
         add(server, *range(150))
         left = await take(source, 120)
-    await asyncio.sleep(0.3)
     other = RedisSource(surroundings=here, stream=STREAM, url=server.url, consumer="here", claim_idle_ms=200)
-    async with other:
+    async with other:  # which looks again until they have been idle for so long
         came = await take(other, 150, limit=50)
     assert sorted(numbers(came)) == list(range(150))
     attempts = {delivery.event.id: delivery.event.attempt for delivery in came}

@@ -55,7 +55,7 @@ async def test_a_memory_store_keeps_the_cooldowns_that_are_not_over():
     store = open_store("memory")
     for n in range(100):
         await take(store, new_run(f"r{n}", at=AT + n, cooldown=(f"k{n}", AT + n + 10)))
-    assert len(store._cooldowns._by_trigger[TRIGGER]) == 10
+    assert len(await store.cooling(TRIGGER, at=0.0)) == 10
 
 
 def test_an_address_that_names_no_store_says_which_there_are():

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import pytest
 
 from sagaz_lab import Event, Lab, Saga, SagaListener, TriggerConfig, action, any_of, trigger
-from sagaz_lab.abc import Attempt, Delivery, SourceTraits, deliveries
+from sagaz_lab.abc import Attempt, Delivery, Observer, SourceTraits, deliveries
 from sagaz_lab.engines.local.engine import LocalEngine
 from sagaz_lab.errors import EndOfSource
+from sagaz_lab.model.run import Run
 from sagaz_lab.model.step import current_step
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.gates.batch_size import TURN_S, BatchSize
-from sagaz_lab.runtime.runs.runner import Runner
 from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
 SLOTS = 20
@@ -285,22 +285,19 @@ class Breaks(LocalEngine):
         raise RuntimeError("broken")
 
 
-@pytest.mark.parametrize("waits", [False, True])
-async def test_what_breaks_one_run_and_who_is_told_of_it_stop_no_other(
-    waits: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[int] = []
-    engine = Breaks(SystemClock())
-    engine.waits = waits
-    ended = Runner._ended
-
-    def breaks_too(runner: Runner, run: Any, *rest: Any) -> None:
-        ended(runner, run, *rest)
+class BreaksAtAnEnd(Observer):
+    def ended(self, run: Run) -> None:
         if run.ctx["n"] == 3:
             raise RuntimeError("broken as well")
 
-    monkeypatch.setattr(Runner, "_ended", breaks_too)
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_breaks_one_run_and_who_is_told_of_it_stop_no_other(waits: bool) -> None:
+    ran: list[int] = []
+    engine = Breaks(SystemClock())
+    engine.waits = waits
     async with Lab("memory", engine=engine) as lab:
+        lab.observe(BreaksAtAnEnd())
         with lab.activate():
 
             class Kept(Saga):
@@ -318,7 +315,7 @@ async def test_what_breaks_one_run_and_who_is_told_of_it_stop_no_other(
         async with asyncio.timeout(5):
             await lab.drain()
         assert sorted(ran) == [0, 2, 3, 4, 5, 6, 7]
-        assert told == ["engine"]
+        assert sorted(told) == ["engine", "observer:BreaksAtAnEnd"]
         assert lab.status().triggers[0].running == 0, "its slot is free again"
 
 

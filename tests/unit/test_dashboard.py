@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,11 +13,9 @@ import pytest
 from sagaz_lab import Lab, Saga, action, trigger
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.notebook.busy import Watchman
-from sagaz_lab.notebook.dashboard import Dashboard, dashboard_of
+from sagaz_lab.notebook.dashboard import TICK_S, Dashboard, dashboard_of
 from sagaz_lab.stores.memory.store import MemoryStore
 from tests.unit.tools import until
-
-DECIDES_S = 1.5
 
 
 class Failing(MemoryStore):
@@ -31,9 +30,13 @@ class Failing(MemoryStore):
 
 
 class Slow(Saga, abstract=True):
+    """Decides for as long as it is not told to go on."""
+
+    goes_on = threading.Event()
+
     @trigger(source="memory", topic="t")
     def on_event(self, event):
-        time.sleep(DECIDES_S)
+        assert self.goes_on.wait(20), "only the kernel can set it"
 
     @action()
     def work(self, ctx): ...
@@ -57,19 +60,23 @@ def watched(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> tuple[Dashboard, list[
 
 
 def say(dashboard: Dashboard, cmd: str, **content: Any) -> None:
-    dashboard._hear(None, {"cmd": cmd, "view": "a view", **content}, None)
+    hear(dashboard, {"cmd": cmd, "view": "a view", **content})
+
+
+def hear(dashboard: Dashboard, content: Any) -> None:
+    """As a page sends it."""
+    dashboard.comm.handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
 
 
 async def test_the_kernel_goes_on_while_an_isolated_lab_is_busy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     await lab.start(isolated=True)
     dashboard, sent = watched(lab, monkeypatch)
     await until(lambda: len(sent) > 2)
+    Slow.goes_on.clear()
     firing = asyncio.ensure_future(lab.fire("Decides.on_event", {}))
-    longest, last = 0.0, time.monotonic()
-    while not firing.done():
-        await asyncio.sleep(0.01)
-        longest, last = max(longest, time.monotonic() - last), time.monotonic()
-    assert longest < DECIDES_S / 2
+    await asyncio.sleep(3 * TICK_S)  # in which the dashboard asks the Lab
+    Slow.goes_on.set()
+    assert [outcome.kind for outcome in await firing] == ["filtered"]
     dashboard.close()
 
 
@@ -96,28 +103,26 @@ async def test_what_is_no_order_is_passed_over(lab: Lab, monkeypatch: pytest.Mon
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     dashboard, sent = watched(lab, monkeypatch)
     for content in ("text", None, [1]):
-        dashboard._hear(None, content, None)  # type: ignore[arg-type]
+        hear(dashboard, content)
     say(dashboard, "pause")
     await until(lambda: any(it["kind"] == "reply" for it in sent))
     assert failures == []
     dashboard.close()
 
 
-def test_it_goes_on_on_another_loop_when_the_first_is_gone() -> None:
+def test_it_goes_on_on_another_loop_when_the_first_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab("memory")
 
-    async def show() -> asyncio.AbstractEventLoop:
-        dashboard = dashboard_of(lab)
-        await asyncio.sleep(0)
-        assert dashboard._ticking is not None
-        return dashboard._ticking.get_loop()
+    async def show() -> None:
+        _, sent = watched(lab, monkeypatch)
+        await until(lambda: len(sent) > 1)
 
     first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
     first.run_until_complete(show())
-    task = dashboard_of.__globals__["_dashboards"][lab]._ticking
+    tasks = asyncio.all_tasks(first)
     first.close()  # with the task on it
-    assert second.run_until_complete(show()) is second
-    assert not task.done()
+    second.run_until_complete(show())
+    assert [task.done() for task in tasks] == [False]
     second.run_until_complete(_closed(lab))
     second.close()
 

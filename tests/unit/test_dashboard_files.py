@@ -3,6 +3,7 @@
 import hashlib
 from importlib.resources import files
 
+from sagaz_lab import Lab
 from sagaz_lab.notebook.dashboard import SCRIPTS, UPLOT, Dashboard, script, static
 
 FOLDER = files("sagaz_lab.notebook") / "static"
@@ -15,7 +16,7 @@ def test_it_is_small() -> None:
 def test_it_is_all_there_and_nothing_else_is() -> None:
     ours = {*SCRIPTS, UPLOT, "dashboard.css", "uplot-LICENSE.txt", "uplot-SHA256SUMS"}
     assert {file.name for file in FOLDER.iterdir()} == ours
-    assert Dashboard._esm == script()
+    assert Dashboard(Lab("memory")).get_state()["_esm"] == script()
 
 
 def test_what_is_not_ours_is_unchanged() -> None:

@@ -495,9 +495,11 @@ def test_an_event_that_died_three_times_is_a_loop_reported_once_for_each_episode
 
 def test_the_watch_is_bounded() -> None:
     heard = Heard()
-    for n in range(3000):
-        heard.watch.note(letter(f"S.t{n}"), n)
-    assert len(heard.watch._watched) == 1000
+    for others in (0, 999, 1000):  # more of them, and its episode is forgotten
+        for n in range(others):
+            heard.watch.note(letter(f"S.t{n}"), n / 100)
+        heard.watch.note(letter(redriven=2), 20)
+    assert heard.kinds == ["letters:loop:S.on_event"] * 2
 
 
 async def test_a_lab_reports_a_spike_and_a_loop(timed_lab: Lab) -> None:

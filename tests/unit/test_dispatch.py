@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import DefinitionError, LabClosed, StoreUnavailable, TriggerPaused, UnknownName
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
+from tests.unit.tools import Taps, assert_adds_up, counted, settle, statuses, until
 
 
 class Broken(Exception):
@@ -774,8 +774,8 @@ async def test_a_blocking_trigger_lets_no_more_in_than_fit(each_lab: Lab) -> Non
     most = 0
     fires = [asyncio.create_task(each_lab.fire("Full.on_event", {"n": n})) for n in range(20)]
     await until(lambda: each_lab.counters()["Full.on_event"]["waiting"] == 2)
-    for _ in range(50):
-        await asyncio.sleep(0.001)
+    for _ in range(200):
+        await asyncio.sleep(0)
         most = max(most, each_lab.counters()["Full.on_event"]["waiting"])
         assert_adds_up(each_lab)
     assert most == 2
@@ -866,7 +866,9 @@ async def test_the_counters_add_up_at_every_moment(tmp_path: Path) -> None:
         await lab.start()
         for n in range(300):
             taps["t"].put_nowait({"n": n, "key": n % 4, "id": n % 250} if n % 11 else {"n": n})
-        while lab.counters()["Mixed.on_event"]["received"] < 300 or lab._service.dispatcher.busy():
+        mixed = lab.status().triggers[0]
+        while mixed.received < 300 or mixed.running or mixed.queue.waiting:
+            mixed = lab.status().triggers[0]
             assert_adds_up(lab)
             await asyncio.sleep(0)
         assert_adds_up(lab)
@@ -877,9 +879,20 @@ async def test_the_counters_add_up_at_every_moment(tmp_path: Path) -> None:
         }
 
 
-async def test_of_two_kinds_of_outcome_in_one_batch_each_event_keeps_its_last(lab: Lab) -> None:
-    taps = Taps()
-    lab._opens.makers["memory"] = taps
+@pytest.fixture
+def taps() -> Taps:
+    return Taps()
+
+
+@pytest.fixture
+async def fed_lab(taps: Taps) -> AsyncIterator[Lab]:
+    """A Lab whose memory sources are `taps`."""
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        yield lab
+
+
+async def test_of_two_kinds_of_outcome_in_one_batch_each_event_keeps_its_last(fed_lab: Lab, taps: Taps) -> None:
+    lab = fed_lab
 
     class Full(Gated):
         trigger_config = TriggerConfig(queue_size=2, backpressure_strategy="drop_oldest")
@@ -899,9 +912,8 @@ async def test_of_two_kinds_of_outcome_in_one_batch_each_event_keeps_its_last(la
     Full.gate.set()
 
 
-async def test_a_blocked_trigger_stops_its_source_and_is_named(lab: Lab) -> None:
-    taps = Taps()
-    lab._opens.makers["memory"] = taps
+async def test_a_blocked_trigger_stops_its_source_and_is_named(fed_lab: Lab, taps: Taps) -> None:
+    lab = fed_lab
     saga = full(lab, "block")
     await lab.start()
     for n in range(50):
@@ -913,21 +925,20 @@ async def test_a_blocked_trigger_stops_its_source_and_is_named(lab: Lab) -> None
     assert saga.started == list(range(50))
 
 
-async def test_a_paused_trigger_takes_nothing_until_it_is_resumed(lab: Lab) -> None:
-    taps = Taps()
-    lab._opens.makers["memory"] = taps
+async def test_a_paused_trigger_takes_nothing_until_it_is_resumed(fed_lab: Lab, taps: Taps) -> None:
+    lab = fed_lab
 
     class Scores(Scored): ...
 
     await lab.start()
     lab.pause("Scores.on_score")
-    await asyncio.sleep(0.01)
+    await settle()
     with pytest.raises(TriggerPaused, match=r"Scores.on_score is paused"):
         await lab.fire("Scores.on_score", {"score": 9})
     received = lab.counters()["Scores.on_score"]["received"]
     for _ in range(5):
         taps["scores"].put_nowait({"score": 9})
-    await asyncio.sleep(0.02)
+    await settle()
     assert lab.counters()["Scores.on_score"]["received"] == received
     assert lab.status().triggers[0].state == "paused"
     lab.resume("Scores.on_score")
@@ -1303,21 +1314,31 @@ async def test_what_a_stopped_lab_left_behind_goes_on_with_the_next_start(tmp_pa
 
 
 async def test_firing_while_the_lab_closes_is_refused(lab: Lab) -> None:
-    class One(Gated):
+    fired: list[Any] = []
+
+    class One(Saga):
         @trigger(source="memory")
         def on_event(self, event):
             return {"n": event.n}
 
+        @action()
+        async def work(self, ctx):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                with pytest.raises(LabClosed):
+                    fired.append(await lab.fire("One.on_event", {"n": 1}))
+                fired.append("refused")
+
     await lab.fire("One.on_event", {"n": 0})
-    dispatcher = lab._service.dispatcher
+    await until(lambda: lab.status().runs[0].actions)
     await lab.stop(grace_s=0)
-    with pytest.raises(LabClosed):
-        await dispatcher.take([(lab._triggers.states["One.on_event"], 0)], [])
+    assert fired == ["refused"]
 
 
 async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:
     lab = Lab("memory")
-    end = asyncio.Event()
+    begun, end = asyncio.Event(), asyncio.Event()
     with lab.activate():
 
         class Deaf(Saga):
@@ -1327,12 +1348,13 @@ async def test_an_action_that_hears_nothing_does_not_keep_a_lab_open() -> None:
 
             @action()
             async def work(self, ctx):
+                begun.set()
                 while not end.is_set():
                     with suppress(asyncio.CancelledError):
                         await asyncio.wait_for(end.wait(), 60)
 
     await lab.fire("Deaf.on_event")
-    await asyncio.sleep(0.01)
+    await begun.wait()
     try:
         async with asyncio.timeout(5):
             await lab.stop(grace_s=0.01)

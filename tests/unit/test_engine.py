@@ -138,18 +138,18 @@ async def test_a_saga_without_actions_completes(each_lab: Lab) -> None:
 
 
 async def test_a_plain_action_does_not_hold_the_loop(lab: Lab) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
     class Slow(Saga):
         @action()
-        def sleep(self, ctx):
-            time.sleep(0.1)
+        def wait(self, ctx):
+            begun.set()
+            assert goes_on.wait(20), "only the loop can set it"
 
     run = asyncio.create_task(Slow().run({}))
-    longest = 0.0
-    while not run.done():
-        before = time.perf_counter()
-        await asyncio.sleep(0.001)
-        longest = max(longest, time.perf_counter() - before)
-    assert longest < 0.08
+    await until(begun.is_set)
+    goes_on.set()
+    await run
 
 
 async def test_two_runs_of_one_instance_do_not_meet(lab: Lab) -> None:

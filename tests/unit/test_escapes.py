@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagaz_lab import Lab, Saga, TriggerConfig, action, trigger
+from sagaz_lab import Lab, Outcome, Saga, TriggerConfig, action, trigger
 from sagaz_lab.cli import _started, main
 from sagaz_lab.notebook.cards import outcome_line, status_card
 from sagaz_lab.notebook.outputs import tail
@@ -31,7 +31,7 @@ def test_colours_stay_where_they_may() -> None:
     assert printable("\x1b[1;31mred\x1b[0m \x1b[2J", colours=True) == "\x1b[1;31mred\x1b[0m \\x1b[2J"
 
 
-async def hostile(lab: Lab) -> None:
+async def hostile(lab: Lab) -> list[Outcome]:
     with lab.activate():
 
         class Hostile(Saga):
@@ -49,8 +49,9 @@ async def hostile(lab: Lab) -> None:
                 raise ValueError(TITLE)
 
     await lab.start()
-    await lab.fire(f"h{TITLE}.on", {}, id=f"e{TITLE}")
+    outcomes = await lab.fire(f"h{TITLE}.on", {}, id=f"e{TITLE}")
     await lab.drain()
+    return outcomes
 
 
 @pytest.mark.parametrize("line", [["runs"], ["dead"], ["dead", "--by", "cause"], ["why", f"e{TITLE}"], ["why", TITLE]])
@@ -73,9 +74,9 @@ async def test_the_command_line_prints_them_escaped(
 async def test_the_notebook_and_the_log_print_them_escaped(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         async with Lab("memory") as lab:
-            await hostile(lab)
+            outcomes = await hostile(lab)
             logger_of("sagaz_lab").warning("source %s", TITLE)
             texts = [status_card(lab.status()).text, tail(lab, None, 50), *lab.status().warnings, caplog.text]
-            texts += [outcome_line(outcome) for outcome in lab._kept.tally.newest()]
+            texts += [outcome_line(outcome) for outcome in outcomes]
     assert "owned" in texts[0]
     assert not [text for text in texts if printable(text, lines=True) != text]

@@ -12,7 +12,7 @@ from sagaz_lab import Lab, Saga, trigger
 from sagaz_lab.abc import RevisionRow
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.stores.memory.store import MemoryStore
-from tests.unit.tools import Taps, counted, until
+from tests.unit.tools import Taps, counted, settle, until
 
 
 class SlowToOwn(MemoryStore):
@@ -57,7 +57,7 @@ async def test_what_comes_after_a_trigger_was_removed_stays_at_its_source(slow: 
     lab, source = slow
     define()
     source.put_nowait({})
-    await asyncio.sleep(0.02)
+    await settle()
     assert counted(lab, "Scores.on_first") == {}
     define("on_first")
     await until(lambda: counted(lab, "Scores.on_first") == {"received": 1, "started": 1})
@@ -67,10 +67,10 @@ async def test_what_comes_after_a_trigger_was_removed_stays_at_its_source(slow: 
 async def test_an_earlier_change_that_is_still_followed_brings_nothing_back(slow: Any) -> None:
     lab, source = slow
     define("on_second")
-    await asyncio.sleep(0.02)
+    await settle()
     define("on_third")
     lab.store.may_own.release()
-    await asyncio.sleep(0.02)
+    await settle()
     source.put_nowait({})
     await until(lambda: counted(lab, "Scores.on_third") == {"received": 1, "started": 1})
     assert counted(lab, "Scores.on_second") == {}

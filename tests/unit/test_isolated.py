@@ -18,7 +18,7 @@ from sagaz_lab import Lab, Saga, action, compensate, default_lab, trigger
 from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.errors import LabClosed, SourceNotReady, TriggersOwned, UnknownName
 from sagaz_lab.hosting.isolated import THREAD
-from sagaz_lab.runtime.runs.runner import Runner
+from sagaz_lab.runtime.runs.attempt import StoredAttempt
 from tests.unit.tools import assert_adds_up, statuses, until
 
 EVENTS = 200
@@ -558,13 +558,13 @@ async def test_shadows_are_begun_and_ended_on_the_thread_of_the_lab(lab: Lab) ->
 
 
 async def test_looking_at_a_run_makes_no_other_run_on_this_thread(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    made_on, really = set(), Runner._made
+    made_on, really = set(), StoredAttempt.of.__func__
 
-    def made(self, *args):
+    def made(*args):
         made_on.add(threading.current_thread().name)
-        return really(self, *args)
+        return really(*args)
 
-    monkeypatch.setattr(Runner, "_made", made)
+    monkeypatch.setattr(StoredAttempt, "of", classmethod(made))
 
     class Many(Saga):
         @trigger(source=Numbers(3000))

@@ -1,7 +1,9 @@
 """Claims in the memory store, beside a model of what they should be."""
 
+import gc
 import random
 from itertools import count
+from weakref import ref
 
 import pytest
 
@@ -96,27 +98,34 @@ async def test_claims_that_were_taken_together_end_one_by_one(monkeypatch: pytes
     assert {claim: said.first_run for claim, said in seen.items()} == {key(f"c{n}"): f"r{n}" for n in range(0, 250, 2)}
 
 
+class Claim(str):  # noqa: SLOT000  so that it can be referred to weakly
+    """A text of which it can be seen whether it is kept."""
+
+
 async def test_a_claim_that_lasts_keeps_nothing_of_those_that_were_taken_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sagaz_lab.stores.memory.store.ENDED_RUNS", 10)
-    store, numbers = MemoryStore(), count()
+    store, numbers, given = MemoryStore(), count(), list[ref[Claim]]()
     for at in range(50):
-        claims = [f"only-{at}", *(f"hot-{n}" for n in range(99))]
+        claims = [Claim(f"only-{at}"), *(Claim(f"hot-{n}") for n in range(99))]
+        given.extend(map(ref, claims))
         runs = [new_run(f"r{next(numbers)}", claim=claim) for claim in claims]
         assert await store.accept(Acceptance(runs=runs)) == {}
         for run in runs:
             await store.end(run.run_id, Ending(RunStatus.COMPLETED), attempt=1, at=float(at))
         for claim in claims[1:]:
             assert await store.forget(TRIGGER, claim) == 1
-    holders = store._claims._by_trigger[TRIGGER]
-    packs = {id(it): it for it in holders.values() if isinstance(it, Taken)}
-    assert sum(len(it._claims) + len(it._runs) for it in packs.values()) <= 4 * len(holders)
+    del claims, runs, claim, run
+    kept = sum(claim() is not None for claim in given)
+    assert 50 <= kept <= 2 * 50 + 10, "as many as last, at most as many more, and those of the runs that are kept"
     seen = await store.seen(TRIGGER, ["only-0", "only-49", "hot-1"])
     assert {claim: said.first_run for claim, said in seen.items()} == {"only-0": "r0", "only-49": "r4900"}
 
 
 async def test_one_claim_that_comes_again_leaves_the_others_together() -> None:
+    gc.collect()
+    before = sum(isinstance(it, Taken) for it in gc.get_objects())
     store = MemoryStore()
     assert await store.accept(Acceptance(runs=[new_run("first", declared=key("again"))])) == {}
     await store.end("first", Ending(RunStatus.COMPENSATED), attempt=1, at=1.0)
@@ -127,4 +136,5 @@ async def test_one_claim_that_comes_again_leaves_the_others_together() -> None:
     assert {run_id: said.first_run for run_id, said in refused.items()} == {"r90": "r7"}
     seen = await store.seen(TRIGGER, claims)
     assert {claim: said.first_run for claim, said in seen.items()} == {claim: f"r{n}" for n, claim in enumerate(claims)}
-    assert len({id(holder) for holder in store._claims._by_trigger[TRIGGER].values()}) == 2
+    gc.collect()
+    assert sum(isinstance(it, Taken) for it in gc.get_objects()) - before == 2

@@ -13,7 +13,7 @@ from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import RunError, StoreUnavailable
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import assert_adds_up, until
+from tests.unit.tools import assert_adds_up, settle, until
 
 
 async def test_the_next_event_is_decided_when_the_one_before_is(lab: Lab) -> None:
@@ -29,7 +29,7 @@ async def test_the_next_event_is_decided_when_the_one_before_is(lab: Lab) -> Non
     fired = [asyncio.create_task(lab.fire("Slow.on_event", {}, id=id)) for id in gates]
     await until(lambda: said)
     gates["e2"].set()
-    await asyncio.sleep(0.01)
+    await settle()
     assert said == ["begins e1"]
     gates["e1"].set()
     await asyncio.gather(*fired)
@@ -130,7 +130,7 @@ async def test_no_run_ends_inside_a_decision(lab: Lab) -> None:
 
     await lab.fire("One.on_event", {"n": 1})
     second = asyncio.create_task(lab.fire("One.on_event", {"n": 2}, wait=False))
-    await asyncio.sleep(0.01)
+    await until(lambda: lab.counters()["One.on_event"]["deciding"])
     done.set()
     await until(lambda: list(lab.runs()["status"]) == ["completed"])
     gate.set()

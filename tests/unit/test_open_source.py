@@ -20,6 +20,7 @@ from sagaz_lab.sources import ADAPTERS, open_source
 from sagaz_lab.sources.memory import MemorySource
 from sagaz_lab.testing.clock import VirtualClock
 from sagaz_lab.testing.sources import MemoryPositions
+from tests.unit.tools import settle
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "memory": {}, "recording": {"data": []}, "redis": {"stream": "s"}, "cron": {"schedule": "@daily"},
@@ -118,7 +119,7 @@ async def test_the_memory_source_is_bounded(here: Surroundings) -> None:
     with pytest.raises(asyncio.QueueFull):
         source.put_nowait(3)
     putting = asyncio.create_task(source.put(3))
-    await asyncio.sleep(0.01)
+    await settle()
     assert not putting.done()
     assert [delivery.event.payload for delivery in await source.receive(10)] == [1, 2]
     await putting

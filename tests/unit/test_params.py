@@ -297,8 +297,9 @@ async def test_the_same_cell_again_keeps_a_change_and_a_new_default_wins(each_la
     assert each_lab.sagas["Scores"].revision == 2
     scores(0.5)
     assert (await each_lab.params(ON_SCORE)).threshold == 0.5
-    await asyncio.sleep(0.05)  # it is kept meanwhile
-    changes = await each_lab.params(ON_SCORE, history=True)
+    async with asyncio.timeout(20):
+        while len(changes := await each_lab.params(ON_SCORE, history=True)) < 3:  # noqa: ASYNC110  they are kept soon
+            await asyncio.sleep(0.001)
     assert [(c.name, c.old, c.new) for c in changes] == [
         ("threshold", 0.7, 0.6), ("model", "ctr", "ads"), ("threshold", 0.5, 0.7),
     ]  # fmt: skip

@@ -375,12 +375,11 @@ async def test_a_cell_that_runs_again_reads_one_stored_revision_however_many_the
 
 async def test_a_change_shows_its_diff_and_what_it_does_to_the_sources(lab: Lab, notebook: Notebook) -> None:
     notebook.run(HELPERS, SCORES)
-    changes = []
-    lab.registry._on_change = changes.extend
-    notebook.run(
-        HELPERS.replace('"scores"', '"marks"'), SCORES.replace("on_score", "on_mark").replace("too low", "low")
-    )
-    (change,) = changes
+    with lab.registry.staging() as staged:
+        notebook.run(
+            HELPERS.replace('"scores"', '"marks"'), SCORES.replace("on_score", "on_mark").replace("too low", "low")
+        )
+    (change,) = lab.registry.commit(staged)
     assert any(line.startswith("+") and "on_mark" in line for line in change.diff)
     assert change.warnings == [
         "trigger Scores.on_score removed: its source memory scores is no longer read for it",

@@ -20,7 +20,7 @@ from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
 from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import assert_adds_up, counted, until
+from tests.unit.tools import assert_adds_up, counted, settle, until
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "batch": {"batch": Batch(3, "100ms", key="k")},
@@ -118,7 +118,9 @@ async def test_each_event_is_decided_once_however_often_the_lab_is_started(seed:
     await lab.stop(grace_s=0)
 
 
-async def test_a_fresh_start_forgets_what_waits_once_what_came_before_is_decided(each_lab: Lab) -> None:
+async def test_a_fresh_start_forgets_what_waits_once_what_came_before_is_decided(
+    each_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decides, goes_on = asyncio.Event(), asyncio.Event()
     ran: list[list[int]] = []
 
@@ -138,8 +140,17 @@ async def test_a_fresh_start_forgets_what_waits_once_what_came_before_is_decided
 
     given = [asyncio.create_task(give(n)) for n in range(5)]
     await decides.wait()
+    look, looked = each_lab.store.waiting, list[Any]()
+
+    async def noted(triggers: Sequence[str]) -> Sequence[WaitingEvent]:
+        found = await look(triggers)
+        looked.append(triggers)
+        return found
+
+    monkeypatch.setattr(each_lab.store, "waiting", noted)
     starts = asyncio.ensure_future(each_lab.start(fresh=True))
-    await asyncio.sleep(0.05)
+    await until(lambda: looked)  # next it forgets
+    await settle()
     goes_on.set()
     await asyncio.gather(starts, *given)
     assert counted(each_lab, "Windowed.on_events")["filtered"] == 1
@@ -179,11 +190,11 @@ class Sqlite(SqlStore):
             raise StoreUnavailable("away")
         return super().end(run_id, ending, **more)
 
-    async def _accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         if batch.dead and self.away:
             self.missed += 1
             raise StoreUnavailable("away")
-        return await super()._accept(batch)
+        return await super().accept(batch)
 
 
 @pytest.fixture(params=["memory", "sqlite"])

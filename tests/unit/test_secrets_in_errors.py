@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sagaz_lab import Lab, Saga, SagaContext, action, trigger
+from sagaz_lab import Lab, Saga, SagaContext, action, sources, trigger
 from sagaz_lab.abc import Publication
 from sagaz_lab.errors import SagazLabError, SourceUnavailable
 from sagaz_lab.stores.memory.store import MemoryStore
@@ -298,12 +298,12 @@ class Refusing:
 
 async def of_a_publisher(how: str, make: Callable[[], BaseException], password: str) -> Shown:
     clock = VirtualClock()
-    with watched() as shown:
+    with watched() as shown, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "open_publisher", lambda spec, but_not: Refusing(how, make))
         lab = Lab("memory", clock=clock)
         await lab.open()
         with lab.activate():
             lab.on_report(lambda kind, text: shown.texts.extend((kind, text)))
-            lab._service.relay._open_publisher = lambda _: Refusing(how, make)  # type: ignore[method-assign]
 
             class Ship(Saga):
                 @trigger(source="redis", stream="s", url=f"redis://u:{quote(password)}@h")

@@ -18,6 +18,7 @@ class Port:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.is_open = False
+        self.closes = asyncio.Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Port]:
@@ -27,6 +28,7 @@ class Port:
         await asyncio.sleep(0.01)
         async with asyncio.TaskGroup():  # may only be left by the task that has entered it
             yield self
+        self.closes.set()
         await asyncio.sleep(0.01)
         self.log.append("close")
         self.is_open = False
@@ -53,8 +55,9 @@ async def test_it_is_made_once_for_all_who_use_it_at_a_time(things: SharedThings
 async def test_who_comes_while_it_is_closed_gets_a_new_one(things: SharedThings) -> None:
     port = Port()
     first = asyncio.create_task(use(things, port))
-    await asyncio.sleep(0.015)
-    await asyncio.gather(first, use(things, port))
+    await port.closes.wait()
+    await use(things, port)
+    await first
     assert port.log == ["open", "close"] * 2
 
 

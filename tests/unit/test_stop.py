@@ -15,8 +15,12 @@ from sagaz_lab.abc import Delivery, Event, SourceTraits
 from sagaz_lab.engines.local import engine
 from sagaz_lab.errors import DefinitionError, LabClosed
 from sagaz_lab.runtime import service
+from sagaz_lab.runtime.intake.intake import Intake
 from sagaz_lab.runtime.lifetime import tasks
-from tests.unit.tools import assert_adds_up, until
+from sagaz_lab.runtime.outbox.relay import Relay
+from sagaz_lab.runtime.recovery.recovery import Recovery
+from sagaz_lab.runtime.triggers.live_params import ParamsInStore
+from tests.unit.tools import assert_adds_up, settle, until
 
 PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]
 
@@ -176,7 +180,7 @@ async def test_a_caller_that_is_cancelled_does_not_stop_the_stopping(closed_lab:
     await lab.start()
     await lab.fire("Waits.on_event", {})
     stopping = asyncio.create_task(lab.stop())
-    await asyncio.sleep(0.01)
+    await until(lambda: not lab.is_open)
     stopping.cancel()
     await asyncio.wait([stopping])
     assert not lab.is_open
@@ -203,7 +207,7 @@ async def test_what_runs_fire_while_the_lab_stops_is_taken(closed_lab: Lab) -> N
     await lab.start()
     await lab.fire("Chain.on_event", {"n": 0})
     stopping = asyncio.create_task(lab.stop())
-    await asyncio.sleep(0.01)
+    await until(lambda: not lab.is_open)
     gate.set()
     await stopping
     assert not lab.is_open
@@ -251,7 +255,7 @@ async def test_a_start_that_a_stop_gives_up_is_one_error(closed_lab: Lab) -> Non
 
     handle = closed_lab.start()
     waiting = asyncio.ensure_future(handle.begun(20))
-    await asyncio.sleep(0.05)
+    await until(lambda: closed_lab.status().sources)
     await closed_lab.stop()
     for started in (waiting, handle):
         with pytest.raises(LabClosed, match="stopped while it was starting; start it again"):
@@ -310,9 +314,11 @@ async def test_a_wrong_limit_is_one_error(each_lab: Lab, table: str, limit: Any)
         getattr(each_lab, table)(limit=limit)
 
 
-@pytest.mark.parametrize("failing", ["intake.close", "recovery.leave", "relay.close", "params.follow"])
+@pytest.mark.parametrize(
+    ("part", "method"), [(Intake, "close"), (Recovery, "leave"), (Relay, "close"), (ParamsInStore, "follow")]
+)
 async def test_a_stop_that_fails_half_way_closes_the_store_and_the_lab_opens_again(
-    each_lab: Lab, monkeypatch: pytest.MonkeyPatch, failing: str
+    each_lab: Lab, monkeypatch: pytest.MonkeyPatch, part: type[Any], method: str
 ) -> None:
     class Calls(Saga):
         @trigger(source="memory", topic="t")
@@ -326,10 +332,10 @@ async def test_a_stop_that_fails_half_way_closes_the_store_and_the_lab_opens_aga
         raise ValueError("half-way")
 
     await each_lab.start()
-    part, method = failing.split(".")
-    monkeypatch.setattr(getattr(each_lab._service, part), method, fails)
-    with pytest.raises(ValueError, match="half-way"):
-        await each_lab.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(part, method, fails)
+        with pytest.raises(ValueError, match="half-way"):
+            await each_lab.stop()
     assert not each_lab.is_open
     await each_lab.start()
     [outcome] = await each_lab.fire("Calls.on_event")
@@ -380,8 +386,8 @@ async def test_nothing_is_started_after_a_trigger_method_has_stopped_the_lab(
     elif way == "fired":
         await lab.fire("Stops.on_event", {}, id="e1", wait=False)
     await asyncio.wait_for(stopped.wait(), 20)
-    await asyncio.sleep(0.1)
-    assert not lab.is_open
+    await until(lambda: not lab.is_open)
+    await settle()
     assert went == []
     assert not [text for text in reports if "failed" in text or "LabClosed" in text]
     await lab.start()
@@ -389,4 +395,6 @@ async def test_nothing_is_started_after_a_trigger_method_has_stopped_the_lab(
         [outcome] = await lab.fire("Stops.on_event", {}, id="e1")
         assert outcome.kind == "started"
     await until(lambda: len(went) == (way == "fired"))
+    await lab.stop()
+    assert len(went) == (way == "fired")
     assert_adds_up(lab)

@@ -424,7 +424,7 @@ async def test_a_run_held_at_a_reader_streams_anew_when_it_is_resumed(each_lab: 
 
 @pytest.mark.parametrize("ends", ["compensated", "held", "cancelled", "partially_committed"])
 async def test_no_stream_is_shown_as_running_when_its_run_has_ended(each_lab: Lab, ends: str) -> None:
-    undone, reading = [], asyncio.Event()
+    undone, read, breaking = [], asyncio.Event(), asyncio.Event()
 
     class Read(Saga):
         on_failure = "hold" if ends == "held" else "compensate"
@@ -443,17 +443,19 @@ async def test_no_stream_is_shown_as_running_when_its_run_has_ended(each_lab: La
 
         @action("read", depends_on="numbers")
         async def read(self, ctx):
-            return {"read": [number async for number in ctx.stream("numbers")]}
+            numbers = [number async for number in ctx.stream("numbers")]
+            read.set()
+            return {"read": numbers}
 
         @action("break", depends_on="numbers")
         async def breaks(self, ctx):
-            reading.set()
+            await read.wait()
+            breaking.set()
             await asyncio.sleep(60 if ends == "cancelled" else 0.02)
             raise Broken
 
     run = asyncio.create_task(Read().run({}, run_id="r"))
-    await reading.wait()
-    await asyncio.sleep(0.01)
+    await breaking.wait()
     if ends == "cancelled":
         await each_lab.compensate_run("r")
     with pytest.raises((Broken, RunError)):

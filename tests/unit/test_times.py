@@ -1,5 +1,6 @@
 """Times are in one zone, and it is named: UTC in all that the kernel writes, the browser's in pictures."""
 
+import asyncio
 import logging
 import os
 import re
@@ -8,13 +9,14 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sagaz_lab import Lab, Saga, action, trigger
 from sagaz_lab.cli import _log_to_stderr
 from sagaz_lab.notebook.cards import status_card
-from sagaz_lab.notebook.dashboard import Dashboard
+from sagaz_lab.notebook.dashboard import dashboard_of
 from sagaz_lab.notebook.feed import Feed
 from sagaz_lab.notebook.inspectors import lab_card, run_card
 from sagaz_lab.notebook.picture import picture
@@ -64,14 +66,19 @@ async def test_frames_are_in_utc(lab: Lab) -> None:
         assert str(frame[column][0]) == "2026-01-01 12:00:00+00:00"
 
 
-async def test_the_picture_is_in_the_zone_of_the_page_that_shows_it(lab: Lab) -> None:
+async def test_the_picture_is_in_the_zone_of_the_page_that_shows_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     here = timezone(timedelta(hours=-5), "EST")
     assert "2026-01-01 07:00:00 EST" in picture(lab, Feed(lab), here).text
     assert set(TIME.findall(picture(lab, Feed(lab), here).text)) == {"EST"}
-    dashboard = Dashboard(lab)
+    shows: list[Any] = []
+    monkeypatch.setattr("sagaz_lab.notebook.dashboard.display", lambda data, **_: shows.append(data["text/plain"]))
+    dashboard = dashboard_of(lab)
     for zone, shown in (("America/New_York", "07:00:00 EST"), ("No/Where", "12:00:00 UTC"), ("../etc", "12:00:00 UTC")):
-        dashboard._take({"view": "1", "cmd": "alive", "zone": zone})
-        assert shown in dashboard._picture()["text/plain"]
+        content = {"view": "1", "cmd": "alive", "zone": zone}
+        dashboard.comm.handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+        await asyncio.sleep(0)  # which the loop hears of
+        dashboard._ipython_display_()
+        assert shown in shows[-1]
     dashboard.close()
 
 

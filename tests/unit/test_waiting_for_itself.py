@@ -16,7 +16,7 @@ from sagaz_lab.errors import RunError, SagazLabError
 from sagaz_lab.runtime import service
 from sagaz_lab.runtime.intake import pump
 from sagaz_lab.runtime.lifetime import tasks
-from tests.unit.tools import until
+from tests.unit.tools import settle, until
 
 IN_ACTIONS = ("action", "thread", "compensation")
 IN_LISTENERS = ("on_trigger_received", "on_saga_start", "on_step_enter", "on_step_success", "on_step_failure",
@@ -227,7 +227,7 @@ async def test_to_drain_is_refused_wherever_the_lab_waits(lab: Lab, place: str) 
     await reach(lab, probe, isolated=place == "thread")
     assert isinstance(probe.error, RunError)
     assert "drain() in " in str(probe.error)
-    assert "would wait for itself forever; call it where no saga" in str(probe.error)
+    assert "would wait for itself, and so for ever; call it where no saga" in str(probe.error)
 
 
 async def test_a_listener_to_reports_may_drain(lab: Lab) -> None:
@@ -268,7 +268,8 @@ async def test_a_task_of_its_own_may_drain(lab: Lab, place: str) -> None:
     drained = asyncio.Event()
 
     async def drain() -> None:
-        await asyncio.sleep(0.01)  # by then nobody waits for what has begun this
+        await until(lambda: lab.status().sources[0].state == "ended")
+        await settle()  # by then nobody waits for what has begun this
         await lab.drain()
         drained.set()
 

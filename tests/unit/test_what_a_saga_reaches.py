@@ -496,9 +496,9 @@ async def test_what_cannot_be_compared_is_the_new_cells(notebook: Notebook) -> N
         notebook.run(cell)
         notebook.run("1")
         assert lab.registry.refresh() == []
-        changes = []
-        lab.registry._on_change = changes.extend
-        notebook.run(cell)
+        with lab.registry.staging() as staged:
+            notebook.run(cell)
+        changes = lab.registry.commit(staged)
         assert lab.sagas["S"].cls is notebook.names["S"]
         assert lab.sagas["S"].revision == 1
         assert "its lock cannot be compared" in changes[0].warnings[0]
@@ -532,7 +532,7 @@ async def test_what_changes_in_place_while_it_runs_is_state(notebook: Notebook) 
 def test_a_change_says_what_has_changed_outside_the_text_of_the_class(lab: Lab, notebook: Notebook) -> None:
     saga = "class S(Base):\n    what = WHAT\n    @action()\n    def work(self, ctx): ..."
     notebook.run("WHAT = 1\nclass Base(Saga, abstract=True):\n    n = 1", saga)
-    changes = []
-    lab.registry._on_change = changes.extend
-    notebook.run("WHAT = 2\nclass Base(Saga, abstract=True):\n    n = 2", saga)
+    with lab.registry.staging() as staged:
+        notebook.run("WHAT = 2\nclass Base(Saga, abstract=True):\n    n = 2", saga)
+    changes = lab.registry.commit(staged)
     assert changes[0].warnings == ["helper changed: Base", "value changed: S.what"]

@@ -11,7 +11,7 @@ from sagaz_lab.errors import TriggerPaused
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.notebook.feed import Feed, _run
 from sagaz_lab.runtime.status import RunProgress
-from tests.unit.tools import until
+from tests.unit.tools import settle, until
 
 
 def define(**options: Any) -> None:
@@ -78,7 +78,7 @@ async def test_who_waits_for_room_is_told_of_a_pause(each_lab: Lab) -> None:
     for _ in range(2):
         await each_lab.fire("Full.on_event", wait=False)
     third = asyncio.create_task(each_lab.fire("Full.on_event", wait=False))
-    await asyncio.sleep(0.01)
+    await settle()
     each_lab.pause("Full.on_event")
     with pytest.raises(TriggerPaused):
         await asyncio.wait_for(third, 5)

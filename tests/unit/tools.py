@@ -20,6 +20,12 @@ async def until(condition: Callable[[], object], within_s: float = 20.0) -> None
             await asyncio.sleep(0.001)
 
 
+async def settle() -> None:
+    """Whatever can happen on this loop without time, threads or anything new happens."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
 def assert_adds_up(lab: Lab) -> None:
     for name, counts in lab.counters().items():
         assert counts["received"] == sum(counts[part] for part in PARTS), (name, counts)
@@ -39,13 +45,14 @@ def statuses(lab: Lab) -> list[str]:
 class Taps:
     """Makes memory sources, by topic; each counts how often it was entered and left."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: type[Tap] | None = None) -> None:
         self.made: dict[str, Tap] = {}
+        self._make = make or Tap
 
     def __call__(self, settings: Mapping[str, Any], surroundings: Surroundings) -> Tap:
         topic = settings["topic"]
         if topic not in self.made:
-            self.made[topic] = Tap(surroundings=surroundings, topic=topic)
+            self.made[topic] = self._make(surroundings=surroundings, topic=topic)
         return self.made[topic]
 
     def __getitem__(self, topic: str) -> Tap:
