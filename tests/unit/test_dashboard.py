@@ -86,7 +86,7 @@ async def test_it_goes_on_when_the_store_cannot_be_read_and_tells_that_once(
     assert sent[-1]["kind"] == "tick"
     assert sent[-1]["triggers"][0]["state"] == "paused"
     assert [warning for warning in lab.status().warnings if "it is locked" in warning] == [
-        "the dashboard shows what it has read before: StoreUnavailable: it is locked"
+        "the dashboard shows older data: StoreUnavailable: it is locked"
     ]
     dashboard.close()
 
