@@ -137,10 +137,10 @@ def refusal(text: str) -> str | None:
             return f"%triggers {command} needs await, which {magic} does not support; {instead}"
         case (misplaced, row, command, "def", name) if misplaced == _MISPLACED:
             cure = f"move it out of {name}(), or write `async def {name}` and `await {name}(...)`"
-            return f"line {row}: %triggers {command} needs await, which a plain `def` does not allow; {cure}"
+            return f"line {row}: %triggers {command} needs await, which a plain `def` forbids; {cure}"
         case (misplaced, row, command, "class", name) if misplaced == _MISPLACED:
             return (
-                f"line {row}: %triggers {command} needs await, which a class body does not allow; move it out of {name}"
+                f"line {row}: %triggers {command} needs await, which a class body forbids; move it out of {name}"
             )
     return None
 

@@ -30,7 +30,7 @@ def test_an_assignment_in_a_plain_function_is_one_line(kernel):
 @pytest.mark.parametrize("around", ["class X:\n    ", "async def f():\n    class X:\n        "])
 def test_in_a_class_body_it_is_one_line(kernel, around):
     line = told(kernel.run(f"{around}%triggers wait until idle"))
-    assert line.endswith("%triggers wait needs await, which a class body does not allow; move it out of X")
+    assert line.endswith("%triggers wait needs await, which a class body forbids; move it out of X")
 
 
 def test_in_the_method_of_a_saga_nothing_is_registered(kernel):
