@@ -139,9 +139,7 @@ def refusal(text: str) -> str | None:
             cure = f"move it out of {name}(), or write `async def {name}` and `await {name}(...)`"
             return f"line {row}: %triggers {command} needs await, which a plain `def` forbids; {cure}"
         case (misplaced, row, command, "class", name) if misplaced == _MISPLACED:
-            return (
-                f"line {row}: %triggers {command} needs await, which a class body forbids; move it out of {name}"
-            )
+            return f"line {row}: %triggers {command} needs await, which a class body forbids; move it out of {name}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""A source inside the process, fed by `put`."""
+"""An in-process source, fed by `put`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAPACITY = 10_000
 
 
 class MemorySource:
-    """Keeps up to `capacity` events for one receiver, on one loop. What is put before it is entered waits."""
+    """Buffers up to `capacity` events for one receiver on one loop, also before it is entered."""
 
     traits: ClassVar[SourceTraits] = TRAITS["memory"]
 
@@ -64,7 +64,7 @@ class MemorySource:
         """Add an event; raises `asyncio.QueueFull` if the buffer is full."""
         buffer = self.buffered
         if len(buffer) >= self._capacity:
-            raise asyncio.QueueFull(f"{self.name}: {self._capacity} events wait already")
+            raise asyncio.QueueFull(f"{self.name}: the buffer of {self._capacity} events is full")
         self._number = number = self._number + 1
         event = Event(
             apart(payload),
@@ -97,4 +97,4 @@ class MemorySource:
         self.ledger.give_back(deliveries, delay_s)
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
-        """Nobody else takes them."""
+        """No-op: no other consumer takes them."""
