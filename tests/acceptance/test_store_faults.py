@@ -97,7 +97,7 @@ async def test_after_a_full_disk_artifacts_are_written_again(store):
 async def test_a_full_database_is_told_as_one(store, path):
     await start(store, "r1")
     await store._call(lambda it: it.connection.execute("PRAGMA max_page_count = 40").fetchone())
-    with pytest.raises(StoreUnavailable, match="disk is full; make room"):
+    with pytest.raises(StoreUnavailable, match="disk is full; free some space"):
         await store.append([finished("r1", "x" * 1_000_000)])
     await store.append([finished("r1")])
 

@@ -1,4 +1,4 @@
-"""What a clock that was ahead has left in the memory store."""
+"""Corrects times left by a fast clock in the memory store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def put_clock_right(
     waiting: dict[str, WaitingEvent],
     now: float,
 ) -> tuple[float, Mapping[str, int]]:
-    """As in the other stores: see `Store.put_clock_right`."""
+    """See `Store.put_clock_right`."""
     ahead = {run.run_id: run.at for run in runs.values() if run.at > now + SLACK_S}
     cooling = cooldowns.cut(ahead, now)
     cut = claims.cut({run_id: at - now for run_id, at in ahead.items()}, now)
