@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from sagaz_lab.stores.sql.damage import as_text
 from sagaz_lab.stores.sql.driver import ALL, Connection, Driver
 from sagaz_lab.stores.sql.translation import text
 

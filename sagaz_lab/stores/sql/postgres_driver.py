@@ -322,7 +322,7 @@ class PostgresDriver:
         if version > VERSION:
             raise StoreTooNew(
                 f"the store {self.name} has version {version} and this sagaz_lab knows version {VERSION}: it was "
-                f"created by a newer one; upgrade with pip install -U sagaz-lab, or name another schema with ?schema=NAME"
+                "created by a newer one; upgrade with pip install -U sagaz-lab, or name another with ?schema=NAME"
             )
         return version
 
