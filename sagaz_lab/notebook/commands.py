@@ -51,7 +51,7 @@ _ALL = (
     Command("dashboard", "dashboard", "Show the live dashboard, with buttons and sliders.", most=0),
     Command("fire", "fire TRIGGER or SOURCE [KEY=VALUE ...] [PAYLOAD] [--id ID] [--no-wait]",
             "Send an event through all gates and return its outcomes.\n"
-            "    The payload is JSON or a Python expression:\n"
+            "    The payload is JSON or a Python expression.\n"
             '        %triggers fire model-retraining.on_drift {"score": 0.9} --id drift-7\n'
             "        %triggers fire memory topic=model.drift make_event(3)",
             awaits=True, options={"--id": True, "--no-wait": False}, names="fireable"),
