@@ -163,6 +163,6 @@ def test_two_revisions_are_shown_as_a_diff(kernel):
 def test_a_payload_that_cannot_be_shown_spoils_nothing(kernel):
     kernel.run("class Broken:\n    def __repr__(self): raise RuntimeError('no words')")
     text, _ = shown(kernel, "Event({'x': Broken()}, id='e')")
-    assert "a dict that cannot be shown: RuntimeError: no words" in text
+    assert "<unprintable dict: RuntimeError: no words" in text
     text, html = shown(kernel, "Event({'many': list(range(10**6)), 'long': 'x' * 10**6}, id='e')")
     assert max(len(text), len(html)) < 10_000

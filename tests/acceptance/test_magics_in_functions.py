@@ -36,7 +36,7 @@ def test_in_a_class_body_it_is_one_line(kernel, around):
 def test_in_the_method_of_a_saga_nothing_is_registered(kernel):
     refused = kernel.run("%%saga\n" + saga("fires") + "    def stop(self):\n        %triggers stop\n")
     line, nothing = refused.stderr.splitlines()
-    assert "line 13: %triggers stop waits" in line
+    assert "line 13: %triggers stop needs await" in line
     assert "move it out of stop()" in line
     assert nothing == "nothing registered"
     assert "fires" not in kernel.run("default_lab().sagas").text

@@ -291,7 +291,7 @@ def test_what_the_package_itself_refuses_is_one_line_in_its_own_words(kernel):
 
 def test_a_magic_that_leaves_no_code_to_keep_is_named(kernel):
     result = kernel.run("%%prun -q\n%%saga\n" + saga("profiled"))
-    assert "its code is not kept" in result.shown[0]["text/plain"]
+    assert "its code is not stored" in result.shown[0]["text/plain"]
 
 
 # --- two notebooks ---

@@ -555,7 +555,7 @@ def test_a_stream_cannot_be_retried() -> None:
     [
         ({"saga_name": "a.b"}, "saga_name='a.b' must be a string without '.'"),
         ({"saga_name": "  "}, "saga_name='  ' must be a string"),
-        ({"saga_name": 5}, "saga_name=5 must be a non-empty string"),
+        ({"saga_name": 5}, "saga_name=5 must be a string"),
         ({"on_failure": "stop"}, "on_failure='stop' must be 'compensate' or 'hold'"),
         ({"trigger_config": {}}, "trigger_config={} must be a TriggerConfig"),
         ({"listeners": [object]}, "which is not a SagaListener instance"),
