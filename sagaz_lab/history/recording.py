@@ -22,7 +22,7 @@ from sagaz_lab.history.times import read_time
 from sagaz_lab.model.event import NO_HEADERS, payload_as_sent
 from sagaz_lab.model.options import Placed
 from sagaz_lab.model.source_traits import TRAITS
-from sagaz_lab.sources.unsettled import Unsettled, taken
+from sagaz_lab.sources.unsettled import Unsettled, pop_first
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
@@ -63,7 +63,7 @@ class RecordingSource:
         self._ahead: deque[Delivery] = deque()
         self._unsettled = Unsettled(self._clock)
         self._pace: tuple[float, float] | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._pace = None
@@ -109,7 +109,7 @@ class RecordingSource:
             started, first = self._pace
             wait_s = started + (recorded - first) / speed - now
             if wait_s <= _SOON_S:
-                deliveries = taken(ahead, _due(islice(ahead, limit), first + (now - started) * speed))
+                deliveries = pop_first(ahead, _due(islice(ahead, limit), first + (now - started) * speed))
                 self._unsettled.add(deliveries)
                 return deliveries
             await self._unsettled.wait(wait_s)
@@ -207,27 +207,27 @@ class RecordingSource:
         moment, field = read_time(value), self._fields.timestamp or "timestamp"
         if moment is None:
             if value is None or value == "":
-                self._tell("a row has no time in %r; the current time is used", field)
+                self._warn_once("a row has no time in %r; the current time is used", field)
             else:
-                self._tell_unreadable(number, field, value)
+                self._report_unreadable(number, field, value)
             return None
         if moment.tzinfo is None:
-            self._tell("times without a zone, such as %s, are read as UTC", moment)
+            self._warn_once("times without a zone, such as %s, are read as UTC", moment)
             return moment.replace(tzinfo=UTC)
         return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
-    def _tell_unreadable(self, number: int, field: str, value: Any) -> None:
+    def _report_unreadable(self, number: int, field: str, value: Any) -> None:
         """Report the first unreadable time only."""
-        if field not in self._told:
-            self._told.add(field)
+        if field not in self._warned:
+            self._warned.add(field)
             text = f"{field!r} of row {number} is {repr(value)[:80]}, not a readable time"
             forms = "(ISO 8601, RFC 2822, a number); such rows get the current time"
             self._report(f"{self.name}:{field}", f"{self.name}: {text} {forms}")
 
-    def _tell(self, what: str, fact: object) -> None:
+    def _warn_once(self, what: str, fact: object) -> None:
         """Log each kind of warning once."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             logger.warning("%s: %s", self.name, what % (fact,))
 
 

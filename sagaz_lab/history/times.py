@@ -35,7 +35,7 @@ def read_time(value: Any) -> datetime | None:
 
 def _read_text(text: str) -> datetime:
     if text.isdecimal() and len(text) == 14:
-        return datetime.strptime(text, "%Y%m%d%H%M%S")  # noqa: DTZ007  the caller says which zone is meant
+        return datetime.strptime(text, "%Y%m%d%H%M%S")  # noqa: DTZ007  the caller sets the zone
     if _NUMBER.fullmatch(text) and len(text) != 8:
         return _since_epoch(int(text) if text.lstrip("+-").isdecimal() else float(text))
     try:

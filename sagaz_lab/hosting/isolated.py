@@ -31,7 +31,7 @@ class Once:
     def __init__(self) -> None:
         self._future: Future[None] = Future()
 
-    def tell(self) -> None:
+    def set(self) -> None:
         with suppress(InvalidStateError):  # already set
             self._future.set_result(None)
 
@@ -51,11 +51,11 @@ class Once:
             if not waiter.done():
                 waiter.set_result(None)
 
-        def told() -> None:
+        def wake_there() -> None:
             with suppress(RuntimeError):  # that loop is closed: no waiter is left
                 here.call_soon_threadsafe(wake)
 
-        self.then(told)
+        self.then(wake_there)
         await waiter
 
 
@@ -88,7 +88,7 @@ class Shipped(Generic[T]):
 
     def _follow(self, task: asyncio.Task[T]) -> None:
         self._task = task
-        task.add_done_callback(lambda _: self.ended.tell())
+        task.add_done_callback(lambda _: self.ended.set())
 
     def cancel(self) -> None:
         with suppress(RuntimeError):  # closed loop: the task has ended

@@ -305,7 +305,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
         compensations=MappingProxyType(compensations),
         recoveries=MappingProxyType(recoveries),
         triggers=MappingProxyType(triggers),
-        plan=_plan(name, actions, told=bool(hooks)),
+        plan=_plan(name, actions, hooked=bool(hooks)),
         listeners=listeners,
         hooks=hooks,
         config=cls.trigger_config,
@@ -360,7 +360,7 @@ def _listeners(name: str, cls: type[Saga]) -> tuple[SagaListener, ...]:
     return tuple(cls.listeners)
 
 
-def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
+def _plan(saga: str, actions: Mapping[str, Action], *, hooked: bool) -> Plan:
     dependents: dict[str, list[str]] = {name: [] for name in actions}
     for one in actions.values():
         for needed in one.depends_on:
@@ -382,7 +382,7 @@ def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
             needs.difference_update(free)
     roots = tuple(name for name, one in actions.items() if not one.depends_on)
     chain = len(roots) == 1 and all(len(d) <= 1 for d in dependents.values())
-    linear = chain and not told and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
+    linear = chain and not hooked and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
     return Plan(
         tuple(order),
         roots,

@@ -13,7 +13,7 @@ BEAT_S = 0.25
 BUSY_S = 1.0
 """Shorter blocks are ignored."""
 
-TELL_S = 1.0
+REPORT_EVERY_S = 1.0
 
 Listener = Callable[[float], None]
 
@@ -39,7 +39,7 @@ class Watchman:
             cls._of[loop] = cls(loop)
         return cls._of[loop]  # type: ignore[return-value]
 
-    def tell(self, listener: Listener) -> None:
+    def listen(self, listener: Listener) -> None:
         """Add a bound method as listener for as long as its object lives."""
         if not any(known() == listener for known in self._listeners):
             self._listeners.append(WeakMethod(listener))
@@ -64,7 +64,7 @@ class Watchman:
             busy_s = time.monotonic() - self._beat
             if busy_s < BUSY_S + BEAT_S:
                 told = 0.0
-            elif busy_s >= told + TELL_S:
+            elif busy_s >= told + REPORT_EVERY_S:
                 told = busy_s
                 for known in self._listeners:
                     if (listener := known()) is not None:

@@ -117,15 +117,15 @@ def _state(source: SourceStatus) -> str:
     return source.state + error + (f", {source.lost} lost" if source.lost else "")
 
 
-def status_card(status: Status, zone: tzinfo = UTC, stands: str = "") -> Card:
-    """Times are in `zone`; `stands` replaces "started" or "not started"."""
+def status_card(status: Status, zone: tzinfo = UTC, state: str = "") -> Card:
+    """Times are in `zone`; `state` replaces "started" or "not started"."""
     sources = [(s.name, _state(s), clock_time(s.since, zone), s.received, ", ".join(s.read_by)) for s in status.sources]
     triggers = [(t.name, t.source, t.state, f"r{t.revision}", *(t.counts.get(name, 0) for name in _COUNTS))
                 for t in status.triggers]  # fmt: skip
     runs = [(r.run_id, r.saga, f"r{r.revision}", ", ".join(f"{name}: {how}" for name, how in r.actions.items()))
             for r in status.runs[:OUTCOMES]]  # fmt: skip
-    stands = stands or ("started" if status.started else "not started")
-    head = f"{stands}{', isolated' if status.isolated else ''}, {status.runs_in_flight} runs in flight"
+    state = state or ("started" if status.started else "not started")
+    head = f"{state}{', isolated' if status.isolated else ''}, {status.runs_in_flight} runs in flight"
     tables = ((_SOURCE_COLUMNS, sources), (_TRIGGER_COLUMNS, triggers), (_RUN_COLUMNS, runs))
     warnings = [" ".join(warning.split()) for warning in status.warnings[-WARNINGS:]]
     if (more := len(status.warnings) - WARNINGS) > 0:

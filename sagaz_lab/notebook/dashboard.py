@@ -27,7 +27,7 @@ from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.notebook.busy import Watchman
 from sagaz_lab.notebook.feed import Feed, State
-from sagaz_lab.notebook.orders import obey
+from sagaz_lab.notebook.orders import execute
 from sagaz_lab.notebook.picture import picture
 from sagaz_lab.texts import masked_address
 
@@ -37,7 +37,7 @@ MESSAGES_PER_S = 8.0
 limit, 1,000 a second of all kinds. Two a second remain for replies and for a busy kernel."""
 
 SAMPLE_S = 1.0
-EVERY_S = {"sample": SAMPLE_S, "look": 1.0, "anew": 5.0, "still": 10.0}
+EVERY_S = {"sample": SAMPLE_S, "look": 1.0, "refresh": 5.0, "still": 10.0}
 """Intervals: a point of the series; reading live runs; reading failures; the saved picture."""
 
 PICTURES = 5
@@ -89,8 +89,8 @@ class Dashboard(anywidget.AnyWidget):
         self._wanted = asyncio.Event()
         """A view has requested a `full`."""
         self._due = dict.fromkeys(EVERY_S, 0.0)
-        self._told: State = {}
-        self._told_until = 0.0
+        self._sent: State = {}
+        self._sent_until = 0.0
         self._orders: set[asyncio.Task[None]] = set()
         self._pictures: deque[DisplayHandle] = deque(maxlen=PICTURES)
         self.on_msg(self._hear)
@@ -101,7 +101,7 @@ class Dashboard(anywidget.AnyWidget):
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        Watchman.of(self._loop).tell(self._busy)
+        Watchman.of(self._loop).listen(self._busy)
         if self._ticking is None or self._ticking.done() or self._ticking.get_loop() is not self._loop:
             self._wanted = asyncio.Event()
             self._ticking = self._loop.create_task(self._tick_on(), name="dashboard")
@@ -153,10 +153,10 @@ class Dashboard(anywidget.AnyWidget):
     async def _tick(self, now: float) -> None:
         """An isolated Lab is read on its own thread, so that a delay there does not block the kernel."""
         seen = bool(self._views)
-        asked = {name: (seen or name == "sample") and now >= self._due[name] for name in ("sample", "look", "anew")}
+        asked = {name: (seen or name == "sample") and now >= self._due[name] for name in ("sample", "look", "refresh")}
         full = self._wanted.is_set()
         self._wanted.clear()
-        asked["anew"] = asked["anew"] or (full and seen)
+        asked["refresh"] = asked["refresh"] or (full and seen)
         if not (seen or asked["sample"]):
             return
         draw, there = seen and now >= self._due["still"], self._lab.isolated.await_there
@@ -169,18 +169,18 @@ class Dashboard(anywidget.AnyWidget):
             return
         self._due.update((name, now + EVERY_S[name]) for name, done in asked.items() if done)
         if self._views:
-            self._tell(state, full=full)
+            self._send_state(state, full=full)
         if drawn is not None:
             self._due["still"] = now + EVERY_S["still"]
             for shown in self._pictures:
                 shown.update(drawn, raw=True)
 
-    def _tell(self, state: State, *, full: bool) -> None:
+    def _send_state(self, state: State, *, full: bool) -> None:
         """Send a `full` or a `tick`."""
-        before, names = self._told, [trigger["name"] for trigger in state["triggers"]]
+        before, names = self._sent, [trigger["name"] for trigger in state["triggers"]]
         full = full or names != [trigger["name"] for trigger in before.get("triggers", ())]
-        series, numbers = self._feed.series(0.0 if full else self._told_until)
-        self._told, self._told_until = state, self._feed.newest
+        series, numbers = self._feed.series(0.0 if full else self._sent_until)
+        self._sent, self._sent_until = state, self._feed.newest
         if not full:
             state = {name: value for name, value in state.items()
                      if name not in ("sagas", "letters") or value is not before[name]}  # fmt: skip
@@ -226,11 +226,11 @@ class Dashboard(anywidget.AnyWidget):
     async def _obey(self, view: str, content: Mapping[str, Any]) -> None:
         reply: State = {"kind": "reply", "view": view, "id": content.get("id"), "error": None, "result": None}
         try:
-            reply["result"] = await obey(self._lab, content)
+            reply["result"] = await execute(self._lab, content)
         except Exception as error:
             reply["error"] = " ".join(describe(error).split())
         self.send(reply)
-        self._due["anew"] = 0.0
+        self._due["refresh"] = 0.0
 
     def close(self) -> None:
         """Remove it from all pages. `lab.dashboard()` creates a new one."""

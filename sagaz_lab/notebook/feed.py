@@ -67,14 +67,14 @@ class Feed:
         self._ended = -1
         self._unread = ""
 
-    async def now(self, *, sample: bool, look: bool, anew: bool) -> State:
+    async def now(self, *, sample: bool, look: bool, refresh: bool) -> State:
         """The current state, after adding a point (`sample`) and reading the store (`look`) if due."""
         status = self._lab.status()
         if sample and self._lab.is_open:
             self._sample(status)
-        if (look or anew) and self._lab.is_open:
+        if (look or refresh) and self._lab.is_open:
             try:
-                await self._look(status, anew=anew)
+                await self._look(status, refresh=refresh)
                 self._unread = ""
             except StoreError as error:
                 if (told := describe(error)) != self._unread:
@@ -147,8 +147,8 @@ class Feed:
             "letters": self._letters,
         }
 
-    async def _look(self, status: Status, *, anew: bool) -> None:
-        """Read the actions of live runs and, if a run has ended or `anew`, the runs that need a person."""
+    async def _look(self, status: Status, *, refresh: bool) -> None:
+        """Read the actions of live runs and, if a run has ended or `refresh`, the runs that need a person."""
         lab = self._lab
         runs = list(_first(status.runs))
         stored = await self._read(lambda: {run.run_id: lab.store.run(run.run_id) for run in runs})
@@ -159,7 +159,7 @@ class Feed:
         self._actions = actions
         ended = sum(t.counts["dead"] + sum(n for how, n in t.ends.items() if how != "completed")
                     for t in status.triggers)  # fmt: skip
-        if anew or ended != self._ended:
+        if refresh or ended != self._ended:
             self._ended = ended
             await self._read_what_failed(status)
 

@@ -115,7 +115,7 @@ def _picture(figure: Any) -> dict[str, Any]:
     try:
         file = BytesIO()
         figure.savefig(file, format="png", bbox_inches="tight")
-    except Exception as error:  # noqa: BLE001  it is the user's
+    except Exception as error:  # noqa: BLE001  user code may raise anything
         return {"text/plain": f"a figure that cannot be drawn: {describe(error)}"}
     return {"image/png": b64encode(file.getvalue()).decode(), "text/plain": repr(figure)}
 
@@ -123,22 +123,22 @@ def _picture(figure: Any) -> dict[str, Any]:
 class _Finder(MetaPathFinder):
     """Notices the import of matplotlib's list of figures."""
 
-    def __init__(self, tell: Callable[[Any], None]) -> None:
-        self._tell = tell
+    def __init__(self, notify: Callable[[Any], None]) -> None:
+        self._notify = notify
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != PYLAB:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Telling(spec.loader, self._tell)
+            spec.loader = _Notifying(spec.loader, self._notify)
         return spec
 
 
-class _Telling(Loader):
-    def __init__(self, loader: Any, tell: Callable[[Any], None]) -> None:
+class _Notifying(Loader):
+    def __init__(self, loader: Any, notify: Callable[[Any], None]) -> None:
         self._loader = loader
-        self._tell = tell
+        self._notify = notify
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -149,4 +149,4 @@ class _Telling(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._tell(module)
+        self._notify(module)

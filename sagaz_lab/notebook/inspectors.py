@@ -106,7 +106,7 @@ def _moment(at: float) -> str:
 
 
 def _event_facts(event: Event) -> Facts:
-    facts: Facts = [("timestamp", Said(f"{event.timestamp:%Y-%m-%d %H:%M:%S.%f %Z}")), ("attempt", event.attempt)]
+    facts: Facts = [("timestamp", Verbatim(f"{event.timestamp:%Y-%m-%d %H:%M:%S.%f %Z}")), ("attempt", event.attempt)]
     if event.key is not None:
         facts.append(("key", event.key))
     if event.headers:
@@ -117,26 +117,26 @@ def _event_facts(event: Event) -> Facts:
 def _inputs(run: RunView) -> Facts:
     facts: Facts = []
     if run.event is not None:
-        facts += [("event", Said(f"{run.event.id} from {run.event.source}")), ("payload", run.event.payload)]
+        facts += [("event", Verbatim(f"{run.event.id} from {run.event.source}")), ("payload", run.event.payload)]
     return [*facts, *([("context", dict(run.context))] if run.context else [])]
 
 
 # --- values ---
 
 
-class Said(str):
-    """A string shown without quotes."""
+class Verbatim(str):
+    """A string value_text without quotes."""
 
     __slots__ = ()
 
 
-def shown(value: object) -> str:
+def value_text(value: object) -> str:
     """The value's `repr`, shortened, or the error if its `repr` fails."""
-    if isinstance(value, Said):
+    if isinstance(value, Verbatim):
         return str(value)
     try:
         return shortened(pformat(_bounded(value, DEPTH), width=100, compact=True, sort_dicts=False), VALUE)
-    except Exception as error:  # noqa: BLE001  it is the user's
+    except Exception as error:  # noqa: BLE001  user code may raise anything
         return f"<unprintable {type(value).__name__}: {describe(error)}>"
 
 
@@ -165,7 +165,7 @@ def _bounded(value: Any, depth: int) -> Any:
 def _facts_html(facts: Facts) -> Markup:
     look = "text-align:left;vertical-align:top"
     code = "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:anywhere"
-    rows = [tag("tr", tag("td", name, style=look), tag("td", tag("pre", shown(value), style=code), style=look))
+    rows = [tag("tr", tag("td", name, style=look), tag("td", tag("pre", value_text(value), style=code), style=look))
             for name, value in facts]  # fmt: skip
     return tag("table", tag("tbody", *rows), style=AT_LEFT)
 
@@ -174,7 +174,7 @@ def _facts_text(facts: Facts) -> list[str]:
     wide = max(len(name) for name, _ in facts)
     lines = []
     for name, value in facts:
-        first, *more = shown(value).splitlines() or [""]
+        first, *more = value_text(value).splitlines() or [""]
         lines += [f"  {name:<{wide}}  {first}", *(f"  {'':<{wide}}  {line}" for line in more)]
     return lines
 

@@ -211,12 +211,12 @@ class Magics:
         return runs[runs["status"] == status].head(limit).reset_index(drop=True)
 
     async def _resume_run(self, line: Line) -> RunStatus:
-        return self._told(_first(line), await self._lab.resume_run(_first(line), line.options.get("--from")))
+        return self._with_error(_first(line), await self._lab.resume_run(_first(line), line.options.get("--from")))
 
     async def _compensate_run(self, line: Line) -> RunStatus:
-        return self._told(_first(line), await self._lab.compensate_run(_first(line)))
+        return self._with_error(_first(line), await self._lab.compensate_run(_first(line)))
 
-    def _told(self, run_id: str, status: RunStatus) -> RunStatus:
+    def _with_error(self, run_id: str, status: RunStatus) -> RunStatus:
         """Print the error here too: the cell that started the triggers may be far away."""
         if status is not RunStatus.COMPLETED and (error := self._lab.run(run_id).error):
             print(f"run {run_id} {status}: {error}", file=sys.stderr)

@@ -23,7 +23,7 @@ Order = Mapping[str, Any]
 Result = Mapping[str, Any] | None
 
 
-async def obey(lab: Lab, order: Order) -> Result:
+async def execute(lab: Lab, order: Order) -> Result:
     """Execute it; returns the reply. Raises the Lab's errors, and `UnknownName` for an unknown command."""
     name = str(order.get("cmd"))
     if name not in _ORDERS:

@@ -106,7 +106,7 @@ def _level_of(text: str) -> str | None:
     record, _level.record = _level.record, None
     try:
         return record.levelname if record is not None and record.getMessage() in text else None
-    except Exception:  # noqa: BLE001  the record's arguments do not fit its text: `logging` says so itself
+    except Exception:  # noqa: BLE001  `logging` itself reports arguments that do not fit
         return None
 
 

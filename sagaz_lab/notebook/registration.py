@@ -110,7 +110,7 @@ class Registration:
         dropped = staged.classes[cell.first :] + self._to_shadow[cell.first_shadow :]
         del staged.classes[cell.first :], self._to_shadow[cell.first_shadow :]
         if dropped or is_saga_cell(cell.info.raw_cell or ""):
-            tell(self._nothing_registered(dropped))
+            print_warning(self._nothing_registered(dropped))
 
     def _commit(
         self, staged: Staged, cell: Cell, result: Any, to_shadow: list[type[Saga]], names: dict[str, Any] | None
@@ -124,11 +124,11 @@ class Registration:
             begun = self._lab.shadows.begin(*{_name(cls): cls for cls in to_shadow}.values()) if to_shadow else []
         except SagazLabError as error:
             what = "no shadow began" if names is not None else self._nothing_registered(staged.classes)
-            tell(f"{what}: {error}")
+            print_warning(f"{what}: {error}")
             result.error_in_exec = error  # stops "run all" here
             return
         if cell.announced and not staged.classes and not to_shadow:
-            tell("%%saga: this cell defines no saga")
+            print_warning("%%saga: this cell defines no saga")
         as_cards = bool(cell.announced) and not any(cell.announced)
         left = dict(self._leftovers.found(cell.info, [*staged.classes, *to_shadow]))
         on_card = list(left.values()) if changes and as_cards else []
@@ -210,6 +210,6 @@ def _name(cls: type[Saga]) -> str:
     return cls.__definition__.name if cls.__definition__ else cls.__name__
 
 
-def tell(line: str) -> None:
+def print_warning(line: str) -> None:
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)

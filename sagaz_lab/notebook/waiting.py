@@ -21,7 +21,7 @@ from sagaz_lab.notebook.markup import shortened
 from sagaz_lab.notebook.reports import CellReports
 
 LOOK_EVERY_S = 0.25
-TELL_EVERY_S, LATER_EVERY_S = 0.5, 5.0
+PRINT_EVERY_S, LATER_EVERY_S = 0.5, 5.0
 LINES_AT_ONCE = 3
 MANY_LINES = 200
 """After this many lines, print less often: a cell's output is saved in the notebook."""
@@ -116,14 +116,14 @@ class Watch:
         return f"{n} event{'s' if n != 1 else ''}{kinds and f': {kinds}'}{ends and f'; runs: {ends}'}"
 
 
-class Teller:
+class Printer:
     """Prints a few lines at a time, failures first, and counts the rest."""
 
     def __init__(self) -> None:
-        self._told = 0
+        self._printed = 0
         self._next = 0.0
 
-    def tell(self, watch: Watch, reports: CellReports, *, last: bool = False) -> None:
+    def print_news(self, watch: Watch, reports: CellReports, *, last: bool = False) -> None:
         for report in reports.take():
             print(report, file=sys.stderr)
         if not watch.news or (time.monotonic() < self._next and not last):
@@ -133,8 +133,8 @@ class Teller:
             print(shortened(" ".join(line.split()), 300))
         if len(news) > LINES_AT_ONCE:
             print(f"... and {len(news) - LINES_AT_ONCE} more")
-        self._told += min(len(news), LINES_AT_ONCE + 1)
-        self._next = time.monotonic() + (TELL_EVERY_S if self._told < MANY_LINES else LATER_EVERY_S)
+        self._printed += min(len(news), LINES_AT_ONCE + 1)
+        self._next = time.monotonic() + (PRINT_EVERY_S if self._printed < MANY_LINES else LATER_EVERY_S)
 
 
 async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellReports, until: Until,
@@ -148,7 +148,7 @@ async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellRepor
     if not lab.is_open and starting is None and (handle is None or not until.idle):
         raise mistake("wait", "no trigger is started; run %triggers start first")
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
-    teller, was_started = Teller(), False
+    printer, was_started = Printer(), False
     watched = [asyncio.ensure_future(_connected(starting))]
     if until.idle:
         watched.append(asyncio.ensure_future(lab.drain()))
@@ -156,7 +156,7 @@ async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellRepor
     try:
         with reports:
             while not _met(watch, until, watched):
-                teller.tell(watch, reports)
+                printer.print_news(watch, reports)
                 is_started = lab.status().started
                 if was_started and not is_started:
                     return None
@@ -167,7 +167,7 @@ async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellRepor
     finally:
         for one in watched:
             one.cancel()
-        teller.tell(watch, reports, last=True)
+        printer.print_news(watch, reports, last=True)
         print(watch.summary())
 
 

@@ -156,9 +156,9 @@ class Stopwatch(NamedTuple):
 
     def __str__(self) -> str:
         wall_s, user_s, sys_s = (now - then for now, then in zip(Stopwatch.start(), self, strict=True))
-        cpu = f"user {_told(user_s)}, sys: {_told(sys_s)}, total: {_told(user_s + sys_s)}"
-        return f"CPU times: {cpu}\nWall time: {_told(wall_s)}"
+        cpu = f"user {_duration(user_s)}, sys: {_duration(sys_s)}, total: {_duration(user_s + sys_s)}"
+        return f"CPU times: {cpu}\nWall time: {_duration(wall_s)}"
 
 
-def _told(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

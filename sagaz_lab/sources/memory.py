@@ -13,7 +13,7 @@ from sagaz_lab.abc import Delivery, Event, Outcomes, SourceTraits, Surroundings
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.event import NO_HEADERS
 from sagaz_lab.model.source_traits import TRAITS
-from sagaz_lab.sources.unsettled import Unsettled, taken
+from sagaz_lab.sources.unsettled import Unsettled, pop_first
 
 CAPACITY = 10_000
 
@@ -82,7 +82,7 @@ class MemorySource:
         ledger, buffer = self.ledger, self.buffered
         while not (deliveries := ledger.take(limit)):
             if buffer:
-                deliveries = taken(buffer, limit)
+                deliveries = pop_first(buffer, limit)
                 ledger.add(deliveries)
                 self._emptied.set()
                 break

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from sagaz_lab.abc import Delivery
 from sagaz_lab.errors import LeaseLost, SourceError, SourceUnavailable, without_credentials
-from sagaz_lab.sources.unsettled import taken
+from sagaz_lab.sources.unsettled import pop_first
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
@@ -48,7 +48,7 @@ class ReadAhead:
 
     def take(self) -> list[Delivery]:
         """Remove and return up to `limit` ready deliveries."""
-        deliveries = taken(self.ready, self.limit)
+        deliveries = pop_first(self.ready, self.limit)
         if len(self.ready) <= self.limit:
             self._wanted.set()
         return deliveries

@@ -70,7 +70,7 @@ class RedisPublisher:
         stopped: set[str] = set()
         left = list(publications)
         while left:
-            now, later = _stretches(left)
+            now, later = _split_at_topic_changes(left)
             for publication, reply in zip(now, await self._add(now), strict=True):
                 if isinstance(reply, ResponseError) and publication.order not in stopped:
                     refused[publication.id] = SourceError(
@@ -125,7 +125,7 @@ class RedisPublisher:
             raise SourceUnavailable(f"Redis at {self._at}: {describe(error)}") from error
 
 
-def _stretches(publications: Sequence[Publication]) -> tuple[list[Publication], list[Publication]]:
+def _split_at_topic_changes(publications: Sequence[Publication]) -> tuple[list[Publication], list[Publication]]:
     """Split off, for each run, the publications before its topic changes."""
     topics: dict[str, str | None] = {}
     now, later = [], []

@@ -41,7 +41,7 @@ class Unsettled:
 
     def take(self, limit: int) -> list[Delivery]:
         """Hand out deliveries that are queued, or given back and due."""
-        deliveries = taken(self._again, limit)
+        deliveries = pop_first(self._again, limit)
         self._waiting.difference_update([delivery.token for delivery in deliveries])
         return deliveries
 
@@ -100,7 +100,7 @@ class Unsettled:
         self._again = deque(self.open.values())
 
     def revoke(self) -> None:
-        """The broker has taken everything back: settling or giving back is stale from now on."""
+        """The broker has pop_first everything back: settling or giving back is stale from now on."""
         self._end_delays()
         self._revoked = set(self.open)
         for kept in (self.open, self._again, self._waiting):
@@ -124,7 +124,7 @@ class Unsettled:
             delay.cancel()
 
 
-def taken(queue: deque[Delivery], limit: int) -> list[Delivery]:
+def pop_first(queue: deque[Delivery], limit: int) -> list[Delivery]:
     """Remove and return the first `limit`."""
     if len(queue) > limit:
         return [queue.popleft() for _ in range(limit)]

@@ -309,7 +309,7 @@ class EngineSuite:
 
     async def test_an_abandoned_run_is_left_as_it_stands_and_can_be_resumed(self, engine: Engine) -> None:
         if engine.traits.own_history:
-            pytest.skip("its runs go on elsewhere")
+            pytest.skip("its runs continue elsewhere")
         waits = asyncio.Event()
 
         async def wait(ctx: Any) -> None:

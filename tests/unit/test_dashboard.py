@@ -134,7 +134,7 @@ def test_a_loop_that_is_gone_is_not_kept() -> None:
     listener = Listener()
 
     async def watch() -> None:
-        Watchman.of(asyncio.get_running_loop()).tell(listener.hear)
+        Watchman.of(asyncio.get_running_loop()).listen(listener.hear)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(watch())

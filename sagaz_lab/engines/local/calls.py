@@ -36,7 +36,7 @@ class ActiveStep(Struct, eq=False):
     trial: int = 1
     suffix: str = ""
     cancelled: bool = False
-    told: bool = False
+    stop_requested: bool = False
     progress: ActionProgress | None = None
     stopping_since: float | None = None
     channels: Mapping[str, Channel] | None = None
@@ -77,7 +77,7 @@ class ActiveStep(Struct, eq=False):
         return publications or ()
 
     def stop(self) -> None:
-        self.cancelled = self.told = True
+        self.cancelled = self.stop_requested = True
 
 
 async def invoke(
@@ -131,13 +131,13 @@ async def _in_thread(call: Call, step: ActiveStep, timeout_s: float | None, thre
             await asyncio.wait([call.future])
         elif not await _in_time(call, timeout_s):
             step.cancelled = True
-            await _returned(call, step, threads, told=False)
+            await _returned(call, step, threads, stop_requested=False)
             raise ActionTimeout(step.name, timeout_s)
         return call.future.result()
     except asyncio.CancelledError:
         begun = not threads.withdraw(call)
-        if begun and step.told:
-            await _returned(call, step, threads, told=True)
+        if begun and step.stop_requested:
+            await _returned(call, step, threads, stop_requested=True)
         elif begun:
             call.future.add_done_callback(_noted)
         raise
@@ -156,7 +156,7 @@ async def _in_time(call: Call, timeout_s: float) -> bool:
     return False
 
 
-async def _returned(call: Call, step: ActiveStep, threads: Threads, *, told: bool) -> None:
+async def _returned(call: Call, step: ActiveStep, threads: Threads, *, stop_requested: bool) -> None:
     """Wait until the thread has returned. The first stop keeps waiting; another cancellation abandons it."""
     step.stopping_since = time.monotonic()
     stopped: asyncio.CancelledError | None = None
@@ -166,9 +166,9 @@ async def _returned(call: Call, step: ActiveStep, threads: Threads, *, told: boo
             if not call.future.done():
                 threads.replace(call)
         except asyncio.CancelledError as error:
-            if told or not step.told:
+            if stop_requested or not step.stop_requested:
                 raise
-            told, stopped = True, error
+            stop_requested, stopped = True, error
     step.stopping_since = None
     _noted(call.future)
     if stopped is not None:

@@ -117,7 +117,7 @@ class LocalEngine:
                 own = run.origin.copy()
                 try:
                     told = "on_saga_start" in run.definition.hooks
-                    work = (self._told(run) if told else self.execute(run)).__await__()
+                    work = (self._with_listeners(run) if told else self.execute(run)).__await__()
                     awaited = own.run(next, work, _ENDED)
                 except BaseException as error:
                     run.close(error)
@@ -165,7 +165,7 @@ class LocalEngine:
 
     # --- one run ---
 
-    async def _told(self, run: Attempt) -> None:
+    async def _with_listeners(self, run: Attempt) -> None:
         """Call the listeners, then execute the attempt."""
         await tell(run.definition.hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
         await self.execute(run)

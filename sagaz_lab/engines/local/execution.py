@@ -319,7 +319,7 @@ class Execution:
         """An action ended while the run was being stopped: it is undone all the same."""
         if done.error is None:
             self._progress.take_value(done)
-        elif self._run.steps[done.name].told:
+        elif self._run.steps[done.name].stop_requested:
             self._progress.cut_off.add(done.name)
         else:
             self._progress.fail(done.name, done.error)

@@ -107,7 +107,7 @@ class Threads:
             self._running.discard(call)
             self._alive -= 1
             self._has_thread()
-        self._tell(
+        self._report_call(
             f"stuck:{call.label}",
             f"{call.label} was stopped but its thread has not returned; another thread replaces it. Make it "
             "return once ctx.cancelled is true, and set time-outs on its calls",
@@ -153,13 +153,13 @@ class Threads:
             waiting, running = max(1, self._queued - self._idle), list(self._running)
         label, count = Counter(one.label for one in running).most_common(1)[0] if running else ("others", 0)
         longest_s = max((time.monotonic() - (one.begun_at or self._told_at) for one in running), default=0.0)
-        self._tell(
+        self._report_call(
             "threads",
             f"{waiting} plain `def` step(s) wait for a thread, {call.label} for {WAITED_S:g} s: all {self.limit} are "
             f"taken, {count} by {label}, the longest for {longest_s:.0f} s; set timeout_s= on steps that may hang, or "
             "raise Lab(threads=)",
         )
 
-    def _tell(self, kind: str, text: str) -> None:
+    def _report_call(self, kind: str, text: str) -> None:
         if self._report is not None:
             self._report(kind, text)

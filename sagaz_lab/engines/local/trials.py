@@ -70,7 +70,7 @@ class Trials:
                 error, failed = await own_error(raised, name, step), None
             step.end_trial()
             spent = step.trial >= first + action.max_retries
-            if spent or step.told or step.reading or is_permanent(error):
+            if spent or step.stop_requested or step.reading or is_permanent(error):
                 return Done(name, None, error)
             await waited(self._run.append([failure_record(run, self._clock, name, step.trial, error)]))
             await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
@@ -91,7 +91,7 @@ class Trials:
         async def pump() -> None:
             waiting = True
             async for record in records:
-                if step.told:  # it swallowed the cancellation
+                if step.stop_requested:  # it swallowed the cancellation
                     return
                 if waiting:
                     waiting = False
@@ -138,7 +138,7 @@ async def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseEx
             and task.cancelling()
             and ((run.cancelling and not run.stopping) or run.abandoned or loop_ends())
         )
-        if step.told or asked:
+        if step.stop_requested or asked:
             raise error
         await uncancel()
         wrapped = RunError(f"action {name!r} raised CancelledError by itself")

@@ -24,7 +24,7 @@ class Parts:
     def read(self, name: str, get: Callable[[], T], otherwise: T) -> T:
         try:
             return get()
-        except Exception as error:  # noqa: BLE001  # damaged values fail in any way
+        except Exception as error:  # noqa: BLE001  # damaged values may raise anything
             self.note(name, describe(error))
             return otherwise
 

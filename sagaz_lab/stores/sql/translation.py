@@ -194,11 +194,11 @@ def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts
     found_event = decode_event(event, artifacts)
     if found_event is not None and isinstance(payload_as_sent(found_event), Damaged):
         parts.note("event", payload_as_sent(found_event).why)
-    stands = as_status(status)
-    if stands != status:
+    readable = as_status(status)
+    if readable != status:
         parts.note("status", f"it is {as_text(status)!r}")
     return StoredRun(
-        run_id, as_text(saga), revision, as_text(trigger), found_event, values, stands, attempt, started_at, retry_at,
+        run_id, as_text(saga), revision, as_text(trigger), found_event, values, readable, attempt, started_at, retry_at,
         history, ended_at, as_text(error), parts.damage,
     )  # fmt: skip
 

@@ -96,11 +96,11 @@ class Writer:
     def _report(self, writes: Sequence[Write]) -> None:
         elsewhere = [write for write in writes if write.loop is not None]
         for write in elsewhere:
-            _tell(write.loop, [write])
-        _tell(self._loop, [write for write in writes if write.loop is None] if elsewhere else writes)
+            _deliver(write.loop, [write])
+        _deliver(self._loop, [write for write in writes if write.loop is None] if elsewhere else writes)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, writes: Sequence[Write]) -> None:
+def _deliver(loop: asyncio.AbstractEventLoop, writes: Sequence[Write]) -> None:
     with suppress(RuntimeError):  # the loop is closed: no waiter is left
         loop.call_soon_threadsafe(_settle, writes)
 

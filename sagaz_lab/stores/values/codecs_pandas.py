@@ -131,5 +131,5 @@ def restore(packed: dict[str, Any]) -> Any:
         return moment
     try:
         return moment.tz_localize("UTC").tz_convert(packed["zone"])
-    except Exception:  # noqa: BLE001  # three libraries of zones, each with errors of its own
+    except Exception:  # noqa: BLE001  # three zone libraries with different errors
         return moment.tz_localize("UTC").tz_convert(timezone(timedelta(seconds=packed.get("offset_s", 0.0))))

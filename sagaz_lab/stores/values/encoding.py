@@ -185,7 +185,7 @@ def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str)
 def _shown(payload: Any) -> str:
     try:
         return repr(payload)[:10_000]
-    except BaseException as error:  # noqa: BLE001  of the user's class
+    except BaseException as error:  # noqa: BLE001  raised by a user class
         return f"<unprintable {type(payload).__name__}: {describe(error)}>"
 
 
@@ -200,7 +200,7 @@ def decode_event(
         return None
     try:
         return _event_from(text, artifacts, load)
-    except Exception as error:  # noqa: BLE001  # damaged values fail in any way
+    except Exception as error:  # noqa: BLE001  # damaged values may raise anything
         shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else str(text)
         return Event(Damaged(shown, f"the stored event cannot be read: {describe(error)}"), id or _id_in(shown))
 
@@ -258,7 +258,7 @@ def _part(packed: Any, artifacts: Artifacts | None) -> Any:
         return ArtifactRef(packed, artifacts)
     try:
         return unpack(packed, artifacts)
-    except Exception:  # noqa: BLE001  # damaged, or its library is missing: who asks for the value hears of it
+    except Exception:  # noqa: BLE001  # damaged or without its library: raised on access
         return ArtifactRef(packed, artifacts)
 
 
