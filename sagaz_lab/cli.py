@@ -28,7 +28,7 @@ from sagaz_lab.hosting.opening import DEFAULT_STORE
 from sagaz_lab.hosting.views import open_letters
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
-from sagaz_lab.model.wrong_calls import explained
+from sagaz_lab.model.wrong_calls import explain
 from sagaz_lab.texts import SafeFilter, masked, printable
 
 OK, FAILED = 0, 1
@@ -169,7 +169,7 @@ def load(name: str) -> None:
     except SagazLabError:
         raise
     except (Exception, *NO_EXCEPTIONS) as error:
-        said = f"TypeError: {text}" if (text := explained(error)) else describe(error)
+        said = f"TypeError: {text}" if (text := explain(error)) else describe(error)
         raise CommandFailed(f"{name} cannot be imported: {said}{_place(error)}") from error
 
 

@@ -116,7 +116,7 @@ class Shipped(Generic[T]):
     def is_over(self) -> bool:
         return self.ended.happened or self._loop.is_closed()
 
-    async def to_its_end(self) -> T:
+    async def run_to_end(self) -> T:
         """Await it; a first cancellation cancels it and waits for its end, a second one abandons it."""
         asked = False
         while not self.ended.happened:
@@ -158,7 +158,7 @@ class Isolated:
         """Run the coroutine on the isolated loop; returns or raises its result."""
         if self.is_here:
             return await work()
-        return await self.ship(work).to_its_end()
+        return await self.ship(work).run_to_end()
 
     def call_there(self, function: Callable[[], T]) -> T:
         """Call the function on the isolated thread; blocks for its result."""

@@ -37,7 +37,7 @@ def apart(value: T) -> T:
     return copied
 
 
-def copied_by(kind: type[T], copy: Callable[[T], T]) -> None:
+def register_container(kind: type[T], copy: Callable[[T], T]) -> None:
     """Register a further container type."""
     _KNOWN[kind] = _COPIES[kind] = copy
 

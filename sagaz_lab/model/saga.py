@@ -15,7 +15,7 @@ from sagaz_lab.model.host import host
 from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
 from sagaz_lab.model.params import ParamsOfTriggers, has_params
 from sagaz_lab.model.policy import TriggerConfig, at_least, backoff, delay_after, positive
-from sagaz_lab.model.signatures import positional, takes
+from sagaz_lab.model.signatures import accepts, positional
 from sagaz_lab.model.trigger import MARK, Trigger, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,7 +127,7 @@ def action(
         owner = f"{decorator} on {function.__qualname__}"
         if not (name is None or (isinstance(name, str) and name.strip())):
             raise DefinitionError(f"{owner}: name={name!r} must be a non-empty string")
-        if not takes(function, 2):
+        if not accepts(function, 2):
             raise DefinitionError(f"{owner}: an action takes (self, ctx)")
         role = Action(
             name=label,
@@ -175,7 +175,7 @@ def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 
         refuse_other_than_function(decorator, function)
         owner = f"{decorator} on {function.__qualname__}"
         takes_result = len(positional(function)) == 3
-        if not takes(function, 2 + takes_result):
+        if not accepts(function, 2 + takes_result):
             raise DefinitionError(f"{owner}: a compensation takes (self, ctx) or (self, ctx, result)")
         if not positive(timeout_s) or not at_least(0, max_retries):
             raise DefinitionError(f"{owner}: timeout_s must be greater than 0, max_retries a whole number, 0 or more")
@@ -208,7 +208,7 @@ def forward_recovery(action_name: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         refuse_other_than_function(decorator, function)
         owner = f"{decorator} on {function.__qualname__}"
-        if not takes(function, 3):
+        if not accepts(function, 3):
             raise DefinitionError(f"{owner}: a forward recovery takes (self, ctx, error)")
         how = _how(function, stream=False)
         _take_role(decorator, function, ForwardRecovery(action_name, function.__name__, how))
@@ -282,7 +282,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
     name = cls.__dict__.get("saga_name") or cls.__name__
     if not isinstance(name, str) or not name.strip() or "." in name:
         raise DefinitionError(f"{cls.__qualname__}: saga_name={name!r} must be a string without '.'")
-    if cls.__init__ is not object.__init__ and not takes(cls.__init__, 1):  # the check is slow and most have none
+    if cls.__init__ is not object.__init__ and not accepts(cls.__init__, 1):  # the check is slow and most have none
         raise DefinitionError(f"{name}: the class must be made without arguments")
     if cls.on_failure not in ("compensate", "hold"):
         raise DefinitionError(f"{name}: on_failure={cls.on_failure!r} must be 'compensate' or 'hold'")

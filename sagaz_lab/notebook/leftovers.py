@@ -68,7 +68,7 @@ class Leftovers:
                     display(button)
 
 
-def claimed_before(lab: Lab, saga: str) -> str:
+def earlier_claims(lab: Lab, saga: str) -> str:
     """A note on claims of earlier runs of the saga's triggers, with the cure; "" if there are none."""
     definition = lab.sagas[saga]
     keyed = [it.name for it in definition.triggers.values() if it.gates.idempotency_key is not None]
@@ -85,7 +85,7 @@ def claimed_before(lab: Lab, saga: str) -> str:
     )
 
 
-def made_elsewhere(lab: Lab, change: Change) -> Iterator[str]:
+def revision_origin(lab: Lab, change: Change) -> Iterator[str]:
     """A note if another kernel or process registered the previous revision."""
     before = change.previous
     if change.is_new and before is not None:

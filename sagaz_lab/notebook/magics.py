@@ -157,7 +157,7 @@ class Magics:
         hold = "--hold" in line.options
         handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated,
                                  fresh="--fresh" in line.options)  # fmt: skip
-        self._reports.belong_here()
+        self._reports.attach_to_cell()
         return self._begun(handle)
 
     async def _begun(self, handle: Handle) -> Handle:

@@ -17,7 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.model.masked_code import masked_code
-from sagaz_lab.model.wrong_calls import explained, is_own_error
+from sagaz_lab.model.wrong_calls import explain, is_own_error
 from sagaz_lab.runtime.registry.code_sources import is_own
 
 
@@ -51,7 +51,7 @@ def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
 
 def _said(error: TypeError) -> str | None:
     """The one line; None unless the error is about a call of this package."""
-    return " ".join(str(error).split()) if is_own_error(error) and _is_ours(error) else explained(error)
+    return " ".join(str(error).split()) if is_own_error(error) and _is_ours(error) else explain(error)
 
 
 def _but_ours(traceback: TracebackType) -> TracebackType | None:

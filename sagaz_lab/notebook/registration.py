@@ -15,7 +15,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.notebook.cards import change_card, change_line
 from sagaz_lab.notebook.cells import is_saga_cell
-from sagaz_lab.notebook.leftovers import Leftovers, claimed_before, made_elsewhere
+from sagaz_lab.notebook.leftovers import Leftovers, earlier_claims, revision_origin
 from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadow_counts, shadow_line
 from sagaz_lab.notebook.wrapped import Stopwatch
@@ -118,7 +118,7 @@ class Registration:
         shadows = dict(self._lab.shadows)
         try:
             if names is not None:
-                self._put_back_helpers(names)
+                self._restore_helpers(names)
             changes = self._lab.registry.commit(staged) if staged.classes else []
             noticed = self._lab.registry.refresh()
             begun = self._lab.shadows.begin(*{_name(cls): cls for cls in to_shadow}.values()) if to_shadow else []
@@ -138,13 +138,13 @@ class Registration:
             print(line)
         self._leftovers.offer(left)
         self._show(noticed, as_cards=False)
-        self._tell_outdated()
+        self._report_outdated()
         for name in shadows.keys() - self._lab.shadows.keys():
             print(f"the shadow of {name} has ended; {shadow_counts(shadows[name])}")
         for report in begun:
             self._show_card(shadow_card(report)) if as_cards else print(shadow_line(report))
 
-    def _put_back_helpers(self, names: dict[str, Any]) -> None:
+    def _restore_helpers(self, names: dict[str, Any]) -> None:
         """Restore helpers redefined by a shadow's cell: they are globals, so the current revision uses them too.
 
         Raises `DefinitionError`, after restoring, if the change would affect the current revision.
@@ -172,17 +172,17 @@ class Registration:
 
     def _with_notes(self, change: Change, left: Sequence[str]) -> Change:
         """Add the notebook's notes; `left` are notes on sagas that the cell left behind."""
-        notes = [*left, *made_elsewhere(self._lab, change)]
+        notes = [*left, *revision_origin(self._lab, change)]
         if change.is_new and _has_lost_its_text(self._lab.sagas[change.name]):
             notes.append("its code is not stored because Python has no source for it, as under %%prun or %%timeit; "
                          "define it in a cell without them")  # fmt: skip
         if change.name not in self._greeted:
             self._greeted.add(change.name)
-            if not self._lab.status().started and (claimed := claimed_before(self._lab, change.name)):
+            if not self._lab.status().started and (claimed := earlier_claims(self._lab, change.name)):
                 notes.append(claimed)
         return replace(change, warnings=[*change.warnings, *notes]) if notes else change
 
-    def _tell_outdated(self) -> None:
+    def _report_outdated(self) -> None:
         """Report sagas that still use an old version of a class, such as their base or payload type."""
         told, self._outdated = self._outdated, {}
         for saga, classes in self._lab.registry.outdated().items():

@@ -33,7 +33,7 @@ class CellReports:
         self._known: set[str] = set()
         self._unseen: deque[tuple[str, str]] = deque(maxlen=KEPT)
 
-    def belong_here(self) -> None:
+    def attach_to_cell(self) -> None:
         """Show later reports in the running cell, and each kind once more."""
         get_parent = getattr(self._shell, "get_parent", None)  # not in a terminal
         self._parent = get_parent() if get_parent else None

@@ -14,7 +14,7 @@ from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.engines.local.trials import own_error, traceback_of
 from sagaz_lab.errors import CompensationFailed, RunError, describe
 from sagaz_lab.model.apart import apart
-from sagaz_lab.model.awaiting import is_unread, waited
+from sagaz_lab.model.awaiting import is_generator, waited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, RunStatus, loaded
 from sagaz_lab.model.saga import Compensation
@@ -124,7 +124,7 @@ class _Undo:
         undo = self._compensation
         try:
             returned = await invoke(undo.how, function, args, self.step, undo.timeout_s, self._threads)
-            if is_unread(returned):
+            if is_generator(returned):
                 raise RunError(f"the compensation of {undo.action!r} returned a generator, so none of its code has run")
         except BaseException as raised:
             self.step.end_trial()

@@ -153,7 +153,7 @@ class LocalEngine:
                 try:
                     yield awaited
                 except BaseException as error:  # a cancellation is passed to the run
-                    awaited = context.run(_thrown, work, error)
+                    awaited = context.run(_throw, work, error)
                 else:
                     awaited = context.run(next, work, _ENDED)
         except BaseException as error:
@@ -186,7 +186,7 @@ def _is_cancelled(task: asyncio.Task[Any]) -> bool:
     return getattr(task, "_must_cancel", False) or task.cancelling() > 0
 
 
-def _thrown(work: Generator[Any, Any, None], error: BaseException) -> Any:
+def _throw(work: Generator[Any, Any, None], error: BaseException) -> Any:
     """Throw the error into it; returns the next thing it waits for."""
     try:
         return work.throw(error)

@@ -56,7 +56,7 @@ class Trials:
             await tell(hooks, run.definition.name, name, run.ctx)
         # A trial beyond the limit means that a held run was resumed: its retries start over.
         first = step.trial if step.trial > action.max_retries + 1 else 1
-        if step.before is None and retried(run, action):
+        if step.before is None and is_retryable(run, action):
             step.before = ContextBefore(run.ctx)
         while True:
             if failed is None:
@@ -117,8 +117,8 @@ class Trials:
         return Done(name, None, None, published)
 
 
-def retried(run: Run, action: Action) -> bool:
-    """Whether it may be retried."""
+def is_retryable(run: Run, action: Action) -> bool:
+    """Whether it may be is_retryable."""
     return action.max_retries > 0 or action.name in run.definition.recoveries
 
 

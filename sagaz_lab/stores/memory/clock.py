@@ -8,7 +8,7 @@ from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.stores.memory.claims import Claims
 from sagaz_lab.stores.memory.cooldowns import Cooldowns
 from sagaz_lab.stores.memory.runs import MemoryRun
-from sagaz_lab.stores.sql.clocks import SLACK_S, counted
+from sagaz_lab.stores.sql.clocks import SLACK_S, counts_by_kind
 
 
 def put_clock_right(
@@ -31,4 +31,4 @@ def put_clock_right(
         run.at -= shift_s
         if run.ended_at is not None:
             run.ended_at = now
-    return max(ahead.values(), default=now) - now, counted(cooling, cut, len(late))
+    return max(ahead.values(), default=now) - now, counts_by_kind(cooling, cut, len(late))

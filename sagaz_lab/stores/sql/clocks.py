@@ -12,7 +12,7 @@ SLACK_S = 1.0
 PAGE = 1000
 
 
-def counted(cooldowns: int, claims: int, waiting: int) -> Mapping[str, int]:
+def counts_by_kind(cooldowns: int, claims: int, waiting: int) -> Mapping[str, int]:
     """The counts by kind."""
     counts = {"cooldown(s)": cooldowns, "claim(s)": claims, "waiting event(s)": waiting}
     return {what: count for what, count in counts.items() if count}
@@ -37,5 +37,5 @@ def put_clock_right(it: Transactions, now: float) -> tuple[float, Mapping[str, i
             first = seq * RECORDS_PER_RUN
             connection.execute(sql["shift_records"], (shift_s, first, first + RECORDS_PER_RUN))
         if not ahead:
-            return latest - now, counted(cooldowns, claims, waiting)
+            return latest - now, counts_by_kind(cooldowns, claims, waiting)
         before = rows[-1][0]

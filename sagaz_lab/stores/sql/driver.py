@@ -126,13 +126,13 @@ class Driver(Protocol):
     def stream(self, connection: Connection, name: str) -> Iterator[Any]:
         """The rows of a large result, fetched on demand."""
 
-    def mend(self, connection: Connection) -> None:
+    def repair(self, connection: Connection) -> None:
         """Repair damaged rows as far as possible."""
 
     def refuses(self, error: BaseException) -> bool:
         """Whether the error concerns more than the current write."""
 
-    def is_hopeless(self, error: BaseException) -> bool:
+    def is_fatal(self, error: BaseException) -> bool:
         """Whether every other write would fail too."""
 
     def passes(self, error: BaseException) -> bool:

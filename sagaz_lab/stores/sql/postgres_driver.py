@@ -260,10 +260,10 @@ class PostgresDriver:
         while rows := connection.execute(f"FETCH {ROWS} FROM {cursor}").fetchall():
             yield from rows
 
-    def mend(self, connection: Any) -> None:
+    def repair(self, connection: Any) -> None:
         pass  # columns are strictly typed
 
-    def is_hopeless(self, error: BaseException) -> bool:
+    def is_fatal(self, error: BaseException) -> bool:
         return not isinstance(error, psycopg.Error) or self.refuses(error)
 
     def refuses(self, error: BaseException) -> bool:

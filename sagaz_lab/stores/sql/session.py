@@ -39,7 +39,7 @@ class Session:
             try:
                 entered_at = driver.time()
                 self.owner = leases.enter(writing, driver.sql, owner_name)
-                driver.mend(writing)
+                driver.repair(writing)
             except driver.error as error:
                 raise driver.unavailable(error) from error
             opened.pop_all()

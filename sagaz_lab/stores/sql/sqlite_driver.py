@@ -154,7 +154,7 @@ class SqliteDriver:
         rows: Iterator[Any] = connection.execute(self.sql[name])
         return rows
 
-    def mend(self, connection: Any) -> None:
+    def repair(self, connection: Any) -> None:
         """Give dead letters with a damaged id a new one, by which they can be redriven or discarded."""
         for number, is_text, event_id, claimed in connection.execute(self.sql["misnamed_letters"]).fetchall():
             if claimed is not None or not is_text:
@@ -164,7 +164,7 @@ class SqliteDriver:
     def refuses(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.OperationalError)
 
-    def is_hopeless(self, error: BaseException) -> bool:
+    def is_fatal(self, error: BaseException) -> bool:
         if not isinstance(error, sqlite3.Error):
             return True
         return not (getattr(error, "sqlite_errorname", "") or "").startswith(_WORTH_TRYING)

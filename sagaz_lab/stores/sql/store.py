@@ -37,7 +37,7 @@ from sagaz_lab.stores.sql.log_files import LogFiles
 from sagaz_lab.stores.sql.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.sql.retention import drop_expired
 from sagaz_lab.stores.sql.session import Session
-from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooled
+from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooldown_refusal
 from sagaz_lab.stores.sql.translation import (
     letter_from,
     letter_row,
@@ -138,7 +138,7 @@ class SqlStore:
     async def cooling(self, trigger: str, *, at: float) -> Mapping[str, Refusal]:
         def look(connection: Connection) -> dict[str, Refusal]:
             rows = connection.execute(self._sql["all_cooling"], (trigger, at))
-            return {key: cooled(row) for key, *row in rows}
+            return {key: cooldown_refusal(row) for key, *row in rows}
 
         return await self._read(look)
 

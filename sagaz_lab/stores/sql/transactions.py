@@ -119,7 +119,7 @@ class Transactions:
         self._renewing_at = at
 
     def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
-        alone = len(writes) > 1 and not self.driver.is_hopeless(error)
+        alone = len(writes) > 1 and not self.driver.is_fatal(error)
         for write in writes:
             write.result, write.error = None, None if alone else self._described(error)
             if alone:
@@ -127,7 +127,7 @@ class Transactions:
                     self._transaction([write], alone=True)
                 except Exception as failure:
                     write.error = self._described(failure)
-                    alone = not self.driver.is_hopeless(failure)
+                    alone = not self.driver.is_fatal(failure)
 
     def _described(self, error: BaseException) -> BaseException:
         if isinstance(error, Raced):
@@ -350,10 +350,10 @@ class Transactions:
         if run.cooldown is None:
             return None
         row = self.connection.execute(self.sql["cooling"], (run.trigger, run.cooldown[0], run.at)).fetchone()
-        return None if row is None or row[0] == run.run_id else cooled(row)
+        return None if row is None or row[0] == run.run_id else cooldown_refusal(row)
 
 
-def cooled(row: Sequence[Any]) -> Refusal:
+def cooldown_refusal(row: Sequence[Any]) -> Refusal:
     """The refusal of a cooldown's row."""
     run_id, status, until = row
     return Refusal(run_id, None if status is None else as_status(status), cooling_until=until)

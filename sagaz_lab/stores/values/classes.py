@@ -54,7 +54,7 @@ def state_of(value: Any) -> tuple[str, Any] | None:
     return None
 
 
-def remade(tag: str, cls: type, state: Any) -> Any:
+def restored(tag: str, cls: type, state: Any) -> Any:
     """Restore an object from its `state_of`. Raises `DefinitionError` if the class has changed."""
     return _REMADE[tag](cls, state)
 
@@ -63,7 +63,7 @@ def _fields(value: Any, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _remade_enum(cls: type, state: Any) -> Any:
+def _restored_enum(cls: type, state: Any) -> Any:
     if not issubclass(cls, Enum):
         raise _changed(cls, "an Enum")
     try:
@@ -72,7 +72,7 @@ def _remade_enum(cls: type, state: Any) -> Any:
         raise DefinitionError(f"a stored value: {error}") from None
 
 
-def _remade_dataclass(cls: type, state: Mapping[str, Any]) -> Any:
+def _restored_dataclass(cls: type, state: Mapping[str, Any]) -> Any:
     if not dataclasses.is_dataclass(cls):
         raise _changed(cls, "a dataclass")
     made = object.__new__(cls)
@@ -90,7 +90,7 @@ def _remade_dataclass(cls: type, state: Mapping[str, Any]) -> Any:
     return made
 
 
-def _remade_struct(cls: type, state: Mapping[str, Any]) -> Any:
+def _restored_struct(cls: type, state: Mapping[str, Any]) -> Any:
     if not issubclass(cls, msgspec.Struct):
         raise _changed(cls, "a Struct")
     try:
@@ -99,7 +99,7 @@ def _remade_struct(cls: type, state: Mapping[str, Any]) -> Any:
         raise DefinitionError(f"{cls.__qualname__} has changed since a value was stored: {error}") from None
 
 
-def _remade_namedtuple(cls: type, state: list[Any]) -> Any:
+def _restored_namedtuple(cls: type, state: list[Any]) -> Any:
     if not (issubclass(cls, tuple) and hasattr(cls, "_make")):
         raise _changed(cls, "a named tuple")
     try:
@@ -108,7 +108,7 @@ def _remade_namedtuple(cls: type, state: list[Any]) -> Any:
         raise DefinitionError(f"{cls.__qualname__} has changed since a value was stored: {error}") from None
 
 
-def _remade_pydantic(cls: type, state: Any) -> Any:
+def _restored_pydantic(cls: type, state: Any) -> Any:
     if not hasattr(cls, "__pydantic_validator__"):
         raise _changed(cls, "a pydantic model")
     made: Any = object.__new__(cls)
@@ -121,9 +121,9 @@ def _changed(cls: type, kind: str) -> DefinitionError:
 
 
 _REMADE: dict[str, Callable[[type, Any], Any]] = {
-    "enum": _remade_enum,
-    "dataclass": _remade_dataclass,
-    "struct": _remade_struct,
-    "namedtuple": _remade_namedtuple,
-    "pydantic": _remade_pydantic,
+    "enum": _restored_enum,
+    "dataclass": _restored_dataclass,
+    "struct": _restored_struct,
+    "namedtuple": _restored_namedtuple,
+    "pydantic": _restored_pydantic,
 }

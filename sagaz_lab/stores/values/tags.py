@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError, UnstorableValue
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.values.artifacts import LIBRARIES, RAW, Artifacts, codec_named, library, library_of
-from sagaz_lab.stores.values.classes import address_of, find_class, remade, state_of
+from sagaz_lab.stores.values.classes import address_of, find_class, restored, state_of
 
 TAG = "$"
 CLASS_TAGS = frozenset({"enum", "dataclass", "struct", "namedtuple", "pydantic"})
@@ -158,7 +158,7 @@ def unpack(packed: Any, artifacts: Artifacts | None, codec: Any = None) -> Any:
     if tag == "dict":
         return {unpack(key, artifacts): unpack(item, artifacts, codec) for key, item in body}
     if tag in CLASS_TAGS:
-        return remade(tag, find_class(packed["class"]), unpack(body, artifacts, codec))
+        return restored(tag, find_class(packed["class"]), unpack(body, artifacts, codec))
     if tag in _REBUILD:
         return _REBUILD[tag](unpack(body, artifacts, codec))
     raise DefinitionError(f"a stored value has the tag {tag!r}, which this version does not know")
