@@ -52,9 +52,9 @@ def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 _CALLING = ("sagaz_lab.runtime", "sagaz_lab.model.listener")
 _BETWEEN = "sagaz_lab.model.awaiting"
-"""This function awaits what user code has called."""
+"""Awaits the results of user code."""
 _FOR_A_CELL = "sagaz_lab.runtime.triggers.dead_letters"
-"""This function calls the `fix` of `lab.redrive`, which runs in the foreground."""
+"""Calls the `fix` of `lab.redrive`, which runs in the foreground."""
 
 
 def _called_by_us(frame: FrameType | None) -> str | None:

@@ -125,7 +125,7 @@ def _inputs(run: RunView) -> Facts:
 
 
 class Verbatim(str):
-    """A string value_text without quotes."""
+    """A string shown without quotes."""
 
     __slots__ = ()
 

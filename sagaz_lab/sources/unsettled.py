@@ -100,7 +100,7 @@ class Unsettled:
         self._again = deque(self.open.values())
 
     def revoke(self) -> None:
-        """The broker has pop_first everything back: settling or giving back is stale from now on."""
+        """The broker has taken everything back: settling or giving back is stale from now on."""
         self._end_delays()
         self._revoked = set(self.open)
         for kept in (self.open, self._again, self._waiting):

@@ -118,7 +118,7 @@ class Trials:
 
 
 def is_retryable(run: Run, action: Action) -> bool:
-    """Whether it may be is_retryable."""
+    """Whether the action may get another trial."""
     return action.max_retries > 0 or action.name in run.definition.recoveries
 
 
