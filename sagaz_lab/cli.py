@@ -28,7 +28,7 @@ from sagaz_lab.hosting.opening import DEFAULT_STORE
 from sagaz_lab.hosting.views import open_letters
 from sagaz_lab.lab import Lab
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
-from sagaz_lab.model.wrong_calls import explained
+from sagaz_lab.model.wrong_calls import explain
 from sagaz_lab.texts import SafeFilter, masked, printable
 
 OK, FAILED = 0, 1
@@ -85,11 +85,11 @@ def parser() -> argparse.ArgumentParser:
 
     runs = _command(commands, "runs", _runs, "list a store's runs, newest first")
     runs.add_argument("--status", choices=[status.value for status in RunStatus], help="only runs with this status")
-    runs.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: %(default)s)")
+    runs.add_argument("--limit", type=_count, default=20, metavar="N", help="maximum number (default: %(default)s)")
 
     dead = _command(commands, "dead", _dead, "list a store's open dead letters, newest first")
     dead.add_argument("--by", choices=["cause"], help="one row per cause")
-    dead.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: %(default)s)")
+    dead.add_argument("--limit", type=_count, default=20, metavar="N", help="maximum number (default: %(default)s)")
     dead.add_argument("--before", metavar="ID", help="only those older than this one")
 
     redrive = _command(commands, "redrive", _redrive, "put dead letters back; a module's triggers decide them again")
@@ -169,7 +169,7 @@ def load(name: str) -> None:
     except SagazLabError:
         raise
     except (Exception, *NO_EXCEPTIONS) as error:
-        said = f"TypeError: {told}" if (told := explained(error)) else describe(error)
+        said = f"TypeError: {text}" if (text := explain(error)) else describe(error)
         raise CommandFailed(f"{name} cannot be imported: {said}{_place(error)}") from error
 
 
@@ -335,9 +335,9 @@ def _cell(column: str, value: Any) -> str:
         return "-"
     if column.endswith("at"):
         return datetime.fromtimestamp(value, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00") + "Z"
-    told = "".join(letter if letter.isprintable() else " " for letter in " ".join(masked(str(value)).split()))
-    long = len(told) > LONGEST_CELL and column not in _IDS
-    return told[: LONGEST_CELL - 3] + "..." if long else told
+    text = "".join(letter if letter.isprintable() else " " for letter in " ".join(masked(str(value)).split()))
+    long = len(text) > LONGEST_CELL and column not in _IDS
+    return text[: LONGEST_CELL - 3] + "..." if long else text
 
 
 if __name__ == "__main__":

@@ -40,13 +40,13 @@ def end_on_signal(ask: Callable[[], None], grace_s: float) -> None:
 
 def _end(grace_s: float) -> None:
     time.sleep(max(0.0, grace_s) + CLOSING_S)
-    teller = Thread(target=_tell, args=(grace_s,), daemon=True)
-    teller.start()
-    teller.join(1.0)  # a full pipe without a reader would block
+    printer = Thread(target=_print_end, args=(grace_s,), daemon=True)
+    printer.start()
+    printer.join(1.0)  # a full pipe without a reader would block
     os._exit(LEFT)
 
 
-def _tell(grace_s: float) -> None:
+def _print_end(grace_s: float) -> None:
     text = f"sagaz-lab: the grace of {grace_s:g} s is over and some code did not stop; the next start"
     print(text, "resumes the unfinished runs", file=sys.stderr, flush=True)
     sys.stdout.flush()

@@ -25,7 +25,7 @@ from sagaz_lab.model.log import LogLine
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import Outcome, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
-from sagaz_lab.model.spelled import named_by
+from sagaz_lab.model.spelled import possible_keys
 from sagaz_lab.runtime.clock import SystemClock
 from sagaz_lab.runtime.decisions.preview import Preview
 from sagaz_lab.runtime.gates.admission import LIVE_RUNS
@@ -287,7 +287,7 @@ class Lab:
         Applies to every later `fire`; await it for the number of freed claims.
         """
         self._triggers.load(self.sagas)
-        name, keys = self._triggers.find(trigger).name, [None] if key is None else named_by(key)
+        name, keys = self._triggers.find(trigger).name, [None] if key is None else possible_keys(key)
 
         async def forget() -> int:
             await self.open()

@@ -377,7 +377,7 @@ class SafeFilter(logging.Filter):
                 record.exc_text = _safe(logging.Formatter().formatException(record.exc_info))
                 if record.exc_info[1] is not None and reveals(record.exc_info[1]):
                     record.exc_info = None  # a handler could format it itself
-        except Exception:  # noqa: BLE001  what is logged has a `repr` that fails, and the handlers tell of that
+        except Exception:  # noqa: BLE001  a failing `repr`: the handlers report it
             return True
         return True
 

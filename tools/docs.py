@@ -31,7 +31,7 @@ def tables_of_options() -> str:
         lines.append(f"### `{kind}`\n")
         if kind not in ADAPTERS and kind != "custom":
             lines.append("It can be defined and fed with `fire`; there is no adapter to start it yet.\n")
-        lines += ["| option | default | what |", "|---|---|---|"]
+        lines += ["| option | default | description |", "|---|---|---|"]
         for name, option in takes.items():
             default = "required" if option.required else "" if option.default is None else f"`{option.default!r}`"
             lines.append(f"| `{name}` | {default} | {option.about} |")
@@ -46,7 +46,7 @@ def table_of_commands() -> str:
         what = " ".join(line for line in command.what.splitlines() if "%triggers" not in line).replace("|", "\\|")
         usage = f"%triggers {command.usage}".replace("|", "\\|")
         rows.append(f"| `{usage}` | {' '.join(what.split())} |")
-    return "\n".join(["| line | what |", "|---|---|", *rows, ""])
+    return "\n".join(["| line | description |", "|---|---|", *rows, ""])
 
 
 def tree_of_errors() -> str:

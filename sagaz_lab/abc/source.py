@@ -54,17 +54,17 @@ async def no_lease() -> None:
 
 
 def no_report(kind: str, text: str) -> None:
-    """Where nobody listens it is logged."""
+    """The default without a listener: logs it."""
     logging.getLogger("sagaz_lab").warning("%s", text)
 
 
 def no_loss(count: int, why: str) -> None:
-    """Where nobody listens it is logged."""
+    """The default without a listener: logs it."""
     logging.getLogger("sagaz_lab").warning("%d events are lost: %s", count, why)
 
 
 def no_missed(missed: Missed) -> None:
-    """Where nobody listens."""
+    """The default without a listener."""
 
 
 class Shared(Protocol):

@@ -1,1 +1,1 @@
-"""Engines execute runs."""
+"""Engines that execute runs."""

@@ -1,6 +1,6 @@
-"""Events that happened: record them, read them again, ask what other code would have done.
+"""Recordings of events, and tables.
 
-pandas and pyarrow are loaded on first use of `tables()`.
+`tables()` loads pandas and pyarrow on first use.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sagaz_lab.errors import SourceNotReady
 
 
 def tables() -> ModuleType:
-    """The module that knows pandas and pyarrow. Raises `SourceNotReady` if they are not installed."""
+    """The module that uses pandas and pyarrow. Raises `SourceNotReady` if they are not installed."""
     try:
         return import_module("sagaz_lab.history.frames")
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""Tables: to and from plain Python values, a column at a time.
+"""Converts tables to and from plain Python values, a column at a time.
 
-Rows come out as dicts of plain values: numpy and pandas scalars become Python's, NaN, NaT and NA become None.
+Rows become dicts of plain values: NumPy and pandas scalars become Python's; NaN, NaT and NA become None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 END_S = 253_402_300_800
-"""In seconds since the epoch: no later time has a date."""
+"""The latest representable time, in seconds since the epoch."""
 
 CHUNK_ROWS = 4_000  # about 10 ms of the loop's time for a wide table
 
@@ -36,9 +36,9 @@ DTYPES = {
 def to_frame(
     columns: Sequence[str], rows: Sequence[Sequence[Any]], dtypes: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """A DataFrame with real dtypes. `dtypes` names a key of `DTYPES` for a column; others keep their objects.
+    """A DataFrame with real dtypes. `dtypes` maps columns to keys of `DTYPES`; other columns hold objects.
 
-    A "time" may be given as seconds since the epoch or as an aware datetime; durations are floats, in seconds.
+    A "time" is seconds since the epoch or an aware datetime; durations are floats in seconds.
     """
     dtypes = dtypes or {}
     values = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
@@ -61,7 +61,7 @@ def _series(values: Sequence[Any], kind: str | None) -> pd.Series[Any]:
         return pd.Series(pd.Categorical(values, categories=list(dict.fromkeys(v for v in values if v is not None))))
     try:
         return pd.Series(list(values), dtype=DTYPES[kind])
-    except UnicodeEncodeError:  # a lone surrogate, which no table can hold, becomes its escape
+    except UnicodeEncodeError:  # escape lone surrogates, which no table can hold
         plain = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values]
         return pd.Series(plain, dtype=DTYPES[kind])
     except (ValueError, TypeError, OverflowError):  # a damaged value concerns its own row
@@ -69,7 +69,7 @@ def _series(values: Sequence[Any], kind: str | None) -> pd.Series[Any]:
 
 
 def _fitting(value: Any, dtype: str) -> Any:
-    """The value, or NA where the column cannot hold it."""
+    """The value, or NA if the column cannot hold it."""
     try:
         return pd.Series([value], dtype=dtype).iloc[0]
     except (ValueError, TypeError, OverflowError):
@@ -90,20 +90,20 @@ def _moment(value: Any) -> int | None:
         return round(value * 1e6) if abs(value) < END_S else None
     moment = pd.Timestamp(value)
     utc = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
-    return int(utc.as_unit("us").asm8.astype("int64"))  # `value` is in nanoseconds, whatever the unit
+    return int(utc.as_unit("us").asm8.astype("int64"))  # `value` is always in nanoseconds
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A Parquet file with the dtypes it was written with."""
+    """Read a Parquet file with its original dtypes."""
     return pd.read_parquet(path)
 
 
 def rows_of(table: pd.DataFrame | pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows as dicts, converted in chunks. A named index is a field. Raises `TypeError` for what is no table."""
+    """The rows as dicts, converted in chunks. A named index is a field. Raises `TypeError` if it is not a table."""
     if isinstance(table, pa.Table):
         return _rows_of_batches(table.schema, table.to_batches(CHUNK_ROWS))
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"a DataFrame or an Arrow table is needed, not {type(table).__qualname__}")
+        raise TypeError(f"expected a DataFrame or an Arrow table, not {type(table).__qualname__}")
     levels = [place for place, name in enumerate(table.index.names) if name is not None]
     names = _names([*table.columns, *(table.index.names[place] for place in levels)])
     columns = [table.iloc[:, place] for place in range(len(table.columns))]
@@ -115,9 +115,9 @@ def rows_of(table: pd.DataFrame | pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, read in batches. A named index is a field, one without a name is none.
+    """The rows of a Parquet file, read in batches. A named index is a field, an unnamed one is dropped.
 
-    Raises `OSError` or `ValueError` for a file that is none.
+    Raises `OSError` or `ValueError` if it is not a Parquet file.
     """
     reader = pq.ParquetFile(path)
     return _rows_of_batches(reader.schema_arrow, reader.iter_batches(CHUNK_ROWS))
@@ -142,7 +142,7 @@ def _converted(
 
 
 def _index_of(schema: pa.Schema) -> tuple[Collection[str], Mapping[str, range]]:
-    """The columns in which pandas has kept an index without a name, and named indexes that are but ranges."""
+    """The columns with pandas' unnamed indexes, and the named indexes stored as ranges."""
     unnamed: set[str] = set()
     ranges: dict[str, range] = {}
     for kept in (schema.pandas_metadata or {}).get("index_columns", ()):
@@ -162,7 +162,7 @@ def _names(columns: Any) -> list[str]:
 
 
 def _dicts(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    # A third faster than dict(zip(...)) for each row: the copies have room for all names already.
+    # A third faster than dict(zip(...)) per row: the copies are already sized for all names.
     blank: dict[str, Any] = dict.fromkeys(names)
     rows = [blank.copy() for _ in columns[0]] if columns else []
     for name, column in zip(names, columns, strict=True):
@@ -193,7 +193,7 @@ def _plain_column(series: pd.Series[Any]) -> list[Any]:
 
 
 def _plain_categories(series: pd.Series[Any]) -> list[Any]:
-    categories = [*_plain_column(pd.Series(series.cat.categories)), None]  # the code -1 is the missing value
+    categories = [*_plain_column(pd.Series(series.cat.categories)), None]  # code -1 is the missing value
     return [categories[code] for code in series.cat.codes.tolist()]
 
 
@@ -201,7 +201,7 @@ def _plain_array(array: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     kind = array.type
-    if pa.types.is_timestamp(kind):  # nanoseconds would come as pandas' own type
+    if pa.types.is_timestamp(kind):  # nanoseconds would become pandas' own type
         return list(array.cast(pa.timestamp("us", kind.tz), safe=False).to_pylist())
     if pa.types.is_duration(kind):
         return list(array.cast(pa.duration("us"), safe=False).to_pylist())
@@ -220,7 +220,7 @@ _PLAIN = frozenset({str, int, bool, bytes, type(None)})
 
 
 def plain(value: Any) -> Any:
-    """The value without numpy's and pandas' types; NaN, NaT and NA become None."""
+    """The value without NumPy and pandas types; NaN, NaT and NA become None."""
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Files of JSON lines."""
+"""Reads files of JSON lines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _decode = json.JSONDecoder(parse_constant=lambda name: None if name == "NaN" els
 
 
 def read(path: Path) -> Iterator[Any]:
-    """The value of each line that is not blank; a line that is no JSON as its bytes. Raises `OSError`."""
+    """The value of each non-blank line; a line that is not JSON as bytes. Raises `OSError`."""
     offset = 0
     while True:
-        # Opened anew for each chunk, so that a reader that is left half-way holds no file.
+        # Reopened for each chunk, so that an abandoned reader holds no file open.
         with path.open("rb") as file:
             file.seek(offset)
             chunk = file.readlines(CHUNK_BYTES)

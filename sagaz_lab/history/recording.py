@@ -1,7 +1,7 @@
-"""A recording as a source: rows of a file or of data in memory come as events, in their order.
+"""The recording source: rows of a file or of in-memory data as events, in order.
 
-A row becomes the payload. A table that has the columns of `Lab.events()` (`RECORDED`) is read as the events it
-lists, each with its own payload. What the field `timestamp` may have is said in `times`.
+A row becomes the payload. A table with the columns of `Lab.events()` (`RECORDED`) yields the events it lists, each with
+its payload. For the formats of the field `timestamp` see `times`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from sagaz_lab.history.times import read_time
 from sagaz_lab.model.event import NO_HEADERS, payload_as_sent
 from sagaz_lab.model.options import Placed
 from sagaz_lab.model.source_traits import TRAITS
-from sagaz_lab.sources.unsettled import Unsettled, taken
+from sagaz_lab.sources.unsettled import Unsettled, pop_first
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
 
 RECORDED = frozenset({"event_id", "source", "key", "timestamp", "payload"})
-_SOON_S = 1e-6  # a shorter wait is lost in the rounding of times
-AHEAD = 100  # rows converted ahead of their time, when `speed` paces them
+_SOON_S = 1e-6  # shorter waits are lost in rounding
+AHEAD = 100  # rows converted in advance when paced by `speed`
 
 
 class RecordingSource:
-    """Gives each row once, then raises `EndOfSource`; a row that is nacked after that comes once more.
+    """Delivers each row once, then raises `EndOfSource`; nacked rows come again.
 
-    One object is one opening of the recording: entered again it goes on where it was. Ids are its own, unless
-    `keep_ids`: then they are those of the field `id`, else the file's path and the row's number.
+    One object is one opening of the recording: when entered again it continues where it was. Ids are new per opening;
+    with `keep_ids` they come from the field `id`, else from the file's path and the row number.
     """
 
     traits: ClassVar[SourceTraits] = TRAITS["recording"]
@@ -48,11 +48,11 @@ class RecordingSource:
     ) -> None:  # fmt: skip
         self.name = f"recording {'' if path is None else path}".strip()
         self._path = None if path is None else Path(Placed(path).absolute)
-        self._origin = None if self._path is None else self._path.resolve()  # its links may be changed meanwhile
+        self._origin = None if self._path is None else self._path.resolve()  # resolve links now, since they may change
         self._data = data
         self._fields = _FieldNames(id, key, timestamp)
         self._keep_ids = keep_ids
-        self._whole = False  # nothing but the payload is taken from a row
+        self._whole = False  # a row is only the payload
         self._speed = speed
         self._clock = surroundings.clock
         self._report = surroundings.report
@@ -63,7 +63,7 @@ class RecordingSource:
         self._ahead: deque[Delivery] = deque()
         self._unsettled = Unsettled(self._clock)
         self._pace: tuple[float, float] | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._pace = None
@@ -92,12 +92,12 @@ class RecordingSource:
         self._unsettled.give_back(deliveries)
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
-        """Nobody else takes them."""
+        """No-op: no other consumer takes them."""
 
     # --- pace ---
 
     async def _read_paced(self, limit: int, speed: float) -> list[Delivery]:
-        """The deliveries that are due, waiting for the first of them or for one that is nacked meanwhile."""
+        """Wait for the first due delivery or a nacked one; returns all that are due."""
         ahead = self._ahead
         if not ahead:
             ahead.extend(self._read(AHEAD))
@@ -109,7 +109,7 @@ class RecordingSource:
             started, first = self._pace
             wait_s = started + (recorded - first) / speed - now
             if wait_s <= _SOON_S:
-                deliveries = taken(ahead, _due(islice(ahead, limit), first + (now - started) * speed))
+                deliveries = pop_first(ahead, _due(islice(ahead, limit), first + (now - started) * speed))
                 self._unsettled.add(deliveries)
                 return deliveries
             await self._unsettled.wait(wait_s)
@@ -123,7 +123,7 @@ class RecordingSource:
         if self._path is None:
             rows = _listed(self._data)
         elif not self._path.is_file():
-            raise SourceNotReady(f"{self.name}: there is no file {self._path}")
+            raise SourceNotReady(f"{self.name}: no file {self._path}")
         elif self._path.suffix == ".parquet":
             reader = tables()
             try:
@@ -139,7 +139,7 @@ class RecordingSource:
         try:
             rows = list(islice(self._rows, limit))
         except (OSError, ValueError) as error:
-            raise SourceNotReady(f"{self.name}: it cannot be read any further: {error}") from error
+            raise SourceNotReady(f"{self.name}: reading failed: {error}") from error
         if not rows:
             return []
         shape = self._shape or self._shape_of(rows)
@@ -160,14 +160,14 @@ class RecordingSource:
         return deliveries
 
     def _shape_of(self, rows: Sequence[Any]) -> Callable[[int, Any], _Shaped]:
-        """How rows become events, as the first that could be read shows it."""
+        """Choose how rows become events, by the first readable row."""
         first = next((row for row in rows if isinstance(row, dict | Event)), None)
         if first is None:
             return self._row
         fields = self._fields
         listed = isinstance(first, Event) or (first.keys() >= RECORDED and fields == _FieldNames())
         if self._speed is not None and not listed and fields.timestamp is None:
-            raise SourceNotReady(f"{self.name}: speed= needs timestamp=, the field with the events' time")
+            raise SourceNotReady(f"{self.name}: speed= needs timestamp=, the field with the events' times")
         if self._keep_ids and not listed and fields.id is None and self._path is None:
             raise SourceNotReady(f"{self.name}: keep_ids=True needs id=, the field with the events' ids")
         self._whole = not (listed or self._keep_ids) and fields == _FieldNames()
@@ -187,7 +187,7 @@ class RecordingSource:
             return self._row(number, row)
         payload, headers = row["payload"], row.get("headers")
         if isinstance(payload, str) and self._path is not None and self._path.suffix == ".parquet":
-            payload = payload.encode()  # a column has one type, so that this text is what is to be decoded
+            payload = payload.encode()  # a column has one type, so this string is the undecoded payload
         return (
             payload, _text(row["event_id"]), row["source"] or self.name, _text(row["key"]),
             headers if isinstance(headers, Mapping) else NO_HEADERS, self._moment(number, row["timestamp"]),
@@ -207,27 +207,27 @@ class RecordingSource:
         moment, field = read_time(value), self._fields.timestamp or "timestamp"
         if moment is None:
             if value is None or value == "":
-                self._tell("a row has no time in %r; it gets the present one", field)
+                self._warn_once("a row has no time in %r; the current time is used", field)
             else:
-                self._tell_unreadable(number, field, value)
+                self._report_unreadable(number, field, value)
             return None
         if moment.tzinfo is None:
-            self._tell("times without a zone, such as %s, are taken as UTC", moment)
+            self._warn_once("times without a zone, such as %s, are read as UTC", moment)
             return moment.replace(tzinfo=UTC)
         return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
-    def _tell_unreadable(self, number: int, field: str, value: Any) -> None:
-        """Once: the first of them says what is wrong with the others."""
-        if field not in self._told:
-            self._told.add(field)
-            text = f"{field!r} of row {number} is {repr(value)[:80]}, no time that can be read"
-            forms = "(ISO 8601, RFC 2822, a number); such rows get the present one"
+    def _report_unreadable(self, number: int, field: str, value: Any) -> None:
+        """Report the first unreadable time only."""
+        if field not in self._warned:
+            self._warned.add(field)
+            text = f"{field!r} of row {number} is {repr(value)[:80]}, not a readable time"
+            forms = "(ISO 8601, RFC 2822, a number); such rows get the current time"
             self._report(f"{self.name}:{field}", f"{self.name}: {text} {forms}")
 
-    def _tell(self, what: str, fact: object) -> None:
-        """Warn, once of each kind."""
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, what: str, fact: object) -> None:
+        """Log each kind of warning once."""
+        if what not in self._warned:
+            self._warned.add(what)
             logger.warning("%s: %s", self.name, what % (fact,))
 
 
@@ -250,7 +250,7 @@ def _listed(data: Any) -> Iterable[Any]:
         return rows
     for place, row in enumerate(data):
         if not isinstance(row, Event | Mapping):
-            raise SourceNotReady(f"recording data: item {place} is a {type(row).__qualname__}, no mapping and no Event")
+            raise SourceNotReady(f"recording data: item {place} is a {type(row).__qualname__}, not a mapping or Event")
     return (row if isinstance(row, Event) else _plain_row(row) for row in data)
 
 
@@ -276,5 +276,5 @@ def _text(value: Any) -> str | None:
 
 
 def _due(ahead: Iterable[Delivery], reached: float) -> int:
-    """How many in front are due; the first one is."""
+    """The number of leading deliveries that are due, at least one."""
     return max(1, sum(1 for _ in takewhile(lambda delivery: delivery.event.timestamp.timestamp() <= reached, ahead)))

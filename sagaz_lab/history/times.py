@@ -1,4 +1,4 @@
-"""The times of recorded events, in the forms in which people keep them."""
+"""Parses the times of recorded events in common formats."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6))
-"""Below the first number it is in seconds, as far as the year 5138; then in milli- and microseconds."""
+"""Upper limits of seconds (year 5138), milliseconds and microseconds."""
 _FINEST = 1e9
 
 
 def read_time(value: Any) -> datetime | None:
-    """The moment, with or without a zone; None for what cannot be read.
+    """The time, naive or aware; None if it cannot be parsed.
 
-    A text is ISO 8601 (also 20240131 and 20240131235959), RFC 2822, or a number. A number is in seconds, milliseconds,
-    microseconds or nanoseconds since the epoch, by its size.
+    A string is ISO 8601 (also 20240131 and 20240131235959), RFC 2822, or a number. A number is seconds, milliseconds,
+    microseconds or nanoseconds since the epoch, by its magnitude.
     """
     try:
         if isinstance(value, datetime):
@@ -35,7 +35,7 @@ def read_time(value: Any) -> datetime | None:
 
 def _read_text(text: str) -> datetime:
     if text.isdecimal() and len(text) == 14:
-        return datetime.strptime(text, "%Y%m%d%H%M%S")  # noqa: DTZ007  the caller says which zone is meant
+        return datetime.strptime(text, "%Y%m%d%H%M%S")  # noqa: DTZ007  the caller sets the zone
     if _NUMBER.fullmatch(text) and len(text) != 8:
         return _since_epoch(int(text) if text.lstrip("+-").isdecimal() else float(text))
     try:

@@ -38,7 +38,7 @@ class Handle:
         """`work` calls its argument as soon as the sources begin to connect."""
         self._lab = lab
         self._reads = Once()
-        self._starting = start(partial(_safely, partial(work, self._reads.tell)))
+        self._starting = start(partial(_safely, partial(work, self._reads.set)))
         self._ended = Once()
         self._awaited = False
         self._starting.ended.then(self._started)
@@ -129,7 +129,7 @@ class Handle:
         return self._lab.status()
 
     def ended(self) -> None:
-        self._ended.tell()
+        self._ended.set()
 
     def _started(self) -> None:
         if (error := self._starting.error()) is not None and not self._awaited:

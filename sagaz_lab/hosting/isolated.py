@@ -31,7 +31,7 @@ class Once:
     def __init__(self) -> None:
         self._future: Future[None] = Future()
 
-    def tell(self) -> None:
+    def set(self) -> None:
         with suppress(InvalidStateError):  # already set
             self._future.set_result(None)
 
@@ -51,11 +51,11 @@ class Once:
             if not waiter.done():
                 waiter.set_result(None)
 
-        def told() -> None:
+        def wake_there() -> None:
             with suppress(RuntimeError):  # that loop is closed: no waiter is left
                 here.call_soon_threadsafe(wake)
 
-        self.then(told)
+        self.then(wake_there)
         await waiter
 
 
@@ -88,7 +88,7 @@ class Shipped(Generic[T]):
 
     def _follow(self, task: asyncio.Task[T]) -> None:
         self._task = task
-        task.add_done_callback(lambda _: self.ended.tell())
+        task.add_done_callback(lambda _: self.ended.set())
 
     def cancel(self) -> None:
         with suppress(RuntimeError):  # closed loop: the task has ended
@@ -116,7 +116,7 @@ class Shipped(Generic[T]):
     def is_over(self) -> bool:
         return self.ended.happened or self._loop.is_closed()
 
-    async def to_its_end(self) -> T:
+    async def run_to_end(self) -> T:
         """Await it; a first cancellation cancels it and waits for its end, a second one abandons it."""
         asked = False
         while not self.ended.happened:
@@ -158,7 +158,7 @@ class Isolated:
         """Run the coroutine on the isolated loop; returns or raises its result."""
         if self.is_here:
             return await work()
-        return await self.ship(work).to_its_end()
+        return await self.ship(work).run_to_end()
 
     def call_there(self, function: Callable[[], T]) -> T:
         """Call the function on the isolated thread; blocks for its result."""

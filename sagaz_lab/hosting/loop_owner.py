@@ -147,7 +147,7 @@ class LoopOwner:
             wait_for_end()
             return
         try:
-            await stopping.to_its_end()
+            await stopping.run_to_end()
         finally:
             if self._stopping is stopping:  # abandoned: its caller was cancelled twice
                 self._stopped()

@@ -78,7 +78,7 @@ class LabStore:
         self._where, self._store = where, store
 
     def forget(self) -> None:
-        """Its loop is gone: a store made from an address is made anew."""
+        """Its loop is gone: a store made from an address is recreated."""
         if isinstance(self._where, str) and self.store.traits.survives:
             self._store = None
 

@@ -159,18 +159,18 @@ class Shadows(Mapping[str, ShadowReport], Observer):
                 if shadow.current is not definition:
                     self._end([definition.name])
                 else:
-                    self._tell(shadow, lambda it, s=state, p=part: it.feed(s, p, deliveries))  # type: ignore[misc]
+                    self._guarded(shadow, lambda it, s=state, p=part: it.feed(s, p, deliveries))  # type: ignore[misc]
 
     def decided(self, outcomes: DecidedOutcomes) -> None:
         saga = outcomes[0].trigger.rpartition(".")[0] if outcomes else ""
         if (shadow := self._shadows.get(saga)) is not None:
-            self._tell(shadow, lambda it: it.live_decided(outcomes))
+            self._guarded(shadow, lambda it: it.live_decided(outcomes))
 
     def ended(self, run: Run) -> None:
         if (shadow := self._shadows.get(run.definition.name)) is not None:
-            self._tell(shadow, lambda it: it.live_ended(run))
+            self._guarded(shadow, lambda it: it.live_ended(run))
 
-    def _tell(self, shadow: Shadow, what: Callable[[Shadow], None]) -> None:
+    def _guarded(self, shadow: Shadow, what: Callable[[Shadow], None]) -> None:
         """An error here ends the shadow and never affects the trigger."""
         try:
             what(shadow)

@@ -37,7 +37,7 @@ def apart(value: T) -> T:
     return copied
 
 
-def copied_by(kind: type[T], copy: Callable[[T], T]) -> None:
+def register_container(kind: type[T], copy: Callable[[T], T]) -> None:
     """Register a further container type."""
     _KNOWN[kind] = _COPIES[kind] = copy
 
@@ -45,7 +45,7 @@ def copied_by(kind: type[T], copy: Callable[[T], T]) -> None:
 def _apart_slowly(value: T) -> T:
     try:
         return deepcopy(value)
-    except Exception:  # noqa: BLE001  then it is handed on as it is
+    except Exception:  # noqa: BLE001  then it is shared
         return value
 
 
@@ -103,7 +103,7 @@ def _derived(fill: Callable[[Any, Any], None]) -> Copy:
             _copy_attributes(own, value)
         except RecursionError:
             raise
-        except Exception:  # noqa: BLE001  then it is handed on as it is
+        except Exception:  # noqa: BLE001  then it is shared
             return value
         return own
 

@@ -45,6 +45,6 @@ def at_once(value: Any, owner: str) -> Any:
     raise TypeError(f"{owner} returned an awaitable that waits for something; it must return its value at once")
 
 
-def is_unread(value: Any) -> bool:
+def is_generator(value: Any) -> bool:
     """Whether it is a generator, whose body nothing will run."""
     return type(value) not in _NEVER and (isgenerator(value) or isasyncgen(value))

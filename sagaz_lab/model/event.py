@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-from sagaz_lab.model.apart import UNCHANGING, apart, copied_by
+from sagaz_lab.model.apart import UNCHANGING, apart, register_container
 
 NO_HEADERS: MappingProxyType[str, str] = MappingProxyType({})
 
@@ -183,7 +183,7 @@ def reader_of(event: Event) -> Event:
     return Event(payload, event.id, event.source, event.key, event.headers, event.timestamp, event.attempt)
 
 
-copied_by(Event, reader_of)
+register_container(Event, reader_of)
 
 
 def next_attempt(event: Event) -> Event:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sagaz_lab.errors import DecodeError
-from sagaz_lab.model.apart import copied_by
+from sagaz_lab.model.apart import register_container
 from sagaz_lab.model.event import NO_HEADERS, Event
 
 
@@ -80,7 +80,7 @@ def _own_request(value: WebhookRequest) -> WebhookRequest:
     return replace(value, path_params=path_params, query_params=query_params, headers=headers)
 
 
-copied_by(WebhookRequest, _own_request)
+register_container(WebhookRequest, _own_request)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sagaz_lab.errors import UnknownName, describe
-from sagaz_lab.model.awaiting import awaited, is_awaitable, is_unread
+from sagaz_lab.model.awaiting import awaited, is_awaitable, is_generator
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.inside import inside_too
@@ -138,7 +138,7 @@ async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
                 answer = hook(*[reader_of(fact) if type(fact) is Event else fact for fact in facts])
                 if is_awaitable(answer):
                     answer = await awaited(answer)
-            if is_unread(answer):
+            if is_generator(answer):
                 raise TypeError("it returned a generator, so none of its code has run")
         except BaseException as error:
             if own_task is not None and own_task.ends_by(error):

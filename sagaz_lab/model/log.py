@@ -23,7 +23,7 @@ LEVELS: Mapping[str, str] = {"stderr": "WARNING"}
 """The level of lines printed to a stream; INFO for all other streams."""
 
 
-class LogLine(tuple[str, str]):  # noqa: SLOT001  a tuple can have none with names
+class LogLine(tuple[str, str]):  # noqa: SLOT001  tuples cannot have named slots
     """A line as the pair (action, text). `at` is in seconds since the epoch."""
 
     at: float

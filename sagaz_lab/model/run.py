@@ -41,7 +41,7 @@ RESTARTABLE = frozenset({RunStatus.COMPENSATED, RunStatus.CANCELLED})
 
 
 class OutcomeKind(StrEnum):
-    """What became of an event for one trigger."""
+    """The kinds of results of an event for one trigger."""
 
     STARTED = "started"
     FILTERED = "filtered"
@@ -52,7 +52,7 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What became of an event for one trigger. `facts` are the numbers behind `reason`."""
+    """The result of an event for one trigger. `facts` are the numbers behind `reason`."""
 
     kind: OutcomeKind
     reason: str

@@ -15,7 +15,7 @@ from sagaz_lab.model.host import host
 from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
 from sagaz_lab.model.params import ParamsOfTriggers, has_params
 from sagaz_lab.model.policy import TriggerConfig, at_least, backoff, delay_after, positive
-from sagaz_lab.model.signatures import positional, takes
+from sagaz_lab.model.signatures import accepts, positional
 from sagaz_lab.model.trigger import MARK, Trigger, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,7 +127,7 @@ def action(
         owner = f"{decorator} on {function.__qualname__}"
         if not (name is None or (isinstance(name, str) and name.strip())):
             raise DefinitionError(f"{owner}: name={name!r} must be a non-empty string")
-        if not takes(function, 2):
+        if not accepts(function, 2):
             raise DefinitionError(f"{owner}: an action takes (self, ctx)")
         role = Action(
             name=label,
@@ -175,7 +175,7 @@ def compensate(action_name: str, *, timeout_s: float = 30.0, max_retries: int = 
         refuse_other_than_function(decorator, function)
         owner = f"{decorator} on {function.__qualname__}"
         takes_result = len(positional(function)) == 3
-        if not takes(function, 2 + takes_result):
+        if not accepts(function, 2 + takes_result):
             raise DefinitionError(f"{owner}: a compensation takes (self, ctx) or (self, ctx, result)")
         if not positive(timeout_s) or not at_least(0, max_retries):
             raise DefinitionError(f"{owner}: timeout_s must be greater than 0, max_retries a whole number, 0 or more")
@@ -208,7 +208,7 @@ def forward_recovery(action_name: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         refuse_other_than_function(decorator, function)
         owner = f"{decorator} on {function.__qualname__}"
-        if not takes(function, 3):
+        if not accepts(function, 3):
             raise DefinitionError(f"{owner}: a forward recovery takes (self, ctx, error)")
         how = _how(function, stream=False)
         _take_role(decorator, function, ForwardRecovery(action_name, function.__name__, how))
@@ -282,7 +282,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
     name = cls.__dict__.get("saga_name") or cls.__name__
     if not isinstance(name, str) or not name.strip() or "." in name:
         raise DefinitionError(f"{cls.__qualname__}: saga_name={name!r} must be a string without '.'")
-    if cls.__init__ is not object.__init__ and not takes(cls.__init__, 1):  # the check is slow and most have none
+    if cls.__init__ is not object.__init__ and not accepts(cls.__init__, 1):  # the check is slow and most have none
         raise DefinitionError(f"{name}: the class must be made without arguments")
     if cls.on_failure not in ("compensate", "hold"):
         raise DefinitionError(f"{name}: on_failure={cls.on_failure!r} must be 'compensate' or 'hold'")
@@ -305,7 +305,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
         compensations=MappingProxyType(compensations),
         recoveries=MappingProxyType(recoveries),
         triggers=MappingProxyType(triggers),
-        plan=_plan(name, actions, told=bool(hooks)),
+        plan=_plan(name, actions, hooked=bool(hooks)),
         listeners=listeners,
         hooks=hooks,
         config=cls.trigger_config,
@@ -360,7 +360,7 @@ def _listeners(name: str, cls: type[Saga]) -> tuple[SagaListener, ...]:
     return tuple(cls.listeners)
 
 
-def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
+def _plan(saga: str, actions: Mapping[str, Action], *, hooked: bool) -> Plan:
     dependents: dict[str, list[str]] = {name: [] for name in actions}
     for one in actions.values():
         for needed in one.depends_on:
@@ -382,7 +382,7 @@ def _plan(saga: str, actions: Mapping[str, Action], *, told: bool) -> Plan:
             needs.difference_update(free)
     roots = tuple(name for name, one in actions.items() if not one.depends_on)
     chain = len(roots) == 1 and all(len(d) <= 1 for d in dependents.values())
-    linear = chain and not told and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
+    linear = chain and not hooked and all(one.how == "coroutine" and one.timeout_s is None for one in actions.values())
     return Plan(
         tuple(order),
         roots,

@@ -35,11 +35,11 @@ def check(expression: Any) -> str | None:
     try:
         croniter.expand(expression, strict=True)  # strict: no dates that never come, such as 31 February
         walk = _walk(expression, _SOME_DAY)
-    except Exception as error:  # noqa: BLE001  whatever croniter stumbles over is the text's fault
+    except Exception as error:  # noqa: BLE001  any error of croniter is due to the expression
         return f"is not a cron schedule: {(str(error) or type(error).__name__).splitlines()[0]}"
     if _names_both_days(walk):
         return (
-            "must not name days of the month beside weekdays such as 'mon#2' or 'L5', nor weekdays beside a day "
+            "must not combine days of the month with weekdays such as 'mon#2' or 'L5', nor weekdays with a day "
             "such as '15W': one of the two would be ignored; write '*' in its place"
         )
     try:

@@ -13,7 +13,7 @@ def positional(method: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
-def takes(method: Callable[..., Any], count: int) -> bool:
+def accepts(method: Callable[..., Any], count: int) -> bool:
     """Whether it accepts `count` positional arguments, including `self`."""
     try:
         inspect.signature(method).bind(*(None,) * count)

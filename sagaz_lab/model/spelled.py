@@ -26,7 +26,7 @@ _MAY_SPELL = re.compile(r"""\s*([-\d.(\[{]|[bB]['"]|(True|False|Decimal|UUID|dat
 """How a spelling can begin: a cheap filter, since most strings spell nothing and parsing is slow."""
 
 
-def named_by(value: Any) -> list[str]:
+def possible_keys(value: Any) -> list[str]:
     """All keys this value may stand for. Raises `MissingKey` and `UnfitKey`."""
     if not isinstance(value, str) or isinstance(value, Enum):
         return [key_text(value)]

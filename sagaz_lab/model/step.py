@@ -31,15 +31,15 @@ class Snapshot(Protocol):
 class Step(Protocol):
     """The engine's state of the action running in this task or thread.
 
-    `cancelled`: it should return. `told`: the engine has stopped it and waits for its end. `stopping_since` is set
-    (monotonic seconds) while a stopped thread has not returned, `waiting_since` while the step waits for a thread.
-    `before` is set if the action may get another trial.
+    `cancelled`: it should return. `stop_requested`: the engine has stopped it and waits for its end. `stopping_since`
+    is set (monotonic seconds) while a stopped thread has not returned, `waiting_since` while the step waits for a
+    thread. `before` is set if the action may get another trial.
     """
 
     run: Run
     name: str
     cancelled: bool
-    told: bool
+    stop_requested: bool
     progress: ActionProgress | None
     stopping_since: float | None
 

@@ -15,7 +15,7 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.options import KINDS, check_settings, guarded, identity
 from sagaz_lab.model.params import Param, Scalar, checked_params, checked_ranges
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
-from sagaz_lab.model.signatures import positional, takes
+from sagaz_lab.model.signatures import accepts, positional
 from sagaz_lab.model.source_traits import NO_TRAITS, TRAITS, SourceTraits, traits_of
 from sagaz_lab.texts import masked
 
@@ -365,7 +365,7 @@ def _payload_type(saga_name: str, method: Callable[..., Any], *, together: bool)
         ) from None
     names = positional(method)[1:]
     wants_event = len(names) == 2 and hints.get(names[1]) is Event
-    if len(names) > 1 + wants_event or not takes(method, 2 + wants_event):
+    if len(names) > 1 + wants_event or not accepts(method, 2 + wants_event):
         raise DefinitionError(f"{owner}: a trigger method takes (self, event) or (self, payload, event: Event)")
     annotation = hints.get(names[0]) if names else None
     bare = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation

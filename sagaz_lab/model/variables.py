@@ -56,7 +56,7 @@ def driven(work: Coroutine[Any, Any, T], context: Context) -> Generator[Any, Any
         while True:
             try:
                 given = yield awaited
-            except BaseException as error:  # noqa: BLE001  # cancelled: the function is to hear of it
+            except BaseException as error:  # noqa: BLE001  # passed to the function, cancellation too
                 awaited = run(work.throw, error)
             else:
                 awaited = run(work.send, given)

@@ -25,7 +25,7 @@ _MISSING = re.compile(r"missing \d+ required (?:positional|keyword-only) argumen
 _CONSTRUCTORS = ("__init__", "__new__")
 
 
-def explained(error: BaseException) -> str | None:
+def explain(error: BaseException) -> str | None:
     """The problem with a call of one of this package's functions; None for other errors."""
     refused = _REFUSED.match(str(error)) if type(error) is TypeError else None
     step = _last_of_others(error)

@@ -1,4 +1,4 @@
-"""What the background asks of the page or shows on it: `input()` is refused, an action's displays go to its run."""
+"""Background code and the page: `input()` is refused, an action's displays go to its run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Undo = Callable[[], object]
 
 
 def refuse_input(shell: InteractiveShell) -> Undo:
-    """Have `input()` and `getpass()` be an error in an action, a trigger method or a listener.
+    """Make `input()` and `getpass()` an error in an action, a trigger method or a listener.
 
-    The page would wait, and so would the kernel's loop.
+    They would block the page and the kernel's loop.
     """
-    kernel = getattr(shell, "kernel", None)  # it puts its own functions there while a cell runs
+    kernel = getattr(shell, "kernel", None)  # it installs its own functions while a cell runs
     places = [(builtins, "input"), (getpass, "getpass")]
     if kernel is not None:
         places += [(kernel, "raw_input"), (kernel, "getpass")]
@@ -42,7 +42,7 @@ def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
         who = _called_by_us(sys._getframe(1)) if step is None else f"action {step.name!r}"
         if who is not None:
             raise Permanent(
-                f"{who} calls {shown}(), but nobody may be there to answer; give the run what it needs "
+                f"{who} calls {shown}(), but there may be no one to answer; pass the value to the run "
                 "in its context or as a param of the trigger"
             )
         return ask(*args, **options)
@@ -52,13 +52,13 @@ def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 _CALLING = ("sagaz_lab.runtime", "sagaz_lab.model.listener")
 _BETWEEN = "sagaz_lab.model.awaiting"
-"""It awaits what one of those has called."""
+"""Awaits the results of user code."""
 _FOR_A_CELL = "sagaz_lab.runtime.triggers.dead_letters"
-"""It calls the `fix` of `lab.redrive`, which a person has just given."""
+"""Calls the `fix` of `lab.redrive`, which runs in the foreground."""
 
 
 def _called_by_us(frame: FrameType | None) -> str | None:
-    """The function of the user's that asks, if a trigger or a listener is being called; it runs on the loop."""
+    """The name of the trigger method or listener that is being called on the loop, if any."""
     who = ""
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
@@ -72,12 +72,12 @@ def _called_by_us(frame: FrameType | None) -> str | None:
 
 
 def route_displays(shell: InteractiveShell) -> Undo:
-    """Have what a background run displays kept with the run, and shown by its card, not by whichever cell runs."""
+    """Keep the displays of background runs with the run and its card instead of the current cell."""
     publisher = shell.display_pub
     return replaced(
         (publisher, "publish", partial(_publish, publisher.publish)),
         (publisher, "clear_output", partial(_clear, publisher.clear_output)),
-        # While `%%capture` runs, the publisher is another one.
+        # `%%capture` replaces the publisher while it runs.
         (display_functions, "publish_display_data", partial(_publish, display_functions.publish_display_data)),
     )
 
@@ -104,7 +104,7 @@ def _plain(part: Any) -> Any:
 
 
 def replaced(*places: tuple[Any, str, Any]) -> Undo:
-    """Put the values there. Returns what undoes it, where nobody has put another since."""
+    """Set the values. Returns a function that restores those not changed since."""
     before = [(place, name, value, vars(place).get(name)) for place, name, value in places]
     for place, name, value in places:
         setattr(place, name, value)

@@ -1,4 +1,4 @@
-"""Notices that a cell blocks the kernel: its event loop stands still, and with it the intake."""
+"""Detects that a cell blocks the kernel's event loop, and with it the intake."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from weakref import WeakKeyDictionary, WeakMethod, ref
 
 BEAT_S = 0.25
 BUSY_S = 1.0
-"""Shorter stands are of no interest."""
+"""Shorter blocks are ignored."""
 
-TELL_S = 1.0
+REPORT_EVERY_S = 1.0
 
 Listener = Callable[[float], None]
 
 
 class Watchman:
-    """A thread that watches one loop, for as long as somebody wants to hear of it.
+    """A thread that watches one loop for as long as it has listeners.
 
-    Listeners hear, on that thread, for how many seconds the loop has stood still: once a second while it does.
+    While the loop is blocked, listeners are called once a second, on that thread, with the seconds so far.
     """
 
     _of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Watchman]] = WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = ref(loop)  # by which it is known for as long as the loop lives
+        self._loop = ref(loop)  # identifies it while the loop lives
         self._beat = time.monotonic()
         self._listeners: list[WeakMethod[Listener]] = []
         self._thread: threading.Thread | None = None
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Self:
-        """The loop's one watchman; to be called on the loop."""
+        """The loop's watchman. Call it on the loop."""
         if loop not in cls._of:
             cls._of[loop] = cls(loop)
         return cls._of[loop]  # type: ignore[return-value]
 
-    def tell(self, listener: Listener) -> None:
-        """Call this bound method for as long as its object lives."""
+    def listen(self, listener: Listener) -> None:
+        """Add a bound method as listener for as long as its object lives."""
         if not any(known() == listener for known in self._listeners):
             self._listeners.append(WeakMethod(listener))
         if self._thread is None or not self._thread.is_alive():
@@ -64,7 +64,7 @@ class Watchman:
             busy_s = time.monotonic() - self._beat
             if busy_s < BUSY_S + BEAT_S:
                 told = 0.0
-            elif busy_s >= told + TELL_S:
+            elif busy_s >= told + REPORT_EVERY_S:
                 told = busy_s
                 for known in self._listeners:
                     if (listener := known()) is not None:

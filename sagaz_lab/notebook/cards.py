@@ -1,4 +1,4 @@
-"""What the notebook shows of sagas, changes, outcomes and status: HTML and text from the same data."""
+"""Cards of sagas, changes, outcomes and status: HTML and text from the same data."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WARNINGS = 5
 
 
 def saga_card(saga: SagaDefinition) -> Card:
-    """A class that its own cell shows is registered only once that cell has succeeded."""
-    number = f"revision {saga.revision}" if saga.revision else "registered when this cell has succeeded"
+    """Inside its own cell a class has no revision yet: it is registered when the cell succeeds."""
+    number = f"revision {saga.revision}" if saga.revision else "registered when this cell succeeds"
     head = tag("div", tag("b", saga.name), f" {number}")
     code = tag("details", tag("summary", "code"), tag("pre", saga.source_text)) if saga.source_text else ""
     return Card(tag("div", head, Markup(dag.svg(saga)), code), dag.text(saga))
 
 
 def change_card(change: Change, saga: SagaDefinition) -> Card:
-    """What registering a class did, with the saga as it is now."""
+    """The effect of registering a class, and the resulting saga."""
     headline, diff = _headline(change), list(change.diff)
     if len(diff) > DIFF_LINES:
         diff[DIFF_LINES:] = [f"... {len(diff) - DIFF_LINES} more lines"]
@@ -58,7 +58,7 @@ def _headline(change: Change) -> str:
 
 
 def coloured(diff: Iterable[str]) -> list[Markup]:
-    """The lines of a unified diff."""
+    """Colour a unified diff."""
     return [tag("span", f"{line}\n", style=_diff_look(line)) for line in diff]
 
 
@@ -105,10 +105,10 @@ _RUN_COLUMNS = ("run", "saga", "revision", "actions")
 
 
 def handle_card(status: Status) -> Card:
-    """Of a handle: `%triggers start` returns before anything is connected."""
+    """The card of a handle, which `%triggers start` returns before the sources are connected."""
     if status.started:
         return status_card(status)
-    line = "starting; %triggers status tells how it goes"
+    line = "starting; see %triggers status"
     return Card(tag("div", line), line)
 
 
@@ -117,15 +117,15 @@ def _state(source: SourceStatus) -> str:
     return source.state + error + (f", {source.lost} lost" if source.lost else "")
 
 
-def status_card(status: Status, zone: tzinfo = UTC, stands: str = "") -> Card:
-    """Times are in this zone; `stands` says it better than whether the triggers are started."""
+def status_card(status: Status, zone: tzinfo = UTC, state: str = "") -> Card:
+    """Times are in `zone`; `state` replaces "started" or "not started"."""
     sources = [(s.name, _state(s), clock_time(s.since, zone), s.received, ", ".join(s.read_by)) for s in status.sources]
     triggers = [(t.name, t.source, t.state, f"r{t.revision}", *(t.counts.get(name, 0) for name in _COUNTS))
                 for t in status.triggers]  # fmt: skip
     runs = [(r.run_id, r.saga, f"r{r.revision}", ", ".join(f"{name}: {how}" for name, how in r.actions.items()))
             for r in status.runs[:OUTCOMES]]  # fmt: skip
-    stands = stands or ("started" if status.started else "not started")
-    head = f"{stands}{', isolated' if status.isolated else ''}, {status.runs_in_flight} runs in flight"
+    state = state or ("started" if status.started else "not started")
+    head = f"{state}{', isolated' if status.isolated else ''}, {status.runs_in_flight} runs in flight"
     tables = ((_SOURCE_COLUMNS, sources), (_TRIGGER_COLUMNS, triggers), (_RUN_COLUMNS, runs))
     warnings = [" ".join(warning.split()) for warning in status.warnings[-WARNINGS:]]
     if (more := len(status.warnings) - WARNINGS) > 0:
@@ -136,14 +136,14 @@ def status_card(status: Status, zone: tzinfo = UTC, stands: str = "") -> Card:
 
 
 def away_card(away: StartReport, whose: str) -> Card:
-    """What a start found; `whose` absence it was."""
+    """The report of a start; `whose` names the absent process."""
     head = f"{whose} {away.headline()}" if away.lasted else away.headline()
     lines = list(away.lines())
     return Card(tag("div", tag("b", head), bullets(lines)), "\n".join((head, *(f"  {line}" for line in lines))))
 
 
 def clock_time(at: float, zone: tzinfo = UTC) -> str:
-    """With its zone's name; "" if there is none."""
+    """With the zone's name; "" for no time."""
     return f"{datetime.fromtimestamp(at, zone):%H:%M:%S %Z}" if at else ""
 
 
@@ -155,6 +155,6 @@ def preview_card(preview: Preview) -> Card:
 
 
 def why_card(why: Why) -> Card:
-    lines = why.lines() or ["not seen here, or filtered longer ago than outcomes are kept"]
+    lines = why.lines() or ["never received, or filtered before the oldest outcome in memory"]
     html = tag("div", tag("div", "event ", tag("b", why.event_id)), bullets(lines))
     return Card(html, "\n".join((f"event {why.event_id}", *(f"  {line}" for line in lines))))

@@ -1,7 +1,7 @@
-"""What becomes of a cell's text before Python sees it.
+"""Transforms a cell's text before Python sees it.
 
-The transformers keep the lines where they are, so that a traceback names the line that the user wrote, and know
-nothing of the shell: a front end may call them at any time to see whether a cell is complete.
+The transformers keep line numbers, so that tracebacks match the user's code. They do not depend on the shell: a front
+end may call them at any time to check whether a cell is complete.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _CALL = ["get_ipython", "(", ")", ".", "run_line_magic", "(", "'triggers'", ","]
 
 
 def is_saga_cell(text: str) -> bool:
-    """Does the cell begin with `%%saga`, but for comments?"""
+    """Whether the cell begins with `%%saga`, ignoring comments."""
     lines = text.splitlines()
     at = _after_comments(lines, 0)
     return at < len(lines) and _SAGA.fullmatch(lines[at].lstrip()) is not None
 
 
 def announce_saga(lines: list[str]) -> list[str]:
-    """Replaces the line `%%saga ...` by a call of that magic without a body: the body stays an ordinary cell.
+    """Replace the line `%%saga ...` with a call of that magic without a body: the body remains an ordinary cell.
 
-    The call stands behind what the body imports from `__future__`, which has to come first. So does that of
-    `%triggers timed`, which stands for `%%time`.
+    The call goes after imports from `__future__`, which must come first. So does the call of `%triggers timed`, which
+    replaces `%%time`.
     """
     first = 1 if lines and _TIMED.fullmatch(lines[0]) else 0
     at = _after_comments(lines, first)
@@ -54,12 +54,12 @@ def announce_saga(lines: list[str]) -> list[str]:
 
 
 def _after_comments(lines: list[str], first: int) -> int:
-    """The first line from there that is neither blank nor a comment."""
+    """The first line from `first` on that is neither blank nor a comment."""
     return next((n for n in range(first, len(lines)) if not _NOTHING.match(lines[n])), len(lines))
 
 
 def _after_future(body: list[str]) -> tuple[int, int] | None:
-    """Where the last `from __future__ import` of a cell ends: nothing but a text may come before it."""
+    """The end of the cell's last `from __future__ import`, which only a docstring may precede."""
     found: tuple[int, int] | None = None
     words: list[tokenize.TokenInfo] = []
     try:
@@ -80,22 +80,22 @@ def _after_future(body: list[str]) -> tuple[int, int] | None:
 
 
 def ask_for_help(lines: list[str]) -> list[str]:
-    """Replaces `%triggers fire?`, which IPython would read as a question about a variable `fire`."""
+    """Replace `%triggers fire?`, which IPython would read as help on a variable `fire`."""
     match = _HELP.fullmatch(lines[0]) if len(lines) == 1 else None
     return lines if match is None else [f"%triggers help {match['command']}\n"]
 
 
 def await_commands(lines: list[str]) -> list[str]:
-    """Puts `await` before each call of `%triggers` that gives something to await. Runs after IPython's own.
+    """Put `await` before each awaitable call of `%triggers`. Runs after IPython's own transformers.
 
-    Where no `await` can stand, in a plain `def` or a class, the cell becomes one line that says so.
+    If `await` is not allowed there (in a plain `def` or a class), one line that reports it replaces the cell.
     """
     if not any("run_line_magic('triggers'" in line for line in lines):
         return lines
     try:
         tokens = list(tokenize.generate_tokens(iter(lines).__next__))
     except (tokenize.TokenError, SyntaxError):
-        return lines  # Python will say what is wrong with the cell
+        return lines  # Python will report the error
     changed = list(lines)
     calls = list(_calls(tokens))
     for row, column, _ in reversed(calls):
@@ -110,7 +110,7 @@ def await_commands(lines: list[str]) -> list[str]:
 
 
 def _calls(tokens: list[tokenize.TokenInfo]) -> Iterable[tuple[int, int, str]]:
-    """The row, the column and the line of each `%triggers` that waits."""
+    """Row, column and line of each awaitable `%triggers`."""
     words = [token.string for token in tokens]
     for n in range(len(tokens) - len(_CALL)):
         if words[n : n + len(_CALL)] == _CALL and words[n - 1] != "await":
@@ -120,7 +120,7 @@ def _calls(tokens: list[tokenize.TokenInfo]) -> Iterable[tuple[int, int, str]]:
 
 
 def _scopes_that_cannot_await(lines: list[str]) -> dict[int, str]:
-    """By the row of each `await` in one: the innermost plain function or class around it."""
+    """For each row with a misplaced `await`: the innermost plain function or class around it."""
     found: dict[int, str] = {}
 
     def visit(node: ast.AST, scope: str) -> None:
@@ -134,6 +134,6 @@ def _scopes_that_cannot_await(lines: list[str]) -> dict[int, str]:
         for child in ast.iter_child_nodes(node):
             visit(child, scope)
 
-    with suppress(SyntaxError, ValueError):  # Python will say what is wrong with the cell
+    with suppress(SyntaxError, ValueError):  # Python will report the error
         visit(ast.parse("".join(lines)), "")
     return found

@@ -1,4 +1,4 @@
-"""What can be written after `%triggers`: the sub-commands, their options, and how a line is read."""
+"""The sub-commands of `%triggers`, their options and the parser of a line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Names = Literal["", "triggers", "targets", "fireable", "commands", "logs", "shad
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One sub-command. `options` says which take a value; `names` what its first word may be, for completion."""
+    """One sub-command. `options` maps each to whether it takes a value; `names` is what completes its first word."""
 
     name: str
     usage: str
@@ -35,80 +35,80 @@ class Command:
 
 _ALL = (
     Command("start", "start [SAGA or TRIGGER ...] [--hold] [--fresh] [--resume all|last|none] [--isolated]",
-            "Connect the sources of all triggers, or of these; sources that take longer connect in the background.\n"
-            "    With --hold, runs of triggers that fail are held: nothing is undone or retried; see resume-run.\n"
-            "    With --fresh it forgets the keys, cooldowns and waiting events of before, and says how many.\n"
-            "    --resume: which runs that a dead kernel left go on: all, the newest (last) of each saga, or none.\n"
-            "    With --isolated all of it lives on a thread of its own, and goes on while a cell blocks the kernel.",
+            "Start all triggers, or these. Slow sources connect in the background.\n"
+            "    --hold holds failed runs of triggers: nothing is undone or retried; see resume-run.\n"
+            "    --fresh first forgets all keys, cooldowns and waiting events and reports their number.\n"
+            "    --resume selects the runs of a crashed kernel to resume: all, the last of each saga, or none.\n"
+            "    --isolated uses a separate thread, which keeps running while a cell blocks the kernel.",
             options={"--hold": False, "--fresh": False, "--resume": True, "--isolated": False},
             awaits=True, names="targets"),
     Command("stop", "stop [--grace SECONDS]",
-            "Close the sources and wait, at most so long, until the runs have ended.",
+            "Close the sources and wait up to SECONDS (10) for runs to finish.",
             awaits=True, options={"--grace": True}, most=0),
-    Command("pause", "pause TRIGGER", "Take no events of this trigger until `resume`.", names="triggers", most=1),
-    Command("resume", "resume TRIGGER", "Take its events again.", names="triggers", most=1),
-    Command("status", "status", "The sources, the triggers and what they have counted.", most=0),
-    Command("dashboard", "dashboard", "What flows now, live, with buttons and sliders.", most=0),
+    Command("pause", "pause TRIGGER", "Take no events for this trigger until `resume`.", names="triggers", most=1),
+    Command("resume", "resume TRIGGER", "Undo `pause`.", names="triggers", most=1),
+    Command("status", "status", "Show the sources and the triggers with their counts.", most=0),
+    Command("dashboard", "dashboard", "Show the live dashboard, with buttons and sliders.", most=0),
     Command("fire", "fire TRIGGER or SOURCE [KEY=VALUE ...] [PAYLOAD] [--id ID] [--no-wait]",
             "Send an event through all gates and return its outcomes.\n"
-            "    The payload is JSON or a Python expression:\n"
+            "    The payload is JSON or a Python expression.\n"
             '        %triggers fire model-retraining.on_drift {"score": 0.9} --id drift-7\n'
             "        %triggers fire memory topic=model.drift make_event(3)",
             awaits=True, options={"--id": True, "--no-wait": False}, names="fireable"),
     Command("preview", "preview TRIGGER [PAYLOAD]",
-            "What every gate would say to this payload; nothing is stored and nothing started.",
+            "Show each gate's verdict on this payload. Stores nothing and starts nothing.",
             awaits=True, names="triggers"),
     Command("wait", "wait [N events | until idle] [--timeout SECONDS]",
-            "Show outcomes and failures here as they come, until the triggers are stopped or the cell is interrupted.\n"
-            "    With N it ends once N more events are decided, with `until idle` once no event is being decided and\n"
-            "    no run is under way (events in windows and runs that wait for their retry do not count), with\n"
-            "    --timeout at the latest then, as an error. The sources go on.",
+            "Show outcomes and failures as they come, until the triggers are stopped or the cell is interrupted.\n"
+            "    `wait N` returns once N more events are decided. `wait until idle` returns once no event is being\n"
+            "    decided and no run is live; events in windows and runs waiting for a retry do not count. After\n"
+            "    --timeout it fails. The sources keep running.",
             awaits=True, options={"--timeout": True}, words=("until", "idle")),
-    Command("why", "why EVENT_ID", "What became of this event, and why.", most=1),
-    Command("runs", "runs [--status STATUS] [--limit N]", "The runs as a table, newest first.",
+    Command("why", "why EVENT_ID", "Show this event's outcomes and their reasons.", most=1),
+    Command("runs", "runs [--status STATUS] [--limit N]", "Show the runs, newest first.",
             options={"--status": True, "--limit": True}, most=0),
     Command("resume-run", "resume-run RUN [--from ACTION]",
-            "Go on with a run that is held or was interrupted, from its failed action or an earlier one.\n"
-            "    The current revision does that. What its actions print comes here. Returns how the run ended.",
+            "Resume a held or interrupted run from its failed action, or from an earlier one.\n"
+            "    It uses the current revision and prints into this cell. Returns the run's status.",
             awaits=True, options={"--from": True}, names="held", most=1),
     Command("compensate-run", "compensate-run RUN",
-            "Undo a run that is held, partially committed or was interrupted; cancel one that runs or waits.\n"
-            "    Returns how it ended.",
+            "Undo a held, partially committed or interrupted run; cancel a running or waiting one.\n"
+            "    Returns the run's status.",
             awaits=True, names="undoable", most=1),
     Command("tail", "tail [RUN] [--lines N]",
-            "The last 50 lines, or so many, of one run's log, or of the logs of all recent runs, newest last.\n"
-            "    What runs print in the background goes there: stdout, stderr, logging and warnings.",
+            "Show the last N lines (50) of a run's log, or of the logs of all recent runs, newest last.\n"
+            "    A run's log has the background output of its actions: stdout, stderr, logging and warnings.",
             options={"--lines": True}, names="logs", most=1),
     Command("dlq", "dlq [--by cause] [--limit N] [--before ID] | dlq redrive ID ... | dlq redrive all | "
             "dlq discard ID[,ID ...] REASON | dlq discard all REASON",
-            "The open dead letters as a table, newest first; put them back; or drop them for good.",
+            "Show the open dead letters, newest first; redrive or discard them.",
             options={"--by": True, "--limit": True, "--before": True}, words=("redrive", "discard")),
     Command("forget", "forget TRIGGER [KEY]",
-            "Free one idempotency key, or all claims and cooldowns of the trigger; its pace begins anew.",
+            "Free one idempotency key, or all claims and cooldowns of the trigger; its rate limit restarts.",
             awaits=True, names="triggers", most=2),
     Command("remove", "remove SAGA",
-            "Take the saga away: its triggers take no more events. Runs that have begun go on to their end.",
+            "Unregister a saga: its triggers take no more events. Its live runs finish.",
             names="sagas", most=1),
     Command("use", "use STORE",
-            "Stop, and go on in another store: `memory` to try things out, or an address such as sqlite:///other.db.",
+            "Stop, then switch to another store: `memory` for experiments, or an address such as sqlite:///other.db.",
             awaits=True, words=("memory",), most=1),
     Command("params", "params TRIGGER [NAME=VALUE ...] [--history]",
-            "Its params as they are now; change them from its next event on; or list the changes, newest first.",
+            "Show its params, change them from its next event on, or list the changes, newest first.",
             awaits=True, options={"--history": False}, names="triggers"),
     Command("limits", "limits TRIGGER [NAME=VALUE ...]",
-            "Its max_concurrent_sagas and rate_limit_per_second as they are now; change them at once.",
+            "Show or change its max_concurrent_sagas and rate_limit_per_second, at once.",
             awaits=True, names="triggers"),
     Command("shadow", "shadow [SAGA] [--end]",
-            "What the shadow of this saga, begun by `%%saga --shadow`, has decided differently; or end it.",
+            "Show where the saga's shadow, begun with `%%saga --shadow`, decided differently; or end it.",
             options={"--end": False}, names="shadows", most=1),
-    Command("help", "help [COMMAND]", "This text, or the one of a command.", names="commands", most=1),
+    Command("help", "help [COMMAND]", "Show this text, or a command's help.", names="commands", most=1),
 )  # fmt: skip
 COMMANDS = {command.name: command for command in _ALL}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line as read."""
+    """A parsed line."""
 
     command: Command
     words: tuple[str, ...] = ()
@@ -116,16 +116,16 @@ class Line:
 
 
 _QUIET = re.compile(r"""\s*;\s*(#[^"']*)?$""")
-"""What ends a line that is to show nothing: a semicolon, and at most a comment behind it."""
+"""The end of a line that shows nothing: a semicolon, optionally followed by a comment."""
 
 
 def without_semicolon(text: str) -> str:
-    """The line as it is read; where that is shorter, nothing is to be shown."""
+    """The line to parse; if it is shorter than `text`, the result is not shown."""
     return _QUIET.sub("", text)
 
 
 def awaits(text: str) -> bool:
-    """Does this line of `%triggers` give something to await?"""
+    """Whether this line of `%triggers` returns an awaitable."""
     words = without_semicolon(text).split(maxsplit=3)
     if words[:1] == ["timed"]:
         words = words[1:]
@@ -135,12 +135,12 @@ def awaits(text: str) -> bool:
 
 
 def mistake(command: str, message: str) -> UsageError:
-    """The shell shows it as one line."""
+    """An error that the shell shows as one line."""
     return UsageError(f"%triggers {command}: {message}")
 
 
 def one_of(command: str, noun: str, value: str, known: Iterable[str]) -> str:
-    """The value, if it is known; else a mistake that names the nearest."""
+    """The value. Raises `UsageError` naming the nearest one if it is unknown."""
     names = list(known)
     if value not in names:
         raise UsageError(str(UnknownName(f"%triggers {command}".strip(), noun, value, names)))
@@ -148,13 +148,13 @@ def one_of(command: str, noun: str, value: str, known: Iterable[str]) -> str:
 
 
 def split(text: str) -> tuple[Command, str]:
-    """The sub-command and the rest of the line. Raises `UsageError`."""
+    """Split off the sub-command. Raises `UsageError`."""
     name, _, rest = text.strip().partition(" ")
     return COMMANDS[one_of("", "sub-command", name or "help", COMMANDS)], rest.strip()
 
 
 def read(command: Command, rest: str) -> Line:
-    """Words and options, in any order; a word that begins with # ends the line."""
+    """Parse words and options in any order; a word that begins with # ends the line. Raises `UsageError`."""
     words: list[str] = []
     options: dict[str, str] = {}
     given = iter(_tokens(rest))
@@ -170,7 +170,7 @@ def read(command: Command, rest: str) -> Line:
             raise mistake(command.name, f"{name} {'needs a' if command.options[name] else 'takes no'} value")
         options[name] = value
     if command.most is not None and len(words) > command.most:
-        raise mistake(command.name, f"too much: {words[command.most]!r}; it is: {command.usage}")
+        raise mistake(command.name, f"unexpected {words[command.most]!r}; usage: {command.usage}")
     return Line(command, tuple(words), options)
 
 
@@ -185,10 +185,10 @@ def _tokens(text: str) -> list[str]:
 
 
 def read_param(command: str, word: str, now: Mapping[str, Any]) -> tuple[str, Any]:
-    """`NAME=VALUE`: the value is JSON or Python's, or a text where the param is one now. Raises `UsageError`."""
+    """Parse `NAME=VALUE`: JSON or a Python literal; any text if the param is a string. Raises `UsageError`."""
     name, is_change, text = word.partition("=")
     if not (name and is_change):
-        raise mistake(command, f"{word!r} is no change; it is: {COMMANDS[command].usage}")
+        raise mistake(command, f"{word!r} is not NAME=VALUE; usage: {COMMANDS[command].usage}")
     if isinstance(now.get(name), str):
         return name, text
     try:
@@ -210,7 +210,7 @@ def number(command: str, name: str, value: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class FireLine:
-    """A line of `fire` or `preview`, its payload evaluated."""
+    """A parsed line of `fire` or `preview` with the evaluated payload."""
 
     name: str
     where: Mapping[str, str]
@@ -226,14 +226,14 @@ _BEHIND = re.compile(r"\s(?=--[A-Za-z])")
 def read_firing(
     command: Command, rest: str, namespace: Mapping[str, Any], expand: Callable[[str, str, Mapping[str, Any]], str]
 ) -> FireLine:
-    """`NAME [KEY=VALUE ...] [PAYLOAD] [options]`; options may stand on both sides of the payload.
+    """Parse `NAME [KEY=VALUE ...] [PAYLOAD] [options]`; options may come before or after the payload.
 
-    `expand` puts the user's values into all of it but the payload, which is an expression itself.
+    `expand` substitutes the user's values everywhere but in the payload, which is itself an expression.
     """
     name, _, rest = rest.partition(" ")
     name = expand(command.name, name, namespace)
     if not name:
-        raise mistake(command.name, f"what? It is: {command.usage}")
+        raise mistake(command.name, f"an argument is missing; usage: {command.usage}")
     where: dict[str, str] = {}
     given: list[str] = []
     rest = rest.strip()
@@ -247,12 +247,12 @@ def read_firing(
     payload, behind = _payload(command.name, rest, namespace)
     line = read(command, expand(command.name, " ".join((*given, behind)), namespace))
     if line.words:
-        raise mistake(command.name, f"too much: {line.words[0]!r}; put an id with spaces into quotes, --id 'a b'")
+        raise mistake(command.name, f"unexpected {line.words[0]!r}; quote an id with spaces, --id 'a b'")
     return FireLine(name, where, payload, line.options)
 
 
 def _payload(command: str, text: str, namespace: Mapping[str, Any]) -> tuple[Any, str]:
-    """The payload and the options that follow it: JSON if it can be read as such, else Python."""
+    """The payload, read as JSON if possible, else as Python, and the options after it."""
     if not text or text.startswith("#"):
         return None, ""
     try:
@@ -269,7 +269,7 @@ def _payload(command: str, text: str, namespace: Mapping[str, Any]) -> tuple[Any
 
 
 def _is_expression(text: str) -> bool:
-    """Python's, with no comment at its end."""
+    """Whether it is a Python expression without a trailing comment."""
     try:
         ast.parse(f"({_without_mark(text)})", mode="eval")
     except (SyntaxError, ValueError):
@@ -283,7 +283,7 @@ def _without_mark(text: str) -> str:
 
 
 def _evaluated(command: str, text: str, namespace: Mapping[str, Any], not_json: str) -> Any:
-    """`{x}` and `$x` are x: as a payload a set of one value has no meaning."""
+    """`{x}` and `$x` are x: a set of one value makes no sense as a payload."""
     try:
         tree = ast.parse(_without_mark(text), "<payload>", "eval")
         if isinstance(tree.body, ast.Set) and len(tree.body.elts) == 1:
@@ -306,8 +306,8 @@ def overview() -> str:
     """The help of `%triggers`."""
     listed = "\n".join(f"  %triggers {c.usage}\n      {c.what.splitlines()[0]}" for c in COMMANDS.values())
     return (
-        f"Start, feed and watch the triggers of the sagas that are registered here.\n\n{listed}\n\n"
-        "In each line {expression} and $name stand for their values. JSON stays as it is. The payload of `fire` and\n"
-        "`preview` is an expression itself: {x} or $x stands for the value of x only if it is the whole payload.\n"
-        "What these return can be kept: `outcomes = %triggers fire ...`. More on one: `%triggers fire?`."
+        f"Start, feed and watch the triggers of the registered sagas.\n\n{listed}\n\n"
+        "{expression} and $name in a line are replaced by their values; JSON is left alone. The payload of `fire` and\n"
+        "`preview` is itself an expression, in which {x} or $x is replaced only if it is the whole payload.\n"
+        "Keep a result with `outcomes = %triggers fire ...`. Help on one command: `%triggers fire?`."
     )

@@ -20,26 +20,26 @@ from sagaz_lab.runtime.recovery.start_report import RESUME
 _LINE = re.compile(r"\s*(?:[\w\s,.\[\]'\"]+=\s*)?%triggers\s+(?P<rest>.*)")
 UNDOABLE = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED, RunStatus.RUNNING)
 RUNS, LOOKED_THROUGH = 20, 10_000
-"""Runs that are offered, and among how many they are looked for: the newest."""
+"""Runs offered, and newest runs searched for them."""
 
 LETTERS = 20
-"""Open dead letters that are offered: the newest."""
+"""Newest open dead letters offered."""
 
 _SAGA = re.compile(r"%%saga\s+(?:\S+\s+)*\S*")
 
 
 class Matcher:
-    """What `IPCompleter.custom_matchers` takes."""
+    """An element of `IPCompleter.custom_matchers`."""
 
     matcher_api_version: Literal[2] = 2
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self.__qualname__ = type(self).__qualname__  # by which the completer knows its matchers
+        self.__qualname__ = type(self).__qualname__  # the completer identifies matchers by it
 
     def __call__(self, context: CompletionContext) -> SimpleMatcherResult:
         before = context.text_until_cursor
-        # IPython's token may begin later than our word, behind a character at which it splits.
+        # IPython splits at more characters, so its token may begin later than our word.
         word = re.split(r"\s", before)[-1]
         cut = len(word) - len(context.token)
         texts = [text[cut:] for text in self._candidates(context, before) if text.startswith(word)] if cut >= 0 else []
@@ -54,7 +54,7 @@ class Matcher:
 
 
 def candidates(lab: Lab, rest: str) -> Sequence[str]:
-    """What could stand where the cursor is, after `%triggers `; the word begun is part of `rest`."""
+    """Completions at the cursor, after `%triggers `; `rest` includes the word begun."""
     *words, begun = re.split(r"\s+", rest)
     if not words:
         return list(COMMANDS)

@@ -1,4 +1,4 @@
-"""A saga drawn: triggers on the left, actions in layers by their longest path, as inline SVG or as text."""
+"""Draws a saga as inline SVG or text: triggers on the left, actions in layers by longest path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOX_PX, LINE_PX, GAP_PX, LAYER_GAP_PX, MARGIN_PX = 40.0, 10.0, 14.0, 44.0, 8.0
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A box, or (without lines) the place where an edge passes a layer."""
+    """A box or, without lines, a waypoint of an edge that crosses a layer."""
 
     id: str
     lines: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A node with its place."""
+    """A placed node."""
 
     node: Node
     x: float
@@ -56,7 +56,7 @@ class Layout:
 
 
 def layout(saga: SagaDefinition) -> Layout:
-    """Where everything stands. An edge over several layers has a place of its own in each, so it crosses no box."""
+    """Place all nodes. An edge over several layers has a waypoint in each, so it crosses no box."""
     nodes = {node.id: node for node in _nodes(saga)}
     depth = depths(saga)
     layers: list[list[Node]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
@@ -72,7 +72,7 @@ def layout(saga: SagaDefinition) -> Layout:
 
 
 def depths(saga: SagaDefinition) -> dict[str, int]:
-    """The layer of each node: triggers 0, an action one more than the deepest that it depends on."""
+    """The layer of each node: 0 for triggers, for an action one more than its deepest dependency."""
     found = {f"trigger {name}": 0 for name in saga.triggers}
     first = 1 if found else 0
     for name in saga.plan.order:
@@ -82,7 +82,7 @@ def depths(saga: SagaDefinition) -> dict[str, int]:
 
 
 def svg(saga: SagaDefinition) -> str:
-    """The picture, in the colours of the page around it."""
+    """An SVG in the colours of the surrounding page."""
     plan = layout(saga)
     width, height = max(plan.width, 60.0), max(plan.height, 20.0)
     title = f"{saga.name}, revision {saga.revision}"
@@ -97,7 +97,7 @@ def svg(saga: SagaDefinition) -> str:
 
 
 def text(saga: SagaDefinition) -> str:
-    """The same in words, one line for each trigger and action."""
+    """One line per trigger and action."""
     lines = [f"{saga.name}, revision {saga.revision}"]
     lines += [f"  trigger {name} <- {trigger.spec}" for name, trigger in saga.triggers.items()]
     for name in saga.plan.order:
@@ -133,7 +133,7 @@ def _remarks(saga: SagaDefinition, action: Action) -> str:
         f"undone by {undone.method_name}" if undone else "",
         "pivot" if action.pivot else "",
         "stream" if action.how == "stream" else "",
-        f"at most {action.timeout_s:g} s" if action.timeout_s is not None else "",
+        f"up to {action.timeout_s:g} s" if action.timeout_s is not None else "",
         f"{action.max_retries} retries" if action.max_retries else "",
     )
     return ", ".join(filter(None, remarks))
@@ -149,7 +149,7 @@ def _edges(saga: SagaDefinition) -> Iterable[tuple[str, str]]:
 
 
 def _untangled(layers: list[list[Node]], paths: Iterable[tuple[str, ...]]) -> list[list[Node]]:
-    """Each layer sorted by where its neighbours stand, once from the left and once from the right."""
+    """Sort each layer by the positions of its neighbours, from the left and then from the right."""
     steps = [pair for path in paths for pair in pairwise(path)]
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}

@@ -1,9 +1,9 @@
-"""The live dashboard: a widget that shows a Lab and takes commands. Without a view of it nothing is sent.
+"""The live dashboard: a widget that shows a Lab and takes commands. Without a view it sends nothing.
 
-Kernel and page speak JSON. From the kernel come `full` (all there is) and `tick` (what stands now, and what is new),
-numbered by `seq`, so that the page notices a gap and asks for a `full` again; `busy` while a cell blocks the kernel;
-and a `reply` to each command. The numbers of the series come as one buffer of float32, with times relative to their
-start, since float32 has no room for seconds since 1970.
+Kernel and page exchange JSON. The kernel sends `full` (the whole state) and `tick` (the current state and new points),
+numbered by `seq` so that the page can detect a gap and request a `full`; `busy` while a cell blocks the kernel; and a
+`reply` to each command. The series are one float32 buffer with times relative to their start, since float32 cannot
+represent seconds since 1970.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from sagaz_lab.hosting.handle import Handle
 from sagaz_lab.lab import Lab
 from sagaz_lab.notebook.busy import Watchman
 from sagaz_lab.notebook.feed import Feed, State
-from sagaz_lab.notebook.orders import obey
+from sagaz_lab.notebook.orders import execute
 from sagaz_lab.notebook.picture import picture
 from sagaz_lab.texts import masked_address
 
 TICK_S = 0.25
 MESSAGES_PER_S = 8.0
-"""Of the whole kernel, whatever the number of dashboards: the Jupyter server drops what comes faster than it bears,
-which is 1,000 a second of everything. Two a second are left for replies and for a busy kernel."""
+"""Messages per second of the whole kernel, for all dashboards together: the Jupyter server drops messages over its
+limit, 1,000 a second of all kinds. Two a second remain for replies and for a busy kernel."""
 
 SAMPLE_S = 1.0
-EVERY_S = {"sample": SAMPLE_S, "look": 1.0, "anew": 5.0, "still": 10.0}
-"""A point of the series; reading what runs; reading what failed; the picture that is saved."""
+EVERY_S = {"sample": SAMPLE_S, "look": 1.0, "refresh": 5.0, "still": 10.0}
+"""Intervals: a point of the series; reading live runs; reading failures; the saved picture."""
 
 PICTURES = 5
-"""Of a dashboard, the latest: they are kept up to date, so that a notebook is saved with what it showed last."""
+"""The latest pictures of a dashboard, kept up to date so that a saved notebook shows the last state."""
 
 IDLE_S = 60.0
-"""After so long without a view and an open Lab nothing is done any more, until there is a view again."""
+"""After this long without a view and an open Lab the dashboard sleeps until the next view."""
 
 SILENT_S = 35.0
-"""A view that has not been heard of for so long is gone: its page was closed without a word."""
+"""A view silent for this long is gone: its page was closed without a message."""
 
 UPLOT = "uplot-1.6.32.min.js"
 SCRIPTS = ("nodes.js", "feed.js", "chart.js", "controls.js", "triggers.js", "runs.js", "dashboard.js")
 
 _live: set[Dashboard] = set()
-"""Those that have a view, over which the kernel's messages are shared out."""
+"""The dashboards with a view, which share the kernel's messages."""
 
 
 @cache
@@ -63,14 +63,14 @@ def static(name: str) -> str:
 
 @cache
 def script() -> str:
-    """All scripts as one: the page is to load nothing. Every notebook that shows it keeps a copy, so ours go without
-    their comments and indents."""
+    """All scripts as one, so that the page loads nothing. Each notebook saves a copy, so comments and indents of ours
+    are removed."""
     lines = (line.strip() for name in SCRIPTS for line in static(name).splitlines())
     return "\n".join((static(UPLOT), *(line for line in lines if line and not line.startswith("//"))))
 
 
 class Dashboard(anywidget.AnyWidget):
-    """One of a Lab; as many views as cells show it."""
+    """One per Lab, with a view in each cell that shows it."""
 
     _esm = script()
     _css = static("dashboard.css")
@@ -80,35 +80,35 @@ class Dashboard(anywidget.AnyWidget):
         self._lab = lab
         self._feed = Feed(lab)
         self._zone: tzinfo = UTC
-        """Of the page that was heard of last: the picture is for whoever looks at it there."""
+        """The time zone of the last active page, for the picture."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: Handle | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._views: dict[str, float] = {}
         self._seq = 0
         self._wanted = asyncio.Event()
-        """A view wants to be sent everything."""
+        """A view has requested a `full`."""
         self._due = dict.fromkeys(EVERY_S, 0.0)
-        self._told: State = {}
-        self._told_until = 0.0
+        self._sent: State = {}
+        self._sent_until = 0.0
         self._orders: set[asyncio.Task[None]] = set()
         self._pictures: deque[DisplayHandle] = deque(maxlen=PICTURES)
         self.on_msg(self._hear)
 
     def begin(self) -> None:
-        """Be ready for views on the loop that runs; without one, as in a terminal, only the picture is shown."""
+        """Serve views on the running loop; without one, as in a terminal, only the picture is shown."""
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        Watchman.of(self._loop).tell(self._busy)
+        Watchman.of(self._loop).listen(self._busy)
         if self._ticking is None or self._ticking.done() or self._ticking.get_loop() is not self._loop:
             self._wanted = asyncio.Event()
             self._ticking = self._loop.create_task(self._tick_on(), name="dashboard")
             self._ticking.add_done_callback(self._ended)
 
     def _ipython_display_(self) -> None:
-        """The widget, and beneath it a picture with its date, which a page hides as long as it has the widget."""
+        """Display the widget and a dated picture, which the page hides while it has the widget."""
         self.begin()
         shown = self._repr_mimebundle_()
         widget = shown[0] if isinstance(shown, tuple) else shown
@@ -121,7 +121,7 @@ class Dashboard(anywidget.AnyWidget):
         return {"text/html": still.html, "text/plain": still.text}
 
     def show_start(self, handle: Handle) -> None:
-        """Show it as of now, and once more when all is started: a picture that is saved is to say how that went."""
+        """Display it now and update the picture after the start, so that a saved notebook shows its result."""
         self._handle = handle
         self._ipython_display_()
         if handle.is_starting and self._loop is not None:
@@ -151,36 +151,36 @@ class Dashboard(anywidget.AnyWidget):
                     await self._wanted.wait()
 
     async def _tick(self, now: float) -> None:
-        """A Lab on a thread of its own is asked there: should it be held up, the kernel is not."""
+        """An isolated Lab is read on its own thread, so that a delay there does not block the kernel."""
         seen = bool(self._views)
-        asked = {name: (seen or name == "sample") and now >= self._due[name] for name in ("sample", "look", "anew")}
+        asked = {name: (seen or name == "sample") and now >= self._due[name] for name in ("sample", "look", "refresh")}
         full = self._wanted.is_set()
         self._wanted.clear()
-        asked["anew"] = asked["anew"] or (full and seen)
+        asked["refresh"] = asked["refresh"] or (full and seen)
         if not (seen or asked["sample"]):
             return
         draw, there = seen and now >= self._due["still"], self._lab.isolated.await_there
         try:
             state = await there(partial(self._feed.now, **asked))
             drawn = await there(self._drawn) if draw else None
-        except asyncio.CancelledError:  # the Lab has left its thread
+        except asyncio.CancelledError:  # the Lab is no longer isolated
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             return
         self._due.update((name, now + EVERY_S[name]) for name, done in asked.items() if done)
         if self._views:
-            self._tell(state, full=full)
+            self._send_state(state, full=full)
         if drawn is not None:
             self._due["still"] = now + EVERY_S["still"]
             for shown in self._pictures:
                 shown.update(drawn, raw=True)
 
-    def _tell(self, state: State, *, full: bool) -> None:
-        """Everything, or what stands now with what is new of the rest."""
-        before, names = self._told, [trigger["name"] for trigger in state["triggers"]]
+    def _send_state(self, state: State, *, full: bool) -> None:
+        """Send a `full` or a `tick`."""
+        before, names = self._sent, [trigger["name"] for trigger in state["triggers"]]
         full = full or names != [trigger["name"] for trigger in before.get("triggers", ())]
-        series, numbers = self._feed.series(0.0 if full else self._told_until)
-        self._told, self._told_until = state, self._feed.newest
+        series, numbers = self._feed.series(0.0 if full else self._sent_until)
+        self._sent, self._sent_until = state, self._feed.newest
         if not full:
             state = {name: value for name, value in state.items()
                      if name not in ("sagas", "letters") or value is not before[name]}  # fmt: skip
@@ -189,7 +189,7 @@ class Dashboard(anywidget.AnyWidget):
         self.send(content, [numbers] if numbers else None)
 
     def _busy(self, busy_s: float) -> None:
-        """Called on the watchman's thread while the loop stands still."""
+        """Called on the watchman's thread while the loop is blocked."""
         if self._views:
             self.send({"kind": "busy", "busy_s": round(busy_s, 1)})
 
@@ -201,7 +201,7 @@ class Dashboard(anywidget.AnyWidget):
     # --- from the page ---
 
     def _hear(self, _: object, content: Mapping[str, Any], buffers: object) -> None:
-        """On any thread."""
+        """Handle a message from the page, on any thread."""
         if isinstance(content, Mapping) and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._take, content)
 
@@ -226,14 +226,14 @@ class Dashboard(anywidget.AnyWidget):
     async def _obey(self, view: str, content: Mapping[str, Any]) -> None:
         reply: State = {"kind": "reply", "view": view, "id": content.get("id"), "error": None, "result": None}
         try:
-            reply["result"] = await obey(self._lab, content)
+            reply["result"] = await execute(self._lab, content)
         except Exception as error:
             reply["error"] = " ".join(describe(error).split())
         self.send(reply)
-        self._due["anew"] = 0.0
+        self._due["refresh"] = 0.0
 
     def close(self) -> None:
-        """Take it from all pages. `lab.dashboard()` makes another."""
+        """Remove it from all pages. `lab.dashboard()` creates a new one."""
         _dashboards.pop(self._lab, None)
         self._views.clear()
         if self._ticking is not None:
@@ -242,7 +242,7 @@ class Dashboard(anywidget.AnyWidget):
 
 
 def _zone_named(name: object) -> tzinfo:
-    """UTC if there is none of this name here."""
+    """UTC if the zone is unknown here."""
     with suppress(ZoneInfoNotFoundError, ValueError, OSError):
         return ZoneInfo(str(name))
     return UTC
@@ -252,7 +252,7 @@ _dashboards: dict[Lab, Dashboard] = {}
 
 
 def dashboard_of(lab: Lab) -> Dashboard:
-    """The Lab's one dashboard, which is made when it is first asked for."""
+    """The Lab's dashboard, created on first use."""
     if lab not in _dashboards:
         _dashboards[lab] = Dashboard(lab)
     _dashboards[lab].begin()

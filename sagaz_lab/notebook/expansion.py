@@ -1,4 +1,4 @@
-"""What the user's names in a line of `%triggers` stand for: `{expression}` and `$name`, as in other magics."""
+"""Substitutes `{expression}` and `$name` in a line of `%triggers`, as in other magics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORMATTED = re.compile(r"(?P<code>[A-Za-z_][^!:\"']*)(?:![rsa])?:(?P<spec>[^{}\
 
 
 def expand(command: str, text: str, namespace: Mapping[str, Any]) -> str:
-    """The text with the values in place. What is no expression, such as JSON, stays. Raises `UsageError`."""
+    """Substitute the values. Anything that is not an expression, such as JSON, stays. Raises `UsageError`."""
 
     def value(place: re.Match[str]) -> str:
         if place[0] == "$$" or place["kept"] is not None:

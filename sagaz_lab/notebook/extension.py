@@ -1,4 +1,4 @@
-"""What `%load_ext sagaz_lab` adds to the shell, and how it is taken away again."""
+"""Loads the extension into the shell and unloads it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from sagaz_lab.runtime.runs.run_view import RunView
 from sagaz_lab.runtime.status import Status, Why
 
 CLOSING_S = 5.0
-"""Jupyter kills a kernel that has not ended a few seconds after it was asked to."""
+"""Jupyter kills a kernel that takes more than a few seconds to shut down."""
 
 _ATTRIBUTE, _UNLOADED = "_sagaz_lab_undo", "_sagaz_lab_unloaded_by"
 
@@ -70,7 +70,7 @@ Undo = list[Callable[[], object]]
 
 
 def load(shell: InteractiveShell) -> None:
-    """Add everything. Where it is there already, nothing happens."""
+    """Idempotent."""
     if getattr(shell, _ATTRIBUTE, None):
         return
     lab, undo = default_lab(), Undo()
@@ -98,7 +98,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take everything away. What runs goes on: `%triggers stop` stops it."""
+    """Remove all additions. Started triggers keep running: `%triggers stop` stops them."""
     undo: Undo = getattr(shell, _ATTRIBUTE, None) or []
     if undo:
         setattr(shell, _UNLOADED, shell.execution_count)
@@ -123,25 +123,25 @@ def _add_magic(shell: InteractiveShell, undo: Undo, kind: str, name: str, magic:
 
 
 def _mark_loading(shell: InteractiveShell, magics: Magics, undo: Undo) -> None:
-    """Until the cell that loads it has ended. One that loads it anew was read with what is added here."""
+    """Mark the magics as loading until the loading cell ends: it was parsed before the transformers were added."""
 
     def over(_: object) -> None:
         magics.is_loading = False
 
     magics.is_loading = getattr(shell, _UNLOADED, None) != shell.execution_count
-    _add_hook(shell, undo, "pre_run_cell", over)  # where no cell has loaded it
+    _add_hook(shell, undo, "pre_run_cell", over)  # if it was not loaded by a cell
     _add_hook(shell, undo, "post_run_cell", over)
 
 
 def _add_names(shell: InteractiveShell) -> None:
-    """The package's public names, so that the first cell can be the saga. What the user has defined stays; as with
-    any import, what was added stays too when the extension is unloaded."""
+    """Import the public names, so that the first cell can be a saga. The user's names win; unloading keeps the added
+    ones, as with any import."""
     names = {name: getattr(sagaz_lab, name) for name in sagaz_lab.__all__ if name not in shell.user_ns}
     shell.user_ns.update(names)
 
 
 def _add_log(undo: Undo) -> None:
-    """Without a handler Python prints warnings into whichever cell runs; `CellReports` shows them in the right one."""
+    """Without a handler Python prints warnings into the current cell; `CellReports` shows them in the right one."""
     logger, nowhere = logging.getLogger("sagaz_lab"), logging.NullHandler()
     logger.addHandler(nowhere)
     undo.append(partial(logger.removeHandler, nowhere))
@@ -176,10 +176,10 @@ _CARDS: dict[type[Any], Callable[[Any], Card | None]] = {
 
 
 def _add_cards(shell: InteractiveShell, lab: Lab, undo: Undo) -> None:
-    """Told to the shell, so that the objects themselves need to know nothing of it."""
+    """Registered with the shell, so that the objects themselves do not depend on it."""
     assert shell.display_formatter is not None
     formatters = shell.display_formatter.formatters
-    if hasattr(shell, "kernel"):  # a terminal shows no widgets
+    if hasattr(shell, "kernel"):  # no widgets in a terminal
         _add_formatter(shell.display_formatter.ipython_display_formatter, undo, Handle, partial(_show_handle, lab))
     for kind, card in _CARDS.items():
         _add_formatter(formatters["text/html"], undo, kind, partial(_as_html, card))
@@ -188,7 +188,7 @@ def _add_cards(shell: InteractiveShell, lab: Lab, undo: Undo) -> None:
 
 
 def _show_handle(lab: Lab, handle: Handle) -> None:
-    """As the live dashboard; where its libraries are missing, as its card."""
+    """Show the live dashboard, or the handle's card if its libraries are missing."""
     try:
         lab.dashboard().show_start(handle)
     except SourceNotReady:
@@ -205,7 +205,7 @@ def _add_formatter(formatter: Any, undo: Undo, kind: type[Any], show: Callable[.
 def _as_html(card: Callable[[Any], Card | None], value: Any) -> str | None:
     if (shown := card(value)) is not None:
         return shown.html
-    # Of a list's or a mapping's subclass; a class's own method shows its instances.
+    # For subclasses of list or mapping, whose instances have no display method.
     own = None if isinstance(value, type) else get_real_method(value, "_repr_html_")
     return None if own is None else own()
 
@@ -227,7 +227,7 @@ def _as_text(card: Callable[[Any], Card | None], before: Callable[..., None] | N
 def _close_at_exit(lab: Lab, undo: Undo) -> None:
     try:
         loop = asyncio.get_running_loop()
-    except RuntimeError:  # a terminal: its loop runs only while a cell does
+    except RuntimeError:  # a terminal's loop runs only during a cell
         return
     close = partial(_close, lab, loop)
     atexit.register(close)
@@ -235,13 +235,13 @@ def _close_at_exit(lab: Lab, undo: Undo) -> None:
 
 
 def _close(lab: Lab, loop: asyncio.AbstractEventLoop) -> None:
-    """Stop the Lab in bounded time. A kernel that ends cancels no task and runs no `finally` of one."""
+    """Stop the Lab in bounded time. An exiting kernel cancels no task and runs no `finally`."""
     if loop.is_closed() or not lab.is_open:
         return
     closing = loop.create_task(lab.stop(grace_s=CLOSING_S - 1.0))
     loop.call_later(CLOSING_S, closing.cancel)
-    loop.call_later(CLOSING_S + 0.25, closing.cancel)  # a thread that something blocks does not hear of the first
-    # The kernel has asked its loop to stop, which ends the first call at once.
+    loop.call_later(CLOSING_S + 0.25, closing.cancel)  # a blocked thread does not notice the first
+    # The kernel has requested its loop to stop, which ends the first call at once.
     for _ in range(3):
         with suppress(RuntimeError, asyncio.CancelledError, SagazLabError):
             if not closing.done():

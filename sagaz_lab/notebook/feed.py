@@ -1,4 +1,4 @@
-"""What a dashboard shows of a Lab: how it stands now, and the last minutes of it as series of numbers."""
+"""The data of a dashboard: a Lab's current state and its last minutes as series."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from sagaz_lab.runtime.status import RunProgress, SourceStatus, Status, TriggerS
 from sagaz_lab.texts import masked_address
 
 POINTS = 300
-"""Points of each series that are kept, one a second."""
+"""Points kept per series, one a second."""
 
 RATES_OVER_S = 5.0
 RUNS, HELD_RUNS, REASONS, CAUSES, REVISIONS, WARNINGS = 12, 20, 12, 50, 20, 5
 TEXT = 300
-"""Characters of an error or a reason that are shown."""
+"""Maximum length of an error or a reason."""
 
 LOOKED_THROUGH = 1000
-"""Runs, the newest, among which those are looked for that wait for a person."""
+"""Newest runs searched for those that need a person."""
 
 FIELDS = ("received", "filtered", "started", "completed", "dead", "lag_s")
 TOTALS = FIELDS[:4]
 INTERRUPTED = "interrupted"
-"""What is shown of a run that a dead process left and that the start has not taken up."""
+"""The shown status of a crashed process's run that the start did not resume."""
 
 _UNKNOWN = (math.nan,) * len(FIELDS)
 _STUCK = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
@@ -46,7 +46,7 @@ State = dict[str, Any]
 
 
 class Point(NamedTuple):
-    """What each trigger had counted at a moment, and what that is a second since the point before: see `FIELDS`."""
+    """Each trigger's counts at a moment and its rates since the previous point: see `FIELDS`."""
 
     at: float
     counts: Mapping[str, Numbers]
@@ -54,7 +54,7 @@ class Point(NamedTuple):
 
 
 class Feed:
-    """All of it but `series` and `totals` belongs on the Lab's loop."""
+    """Use it on the Lab's loop, except `series` and `totals`."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -67,19 +67,19 @@ class Feed:
         self._ended = -1
         self._unread = ""
 
-    async def now(self, *, sample: bool, look: bool, anew: bool) -> State:
-        """How things stand, after adding a point to the series and reading the store, if that is due."""
+    async def now(self, *, sample: bool, look: bool, refresh: bool) -> State:
+        """The current state, after adding a point (`sample`) and reading the store (`look`) if due."""
         status = self._lab.status()
         if sample and self._lab.is_open:
             self._sample(status)
-        if (look or anew) and self._lab.is_open:
+        if (look or refresh) and self._lab.is_open:
             try:
-                await self._look(status, anew=anew)
+                await self._look(status, refresh=refresh)
                 self._unread = ""
             except StoreError as error:
                 if (told := describe(error)) != self._unread:
                     self._unread = told
-                    self._lab.report("dashboard", f"the dashboard shows what it has read before: {told}")
+                    self._lab.report("dashboard", f"the dashboard shows older data: {told}")
         return self._state(status)
 
     # --- series ---
@@ -96,11 +96,11 @@ class Feed:
         return self._points[-1].at if self._points else 0.0
 
     def series(self, after: float = 0.0) -> tuple[State, bytes]:
-        """The points after this time, and their numbers: for each point its time, then for each trigger its fields."""
+        """The points after this time with their numbers: per point its time, then each trigger's fields."""
         triggers = list(self._points[-1].counts) if self._points else []
         t0, count = self._points[0].at if self._points else 0.0, 0
         numbers = array("f")
-        for point in islice(self._points, 1, None):  # the first is only there for the second
+        for point in islice(self._points, 1, None):  # the first only serves to compute the second's rates
             if point.at > after:
                 numbers.append(point.at - t0)
                 for name in triggers:
@@ -109,7 +109,7 @@ class Feed:
         return {"t0": t0, "triggers": triggers, "fields": FIELDS, "points": count}, numbers.tobytes()
 
     def totals(self) -> dict[str, list[float]]:
-        """The rates of all triggers together: the moments, as `at`, and what was received, filtered and so on."""
+        """The total rates of all triggers: the times as `at`, then received, filtered and so on."""
         found: dict[str, list[float]] = {"at": [], **{name: [] for name in TOTALS}}
         for point in islice(self._points, 1, None):
             found["at"].append(point.at)
@@ -118,7 +118,7 @@ class Feed:
         return found
 
     def _rates_now(self) -> Callable[[TriggerStatus], State]:
-        """A function that gives a trigger's rates over the last seconds."""
+        """Returns a function from a trigger to its rates over the last seconds."""
         now = self._lab.clock.now()
         since = next((point for point in reversed(self._points) if point.at <= now - RATES_OVER_S), None)
         since = since or (self._points[0] if self._points else Point(now, {}, {}))
@@ -132,7 +132,7 @@ class Feed:
     # --- state ---
 
     def _state(self, status: Status) -> State:
-        """How things stand, for JSON. `sagas` and `letters` are the same objects as long as they have not changed."""
+        """The current state, for JSON. Unchanged `sagas` and `letters` are the same objects."""
         rates = self._rates_now()
         self._renew_sagas()
         return {
@@ -147,8 +147,8 @@ class Feed:
             "letters": self._letters,
         }
 
-    async def _look(self, status: Status, *, anew: bool) -> None:
-        """Read the actions of the runs that live, and if something has ended (or `anew`) what waits for a person."""
+    async def _look(self, status: Status, *, refresh: bool) -> None:
+        """Read the actions of live runs and, if a run has ended or `refresh`, the runs that need a person."""
         lab = self._lab
         runs = list(_first(status.runs))
         stored = await self._read(lambda: {run.run_id: lab.store.run(run.run_id) for run in runs})
@@ -159,7 +159,7 @@ class Feed:
         self._actions = actions
         ended = sum(t.counts["dead"] + sum(n for how, n in t.ends.items() if how != "completed")
                     for t in status.triggers)  # fmt: skip
-        if anew or ended != self._ended:
+        if refresh or ended != self._ended:
             self._ended = ended
             await self._read_what_failed(status)
 
@@ -184,11 +184,11 @@ class Feed:
         self._held = [_held(run, kept.records if kept else ()) for run, kept in zip(stuck, stored, strict=True)]
 
     async def _read(self, read: Callable[[], T]) -> T:
-        """In a thread, where the store is for any thread."""
+        """Read in a worker thread if the store allows it."""
         return await asyncio.to_thread(read) if self._lab.store.traits.any_thread else read()
 
     def _gantt(self, run: RunProgress, records: Iterable[Record]) -> list[State]:
-        """The run's steps in the order of its actions; what has not begun waits."""
+        """The run's steps in action order; those not begun are waiting."""
         definition = self._lab.registry.past(run.saga).get(run.revision)
         order = definition.plan.order if definition else ()
         steps = [step for step in steps_of(records) if step.attempt == run.attempt]
@@ -228,14 +228,14 @@ def _numbers(trigger: TriggerStatus) -> Numbers:
 
 
 def _rates(before: Point, now: float, trigger: str, here: Numbers) -> Numbers:
-    """Per second; a trigger that is new, or counts anew, begins at nothing."""
+    """Rates per second; a new trigger, or one whose counts restarted, begins at zero."""
     there = before.counts.get(trigger, here)
     took_s = max(now - before.at, 0.001)
     return (*(max(0.0, (now - then) / took_s) for now, then in zip(here[:-1], there[:-1], strict=True)), here[-1])
 
 
 def _first(runs: Sequence[RunProgress]) -> Iterable[RunProgress]:
-    """Those that have lived longest."""
+    """The oldest runs."""
     return islice(runs, RUNS)
 
 
@@ -269,7 +269,7 @@ def _trigger(trigger: TriggerStatus) -> State:
 
 
 def _held(run: State, records: Iterable[Record]) -> State:
-    """With the action that failed first."""
+    """Add the first failed action."""
     failed = next((step.action for step in steps_of(records) if step.attempt == run["attempt"] and step.error), "")
     facts = {name: run[name] for name in ("run_id", "saga", "revision", "status")}
     return {**facts, "error": shortened(run["error"] or "", TEXT), "failed": failed}
@@ -285,11 +285,11 @@ def _source(source: SourceStatus) -> State:
 
 
 def _run(run: RunProgress, actions: Sequence[State] | None) -> State:
-    """Its actions as they were last read, with what those that run say now."""
-    by_name = {(it["kind"], it["name"]): dict(it) for it in actions or ()}  # of many trials the last
+    """The actions as last read, with the current progress of live ones."""
+    by_name = {(it["kind"], it["name"]): dict(it) for it in actions or ()}  # the last trial of each
     known = {name for (_, name), action in by_name.items() if action["end"] is None and action["state"] != "waiting"}
     for name in run.actions:
-        if name not in known:  # it has begun since
+        if name not in known:  # begun since the last read
             done = by_name.get(("action", name), {}).get("state") == "completed"
             kind = "compensation" if done else "action"
             now: State = {"name": name, "kind": kind, "state": "running", "start": None, "end": None}

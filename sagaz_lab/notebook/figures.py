@@ -1,7 +1,7 @@
-"""Figures that matplotlib's pyplot makes in an action of a background run: they go to the run, not into a cell.
+"""Gives matplotlib figures from actions of background runs to the run instead of a cell.
 
-pyplot keeps the open figures in one list of the process: what an action or a cell shows, closes or draws on would be
-another's. So each action has a list of its own, and so have the cells.
+pyplot keeps one process-wide list of open figures, so actions and cells would show, close or draw on each other's.
+Here each action has its own list, and the cells share another.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PYLAB = "matplotlib._pylab_helpers"
 
 
 class OpenFigures(MutableMapping[Any, Any]):
-    """What pyplot has for its open figures, by number: those of the action that runs here, else those of the cells."""
+    """pyplot's open figures by number: those of the current action, else those of the cells."""
 
     def __init__(self, of_cells: OrderedDict[Any, Any]) -> None:
         self.of_cells = of_cells
@@ -39,12 +39,12 @@ class OpenFigures(MutableMapping[Any, Any]):
         if step is None:
             return self.of_cells
         known = self._of_steps.get(id(step))
-        if known is None:  # the log now: a run that has ended makes none any more
+        if known is None:  # fetch the log now: an ended run creates none
             known = self._of_steps[id(step)] = (step, step.run.log, OrderedDict())
         return known[2]
 
     def take_ended(self) -> Iterator[tuple[Step, RunLog, Any]]:
-        """The figures of actions that have ended, which have none from now on."""
+        """Remove and return the figures of ended actions."""
         for key, (step, log, figures) in list(self._of_steps.items()):
             if step.run.steps.get(step.name) is not step:
                 del self._of_steps[key]
@@ -66,7 +66,7 @@ class OpenFigures(MutableMapping[Any, Any]):
         return len(self._here())
 
     def values(self) -> ValuesView[Any]:
-        return self._here().values()  # pyplot reads them backwards
+        return self._here().values()  # pyplot iterates in reverse
 
     def move_to_end(self, number: Any) -> None:
         self._here().move_to_end(number)
@@ -81,7 +81,7 @@ class Figures:
         self._finder = _Finder(self.watch)
 
     def route(self, shell: InteractiveShell) -> Callable[[], None]:
-        """From now on. Returns what undoes this."""
+        """Install it. Returns a function that uninstalls it."""
         sys.meta_path.insert(0, self._finder)
         if (loaded := sys.modules.get(PYLAB)) is not None:
             self.watch(loaded)
@@ -90,13 +90,13 @@ class Figures:
         return partial(self._undo, shell)
 
     def watch(self, pylab: Any) -> None:
-        """Keep the figures apart. Called once matplotlib is there."""
+        """Separate the figures. Called once matplotlib is imported."""
         if self._pylab is None:
             self._pylab = pylab
             self._open = pylab.Gcf.figs = OpenFigures(pylab.Gcf.figs)
 
     def collect(self) -> None:
-        """Give the figures of actions that have ended to their runs."""
+        """Give figures of ended actions to their runs."""
         for step, log, manager in self._open.take_ended() if self._open is not None else ():
             log.display(step.name, _picture(manager.canvas.figure))
             manager.destroy()
@@ -115,30 +115,30 @@ def _picture(figure: Any) -> dict[str, Any]:
     try:
         file = BytesIO()
         figure.savefig(file, format="png", bbox_inches="tight")
-    except Exception as error:  # noqa: BLE001  it is the user's
+    except Exception as error:  # noqa: BLE001  user code may raise anything
         return {"text/plain": f"a figure that cannot be drawn: {describe(error)}"}
     return {"image/png": b64encode(file.getvalue()).decode(), "text/plain": repr(figure)}
 
 
 class _Finder(MetaPathFinder):
-    """Tells when matplotlib's list of figures is imported."""
+    """Notices the import of matplotlib's list of figures."""
 
-    def __init__(self, tell: Callable[[Any], None]) -> None:
-        self._tell = tell
+    def __init__(self, notify: Callable[[Any], None]) -> None:
+        self._notify = notify
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != PYLAB:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Telling(spec.loader, self._tell)
+            spec.loader = _Notifying(spec.loader, self._notify)
         return spec
 
 
-class _Telling(Loader):
-    def __init__(self, loader: Any, tell: Callable[[Any], None]) -> None:
+class _Notifying(Loader):
+    def __init__(self, loader: Any, notify: Callable[[Any], None]) -> None:
         self._loader = loader
-        self._tell = tell
+        self._notify = notify
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -149,4 +149,4 @@ class _Telling(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._tell(module)
+        self._notify(module)

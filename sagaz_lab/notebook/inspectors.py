@@ -1,4 +1,4 @@
-"""Cards of what one looks into: an event, a run, the sagas, the Lab, the difference between two revisions."""
+"""Cards of an event, a run, the sagas, the Lab and the difference between two revisions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sagaz_lab.runtime.runs.run_view import RunView, StepView
 from sagaz_lab.texts import masked_address
 
 VALUE = 2000
-"""Characters of a value that are shown."""
+"""Maximum length of a value."""
 
 ITEMS, DEPTH = 50, 8
-"""Items of a list or mapping that are shown, and how deep they are looked into."""
+"""Maximum number of items of a container, and nesting depth."""
 
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line (?P<line>\d+), in .*\n    (?P<code>.*)', re.MULTILINE)
 _CELLS = ("ipykernel_", "<ipython-input")
@@ -40,7 +40,7 @@ def event_card(event: Event) -> Card:
 
 def run_card(run: RunView) -> Card:
     facts = f"{run.saga} revision {run.revision}, attempt {run.attempt}, {_moment(run.started_at)}, "
-    facts += timeline.seconds(run.duration_s) + (f", tried again at {_moment(run.retry_at)}" if run.retry_at else "")
+    facts += timeline.seconds(run.duration_s) + (f", retry at {_moment(run.retry_at)}" if run.retry_at else "")
     by = f"started by {run.trigger}" if run.trigger else "started by hand"
     parts = [tag("div", tag("b", f"run {run.run_id}: {run.status}"), f" {facts}; {by}"), timeline.html(run)]
     text = [f"run {run.run_id}: {run.status}", f"  {facts}; {by}", *timeline.text(run)]
@@ -61,7 +61,7 @@ def run_card(run: RunView) -> Card:
 
 
 def class_card(cls: type) -> Card | None:
-    """Of a saga class; None for any other, and for an abstract one."""
+    """The card of a saga class; None for an abstract or other class."""
     definition = cls.__dict__.get("__definition__")
     return saga_card(definition) if isinstance(definition, SagaDefinition) else None
 
@@ -77,7 +77,7 @@ def sagas_card(sagas: Mapping[str, SagaDefinition]) -> Card:
 
 
 def mapping_card(values: Mapping[Any, Any]) -> Card | None:
-    """`lab.sagas` is a read-only mapping like any other."""
+    """The card of `lab.sagas`; None for any other mapping."""
     of_sagas = values and all(isinstance(value, SagaDefinition) for value in values.values())
     return sagas_card(values) if of_sagas else None
 
@@ -91,7 +91,7 @@ def lab_card(lab: Lab) -> Card:
 def diff_card(diff: Diff) -> Card:
     head = f"{diff.saga}: revision {diff.old} to {diff.new}, "
     if not diff.lines:
-        same = head + "the code is the same"
+        same = head + "same code"
         return Card(tag("div", same), same)
     counts = f"{diff.added} added, {diff.removed} removed"
     return Card(tag("div", tag("b", head), counts, tag("pre", *coloured(diff.lines))), str(diff))
@@ -106,7 +106,7 @@ def _moment(at: float) -> str:
 
 
 def _event_facts(event: Event) -> Facts:
-    facts: Facts = [("timestamp", Said(f"{event.timestamp:%Y-%m-%d %H:%M:%S.%f %Z}")), ("attempt", event.attempt)]
+    facts: Facts = [("timestamp", Verbatim(f"{event.timestamp:%Y-%m-%d %H:%M:%S.%f %Z}")), ("attempt", event.attempt)]
     if event.key is not None:
         facts.append(("key", event.key))
     if event.headers:
@@ -117,38 +117,38 @@ def _event_facts(event: Event) -> Facts:
 def _inputs(run: RunView) -> Facts:
     facts: Facts = []
     if run.event is not None:
-        facts += [("event", Said(f"{run.event.id} from {run.event.source}")), ("payload", run.event.payload)]
+        facts += [("event", Verbatim(f"{run.event.id} from {run.event.source}")), ("payload", run.event.payload)]
     return [*facts, *([("context", dict(run.context))] if run.context else [])]
 
 
 # --- values ---
 
 
-class Said(str):
-    """A text that is shown as it is, without quotes."""
+class Verbatim(str):
+    """A string shown without quotes."""
 
     __slots__ = ()
 
 
-def shown(value: object) -> str:
-    """The value as Python shows it, long ones cut; of a class whose `repr` fails, that."""
-    if isinstance(value, Said):
+def value_text(value: object) -> str:
+    """The value's `repr`, shortened, or the error if its `repr` fails."""
+    if isinstance(value, Verbatim):
         return str(value)
     try:
         return shortened(pformat(_bounded(value, DEPTH), width=100, compact=True, sort_dicts=False), VALUE)
-    except Exception as error:  # noqa: BLE001  it is the user's
-        return f"<a {type(value).__name__} that cannot be shown: {describe(error)}>"
+    except Exception as error:  # noqa: BLE001  user code may raise anything
+        return f"<unprintable {type(value).__name__}: {describe(error)}>"
 
 
 class _More:
-    """Stands for items that are not shown."""
+    """Stands for omitted items."""
 
     def __repr__(self) -> str:
         return "..."
 
 
 def _bounded(value: Any, depth: int) -> Any:
-    """The first items of plain containers: the whole may be long to format."""
+    """The first items of plain containers, since formatting all may be slow."""
     if type(value) is str:
         return value[:VALUE]
     if type(value) not in (dict, list, tuple) or not value:
@@ -165,7 +165,7 @@ def _bounded(value: Any, depth: int) -> Any:
 def _facts_html(facts: Facts) -> Markup:
     look = "text-align:left;vertical-align:top"
     code = "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:anywhere"
-    rows = [tag("tr", tag("td", name, style=look), tag("td", tag("pre", shown(value), style=code), style=look))
+    rows = [tag("tr", tag("td", name, style=look), tag("td", tag("pre", value_text(value), style=code), style=look))
             for name, value in facts]  # fmt: skip
     return tag("table", tag("tbody", *rows), style=AT_LEFT)
 
@@ -174,7 +174,7 @@ def _facts_text(facts: Facts) -> list[str]:
     wide = max(len(name) for name, _ in facts)
     lines = []
     for name, value in facts:
-        first, *more = shown(value).splitlines() or [""]
+        first, *more = value_text(value).splitlines() or [""]
         lines += [f"  {name:<{wide}}  {first}", *(f"  {'':<{wide}}  {line}" for line in more)]
     return lines
 
@@ -183,7 +183,7 @@ def _facts_text(facts: Facts) -> list[str]:
 
 
 def _failures(run: RunView) -> list[list[StepView]]:
-    """Failed trials, those of one step that failed alike together."""
+    """Failed trials, grouped by step and error."""
     alike: dict[tuple[str, str | None], list[StepView]] = {}
     for step in run.steps[-timeline.SHOWN :]:
         if step.error:
@@ -208,7 +208,7 @@ def _error_html(alike: list[StepView]) -> Markup:
 
 
 def _place(traceback: str) -> str:
-    """The last line of the user's cells in it, else the last line of all."""
+    """The traceback's last line in a cell, else its last line."""
     frames = list(_FRAME.finditer(traceback))
     in_cells = [frame for frame in frames if any(mark in frame["file"] for mark in _CELLS)]
     if not frames:

@@ -1,4 +1,4 @@
-"""Sagas that go on although the notebook has them no more: their cell names another now, or their class was deleted."""
+"""Sagas still registered after they left the notebook: their cell was changed or their class deleted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAME = re.compile(r"""(\bsaga_name\s*(?::[^=\n]*)?=\s*)(?:"[^"\n]*"|'[^'\n]*')"
 
 
 class Leftovers:
-    """Knows which cell has defined a saga, and whether its class was there."""
+    """Tracks which cell defined a saga and whether its class still exists."""
 
     def __init__(self, shell: InteractiveShell, lab: Lab) -> None:
         self._shell = shell
@@ -31,29 +31,35 @@ class Leftovers:
         self._there: set[str] = set()
 
     def found(self, info: Any, classes: Sequence[type[Saga]]) -> Iterator[tuple[str, str]]:
-        """The saga, and what to say of it, after a cell has succeeded that defined these classes."""
+        """Sagas left behind by a successful cell with these classes, each with a note."""
         cell, sagas = _cell_of(info), self._lab.sagas
         names = {cls.__definition__.name for cls in classes if cls.__definition__}
         for saga, its_cell in list(self._cells.items()):
             if saga not in sagas:
                 del self._cells[saga]
             elif its_cell == cell and saga not in names:
-                yield saga, f"{saga!r}, defined by this cell before, still runs; %triggers remove {saga} ends that"
+                yield (
+                    saga,
+                    f"{saga!r}, defined by this cell before, still runs; %triggers remove {saga} removes it",
+                )
         self._cells.update(dict.fromkeys(names & sagas.keys(), cell))
         yield from self._deleted(names)
 
     def _deleted(self, defined: Collection[str]) -> Iterator[tuple[str, str]]:
-        """A class that is gone from the notebook, at the cell after which it is."""
+        """Classes that disappeared from the notebook since the previous cell."""
         of_notebook = {name: it.cls for name, it in self._lab.sagas.items() if it.cls.__module__ == "__main__"}
         there = {name for name, cls in of_notebook.items() if cls.__qualname__ in self._shell.user_ns}
         for saga in sorted((self._there - there) & of_notebook.keys()):
             cls = of_notebook[saga].__qualname__
-            yield saga, f"the class {cls} is gone, but its saga {saga!r} still runs; %triggers remove {saga} ends that"
+            yield (
+                saga,
+                f"the class {cls} is gone, but its saga {saga!r} still runs; %triggers remove {saga} removes it",
+            )
         self._there = there
 
     def offer(self, sagas: Collection[str]) -> None:
-        """Show a button for each that takes it away, where there are widgets."""
-        if sagas and hasattr(self._shell, "kernel"):  # importing widgets alone makes every page ask for their states
+        """Show a button to remove each saga, if widgets are available."""
+        if sagas and hasattr(self._shell, "kernel"):  # the import alone makes every page request widget states
             with suppress(ModuleNotFoundError):
                 widgets, display = import_module("ipywidgets"), import_module("IPython.display").display
                 for saga in sagas:
@@ -62,8 +68,8 @@ class Leftovers:
                     display(button)
 
 
-def claimed_before(lab: Lab, saga: str) -> str:
-    """What earlier runs of the saga's triggers have claimed, and the cure; nothing if that is nothing."""
+def earlier_claims(lab: Lab, saga: str) -> str:
+    """A note on claims of earlier runs of the saga's triggers, with the cure; "" if there are none."""
     definition = lab.sagas[saga]
     keyed = [it.name for it in definition.triggers.values() if it.gates.idempotency_key is not None]
     try:
@@ -74,28 +80,28 @@ def claimed_before(lab: Lab, saga: str) -> str:
     if not found:
         return ""
     return (
-        f"earlier runs have claimed {', '.join(found)}: events with them start nothing; "
-        "%triggers start --fresh forgets them, %triggers use memory takes a scratch store"
+        f"earlier runs have claimed {', '.join(found)}: events with these start nothing; "
+        "%triggers start --fresh forgets them, %triggers use memory switches to a scratch store"
     )
 
 
-def made_elsewhere(lab: Lab, change: Change) -> Iterator[str]:
-    """Which other kernel or process made the revision that this one follows."""
+def revision_origin(lab: Lab, change: Change) -> Iterator[str]:
+    """A note if another kernel or process registered the previous revision."""
     before = change.previous
     if change.is_new and before is not None:
         with suppress(SagazLabError):
             maker = next((row.made_by for row in lab.store.revisions(change.name) if row.number == before), "")
             if maker and not maker.endswith(f"process {os.getpid()}"):
-                yield f"revision {before} was made elsewhere: by {maker}"
+                yield f"revision {before} comes from {maker}"
 
 
 def _cell_of(info: Any) -> object:
-    """What a cell keeps when it is edited: the id that the front end gives it; else its text but for names of sagas."""
+    """Identifies a cell across edits: the front end's id, else its text without saga names."""
     return getattr(info, "cell_id", None) or _NAME.sub(r"\1''", info.raw_cell or "")
 
 
 def _remove(lab: Lab, saga: str, loop: asyncio.AbstractEventLoop, button: Any) -> None:
-    """Called on any thread."""
+    """Handle a click, on any thread."""
     loop.call_soon_threadsafe(_remove_here, lab, saga, button)
 
 
@@ -103,6 +109,6 @@ def _remove_here(lab: Lab, saga: str, button: Any) -> None:
     button.disabled = True
     try:
         lab.unregister(saga)
-        button.description = f"{saga} is removed"
+        button.description = f"{saga} removed"
     except SagazLabError as error:
         button.description = " ".join(describe(error).split())

@@ -1,4 +1,4 @@
-"""`%triggers` and `%%saga`: thin faces of the Lab. A mistake is one line, not a traceback."""
+"""`%triggers` and `%%saga`: a thin layer over the Lab. A mistake is one line, not a traceback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from sagaz_lab.notebook.wrapped import TIMED, Stopwatch, refusal
 from sagaz_lab.runtime.recovery.start_report import RESUME
 
 BEGUN_S = 1.0
-"""A start that is not over by then goes on behind the cell's back, as one with a broker that is away."""
+"""A start that takes longer, as with an unreachable broker, continues after the cell has returned."""
 
 SAGA_OPTIONS = ("--quiet", "--shadow")
 
@@ -57,7 +57,7 @@ class Magics:
         self._watch = Watch(lab)
         self._handle: Handle | None = None
         self.is_loading = False
-        """Whether the cell still runs that has loaded the extension: it was read before it could await anything."""
+        """Whether the cell that loaded the extension still runs: it was parsed without our transformers."""
 
     @no_var_expand
     def saga(self, line: str, cell: str) -> None:
@@ -67,14 +67,14 @@ class Magics:
             class ModelRetraining(Saga):
                 ...
 
-        The cell is an ordinary one: it may import, define helpers, `await`. If it fails, nothing is registered.
-        `--quiet` shows one line instead of the card. With `--shadow` they are not made current: they decide what comes
-        beside the current revision, start nothing, and `%triggers shadow` shows what they decide differently.
+        The cell is an ordinary cell: it may import, define helpers, `await`. If it fails, nothing is registered.
+        `--quiet` shows one line instead of the card. With `--shadow` the sagas do not become current: they decide new
+        events alongside the current revision and run no action; `%triggers shadow` shows the differences.
         """
         for word in line.split():
             if word not in SAGA_OPTIONS:
                 raise UsageError(str(UnknownName("%%saga", "option", word, SAGA_OPTIONS)))
-        if cell.strip():  # not announced by the transformer: a script made of a notebook
+        if cell.strip():  # not through the transformer: an exported script
             cast(Any, self._shell).run_cell(f"%%saga {line}\n{cell}")
         else:
             words = line.split()
@@ -86,7 +86,7 @@ class Magics:
         said, line = line, without_semicolon(line)
         quiet = line != said
         if self.is_loading and awaits(line):
-            raise UsageError("%triggers: put %load_ext sagaz_lab into a cell of its own, before this one")
+            raise UsageError("%triggers: put %load_ext sagaz_lab into a separate cell before this one")
         if line.partition(" ")[0] == TIMED:
             return self._timed(line.split(maxsplit=1)[1:], quiet, local_ns)
         command, rest = split(line)
@@ -111,7 +111,7 @@ class Magics:
     triggers.__doc__ = overview()
 
     def _timed(self, rest: list[str], quiet: bool, local_ns: Mapping[str, Any] | None) -> Any:
-        """What `%%time` and `%time` have become."""
+        """Handles rewritten `%%time` and `%time`."""
         if not rest:
             return self._registration.time_cell()
         if (refused := refusal(rest[0])) is not None:
@@ -131,8 +131,8 @@ class Magics:
         with self._in_one_line(command):
             try:
                 value = await (result if command == "wait" else _to_its_end(result))
-            except asyncio.CancelledError:  # a new one: its traceback says nothing of our insides
-                goes_on = "the triggers go on" if command == "wait" else f"{command} goes on"
+            except asyncio.CancelledError:  # a new error, so that its traceback omits our internals
+                goes_on = "the triggers keep running" if command == "wait" else f"{command} continues"
                 raise asyncio.CancelledError(f"interrupted; {goes_on}") from None
         return None if quiet else value
 
@@ -143,7 +143,7 @@ class Magics:
         except SagazLabError as error:
             told = " ".join(str(error).split()).removeprefix(f"{command}: ")
             if isinstance(error, UnknownName) and self._registration.unfinished():
-                told += "; the sagas of this cell are registered when it has succeeded"
+                told += "; the sagas of this cell are registered when it succeeds"
             raise UsageError(f"%triggers {command}: {told}") from None
 
     # --- the sub-commands ---
@@ -151,17 +151,17 @@ class Magics:
     def _start(self, line: Line) -> Any:
         isolated = "--isolated" in line.options
         if not isolated and not hasattr(self._shell, "kernel"):
-            told = "a terminal's event loop runs only while a cell does; use Jupyter, or %triggers start --isolated"
+            told = "a terminal's event loop runs only during a cell; use Jupyter, or %triggers start --isolated"
             raise mistake("start", told)
         resume = one_of("start", "--resume", line.options.get("--resume", "all"), RESUME)
         hold = "--hold" in line.options
         handle = self._lab.start(line.words or None, hold=hold, resume=resume, isolated=isolated,
                                  fresh="--fresh" in line.options)  # fmt: skip
-        self._reports.belong_here()
+        self._reports.attach_to_cell()
         return self._begun(handle)
 
     async def _begun(self, handle: Handle) -> Handle:
-        """Once it is started, or takes longer. What fails at once fails the cell; what fails later is reported."""
+        """Wait briefly for the start. An early failure fails the cell; a later one is reported."""
         await handle.begun(BEGUN_S)
         self._handle = handle
         return handle
@@ -187,10 +187,10 @@ class Magics:
         firing = read_firing(COMMANDS[command], rest, namespace, expand)
         if command == "preview":
             if firing.where:
-                raise mistake(command, f"it takes a trigger's name and a payload, not {next(iter(firing.where))}=")
+                raise mistake(command, f"takes a trigger's name and a payload, not {next(iter(firing.where))}=")
             return self._lab.preview(firing.name, firing.payload)
         if taken := {"target", "payload", "id", "wait"} & firing.where.keys():
-            raise mistake(command, f"{taken.pop()}= is no setting of a source; an id is given as --id ID")
+            raise mistake(command, f"{taken.pop()}= is not a setting of a source; give an id as --id ID")
         return self._lab.fire(firing.name, firing.payload, id=firing.options.get("--id"),
                               wait="--no-wait" not in firing.options, **firing.where)  # fmt: skip
 
@@ -211,13 +211,13 @@ class Magics:
         return runs[runs["status"] == status].head(limit).reset_index(drop=True)
 
     async def _resume_run(self, line: Line) -> RunStatus:
-        return self._told(_first(line), await self._lab.resume_run(_first(line), line.options.get("--from")))
+        return self._with_error(_first(line), await self._lab.resume_run(_first(line), line.options.get("--from")))
 
     async def _compensate_run(self, line: Line) -> RunStatus:
-        return self._told(_first(line), await self._lab.compensate_run(_first(line)))
+        return self._with_error(_first(line), await self._lab.compensate_run(_first(line)))
 
-    def _told(self, run_id: str, status: RunStatus) -> RunStatus:
-        """Say here why it has failed: the cell that started the triggers need not be near."""
+    def _with_error(self, run_id: str, status: RunStatus) -> RunStatus:
+        """Print the error here too: the cell that started the triggers may be far away."""
         if status is not RunStatus.COMPLETED and (error := self._lab.run(run_id).error):
             print(f"run {run_id} {status}: {error}", file=sys.stderr)
         return status
@@ -231,19 +231,19 @@ class Magics:
             by = line.options.get("--by")
             limit = int(number("dlq", "--limit", line.options.get("--limit", "10000")))
             if by is not None and "--before" in line.options:
-                raise mistake("dlq", "--before goes with the letters one by one, not with --by cause")
+                raise mistake("dlq", "--before does not go with --by cause")
             by = one_of("dlq", "--by", by, ["cause"]) if by else None
             return self._lab.dead_letters(by=by, limit=limit, before=line.options.get("--before"))
         what, *rest = line.words
         one_of("dlq", "sub-command", what, COMMANDS["dlq"].words)
         if line.options:
-            raise mistake("dlq", f"{next(iter(line.options))} goes with the table, not with {what}")
+            raise mistake("dlq", f"{next(iter(line.options))} does not go with {what}")
         if not rest:
-            raise mistake("dlq", f"which letters? It is: {COMMANDS['dlq'].usage}")
+            raise mistake("dlq", f"ids are missing; usage: {COMMANDS['dlq'].usage}")
         if what == "redrive":
             return self._lab.redrive(self._letters(rest))
         if len(rest) < 2:
-            raise mistake("dlq", "discard takes the ids, with commas between, and then the reason")
+            raise mistake("dlq", "discard takes the ids, separated by commas, then the reason")
         return self._lab.discard(self._letters(rest[:1]), " ".join(rest[1:]))
 
     def _letters(self, words: list[str]) -> list[str]:
@@ -272,19 +272,19 @@ class Magics:
         if "--end" not in line.options:
             return shadows[name] if name else shadows
         if not name:
-            raise mistake("shadow", f"which one is to end? There are: {', '.join(shadows) or 'none'}")
+            raise mistake("shadow", f"--end needs a saga with a shadow; there are: {', '.join(shadows) or 'none'}")
         return shadows.end(name)
 
     def _remove(self, line: Line) -> None:
         saga = one_of("remove", "saga", _first(line), self._lab.sagas)
         self._lab.unregister(saga)
         live = sum(run.saga == saga for run in self._lab.status().runs)
-        print(f"saga {saga} is removed{f'; {live} of its runs go on to their end' if live else ''}")
+        print(f"saga {saga} removed{f'; {live} live runs will finish' if live else ''}")
 
     async def _use(self, line: Line) -> None:
         await self._lab.use(_first(line))
         self._watch = Watch(self._lab)
-        print(f"the store is {self._lab.store.url} now; nothing is started")
+        print(f"the store is now {self._lab.store.url}; no trigger is started")
 
     def _help(self, line: Line) -> None:
         name = line.words[0] if line.words else ""
@@ -292,7 +292,7 @@ class Magics:
 
 
 async def _to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
-    """Interrupting the cell ends the waiting, not the work: an event is not left half decided."""
+    """Interrupting the cell cancels the waiting, not the work: no event is left half decided."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)
@@ -300,5 +300,5 @@ async def _to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
 
 def _first(line: Line) -> str:
     if not line.words:
-        raise mistake(line.command.name, f"what? It is: {line.command.usage}")
+        raise mistake(line.command.name, f"an argument is missing; usage: {line.command.usage}")
     return line.words[0]

@@ -1,4 +1,4 @@
-"""Small pieces of HTML and of aligned text. Whatever goes into the HTML is escaped here."""
+"""Builds small pieces of HTML and aligned text. All escaping of HTML happens here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sagaz_lab.texts import printable
 
 AT_LEFT = "margin:.3em 0"
-"""Of a table, which Jupyter would put into the middle."""
+"""The style of a table, which Jupyter would centre."""
 
 
 class Markup(str):
@@ -24,7 +24,7 @@ class _Forms(NamedTuple):
 
 
 class Card(_Forms):
-    """Something to show, in both forms; a terminal finds nothing to obey in its text."""
+    """A display as HTML and text; the text is free of control characters."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Card(_Forms):
 
 
 def inline(value: object) -> Markup:
-    """The value as HTML, escaped unless it is markup already."""
+    """The value as HTML, escaped unless it is already markup."""
     return value if isinstance(value, Markup) else Markup(escape(str(value)))
 
 
@@ -48,7 +48,7 @@ def bullets(lines: Iterable[object]) -> Markup:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    """Nothing where there are no rows."""
+    """Empty without rows."""
     if not rows:
         return Markup("")
     head = tag("thead", tag("tr", *(tag("th", column, style="text-align:left") for column in columns)))
@@ -57,7 +57,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "  ") -> list[str]:
-    """The same as lines of text."""
+    """A table as lines of text."""
     if not rows:
         return []
     texts = [list(columns), *([str(cell) for cell in row] for row in rows)]

@@ -1,7 +1,7 @@
-"""An error that this package raises where a cell calls it is shown as one line and the cell's own.
+"""Shows an error that this package raises in a call from a cell as one line plus the cell's line.
 
-A way through our code would say no more. An error of the user's own code, and one that such an error has caused, keep
-their traceback, but for the steps through our code on the way to the user's.
+A traceback through our code would add nothing. Errors of user code, and errors caused by them, keep their traceback
+without the frames of this package on the way to user code.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from sagaz_lab.errors import SagazLabError, describe
 from sagaz_lab.model.masked_code import masked_code
-from sagaz_lab.model.wrong_calls import explained, is_own_error
+from sagaz_lab.model.wrong_calls import explain, is_own_error
 from sagaz_lab.runtime.registry.code_sources import is_own
 
 
 def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
-    """From now on. Returns what undoes this."""
+    """Install it. Returns a function that uninstalls it."""
     tracebacks: Any = shell.InteractiveTB
     as_usual = tracebacks.structured_traceback
 
     def shown(error: SagazLabError) -> list[str]:
-        """The shell asks an error how it is to be shown."""
+        """The hook by which the shell renders an error."""
         where = _line_of_cell(error) if _is_ours(error) else None
         if where is None:
             lines: list[str] = as_usual(type(error), error, error.__traceback__, tb_offset=1)
@@ -35,7 +35,7 @@ def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
         return [f"{' '.join(describe(error).split())}", where]
 
     def structured(etype: Any = None, error: Any = None, traceback: Any = None, *args: Any, **options: Any) -> Any:
-        """Other errors, Python's own about a call of ours among them: no attribute of their class can be set."""
+        """For all other errors, such as a `TypeError` from a call of ours, whose class cannot have the hook."""
         said = _said(error) if isinstance(error, TypeError) else None
         where = _line_of_cell(error) if said else None
         if where is not None:
@@ -50,12 +50,12 @@ def show_in_one_line(shell: InteractiveShell) -> Callable[[], object]:
 
 
 def _said(error: TypeError) -> str | None:
-    """The line that says it all; None if the error is not about a call of this package's."""
-    return " ".join(str(error).split()) if is_own_error(error) and _is_ours(error) else explained(error)
+    """The one line; None unless the error is about a call of this package."""
+    return " ".join(str(error).split()) if is_own_error(error) and _is_ours(error) else explain(error)
 
 
 def _but_ours(traceback: TracebackType) -> TracebackType | None:
-    """The steps that are not this package's; all of them if its code is the last."""
+    """The frames outside this package; all frames if the last one is inside."""
     steps = [traceback]
     while (following := steps[-1].tb_next) is not None:
         steps.append(following)
@@ -79,7 +79,7 @@ def _undo(tracebacks: Any, structured: Any) -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package has raised it, of its own accord."""
+    """Whether this package raised it, without a cause in user code."""
     modules = _modules(error)
     if not modules or modules[-1].partition(".")[0] != "sagaz_lab":
         return False
@@ -96,7 +96,7 @@ def _is_users(module: str) -> bool:
 
 
 def _line_of_cell(error: BaseException) -> str | None:
-    """The innermost line of a cell that led to it; None if the cell only called the user's own modules."""
+    """The innermost line of a cell that led to it; None if the user's own modules are in between."""
     steps = list(walk_tb(error.__traceback__))
     of_cells = [frame.f_code.co_filename for frame, _ in steps if frame.f_globals.get("__name__") == "__main__"]
     for frame, number in reversed(steps):
@@ -111,6 +111,6 @@ def _line_of_cell(error: BaseException) -> str | None:
 
 
 def _shown(file: str, number: int) -> str:
-    """The line without credentials. The whole cell is masked, since a line alone is often no code that parses."""
+    """The line without credentials. Masks the whole cell, since a single line often does not parse."""
     lines = masked_code("".join(linecache.getlines(file))).split("\n")
     return lines[number - 1].strip() if number <= len(lines) else ""

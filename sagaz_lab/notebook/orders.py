@@ -1,4 +1,4 @@
-"""What the buttons and sliders of a dashboard ask for: each is a call of the Lab."""
+"""Executes the commands of a dashboard's buttons and sliders: each is a call of the Lab."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sagaz_lab.notebook.outputs import log_of
 
 LOG_LINES = 200
 BEGUN_S = 2.0
-"""A run that has not ended by then has begun: its view is not kept waiting."""
+"""After this time a command on a run is answered with `running`."""
 
 _under_way: set[asyncio.Task[RunStatus]] = set()
 
@@ -23,8 +23,8 @@ Order = Mapping[str, Any]
 Result = Mapping[str, Any] | None
 
 
-async def obey(lab: Lab, order: Order) -> Result:
-    """What there is to tell when it is done. Raises what the Lab raises, and `UnknownName` for no order at all."""
+async def execute(lab: Lab, order: Order) -> Result:
+    """Execute it; returns the reply. Raises the Lab's errors, and `UnknownName` for an unknown command."""
     name = str(order.get("cmd"))
     if name not in _ORDERS:
         raise UnknownName("dashboard", "order", name, _ORDERS)
@@ -70,7 +70,7 @@ async def _discard(lab: Lab, order: Order) -> Result:
 
 
 async def _letters(lab: Lab, cause: str) -> list[str]:
-    """There may be a million: they are read in a thread, where the store is for any thread."""
+    """There may be a million: read in a worker thread if the store allows it."""
     if lab.store.traits.any_thread:
         return await asyncio.to_thread(open_letters, lab.store, cause)
     return open_letters(lab.store, cause)
@@ -94,7 +94,7 @@ async def _compensate_run(lab: Lab, order: Order) -> Result:
 
 
 async def _begun(lab: Lab, work: Coroutine[Any, Any, RunStatus]) -> Result:
-    """How the run ended; if it takes longer, that it is running, and a later error is reported."""
+    """The run's final status, or `running` if it takes longer; a later error is reported."""
     task = asyncio.ensure_future(work)
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)

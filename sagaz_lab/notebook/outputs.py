@@ -1,4 +1,4 @@
-"""What runs print in the background goes to their logs, not into whichever cell runs; `%triggers tail` shows it."""
+"""Sends the output of background runs to their logs instead of the current cell; `%triggers tail` shows it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from sagaz_lab.model.step import Step, current_step
 from sagaz_lab.notebook.run_output import as_text
 
 LINES = 50
-"""Lines that `%triggers tail` shows unless told otherwise."""
+"""Default number of lines of `%triggers tail`."""
 
 RECENT = 20
-"""Runs of the store whose logs it shows while this kernel has had none."""
+"""Stored runs whose logs are shown while this kernel has none."""
 
 _OWN = frozenset({"_routes", "_stream", "_write", "write"})
 
 
 def in_background() -> Step | None:
-    """The step that runs here, if its run is one of the background."""
+    """The current step, if its run is a background run."""
     step = current_step.get(None)
     return None if step is None or step.run.foreground else step
 
 
 class Router:
-    """A stream of the kernel, but for what an action or compensation of a background run writes: its log gets that.
+    """Wraps a stream of the kernel and sends writes from steps of background runs to the run's log.
 
-    In the background is a run that a trigger started, or that a start took over from a dead process. One that a cell
-    awaits - `await MySaga().run()`, `await lab.resume_run(...)` - prints into that cell. Trigger methods, listeners
-    and threads that an action starts without a copy of its context belong to no step: theirs stays where it was.
-    Everything else, and what is set, is the stream's own.
+    Background runs are those that a trigger started or that a start took over from a crashed process. A run that a
+    cell awaits, as in `await MySaga().run()` or `await lab.resume_run(...)`, prints into that cell. Trigger methods,
+    listeners, and threads started without a copy of the action's context belong to no step and write to the stream.
+    All other attributes are the stream's.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -46,8 +46,8 @@ class Router:
 
     @property
     def write(self) -> Callable[[str], Any]:
-        """While a cell runs, the shell puts a function of its own here, to keep what the cell prints; the function
-        calls the one that was here, so each goes on to the one before it, and in the background to none."""
+        """During a cell the shell replaces this with a function that captures the cell's output and calls the previous
+        one. So each function calls its predecessor; in the background none is called."""
         return partial(self._routed, self._write)
 
     @write.setter
@@ -84,12 +84,12 @@ class Router:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
-        """Whoever asks `isinstance` hears of the stream."""
+        """Makes `isinstance` see the stream's class."""
         return type(self._stream)
 
 
 class _Level(local):
-    """The last record of `logging` that this thread has made: what is printed next may be it."""
+    """This thread's last `logging` record, which may be the next output."""
 
     record: logging.LogRecord | None = None
 
@@ -102,16 +102,16 @@ _level = _Level()
 
 
 def _level_of(text: str) -> str | None:
-    """The level of the record that is printed with this text; None if it is none."""
+    """The level of the record printed with this text; None if it is not a record."""
     record, _level.record = _level.record, None
     try:
         return record.levelname if record is not None and record.getMessage() in text else None
-    except Exception:  # noqa: BLE001  the record's arguments do not fit its text: `logging` says so itself
+    except Exception:  # noqa: BLE001  `logging` itself reports arguments that do not fit
         return None
 
 
 def route() -> Callable[[], None]:
-    """Put a `Router` before `sys.stdout` and `sys.stderr`, where there is none. Returns what undoes this."""
+    """Wrap `sys.stdout` and `sys.stderr` in a `Router`, once. Returns a function that undoes it."""
     routers = {}
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -129,14 +129,14 @@ def _unroute(routers: Mapping[str, Router], making: Any, before: Any) -> None:
     if logging.getLogRecordFactory() is making:
         logging.setLogRecordFactory(before)
     for name, router in routers.items():
-        router._routes = False  # somebody may have kept it
+        router._routes = False  # references to it may remain
         if getattr(sys, name) is router:
             setattr(sys, name, router._stream)
     _move_log(lambda stream: next((router._stream for router in routers.values() if router is stream), None))
 
 
 def _move_log(to: Callable[[Any], Any]) -> None:
-    """Give other streams to what writes log records: it keeps the one that was there when it was made."""
+    """Replace the streams of logging handlers, which keep the one they were created with."""
     known = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
     for logger in known:
         for writer in getattr(logger, "handlers", ()):
@@ -145,24 +145,24 @@ def _move_log(to: Callable[[Any], Any]) -> None:
 
 
 def tail(lab: Lab, run_id: str | None, limit: int) -> str:
-    """The last lines of one run's log, or of all logs. Raises `RunError` where there is none of this run."""
+    """The last lines of one run's log, or of all logs. Raises `RunError` if the run has none."""
     if run_id is None:
         logs: Mapping[str, Sequence[LogLine]] = lab.logs() or {run: lab.run(run).log for run in _newest(lab)}
         lines = [as_text(f"{run} {one[0]}", one) for run, log in logs.items() for one in log[-limit:]]
-        return "\n".join(lines[-limit:]) or "no run has written anything"
+        return "\n".join(lines[-limit:]) or "no run has any output"
     log = log_of(lab, run_id)
     return "\n".join(as_text(one[0], one) for one in log[-limit:])
 
 
 def log_of(lab: Lab, run_id: str) -> Sequence[LogLine]:
-    """The log of a run, in memory or in the store. Raises `RunError` where there is none."""
+    """The log of a run, from memory or the store. Raises `RunError` if there is none."""
     log: Sequence[LogLine] = lab.logs().get(run_id) or lab.run(run_id).log
     if not log:
-        raise RunError(f"run {run_id!r} has no log: it has written nothing")
+        raise RunError(f"run {run_id!r} has no log: it had no output")
     return log
 
 
 def _newest(lab: Lab) -> list[str]:
-    """The newest runs of the store, oldest first."""
+    """The newest stored runs, oldest first."""
     columns, rows = lab.store.rows("runs", RECENT)
     return [row[columns.index("run_id")] for row in reversed(rows)]

@@ -1,4 +1,4 @@
-"""A still picture of a Lab, with its date: what a saved notebook shows where no widget can be."""
+"""A dated still picture of a Lab, for saved notebooks, where widgets do not work."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _COLOURS = {"received": "#1976d2", "filtered": "#9e9e9e", "started": "#f57c00", 
 
 
 def picture(lab: Lab, feed: Feed, zone: tzinfo = UTC, *, starting: bool = False) -> Card:
-    """The tables of `lab.status()`, with the throughput of the last minutes drawn above them; times in this zone."""
+    """The tables of `lab.status()` below a chart of the last minutes' throughput; times in `zone`."""
     now = datetime.fromtimestamp(lab.clock.now(), zone)
     status = status_card(lab.status(), zone, "starting" if starting else "")
     head = f"sagaz_lab, as of {now:%Y-%m-%d %H:%M:%S %Z}"
     html = tag("div", tag("b", head), Markup(_throughput(feed)), status.html)
-    # The class is the one that dashboard.css hides beside a live dashboard.
+    # dashboard.css hides this class next to a live dashboard.
     return Card(Markup(f'<div class="sagaz-lab-still">{html}</div>'), f"{head}\n{status.text}")
 
 
 def _throughput(feed: Feed) -> str:
-    """Events a second of all triggers together; nothing before there are two points."""
+    """Events per second of all triggers; empty with fewer than two points."""
     lines = feed.totals()
     times, rates = lines.pop("at"), lines
     highest = max((rate for line in rates.values() for rate in line), default=0.0)
@@ -38,7 +38,7 @@ def _throughput(feed: Feed) -> str:
     words = " ".join(f'<tspan fill="{_COLOURS[name]}">{name} {line[-1]:.3g}/s</tspan>' for name, line in rates.items())
     return (
         f'<svg role="img" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 18}" width="{WIDTH}" '
-        f'style="max-width:100%;display:block;font:12px system-ui,sans-serif"><title>throughput, at most '
+        f'style="max-width:100%;display:block;font:12px system-ui,sans-serif"><title>throughput, up to '
         f'{highest:.3g}/s</title>{drawn}<text x="2" y="{HEIGHT + 14}">{words}</text></svg>'
     )
 

@@ -1,4 +1,4 @@
-"""A cell's sagas become current when the cell has succeeded, all at once; a cell that fails changes nothing."""
+"""Registers a cell's sagas together once the cell has succeeded; a failed cell changes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sagaz_lab.lab import Lab
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.notebook.cards import change_card, change_line
 from sagaz_lab.notebook.cells import is_saga_cell
-from sagaz_lab.notebook.leftovers import Leftovers, claimed_before, made_elsewhere
+from sagaz_lab.notebook.leftovers import Leftovers, earlier_claims, revision_origin
 from sagaz_lab.notebook.markup import Card
 from sagaz_lab.notebook.shadow_cards import shadow_card, shadow_counts, shadow_line
 from sagaz_lab.notebook.wrapped import Stopwatch
@@ -25,9 +25,9 @@ from sagaz_lab.runtime.registry.registry import Staged
 
 @dataclass(slots=True)
 class Cell:
-    """A cell that runs. Its classes are those staged from number `first` on; a cell that it runs is `inside` it.
+    """A running cell. Its classes are those staged from index `first` on; a nested cell is `inside` it.
 
-    `first_shadow` is the same for the classes that are to be shadows; `shadow`: those of this cell are.
+    `first_shadow` is the same index for shadow classes; `shadow` marks a cell of shadows.
     """
 
     info: Any
@@ -53,7 +53,7 @@ class Registration:
         self._greeted: set[str] = set()
 
     def announce(self, *, quiet: bool, shadow: bool = False) -> None:
-        """The cell that runs is a `%%saga` cell."""
+        """Mark the running cell as a `%%saga` cell."""
         if self._cells:
             self._cells[-1].announced.append(quiet)
             self._cells[-1].shadow = shadow
@@ -61,7 +61,7 @@ class Registration:
                 self._names = dict(self._shell.user_ns)
 
     def time_cell(self) -> None:
-        """Tell at the end of the cell that runs how long it took."""
+        """Print the running cell's duration at its end."""
         if self._cells:
             self._cells[-1].watch = Stopwatch.start()
 
@@ -71,7 +71,7 @@ class Registration:
         self._cells.append(Cell(info, len(self._staged.classes), len(self._to_shadow)))
 
     def after_cell(self, result: Any) -> None:
-        """`result` is None where the cell was ended from outside. An empty cell comes here without `before_cell`."""
+        """`result` is None if the cell was killed. An empty cell has no `before_cell`."""
         cell = next((c for c in reversed(self._cells) if result is None or c.info is result.info), None)
         if cell is None or self._staged is None:
             return
@@ -94,7 +94,7 @@ class Registration:
             self._commit(staged, cell, result, to_shadow, names)
 
     def close(self) -> None:
-        """No hook will be called any more: what the cell that runs has defined so far becomes current."""
+        """The hooks are removed: register what the running cell has defined so far."""
         self._cells.clear()
         self._to_shadow.clear()
         staged, self._staged = self._staged, None
@@ -103,14 +103,14 @@ class Registration:
             self._lab.registry.commit(staged)
 
     def unfinished(self) -> bool:
-        """Has the cell that runs defined sagas, which are not registered yet?"""
+        """Whether the running cell has defined sagas that are not registered yet."""
         return self._staged is not None and bool(self._staged.classes)
 
     def _drop(self, staged: Staged, cell: Cell) -> None:
         dropped = staged.classes[cell.first :] + self._to_shadow[cell.first_shadow :]
         del staged.classes[cell.first :], self._to_shadow[cell.first_shadow :]
         if dropped or is_saga_cell(cell.info.raw_cell or ""):
-            tell(self._nothing_registered(dropped))
+            print_warning(self._nothing_registered(dropped))
 
     def _commit(
         self, staged: Staged, cell: Cell, result: Any, to_shadow: list[type[Saga]], names: dict[str, Any] | None
@@ -118,17 +118,17 @@ class Registration:
         shadows = dict(self._lab.shadows)
         try:
             if names is not None:
-                self._put_back_helpers(names)
+                self._restore_helpers(names)
             changes = self._lab.registry.commit(staged) if staged.classes else []
             noticed = self._lab.registry.refresh()
             begun = self._lab.shadows.begin(*{_name(cls): cls for cls in to_shadow}.values()) if to_shadow else []
         except SagazLabError as error:
             what = "no shadow began" if names is not None else self._nothing_registered(staged.classes)
-            tell(f"{what}: {error}")
-            result.error_in_exec = error  # so that "run all" stops here
+            print_warning(f"{what}: {error}")
+            result.error_in_exec = error  # stops "run all" here
             return
         if cell.announced and not staged.classes and not to_shadow:
-            tell("%%saga: this cell defines no saga")
+            print_warning("%%saga: this cell defines no saga")
         as_cards = bool(cell.announced) and not any(cell.announced)
         left = dict(self._leftovers.found(cell.info, [*staged.classes, *to_shadow]))
         on_card = list(left.values()) if changes and as_cards else []
@@ -138,34 +138,32 @@ class Registration:
             print(line)
         self._leftovers.offer(left)
         self._show(noticed, as_cards=False)
-        self._tell_outdated()
+        self._report_outdated()
         for name in shadows.keys() - self._lab.shadows.keys():
             print(f"the shadow of {name} has ended; {shadow_counts(shadows[name])}")
         for report in begun:
             self._show_card(shadow_card(report)) if as_cards else print(shadow_line(report))
 
-    def _put_back_helpers(self, names: dict[str, Any]) -> None:
-        """What the cell of a shadow defines beside its classes is the notebook's, and so the current revision's too.
+    def _restore_helpers(self, names: dict[str, Any]) -> None:
+        """Restore helpers redefined by a shadow's cell: they are globals, so the current revision uses them too.
 
-        Raises `DefinitionError` if that would now decide by something else; before, all is as it was.
+        Raises `DefinitionError`, after restoring, if the change would affect the current revision.
         """
         namespace, found = self._shell.user_ns, []
         for saga, helpers in self._lab.registry.changed_helpers().items():
             changed = [(it, name) for it in helpers
                        if namespace.get(name := it.removesuffix("()")) is not names.get(name)]  # fmt: skip
-            found += [
-                f"{it}, by which revision {self._lab.sagas[saga].revision} of {saga} decides" for it, _ in changed
-            ]
+            found += [f"{it}, which revision {self._lab.sagas[saga].revision} of {saga} uses" for it, _ in changed]
             for _, name in changed:
                 namespace[name] = names[name]
         if found:
             raise DefinitionError(
-                f"the cell also changes {'; and '.join(found)}. That was put back: give the new one another name, "
+                f"the cell also changes {'; and '.join(found)}. That was restored: give the new one another name, "
                 "or make it a param of the trigger"
             )
 
     def _show(self, changes: Sequence[Change], *, as_cards: bool) -> None:
-        """A card for each saga of a `%%saga` cell; elsewhere one line for each that changed."""
+        """Show a card per saga of a `%%saga` cell; for other cells one line per changed saga."""
         for change in changes:
             if as_cards:
                 self._show_card(change_card(change, self._lab.sagas[change.name]))
@@ -173,24 +171,24 @@ class Registration:
                 print(change_line(change))
 
     def _with_notes(self, change: Change, left: Sequence[str]) -> Change:
-        """With what the notebook knows of it: `left` are lines on sagas that the cell has left behind."""
-        notes = [*left, *made_elsewhere(self._lab, change)]
+        """Add the notebook's notes; `left` are notes on sagas that the cell left behind."""
+        notes = [*left, *revision_origin(self._lab, change)]
         if change.is_new and _has_lost_its_text(self._lab.sagas[change.name]):
-            notes.append("its code is not kept, since Python has no text of it, as under %%prun or %%timeit; "
+            notes.append("its code is not stored because Python has no source for it, as under %%prun or %%timeit; "
                          "define it in a cell without them")  # fmt: skip
         if change.name not in self._greeted:
             self._greeted.add(change.name)
-            if not self._lab.status().started and (claimed := claimed_before(self._lab, change.name)):
+            if not self._lab.status().started and (claimed := earlier_claims(self._lab, change.name)):
                 notes.append(claimed)
         return replace(change, warnings=[*change.warnings, *notes]) if notes else change
 
-    def _tell_outdated(self) -> None:
-        """A class that a saga holds - its base, its payload's - is the one that its own cell saw."""
+    def _report_outdated(self) -> None:
+        """Report sagas that still use an old version of a class, such as their base or payload type."""
         told, self._outdated = self._outdated, {}
         for saga, classes in self._lab.registry.outdated().items():
             self._outdated[saga] = classes
             if any(told.get(saga, {}).get(name) is not cls for name, cls in classes.items()):
-                print(f"saga {saga} goes on with {', '.join(sorted(classes))} as before; run its cell again")
+                print(f"saga {saga} still uses the previous {', '.join(sorted(classes))}; run its cell again")
 
     def _show_card(self, card: Card) -> None:
         self._shell.display_pub.publish({"text/html": card.html, "text/plain": card.text})
@@ -203,7 +201,7 @@ class Registration:
 
 
 def _has_lost_its_text(definition: SagaDefinition) -> bool:
-    """A class is found by its methods."""
+    """Python finds a class's source by its methods."""
     has_methods = any(isinstance(it, FunctionType) for it in vars(definition.cls).values())
     return has_methods and not definition.source_text
 
@@ -212,6 +210,6 @@ def _name(cls: type[Saga]) -> str:
     return cls.__definition__.name if cls.__definition__ else cls.__name__
 
 
-def tell(line: str) -> None:
+def print_warning(line: str) -> None:
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)

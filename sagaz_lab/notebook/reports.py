@@ -1,4 +1,4 @@
-"""Failures of what runs in the background, shown in the cell that started it."""
+"""Shows background failures in the cell that started the triggers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ KEPT = 100
 
 
 class CellReports:
-    """Hears what the Lab reports, and shows the first of each kind.
+    """Listens to the Lab's reports and shows the first of each kind.
 
-    When a notebook is run without a front end, output for an earlier cell is dropped, so the reports are kept for
-    the next `%triggers wait` as well.
+    A notebook run without a front end drops output for earlier cells, so the reports are also kept for the next
+    `%triggers wait`.
     """
 
     def __init__(self, shell: InteractiveShell, lab: Lab) -> None:
@@ -33,9 +33,9 @@ class CellReports:
         self._known: set[str] = set()
         self._unseen: deque[tuple[str, str]] = deque(maxlen=KEPT)
 
-    def belong_here(self) -> None:
-        """From now on reports belong to the cell that runs, and each kind is new again."""
-        get_parent = getattr(self._shell, "get_parent", None)  # a terminal has none
+    def attach_to_cell(self) -> None:
+        """Show later reports in the running cell, and each kind once more."""
+        get_parent = getattr(self._shell, "get_parent", None)  # not in a terminal
         self._parent = get_parent() if get_parent else None
         self._known.clear()
         self._starts += 1
@@ -54,16 +54,16 @@ class CellReports:
             self._show(text)
 
     def close(self) -> None:
-        """Hear nothing any more."""
+        """Stop listening."""
         self._closed = True
 
     def take(self) -> list[str]:
-        """Those that no `wait` has taken, oldest first, but for dead letters: those it tells as outcomes."""
+        """Remove and return the pending reports, oldest first, without dead letters, which `wait` shows as outcomes."""
         taken = [self._unseen.popleft() for _ in range(len(self._unseen))]
         return [text for kind, text in taken if not kind.startswith("dead:")]
 
     def __enter__(self) -> CellReports:
-        """Somebody waits, and shows them."""
+        """While entered, a `wait` shows the reports."""
         self._waiting += 1
         return self
 
@@ -80,7 +80,7 @@ class CellReports:
             self._shell.display_pub.publish(data)
 
     def _sent(self, kind: str, content: dict[str, Any], ident: bytes) -> bool:
-        """To the cell that started the triggers, if there is one and it can be reached."""
+        """Send it to the cell that started the triggers, if any; returns whether it was sent."""
         publisher: Any = self._shell.display_pub
         socket = getattr(publisher, "pub_socket", None)
         if self._parent is None or socket is None:

@@ -1,4 +1,4 @@
-"""What a run has written and displayed, for its card."""
+"""A run's log and displays, for its card."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sagaz_lab.runtime.runs.run_view import RunView
 from sagaz_lab.texts import printable
 
 SHOWN = 20
-"""Lines of a log that the card shows: the last ones."""
+"""Number of last log lines on the card."""
 
 TEXT = 2000
-"""Characters of what is displayed as text."""
+"""Maximum length of a display as text."""
 
 _IMAGES = ("image/png", "image/jpeg", "image/gif")
 
 
 def as_text(who: str, log_line: LogLine) -> str:
-    """A line as text: when, how grave, who, what."""
+    """Format a line: time, level, action, text."""
     at = datetime.fromtimestamp(log_line.at).astimezone()
     return f"{at:%H:%M:%S} {log_line.level:<7} " + (f"{printable(who.rstrip())}: {log_line[1]}" if who else log_line[1])
 
 
 def html(run: RunView) -> Sequence[Markup]:
-    """Nothing where there is nothing to show."""
+    """Empty without output."""
     parts = [
         tag("div", tag("b", f"{one.action} displayed"), _shown(one), style="margin-top:.6em") for one in run.displays
     ]
@@ -40,7 +40,7 @@ def html(run: RunView) -> Sequence[Markup]:
 
 
 def text(run: RunView) -> list[str]:
-    """The same as lines."""
+    """As lines of text."""
     found = [f"{one.action} displayed {', '.join(one.data) or 'nothing'}" for one in run.displays]
     return [*found, _title(run), *(f"  {one}" for one in _lines(run))] if run.log else found
 
@@ -54,7 +54,7 @@ def _lines(run: RunView) -> Iterable[str]:
 
 
 def _shown(displayed: Displayed) -> Markup:
-    """A picture as one; HTML in a frame of its own, where no script of it runs: the store may be somebody else's."""
+    """An image, or HTML in a sandboxed frame without scripts: the store may be someone else's."""
     data = displayed.data
     for kind in _IMAGES:
         if kind in data:

@@ -1,4 +1,4 @@
-"""What the notebook shows of shadows: beside which revision, how many events were decided alike, which were not."""
+"""Cards of shadows: the compared revision, the counts and the differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sagaz_lab.notebook.markup import Card, Markup, aligned, bullets, shortened,
 from sagaz_lab.runtime.shadow.comparison import Difference
 
 SHOWN = 20
-"""Differences that a card shows: the newest. `.frame()` has all that are kept."""
+"""Newest differences on a card; `.frame()` has all stored ones."""
 
 _COUNT_COLUMNS = ("current", "shadow", "events")
 _COLUMNS = ("event", "trigger", "current", "shadow", "what differs")
@@ -21,7 +21,7 @@ def shadow_card(report: ShadowReport) -> Card:
     head, counts = _headline(report), shadow_counts(report)
     notes, hints = list(report.notes), _hints(report)
     if report.missed:
-        notes.append(f"{report.missed} events were not compared: they came faster than the shadow takes them")
+        notes.append(f"{report.missed} events were not compared: they arrived faster than the shadow processes them")
     diff = list(report.change.diff)
     if len(diff) > DIFF_LINES:
         diff[DIFF_LINES:] = [f"... {len(diff) - DIFF_LINES} more lines"]
@@ -40,7 +40,7 @@ def shadow_card(report: ShadowReport) -> Card:
 def shadows_card(shadows: Shadows) -> Card:
     cards = [shadow_card(report) for report in shadows.values()]
     if not cards:
-        none = "no shadows; %%saga --shadow begins one"
+        none = "no shadows; begin one with %%saga --shadow"
         return Card(tag("div", none), none)
     return Card(tag("div", *(card.html for card in cards)), "\n".join(card.text for card in cards))
 
@@ -55,16 +55,16 @@ def shadow_counts(report: ShadowReport) -> str:
 
 
 def _headline(report: ShadowReport) -> str:
-    new = f"it would be revision {report.change.revision}" if report.change.is_new else "the code is the same"
-    return f"{'ended, it was a ' if report.ended else ''}shadow of revision {report.current}; {new}"
+    new = f"it would be revision {report.change.revision}" if report.change.is_new else "same code"
+    return f"{'ended ' if report.ended else ''}shadow of revision {report.current}; {new}"
 
 
 def _hints(report: ShadowReport) -> list[str]:
     if report.ended:
         return []
     name = f"'{report.saga}'" if " " in report.saga else report.saga
-    return [f"%triggers shadow {name} shows this as it is now, with --end it ends",
-            "the cell without --shadow makes it current"]  # fmt: skip
+    return [f"%triggers shadow {name} shows the current comparison; --end ends it",
+            "run the cell without --shadow to make it current"]  # fmt: skip
 
 
 def _row(one: Difference) -> tuple[str | Markup, ...]:

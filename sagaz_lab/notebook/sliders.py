@@ -1,4 +1,4 @@
-"""Between which values, and how far at a time, a slider moves a param."""
+"""The range and step of a param's slider."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from sagaz_lab.model.params import Param, Scalar
 
 STEPS = 100
-"""About as many positions a slider has at the least."""
+"""Approximate minimum number of slider positions."""
 
 
 def slider(value: Scalar, default: Scalar, param: Param | None) -> tuple[float, float, float] | None:
-    """From, to and step; None for what is no number. What a `Param` says counts, the rest fits the value."""
+    """(min, max, step) from the `Param`, with the gaps derived from the value; None if it is not a number."""
     numbers = [it for it in (default, value) if isinstance(it, int | float) and not isinstance(it, bool)]
     if not numbers or isinstance(default, str | bool):
         return None
@@ -26,7 +26,7 @@ def slider(value: Scalar, default: Scalar, param: Param | None) -> tuple[float, 
 def _within(param: Param, low: float, high: float) -> tuple[float, float]:
     low = low if param.min is None else param.min
     high = high if param.max is None else param.max
-    if low >= high:  # only one of them was given, on the other side of zero
+    if low >= high:  # only one bound was given, on the other side of zero
         return (low, 2 * low or 1.0) if param.max is None else (2 * high or -1.0, high)
     return low, high
 
@@ -43,12 +43,12 @@ def _around(numbers: list[float]) -> tuple[float, float]:
 
 
 def _rounded_up(number: float) -> float:
-    """To one digit; as it is where floats end."""
+    """Round up to one significant digit; unchanged at the limits of floats."""
     unit = 10.0 ** math.floor(math.log10(number)) if math.isfinite(number) else 0.0
     rounded = math.ceil(number / unit) * unit if unit else math.inf
     return min(rounded, 1.7e308)
 
 
 def _step(low: float, high: float) -> float:
-    """A power of ten, of which the way has a hundred or more."""
+    """A power of ten that divides the range into 100 steps or more."""
     return max(10.0 ** math.floor(math.log10(high / STEPS - low / STEPS)), 5e-324)

@@ -1,4 +1,4 @@
-"""The trials of a run as bars on one axis of time: boxes of CSS in HTML, blocks in text."""
+"""A run's trials as bars on a time axis: CSS boxes in HTML, block characters in text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sagaz_lab.notebook.markup import AT_LEFT, Markup, aligned, tag
 from sagaz_lab.runtime.runs.run_view import RunView, StepView
 
 SHOWN = 200
-"""Trials at the most, the last ones: a run that is retried for days has more than a page can hold."""
+"""Maximum number of trials, the last ones: a run retried for days has too many for a page."""
 
 WIDTH = 32
-"""Characters of a bar in text."""
+"""Width of a text bar, in characters."""
 
 _COLOURS = {
     "completed": "var(--jp-success-color1,#388e3c)",
@@ -25,7 +25,7 @@ _LINE = "var(--jp-border-color2,#bdbdbd)"
 
 
 class Bar(NamedTuple):
-    """A trial and where it lies on the axis: from `start` to `end`, as parts of the whole."""
+    """A trial and its position on the axis, `start` to `end` as fractions."""
 
     step: StepView
     start: float
@@ -33,7 +33,7 @@ class Bar(NamedTuple):
 
 
 def bars(run: RunView) -> list[Bar]:
-    """Those that still run reach to the end of the axis, which is the time at which the run was looked at."""
+    """Live trials extend to the end of the axis, the time of the snapshot."""
     steps = run.steps[-SHOWN:]
     if not steps:
         return []
@@ -47,7 +47,7 @@ def bars(run: RunView) -> list[Bar]:
 
 
 def html(run: RunView) -> Markup:
-    """Nothing where no action has begun."""
+    """Empty if no action has begun."""
     shown = bars(run)
     if not shown:
         return Markup("")
@@ -61,7 +61,7 @@ def html(run: RunView) -> Markup:
 
 
 def text(run: RunView) -> list[str]:
-    """The same as lines."""
+    """As lines of text."""
     rows = []
     for bar in bars(run):
         start = min(int(bar.start * WIDTH), WIDTH - 1)
@@ -77,7 +77,7 @@ def name_of(step: StepView) -> str:
 
 
 def seconds(duration: float) -> str:
-    """A duration as people say it."""
+    """A human-readable duration."""
     if duration < 1:
         return f"{duration * 1000:.{1 if duration < 0.01 else 0}f} ms"
     if duration < 60:
@@ -111,14 +111,14 @@ def _facts(run: RunView, step: StepView) -> tuple[str, ...]:
 
 
 def _axis(run: RunView) -> Markup:
-    """The scale above the bars: its two ends and the middle."""
+    """The scale above the bars: both ends and the middle."""
     span = _span(run)
     ends = [tag("span", seconds(part * span) if part else "0") for part in (0.0, 0.5, 1.0)]
     return tag("div", *ends, style="display:flex;justify-content:space-between;font-weight:normal")
 
 
 def _row(run: RunView, bar: Bar) -> tuple[object, ...]:
-    """The least width keeps a short trial visible, and the place left of it keeps that inside the track."""
+    """The minimum width keeps a short trial visible; the limit of `left` keeps it inside the track."""
     colour = _COLOURS[bar.step.status]
     fill = f"{_HATCHED},{colour}" if bar.step.kind == "compensation" else colour
     width = 100 * (bar.end - bar.start)

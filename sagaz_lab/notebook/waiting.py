@@ -1,6 +1,6 @@
-"""`%triggers wait`: tells, in the cell that waits, what happens in the background.
+"""`%triggers wait`: prints background activity in the waiting cell.
 
-A notebook that is run without a front end loses what the tasks of earlier cells print, so it is told here again.
+A notebook run without a front end loses the output of earlier cells' tasks, so it is repeated here.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from sagaz_lab.notebook.markup import shortened
 from sagaz_lab.notebook.reports import CellReports
 
 LOOK_EVERY_S = 0.25
-TELL_EVERY_S, LATER_EVERY_S = 0.5, 5.0
+PRINT_EVERY_S, LATER_EVERY_S = 0.5, 5.0
 LINES_AT_ONCE = 3
 MANY_LINES = 200
-"""After so many lines it is told less often: the output of a cell is kept in the notebook."""
+"""After this many lines, print less often: a cell's output is saved in the notebook."""
 
 ROWS_AT_ONCE = 10_000
 FINAL = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.WAITING)
 _RANK = {"started": 1, "completed": 2, "filtered": 2, "duplicate": 2}
-"""What is told first if there is more than can be told: failures, which have none of these."""
+"""Print order if there are too many lines: failures, which have no rank here, come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """What ends the waiting; neither: an interrupt, or that the triggers are stopped."""
+    """The condition that ends the wait; without one, an interrupt or a stop."""
 
     events: int | None = None
     idle: bool = False
@@ -49,11 +49,11 @@ class Until:
                 return cls(idle=True)
             case (number,) | (number, "event" | "events") if number.isdigit() and int(number) > 0:
                 return cls(events=int(number))
-        raise mistake("wait", f"not {' '.join(words)!r}; it is: {COMMANDS['wait'].usage}")
+        raise mistake("wait", f"unexpected {' '.join(words)!r}; usage: {COMMANDS['wait'].usage}")
 
 
 class Watch:
-    """What has happened since the last look. It outlives a wait, so that the next one misses nothing in between."""
+    """Collects news since the last look. It outlives a wait, so that the next one misses nothing."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -63,10 +63,10 @@ class Watch:
         self.kinds: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         self.news: list[tuple[int, str]] = []
-        """What is to be told: a rank and the line."""
+        """Pending lines, each with its rank."""
 
     def begin(self) -> None:
-        """A wait begins: it sums up since the end of the one before, and waits for events from now on."""
+        """Begin a wait: it summarises since the previous one and counts events from now on."""
         self.events.clear()
         self.kinds.clear()
         self.ends.clear()
@@ -74,12 +74,12 @@ class Watch:
         self._before = len(self.events)
 
     def since_begun(self) -> int:
-        """Events that were decided since the wait began."""
+        """Events decided since the wait began."""
         return len(self.events) - self._before
 
     def look(self) -> None:
         decided = sum(counts[kind] for counts in self._lab.counters().values() for kind in FINAL)
-        fresh = decided - self._decided if decided >= self._decided else decided  # a stopped Lab counts anew
+        fresh = decided - self._decided if decided >= self._decided else decided  # a stopped Lab restarts its counts
         self._decided = decided
         if fresh:
             self._read_outcomes(fresh)
@@ -100,7 +100,7 @@ class Watch:
             self.news.append((_RANK.get(row.outcome, 0), line))
 
     def _read_runs(self, gone: set[str]) -> set[str]:
-        """Returns those whose end is not in the store yet."""
+        """Returns the runs whose end is not stored yet."""
         rows = self._lab.runs(limit=ROWS_AT_ONCE)
         found = rows[rows["run_id"].isin(gone)][::-1]
         for row in found[found["status"] != "running"].itertuples():
@@ -116,14 +116,14 @@ class Watch:
         return f"{n} event{'s' if n != 1 else ''}{kinds and f': {kinds}'}{ends and f'; runs: {ends}'}"
 
 
-class Teller:
-    """Prints a few lines at a time and counts the rest: what failed goes first."""
+class Printer:
+    """Prints a few lines at a time, failures first, and counts the rest."""
 
     def __init__(self) -> None:
-        self._told = 0
+        self._printed = 0
         self._next = 0.0
 
-    def tell(self, watch: Watch, reports: CellReports, *, last: bool = False) -> None:
+    def print_news(self, watch: Watch, reports: CellReports, *, last: bool = False) -> None:
         for report in reports.take():
             print(report, file=sys.stderr)
         if not watch.news or (time.monotonic() < self._next and not last):
@@ -133,22 +133,22 @@ class Teller:
             print(shortened(" ".join(line.split()), 300))
         if len(news) > LINES_AT_ONCE:
             print(f"... and {len(news) - LINES_AT_ONCE} more")
-        self._told += min(len(news), LINES_AT_ONCE + 1)
-        self._next = time.monotonic() + (TELL_EVERY_S if self._told < MANY_LINES else LATER_EVERY_S)
+        self._printed += min(len(news), LINES_AT_ONCE + 1)
+        self._next = time.monotonic() + (PRINT_EVERY_S if self._printed < MANY_LINES else LATER_EVERY_S)
 
 
 async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellReports, until: Until,
                timeout_s: float | None) -> None:  # fmt: skip
-    """Returns when `until` is met, or when the triggers are stopped.
+    """Wait until `until` is met or the triggers are stopped.
 
-    Raises the error of a start that fails meanwhile, and `UsageError` if time is up before `until` is met. A start that
-    had failed before has been reported.
+    Raises the error of a start that fails meanwhile, and `UsageError` on time-out. A start that failed before has
+    already been reported.
     """
     starting = handle if handle is not None and handle.is_starting else None
     if not lab.is_open and starting is None and (handle is None or not until.idle):
-        raise mistake("wait", "nothing is started; %triggers start comes first")
+        raise mistake("wait", "no trigger is started; run %triggers start first")
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
-    teller, was_started = Teller(), False
+    printer, was_started = Printer(), False
     watched = [asyncio.ensure_future(_connected(starting))]
     if until.idle:
         watched.append(asyncio.ensure_future(lab.drain()))
@@ -156,7 +156,7 @@ async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellRepor
     try:
         with reports:
             while not _met(watch, until, watched):
-                teller.tell(watch, reports)
+                printer.print_news(watch, reports)
                 is_started = lab.status().started
                 if was_started and not is_started:
                     return None
@@ -167,7 +167,7 @@ async def wait(lab: Lab, handle: Handle | None, watch: Watch, reports: CellRepor
     finally:
         for one in watched:
             one.cancel()
-        teller.tell(watch, reports, last=True)
+        printer.print_news(watch, reports, last=True)
         print(watch.summary())
 
 
@@ -181,7 +181,7 @@ def _met(watch: Watch, until: Until, watched: Sequence[asyncio.Future[None]]) ->
     watch.look()
     for one in watched:
         if one.done():
-            one.result()  # raises what went wrong
+            one.result()  # raises its error
     return (until.idle and all(done)) or (until.events is not None and watch.since_begun() >= until.events)
 
 

@@ -1,8 +1,7 @@
-"""Cells and lines in which a magic of IPython's stands around a `%triggers` that waits, or around a saga.
+"""Handles IPython magics that wrap an awaitable `%triggers` or a saga.
 
-Those magics cannot await, and what they compile has no text that a revision could keep. The text of `%%time` and
-`%time` is changed so that an ordinary cell is left; where another magic stands around what waits, one line says what to
-do.
+Those magics cannot await, and code that they compile has no source for a revision to store. `%%time` and `%time` are
+rewritten to leave an ordinary cell; for other magics around an awaitable `%triggers`, one line says what to do.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from sagaz_lab.notebook.background import replaced
 from sagaz_lab.notebook.commands import awaits, without_semicolon
 
 TIMED = "timed"
-"""Before a sub-command: tell how long it took. Alone: how long the cell takes that runs."""
+"""Before a sub-command: print its duration. Alone: print the running cell's duration."""
 
 _CELL = re.compile(r"%%(time|timeit|capture|prun)\b[ \t]*([^\n]*)\n?")
 _LINE = re.compile(
@@ -34,15 +33,15 @@ _COMMAND = re.compile(r"^[^#\n]*?%triggers[ \t]+([^\n]*)", re.MULTILINE)
 _MISPLACED = "misplaced"
 _WAITING = re.compile(r"await get_ipython\(\)\.run_line_magic\('triggers', '([\w-]+)")
 _INSTEAD = {
-    "time": "begin the cell with %%time and no option",
-    "timeit": "%%time tells how long it takes once",
-    "prun": "%%time tells how long it takes once",
-    "capture": "a line of %triggers that ends in ; shows nothing, and `o = %triggers ...` keeps what it gives",
+    "time": "begin the cell with %%time without options",
+    "timeit": "%%time measures a single run",
+    "prun": "%%time measures a single run",
+    "capture": "end the line of %triggers with ; to hide its result, or keep it with `o = %triggers ...`",
 }
 
 
 def unwrap(lines: list[str]) -> list[str]:
-    """An input transformer; lines stay where they are."""
+    """An input transformer that keeps line numbers."""
     match = _CELL.fullmatch(lines[0]) if lines else None
     is_timed = match is not None and match[1] == "time" and not match[2].strip()
     if is_timed and any(map(_CLASS.match, lines[1:])) and not _begins_with_other_magic(lines[1:]):
@@ -61,7 +60,7 @@ def unwrap(lines: list[str]) -> list[str]:
 
 
 def _begins_with_other_magic(body: list[str]) -> bool:
-    """Whether a cell's magic comes next, which is a cell by itself. `%%saga` leaves an ordinary one."""
+    """Whether another cell magic comes next, other than `%%saga`, which leaves an ordinary cell."""
     first = body[0]
     return first.startswith("%%") and _CLASS.match(first) is None
 
@@ -76,14 +75,14 @@ def _unwrapped(line: str) -> str:
 
 
 def _rows_of_texts(lines: list[str]) -> set[int]:
-    """The lines that belong to a text of several lines."""
+    """Rows inside multi-line strings."""
     found: set[int] = set()
     try:
         for token in tokenize.generate_tokens(iter(lines).__next__):
             if token.type == tokenize.STRING:
                 found.update(range(token.start[0], token.end[0]))
     except (tokenize.TokenError, SyntaxError):
-        pass  # Python will say what is wrong with the cell
+        pass  # Python will report the error
     return found
 
 
@@ -96,21 +95,21 @@ def _name(command: str) -> str:
 
 
 def refuse_in_cells_of_cells(shell: InteractiveShell) -> Callable[[], object]:
-    """Have a cell that another one runs be one line if a `%triggers` in it waits. Returns what undoes this."""
+    """Reject an awaitable `%triggers` in a nested cell, in one line. Returns a function that undoes this."""
     untyped: Any = shell
     run_cell = untyped.run_cell
 
     def run(raw_cell: str, *args: Any, **options: Any) -> Any:
         if "%triggers" in raw_cell and _is_in_loop():
             transformed = ""
-            with suppress(Exception):  # the shell will say what is wrong with the cell
+            with suppress(Exception):  # the shell will report the error
                 transformed = untyped.transform_cell(raw_cell)
             waiting = _WAITING.search(transformed)
-            # The kernel itself calls this for a cell that need not be awaited, and hears of no error.
+            # The kernel also calls this for a cell without await and ignores errors.
             if waiting is not None and untyped.should_run_async(raw_cell, transformed_cell=transformed):
                 raise UsageError(
-                    f"%triggers {waiting[1]} waits, which IPython cannot in what a cell runs, as by %run or %rerun; "
-                    "leave the sagas there, and put this line into a cell here"
+                    f"%triggers {waiting[1]} needs await, which nested cells, as of %run or %rerun, do not support; "
+                    "keep the sagas there and put this line into a cell here"
                 )
         return run_cell(raw_cell, *args, **options)
 
@@ -126,26 +125,26 @@ def _is_in_loop() -> bool:
 
 
 def misplaced(row: int, command: str, scope: str) -> str:
-    """What `%triggers` is to be called with where it stands in a function or a class that cannot wait for it."""
+    """The arguments that make `%triggers` report its use in a function or class that cannot await."""
     return f"{TIMED} {_MISPLACED} {row} {_name(command)} {scope}"
 
 
 def refusal(text: str) -> str | None:
-    """What to do instead, if `unwrap` or `misplaced` has refused what follows `%triggers timed`."""
+    """The cure if `unwrap` or `misplaced` rejected the text after `%triggers timed`; else None."""
     match text.split():
         case ("refused", magic, command):
             instead = _INSTEAD[magic.lstrip("%")]
-            return f"{magic} cannot wait for %triggers {command}, since IPython runs no await within it; {instead}"
+            return f"%triggers {command} needs await, which {magic} does not support; {instead}"
         case (misplaced, row, command, "def", name) if misplaced == _MISPLACED:
             cure = f"move it out of {name}(), or write `async def {name}` and `await {name}(...)`"
-            return f"line {row}: %triggers {command} waits, and a plain `def` cannot; {cure}"
+            return f"line {row}: %triggers {command} needs await, which a plain `def` forbids; {cure}"
         case (misplaced, row, command, "class", name) if misplaced == _MISPLACED:
-            return f"line {row}: %triggers {command} waits, and a class body cannot; move it out of class {name}"
+            return f"line {row}: %triggers {command} needs await, which a class body forbids; move it out of {name}"
     return None
 
 
 class Stopwatch(NamedTuple):
-    """When something began, by the clock and in processor time."""
+    """Start times: wall clock and CPU."""
 
     wall_s: float
     user_s: float
@@ -157,9 +156,9 @@ class Stopwatch(NamedTuple):
 
     def __str__(self) -> str:
         wall_s, user_s, sys_s = (now - then for now, then in zip(Stopwatch.start(), self, strict=True))
-        cpu = f"user {_told(user_s)}, sys: {_told(sys_s)}, total: {_told(user_s + sys_s)}"
-        return f"CPU times: {cpu}\nWall time: {_told(wall_s)}"
+        cpu = f"user {_duration(user_s)}, sys: {_duration(sys_s)}, total: {_duration(user_s + sys_s)}"
+        return f"CPU times: {cpu}\nWall time: {_duration(wall_s)}"
 
 
-def _told(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

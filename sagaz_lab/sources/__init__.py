@@ -1,7 +1,7 @@
-"""Sources of events: the table that finds the one for a kind.
+"""The table of sources by kind.
 
-A third party adds a kind with a class and an entry point in the group `sagaz_lab.sources`. Every class is
-called with its settings as keywords and `surroundings=`. No library is imported before its source is opened.
+Other packages add a kind with a class and an entry point in the group `sagaz_lab.sources`. Classes are called with
+their settings as keywords and `surroundings=`. No library is imported before its source is opened.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ ADAPTERS = {
     "recording": "sagaz_lab.history.recording:RecordingSource",
 }
 
-# Each is called with the settings of the trigger whose runs publish there.
+# Called with the settings of the trigger whose runs publish.
 PUBLISHERS = {"redis": "sagaz_lab.sources.redis_publisher:RedisPublisher"}
 
-# The extra that installs a library, by the library's module.
-_PLAIN = "a plain function must return the Source, which connects when entered"
+# Library module -> extra that installs it.
+_PLAIN = "use a plain function that returns the Source, which connects when entered"
 
 EXTRAS = {"redis": "redis", "pandas": "frames", "pyarrow": "frames"}
 
 
 def open_source(spec: SourceSpec, surroundings: Surroundings) -> Source:
-    """The source that the settings describe, not yet entered.
+    """Create the source from its settings, not yet entered.
 
-    Raises `SourceNotReady` if its adapter or library is missing, `DefinitionError` if what should make it does not.
+    Raises `SourceNotReady` if its adapter or library is missing, `DefinitionError` if its maker returns no source.
     """
     settings = dict(spec.settings)
     if spec.kind == "custom":
@@ -54,9 +54,9 @@ def open_source(spec: SourceSpec, surroundings: Surroundings) -> Source:
 
 
 def check(spec: SourceSpec) -> None:
-    """Raises what `open_source` would for a missing adapter or library, and for settings that its maker does not take.
+    """Raise the errors of `open_source` for a missing adapter or library and for unsupported settings.
 
-    No source is made.
+    Creates no source.
     """
     if spec.kind == "custom":
         maker, given = spec.settings["factory"], dict(spec.settings.get("settings") or {})
@@ -66,7 +66,7 @@ def check(spec: SourceSpec) -> None:
     else:
         maker, given = _adapter(spec), {**spec.settings, "surroundings": None}
         owner = f"source={spec.kind!r}"
-    with suppress(ValueError):  # it has no signature that can be read
+    with suppress(ValueError):  # its signature is not available
         try:
             inspect.signature(maker).bind(**given)
         except TypeError as error:
@@ -84,10 +84,10 @@ def _adapter(spec: SourceSpec) -> Callable[..., Any]:
 
 
 def open_publisher(spec: SourceSpec, but_not: Container[str] | None = ()) -> Publisher | None:
-    """The publisher to the broker that these settings name, not yet entered.
+    """The publisher to these settings' broker, not yet entered.
 
-    None for a kind that has none, or is in `but_not` (None: any kind): where no real source is read, nothing is
-    published to its broker either. Raises `SourceNotReady` if its library is missing.
+    None for a kind without one or in `but_not` (None: any kind): without a real source, nothing is published to its
+    broker either. Raises `SourceNotReady` if its library is missing.
     """
     if but_not is None or spec.kind in but_not or spec.kind not in PUBLISHERS:
         return None
@@ -110,7 +110,7 @@ def _load(target: str) -> Callable[..., Any]:
 
 
 def _made(owner: str, maker: Callable[..., Any], given: dict[str, Any]) -> Source:
-    """What a maker that is not ours returns, checked to be a source."""
+    """Call a third-party maker and check that it returns a source."""
     try:
         source = maker(**given)
     except SagazLabError:
@@ -122,10 +122,10 @@ def _made(owner: str, maker: Callable[..., Any], given: dict[str, Any]) -> Sourc
         raise DefinitionError(f"{owner} is async; {_PLAIN}")
     missing = [verb for verb in SOURCE_VERBS if not callable(getattr(source, verb, None))]
     if not isinstance(getattr(source, "name", None), str):
-        missing.append("name (a text)")
+        missing.append("name (a string)")
     if missing:
         raise DefinitionError(
-            f"{owner} returned a {type(source).__qualname__}, which is no Source: it has no {', '.join(missing)}"
+            f"{owner} returned a {type(source).__qualname__}, which is not a Source: it has no {', '.join(missing)}"
         )
     made: Source = source
     return made

@@ -1,4 +1,4 @@
-"""Ticks of a schedule."""
+"""The cron source: ticks of a schedule."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from sagaz_lab.texts import logger_of
 logger = logger_of(__name__)
 
 CLOSE_S = 2.0
-NAP_S = 60.0  # a laptop's sleep and a clock that was set are noticed this soon
-ON_TIME_S = 60.0  # with missed="none" a tick may be this late, as when a cell held the loop
-COUNTED = 5000  # of missed ticks: a tenth of a second
-AHEAD = timedelta(seconds=1)  # a clock that is put back by less than this has brought no tick too early
+NAP_S = 60.0  # detects a laptop's sleep or a changed clock within this time
+ON_TIME_S = 60.0  # with missed="none" a tick may be this late, as after a cell that blocked the loop
+COUNTED = 5000  # limit of counted missed ticks: a tenth of a second
+AHEAD = timedelta(seconds=1)  # smaller clock corrections cannot have caused an early tick
 _ROUNDING_S = 1e-6
 
 
 class CronSource:
-    """A delivery for each tick, with the payload `{"scheduled_for": datetime}` and the scheduled time as its time.
+    """One delivery per tick, with the payload `{"scheduled_for": datetime}` and the scheduled time as timestamp.
 
-    The position is the moment up to which the trigger has had its ticks, in this process or an earlier one, by this
-    schedule or by an earlier one; a first start begins at its own time. A clock that was ahead and is put right brings
-    the ticks up to where it was a second time, with the same ids. Ticks that are due together were missed: `missed`
-    says whether the last one comes, all (the last `missed_cap` of them), or none. The id is the same in all processes.
-    The runtime honours `overlap`.
+    The position is the time up to which the trigger has received its ticks, across processes and schedules; the first
+    start begins at its own time. After a fast clock is corrected, the ticks up to the old time come again with the
+    same ids. Of several ticks due at once, which were missed, `missed` selects the last one, all (the last
+    `missed_cap`), or none. Ids are the same in all processes. The runtime honours `overlap`.
 
-    What was missed is counted no further than `COUNTED`.
+    Missed ticks are counted up to `COUNTED`.
     """
 
     traits: ClassVar[SourceTraits] = TRAITS["cron"]
@@ -53,7 +52,7 @@ class CronSource:
         self._clock, self._positions = surroundings.clock, surroundings.positions
         self._report, self._tell_missed = surroundings.report, surroundings.missed
         self._position_name = f"cron {surroundings.number} of {surroundings.reader}"
-        self._untaken: set[datetime] = set()  # given back at once, as by a trigger that is paused
+        self._untaken: set[datetime] = set()  # given back at once, as by a paused trigger
         self._unsettled = Unsettled(self._clock)
         self._settled: datetime | None = None
 
@@ -76,15 +75,15 @@ class CronSource:
                 return last
         except ValueError:
             pass
-        logger.warning("%s: its position in the store is %r, no time with its offset; it begins now", self.name, stored)
+        logger.warning("%s: its stored position %r is not an aware time; it begins now", self.name, stored)
         return self._now()
 
     async def __aexit__(self, *_: object) -> None:
-        # What this object gave out and was not settled comes again if it is entered again, whatever `missed` says.
+        # When entered again, unsettled ticks are delivered again, regardless of `missed`.
         self._unsettled.left()
         self._untaken.clear()
         now = self._now()
-        if not self._unsettled.open and self._last <= now < self._next:  # else what is open or due would be forgotten
+        if not self._unsettled.open and self._last <= now < self._next:  # else open or due ticks would be lost
             with suppress(TimeoutError, StoreError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._positions.put(self._position_name, now.isoformat())
@@ -106,7 +105,7 @@ class CronSource:
         if not settled:
             return
         self._settled = max(settled) if self._settled is None else max(self._settled, *settled)
-        # A process that starts here again begins with the first tick that is not settled.
+        # The next process begins with the first unsettled tick.
         open_ticks = [tick for tick in self._unsettled.open if not self._is_ahead(tick)]
         reached = min(open_ticks) - timedelta(seconds=1) if open_ticks else self._settled
         await self._positions.put(self._position_name, reached.isoformat())
@@ -119,21 +118,19 @@ class CronSource:
             self._unsettled.arrived.set()
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
-        """Nobody else takes them."""
+        """No-op: no other consumer takes them."""
 
     def _is_ahead(self, tick: datetime) -> bool:
-        """Whether the clock has been put back since it came."""
+        """Whether the clock has been set back since the tick."""
         return tick - self._now() > AHEAD
 
     async def _put_right(self, last: datetime) -> datetime:
-        """Go on from now, not from a tick that came while the clock was ahead; those up to it come again."""
+        """Continue from now instead of a tick from a fast clock; the ticks up to it come again."""
         now = self._now()
         self._settled = None if self._settled is None else min(self._settled, now)
         await self._positions.put(self._position_name, now.isoformat())
-        text = f"the clock was ahead, as far as {last:%Y-%m-%d %H:%M:%S} UTC, and has been put right; ticks up to then"
-        self._report(
-            f"clock:{self.name}", f"{self.name}: {text} that came already are duplicates when their time comes"
-        )
+        text = f"the clock was ahead, up to {last:%Y-%m-%d %H:%M:%S} UTC, and has been corrected; ticks up to then"
+        self._report(f"clock:{self.name}", f"{self.name}: {text} that have fired are duplicates when their time comes")
         return now
 
     def _missed_since(self, last: datetime) -> Missed:
@@ -156,7 +153,7 @@ class CronSource:
         self._next = next(self._ticks)
 
     def _due(self) -> list[Delivery]:
-        """The deliveries for the ticks up to now that `missed` lets through, those given back untaken among them."""
+        """Deliveries for the ticks up to now that `missed` selects, including those given back at once."""
         now = self._now() + timedelta(seconds=_ROUNDING_S)
         due = self._walk_to(now) if self._next <= now else []
         due = sorted({*due, *self._untaken})
@@ -176,12 +173,12 @@ class CronSource:
             due, self._last, self._next = [first], first, following
         else:
             due = self._latest(now)
-            logger.info("%s: more than one tick was due; %s is the last of them", self.name, due[-1])
+            logger.info("%s: several ticks were due; %s is the last", self.name, due[-1])
             self._walk_from(due[-1])
         return due
 
     def _latest(self, now: datetime) -> list[datetime]:
-        """The last ticks up to now, `missed_cap` at most, without walking through all since the last start."""
+        """The last ticks up to now, up to `missed_cap`, without iterating from the last start."""
         span = timedelta(minutes=1)
         while True:
             after = max(self._last, now - span)
@@ -190,7 +187,7 @@ class CronSource:
                 break
             span *= 8
         if self._rule == "all" and (after > self._last or len(found) > self._cap):
-            logger.warning("%s: of the missed ticks only the last %d come", self.name, self._cap)
+            logger.warning("%s: only the last %d missed ticks are delivered", self.name, self._cap)
         return list(islice(found, max(0, len(found) - self._cap), None))
 
     def _delivery(self, tick: datetime) -> Delivery:

@@ -1,4 +1,4 @@
-"""The dead letters of the store, as events."""
+"""The dead letter source: the store's dead letters as events."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sagaz_lab.sources.unsettled import Unsettled
 logger = logging.getLogger("sagaz_lab")
 
 POLL_S = 1.0
-"""Letters may come from other processes, which nobody tells of, so the store is asked this often."""
+"""Polling interval: other processes may add dead letters without a notification."""
 
 PAGE = 1000
 KIND = "dead_letters"
 
 
 class DeadLetterSource:
-    """A delivery for each letter of the store that comes after the first start, in their order.
+    """One delivery per dead letter after the first start, in order.
 
-    `trigger` and `saga` narrow them. The letters of triggers that read this kind of source themselves are left out,
-    so that none feeds on its own. The position is that of the last letter before the first which is not settled; it
-    stays when `trigger` or `saga` is changed.
+    `trigger` and `saga` filter them. Dead letters of triggers on this kind of source are excluded, so that none reads
+    its own. The position is that of the last dead letter before the first unsettled one; it is independent of
+    `trigger` and `saga`.
     """
 
     traits: ClassVar[SourceTraits] = TRAITS[KIND]
@@ -63,7 +63,7 @@ class DeadLetterSource:
         self._unsettled.give_back(deliveries, delay_s)
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
-        """Nobody else takes them."""
+        """No-op: no other consumer takes them."""
 
     async def _read_on(self) -> bool:
         """Read a page; False if there was none."""
@@ -84,7 +84,7 @@ class DeadLetterSource:
         return self._trigger in (None, letter.trigger) and self._saga in (None, letter.saga)
 
     async def _save(self) -> None:
-        """A process that starts here again begins with the first letter that is not settled."""
+        """Store the position, so that the next process begins with the first unsettled dead letter."""
         lowest = self._unsettled.lowest
         reached = lowest - 1 if lowest is not None else self._read or 0
         if reached != self._saved:
@@ -92,7 +92,7 @@ class DeadLetterSource:
             self._saved = reached
 
     async def _start(self) -> int:
-        """Where the last start came to; the first one begins with the letters to come."""
+        """The stored position; the first start begins with new dead letters."""
         stored = await self._positions.get(self._position_name)
         if stored is None:
             stored = str(await self._last())
@@ -100,12 +100,12 @@ class DeadLetterSource:
         try:
             return int(stored)
         except ValueError:
-            logger.warning("%s: its position in the store is %r, no number; it begins with the oldest letter",
+            logger.warning("%s: its stored position %r is not a number; it begins with the oldest dead letter",
                            self.name, stored)  # fmt: skip
             return 0
 
     async def _last(self) -> int:
-        """The number of the newest letter, found by halving: there may be a million."""
+        """The number of the newest dead letter, by bisection: there may be a million."""
         low, step = 0, 1
         while found := await self._letters(low + step, 1):
             low, step = found[0][0], step * 2

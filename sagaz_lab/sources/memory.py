@@ -1,4 +1,4 @@
-"""A source inside the process, fed by `put`."""
+"""An in-process source, fed by `put`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sagaz_lab.abc import Delivery, Event, Outcomes, SourceTraits, Surroundings
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.event import NO_HEADERS
 from sagaz_lab.model.source_traits import TRAITS
-from sagaz_lab.sources.unsettled import Unsettled, taken
+from sagaz_lab.sources.unsettled import Unsettled, pop_first
 
 CAPACITY = 10_000
 
 
 class MemorySource:
-    """Keeps up to `capacity` events for one receiver, on one loop. What is put before it is entered waits."""
+    """Buffers up to `capacity` events for one receiver on one loop, also before it is entered."""
 
     traits: ClassVar[SourceTraits] = TRAITS["memory"]
 
@@ -64,7 +64,7 @@ class MemorySource:
         """Add an event; raises `asyncio.QueueFull` if the buffer is full."""
         buffer = self.buffered
         if len(buffer) >= self._capacity:
-            raise asyncio.QueueFull(f"{self.name}: {self._capacity} events wait already")
+            raise asyncio.QueueFull(f"{self.name}: the buffer of {self._capacity} events is full")
         self._number = number = self._number + 1
         event = Event(
             apart(payload),
@@ -82,7 +82,7 @@ class MemorySource:
         ledger, buffer = self.ledger, self.buffered
         while not (deliveries := ledger.take(limit)):
             if buffer:
-                deliveries = taken(buffer, limit)
+                deliveries = pop_first(buffer, limit)
                 ledger.add(deliveries)
                 self._emptied.set()
                 break
@@ -97,4 +97,4 @@ class MemorySource:
         self.ledger.give_back(deliveries, delay_s)
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> None:
-        """Nobody else takes them."""
+        """No-op: no other consumer takes them."""

@@ -1,4 +1,4 @@
-"""A task that reads ahead of `receive`, so that cancelling a `receive` loses nothing."""
+"""A task that reads ahead of `receive`, so that cancelling `receive` loses nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from sagaz_lab.abc import Delivery
 from sagaz_lab.errors import LeaseLost, SourceError, SourceUnavailable, without_credentials
-from sagaz_lab.sources.unsettled import taken
+from sagaz_lab.sources.unsettled import pop_first
 from sagaz_lab.texts import logger_of
 
 logger = logger_of(__name__)
@@ -18,10 +18,10 @@ CLOSE_S = 2.0
 
 
 class ReadAhead:
-    """Keeps up to two batches of the size asked for last in `ready`. Begins with the first `want`.
+    """Buffers up to two batches, of the last requested size, in `ready`. Starts with the first `want`.
 
-    Only `stop` cancels a read: what that read has got must be readable again. What reading raises is raised by the
-    next `want` that finds nothing ready. `arrived` is set when there is something.
+    Only `stop` cancels a read, whose result must be readable again. A read error is raised by the next `want` that
+    finds nothing ready. `arrived` is set when something is ready.
     """
 
     def __init__(self, name: str, arrived: asyncio.Event, secrets: Collection[str] = ()) -> None:
@@ -40,21 +40,21 @@ class ReadAhead:
     async def stop(self) -> None:
         self._stopping = True
         for _ in range(20):
-            # Once may not do: Python 3.11's `wait_for`, which a client may await, can swallow a cancellation.
+            # Repeat: `wait_for` of Python 3.11, which a client may use, can swallow a cancellation.
             self._task.cancel()
             if (await asyncio.wait([self._task], timeout=CLOSE_S / 20))[0]:
                 break
         self.ready.clear()
 
     def take(self) -> list[Delivery]:
-        """Up to `limit` of what is ready."""
-        deliveries = taken(self.ready, self.limit)
+        """Remove and return up to `limit` ready deliveries."""
+        deliveries = pop_first(self.ready, self.limit)
         if len(self.ready) <= self.limit:
             self._wanted.set()
         return deliveries
 
     async def want(self) -> None:
-        """Returns when `arrived` is set. Raises why reading has ended."""
+        """Wait until `arrived` is set. Raises the error that ended reading."""
         if self.failure is not None:
             raise self.failure
         self._arrived.clear()
@@ -70,7 +70,7 @@ class ReadAhead:
         except (SourceError, LeaseLost) as error:
             self.failure = error
         except asyncio.CancelledError:
-            if not self._stopping:  # the client has raised it by itself, or somebody cancelled this task
+            if not self._stopping:  # raised by the client, or the task was cancelled from outside
                 self.failure = SourceUnavailable(f"{self._name}: reading was cancelled from outside")
             raise
         except Exception as error:

@@ -24,17 +24,16 @@ logger = logger_of(__name__)
 
 _ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 
-REMEMBER_S = 1.0  # how old the durable position may be; what lies behind it may come twice if the group is lost
+REMEMBER_S = 1.0  # maximum age of the durable position; entries after it may repeat if the group is lost
 
 
 class RedisSource:
-    """Entries of a stream, with the ids `<stream>/<entry id>` and the time in the entry's id.
+    """Entries of a stream, with the ids `<stream>/<entry id>` and the timestamp from the entry's id.
 
-    The payload is the field `field`, or `payload` if none is named and the entry has it, as bytes; the other fields
-    are headers. An entry without that field has an empty payload if `field` was named, else all its fields as texts.
-    A task reads ahead. Entries that were trimmed while pending are lost:
-    they are counted in `lost_by_trimming` and reported. Redis has no redelivery delay, so a nacked entry waits here,
-    still pending.
+    The payload is the field `field` (default: `payload`) as bytes; the other fields are headers. An entry without it
+    has an empty payload if `field` was given, else all its fields as strings. A task reads ahead. Entries trimmed
+    while pending are lost: they are counted in `lost_by_trimming` and reported. Redis has no redelivery delay, so a
+    nacked entry waits here, still pending.
     """
 
     traits: ClassVar[SourceTraits] = TRAITS["redis"]
@@ -54,8 +53,8 @@ class RedisSource:
         self._claim_idle_ms = claim_idle_ms
         self._clock, self._positions, self._lease = surroundings.clock, surroundings.positions, surroundings.lease
         self._lost = surroundings.lost
-        self._orphans: set[bytes] = set()  # open, but pending no more: the group is lost, or they were trimmed
-        self._unsettled = Unsettled(self._clock)  # with what is read ahead, by entry id
+        self._orphans: set[bytes] = set()  # open but no longer pending: the group is lost, or they were trimmed
+        self._unsettled = Unsettled(self._clock)  # including entries read ahead, by entry id
         url = self._url or os.environ.get("REDIS_URL", "")
         self._ahead = ReadAhead(self.name, self._unsettled.arrived, secrets_of_address(url))
         self._ready_since = 0.0
@@ -107,7 +106,7 @@ class RedisSource:
         if ids and self._clock.monotonic() - self._remembered_at >= REMEMBER_S:
             await self._remember()
         if stale := len(revoked) + len(ids) - pending:
-            raise StaleDelivery(f"{self.name}: {stale} of {len(deliveries)} entries were pending no more", revoked)
+            raise StaleDelivery(f"{self.name}: {stale} of {len(deliveries)} entries were no longer pending", revoked)
 
     async def nack(self, deliveries: Sequence[Delivery], *, delay_s: float = 0.0) -> None:
         by_attempt: dict[int, list[Delivery]] = {}
@@ -124,7 +123,7 @@ class RedisSource:
         self._refuse(stale + await self._keep(self._unsettled.held(deliveries)))
 
     async def _keep(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Keep these, and what is read ahead, from being claimed by others; returns those of these that were."""
+        """Keep these and the entries read ahead from being claimed; returns those of these already claimed."""
         ahead = self._ahead
         stale = await self._lose_others([*deliveries, *ahead.ready])
         ahead.ready = deque(delivery for delivery in ahead.ready if delivery.token in self._unsettled.open)
@@ -133,13 +132,13 @@ class RedisSource:
         return [delivery for delivery in deliveries if delivery.token in gone]
 
     async def _lose_others(self, deliveries: Sequence[Delivery], attempt: int | None = None) -> list[Delivery]:
-        """Start the idle time anew; returns those that others have taken over or settled, which are forgotten."""
+        """Reset the idle times; forgets and returns those that others have taken over or settled."""
         if not deliveries:
             return []
         try:
             own, trimmed = await self._group.keep([delivery.token for delivery in deliveries], attempt)
         except GroupLost:
-            return []  # the reader makes it anew; the payloads are here, so nothing is lost
+            return []  # the reader recreates the group; the payloads are here, so nothing is lost
         self._orphans |= trimmed
         stale = [it for it in deliveries if it.token not in own and it.token not in self._orphans]
         for delivery in stale:
@@ -149,7 +148,7 @@ class RedisSource:
     def _refuse(self, stale: Sequence[Delivery]) -> None:
         if stale:
             ids = ", ".join(delivery.event.id for delivery in stale[:3])
-            raise StaleDelivery(f"{self.name}: {len(stale)} entries are pending here no more, such as {ids}", stale)
+            raise StaleDelivery(f"{self.name}: {len(stale)} entries are no longer pending here, such as {ids}", stale)
 
     # --- reading ahead ---
 
@@ -162,7 +161,7 @@ class RedisSource:
             await self._renew_group(error)
         claim_at = 0.0
         while True:
-            await self._lease()  # a stale process would take entries from whoever has taken over
+            await self._lease()  # a stale process would take entries from its successor
             try:
                 if self._clock.monotonic() >= claim_at:
                     async for batch in self._claim():
@@ -179,14 +178,14 @@ class RedisSource:
         return min(round(BLOCK_S * 1000), self._claim_idle_ms)
 
     async def _read_pending(self) -> AsyncGenerator[Sequence[Delivery], None]:
-        """What this consumer had and did not settle, in an earlier life."""
+        """Entries that this consumer left unsettled in an earlier process."""
         after = START
         while entries := await self._group.read(after, self._ahead.limit):
             after = entries[-1][0]
             yield await self._take_over(entries)
 
     async def _claim(self) -> AsyncGenerator[Sequence[Delivery], None]:
-        """What others had and did not settle."""
+        """Entries that other consumers left unsettled."""
         cursor, opened = START, self._unsettled.open
         while True:
             cursor, entries, trimmed = await self._group.claim(self._claim_idle_ms, cursor, self._ahead.limit)
@@ -214,7 +213,7 @@ class RedisSource:
             self.lost_by_trimming += len(ids)
             shown = ", ".join(id.decode() for id in ids[:3])
             more = ", ..." if len(ids) > 3 else ""
-            why = f"trimmed from the stream before they were handled: {shown}{more}; raise its MAXLEN"
+            why = f"trimmed from the stream before they were settled: {shown}{more}; raise its MAXLEN"
             self._lost(len(ids), why)
 
     # --- the group and its position ---
@@ -222,7 +221,7 @@ class RedisSource:
     async def _ensure_group(self) -> None:
         position = await self._positions.get(self._position_name)
         if position is not None and not _ID.fullmatch(position):
-            logger.warning("%s: its position in the store is %r, no id of an entry; a new group begins with the oldest",
+            logger.warning("%s: its stored position %r is not an entry id; a new group begins with the oldest entry",
                            self.name, position)  # fmt: skip
             position = "0-0"
         start = await self._group.ensure(position, self._start_from)
@@ -233,7 +232,7 @@ class RedisSource:
         self._remembered_at = self._clock.monotonic()
 
     async def _succeed(self) -> None:
-        """Take over at once what the last owner of these triggers, gone or stale, had fetched under another name."""
+        """Take over at once the entries that the previous owner of these triggers fetched under another name."""
         name = f"redis consumer {self._group.server} {self._stream} {self._group_name} {self._reads_as}"
         last = await self._positions.get(name)
         if last == self._consumer:
@@ -243,12 +242,12 @@ class RedisSource:
         await self._positions.put(name, self._consumer)
 
     async def _renew_group(self, error: GroupLost) -> None:
-        logger.warning("%s: %s; it is made again from the last settled entry", self.name, error)
+        logger.warning("%s: %s; it is created again from the last settled entry", self.name, error)
         self._orphans |= self._unsettled.open.keys()
         await self._ensure_group()
 
     def _without_orphans(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """The new group gives anew what is held here of the old one: it is pending again, and not handed out twice."""
+        """Drop entries of a new group still open from the old one: they are pending again, not delivered twice."""
         known = {id for id, _ in entries} & self._orphans
         self._orphans -= known
         return [entry for entry in entries if entry[0] not in known or entry[0] not in self._unsettled.open]
@@ -271,7 +270,7 @@ class _Entries:
         self._field = (field or "payload").encode()
 
     def deliveries(self, entries: Sequence[Entry], attempts: Mapping[bytes, int] | None) -> list[Delivery]:
-        """`attempts` says how often each was delivered; without it this is the first time for all."""
+        """`attempts` has the delivery counts; without it, this is the first delivery of all."""
         deliveries = []
         prefix, field, source = self._prefix, self._field, self._source
         last_ms, moment = b"", None
@@ -306,4 +305,4 @@ def _moment(milliseconds: bytes) -> datetime | None:
     try:
         return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
     except (ValueError, OverflowError, OSError):
-        return None  # an id of the user's own that is no time
+        return None  # a custom id without a time

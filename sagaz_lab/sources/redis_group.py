@@ -1,4 +1,4 @@
-"""One consumer of a Redis stream's group: the commands, with raw replies and our own errors."""
+"""One consumer of a Redis stream's group: commands with raw replies and our errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sagaz_lab.model.options import Address
 from sagaz_lab.model.redis_address import FILES, options_of, redis_address
 
 Entry = tuple[bytes, Any]
-"""An entry's id and its fields and values in turn, as bytes; None where it was trimmed while pending."""
+"""An entry's id and its alternating fields and values, as bytes; None if it was trimmed while pending."""
 
 BLOCK_S = 2.0
 ANSWER_S = 5.0
@@ -26,16 +26,16 @@ PAGE = 1000
 _LAST_SEQUENCE = 2**64 - 1
 
 LOST = (RedisError, OSError, RuntimeError, AttributeError)
-"""Raised by the client where its connection breaks. The last two come from the transport, when it was closed under a
+"""Raised by the client when its connection breaks. The last two come from a transport closed during a
 write: CPython 3.13.0 raises `AttributeError` there, uvloop `RuntimeError`."""
 
 
 def client_at(url: str, answer_s: float) -> Redis:
-    """A client that has connected nothing yet. Raises `SourceNotReady` for an address that cannot work.
+    """A client that is not connected yet. Raises `SourceNotReady` for an address that cannot work.
 
-    A command is never sent twice behind our back: what the lost answer of a read held is pending, and the next opening
-    reads it; the relay publishes again, and tells of it. Replies stay raw: parsing them into dicts costs more than all
-    else that is done for an entry.
+    The client never resends a command by itself: entries in a lost reply are pending and read at the next opening; the
+    relay publishes again and reports it. Replies stay raw: parsing them into dicts costs more than all other work per
+    entry.
     """
     at = Address(url).masked
     if wrong := redis_address(url):
@@ -43,14 +43,14 @@ def client_at(url: str, answer_s: float) -> Redis:
     for name, [path, *_] in options_of(url).items():
         if name in FILES and not os.path.exists(path):
             raise SourceNotReady(f"the address {at} sets {name}, but there is no {path}")
-    try:  # an option of the address overrules one that is given here
+    try:  # options of the address override these
         client: Redis = Redis.from_url(
             url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0), socket_timeout=answer_s,
             socket_connect_timeout=ANSWER_S, socket_keepalive=True,
         )  # fmt: skip
         client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, ValueError):
-        raise SourceNotReady(f"{at} is no address of a Redis server, or has options that redis-py refuses") from None
+        raise SourceNotReady(f"{at} is not an address of a Redis server, or redis-py rejects its options") from None
     return client
 
 
@@ -59,12 +59,12 @@ class GroupLost(SourceError):
 
 
 class ConsumerGroup:
-    """Raises `GroupLost`, `SourceUnavailable` where the server does not answer, `SourceNotReady` where it refuses."""
+    """Raises `GroupLost`, `SourceUnavailable` if the server does not answer, `SourceNotReady` if it refuses."""
 
     def __init__(self, url: str, stream: str, group: str, consumer: str) -> None:
         self._at = Address(url).masked
         self._stream, self._group, self._consumer = stream, group, consumer
-        # The socket must outlast BLOCK.
+        # The socket's time-out must exceed BLOCK.
         self._client = client_at(url, BLOCK_S + ANSWER_S)
         for command in ("XREADGROUP", "XAUTOCLAIM", "XPENDING", "XCLAIM"):
             self._client.set_response_callback(command, _raw)
@@ -80,25 +80,25 @@ class ConsumerGroup:
             await self._client.aclose()
 
     async def read(self, after: bytes, count: int, block_ms: int | None = None) -> list[Entry]:
-        """Entries that no consumer has had (`after` is `>`), or pending ones of this consumer after an id."""
+        """New entries (`after` is `>`), or this consumer's pending ones after an id."""
         block = () if block_ms is None else ("BLOCK", block_ms)
         reply = await self._do(*self._reading, "COUNT", count, *block, "STREAMS", self._stream, after)
         entries: list[Entry] = reply[0][1] if reply else []
         return entries
 
     async def ack(self, ids: Sequence[bytes]) -> int:
-        """How many were still pending."""
+        """Returns how many were still pending."""
         return int(await self._do("XACK", self._stream, self._group, *ids))
 
     async def claim(self, idle_ms: int, cursor: bytes, count: int) -> tuple[bytes, list[Entry], list[bytes]]:
-        """Take over what anyone left unsettled so long: the next cursor, entries, and ids that were trimmed."""
+        """Take over entries unsettled for `idle_ms`: the next cursor, the entries, and the trimmed ids."""
         reply = await self._do(
             "XAUTOCLAIM", self._stream, self._group, self._consumer, idle_ms, cursor, "COUNT", count
         )  # fmt: skip
         return reply[0], [entry for entry in reply[1] if entry], reply[2] if len(reply) > 2 else []
 
     async def deliveries(self, first: bytes, last: bytes) -> dict[bytes, int]:
-        """How often each pending entry of this consumer between two ids was delivered."""
+        """Delivery counts of this consumer's pending entries between two ids."""
         found: dict[bytes, int] = {}
         while rows := await self._do("XPENDING", self._stream, self._group, first, last, PAGE, self._consumer):
             found.update((row[0], int(row[3])) for row in rows)
@@ -108,16 +108,16 @@ class ConsumerGroup:
         return found
 
     async def inherit(self, consumer: str) -> None:
-        """Make all that is pending of another consumer this one's."""
+        """Take over all pending entries of another consumer."""
         while rows := await self._do("XPENDING", self._stream, self._group, "-", "+", PAGE, consumer):
             ids = [row[0] for row in rows]
             await self._do("XCLAIM", self._stream, self._group, self._consumer, 0, *ids, "JUSTID")
 
     async def keep(self, ids: Sequence[bytes], attempt: int | None = None) -> tuple[set[bytes], set[bytes]]:
-        """Start the idle time of this consumer's anew, and note how often they were delivered.
+        """Reset the idle time of this consumer's entries and set their delivery count.
 
-        Returns which are its own, and of these the ones that were trimmed, which are pending no more. What another
-        consumer has taken over is left to it.
+        Returns its own entries and, of these, the trimmed ones, which are no longer pending. Entries that another
+        consumer has taken over stay there.
         """
         mine = await self.deliveries(min(ids, key=_numbers), max(ids, key=_numbers))
         if not (own := [id for id in ids if id in mine]):
@@ -127,7 +127,7 @@ class ConsumerGroup:
         return set(own), set(own).difference(kept)
 
     async def ensure(self, position: str | None, start_from: str) -> str | None:
-        """Make the group if there is none, starting after `position`; returns where it starts, if it was made."""
+        """Create the group if missing, starting after `position`; returns its start if it was created."""
         try:
             last: bytes | None = (await self._do("XINFO STREAM", self._stream))["last-generated-id"]
         except GroupLost:
@@ -136,7 +136,7 @@ class ConsumerGroup:
         if position is None and start_from == "latest" and last is not None:
             start = last
         if last is None or _numbers(start) > _numbers(last):
-            start = START  # the position is of a stream that was deleted: all of the new one is unread
+            start = START  # the position is from a deleted stream: the new one is unread
         try:
             await self._do("XGROUP CREATE", self._stream, self._group, start, "MKSTREAM")
         except _GroupExists:
@@ -144,14 +144,14 @@ class ConsumerGroup:
         return start.decode()
 
     async def settled(self) -> str | None:
-        """The last id up to which all that the group had is acked, None if there is no group."""
+        """The id up to which all delivered entries are acked; None without a group."""
         try:
             groups = await self._do("XINFO GROUPS", self._stream)
             mine = next((group for group in groups if group["name"] == self._group.encode()), None)
             if mine is None:
                 return None
             delivered = _numbers(mine["last-delivered-id"])
-            # Asked for second: what was delivered in between is pending, or lies behind `delivered`.
+            # Read second: entries delivered in between are pending or after `delivered`.
             pending, lowest, *_ = await self._do("XPENDING", self._stream, self._group)
         except GroupLost:
             return None

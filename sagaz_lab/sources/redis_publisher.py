@@ -26,11 +26,11 @@ _FOR_ALL = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NORE
 
 
 class RedisPublisher:
-    """Adds to the stream named like the topic an entry with the fields `payload`, `sagaz-id` and `sagaz-run`.
+    """Adds entries with the fields `payload`, `sagaz-id` and `sagaz-run` to the stream named by the topic.
 
-    A batch is one round trip, or as many as one run's publications change their topic. It refuses what Redis does, as
-    for a key that is no stream. Raises `SourceUnavailable` where the server does not answer or takes nothing at all,
-    `SourceNotReady` where it does not let us in.
+    A batch is one round trip, plus one per change of topic within a run. Refuses publications that Redis refuses, as
+    for a key that is not a stream. Raises `SourceUnavailable` if the server does not answer or accepts no writes,
+    `SourceNotReady` if it denies access.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ class RedisPublisher:
         stopped: set[str] = set()
         left = list(publications)
         while left:
-            now, later = _stretches(left)
+            now, later = _split_at_topic_changes(left)
             for publication, reply in zip(now, await self._add(now), strict=True):
                 if isinstance(reply, ResponseError) and publication.order not in stopped:
                     refused[publication.id] = SourceError(
@@ -81,12 +81,12 @@ class RedisPublisher:
         return refused
 
     async def _add(self, publications: Sequence[Publication]) -> Sequence[Any]:
-        """What Redis says to each, an error of its own for all that go behind a refused one."""
+        """Redis's reply to each; a separate error for those after a refused one."""
         if self._atomic and len(publications) > 1:
             try:
                 return await self._execute(publications, transaction=True)
             except ResponseError:
-                pass  # one of them may not even be asked for, and then a transaction has none
+                pass  # a command rejected when queued leaves the transaction without replies
         elif len({it.order for it in publications}) == len(publications):
             return await self._execute(publications, transaction=False)
         replies: list[Any] = []
@@ -125,8 +125,8 @@ class RedisPublisher:
             raise SourceUnavailable(f"Redis at {self._at}: {describe(error)}") from error
 
 
-def _stretches(publications: Sequence[Publication]) -> tuple[list[Publication], list[Publication]]:
-    """Of each run those that come before its topic changes; and all others."""
+def _split_at_topic_changes(publications: Sequence[Publication]) -> tuple[list[Publication], list[Publication]]:
+    """Split off, for each run, the publications before its topic changes."""
     topics: dict[str, str | None] = {}
     now, later = [], []
     for it in publications:
@@ -139,5 +139,5 @@ def _stretches(publications: Sequence[Publication]) -> tuple[list[Publication], 
 
 
 def _is_for_all(error: ResponseError) -> bool:
-    """Whether the server takes nothing now, whatever is added; else it refuses this entry."""
+    """Whether the server accepts no writes at all now; else it refuses this entry only."""
     return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(_FOR_ALL)

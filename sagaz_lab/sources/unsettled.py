@@ -1,4 +1,4 @@
-"""The ledger of deliveries that a source has handed out and that are not settled yet."""
+"""The ledger of a source's unsettled deliveries."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sagaz_lab.model.event import next_attempt
 
 
 class Unsettled:
-    """Of one partition, by token, in the order of their positions; a source with several keeps one for each.
+    """Unsettled deliveries of one partition, by token, in order of position; a source has one per partition.
 
-    A delivery is known by its token and its event. What is given back is handed out again as another one, so that
-    settling or giving back the old one changes nothing. `open` has the latest of each token. `arrived` is set when
-    something has been given back and is due.
+    A delivery is identified by its token and event. One that is given back is redelivered as a new delivery, so that
+    settling or giving back the old one has no effect. `open` has the latest delivery of each token. `arrived` is set
+    when one that was given back is due.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -25,28 +25,28 @@ class Unsettled:
         self.arrived = asyncio.Event()
         self._clock = clock
         self._again: deque[Delivery] = deque()
-        self._waiting: set[Any] = set()  # open, but not handed out
+        self._waiting: set[Any] = set()  # open, but not delivered
         self._revoked: set[Any] = set()
         self._delays: set[asyncio.Task[None]] = set()
 
     def add(self, deliveries: Sequence[Delivery]) -> None:
-        """They are handed out now."""
+        """Record deliveries that are handed out now."""
         self.open.update([(delivery[1], delivery) for delivery in deliveries])
 
     def queue(self, deliveries: Sequence[Delivery]) -> None:
-        """They are to be handed out by `take`."""
+        """Queue deliveries for `take`."""
         self.add(deliveries)
         self._waiting.update(delivery.token for delivery in deliveries)
         self._again.extend(deliveries)
 
     def take(self, limit: int) -> list[Delivery]:
-        """What is queued, or was given back and is due; it is handed out now."""
-        deliveries = taken(self._again, limit)
+        """Hand out deliveries that are queued, or given back and due."""
+        deliveries = pop_first(self._again, limit)
         self._waiting.difference_update([delivery.token for delivery in deliveries])
         return deliveries
 
     async def wait(self, seconds: float) -> None:
-        """Returns after so many seconds, or as soon as something has been given back and is due."""
+        """Wait until a delivery that was given back is due, up to `seconds`."""
         self.arrived.clear()
         waits = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self.arrived.wait())]
         try:
@@ -56,17 +56,17 @@ class Unsettled:
                 wait.cancel()
 
     def settle(self, deliveries: Sequence[Delivery]) -> list[Any]:
-        """The tokens of those that were not settled before."""
+        """Settle them; returns the tokens not settled before."""
         tokens = [delivery[1] for delivery in deliveries]
         opened = self.open
-        if not all(map(is_, map(opened.get, tokens), deliveries)):  # the rare case: some are settled or given back
+        if not all(map(is_, map(opened.get, tokens), deliveries)):  # rare: some are already settled or given back
             tokens = list(dict.fromkeys(delivery.token for delivery in self.held(deliveries)))
         for token in tokens:
             opened.pop(token, None)
         return tokens
 
     def give_back(self, deliveries: Sequence[Delivery], delay_s: float = 0.0) -> None:
-        """Hand them out again, once it is time."""
+        """Redeliver them after `delay_s`."""
         renewed = self.renew(deliveries)
         if delay_s <= 0:
             self._due(renewed)
@@ -76,7 +76,7 @@ class Unsettled:
         delay.add_done_callback(self._delays.discard)
 
     def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that are open, each as its next attempt. They are not handed out; who calls this queues them."""
+        """The open ones, each as its next attempt. The caller queues them."""
         renewed = [
             Delivery(next_attempt(delivery.event), delivery.token, delivery.fresh) for delivery in self.held(deliveries)
         ]
@@ -85,29 +85,29 @@ class Unsettled:
         return renewed
 
     def held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that are neither settled nor given back nor revoked."""
+        """Those neither settled nor given back nor revoked."""
         return [it for it in deliveries if (held := self.open.get(it.token)) is not None and held.event is it.event]
 
     @property
     def lowest(self) -> Any:
-        """The position of the first that is not settled, so that all before it are; None if all are settled."""
+        """The position of the first unsettled delivery; None if all are settled."""
         return next(iter(self.open), None)
 
     def left(self) -> None:
-        """The source is left, and what is open lies here: it comes again at once, one attempt later if it was out."""
+        """The source was exited: open deliveries are due at once, as the next attempt if they were handed out."""
         self._end_delays()
         self.renew([delivery for token, delivery in self.open.items() if token not in self._waiting])
         self._again = deque(self.open.values())
 
     def revoke(self) -> None:
-        """The broker has all of it again: what is settled or given back from now on is stale."""
+        """The broker has taken everything back: settling or giving back is stale from now on."""
         self._end_delays()
         self._revoked = set(self.open)
         for kept in (self.open, self._again, self._waiting):
             kept.clear()
 
     def revoked(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that were open when the broker took them back, and are not handed out again."""
+        """Those open when the broker took them back and not delivered again since."""
         return [it for it in deliveries if it.token in self._revoked and it.token not in self.open]
 
     def _due(self, deliveries: Sequence[Delivery]) -> None:
@@ -124,8 +124,8 @@ class Unsettled:
             delay.cancel()
 
 
-def taken(queue: deque[Delivery], limit: int) -> list[Delivery]:
-    """The first so many of them."""
+def pop_first(queue: deque[Delivery], limit: int) -> list[Delivery]:
+    """Remove and return the first `limit`."""
     if len(queue) > limit:
         return [queue.popleft() for _ in range(limit)]
     every = list(queue)

@@ -1,4 +1,4 @@
-"""Where runs are kept. `open_store` finds the store that an address names; only then is its module imported."""
+"""The table of stores. `open_store` imports the module of an address's store on demand."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ STORES = {
 
 
 def open_store(address: str, *, artifacts: str | Path | None = None, retention_days: float = 30.0) -> Store:
-    """The store of an address, not opened: "memory", "sqlite:///lab.db", "postgresql://user:password@host/db".
+    """The store of an address, not opened yet: "memory", "sqlite:///lab.db", "postgresql://user:password@host/db".
 
-    `artifacts` is the folder for values too large for the journal; by default it is beside the file, and for a server
-    `.sagaz_lab/artifacts-DB`. Raises `UnknownName` with the known kinds, `StoreError` for an address that is malformed
-    and for a library that is not installed.
+    `artifacts` is the folder for values too large for the journal (default: beside the file; for a server
+    `.sagaz_lab/artifacts-DB`). Raises `UnknownName` for an unknown kind, `StoreError` for a malformed address or a
+    missing library.
     """
     kind = address.partition(":")[0].partition("+")[0]
     if kind not in STORES:

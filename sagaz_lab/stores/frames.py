@@ -1,4 +1,4 @@
-"""The frames that every store gives: their columns, and the steps that a run's records tell of."""
+"""The columns of the frames that every store provides, and the steps derived from a run's records."""
 
 from __future__ import annotations
 

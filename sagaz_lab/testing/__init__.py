@@ -1,4 +1,4 @@
-"""For those who test sagas and plug-ins."""
+"""Tools for testing sagas and plug-ins."""
 
 from sagaz_lab.testing.harness import TriggerTestHarness
 

@@ -1,4 +1,4 @@
-"""Time that moves only when it is told to."""
+"""A virtual clock, which moves only on request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from heapq import heappop, heappush
 from itertools import count
 
-_SETTLE_TURNS = 20  # turns of the loop that let what was woken go on to its next sleep
+_SETTLE_TURNS = 20  # loop iterations that let woken tasks reach their next sleep
 
 
 class VirtualClock:
@@ -35,7 +35,7 @@ class VirtualClock:
         await woken
 
     async def advance(self, seconds: float) -> None:
-        """Let so many seconds pass. Who is woken and sleeps again within them is woken again."""
+        """Let time pass. A woken task that sleeps again within it is woken again."""
         until = self._passed + seconds
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= until:
@@ -52,7 +52,7 @@ class VirtualClock:
 
     @property
     def sleepers(self) -> int:
-        """How many are asleep."""
+        """The number of sleepers."""
         return sum(not woken.done() for _, _, woken in self._sleepers)
 
     async def _settle(self) -> None:

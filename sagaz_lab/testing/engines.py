@@ -1,4 +1,4 @@
-"""The promises of the `Engine` protocol as tests, for every engine and for those who write one.
+"""The promises of the `Engine` protocol as a test suite for engines.
 
 Subclass `EngineSuite` in a test module and define the fixture `engine`. Needs pytest and pytest-asyncio with
 asyncio_mode=auto.
@@ -27,7 +27,7 @@ mark: ContextVar[str] = ContextVar("mark", default="")
 
 
 class Noted(Attempt, kw_only=True, eq=False):
-    """An attempt whose journal is a list. What it is given is kept a while later; `lost` is raised by the next call."""
+    """An attempt whose journal is a list. Records are kept after a short delay; the next call raises `lost`."""
 
     closed: asyncio.Event
     kept: list[Record]
@@ -64,18 +64,18 @@ class Noted(Attempt, kw_only=True, eq=False):
             self.kept += record.in_full()
 
     def said(self) -> list[tuple[str, str]]:
-        """What has been kept, in order."""
+        """The kept records, in order."""
         return [(record.kind, record.action) for record in self.kept]
 
     async def over(self) -> RunStatus | None:
-        """How it has ended; None if it was left as it stands."""
+        """Its final status; None if it was abandoned."""
         async with asyncio.timeout(WITHIN_S):
             await self.closed.wait()
         return None if self.ending is None else self.ending.status
 
 
 class Work(Saga, abstract=True):
-    """a, then b; `does` says what b does, and is called with the run's context."""
+    """Actions a, then b; b calls `does` with the run's context."""
 
     does: Callable[[Any], Any]
     log: list[str]
@@ -100,7 +100,7 @@ class Work(Saga, abstract=True):
 
 
 def attempt(saga: Saga, run_id: str = "r1", history: History | None = None, **context: Any) -> Noted:
-    """Of a run of that saga, whose first actions the store has as started; not launched yet."""
+    """An attempt of the saga, not launched yet, with its first actions recorded as started."""
     values = context if history is None else {**context, **history.changes}
     ctx, definition = fresh_context(values, run_id, None), define(type(saga))
     started = definition.plan.roots if history is None else ()
@@ -123,7 +123,7 @@ async def fail(ctx: Any) -> None:
 
 
 class EngineSuite:
-    """What holds for every engine."""
+    """Tests that every engine must pass."""
 
     @pytest.fixture
     def engine(self) -> Engine:
@@ -309,7 +309,7 @@ class EngineSuite:
 
     async def test_an_abandoned_run_is_left_as_it_stands_and_can_be_resumed(self, engine: Engine) -> None:
         if engine.traits.own_history:
-            pytest.skip("its runs go on elsewhere")
+            pytest.skip("its runs continue elsewhere")
         waits = asyncio.Event()
 
         async def wait(ctx: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tries a saga by itself: what its trigger makes of an event, and how the run goes that the event starts."""
+"""Tests a single saga: the result of a trigger for an event, and the run that it starts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
 class TriggerTestHarness:
     """`context = await TriggerTestHarness(MySaga()).trigger("on_event", payload)`.
 
-    `skipped` is the `skip(...)` that the last call met, if it met one. `params` are values for the params of these
-    names, in place of the triggers' own. Raises `UnknownName` or `DefinitionError` if they do not fit.
+    `skipped` is the `skip(...)` of the last call, if any. `params` override the triggers' params of these names. Raises
+    `UnknownName` or `DefinitionError` if they do not fit.
     """
 
     def __init__(self, saga: Saga | type[Saga], *, params: Mapping[str, Any] | None = None) -> None:
@@ -39,14 +39,14 @@ class TriggerTestHarness:
         """The context of the run that the event would start, or None if it is filtered.
 
         `event` is an `Event`, a payload (bytes are decoded) or an object of the annotated type; for a method that gets
-        a list, a list of payloads. Raises what would make
-        a dead letter of it: `DecodeError`, `PayloadMismatch`, `MissingKey` or the method's own error.
+        a list, a list of payloads. Raises the error that would make it a dead letter: `DecodeError`,
+        `PayloadMismatch`, `MissingKey` or the method's own.
         """
         trigger = self._trigger(method)
         given = _event(trigger, event)
         if takes_list(trigger.gates, trigger.composite):
             if not isinstance(given.payload, list):
-                raise TypeError(f"{trigger.name} gets a list of events; give a list of their payloads")
+                raise TypeError(f"{trigger.name} gets a list of events; pass a list of payloads")
             subject: Any = [_subject(trigger, given.with_payload(payload)) for payload in given.payload]
         else:
             subject = _subject(trigger, given)
@@ -66,8 +66,8 @@ class TriggerTestHarness:
     async def run(self, method: str, event: Any) -> SagaContext | None:
         """The context at the end of the run that the event starts, or None if it is filtered.
 
-        The run is tried once, in a Lab of its own that forgets it. Raises what `trigger` raises, and the action's own
-        error after compensating.
+        The run has one attempt, in a temporary Lab. Raises the errors of `trigger`; if an action fails, compensates and
+        then raises its error.
         """
         context = await self.trigger(method, event)
         if context is None:
@@ -82,7 +82,7 @@ class TriggerTestHarness:
 
 
 def _params(definition: SagaDefinition, given: Mapping[str, Any]) -> dict[str, dict[str, Scalar]]:
-    """By method, what is given for the params that its trigger has."""
+    """The given values by method, as far as its trigger has these params."""
     known = {name for trigger in definition.triggers.values() for name in trigger.params}
     if unknown := [name for name in given if name not in known]:
         raise UnknownName(definition.name, "param", unknown[0], known)

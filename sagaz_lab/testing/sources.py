@@ -1,8 +1,8 @@
-"""The promises of the `Source` protocol as tests, for every source and for those who write one.
+"""The promises of the `Source` protocol as a test suite for sources.
 
-Subclass `SourceSuite` in a test module and define two fixtures: `source`, a source that is not entered yet and has
-nothing to give, and `feed`. Where an event's payload is not `{"n": number}`, in JSON or as it is, override `number_of`;
-where the source's clock is virtual, override `pass_time`. Needs pytest and pytest-asyncio with asyncio_mode=auto.
+Subclass `SourceSuite` in a test module and define two fixtures: `source`, an empty source that is not entered yet, and
+`feed`. If an event's payload is not `{"n": number}`, plain or as JSON, override `number_of`; if the source's clock is
+virtual, override `pass_time`. Needs pytest and pytest-asyncio with asyncio_mode=auto.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLOSE_S = 5.0
 
 
 class MemoryPositions(Positions):
-    """Positions that last as long as the object."""
+    """Positions in memory."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -40,7 +40,7 @@ class MemoryPositions(Positions):
 
 
 async def take(source: Source, count: int, limit: int = 100) -> list[Delivery]:
-    """So many deliveries, however many calls it needs."""
+    """Receive `count` deliveries in as many calls as needed."""
     found: list[Delivery] = []
     async with asyncio.timeout(20):
         while len(found) < count:
@@ -49,14 +49,14 @@ async def take(source: Source, count: int, limit: int = 100) -> list[Delivery]:
 
 
 async def settle(source: Source, deliveries: Sequence[Delivery]) -> None:
-    """Each has started a run."""
+    """Settle them as having started a run each."""
     ids = [delivery.event.id for delivery in deliveries]
     started = [(Outcome(OutcomeKind.STARTED, "", id, "suite.on_event", f"r-{id}", 1, 0.0),) for id in ids]
     await source.settle(deliveries, started)
 
 
 async def nothing_comes(source: Source) -> bool:
-    """Whether the source has nothing to give for a moment."""
+    """Whether the source delivers nothing for a moment."""
     try:
         await asyncio.wait_for(source.receive(1), QUIET_S)
     except (TimeoutError, EndOfSource):
@@ -65,7 +65,7 @@ async def nothing_comes(source: Source) -> bool:
 
 
 class SourceSuite:
-    """`feed(n)` makes the next n events exist; they are numbered from 0, and fed in this order."""
+    """Tests that every source must pass. `feed(n)` creates the next n events, numbered from 0, in order."""
 
     @pytest.fixture
     def source(self) -> Source:
@@ -134,7 +134,7 @@ class SourceSuite:
 
     async def test_receive_waits_for_an_event(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
         if traits.finite:
-            pytest.skip("finite: it ends where others wait")
+            pytest.skip("it is finite: it ends where others wait")
         async with source:
             waiting = asyncio.create_task(take(source, 1))
             await asyncio.sleep(QUIET_S)
@@ -183,7 +183,7 @@ class SourceSuite:
 
     async def test_a_delayed_nack_waits(self, source: Source, feed: Feed, traits: SourceTraits) -> None:
         if not traits.delays_nack:
-            pytest.skip("it cannot wait")
+            pytest.skip("it does not delay a nack")
         async with source:
             await feed(1)
             (delivery,) = await take(source, 1)
@@ -300,7 +300,7 @@ class SourceSuite:
                 await source.receive(1)
 
     async def test_it_says_what_it_is(self, source: Source) -> None:
-        """The class says it too, since it is asked before a source is made."""
+        """The class has the traits too, since they are read before a source is created."""
         assert source.name
         assert isinstance(source.traits, SourceTraits)
         assert type(source).traits == source.traits

@@ -1,4 +1,4 @@
-"""What a store promises of what it takes in: claims, cooldowns and waiting events."""
+"""Tests of a store's intake: claims, cooldowns and waiting events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store promises of what it gives away: publications, dead letters and kept events."""
+"""Tests of a store's publications, dead letters and kept events."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class OutboxSuite:
 
     async def test_a_kept_event_goes_at_its_time(self, store: Store) -> None:
         if not store.traits.survives:
-            pytest.skip("it keeps so many, for as long as it is there")
+            pytest.skip("it limits kept events by number, not by age")
         await store.accept(Acceptance(kept=[kept_event("old", until=AT), kept_event("young")]))
         await store.heartbeat()
         assert [row["event_id"] for row in frame(store, "events")] == ["young"]

@@ -1,4 +1,4 @@
-"""What a store promises of the events that leave their windows."""
+"""Tests of events that leave their windows."""
 
 from __future__ import annotations
 

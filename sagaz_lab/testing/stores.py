@@ -1,8 +1,8 @@
-"""The promises of the `Store` protocol as tests, for every store and for those who write one.
+"""The promises of the `Store` protocol as a test suite for stores.
 
-Subclass `StoreSuite` in a test module and define the fixture `make_store`: each call gives a store, not opened yet,
-over the same data. Where only one store object can have the data, say `shared = False`. Needs pytest and
-pytest-asyncio with asyncio_mode=auto.
+Subclass `StoreSuite` in a test module and define the fixture `make_store`: each call returns a store, not opened yet,
+over the same data. If only one store object can have the data, set `shared = False`. Needs pytest and pytest-asyncio
+with asyncio_mode=auto.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["MakeStore", "StoreSuite"]
 
 
 class StoreSuite(IntakeSuite, WaitingSuite, OutboxSuite):
-    """What holds for every store."""
+    """Tests that every store must pass."""
 
     shared = True
 
@@ -284,7 +284,7 @@ class StoreSuite(IntakeSuite, WaitingSuite, OutboxSuite):
         assert away_s is not None
         assert 0.3 <= away_s < 30
 
-    # --- letters, names, frames ---
+    # --- dead letters, names, frames ---
 
     async def test_a_run_that_failed_for_good_leaves_its_letter_with_its_end(self, store: Store) -> None:
         await take(store, new_run("r1"))

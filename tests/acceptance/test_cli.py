@@ -222,7 +222,7 @@ def test_a_saga_that_cannot_be_made_is_one_line(folder, error):
     made = f"    saga_name = 'slow'\n    def __init__(self): raise {error}"
     (folder / "app.py").write_text(SLOW.replace('    saga_name = "slow"', made))
     line = told(call(folder, "run", "app"))
-    assert re.match("sagaz-lab: (slow: its __init__ raises|app: a saga cannot be made:)", line)
+    assert re.match("sagaz-lab: (slow: its __init__ raises|app: a saga cannot be instantiated:)", line)
     checked = call(folder, "check", "app")
     assert (checked.returncode, checked.stderr) == (FAILED, "")
     assert "1 problem(s)" in checked.stdout
@@ -320,7 +320,7 @@ def test_dead_letters_are_redriven_by_the_code_of_a_module(filled):
 def test_why_tells_what_became_of_an_event(filled):
     assert re.fullmatch(r"order.on_order r1: started, run \S+ completed\n", call(filled, "why", "good").stdout)
     assert "order.on_order r1: dead (KeyError" in call(filled, "why", "odd").stdout
-    assert told(call(filled, "why", "nothing")).startswith("sagaz-lab: event nothing: the store does not know it")
+    assert told(call(filled, "why", "nothing")).startswith("sagaz-lab: event nothing: not in the store")
 
 
 def test_the_tables_need_no_library_of_an_extra(filled):

@@ -106,7 +106,7 @@ def test_what_fails_is_held_until_a_start_without_it(kernel: Kernel, held: str) 
 
 def test_a_mistake_is_one_line_and_the_ids_are_completed(kernel: Kernel, held: str) -> None:
     assert told(kernel.run("%triggers resume-run")) == (
-        "UsageError: %triggers resume-run: what? It is: resume-run RUN [--from ACTION]"
+        "UsageError: %triggers resume-run: an argument is missing; usage: resume-run RUN [--from ACTION]"
     )
     assert told(kernel.run("%triggers resume-run r-7")).startswith(
         "UsageError: %triggers resume-run: no run 'r-7' is kept"

@@ -127,7 +127,7 @@ def test_a_saga_class_is_its_picture_and_other_classes_are_as_before(kernel):
 
 def test_a_class_that_its_own_cell_shows_says_when_it_counts(kernel):
     _, html = shown(kernel, "class Fresh(Saga):\n    @action()\n    async def work(self, ctx): ...\nFresh")
-    assert "registered when this cell has succeeded" in html
+    assert "registered when this cell succeeds" in html
     assert "<b>Fresh</b> revision 1" in shown(kernel, "Fresh")[1]
 
 
@@ -156,13 +156,13 @@ def test_two_revisions_are_shown_as_a_diff(kernel):
     assert text.splitlines()[-2:] == ["-        return '<script>1'", "+        return '<script>2'"]
     assert "--jp-success-color1" in html
     assert "--jp-error-color1" in html
-    assert "the code is the same" in shown(kernel, "lab.diff('Changed', 2, 2)")[0]
+    assert "same code" in shown(kernel, "lab.diff('Changed', 2, 2)")[0]
     assert "no revision '7' (known: 1, 2)" in kernel.run("lab.diff('Changed', 1, 7)").error
 
 
 def test_a_payload_that_cannot_be_shown_spoils_nothing(kernel):
     kernel.run("class Broken:\n    def __repr__(self): raise RuntimeError('no words')")
     text, _ = shown(kernel, "Event({'x': Broken()}, id='e')")
-    assert "a dict that cannot be shown: RuntimeError: no words" in text
+    assert "<unprintable dict: RuntimeError: no words" in text
     text, html = shown(kernel, "Event({'many': list(range(10**6)), 'long': 'x' * 10**6}, id='e')")
     assert max(len(text), len(html)) < 10_000

@@ -18,25 +18,25 @@ def kernel(tmp_path_factory):
 def test_in_a_plain_function_it_is_one_line_that_names_the_line_and_the_cure(kernel, head, command):
     line = told(kernel.run(f"{head}def send():\n    %triggers {command}\nsend()"))
     row = head.count("\n") + 2
-    assert line.startswith(f"UsageError: line {row}: %triggers {command.split()[0]} waits, and a plain `def`")
+    assert line.startswith(f"UsageError: line {row}: %triggers {command.split()[0]} needs await, which a plain `def`")
     assert line.endswith("move it out of send(), or write `async def send` and `await send(...)`")
 
 
 def test_an_assignment_in_a_plain_function_is_one_line(kernel):
     line = told(kernel.run("def send(n):\n    o = %triggers fire inner.on_event {'n': n}\n    return o"))
-    assert line.startswith("UsageError: line 2: %triggers fire waits")
+    assert line.startswith("UsageError: line 2: %triggers fire needs await")
 
 
 @pytest.mark.parametrize("around", ["class X:\n    ", "async def f():\n    class X:\n        "])
 def test_in_a_class_body_it_is_one_line(kernel, around):
     line = told(kernel.run(f"{around}%triggers wait until idle"))
-    assert line.endswith("%triggers wait waits, and a class body cannot; move it out of class X")
+    assert line.endswith("%triggers wait needs await, which a class body forbids; move it out of X")
 
 
 def test_in_the_method_of_a_saga_nothing_is_registered(kernel):
     refused = kernel.run("%%saga\n" + saga("fires") + "    def stop(self):\n        %triggers stop\n")
     line, nothing = refused.stderr.splitlines()
-    assert "line 13: %triggers stop waits" in line
+    assert "line 13: %triggers stop needs await" in line
     assert "move it out of stop()" in line
     assert nothing == "nothing registered"
     assert "fires" not in kernel.run("default_lab().sagas").text
@@ -70,4 +70,4 @@ def test_with_a_semicolon_a_command_is_carried_out_and_shows_nothing(kernel, end
 
 def test_a_cell_that_a_cell_runs_is_refused_there(kernel):
     line = told(kernel.run("get_ipython().run_cell('%triggers start')"))
-    assert line.startswith("UsageError: %triggers start waits, which IPython cannot in what a cell runs")
+    assert line.startswith("UsageError: %triggers start needs await, which nested cells")

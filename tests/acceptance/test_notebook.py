@@ -171,7 +171,7 @@ def test_text_that_looks_like_a_command_stays_text(kernel):
         ("%triggers wait for it", "wait [N events | until idle]"),
         ("%triggers runs --status complete", "did you mean 'completed'?"),
         ("%triggers dlq redrive nosuch", "no open dead letter 'nosuch'"),
-        ("%triggers dlq discard", "which letters?"),
+        ("%triggers dlq discard", "ids are missing"),
         ("%triggers why", "why EVENT_ID"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_mistake_is_one_line(kernel, line, expected):
 
 def test_firing_a_saga_of_the_same_cell_says_when_it_is_registered(kernel):
     result = kernel.run(saga("toosoon", after="%triggers fire toosoon.on_event {}"))
-    assert "registered when it has succeeded" in result.stderr.splitlines()[0]
+    assert "registered when it succeeds" in result.stderr.splitlines()[0]
 
 
 def test_status_preview_and_why_have_cards(kernel):
@@ -226,8 +226,8 @@ def test_dead_letters_are_listed_redriven_and_discarded(kernel_of_its_own):
     newest = kernel.run("print(ids['c'])").stdout.strip()
     assert kernel.run(f"x = %triggers dlq --before {newest}\nlist(x.event_id)").text == "['b', 'a']"
     assert f"%triggers dlq redrive {newest}" in kernel.completions("%triggers dlq redrive d-")
-    assert "goes with the letters one by one" in told(kernel.run(f"%triggers dlq --before {newest} --by cause"))
-    assert "--limit goes with the table" in told(kernel.run("%triggers dlq redrive all --limit 3"))
+    assert "--before does not go with --by cause" in told(kernel.run(f"%triggers dlq --before {newest} --by cause"))
+    assert "--limit does not go with" in told(kernel.run("%triggers dlq redrive all --limit 3"))
     letter = kernel.run("print(ids['a'])").stdout.strip()
     assert kernel.run(f"%triggers dlq discard {letter} not worth it").text == "1"
     kernel.run(saga("letters"))
@@ -297,8 +297,8 @@ print(len(ip.input_transformers_cleanup), len(ip.input_transformers_post), len(i
 def test_a_command_that_waits_is_refused_in_the_cell_that_loads_the_extension(tmp_path, command):
     with Kernel(tmp_path) as kernel:
         result = kernel.run(f"%load_ext sagaz_lab\n%triggers help\n{command}")
-        assert told(result) == "UsageError: %triggers: put %load_ext sagaz_lab into a cell of its own, before this one"
-        assert kernel.run("%triggers use memory").stdout == "the store is memory now; nothing is started\n"
+        assert told(result) == "UsageError: %triggers: put %load_ext sagaz_lab into a separate cell before this one"
+        assert kernel.run("%triggers use memory").stdout == "the store is now memory; no trigger is started\n"
         assert kernel.run("%reload_ext sagaz_lab\n%triggers use memory").ok
 
 

@@ -55,7 +55,7 @@ def test_an_interrupted_wait_leaves_the_sources_running(kernel):
     request = kernel.send("%triggers wait")
     time.sleep(1.0)
     kernel.interrupt()
-    assert "interrupted; the triggers go on" in kernel.result(request).error
+    assert "interrupted; the triggers keep running" in kernel.result(request).error
     assert kernel.run("x = %triggers status\nx.started, x.sources[0].state").text == "(True, 'connected')"
     assert kernel.run("x = %triggers fire interrupted.on_event {}\nlen(x)").text == "1"
 

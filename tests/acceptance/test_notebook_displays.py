@@ -175,7 +175,7 @@ def test_input_in_an_action_is_one_error_and_the_page_goes_on(kernel, how):
     when_idle(kernel)
     assert asked.ok
     error = kernel.run("print(default_lab().runs().error[0])").stdout
-    assert f"action 'ask' calls {how}(), but nobody may be there to answer" in error
+    assert f"action 'ask' calls {how}(), but there may be no one to answer" in error
     assert "compensated" in kernel.run("print(default_lab().runs().status[0])").stdout
 
 
@@ -192,7 +192,7 @@ def test_input_in_a_run_that_a_cell_awaits_is_the_same_error(kernel):
 def test_input_in_a_trigger_method_is_a_dead_letter_and_the_page_goes_on(kernel, trigger):
     kernel.run(LISTENS)
     dead = kernel.run(f'%triggers fire early.{trigger} {{"ask": 1}}')
-    assert f"AsksEarly.{trigger} calls input(), but nobody may be there to answer" in dead.text
+    assert f"AsksEarly.{trigger} calls input(), but there may be no one to answer" in dead.text
     later = "import asyncio\nasyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future("
     kernel.run(f"{later}default_lab().fire('early.{trigger}', {{'ask': 1}})))")
     kernel.run("await asyncio.sleep(1)")
@@ -203,7 +203,7 @@ def test_input_in_a_listener_is_an_error_too(kernel):
     kernel.run(LISTENS)
     kernel.run('%triggers fire early.on_event {"ask": 0}')
     when_idle(kernel)
-    assert "Listens.on_saga_start calls input(), but nobody may be there to answer" in kernel.run("answers").text
+    assert "Listens.on_saga_start calls input(), but there may be no one to answer" in kernel.run("answers").text
 
 
 def test_all_is_given_back(kernel):

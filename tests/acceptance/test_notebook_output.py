@@ -125,7 +125,7 @@ def test_a_run_that_a_cell_awaits_prints_into_that_cell(kernel):
     result = kernel.run("await Talks().run({'n': 1}); None")
     assert result.stdout == "".join(f"from the run {step}\n" for step in range(5)) + "from the end"
     assert "from stderr" in result.stderr
-    assert kernel.run("%triggers tail").stdout == "no run has written anything\n"
+    assert kernel.run("%triggers tail").stdout == "no run has any output\n"
 
 
 def test_a_notebook_run_without_a_front_end_has_it_in_the_cell_of_the_tail(tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_settings_of_a_source_stand_before_the_payload():
         ("strat", "did you mean 'start'?"),
         ("runs --stats x", "did you mean '--status'?"),
         ("runs --limit", "--limit needs a value"),
-        ("status now", "too much: 'now'"),
+        ("status now", "unexpected 'now'"),
     ],
 )
 def test_a_mistake_names_what_would_be_right(line, told):
@@ -172,7 +172,7 @@ def test_a_mistake_names_what_would_be_right(line, told):
         ("s.on 1 --idd x", "did you mean '--id'?"),
         ("s.on {'n': 1} --idd x", "did you mean '--id'?"),
         ("s.on {'n': 1} --id", "--id needs a value"),
-        ("s.on {'n': 1} --id a b", "too much: 'b'"),
+        ("s.on {'n': 1} --id a b", "unexpected 'b'"),
         ("", "fire TRIGGER"),
     ],
 )

@@ -34,7 +34,7 @@ def test_a_saga_whose_base_and_attribute_were_edited_runs_on_the_new_ones(kernel
     for cell in (BASE, SAGA):
         kernel.run(cell)
     assert kernel.run(FIRE).stdout.splitlines()[-1] == "1 first"
-    assert kernel.run(EDITED).stdout == "saga S goes on with Base as before; run its cell again\n"
+    assert kernel.run(EDITED).stdout == "saga S still uses the previous Base; run its cell again\n"
     assert kernel.run("1").stdout == ""
     card = kernel.run(SAGA).shown[0]["text/plain"]
     assert "S: revision 2 (was 1)" in card
@@ -64,9 +64,9 @@ def test_a_saga_that_its_cell_has_renamed_is_named_with_its_cure(kernel):
     kernel.run("%%saga\n" + saga("long"))
     renamed = "%%saga\n" + saga("long").replace('saga_name = "long"', 'saga_name = "short"')
     shown = kernel.run(renamed).shown
-    assert "'long', defined by this cell before, still runs; %triggers remove long ends that" in shown[0]["text/plain"]
+    assert "'long', defined by this cell before, still runs; %triggers remove long removes it" in shown[0]["text/plain"]
     assert "Button" in shown[1]["text/plain"]
-    assert kernel.run("%triggers remove long").stdout == "saga long is removed\n"
+    assert kernel.run("%triggers remove long").stdout == "saga long removed\n"
     assert kernel.run("list(default_lab().sagas)").text == "['short']"
     assert len(kernel.run(renamed).shown) == 1
 
@@ -87,7 +87,7 @@ def test_a_deleted_class_is_told_of_once_and_the_button_removes_its_saga(kernel)
     kernel.run("import ipywidgets as w; b = [x for x in w.Widget.widgets.values() if isinstance(x, w.Button)][-1]")
     kernel.run("b.click()")
     kernel.run("import asyncio; await asyncio.sleep(0.05)")
-    assert kernel.run("(b.description, list(default_lab().sagas))").text == "('gone is removed', [])"
+    assert kernel.run("(b.description, list(default_lab().sagas))").text == "('gone removed', [])"
 
 
 def test_removing_what_is_not_there_is_a_mistake(kernel):
@@ -129,7 +129,7 @@ def test_run_all_over_claimed_keys_says_so_and_a_fresh_start_forgets_them(kernel
 def test_the_magics_can_use_a_scratch_store(kernel, tmp_path):
     kernel.run(KEYED)
     kernel.run('%triggers fire keyed.on_event {"id": 7}')
-    assert kernel.run("%triggers use memory").stdout == "the store is memory now; nothing is started\n"
+    assert kernel.run("%triggers use memory").stdout == "the store is now memory; no trigger is started\n"
     assert kernel.run("default_lab().counters().get('keyed.on_event', {}).get('received', 0)").text == "0"
     assert "started" in kernel.run('%triggers fire keyed.on_event {"id": 7}').text
     assert kernel.run("%triggers use sqlite:///.sagaz_lab/lab.db").ok

@@ -231,7 +231,7 @@ def test_a_magic_that_cannot_await_is_one_line_that_says_what_to_do(kernel, magi
     before = kernel.run("default_lab().counters()['wrapped.on_event']['received']").text
     between = "\n" if magic.startswith("%%") else " "
     line = told(kernel.run(f"{magic}{between}%triggers fire wrapped.on_event {{}}"))
-    assert f"{magic.split()[0]} cannot wait for %triggers fire" in line
+    assert f"%triggers fire needs await, which {magic.split()[0]} does not support" in line
     assert kernel.run("default_lab().counters()['wrapped.on_event']['received']").text == before
 
 
@@ -252,7 +252,7 @@ def test_a_file_that_waits_is_one_line_and_one_that_only_defines_may_be_run(kern
     kernel = kernel_of_its_own
     failed = kernel.run(f"%run {file}")
     assert (failed.ok, failed.error) == (False, None)
-    assert "UsageError: %triggers start waits, which IPython cannot in what a cell runs, as by %run" in failed.stderr
+    assert "UsageError: %triggers start needs await, which nested cells, as of %run" in failed.stderr
     assert "filed" not in kernel.run("default_lab().sagas").text
     text = (folder / file).read_text()
     (folder / file).write_text(text.replace("%triggers start", "None"))
@@ -291,7 +291,7 @@ def test_what_the_package_itself_refuses_is_one_line_in_its_own_words(kernel):
 
 def test_a_magic_that_leaves_no_code_to_keep_is_named(kernel):
     result = kernel.run("%%prun -q\n%%saga\n" + saga("profiled"))
-    assert "its code is not kept" in result.shown[0]["text/plain"]
+    assert "its code is not stored" in result.shown[0]["text/plain"]
 
 
 # --- two notebooks ---
@@ -309,7 +309,7 @@ def test_a_start_that_fails_fails_its_cell_and_a_card_names_the_kernel_of_the_re
         assert "0 of 1 events" in other.run("%triggers wait 1 event --timeout 0.3").stderr
         card = other.run("%%saga\n" + saga("shared", trigger="return None")).shown[0]["text/plain"]
         assert "shared: revision 2 (was 1)" in card
-        assert "revision 1 was made elsewhere: by " in card
+        assert "revision 1 comes from " in card
         assert f"process {one.pid}" in card
         assert "elsewhere" not in other.run("%%saga\n" + saga("shared")).shown[0]["text/plain"]
 

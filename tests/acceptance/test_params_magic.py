@@ -42,8 +42,8 @@ def test_params_are_shown_and_changed(kernel):
     [
         (f"{SHOW} treshold=0.7", "no param 'treshold'; did you mean 'threshold'?"),
         (f"{SHOW} threshold=high", "threshold='high' must be of type float"),
-        (f"{SHOW} threshold", "'threshold' is no change; it is: params TRIGGER [NAME=VALUE ...]"),
-        ("%triggers params", "what? It is: params TRIGGER"),
+        (f"{SHOW} threshold", "'threshold' is not NAME=VALUE; usage: params TRIGGER [NAME=VALUE ...]"),
+        ("%triggers params", "an argument is missing; usage: params TRIGGER"),
         ("%triggers params Retraining.on_drif", "no trigger 'Retraining.on_drif'; did you mean 'Retraining.on_drift'"),
     ],
 )

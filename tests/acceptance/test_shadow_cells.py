@@ -81,7 +81,7 @@ def test_an_edit_is_tried_beside_the_running_source_and_then_adopted(kernel: Ker
     (card,) = kernel.run(cell(0.55, " --shadow", source="scores")).shown
     assert "retraining: shadow of revision 1; it would be revision 2" in card["text/plain"]
     assert "+        if event.score <= 0.55:" in card["text/plain"]
-    assert "%triggers shadow retraining shows this as it is now" in card["text/plain"]
+    assert "%triggers shadow retraining shows the current comparison" in card["text/plain"]
     assert "0 seen" in card["text/plain"]
 
     assert kernel.run("await feed(60, 80); await feed(45, 60)").ok
@@ -98,7 +98,7 @@ def test_an_edit_is_tried_beside_the_running_source_and_then_adopted(kernel: Ker
     adopted = kernel.run(cell(0.55, source="scores"))
     assert "retraining: revision 2 (was 1)" in adopted.shown[0]["text/plain"]
     assert "the shadow of retraining has ended; since" in adopted.stdout
-    assert kernel.run("%triggers shadow").text == "no shadows; %%saga --shadow begins one"
+    assert kernel.run("%triggers shadow").text == "no shadows; begin one with %%saga --shadow"
     assert kernel.run("await feed(80, 81)").ok
     assert (tmp_path / "trained").read_text() == trained + "0.55 0.8\n"
 
@@ -112,13 +112,13 @@ def test_a_shadow_is_replaced_quietly_and_ended_by_hand(kernel: Kernel) -> None:
     kernel.run('%triggers fire retraining.on_drift {"score": 0.55}')
     assert "1 seen, 0 the same, 1 different" in kernel.run("%triggers shadow retraining").text
     again = kernel.run(cell(0.5, " --quiet --shadow"))
-    assert "shadow of revision 1; the code is the same" in again.stdout
+    assert "shadow of revision 1; same code" in again.stdout
     assert "0 seen" in kernel.run("%triggers shadow retraining").text
     ended = kernel.run("%triggers shadow retraining --end")
-    assert "ended, it was a shadow of revision 1" in ended.text
+    assert "ended shadow of revision 1" in ended.text
     assert kernel.run("default_lab().sagas['retraining'].revision").text == "1"
     assert "no shadow of 'retraining'" in kernel.run("%triggers shadow retraining").stderr
-    assert "which one is to end? There are: none" in kernel.run("%triggers shadow --end").stderr
+    assert "--end needs a saga with a shadow; there are: none" in kernel.run("%triggers shadow --end").stderr
 
 
 def test_a_saga_that_is_not_registered_is_told_in_one_line(kernel: Kernel) -> None:
@@ -145,7 +145,7 @@ def test_a_helper_of_the_current_revision_stays_as_it_was(kernel: Kernel) -> Non
     kernel.run("LIMIT = 0.5")
     kernel.run(cell("LIMIT"))
     refused = told(kernel.run(cell("LIMIT", " --shadow", tail="LIMIT = 0.7")))
-    assert "no shadow began: the cell also changes LIMIT, by which revision 1 of retraining decides" in refused
+    assert "no shadow began: the cell also changes LIMIT, which revision 1 of retraining uses" in refused
     assert kernel.run("LIMIT").text == "0.5"
     assert kernel.run("default_lab().sagas['retraining'].revision").text == "1"
     assert kernel.run(cell("NEW_LIMIT", " --shadow", tail="NEW_LIMIT = 0.7")).ok

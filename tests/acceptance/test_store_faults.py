@@ -107,7 +107,7 @@ async def test_a_full_database_is_told_as_one(path):
     store = SqlStore(Small(path))
     await store.open("this notebook")
     await start(store, "r1")
-    with pytest.raises(StoreUnavailable, match="disk is full; make room"):
+    with pytest.raises(StoreUnavailable, match="disk is full; free some space"):
         await store.append([finished("r1", "x" * 1_000_000)])
     await store.append([finished("r1")])
     await store.close()
@@ -127,7 +127,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path):
 @pytest.mark.parametrize("content", [b"a letter to my aunt" * 1000, b"SQLite format 3\x00" + b"\xff" * 9000])
 async def test_a_file_that_is_no_database_is_left_alone(path, content):
     path.write_bytes(content)
-    with pytest.raises(StoreUnavailable, match=r"lab.db: .*(no SQLite database|damaged)"):
+    with pytest.raises(StoreUnavailable, match=r"lab.db: .*(not a SQLite database|damaged)"):
         await SqlStore(SqliteDriver(path)).open("this notebook")
     assert path.read_bytes() == content
 

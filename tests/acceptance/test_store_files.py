@@ -69,7 +69,7 @@ async def test_what_had_been_stored_when_the_log_was_deleted_is_in_the_database(
         await lab.fire("flow.on_event", {"n": 0})
         await lab.drain()
         delete(tmp_path / "lab.db-wal")
-        with pytest.raises(StoreUnavailable, match="what had been stored is safe"):
+        with pytest.raises(StoreUnavailable, match="all stored data is safe"):
             await lab.fire("flow.on_event", {"n": 1})
         (tmp_path / "as-after-a-kill.db").write_bytes(path.read_bytes())
     with closing(sqlite3.connect(tmp_path / "as-after-a-kill.db")) as connection:

@@ -271,7 +271,7 @@ async def test_a_password_is_never_shown(address: str, tmp_path: Path) -> None:
 
 
 def test_an_address_that_cannot_be_read_is_refused_without_its_password() -> None:
-    with pytest.raises(StoreError, match="cannot be read: after postgresql:// come") as caught:
+    with pytest.raises(StoreError, match="cannot be parsed: write postgresql://") as caught:
         open_store("postgresql://lab:C4n4ryPW@localhost/db?sslmoed=require")
     assert "C4n4ry" not in str(caught.value)
 

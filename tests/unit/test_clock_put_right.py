@@ -168,7 +168,7 @@ async def test_a_running_process_goes_on_when_its_clock_is_put_right(place: Plac
         for _ in range(3):
             await quiet(lab, clock, HOUR_S)
         assert counted(lab, "s.on_event")["started"] == before + 3
-    assert any("has been put right" in text for text in place.told)
+    assert any("has been corrected" in text for text in place.told)
 
 
 async def test_a_cooldown_lasts_its_time_whatever_the_clock_does_meanwhile(place: Place) -> None:

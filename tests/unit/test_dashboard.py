@@ -93,7 +93,7 @@ async def test_it_goes_on_when_the_store_cannot_be_read_and_tells_that_once(
     assert sent[-1]["kind"] == "tick"
     assert sent[-1]["triggers"][0]["state"] == "paused"
     assert [warning for warning in lab.status().warnings if "it is locked" in warning] == [
-        "the dashboard shows what it has read before: StoreUnavailable: it is locked"
+        "the dashboard shows older data: StoreUnavailable: it is locked"
     ]
     dashboard.close()
 
@@ -139,7 +139,7 @@ def test_a_loop_that_is_gone_is_not_kept() -> None:
     listener = Listener()
 
     async def watch() -> None:
-        Watchman.of(asyncio.get_running_loop()).tell(listener.hear)
+        Watchman.of(asyncio.get_running_loop()).listen(listener.hear)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(watch())

@@ -594,7 +594,7 @@ async def test_letters_that_came_while_nobody_listened_are_heard_of_later(tmp_pa
 
 
 def test_the_options_of_the_source_are_checked_at_definition() -> None:
-    with pytest.raises(DefinitionError, match="trigger='' must be a text"):
+    with pytest.raises(DefinitionError, match="trigger='' must be a non-empty string"):
 
         class Wrong(Saga):
             @trigger(source="dead_letters", trigger="")

@@ -473,7 +473,7 @@ def test_a_method_has_one_role() -> None:
         ({"codec": "pickle"}, "codec='pickle' must be 'joblib' or have dump(value, path) and load(path)"),
         ({"depends_on": 5}, "depends_on=5 must be"),
         ({"depends_on": [None]}, "depends_on=[None] must be"),
-        ({"name": 5}, "name=5 must be a text"),
+        ({"name": 5}, "name=5 must be a non-empty string"),
     ],
 )
 def test_a_malformed_action_option_is_named(options: dict[str, Any], message: str) -> None:
@@ -554,8 +554,8 @@ def test_a_stream_cannot_be_retried() -> None:
     ("attributes", "message"),
     [
         ({"saga_name": "a.b"}, "saga_name='a.b' must be a string without '.'"),
-        ({"saga_name": "  "}, "saga_name='  ' must be a text"),
-        ({"saga_name": 5}, "saga_name=5 must be a text"),
+        ({"saga_name": "  "}, "saga_name='  ' must be a string"),
+        ({"saga_name": 5}, "saga_name=5 must be a string"),
         ({"on_failure": "stop"}, "on_failure='stop' must be 'compensate' or 'hold'"),
         ({"trigger_config": {}}, "trigger_config={} must be a TriggerConfig"),
         ({"listeners": [object]}, "which is not a SagaListener instance"),

@@ -212,7 +212,7 @@ def test_a_class_of_the_notebook_is_looked_up_when_the_value_is_asked_for(artifa
     ref = decode(encode(notebook_class(0.5), "run r1", "drift"), artifacts)
     assert ref.load() == notebook_class(0.5)
     monkeypatch.delattr(sys.modules["__main__"], "Drift")
-    with pytest.raises(DefinitionError, match="Drift of __main__, which is not there; run the cell"):
+    with pytest.raises(DefinitionError, match="Drift of __main__, which is missing; run the cell"):
         ref.load()
 
 

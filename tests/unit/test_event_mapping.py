@@ -135,7 +135,7 @@ async def test_a_request_s_headers_are_found_in_any_case_also_after_a_redrive(ea
 
 
 def test_a_body_that_is_no_json_says_how_it_starts() -> None:
-    with pytest.raises(DecodeError, match="starts b'<html>'"):
+    with pytest.raises(DecodeError, match="starts with b'<html>'"):
         WebhookRequest("<html>").json()
 
 

@@ -99,11 +99,11 @@ async def test_events_that_a_fresh_start_forgets_are_not_counted_as_waiting(each
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("sqlite:///{}/notes.txt", "it is no SQLite database"),
+        ("sqlite:///{}/notes.txt", "it is not a SQLite database"),
         ("sqlite:///{}/notes.txt/lab.db", "notes.txt"),
-        ("sqlite:///{}", "it cannot be opened or made"),
+        ("sqlite:///{}", "it cannot be opened or created"),
         ("sqlite:////proc/none/lab.db", "/proc/none"),
-        ("sqlite:///{}/lab.db?mode=ro", "no options after a '?'"),
+        ("sqlite:///{}/lab.db?mode=ro", "no options are allowed after a '?'"),
         ("postgresql://127.0.0.1:1/db", "port 1 failed: Connection refused"),
         ("sqlit:///lab.db", "did you mean 'sqlite'"),
     ],

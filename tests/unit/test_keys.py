@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from sagaz_lab import Batch, Debounce, Lab, Saga, Throttle, action, trigger
 from sagaz_lab.errors import MissingKey, UnfitKey
 from sagaz_lab.model.keys import key_text
-from sagaz_lab.model.spelled import named_by, spelled_key
+from sagaz_lab.model.spelled import possible_keys, spelled_key
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))
 NAIVE = datetime.fromisoformat("2024-01-01")
@@ -207,7 +207,7 @@ def test_every_process_spells_a_key_alike() -> None:
      ("UUID('00000000-0000-0000-0000-000000000007')", UUID(int=7))],
 )  # fmt: skip
 def test_a_text_names_the_value_that_it_spells_as_well(text: str, value: Any) -> None:
-    assert named_by(text) == [text, key_text(value)]
+    assert possible_keys(text) == [text, key_text(value)]
 
 
 @pytest.mark.parametrize(
@@ -215,12 +215,12 @@ def test_a_text_names_the_value_that_it_spells_as_well(text: str, value: Any) ->
 )
 def test_another_text_names_itself_alone(text: str) -> None:
     assert spelled_key(text) is None
-    assert named_by(text) == [text]
+    assert possible_keys(text) == [text]
 
 
 def test_a_text_like_a_canonical_one_names_that_key_and_itself() -> None:
-    assert named_by("⟦5⟧") == [key_text(5), key_text("⟦5⟧")]
-    assert named_by(too_long := "⟦" + "5" * 1100) == [too_long]
+    assert possible_keys("⟦5⟧") == [key_text(5), key_text("⟦5⟧")]
+    assert possible_keys(too_long := "⟦" + "5" * 1100) == [too_long]
 
 
 async def test_a_key_that_looks_canonical_can_be_forgotten(each_lab: Lab) -> None:

@@ -77,7 +77,7 @@ async def _later() -> None: ...
 @pytest.mark.parametrize(
     ("factory", "error", "why"),
     [
-        (list, DefinitionError, "returned a list, which is no Source: it has no receive, settle, nack, keep_alive"),
+        (list, DefinitionError, "returned a list, which is not a Source: it has no receive, settle, nack, keep_alive"),
         (_later, DefinitionError, "is async"),
         (lambda: 1 / 0, SourceNotReady, "failed: ZeroDivisionError: division by zero"),
         (lambda topic: None, SourceNotReady, "missing 1 required positional argument: 'topic'"),

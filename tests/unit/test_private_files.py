@@ -162,7 +162,7 @@ def test_a_key_is_made_once_by_however_many(tmp_path: Path) -> None:
 def test_a_damaged_key_says_so(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lab.db.key"
     path.write_text(text)
-    with pytest.raises(StoreError, match="holds no key"):
+    with pytest.raises(StoreError, match="contains no key"):
         Artifacts(tmp_path / "artifacts", path).write("r", "model", codec_named("joblib"), 1)
 
 

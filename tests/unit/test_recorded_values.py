@@ -155,7 +155,7 @@ async def test_a_time_that_cannot_be_read_is_reported_with_its_row(bad: Any) -> 
         first, *_ = await events_of(lab, data=rows, timestamp="ts")
     assert first.timestamp == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
     assert len(told) == 1
-    assert f"'ts' of row 2 is {bad!r}, no time that can be read" in told[0]
+    assert f"'ts' of row 2 is {bad!r}, not a readable time" in told[0]
 
 
 # --- series ---

@@ -123,8 +123,8 @@ async def test_times_and_keys_come_from_their_fields(caplog: pytest.LogCaptureFi
         noon - timedelta(hours=2), noon, noon + timedelta(seconds=0.5), NOW, noon,
     ]  # fmt: skip
     assert [event.key for event in found] == ["5", None, "x", None, "x"]
-    assert caplog.text.count("taken as UTC") == 1
-    assert caplog.text.count("'at' of row 4 is 'no time', no time that can be read") == 1
+    assert caplog.text.count("read as UTC") == 1
+    assert caplog.text.count("'at' of row 4 is 'no time', not a readable time") == 1
 
 
 async def test_a_broken_line_is_delivered_as_its_bytes(tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ async def test_speed_paces_the_recording() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"path": "missing.parquet"}, "there is no file"),
+        ({"path": "missing.parquet"}, "no file"),
         ({"path": "broken.parquet"}, "cannot be read"),
-        ({"data": 5}, "a DataFrame or an Arrow table is needed, not int"),
+        ({"data": 5}, "expected a DataFrame or an Arrow table, not int"),
         ({"data": [{"n": 1}, 2]}, "item 1 is a int"),
         ({"data": [{"n": 1}], "speed": 2.0}, "needs timestamp="),
         ({"data": [{"n": 1}], "keep_ids": True}, "needs id="),

@@ -13,7 +13,7 @@ from sagaz_lab.stores import open_store
 
 @pytest.mark.parametrize("path", [":memory:", "file::memory:", "/:memory:"])
 def test_sqlite_in_memory_is_refused(path: str) -> None:
-    with pytest.raises(StoreError, match=r"keeps nothing; write 'memory'"):
+    with pytest.raises(StoreError, match=r"is not supported; write 'memory'"):
         open_store(f"sqlite:///{path}")
 
 
@@ -24,7 +24,7 @@ def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_an_unknown_users_home_is_refused() -> None:
-    with pytest.raises(StoreError, match=r"no home of '~nobody-here'"):
+    with pytest.raises(StoreError, match=r"the home of '~nobody-here' is unknown"):
         open_store("sqlite:///~nobody-here/x.db")
 
 

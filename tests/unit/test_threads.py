@@ -108,7 +108,7 @@ async def test_a_thread_that_does_not_return_is_replaced(gate: Gate, monkeypatch
         await until(lambda: gate.entered == 5)
         assert (await Fine().run())["work"] == 7
         await until(lambda: ["stopping" in run.actions.get("hang", "") for run in lab.status().runs] == [True] * 5)
-        assert "Stuck.hang was to stop and its thread has not returned" in lab.status().warnings[0]
+        assert "Stuck.hang was stopped but its thread has not returned" in lab.status().warnings[0]
         gate.open()
         ends = await asyncio.gather(*stuck, return_exceptions=True)
         assert {type(end) for end in ends} == {ActionTimeout}

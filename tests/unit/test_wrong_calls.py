@@ -1,4 +1,4 @@
-"""A call that does not fit one of the package's functions is explained; nobody else's error is."""
+"""Wrong calls of the package's functions are explained; other errors are left alone."""
 
 import inspect
 import linecache
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import sagaz_lab
 from sagaz_lab import Lab, Saga, trigger
 from sagaz_lab.errors import DefinitionError, UnknownName
-from sagaz_lab.model.wrong_calls import explained
+from sagaz_lab.model.wrong_calls import explain
 from sagaz_lab.testing import TriggerTestHarness
 
 PUBLIC = {**{name: getattr(sagaz_lab, name) for name in sagaz_lab.__all__}, "TriggerTestHarness": TriggerTestHarness}
@@ -40,7 +40,7 @@ def said(cell: str, **names: Any) -> str | None:
     try:
         exec(compile(cell, file, "exec"), {"__name__": "__main__", **PUBLIC, "sagaz_lab": sagaz_lab, **names})
     except Exception as error:  # noqa: BLE001
-        return explained(error)
+        return explain(error)
     raise AssertionError(f"nothing is wrong with {cell}")
 
 

@@ -1,4 +1,4 @@
-"""Calling a user's function: on the loop or in a worker thread, with its time-out and its way to be stopped."""
+"""Calls user functions on the loop or in a worker thread, with time-out and cancellation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sagaz_lab.model.run import Publication, Run
 from sagaz_lab.model.step import ActionProgress, current_step
 
 STUCK_S = 2.0
-"""A thread that has not returned so long after it was to stop is replaced, and reported."""
+"""A thread that has not returned this long after it was stopped is replaced and reported."""
 
 PUBLICATIONS = 1000
-"""Of one action: they go into one transaction with its success."""
+"""Maximum publications per action: they share a transaction with its success."""
 
 
 class ActiveStep(Struct, eq=False):
-    """An action or compensation that is running.
+    """A running action or compensation.
 
-    `publications` is what the present trial has published: None as long as it has not, and empty when it has ended,
-    after which it cannot. `call` is in a thread, or waits for one. `suffix` tells what is not the action itself.
+    `publications` are those of the current trial: None before the first; an empty tuple once the trial has ended and
+    can publish no more. `call` is in a thread or waits for one. `suffix` tells compensations from the action itself.
     """
 
     run: Run
@@ -36,7 +36,7 @@ class ActiveStep(Struct, eq=False):
     trial: int = 1
     suffix: str = ""
     cancelled: bool = False
-    told: bool = False
+    stop_requested: bool = False
     progress: ActionProgress | None = None
     stopping_since: float | None = None
     channels: Mapping[str, Channel] | None = None
@@ -63,28 +63,28 @@ class ActiveStep(Struct, eq=False):
         if before is None:
             before = self.publications = []
         if not isinstance(before, list):
-            raise RunError(f"{self.name!r} has ended, or may not publish: only a running action or compensation can")
+            raise RunError(f"{self.name!r} cannot publish: only a running action or compensation can")
         if len(before) >= PUBLICATIONS:
-            raise RunError(f"{self.name!r} publishes more than {PUBLICATIONS}; put several facts into one payload")
-        # Counted within the trial, so that the ids are the same when it is run again after a crash.
+            raise RunError(f"{self.name!r} publishes more than {PUBLICATIONS} times; merge facts into one payload")
+        # Numbered within the trial, so that the ids are the same when it is repeated after a crash.
         id = f"{self.idempotency_key}/{len(before) + 1}"
         run.publishes = True
         before.append(Publication(id, topic, payload, run.trigger, run.run_id))
 
     def end_trial(self) -> Sequence[Publication]:
-        """What it has published; from now on it cannot."""
+        """End publishing; returns the trial's publications."""
         publications, self.publications = self.publications, ()
         return publications or ()
 
     def stop(self) -> None:
-        self.cancelled = self.told = True
+        self.cancelled = self.stop_requested = True
 
 
 async def invoke(
     how: str, function: Callable[..., Any], args: tuple[Any, ...], step: ActiveStep, timeout_s: float | None,
     threads: Threads,
 ) -> Any:  # fmt: skip
-    """The function's value. Raises `ActionTimeout`; a thread is waited for, since it cannot be killed."""
+    """Call it. Raises `ActionTimeout`, after the thread has returned, since it cannot be killed."""
     token = current_step.set(step)
     try:
         if how == "thread":
@@ -99,7 +99,7 @@ async def invoke(
             work, left_s = _called(function, args), timeout_s
         return await (work if timeout_s is None else _on_loop(work, step, timeout_s, left_s))
     finally:
-        if not step.run.gone:  # else it is thrown away, in any context
+        if not step.run.gone:  # else its loop is closed and the context is arbitrary
             current_step.reset(token)
 
 
@@ -109,7 +109,7 @@ async def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float, left_s: float | None) -> Any:
-    """Its value. `left_s` is what is left of its time."""
+    """Await it. `left_s` is the remaining time."""
     limit = asyncio.timeout(left_s)
     try:
         async with limit:
@@ -120,7 +120,7 @@ async def _on_loop(coroutine: Any, step: ActiveStep, timeout_s: float, left_s: f
         if not limit.expired():
             raise
         raise ActionTimeout(step.name, timeout_s) from (None if type(error) is TimeoutError else error)
-    if limit.expired():  # it swallowed its cancellation and returned
+    if limit.expired():  # it swallowed the cancellation and returned
         raise ActionTimeout(step.name, timeout_s)
     return value
 
@@ -131,13 +131,13 @@ async def _in_thread(call: Call, step: ActiveStep, timeout_s: float | None, thre
             await asyncio.wait([call.future])
         elif not await _in_time(call, timeout_s):
             step.cancelled = True
-            await _returned(call, step, threads, told=False)
+            await _returned(call, step, threads, stop_requested=False)
             raise ActionTimeout(step.name, timeout_s)
         return call.future.result()
     except asyncio.CancelledError:
         begun = not threads.withdraw(call)
-        if begun and step.told:
-            await _returned(call, step, threads, told=True)
+        if begun and step.stop_requested:
+            await _returned(call, step, threads, stop_requested=True)
         elif begun:
             call.future.add_done_callback(_noted)
         raise
@@ -146,7 +146,7 @@ async def _in_thread(call: Call, step: ActiveStep, timeout_s: float | None, thre
 
 
 async def _in_time(call: Call, timeout_s: float) -> bool:
-    """Whether the function has returned when its time is over. The wait for a thread does not count."""
+    """Whether the function returned in time, not counting the wait for a thread."""
     left_s = timeout_s
     while left_s > 0:
         await asyncio.wait([call.future], timeout=left_s)
@@ -156,8 +156,8 @@ async def _in_time(call: Call, timeout_s: float) -> bool:
     return False
 
 
-async def _returned(call: Call, step: ActiveStep, threads: Threads, *, told: bool) -> None:
-    """Wait until the thread has returned. Being told to stop changes nothing; being cancelled once more abandons it."""
+async def _returned(call: Call, step: ActiveStep, threads: Threads, *, stop_requested: bool) -> None:
+    """Wait until the thread has returned. The first stop keeps waiting; another cancellation abandons it."""
     step.stopping_since = time.monotonic()
     stopped: asyncio.CancelledError | None = None
     while not call.future.done():
@@ -166,9 +166,9 @@ async def _returned(call: Call, step: ActiveStep, threads: Threads, *, told: boo
             if not call.future.done():
                 threads.replace(call)
         except asyncio.CancelledError as error:
-            if told or not step.told:
+            if stop_requested or not step.stop_requested:
                 raise
-            told, stopped = True, error
+            stop_requested, stopped = True, error
     step.stopping_since = None
     _noted(call.future)
     if stopped is not None:
@@ -176,6 +176,6 @@ async def _returned(call: Call, step: ActiveStep, threads: Threads, *, told: boo
 
 
 def _noted(future: asyncio.Future[Any]) -> None:
-    """Nobody asks how it has ended: its time was over."""
+    """Retrieve the result of a call past its time, so that asyncio does not warn."""
     if not future.cancelled():
         future.exception()

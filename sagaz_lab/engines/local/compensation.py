@@ -1,4 +1,4 @@
-"""The way back: what was done is undone, in reverse order of the dependencies."""
+"""Compensation: undoes actions in reverse order of dependencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sagaz_lab.engines.local.threads import Threads
 from sagaz_lab.engines.local.trials import own_error, traceback_of
 from sagaz_lab.errors import CompensationFailed, RunError, describe
 from sagaz_lab.model.apart import apart
-from sagaz_lab.model.awaiting import is_unread, waited
+from sagaz_lab.model.awaiting import is_generator, waited
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Publication, Record, RecordKind, RunStatus, loaded
 from sagaz_lab.model.saga import Compensation
@@ -31,10 +31,10 @@ async def compensate(
     records: list[Record],
     error: BaseException | None,
 ) -> None:
-    """Undo the actions `undo` and end the run.
+    """Undo the actions `undo` one at a time and end the run.
 
-    One at a time, later actions first: an action is undone only when all that depends on it, directly or not, has
-    been. `records` are journaled with the first start. A compensation that fails for good does not stop the others.
+    An action is undone after all its direct and indirect dependents. `records` are journaled with the first start. A
+    compensation that fails for good does not stop the others.
     """
     definition = run.definition
     already = run.history.compensated if run.history else ()
@@ -90,7 +90,7 @@ class _Undo:
         )
 
     async def perform(self, result: Any) -> BaseException | None:
-        """None when it is undone, else the last error."""
+        """None on success, else the last error."""
         run, undo = self._run, self._compensation
         hooks, name = run.definition.hooks, run.definition.name
         function = getattr(run.instance, undo.method_name)
@@ -124,8 +124,8 @@ class _Undo:
         undo = self._compensation
         try:
             returned = await invoke(undo.how, function, args, self.step, undo.timeout_s, self._threads)
-            if is_unread(returned):
-                raise RunError(f"the compensation of {undo.action!r} returned a generator, so nothing of it has run")
+            if is_generator(returned):
+                raise RunError(f"the compensation of {undo.action!r} returned a generator, so none of its code has run")
         except BaseException as raised:
             self.step.end_trial()
             return await own_error(raised, undo.action, self.step)

@@ -1,4 +1,4 @@
-"""Each trial of an action finds the context as the first one did."""
+"""Gives each trial of an action the context that the first one had."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ _GONE = object()
 
 
 class ContextBefore:
-    """The context as an action found it. `sets` are the keys that its present trial has set."""
+    """The context before an action. `sets` are the keys set by its current trial."""
 
     __slots__ = ("_changed", "_values", "sets")
 
     def __init__(self, ctx: SagaContext) -> None:
-        # The value that the trial gets, and one of which it knows nothing.
+        # The value the trial gets, and a private copy.
         self._values = {key: (value, apart(value)) for key, value in dict.items(ctx)}
         self._changed = frozenset(ctx.changed or ())
         self.sets: set[str] = set()
 
     def restore(self, ctx: SagaContext) -> None:
-        """Take back what a trial has made of the context; what other actions have set meanwhile stands."""
+        """Undo a trial's changes; changes by other actions stay."""
         for key, (given, kept) in self._values.items():
             now = dict.get(ctx, key, _GONE)
             if now is given and kept is given:
-                continue  # a value that cannot change
+                continue  # immutable
             if now is given or now is _GONE or key in self.sets or isinstance(given, Loadable):
                 own: Any = apart(kept)
                 self._values[key] = own, kept

@@ -1,4 +1,4 @@
-"""The engine that is built in: it executes runs on this process's loop."""
+"""The built-in engine, which executes runs on this process's loop."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from sagaz_lab.model.inside import outside
 from sagaz_lab.model.listener import tell
 
 CLOSE_S = 3.0
-"""How long runs that are abandoned may take to end."""
+"""How long abandoned runs may take to end."""
 
 _ENDED = object()
 
 
 class LocalEngine:
-    """Executes runs on the loop; plain `def` actions in worker threads, at most `threads` (64) of them.
+    """Executes runs on the loop and plain `def` actions in up to `threads` (64) worker threads.
 
-    Runs that never wait share a task; any other has one of its own. `report` is given the kind and text of what holds
-    up others.
+    Runs that never wait share a task; every other run has its own. `report` takes reports on calls that hold up others.
     """
 
     traits: ClassVar[EngineTraits] = EngineTraits()
@@ -55,7 +54,7 @@ class LocalEngine:
             self._work_on()
 
     def attach(self, run: Attempt) -> bool:
-        return False  # its runs end with their process
+        return False  # its runs end with the process
 
     def cancel(self, run_id: str) -> None:
         run, task = self._waiting.get(run_id) or (self._current, self._task)
@@ -88,10 +87,10 @@ class LocalEngine:
         self._threads.close()
         self._threads = self._new_threads()
 
-    # --- the task that runs share ---
+    # --- the task shared by runs ---
 
     def _work_on(self) -> None:
-        """In a task of its own, if there is anything to do."""
+        """Start a task if there are runs to execute."""
         if not self._ready:
             self._worker = None
             return
@@ -103,10 +102,10 @@ class LocalEngine:
 
     @types.coroutine
     def _execute_ready(self) -> Generator[Any, Any, None]:
-        """Execute what is ready until a run of it waits: that one keeps this task, and another takes the others.
+        """Execute ready runs until one waits: that run keeps this task, and another task takes the rest.
 
-        A task for each costs more than a short run does. Each has its own copy of its origin all the same, so that none
-        sees a variable that another has set; one that has asked for this task's cancelling is its last, too.
+        A task per run costs more than a short run. Each run still has its own copy of its origin, so that none sees
+        another's context variables. A run that requests this task's cancellation is also its last.
         """
         task, waits = asyncio.current_task(), None
         assert task is not None
@@ -118,7 +117,7 @@ class LocalEngine:
                 own = run.origin.copy()
                 try:
                     told = "on_saga_start" in run.definition.hooks
-                    work = (self._told(run) if told else self.execute(run)).__await__()
+                    work = (self._with_listeners(run) if told else self.execute(run)).__await__()
                     awaited = own.run(next, work, _ENDED)
                 except BaseException as error:
                     run.close(error)
@@ -136,7 +135,7 @@ class LocalEngine:
             yield from waits
 
     def _turns(self) -> Iterator[Attempt]:
-        """The runs whose turn it is. Whoever leaves off leaves the rest to the next task."""
+        """Runs in turn; when the iteration stops, the next task takes the rest."""
         ready = self._ready
         while ready:
             for run in ready[0]:  # noqa: UP028  `yield from` would end it where this is left
@@ -146,15 +145,15 @@ class LocalEngine:
     def _rest(
         self, run: Attempt, task: asyncio.Task[Any], context: Context, work: Generator[Any, Any, None], awaited: Any
     ) -> Generator[Any, Any, None]:
-        """What is left of a run that waits."""
+        """The rest of a run that waits."""
         failure: BaseException | None = None
         self._waiting[run.run_id] = (run, task)
         try:
             while awaited is not _ENDED:
                 try:
                     yield awaited
-                except BaseException as error:  # cancelled: the run is to hear of it
-                    awaited = context.run(_thrown, work, error)
+                except BaseException as error:  # a cancellation is passed to the run
+                    awaited = context.run(_throw, work, error)
                 else:
                     awaited = context.run(next, work, _ENDED)
         except BaseException as error:
@@ -166,13 +165,13 @@ class LocalEngine:
 
     # --- one run ---
 
-    async def _told(self, run: Attempt) -> None:
-        """The attempt, of which listeners are told first."""
+    async def _with_listeners(self, run: Attempt) -> None:
+        """Call the listeners, then execute the attempt."""
         await tell(run.definition.hooks["on_saga_start"], run.definition.name, run.run_id, run.ctx)
         await self.execute(run)
 
     def execute(self, run: Attempt) -> Coroutine[Any, Any, None]:
-        """One attempt, to its end."""
+        """Execute one attempt to its end."""
         run.begun = True
         if run.definition.plan.linear and run.history is None and not run.cancelling:
             return linear(run, self._clock, self._go_on)
@@ -183,12 +182,12 @@ class LocalEngine:
 
 
 def _is_cancelled(task: asyncio.Task[Any]) -> bool:
-    """Whether the task is to be cancelled; Python 3.11 and 3.12 cancel it even where that was taken back."""
+    """Whether the task is being cancelled; Python 3.11 and 3.12 cancel it even after `uncancel`."""
     return getattr(task, "_must_cancel", False) or task.cancelling() > 0
 
 
-def _thrown(work: Generator[Any, Any, None], error: BaseException) -> Any:
-    """What it waits for when it has heard of the error."""
+def _throw(work: Generator[Any, Any, None], error: BaseException) -> Any:
+    """Throw the error into it; returns the next thing it waits for."""
     try:
         return work.throw(error)
     except StopIteration:

@@ -29,7 +29,7 @@ ABANDON_S = 1.0
 
 
 class Streaming(NamedTuple):
-    """A stream has its first record: its readers may start."""
+    """A stream has its first record, so its readers may start."""
 
     name: str
 
@@ -63,7 +63,7 @@ class Execution:
         self._wake: asyncio.Event | None = None
 
     async def execute(self, stopped: Stopped | None) -> None:
-        """Go the whole way, or on from where the linear path has stopped."""
+        """Execute all of it, or continue where the linear path stopped."""
         run, history, progress = self._run, self._run.history, self._progress
         records: list[Record] = []
         try:
@@ -85,7 +85,7 @@ class Execution:
     # --- forward ---
 
     async def _forward(self, stopped: Stopped | None) -> bool:
-        """True when the run has completed, False when an action has failed for good or the run was cancelled."""
+        """True if the run completed, False if an action failed for good or the run was cancelled."""
         try:
             if stopped is None:
                 starting = self._progress.ready(self._run.definition.plan.order, ())
@@ -101,7 +101,7 @@ class Execution:
             return False
 
     def _cancelled_itself(self, error: asyncio.CancelledError) -> None:
-        """The action that began last has asked for the cancelling of the run's task, and ended before that came."""
+        """The last action requested the cancellation of the run's task and ended before it took effect."""
         name = next(reversed(self._progress.trials))
         failure = RunError(f"action {name!r} cancelled its own task")
         failure.__cause__ = error
@@ -113,7 +113,7 @@ class Execution:
             await self._find_unstorable(stopped.unstorable)
             return []
         self._progress.trials[name] = stopped.step.trial
-        if name in self._progress.finished:  # it has succeeded, although the run was to stop
+        if name in self._progress.finished:  # it succeeded although the run was being stopped
             self._progress.published[name] = stopped.step.end_trial()
             assert stopped.error is not None
             self._notes.append(Done(name, None, await own_error(stopped.error, name, stopped.step)))
@@ -134,7 +134,7 @@ class Execution:
             await waited(self._run.append([progress.record(RecordKind.ACTION_STARTED, name) for name in unknown]))
         while True:
             if len(starting) == 1 and not self._tasks and actions[starting[0]].how != "stream":
-                # Alone, an action needs no task of its own.
+                # A single action needs no separate task.
                 self._notes.append(await self._trials.perform(starting[0], self._step(starting[0])))
             else:
                 for name in starting:
@@ -186,14 +186,14 @@ class Execution:
             self._wake.set()
 
     async def _noted(self) -> None:
-        """Returns when something has happened."""
+        """Wait for the next change."""
         assert self._wake is not None
         while not self._notes:
             self._wake.clear()
             await self._wake.wait()
 
     async def _settle(self) -> list[str]:
-        """Take note of what has happened; returns the actions to start now."""
+        """Process all changes; returns the actions to start now."""
         finished: list[Done] = []
         streaming: list[str] = []
         while self._notes:
@@ -249,14 +249,14 @@ class Execution:
     # --- failure ---
 
     async def _recover(self, failed: Done, error: BaseException) -> Done:
-        """The action's end, after what forward recovery has made of its failure if that is past the pivot."""
+        """The action's end; after the pivot, forward recovery may change a failure."""
         run, name, progress = self._run, failed.name, self._progress
         recovery = run.definition.recoveries.get(name)
         while recovery and progress.past_pivot() and not isinstance(error, asyncio.CancelledError):
             if (tried := run.steps.get(name)) is not None and tried.before is not None:
                 tried.before.restore(run.ctx)
             step = ActiveStep(run, name, progress.trials[name], "/recovery")
-            step.publications = ()  # no record of its own would keep them
+            step.publications = ()  # there is no record to store them with
             function = getattr(run.instance, recovery.method_name)
             await waited(self._run.ready())
             try:
@@ -287,11 +287,11 @@ class Execution:
         except asyncio.CancelledError:
             if self._run.stopping or not self._run.cancelling:
                 raise
-            await uncancel()  # past the pivot what runs may finish, unless the run is cancelled meanwhile
+            await uncancel()  # after the pivot live actions may finish, unless the run is cancelled
             return await self._wind_down()
 
     async def _wind_down(self) -> list[Record]:
-        """Stop what still runs (after a pivot: let it finish); returns the records of all that came of it."""
+        """Stop live actions (after a pivot let them finish); returns their records."""
         run, progress = self._run, self._progress
         if run.cancelling or not progress.past_pivot():
             run.stopping = True
@@ -316,16 +316,16 @@ class Execution:
         return progress.failures()
 
     def _take(self, done: Done) -> None:
-        """An action ended while the run was being stopped: what it did is to be undone all the same."""
+        """An action ended while the run was being stopped: it is undone all the same."""
         if done.error is None:
             self._progress.take_value(done)
-        elif self._run.steps[done.name].told:
+        elif self._run.steps[done.name].stop_requested:
             self._progress.cut_off.add(done.name)
         else:
             self._progress.fail(done.name, done.error)
 
     async def _keep_late(self, name: str) -> None:
-        """It finished while the run was being stopped. That its value cannot be stored does not matter any more."""
+        """Journal an action that finished while the run was being stopped; an unstorable result no longer matters."""
         progress = self._progress
         try:
             await waited(self._run.append([progress.record(RecordKind.ACTION_FINISHED, name, progress.finished[name])]))
@@ -350,7 +350,7 @@ class Execution:
         await compensate(run, self._clock, self._threads, undo, progress.finished, records, error)
 
     async def _abandon(self) -> None:
-        """Leave everything as it stands. A thread goes on, but learns from `ctx.cancelled` that it should not."""
+        """Leave everything in its current state. Threads continue, with `ctx.cancelled` set."""
         self._run.abandoned = True
         for step in self._run.steps.values():
             step.cancelled = True
@@ -361,7 +361,7 @@ class Execution:
 
 
 def needs(actions: Mapping[str, Action], name: str) -> set[str]:
-    """The actions that this one depends on, directly or not."""
+    """All direct and indirect dependencies of the action."""
     found: set[str] = set()
     waiting = [name]
     while waiting:

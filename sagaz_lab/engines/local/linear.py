@@ -1,6 +1,6 @@
-"""The linear path: a chain of plain coroutines, one after the other in the run's own task.
+"""The linear path: executes a chain of plain coroutines one after the other in the run's own task.
 
-Most sagas are such chains, and most of their runs go well. What goes wrong is handed to the general way.
+Most sagas are such chains and most of their runs succeed. Failures are handed to the general path.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Stopped(NamedTuple):
 
 
 GoOn = Callable[[Attempt, dict[str, Any], Stopped | None], Awaitable[None]]
-"""The general way: what has finished, and where the linear path has stopped."""
+"""The general path: takes the finished actions and the place where the linear path stopped."""
 
 
 async def linear(run: Attempt, clock: Clock, go_on: GoOn) -> None:
-    """The whole attempt: this way as far as it leads, then the general one."""
+    """Execute the attempt on the linear path as far as possible, then on the general one."""
     instance, ctx, steps, plan, now = run.instance, run.ctx, run.steps, run.definition.plan, clock.now
     values: list[Any] = []
     stopped, recoveries, shared = None, run.definition.recoveries, run.shared
@@ -47,7 +47,7 @@ async def linear(run: Attempt, clock: Clock, go_on: GoOn) -> None:
         steps[action.name] = step = ActiveStep(run, action.name)
         if action.max_retries or recoveries:
             step.before = ContextBefore(ctx)
-        _set_step(step)  # never taken back: each attempt has a context of its own
+        _set_step(step)  # never reset: each attempt has its own context
         try:
             value = await getattr(instance, action.method_name)(ctx)
             if value is not None and is_awaitable(value):
@@ -58,7 +58,7 @@ async def linear(run: Attempt, clock: Clock, go_on: GoOn) -> None:
             stopped = Stopped(step, error, None)
             break
         values.append(value)
-        if run.cancelling:  # it has swallowed that
+        if run.cancelling:  # the action swallowed its cancellation
             stopped = Stopped(step, CancelledError(), None)
             break
         records = (_record(step, action, value, after, now()),)
@@ -79,14 +79,14 @@ async def linear(run: Attempt, clock: Clock, go_on: GoOn) -> None:
 
 
 def _record(step: ActiveStep, action: Action, value: Any, after: Sequence[str], at: float) -> Record:
-    """That the action has finished and the next one starts. What it has returned goes into the context."""
+    """The record of the action's end and the next one's start. Puts the result into the context."""
     run, name = step.run, action.name
     ctx = run.ctx
     if value is not None:
         dict.update(ctx, apart(as_changes(name, value)))
     changes = ctx.take_changes() if ctx.changed else None
     published = step.publications or () if run.publishes else ()
-    step.publications = ()  # from now on it cannot publish
+    step.publications = ()  # it can no longer publish
     if value is None and changes is None:
         return Record(run.run_id, run.attempt, _FINISHED, name, 1, at, after, published)
     return Record(run.run_id, run.attempt, _FINISHED, name, 1, at, after, published, value, changes, action.codec)

@@ -1,4 +1,4 @@
-"""How far an attempt of a run is: what has started, finished, failed, and what would have to be undone."""
+"""The progress of an attempt: started, finished and failed actions, and those to undo."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sagaz_lab.model.run import History, Publication, Record, RecordKind, Run, a
 
 
 class Failure(NamedTuple):
-    """The first failure, which decides the run."""
+    """The first failure, which decides the run's end."""
 
     name: str
     error: BaseException
 
 
 class Progress:
-    """`trials` has the number of each started action's last trial, `finished` the results.
+    """`trials` maps started actions to their last trial, `finished` to results, `errors` to errors.
 
-    `streaming` names the streams that have given a record; they are finished when their readers are. What was
-    `cut_off` may have happened; `errors` has what failed. `published` is what the actions that succeeded published.
+    `streaming` names streams that have yielded a record; they finish with their readers. Actions in `cut_off` were
+    interrupted and may have taken effect. `published` has the publications of successful actions.
     """
 
     __slots__ = ("_clock", "_run", "cut_off", "errors", "failure", "finished", "published", "streaming", "trials")
@@ -43,11 +43,11 @@ class Progress:
         self.published: dict[str, Sequence[Publication]] = {}
         if history := run.history:
             finished.update(history.finished)
-            # What has failed before gets another trial.
+            # An action that failed before gets another trial.
             self.trials = {name: trial + (name in history.failed) for name, trial in history.started.items()}
 
     def recall(self, history: History) -> None:
-        """The state that a run had when its compensation was to begin."""
+        """Restore the state of a run at the beginning of its compensation."""
         self.cut_off = {n for n in history.started if n not in history.finished and n not in history.failed}
         self.cut_off |= history.cut_off
         for name, text in history.failed.items():
@@ -55,7 +55,7 @@ class Progress:
             self.failure = self.failure or Failure(name, kind(text))
 
     def ready(self, names: Iterable[str], under_way: Container[str]) -> list[str]:
-        """Those that are not under way and whose dependencies are done, or stream already."""
+        """Actions not under way whose dependencies have finished or are streaming."""
         actions = self._run.definition.actions
         known = {*self.finished, *self.streaming}
         return [
@@ -72,7 +72,7 @@ class Progress:
         return any(actions[name].pivot for name in self.finished)
 
     def finish(self, done: Done, under_way: Container[str]) -> list[Record]:
-        """The records of a finished action, and of the streams that end with it: they need not run again."""
+        """Finish an action and the streams that end with it; returns their records."""
         actions, dependents = self._run.definition.actions, self._run.definition.plan.dependents
         if actions[done.name].how == "stream":
             self.streaming.add(done.name)
@@ -102,17 +102,17 @@ class Progress:
             self.cut_off.add(name)
 
     def cut_off_streams(self) -> None:
-        """The run goes forward no more: a stream that some of its readers have not read to its end was in vain."""
+        """The run goes forward no more: streams that not all readers have finished are cut off."""
         self.cut_off |= self.streaming.difference(self.finished, self.errors)
 
     def unstorable(self, name: str, error: BaseException) -> None:
-        """It is done, but what it returned cannot be kept."""
+        """The action succeeded, but its result cannot be stored."""
         self.finished.pop(name, None)
         self.cut_off.add(name)
         self.fail(name, error)
 
     def to_undo(self) -> set[str]:
-        """All that may have happened."""
+        """All actions that may have taken effect."""
         return self.cut_off.union(self.finished, self.streaming - self.errors.keys())
 
     def record(self, kind: str, name: str, value: Any = None) -> Record:
@@ -128,7 +128,7 @@ class Progress:
         return Record(run.run_id, run.attempt, kind, name, trial, at, (), publications, value, changes, codec)
 
     def with_starts(self, records: list[Record], names: Sequence[str]) -> list[Record]:
-        """The records and the starts of these actions. A first trial's goes into the last record, which is as new."""
+        """Add the starts of these actions to the records; first trials go into the last record's `then`."""
         first = [name for name in names if self.trials.setdefault(name, 1) == 1] if records else []
         if first:
             records = [*records[:-1], replace(records[-1], then=first)]

@@ -1,4 +1,4 @@
-"""Streams between the actions of a run: bounded, each reader sees every record, a slow one slows the producer."""
+"""Bounded streams between the actions of a run: each reader sees every record; a slow one slows the producer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from sagaz_lab.engines.local.calls import ActiveStep
 
 BUFFER = 100
-"""Records between a producer and its slowest reader."""
+"""Maximum records between a producer and its slowest reader."""
 
 
 class Channel:
-    """One producer, the readers known beforehand, each with what it depends on.
+    """One producer and its fixed readers, each with its dependencies.
 
-    A reader that depends on another one which reads the stream to its end can start only then. It would hold the
-    stream up for ever, so it is left behind when its buffer is full, and told so if it reads after all.
+    A reader that depends on another reader starts only after that one has finished, so it would block the stream
+    forever. It is dropped when its buffer is full, and gets an error if it then reads.
     """
 
     def __init__(self, producer: str, readers: Mapping[str, Set[str]]) -> None:
@@ -35,7 +35,7 @@ class Channel:
         self._error: BaseException | None = None
 
     async def publish(self, record: Any) -> None:
-        """Waits while a reader has a full buffer."""
+        """Waits while a reader's buffer is full."""
         async with self._changed:
             await self._changed.wait_for(self._has_room)
             for buffer in self._buffers.values():
@@ -55,7 +55,7 @@ class Channel:
             self._changed.notify_all()
 
     async def leave(self, reader: str) -> None:
-        """This reader takes no more, so nobody waits for it."""
+        """The reader is done; the producer no longer waits for it."""
         async with self._changed:
             self._buffers.pop(reader, None)
             self._changed.notify_all()
@@ -81,7 +81,7 @@ class Channel:
 
 
 async def read(step: ActiveStep, name: str, run: Run) -> AsyncIterator[Any]:
-    """What `ctx.stream(name)` gives: an action's records, or an iterable of the context."""
+    """Implements `ctx.stream(name)`: an action's records, or an iterable in the context."""
     if name in run.definition.actions:
         channel = (step.channels or {}).get(name)
         if channel is None:
@@ -111,9 +111,9 @@ async def read(step: ActiveStep, name: str, run: Run) -> AsyncIterator[Any]:
 
 
 def _records(source: Any) -> Iterator[Any]:
-    """Those of an iterable; of a table its rows, as mappings, although iterating it gives its columns.
+    """The items of an iterable; for a table its rows as mappings, although iterating it yields columns.
 
-    Tables are known by their methods, so that none of their libraries is needed here: pandas, Arrow and polars.
+    Tables (pandas, Arrow, polars) are recognised by their methods, without importing their libraries.
     """
     if callable(getattr(source, "itertuples", None)) and hasattr(source, "columns"):
         names = list(source.columns)

@@ -1,4 +1,4 @@
-"""Worker threads for plain functions: a bounded number, in which a thread that does not return has no part."""
+"""A bounded pool of worker threads for plain functions; a thread that does not return is replaced."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from threading import Lock, Thread
 from typing import Any
 
 THREADS = 64
-"""Plain `def` actions at one time; more wait. Enough for those that wait for something, few enough for memory."""
+"""Concurrent plain `def` actions; more wait. Enough for blocking I/O, few enough for memory."""
 
 WAITED_S = 5.0
-"""An action that has waited so long for a thread is reported."""
+"""An action that waits this long for a thread is reported."""
 
 AGAIN_S = 60.0
-"""The next such report comes no sooner."""
+"""Minimum interval between such reports."""
 
 
 Report = Callable[[str, str], None]
-"""Given the kind and the text of a problem that no caller hears of."""
+"""Takes the kind and text of a background problem."""
 
 
 class Call:
-    """A function on its way through a thread. `begun_at` (monotonic seconds) is None until then.
+    """A function call in a thread. `begun_at` (monotonic seconds) is None until it begins.
 
-    It `waits` if no thread was free for it.
+    `waits`: no thread was free for it.
     """
 
     __slots__ = ("args", "asked_at", "begun_at", "context", "function", "future", "label", "loop", "lost", "over",
@@ -51,11 +51,11 @@ class Call:
         error: BaseException | None = None
         try:
             value = self.context.run(self.function, *self.args)
-        except (StopIteration, GeneratorExit) as stop:  # these mean something else to whoever awaits the future
+        except (StopIteration, GeneratorExit) as stop:  # a future cannot raise these as they are
             error = RuntimeError(f"it raised {stop!r}")
         except BaseException as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+        with suppress(RuntimeError):  # the loop is closed: no waiter is left
             self.loop.call_soon_threadsafe(self._settle, value, error)
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
@@ -67,9 +67,9 @@ class Call:
 
 
 class Threads:
-    """At most `limit` that work; they die with the process, so that an hour's training does not hold up its exit.
+    """Up to `limit` working daemon threads: an hour's training does not delay the process's exit.
 
-    `report` is told of what holds up others.
+    `report` takes reports on calls that hold up others.
     """
 
     def __init__(self, limit: int = THREADS, report: Report | None = None) -> None:
@@ -82,7 +82,7 @@ class Threads:
         self._told_at = -AGAIN_S
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], label: str) -> Call:
-        """Have a thread call it. `label` names it in reports."""
+        """Call it in a thread. `label` names it in reports."""
         call = Call(function, args, label, copy_context())
         with self._lock:
             self._queued += 1
@@ -93,13 +93,13 @@ class Threads:
         return call
 
     def withdraw(self, call: Call) -> bool:
-        """Whether it still waits for a thread; then it never begins."""
+        """Withdraw a call that still waits for a thread; returns whether it did."""
         with self._lock:
             call.withdrawn = call.waits and call.begun_at is None
             return call.withdrawn
 
     def replace(self, call: Call) -> None:
-        """Its thread should have returned and has not: another takes its place."""
+        """Replace the thread of a stopped call that has not returned."""
         with self._lock:
             if call.over or call.lost:
                 return
@@ -107,10 +107,10 @@ class Threads:
             self._running.discard(call)
             self._alive -= 1
             self._has_thread()
-        self._tell(
+        self._report_call(
             f"stuck:{call.label}",
-            f"{call.label} was to stop and its thread has not returned; another thread has taken its place. Have it "
-            "return once ctx.cancelled is true, and give what it calls a time-out",
+            f"{call.label} was stopped but its thread has not returned; another thread replaces it. Make it "
+            "return once ctx.cancelled is true, and set time-outs on its calls",
         )
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Threads:
             self._calls.put(None)
 
     def _has_thread(self) -> bool:
-        """Whether there is one for all that is queued; with the lock held."""
+        """Whether there is a thread for each queued call. Requires the lock."""
         if self._queued > self._idle and self._alive < self.limit:
             self._alive += 1
             self._idle += 1
@@ -143,7 +143,7 @@ class Threads:
                 if call.lost:
                     return
                 self._idle += 1
-            del call  # it would keep what the action returned
+            del call  # it would keep the action's result alive
 
     def _tell_if_waiting(self, call: Call) -> None:
         if call.begun_at is not None or call.withdrawn or time.monotonic() - self._told_at < AGAIN_S:
@@ -153,13 +153,13 @@ class Threads:
             waiting, running = max(1, self._queued - self._idle), list(self._running)
         label, count = Counter(one.label for one in running).most_common(1)[0] if running else ("others", 0)
         longest_s = max((time.monotonic() - (one.begun_at or self._told_at) for one in running), default=0.0)
-        self._tell(
+        self._report_call(
             "threads",
             f"{waiting} plain `def` step(s) wait for a thread, {call.label} for {WAITED_S:g} s: all {self.limit} are "
-            f"taken, {count} by {label}, the longest for {longest_s:.0f} s; give what may hang a timeout_s=, or raise "
-            "Lab(threads=)",
+            f"taken, {count} by {label}, the longest for {longest_s:.0f} s; set timeout_s= on steps that may hang, or "
+            "raise Lab(threads=)",
         )
 
-    def _tell(self, kind: str, text: str) -> None:
+    def _report_call(self, kind: str, text: str) -> None:
         if self._report is not None:
             self._report(kind, text)

@@ -1,4 +1,4 @@
-"""One action, tried until it succeeds or has failed for good."""
+"""Performs an action until it succeeds or fails for good."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sagaz_lab.model.stopping import loop_ends, uncancel
 from sagaz_lab.texts import masked
 
 TRACEBACK_CHARACTERS = 20_000
-"""Of a traceback that are journaled: the last ones, which say most."""
+"""Journaled characters of a traceback: the last ones, which are the most useful."""
 
 
 class Done(NamedTuple):
-    """An action has ended: with its value and what it published, or with its error after all retries."""
+    """The end of an action: its value and publications, or its error after all retries."""
 
     name: str
     value: Any
@@ -34,7 +34,7 @@ class Done(NamedTuple):
 
 
 class Trials:
-    """Performs the actions of one run's attempt. `trials` has the number of each action's last trial."""
+    """Performs the actions of one attempt. `trials` maps each action to its last trial."""
 
     __slots__ = ("_clock", "_run", "_threads", "_trials")
 
@@ -45,18 +45,18 @@ class Trials:
         self._trials = trials
 
     async def perform(self, name: str, step: ActiveStep, failed: BaseException | None = None) -> Done:
-        """Try until it succeeds or has failed for good; `failed` is how a first trial has ended already.
+        """Try until it succeeds or fails for good; `failed` is the error of a first trial already made.
 
-        Raises CancelledError when the run is stopped, and what the journal raises.
+        Raises `CancelledError` when the run is stopped, and the journal's errors.
         """
         run = self._run
         action = run.definition.actions[name]
         function = getattr(run.instance, action.method_name)
         if failed is None and (hooks := run.definition.hooks.get("on_step_enter")):
             await tell(hooks, run.definition.name, name, run.ctx)
-        # A trial beyond the allowed ones means that a held run was resumed: it gets its retries anew.
+        # A trial beyond the limit means that a held run was resumed: its retries start over.
         first = step.trial if step.trial > action.max_retries + 1 else 1
-        if step.before is None and retried(run, action):
+        if step.before is None and is_retryable(run, action):
             step.before = ContextBefore(run.ctx)
         while True:
             if failed is None:
@@ -70,7 +70,7 @@ class Trials:
                 error, failed = await own_error(raised, name, step), None
             step.end_trial()
             spent = step.trial >= first + action.max_retries
-            if spent or step.told or step.reading or is_permanent(error):
+            if spent or step.stop_requested or step.reading or is_permanent(error):
                 return Done(name, None, error)
             await waited(self._run.append([failure_record(run, self._clock, name, step.trial, error)]))
             await self._clock.sleep(action.retry_delay_s(step.trial - first + 1))
@@ -91,7 +91,7 @@ class Trials:
         async def pump() -> None:
             waiting = True
             async for record in records:
-                if step.told:  # it has swallowed its cancelling
+                if step.stop_requested:  # it swallowed the cancellation
                     return
                 if waiting:
                     waiting = False
@@ -108,7 +108,7 @@ class Trials:
             error = raised
         try:
             await records.aclose()
-        except BaseException as raised:  # its clean-up; the error before that counts, unless this is our cancelling
+        except BaseException as raised:  # from its clean-up; the earlier error counts, unless this is our cancellation
             error = raised if error is None or isinstance(raised, asyncio.CancelledError) else error
         await channel.close(error)
         published = step.end_trial()
@@ -117,16 +117,16 @@ class Trials:
         return Done(name, None, None, published)
 
 
-def retried(run: Run, action: Action) -> bool:
-    """Whether it may get another trial."""
+def is_retryable(run: Run, action: Action) -> bool:
+    """Whether the action may get another trial."""
     return action.max_retries > 0 or action.name in run.definition.recoveries
 
 
 async def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseException:
-    """The action's error. Raises it if it is the end of the whole run.
+    """The action's error. Raises it if it ends the whole run.
 
-    A cancelling of its task that neither the run nor the Lab nor the end of the loop has asked for is its own as well:
-    libraries ask for it and let it escape.
+    A cancellation that neither the run nor the Lab nor the end of the loop requested counts as the action's own error:
+    libraries let such cancellations escape.
     """
     run = step.run
     if run.gone:
@@ -138,7 +138,7 @@ async def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseEx
             and task.cancelling()
             and ((run.cancelling and not run.stopping) or run.abandoned or loop_ends())
         )
-        if step.told or asked:
+        if step.stop_requested or asked:
             raise error
         await uncancel()
         wrapped = RunError(f"action {name!r} raised CancelledError by itself")
@@ -150,9 +150,9 @@ async def own_error(error: BaseException, name: str, step: ActiveStep) -> BaseEx
 def failure_record(
     run: Run, clock: Clock, name: str, trial: int, error: BaseException, *, cut_off: bool = False
 ) -> Record:
-    """The record of a trial that failed, which the run's log has too.
+    """The record of a failed trial; also adds it to the run's log.
 
-    One that timed out or was cut off may have happened all the same.
+    A trial that timed out or was interrupted may still have taken effect.
     """
     trace = traceback_of(error)
     if not isinstance(error, asyncio.CancelledError):
@@ -180,5 +180,5 @@ def traceback_of(error: BaseException) -> str:
             frames.stack.pop(0)
         text = masked("".join(frames.format()))
     except BaseException as broken:
-        text = f"{describe(error)} (its traceback cannot be shown: {describe(broken)})"
+        text = f"{describe(error)} (unreadable traceback: {describe(broken)})"
     return text[-TRACEBACK_CHARACTERS:]

@@ -26,7 +26,7 @@ function makeChart(feed, changed) {
   }
 
   function options() {
-    // Asked for at each drawing, to follow the theme.
+    // Read at each drawing, to follow the theme.
     const color = (name) => () => getComputedStyle(holder).getPropertyValue(`--${name}`);
     const axis = (size, format, more) => ({ size, stroke: color("dim"), grid: { stroke: color("rule"), width: 1 },
       values: (plot, values) => values.map(format), ...more });
@@ -34,7 +34,7 @@ function makeChart(feed, changed) {
     return {
       legend: { show: false }, cursor: { show: false },
       series: [{}, ...CURVES.map(([field, tone, dash]) => ({ scale: formatOf(field).name, stroke: color(tone), dash, points: { show: false } }))],
-      // All there is, of the last five minutes; half a minute at least.
+      // Up to five minutes; at least half a minute.
       scales: { x: { range: (plot, low, high) => [Math.max(high - 300, Math.min(low, high - 30)), high] }, rate: fromZero, span: fromZero },
       axes: [
         axis(30, (at) => date.format(at * 1000).slice(11, at % 60 ? 19 : 16), { incrs: [10, 30, 60] }),

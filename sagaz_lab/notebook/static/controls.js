@@ -1,4 +1,4 @@
-// What asks the kernel; its answer stands beside the control.
+// Controls that send a command to the kernel and show its reply.
 
 function makeControls(feed, changed) {
   const [notes, drafts, opened, texts] = [new Map(), new Map(), new Map(), new Map()];
@@ -38,12 +38,12 @@ function makeControls(feed, changed) {
 
   function details(key, summary, body, usual = false) {
     const open = opened.get(key) ?? usual;
-    // It is told of what the page opens by itself too, which is no choice of the user's.
+    // Also fires when the page opens it, which is not a choice of the user.
     const ontoggle = ({ target }) => target.open !== (opened.get(key) ?? usual) && keep(opened, key, target.open);
     return h("details", { key, open: open && "", ontoggle }, h("summary", summary), open && body());
   }
 
-  // What the user has in hand is a draft, which no tick overwrites.
+  // A value being edited is a draft, which no tick overwrites.
   function setting(trigger, cmd, { name, value, default: usual, range }, label = name, none = "none", limit = false) {
     const key = `${cmd} ${trigger} ${name}`;
     const box = typeof usual === "boolean";
@@ -62,7 +62,7 @@ function makeControls(feed, changed) {
       else if (wanted === "" && (limit || usual === null)) send(null);
       else if (wanted !== "" || !numeric) send(numeric ? Number(wanted) : wanted);
     };
-    // JupyterLab keeps a field from hearing of Enter by itself.
+    // JupyterLab keeps Enter from reaching the field.
     const onkeyup = ({ key: pressed, target }) => pressed === "Enter" && onchange({ target });
     const hand = { label, oninput, onchange, onkeyup, onblur: free };
     const shown = drafts.get(key) ?? value ?? "";

@@ -1,7 +1,7 @@
-// The page as a whole, drawn when there is news and it can be seen.
+// The whole page, drawn on news while it is visible.
 
 function openDashboard(model, el) {
-  // JupyterLab's own keys must not act on what is typed here.
+  // Keep JupyterLab's shortcuts from acting on input here.
   const root = drawn(null, h("div.sagaz-lab", { "data-lm-suppress-shortcuts": "true" }));
   const observer = new IntersectionObserver((entries) => {
     seen = entries.at(-1).isIntersecting;
@@ -46,14 +46,14 @@ function openDashboard(model, el) {
   function status() {
     if (feed.lost || (feed.live && silence() > 20)) return "not live: the kernel is gone or was restarted; run the cell again";
     if (feed.live && silence() > 3) return `no news for ${silence()} s`;
-    if (feed.busy) return `kernel busy ${feed.busy.toFixed(1)} s, intake ${feed.state?.lab.isolated ? "goes on" : "waits"}`;
+    if (feed.busy) return `kernel busy ${feed.busy.toFixed(1)} s, intake ${feed.state?.lab.isolated ? "continues" : "waits"}`;
     return feed.live ? "" : "waiting for the kernel";
   }
 
   function head({ lab }) {
     const state = lab.started ? "started" : "not started";
     const shown = status();
-    // Spoken without the seconds, so that only changes are.
+    // Announced without the seconds, so that only changes are spoken.
     const spoken = shown.replace(/( for)? [\d.]+ s/, "");
     return [
       h("div.row", stateOf(state), `${number(lab.live)} in flight`, h("span.dim", lab.store), h("b.note", { tone: "warn" }, shown),

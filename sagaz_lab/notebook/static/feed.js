@@ -1,4 +1,4 @@
-// News from the kernel, put together to one state; questions to it.
+// Merges the kernel's messages into one state; sends commands.
 
 const NOTHING = { lab: {}, triggers: [], sources: [], runs: [], held_runs: [], sagas: [], letters: { causes: [] } };
 
@@ -24,7 +24,7 @@ function openFeed(model, changed) {
     tell("close");
   }
 
-  // The kernel that this view was of is gone, as after a restart.
+  // This view's kernel is gone, as after a restart.
   function lose() {
     feed.lost = true;
     changed();
@@ -40,7 +40,7 @@ function openFeed(model, changed) {
   function send(content) {
     try {
       model.send({ ...content, view })?.catch?.(() => {});
-    } catch {} // The status line says so.
+    } catch {} // The status line shows it.
   }
 
   function ask(content) {
@@ -53,7 +53,7 @@ function openFeed(model, changed) {
   function beat() {
     const silence = Date.now() - told;
     if (!closed) {
-      // After a long sleep, the kernel took this view for closed.
+      // After a long sleep the kernel considers this view closed.
       if (silence > 9500) tell(Date.now() - feed.heard < 25000 ? "alive" : "open");
       if (missing) send({ cmd: "resync" });
     }
@@ -92,7 +92,7 @@ function openFeed(model, changed) {
         const row = numbers.subarray(n * width, (n + 1) * width);
         const at = t0 + row[0];
         const last = all.at(-1)?.at ?? at - 1;
-        // A curve breaks off where nothing came.
+        // A curve breaks where points are missing.
         if (at > last + 3) all.push({ at: last + 1, row: [] });
         if (at > last) all.push({ at, row });
       }
@@ -100,7 +100,7 @@ function openFeed(model, changed) {
     if (full || points) feed.series = { triggers, fields, points: all.slice(-300) };
   }
 
-  // Of all triggers, rates are added; of lags the longest counts.
+  // For all triggers together: the sum of the rates, the longest lag.
   function column(field, trigger, most = 300) {
     const { triggers, fields, points } = feed.series;
     const first = 1 + fields.indexOf(field);

@@ -1,4 +1,4 @@
-// Nodes are made once and changed in place, so that focus stays.
+// Nodes are created once and updated in place, which keeps the focus.
 
 function h(what, ...children) {
   const props = children[0]?.constructor === Object && !children[0].what ? children.shift() : {};
@@ -58,7 +58,7 @@ function toneOf(state) {
 const stateOf = (state, text = state) => h("span.state", { tone: state }, text);
 const named = (name, about) => h("span.title", h("b", name), h("small", { title: about }, about));
 const line = (first, ...cells) => h("tr", { key: first }, h("th", { scope: "row" }, first), cells.map((cell) => h("td", cell)));
-// A long text gets all the width, below what it belongs to.
+// A long text gets the full width, below its row.
 const below = (row, text, columns) => [row, text && h("tr.below", { key: `${row.props.key} below` }, h("td", { colspan: columns }, text))];
 const table = (head, ...rows) => h("div.wide", h("table", h("thead", h("tr", head.split(", ").map((name) => h("th", { scope: "col" }, name)))), h("tbody", rows)));
 const section = (label, count, ...children) => h("section", { label },

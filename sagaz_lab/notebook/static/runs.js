@@ -2,7 +2,7 @@
 
 const titleOf = ({ name, kind, state }) => `${kind === "action" ? "" : "↩ "}${name} ${state}`;
 
-// What overlaps goes on lanes of its own.
+// Overlapping bars get separate lanes.
 function barsOf(actions, now) {
   const ends = [];
   const part = (s) => `${(100 * Math.max(0, s)) / Math.max(now, 1e-3)}%`;

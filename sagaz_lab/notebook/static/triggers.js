@@ -1,6 +1,6 @@
-// Triggers: what became of events, what can be set.
+// Triggers: outcomes of events, and settings.
 
-// What falls away is taken off at the right; what is left was started.
+// Each stage cuts off its share at the right; the rest was started.
 function funnel({ name, counts, resumed, ends, rates }) {
   let rest = counts.received;
   let past = 0;

@@ -1,1 +1,1 @@
-"""The store that forgets with the process."""
+"""The in-memory store."""

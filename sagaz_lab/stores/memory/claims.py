@@ -1,4 +1,4 @@
-"""Who has the claims, in the memory store."""
+"""The claims of the memory store."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sagaz_lab.stores.memory.runs import MemoryRun
 from sagaz_lab.stores.sql.claims import CLAIM_ENDED
 
 CLAIMS = 1_000_000
-"""Claims of a trigger that are kept, about 200 MB; past it the oldest go, a thousand at a time."""
+"""Maximum claims per trigger, about 200 MB; beyond it the oldest are dropped, a thousand at a time."""
 
 _TOGETHER = 100
-"""Claims that are taken together: many, since they share an object, but soon looked through."""
+"""Claims taken together: many, since they share an object, but few enough for a quick scan."""
 
 
 class Taken:
-    """Claims of one trigger that runs have taken together, until the same time.
+    """Claims of one trigger taken together by runs, until the same time.
 
-    There may be a million claims, most of them of runs that are not kept any more: so those of a batch share an object.
+    There may be a million claims, most of runs no longer kept, so the claims of a batch share an object.
     """
 
     __slots__ = ("_all", "_claims", "_gone", "_runs", "until")
@@ -32,12 +32,12 @@ class Taken:
     ) -> None:
         self.until = until
         self._all = all_claims
-        # Tuples of texts, which the garbage collector leaves alone once it has seen them.
+        # Tuples of strings, which the garbage collector untracks.
         self._claims, self._runs = claims, runs
         self._gone = 0
 
     def lose(self) -> None:
-        """One of them is another's now, or nobody's. What most have left is packed anew, so that it keeps no more."""
+        """One of them was freed or taken over. Repacks once most are gone, to release memory."""
         self._gone += 1
         if 2 * self._gone > len(self._claims):
             still = [pair for pair in zip(self._claims, self._runs, strict=True) if self._all.get(pair[0]) is self]
@@ -48,7 +48,7 @@ class Taken:
         return len(self._claims) - self._gone
 
     def first(self) -> str:
-        """The first of their runs, or an empty text."""
+        """The first of their runs, or "" if there is none."""
         return self._runs[0] if self._runs else ""
 
     def run_of(self, claim: str) -> str:
@@ -56,31 +56,31 @@ class Taken:
 
 
 class OfDeadLetter(NamedTuple):
-    """The claim is a dead letter's."""
+    """A claim held by a dead letter."""
 
     letter: str
     until: float | None
 
 
 Holder = Taken | str | OfDeadLetter | float
-"""Who has a claim: a run, (its id) an event that waits, a dead letter, or until this time nobody any more."""
+"""The holder of a claim: a run, a waiting event (by id), a dead letter, or a time until which it is spent."""
 
 
 def drop(claims: dict[str, Holder], claim: str) -> None:
-    """Nobody has it any more."""
+    """Free the claim."""
     if isinstance(holder := claims.pop(claim, None), Taken):
         holder.lose()
 
 
 class Claims:
-    """By trigger, then by claim. `runs` are those that are kept: any other has completed."""
+    """By trigger, then by claim. A run missing from `runs` has completed."""
 
     def __init__(self, runs: Mapping[str, MemoryRun]) -> None:
         self._runs = runs
         self._by_trigger: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
 
     def seen(self, trigger: str, claims: Sequence[str], at: float) -> dict[str, Refusal]:
-        """Which of them are taken."""
+        """The taken ones."""
         known = self._by_trigger.get(trigger)
         if not known or known.keys().isdisjoint(claims):
             return {}
@@ -88,7 +88,7 @@ class Claims:
         return {claim: refusal for claim, refusal in said if refusal is not None}
 
     def refusal(self, trigger: str, claim: str, at: float) -> Refusal | None:
-        """What another who wants the claim is told; None if it is free."""
+        """The refusal for another taker; None if the claim is free."""
         holder = self._by_trigger[trigger].get(claim)
         if holder is None:
             return None
@@ -108,17 +108,17 @@ class Claims:
         return None if claim.startswith(KEY_MARK) and run.status in free else Refusal(run_id, run.status)
 
     def of(self, trigger: str) -> Collection[str]:
-        """All that somebody has or has had."""
+        """All claims taken now or before."""
         return self._by_trigger[trigger]
 
     def counts(self) -> dict[str, int]:
-        """By trigger, how many runs have or have had."""
+        """The number of claims taken by runs, now or before, by trigger."""
         found = {trigger: sum(isinstance(holder, Taken) for holder in claims.values())
                  for trigger, claims in self._by_trigger.items()}  # fmt: skip
         return {trigger: n for trigger, n in found.items() if n}
 
     def take(self, trigger: str, until: float | None, runs: Mapping[str, str]) -> None:
-        """Take these for their runs. Nobody has had any of them."""
+        """Take new claims for their runs."""
         known = self._by_trigger[trigger]
         pairs = iter(runs.items())
         while some := list(islice(pairs, _TOGETHER)):
@@ -127,12 +127,12 @@ class Claims:
         self._bound(known)
 
     def take_over(self, trigger: str, until: float | None, claim: str, run_id: str) -> None:
-        """Take one for the run, whoever had it before."""
+        """Take a claim for the run from any holder."""
         drop(self._by_trigger[trigger], claim)  # so that it counts as the youngest
         self.take(trigger, until, {claim: run_id})
 
     def wait(self, trigger: str, claims: Sequence[str], event_id: str, at: float) -> Refusal | None:
-        """Take these for an event that waits."""
+        """Take claims for a waiting event."""
         for claim in claims:
             if (refusal := self.refusal(trigger, claim, at)) is not None:
                 return refusal
@@ -141,19 +141,19 @@ class Claims:
         return None
 
     def release(self, trigger: str, claims: Sequence[str], event_id: str) -> None:
-        """The event does not wait any more."""
+        """The event has stopped waiting."""
         known = self._by_trigger[trigger]
         for claim in claims:
             if known.get(claim) == event_id:
                 del known[claim]
 
     def fill(self, trigger: str, claim: str, holder: OfDeadLetter | float) -> None:
-        """Whose it is if nobody has it."""
+        """Set the holder of a free claim."""
         if claim not in self._by_trigger[trigger]:
             self._put(trigger, claim, holder)
 
     def bury(self, trigger: str, claim: str, letter: OfDeadLetter, at: float) -> Refusal | None:
-        """Take it for a dead letter."""
+        """Take a claim for a dead letter."""
         refusal = self.refusal(trigger, claim, at)
         if refusal is None or refusal.letter == letter.letter:
             self._put(trigger, claim, letter)
@@ -161,14 +161,14 @@ class Claims:
         return refusal
 
     def leave(self, trigger: str, claim: str, letter: str, run_id: str | None) -> None:
-        """The letter, or its run, does not have it any more."""
+        """Free the claim of the dead letter or its run."""
         holder = self._by_trigger[trigger].get(claim)
         mine = holder.letter if isinstance(holder, OfDeadLetter) else None
         if mine == letter or (isinstance(holder, Taken) and holder.run_of(claim) == run_id):
             drop(self._by_trigger[trigger], claim)
 
     def give_back(self, redriven: Sequence[Redriven]) -> None:
-        """What came of a letter's event has not taken its claim, so that it stays the letter's."""
+        """Return untaken claims of redriven events to their dead letters."""
         for letter, trigger, claim, _, until in redriven:
             self.fill(trigger, claim, OfDeadLetter(letter, until))
 
@@ -184,7 +184,7 @@ class Claims:
                 drop(known, old)
 
     def withdraw(self, run: MemoryRun, spent_until: float | None = None) -> None:
-        """Free those of a run that goes. Those of ids are spent until the time, if any."""
+        """Free the claims of a withdrawn run. Those of ids are spent until the time, if given."""
         for claim in run.claims():
             if self._is_of(run, claim):
                 drop(self._by_trigger[run.trigger], claim)
@@ -192,15 +192,14 @@ class Claims:
                     self._put(run.trigger, claim, spent_until)
 
     def outlive(self, run: MemoryRun) -> None:
-        """The run has ended and is not kept any more: the claims of ids remember it, and those of declared keys if they
-        are not free by now."""
+        """Drop an ended run: claims of ids outlive it, and those of declared keys unless they are free."""
         if run.declared_ends or run.status in RESTARTABLE:
             for claim in run.claims():
                 if claim.startswith(KEY_MARK) and self._is_of(run, claim):
                     drop(self._by_trigger[run.trigger], claim)
 
     def cut(self, shifts: Mapping[str, float], now: float) -> int:
-        """Those of these runs end so many seconds earlier. How many there are; those taken together have one end."""
+        """Shorten the claims of these runs by seconds; claims taken together share one end. Returns how many."""
         count = 0
         for taken in {id(it): it for known in self._by_trigger.values() for it in known.values()}.values():
             if isinstance(taken, Taken) and taken.until is not None and taken.until > now and taken.first() in shifts:
@@ -213,7 +212,7 @@ class Claims:
         return isinstance(holder, Taken) and holder.run_of(claim) == run.run_id
 
     def forget(self, trigger: str, key: str | None) -> int:
-        """Free the id and the declared key of this text, or all, but none of a waiting event. How many there were."""
+        """Free the id and declared key with this text, or all, except those of waiting events. Returns how many."""
         claims = self._by_trigger.get(trigger, {})
         if key is not None:
             mine = [it for it in (key, KEY_MARK + key) if it in claims and not isinstance(claims[it], str)]

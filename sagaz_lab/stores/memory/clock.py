@@ -1,4 +1,4 @@
-"""What a clock that was ahead has left in the memory store."""
+"""Corrects times left by a fast clock in the memory store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.stores.memory.claims import Claims
 from sagaz_lab.stores.memory.cooldowns import Cooldowns
 from sagaz_lab.stores.memory.runs import MemoryRun
-from sagaz_lab.stores.sql.clocks import SLACK_S, counted
+from sagaz_lab.stores.sql.clocks import SLACK_S, counts_by_kind
 
 
 def put_clock_right(
@@ -18,7 +18,7 @@ def put_clock_right(
     waiting: dict[str, WaitingEvent],
     now: float,
 ) -> tuple[float, Mapping[str, int]]:
-    """As in the other stores: see `Store.put_clock_right`."""
+    """See `Store.put_clock_right`."""
     ahead = {run.run_id: run.at for run in runs.values() if run.at > now + SLACK_S}
     cooling = cooldowns.cut(ahead, now)
     cut = claims.cut({run_id: at - now for run_id, at in ahead.items()}, now)
@@ -31,4 +31,4 @@ def put_clock_right(
         run.at -= shift_s
         if run.ended_at is not None:
             run.ended_at = now
-    return max(ahead.values(), default=now) - now, counted(cooling, cut, len(late))
+    return max(ahead.values(), default=now) - now, counts_by_kind(cooling, cut, len(late))

@@ -11,7 +11,7 @@ from sagaz_lab.stores.memory.cooldowns import Cooldowns
 from sagaz_lab.stores.memory.frames import StoredDeadLetter
 
 LETTERS = 10_000
-"""Dead letters that are kept."""
+"""Maximum number of dead letters."""
 
 
 class DeadLetters(dict[str, StoredDeadLetter]):
@@ -37,7 +37,7 @@ class DeadLetters(dict[str, StoredDeadLetter]):
         return list(islice(later, limit))
 
     def settle(self, ids: Sequence[str], state: str) -> int:
-        """How many of them were open."""
+        """Returns how many were open."""
         entries = [self[id] for id in dict.fromkeys(ids) if id in self]
         still_open = [entry for entry in entries if entry.state == "open"]
         for entry in still_open:
@@ -48,7 +48,7 @@ class DeadLetters(dict[str, StoredDeadLetter]):
 def redrive(
     redriven: Sequence[Redriven], news: Sequence[NewRun], letters: DeadLetters, claims: Claims, cooldowns: Cooldowns
 ) -> None:
-    """Settle those letters that are open, and free their claims and cooldowns for what comes of them."""
+    """Settle the open dead letters and free their claims and cooldowns for the results."""
     runs = {each.claim: each.run_id for each in redriven if each.run_id is not None}
     for letter, trigger, claim, run_id, _ in redriven:
         if letters.settle([letter], "redriven"):

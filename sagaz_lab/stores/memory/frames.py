@@ -18,7 +18,7 @@ from sagaz_lab.stores.sql.about import About
 
 
 class StoredDeadLetter:
-    """A dead letter, its number and what became of it."""
+    """A dead letter with its number and state."""
 
     __slots__ = ("letter", "number", "state")
 
@@ -29,7 +29,7 @@ class StoredDeadLetter:
 
 
 class Frames:
-    """Rows of what the store has, newest first, without the columns' names."""
+    """The rows of the store's frames, newest first, without column names."""
 
     def __init__(
         self,
@@ -61,7 +61,6 @@ class Frames:
         return outcomes, [_with_letter(row, letters) for row in self._rows_of_runs() if row[0] in wanted]
 
     def rows(self, frame: str, before: str | None, status: str | None = None) -> Iterable[tuple[Any, ...]]:
-        """The rows of a frame."""
         if frame == "dead_letters":
             return self._dead_letters(before)
         if frame == "runs" and status is not None:
@@ -112,7 +111,7 @@ class Frames:
         return merge(started, dead, kept, key=lambda row: row[-1], reverse=True)
 
     def _is_told_here_only(self, kept: KeptEvent) -> bool:
-        """Whether neither a run nor a letter tells of it. An event that joined others in a run is no run's own."""
+        """Whether neither a run nor a dead letter shows it, as for an event that joined others in a run."""
         if kept.outcome != "started":
             return kept.outcome != "dead"
         run = None if kept.run_id is None else self._runs.get(kept.run_id)
@@ -140,13 +139,13 @@ class Frames:
 
 
 def _started(run: MemoryRun) -> tuple[Any, ...]:
-    """The outcome of an event that has this run, but for the event's id."""
+    """The outcome row of the run's event, without the event's id."""
     kind = "waiting" if run.attempt == 0 else "started"
     return (run.trigger or None, kind, "", run.run_id, run.revision, run.at)
 
 
 def _with_letter(row: tuple[Any, ...], letters: Mapping[str | None, DeadLetter]) -> tuple[Any, ...]:
-    """The row of a run, with the error of the dead letter that it has left."""
+    """The row of a run, with the error of its dead letter, if any."""
     letter = letters.get(row[0])
     if letter is None or row[4] != "compensated" or letter.event.id != row[5]:
         return row

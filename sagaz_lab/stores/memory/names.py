@@ -1,4 +1,4 @@
-"""What the memory store keeps by name: positions of sources, and when triggers were run last."""
+"""Named values of the memory store: source positions, and when triggers last ran."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class KeptPositions:
 
 
 class Owned:
-    """The triggers that this process has run, in this opening of the store or an earlier one."""
+    """The triggers this process has run, in any opening of the store."""
 
     def __init__(self) -> None:
         self._seen_at: dict[str, float] = {}
@@ -30,7 +30,7 @@ class Owned:
         return time.time() - max(known) if known else None
 
     def seen(self) -> None:
-        """Those that are run now are run at this moment still."""
+        """Record that the current triggers are still running now."""
         self._seen_at.update(dict.fromkeys(self._now, time.time()))
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""What the memory store has to publish."""
+"""The outbox of the memory store."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sagaz_lab.abc import DeadLetter, Publication
 from sagaz_lab.texts import logger_of
 
 PUBLICATIONS = 100_000
-"""What is kept while a broker does not answer; past it the oldest are lost, which is told."""
+"""Maximum pending publications during a broker outage; beyond it the oldest are lost, with a warning."""
 
 logger = logger_of(__name__)
 
 
 class Outbox:
-    """Publications by number, oldest first, each id once. What was refused is `parked`, with what stands behind it."""
+    """Publications by number, oldest first, each id once. Refused ones and those behind them are `parked`."""
 
     def __init__(self) -> None:
         self.by_number: dict[int, Publication] = {}
@@ -60,7 +60,7 @@ class Outbox:
         return {publication.run_id for publication in self.parked.values() if publication.run_id}
 
     def settle(self, letters: Sequence[DeadLetter], state: str, payloads: Mapping[str, bytes]) -> Sequence[str]:
-        """Give back, or drop, the parked publications of these letters, and what is behind; returns the ids."""
+        """Requeue or drop these dead letters' parked publications and requeue those behind; returns the ids."""
         letter_of = {it.event.id: it.id for it in letters}
         refused = {it.id: number for number, it in self.parked.items() if it.id in letter_of}
         runs = {self.parked[number].run_id for number in refused.values()} - {""}

@@ -1,4 +1,4 @@
-"""What the memory store knows of a run."""
+"""Runs in the memory store."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sagaz_lab.model.apart import apart
 from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.run import Record, RecordKind, RunStatus
 
-# An enum's member costs a look-up through its class each time.
+# Avoids an attribute look-up through the enum class each time.
 WAITING = RunStatus.WAITING
 
 
 class _Kept:
-    """Can be awaited, without a coroutine being made for it."""
+    """An awaitable that needs no coroutine."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return
@@ -29,8 +29,7 @@ KEPT = _Kept()
 
 
 class MemoryRun(Struct, eq=False):
-    """A run. `trigger` is empty where there is none, `attempt` 0 before the first; of its members only the claims are
-    kept."""
+    """A run. `trigger` is "" without a trigger, `attempt` 0 before the first. Of its members only claims are kept."""
 
     run_id: str
     saga: str
@@ -49,19 +48,19 @@ class MemoryRun(Struct, eq=False):
     ended_at: float | None = None
     retry_at: float | None = None
     error: str | None = None
-    journal: list[Record] = []  # after those of what has started with it
+    journal: list[Record] = []  # follows the records of the actions that started with the run
 
     def claims(self) -> list[str]:
-        """Its own and its members', each once."""
+        """Its own and its members' claims, without duplicates."""
         own = [claim for claim in (self.claim, self.declared) if claim is not None]
         return list(dict.fromkeys((*own, *self.members)))
 
     def keep(self, record: Record) -> None:
-        """With values of its own. The store adds by itself what has none."""
+        """Append a copy of the record's values. The store appends records without values directly."""
         self.journal.append(_apart(record))
 
     def records(self) -> list[Record]:
-        """In full, oldest first."""
+        """All records, oldest first."""
         records = [Record(self.run_id, 1, RecordKind.ACTION_STARTED, name, 1, self.at) for name in self.started]
         for record in self.journal:
             records += record.in_full()
@@ -75,7 +74,7 @@ class MemoryRun(Struct, eq=False):
 
 
 def _apart(record: Record) -> Record:
-    """The record with values of its own."""
+    """The record with copied values."""
     if record.value is None and record.changes is None:
         return record
     changes = None if record.changes is None else apart({**record.changes})
@@ -83,7 +82,7 @@ def _apart(record: Record) -> Record:
 
 
 def memory_run(new: NewRun) -> MemoryRun:
-    """The run as it is accepted."""
+    """The stored form of an accepted run."""
     status, members = new.status, new.members
     return MemoryRun(
         new.run_id, new.saga, new.revision, new.trigger or "", new.event, new.context, new.at, new.started, status,

@@ -1,4 +1,4 @@
-"""The store that forgets with the process: objects are kept as they are, nothing is encoded."""
+"""The in-memory store: keeps objects without encoding."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ from sagaz_lab.stores.memory.runs import KEPT, WAITING, MemoryRun, memory_run
 from sagaz_lab.stores.values.used_up import check_records, check_run, still_redriven, unstorable
 
 ENDED_RUNS = 10_000
-"""Ended runs that are kept, with their records; past it the oldest go, a hundred at a time."""
+"""Maximum ended runs, with their records; beyond it the oldest are dropped, a hundred at a time."""
 
 KEPT_EVENTS = 100_000
-"""Persisted events that are kept."""
+"""Maximum persisted events."""
 
 _NEEDS_CODE = RunStatus.NEEDS_CODE
 
-# Somebody is still to see to these, so they are kept however many there are.
+# These need a person, so they are kept without limit.
 _UNSETTLED = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
 
 
 class MemoryStore:
-    """Keeps all in this process, within the bounds above. Reopened, it still has what it had.
+    """Keeps everything in this process, within the limits above. Reopening keeps the content.
 
-    What somebody is still to see to has no bound: runs that have not ended or wait for a person, and waiting events.
+    Live runs, runs that need a person and waiting events have no limit.
     """
 
     url = "memory"
@@ -97,7 +97,7 @@ class MemoryStore:
         return False
 
     def lease_held(self) -> bool:
-        return True  # nobody else can reach this store
+        return True  # no other process can reach this store
 
     def lease_lost(self) -> bool:
         return False
@@ -138,13 +138,13 @@ class MemoryStore:
         return refused
 
     def _make_way(self, batch: Acceptance) -> None:
-        """What is there goes, so that its claims are free for what comes."""
+        """Remove what leaves, which frees its claims for the new runs."""
         self._release(batch.leaving(unstorable(batch.runs) if batch.released_with else ()))
         for run_id, spent_until in batch.withdrawn.items():
             self._withdraw(run_id, spent_until)
 
     def _accept_together(self, news: Sequence[NewRun]) -> Sequence[NewRun]:
-        """Of one trigger, those that are new and whose claim nobody has: as most are. Returns the others."""
+        """Accept one trigger's new runs with free claims, the common case. Returns the others."""
         runs: dict[str, MemoryRun] = {}
         claimed: dict[str, str] = {}
         keys: dict[str, str] = {}
@@ -175,7 +175,7 @@ class MemoryStore:
         return others
 
     def _accept_alone(self, new: NewRun) -> Refusal | None:
-        """Any run."""
+        """Accept a run in the general case."""
         if (known := self._runs.get(new.run_id)) is not None:
             return Refusal(new.run_id, known.status)
         if (error := check_run(new)) is not None:
@@ -295,16 +295,16 @@ class MemoryStore:
         return KEPT
 
     def _drop_oldest(self) -> None:
-        """A few at a time, which costs less than each by itself."""
+        """Drop several at a time, which is cheaper than one by one."""
         for _ in range(max(1, ENDED_RUNS // 100)):
             run = self._ended.popleft()
             if run.ended_at is not None and self._runs.pop(run.run_id, None) is not None:
                 self._claims.outlive(run)
 
-    # --- what is to be published ---
+    # --- the outbox ---
 
     def _keep(self, run: MemoryRun, record: Record) -> None:
-        """Any record; raises `UnstorableValue`. Its publications are queued."""
+        """Append a record and queue its publications. Raises `UnstorableValue`."""
         check_records((record,))
         if record.publications:
             self._outbox.add(record.publications)
@@ -365,7 +365,7 @@ class MemoryStore:
         return self._revisions[row.saga].setdefault(row.number, row).digest == row.digest
 
     async def own_triggers(self, names: Sequence[str]) -> float | None:
-        return self._owned.own(names)  # nobody else can reach this store
+        return self._owned.own(names)  # no other process can reach this store
 
     def positions(self) -> Positions:
         return self._positions
@@ -382,7 +382,7 @@ class MemoryStore:
 
 
 def open_memory(address: str, artifacts: str | os.PathLike[str] | None, retention_days: float) -> MemoryStore:
-    """For the table of stores. What is kept is bounded by number, not by age, and needs no files."""
+    """For the table of stores. Retention is by number, not by age, and there are no files."""
     if address not in ("memory", "memory:", "memory://"):
         raise StoreError(f"store {address!r}: a memory store has no path; write 'memory'")
     return MemoryStore()

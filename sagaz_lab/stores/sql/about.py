@@ -1,16 +1,16 @@
-"""What is stored of one event: found through its claims, without a look at every run."""
+"""Reads the rows of one event through its claims, without scanning all runs."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sagaz_lab.stores.sql.damage import shown
+from sagaz_lab.stores.sql.damage import as_text
 from sagaz_lab.stores.sql.driver import ALL, Connection, Driver
 from sagaz_lab.stores.sql.translation import text
 
 NEWEST = 2_000
-"""Runs that are looked at one by one: that of an event without a claim is found among these."""
+"""The newest runs scanned for those of an event without a claim."""
 
 About = tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]]
 
@@ -50,4 +50,4 @@ def _about(
     ]
     outcomes = [(event_id, *row) for row in sorted(dict.fromkeys(rows), key=lambda row: row[-1], reverse=True)]
     found = select("runs_by_id", as_texts({*(row[4] for row in outcomes), *run_ids}))
-    return [tuple(map(shown, row)) for row in outcomes], [tuple(map(shown, row)) for row in found]
+    return [tuple(map(as_text, row)) for row in outcomes], [tuple(map(as_text, row)) for row in found]

@@ -1,4 +1,4 @@
-"""Who holds a claim, and until when."""
+"""Interprets the rows of claims."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sagaz_lab.model.run import LIVE, RESTARTABLE, RunStatus
 from sagaz_lab.stores.sql.damage import as_status
 
 CLAIM_ENDED = frozenset(RunStatus) - LIVE - {RunStatus.HELD, RunStatus.NEEDS_CODE}
-"""A run that ended so has no more use for a claim that ends with it. What waits for a person or for code goes on."""
+"""After these ends a claim that ends with its run is free. Runs waiting for a person or code keep theirs."""
 
 
 ID_LENGTH = 512
-"""A longer id was claimed as its hash in every version of the tables."""
+"""Longer ids are claimed as their hash, in all versions of the tables."""
 
 
 def holding(holder: tuple[Any, ...], at: float) -> Refusal | None:
-    """What a claim's row says to another: taken, or (None) free.
+    """The refusal of a claim's row; None if the claim is free.
 
-    How a run ended that is no longer kept is not known, but that it stands if its declared key is still claimed.
+    The end of a run that is no longer kept is unknown, but a claimed declared key shows that it was not undone.
     """
     run_id, status, until, kind = holder
     if kind == "waiting":
@@ -39,10 +39,10 @@ def holding(holder: tuple[Any, ...], at: float) -> Refusal | None:
 
 
 def id_claim(claim: str, event_id: Any) -> str | None:
-    """The claim of an event's id in a store that is upgraded, where `claim` may be that or a declared key.
+    """The claim of an event's id in a store being upgraded, where `claim` may be that or a declared key.
 
-    If it may be the id's, it is returned with the part that it is of; else the claim as it is outside a composite.
-    None: the event has no id.
+    A claim that may be the id's is returned with its part; otherwise the id's claim outside a composite. None: the
+    event has no id.
     """
     if not isinstance(event_id, str) or not event_id:
         return None

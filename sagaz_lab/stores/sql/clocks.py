@@ -1,4 +1,4 @@
-"""What a clock that was ahead has left in the store: it would last until the wrong time comes."""
+"""Corrects times left by a fast clock, which would otherwise last until the wrong time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from sagaz_lab.stores.sql.transactions import RECORDS_PER_RUN, Transactions
 
 SLACK_S = 1.0
-"""A clock that is put right by less than this has done no harm."""
+"""Smaller clock corrections are harmless."""
 
 PAGE = 1000
 
 
-def counted(cooldowns: int, claims: int, waiting: int) -> Mapping[str, int]:
-    """What was cut, by its word."""
+def counts_by_kind(cooldowns: int, claims: int, waiting: int) -> Mapping[str, int]:
+    """The counts by kind."""
     counts = {"cooldown(s)": cooldowns, "claim(s)": claims, "waiting event(s)": waiting}
     return {what: count for what, count in counts.items() if count}
 
@@ -25,7 +25,7 @@ def put_clock_right(it: Transactions, now: float) -> tuple[float, Mapping[str, i
     waiting = connection.execute(sql["cut_waiting"], (now, now + SLACK_S)).rowcount
     before, latest, claims = 1 << 62, now, 0
     while True:
-        # Those that were started after now are among the newest.
+        # Runs started after now are among the newest.
         rows = connection.execute(sql["newest_runs"], (before, PAGE)).fetchall()
         ahead = [row for row in rows if row[5] > now + SLACK_S]
         for seq, trigger, claim, declared, run_id, started_at, ended_at in ahead:
@@ -37,5 +37,5 @@ def put_clock_right(it: Transactions, now: float) -> tuple[float, Mapping[str, i
             first = seq * RECORDS_PER_RUN
             connection.execute(sql["shift_records"], (shift_s, first, first + RECORDS_PER_RUN))
         if not ahead:
-            return latest - now, counted(cooldowns, claims, waiting)
+            return latest - now, counts_by_kind(cooldowns, claims, waiting)
         before = rows[-1][0]

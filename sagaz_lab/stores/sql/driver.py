@@ -1,4 +1,4 @@
-"""What the SQL store asks of its database: all that differs from one kind of database to another."""
+"""The interface between the SQL store and a database: everything that differs between databases."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from sagaz_lab.errors import StoreUnavailable
 
 ALL = 1 << 62
-"""The limit of a statement that is to give all rows."""
+"""The LIMIT of a statement that returns all rows."""
 
-FULL = "the disk is full; make room and go on"
+FULL = "the disk is full; free some space"
 READ_ONLY = "the file or its folder is read-only; make it writable"
 _CURES = {
     errno.EACCES: READ_ONLY, errno.EPERM: READ_ONLY, errno.EROFS: READ_ONLY,
@@ -22,21 +22,21 @@ _CURES = {
 
 
 def file_failed(path: Path, error: OSError) -> StoreUnavailable:
-    """A file or folder of the store could not be written or read: the error in the user's words, with its cure."""
+    """The error for a file or folder of the store that cannot be written or read, with its cure."""
     cure = _CURES.get(error.errno or 0, "")
     return StoreUnavailable(f"the store {path}: {cure} ({error})" if cure else f"the store {path}: {error}")
 
 
 class Raced(Exception):
-    """Another process has changed what this transaction had looked at: it is to be written again."""
+    """Another process changed what this transaction had read: it must be repeated."""
 
 
 class Cursor(Protocol):
-    """What a statement gave."""
+    """The result of a statement."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows it has changed."""
+        """Number of changed rows."""
 
     def fetchone(self) -> Any: ...
 
@@ -46,7 +46,7 @@ class Cursor(Protocol):
 
 
 class Connection(Protocol):
-    """A connection outside any transaction, unless the store has begun one."""
+    """A connection in autocommit mode unless the store has begun a transaction."""
 
     def execute(self, sql: str, values: Sequence[Any] = ..., /) -> Cursor: ...
 
@@ -56,7 +56,7 @@ class Connection(Protocol):
 
 
 class HasRuns(Protocol):
-    """What is to be written."""
+    """A write with runs."""
 
     @property
     def runs(self) -> Sequence[Any]:
@@ -64,11 +64,11 @@ class HasRuns(Protocol):
 
 
 class Driver(Protocol):
-    """One database, in which a store's rows are.
+    """One database with a store's tables.
 
-    `url` and `name` show no credentials; `name` is how messages call the store. `root` is the folder for values too
-    large for a row, `key` the file of the key that signs them (None: beside that folder). `sql` has the statements by
-    name. `error` is the class of all errors of the database.
+    `url` and `name` contain no credentials; messages call the store `name`. `root` is the folder for values too large
+    for a row, `key` the file with their signing key (None: beside that folder). `sql` maps names to statements. `error`
+    is the base class of the database's errors.
     """
 
     url: str
@@ -79,64 +79,64 @@ class Driver(Protocol):
     error: type[Exception]
 
     def connect(self) -> Connection:
-        """One that writes, its tables made where missing, or upgraded. Raises `StoreTooNew`, `StoreUnavailable`."""
+        """A writing connection; creates or upgrades the tables. Raises `StoreTooNew`, `StoreUnavailable`."""
 
     def connect_to_read(self) -> Connection:
-        """One that only reads, for any thread; the tables are upgraded first. Raises as `connect` does."""
+        """A read-only connection for any thread; upgrades the tables first. Raises as `connect` does."""
 
     def at_once(self, ask: Callable[[], bool]) -> bool:
-        """What `ask` finds in the database, for a caller that must not be held up; False if that would take long."""
+        """The result of `ask`, for a caller that must not be blocked; False if it would take long."""
 
     def close(self) -> None:
-        """The store is closed: give back connections that are kept for later reads."""
+        """The store is closed: release pooled connections."""
 
     def reading(self) -> AbstractContextManager[Connection | None]:
-        """The same for one use; None where no store has been made yet. What fails is `StoreUnavailable`."""
+        """A read-only connection for one use; None if the store does not exist yet. Raises `StoreUnavailable`."""
 
     def ready_to_write(self, connection: Connection) -> Connection:
-        """This connection if it is still good, or another. Raises `StoreUnavailable`."""
+        """This connection if it still works, else a new one. Raises `StoreUnavailable`."""
 
     def ready_to_read(self, connection: Connection) -> Connection:
-        """The same for one that only reads."""
+        """The same for a read-only connection."""
 
     def begin(self, connection: Connection, epoch: int, writes: Sequence[HasRuns], alone: bool) -> Iterator[int] | None:
-        """Begin a transaction of this owner, for these writes: the numbers of their runs. None: it is fenced off.
+        """Begin a transaction for this owner's writes; returns numbers for their runs. None: the owner is fenced off.
 
-        It stays the owner's until the transaction ends. With `alone` nobody else takes claims meanwhile.
+        The owner cannot be fenced off until the transaction ends. With `alone` no other process takes claims meanwhile.
         """
 
     def commit(self, connection: Connection) -> None:
-        """Raises `StoreUnavailable` if it cannot be known whether the transaction was committed."""
+        """Raises `StoreUnavailable` if it is unknown whether the transaction was committed."""
 
     def roll_back(self, connection: Connection) -> None:
-        """End the transaction, if there is one. Raises nothing if the connection is lost."""
+        """End the transaction, if any. Does not raise if the connection is lost."""
 
     def time(self) -> float:
-        """Seconds since some moment, by a clock that goes on while this host sleeps: leases are measured with it."""
+        """Seconds of a clock that keeps running while the host sleeps; measures leases."""
 
     def with_rows(self, statement: str, marks: str, count: int) -> str:
-        """A statement with VALUES, for the values of `count` rows with these marks."""
+        """A VALUES statement for `count` rows with these marks."""
 
     def in_order(self, rows: list[Any], width: int) -> list[Any]:
-        """The values of rows, in an order in which two that insert the same ones do not block each other."""
+        """The rows' values, ordered so that two transactions that insert the same rows cannot deadlock."""
 
     def texts(self, values: Iterable[Any]) -> Any:
-        """One value for the texts among these, for `{texts}` in a statement."""
+        """One value with the strings among these, for `{texts}` in a statement."""
 
     def stream(self, connection: Connection, name: str) -> Iterator[Any]:
-        """The rows of a statement that may be many, as they are asked for."""
+        """The rows of a large result, fetched on demand."""
 
-    def mend(self, connection: Connection) -> None:
-        """What damage may have done to the rows, as far as it can be mended."""
+    def repair(self, connection: Connection) -> None:
+        """Repair damaged rows as far as possible."""
 
     def refuses(self, error: BaseException) -> bool:
-        """Whether the error concerns more than the one write that it has met."""
+        """Whether the error concerns more than the current write."""
 
-    def is_hopeless(self, error: BaseException) -> bool:
-        """Whether the same would happen to any other write."""
+    def is_fatal(self, error: BaseException) -> bool:
+        """Whether every other write would fail too."""
 
     def passes(self, error: BaseException) -> bool:
-        """Whether the same transaction may succeed at once if it is written again."""
+        """Whether repeating the transaction at once may succeed."""
 
     def unavailable(self, error: Exception) -> StoreUnavailable:
-        """The error in the user's words, with its cure."""
+        """The error for the user, with its cure."""

@@ -1,4 +1,4 @@
-"""Claims that change hands: those of runs that are withdrawn, of letters, and of events that later ones supersede."""
+"""Transfers claims of withdrawn runs, dead letters and superseded events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeadLetterRow(NamedTuple):
 
 
 def withdraw(it: Transactions, withdrawn: Mapping[str, float | None]) -> None:
-    """Remove waiting runs that never started. Their claims go; those of ids are spent until the time, if any."""
+    """Remove waiting runs that never started. Frees their claims; those of ids are spent until the time, if given."""
     connection, sql = it.connection, it.sql
     for run_id, spent_until in withdrawn.items():
         row = connection.execute(sql["waiting_run"], (run_id,)).fetchone()
@@ -39,7 +39,7 @@ def withdraw(it: Transactions, withdrawn: Mapping[str, float | None]) -> None:
 
 
 def redrive(it: Transactions, redriven: Iterable[Redriven]) -> None:
-    """Settle those letters that are open, and free their claims for what comes of them."""
+    """Settle the open dead letters and free their claims for the results."""
     for letter, trigger, claim, run_id, _ in redriven:
         if it.connection.execute(it.sql["settle_letter"], ("redriven", "", letter)).rowcount:
             for holder in (letter, run_id):
@@ -47,7 +47,7 @@ def redrive(it: Transactions, redriven: Iterable[Redriven]) -> None:
 
 
 def end_cooldowns(it: Transactions, redriven: Iterable[Redriven], news: Iterable[NewRun]) -> None:
-    """The run of a letter turns away nothing that comes of the letter's event."""
+    """End the cooldowns of dead letters' runs for the results of their events."""
     runs = {claim: run_id for _, _, claim, run_id, _ in redriven if run_id is not None}
     for new in news if runs else ():
         if new.cooldown is not None and (run_id := runs.get(new.claim or "")) is not None:
@@ -55,7 +55,7 @@ def end_cooldowns(it: Transactions, redriven: Iterable[Redriven], news: Iterable
 
 
 def give_back(it: Transactions, redriven: Iterable[Redriven]) -> None:
-    """What came of a letter's event has not taken its claim, so that it stays the letter's."""
+    """Return untaken claims of redriven events to their dead letters."""
     rows = [(trigger, text(claim), letter, until) for letter, trigger, claim, _, until in redriven]
     it.connection.executemany(it.sql["claim_for_letter"], rows)
 
@@ -65,7 +65,7 @@ def spend(it: Transactions, spent: Iterable[Spent]) -> None:
 
 
 def bury(it: Transactions, letters: Iterable[DeadLetterRow]) -> dict[str, Refusal]:
-    """Insert dead letters with their claims. Returns those that were refused, by id; none of them is published."""
+    """Insert dead letters with their claims. Returns the refused ones by id; these are not published."""
     connection, sql = it.connection, it.sql
     refused: dict[str, Refusal] = {}
     kept = []

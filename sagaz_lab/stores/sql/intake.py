@@ -1,4 +1,4 @@
-"""What is taken in with runs, or without any: waiting events, letters, kept events, counts and publications."""
+"""Stores the parts of a batch other than runs: waiting events, dead letters, kept events, counts, publications."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sagaz_lab.stores.values.encoding import NeedsFiles
 
 
 def has_rest(batch: Acceptance) -> bool:
-    """Whether there is more to take in than runs."""
+    """Whether the batch has more than runs."""
     return bool(batch.waiting or batch.released or batch.filtered or batch.kept or batch.dead or batch.publications
                 or batch.withdrawn or batch.redriven or batch.spent)  # fmt: skip
 
 
 class Rest:
-    """All of a batch but its runs, of which some are `refused`. `in_thread` calls a function in a thread."""
+    """A batch without its runs, some of which are `refused`. `in_thread` calls a function in a thread."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Rest:
         self._redriven: Sequence[Redriven] = ()
 
     async def join(self, write: Write) -> Mapping[str, Refusal]:
-        """Add it to the write of the runs. Returns the waiting events whose values cannot be stored."""
+        """Add it to the write of the runs. Returns the waiting events with unstorable values."""
         batch = self._batch
         refused: dict[str, Refusal] = {}
         if batch.waiting:
@@ -56,14 +56,14 @@ class Rest:
         return refused
 
     def _still_redriven(self, refused: Mapping[str, Refusal]) -> Sequence[Redriven]:
-        """Without those whose event cannot be stored: their letters stay open until there are others."""
+        """Without those whose event cannot be stored: their dead letters stay open."""
         batch, unstored = self._batch, {**self._refused, **refused}
         claims = {run.claim for run in batch.runs if run.run_id in unstored}
         claims |= {waiting.claim for waiting in batch.waiting if waiting.id in unstored}
         return [each for each in batch.redriven if each.claim not in claims]
 
     async def clean_up(self, refused: Mapping[str, Refusal]) -> None:
-        """Remove the files of waiting events that were refused."""
+        """Remove the files of refused waiting events."""
         for row in self._waiting:
             if row.folder is not None and row.id in refused:
                 await asyncio.to_thread(self._artifacts.remove, row.folder)
@@ -103,7 +103,7 @@ class Rest:
         return note
 
     def _begin(self, it: Transactions) -> None:
-        """What is there goes, so that its claims are free for what comes."""
+        """Remove what leaves, which frees its claims for the new runs."""
         release(it, self._batch.leaving(self._refused))
         withdraw(it, self._batch.withdrawn)
         redrive(it, self._redriven)

@@ -1,4 +1,4 @@
-"""Owners: which process works on which runs, and when another may take them over."""
+"""Owners and their leases: which process runs what, and when another may take over."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sagaz_lab.stores.sql.driver import Connection, Raced
 from sagaz_lab.stores.sql.transactions import RECORDS_PER_RUN, Transactions
 
 LEASE_S = 15.0
-"""How long after its last heartbeat an owner is believed to live, by the database's clock."""
+"""How long a lease lasts after the last heartbeat, by the database's clock."""
 
 TRUSTED = 0.9
-"""How much of its lease an owner itself relies on without having renewed it: the rest is for what it does next."""
+"""How much of its lease an owner relies on without renewal; the rest is a margin for its next step."""
 
 
 @cache
 def this_host() -> str:
-    """Where a process id means the same process: machine, boot and container."""
+    """Identifies the scope of process ids: machine, boot and container."""
     parts = [socket.gethostname()]
     for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", os.readlink)):
         try:
@@ -35,13 +35,13 @@ def this_host() -> str:
 
 
 def started(pid: int) -> str:
-    """When the process started, in ticks since boot, so that a process id used again is told apart; "" if unknown."""
+    """Start time of the process in ticks since boot, which detects a reused process id; "" if unknown."""
     state, ticks = _stat(pid)
     return "" if state == "Z" else ticks
 
 
 def is_dead(host: str, pid: int, pid_started: str) -> bool:
-    """Whether that process is certainly gone. A lease of such a one need not be waited for."""
+    """Whether that process is certainly gone, so that its lease need not run out."""
     if os.name != "posix" or host != this_host():
         return False
     try:
@@ -56,7 +56,7 @@ def is_dead(host: str, pid: int, pid_started: str) -> bool:
 
 def _stat(pid: int) -> tuple[str, str]:
     try:
-        # The name before may hold blanks and parentheses.
+        # The process name before it may contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return "", ""
@@ -64,7 +64,7 @@ def _stat(pid: int) -> tuple[str, str]:
 
 
 def enter(connection: Connection, sql: Mapping[str, str], name: str) -> Owner:
-    """Become an owner."""
+    """Register as an owner."""
     id, pid = uuid4().hex, os.getpid()
     row = (id, name, this_host(), pid, started(pid))
     return Owner(id, name, connection.execute(sql["insert_owner"], row).fetchone()[0])
@@ -73,9 +73,9 @@ def enter(connection: Connection, sql: Mapping[str, str], name: str) -> Owner:
 def take_over(
     transactions: Transactions, choose: Choose | None = None
 ) -> list[tuple[Sequence[Any], list[Sequence[Any]]]]:
-    """Fence off all owners that are gone, and publish for them.
+    """Fence off all owners that are gone and take over their publications.
 
-    Returns the rows of their unfinished runs, each with its records' rows, as far as `choose` wants them.
+    Returns the rows of their unfinished runs selected by `choose`, each with its records' rows.
     """
     connection, sql = transactions.connection, transactions.sql
     for epoch, host, pid, pid_started, lapsed in connection.execute(
@@ -95,14 +95,13 @@ def take_over(
 
 
 def records_of(connection: Connection, sql: Mapping[str, str], number: int) -> list[Sequence[Any]]:
-    """The rows of a run's records."""
     first = number * RECORDS_PER_RUN
     rows: list[Sequence[Any]] = connection.execute(sql["select_records"], (first, first + RECORDS_PER_RUN)).fetchall()
     return rows
 
 
 def adopt(transactions: Transactions, run_id: str) -> bool:
-    """Make the run this owner's, unless a live owner is at work on it."""
+    """Make the run this owner's, unless a live owner has it."""
     connection, sql = transactions.connection, transactions.sql
     row = connection.execute(sql["run_owner"], (run_id,)).fetchone()
     if row is None:
@@ -114,15 +113,15 @@ def adopt(transactions: Transactions, run_id: str) -> bool:
         _fence(transactions, owner)
     connection.execute(sql["adopt_run"], (transactions.epoch, number))
     if owner != transactions.epoch:
-        # Those of one run go in order, so what it will publish must not overtake what it has.
+        # A run's publications go in order, so new ones must not overtake the pending ones.
         connection.execute(sql["take_publications_of"], (transactions.epoch, owner, run_id))
     return True
 
 
 def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | None:
-    """Say that this owner runs these triggers and no others. Raises `TriggersOwned`.
+    """Make this owner run exactly these triggers. Raises `TriggersOwned`.
 
-    Returns how long ago an owner of any of them was last seen; None if there was none.
+    Returns how long ago an owner of any of them was last seen; None if never.
     """
     connection, sql = transactions.connection, transactions.sql
     (last_seen_s,) = connection.execute(sql["last_seen"], (transactions.driver.texts(names),)).fetchone()
@@ -131,7 +130,7 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
         living = _living(transactions, others[name]) if name in others else None
         if living is not None:
             raise TriggersOwned(f"{name} is already run by {living}; stop it there first")
-    # With the same transaction: one whose lease has lapsed may go on at any moment, and would renew it.
+    # In the same transaction: an owner with a lapsed lease may wake up at any moment and renew it.
     for epoch in dict.fromkeys(others[name] for name in names if name in others):
         _fence(transactions, epoch)
     connection.execute(sql["disown_triggers"], (transactions.epoch,))
@@ -142,7 +141,7 @@ def own_triggers(transactions: Transactions, names: Sequence[str]) -> float | No
 
 
 def left_waiting(transactions: Transactions) -> dict[str, int]:
-    """How many events wait in windows, by trigger, but for the triggers of other owners that live."""
+    """The number of waiting events by trigger, without the triggers of other live owners."""
     connection, sql = transactions.connection, transactions.sql
     others = dict(connection.execute(sql["trigger_owners"], (transactions.epoch,)).fetchall())
     return {
@@ -153,7 +152,7 @@ def left_waiting(transactions: Transactions) -> dict[str, int]:
 
 
 def _living(transactions: Transactions, epoch: int) -> str | None:
-    """The owner's name if it lives."""
+    """The owner's name if it is alive."""
     row = transactions.connection.execute(transactions.sql["owner"], (LEASE_S, epoch)).fetchone()
     if row is None:
         return None
@@ -164,7 +163,7 @@ def _living(transactions: Transactions, epoch: int) -> str | None:
 
 
 def _fence(transactions: Transactions, epoch: int) -> None:
-    """Fence off an owner that did not live. Raises `Raced` if it has renewed its lease since."""
+    """Fence off a dead owner. Raises `Raced` if it has renewed its lease."""
     connection, sql = transactions.connection, transactions.sql
     if not connection.execute(sql["fence_lapsed"], (epoch, LEASE_S)).rowcount:
         if _living(transactions, epoch) is not None:

@@ -1,4 +1,4 @@
-"""The logs of runs, a file each beside what else the run has in files: it goes with the run."""
+"""The logs of runs, one file each in the run's folder, removed with the run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ NAME = "log.json"
 
 
 class LogFiles:
-    """Any thread may ask. A file is not synced: after a crash of the machine a log may be an older one, or missing."""
+    """Callable from any thread. Files are not synced: after a machine crash a log may be outdated or missing."""
 
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
 
     def write(self, run_id: str, text: bytes) -> None:
-        """In place of what there is. Raises `OSError`."""
+        """Replace the log. Raises `OSError`."""
         folder = self._artifacts.folder(run_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = folder / f".{NAME}"
@@ -23,7 +23,7 @@ class LogFiles:
         draft.replace(folder / NAME)
 
     def read(self, run_id: str) -> bytes | None:
-        """None where there is none."""
+        """None without a log."""
         try:
             return (self._artifacts.folder(run_id) / NAME).read_bytes()
         except OSError:

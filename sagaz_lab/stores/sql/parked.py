@@ -1,4 +1,4 @@
-"""Publications that a broker refused, and what waits behind them: parked, until their letters are settled."""
+"""Parks publications that a broker refused, and those behind them, until their dead letters are settled."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sagaz_lab.stores.sql.transactions import Transactions
 
 
 def park_refused(it: Transactions, numbers: Sequence[int], letters: Sequence[tuple[Any, ...]]) -> None:
-    """Insert the letters' rows; the publications of these numbers are nobody's."""
+    """Insert the dead letters' rows and remove the owner of these publications."""
     it.connection.executemany(it.sql["insert_letter"], letters)
     it.connection.executemany(it.sql["park_publication"], [(number, it.epoch) for number in numbers])
 
 
 def park_behind(it: Transactions, rows: Sequence[tuple[int, str]]) -> Collection[str]:
-    """Park those of runs that have one parked already; returns these runs."""
+    """Park publications of runs that already have a parked one; returns these runs."""
     parked = {run_id for (run_id,) in it.connection.execute(it.sql["parked_runs"])}
     behind = [(number, it.epoch) for number, run_id in rows if run_id in parked]
     it.connection.executemany(it.sql["park_publication"], behind)
@@ -25,7 +25,7 @@ def park_behind(it: Transactions, rows: Sequence[tuple[int, str]]) -> Collection
 def settle_refused(
     it: Transactions, ids: Sequence[str], state: str, reason: str | None, payloads: Mapping[str, bytes]
 ) -> Collection[str]:
-    """Settle the open letters of parked publications; give back what was parked. Returns the letters' ids."""
+    """Settle the open dead letters of parked publications and unpark these. Returns the dead letters' ids."""
     execute, sql = it.connection.execute, it.sql
     found = execute(sql["parked_publications"], (it.driver.texts(ids),)).fetchall()
     for letter, publication, _ in found:

@@ -1,4 +1,4 @@
-"""The driver of PostgreSQL: a store is a schema of a database, and many may write at once."""
+"""The PostgreSQL driver: a store is a schema of a database, with concurrent writers."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ from sagaz_lab.stores.sql.store import SqlStore
 from sagaz_lab.texts import masked_address
 
 VERSION = 1
-"""Of the tables; kept in the table `sagaz_store`."""
+"""Version of the tables, stored in the table `sagaz_store`."""
 
 OLDEST_SERVER = 130000
-"""The first that tells what became of a transaction."""
+"""The first server version that reports a transaction's status."""
 
 BUSY_S = 5
-"""How long to wait for another process that writes the same rows."""
+"""How long to wait for locks of another process."""
 
 STUCK_S = 10
-"""After so long the server ends the transaction of a process that stands still, so that others may go on."""
+"""After this long the server ends a stuck process's transaction, which unblocks others."""
 
 IN_DOUBT_S = 30.0
-"""How long to ask whether a transaction was committed whose connection was lost meanwhile."""
+"""How long to query the status of a transaction whose connection was lost during the commit."""
 
 AT_ONCE_S = 0.2
-"""How long a question may take that must not hold up the loop."""
+"""Time-out of a query that blocks the loop."""
 
 IDLE = 4
-"""Connections that are kept for the next reads."""
+"""Pooled read connections."""
 
 ROWS = 1000
-"""Rows that are fetched at a time where there may be many."""
+"""Rows per fetch of a large result."""
 
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 _TEXTS = "(SELECT unnest(?::text[]))"
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
 
-# libpq's, unless the address has others. A network that is gone is noticed, not waited for.
+# libpq options, unless the address sets them, by which a dead network is noticed soon.
 _DEFAULTS = {
     "application_name": "sagaz_lab", "connect_timeout": "5", "tcp_user_timeout": "15000",
     "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
@@ -70,18 +70,18 @@ _WRITES = (
 
 _CURES = {
     "28": "the server refuses this user or password; see the address",
-    "3D": "the server has no such database; make it with createdb, or name another",
-    "42P07": "it has a table of another program; name a schema of its own with ?schema=NAME",
-    "42501": "this user lacks a right; grant it, or name a schema of its own with ?schema=NAME",
+    "3D": "the server has no such database; create it with createdb, or name another",
+    "42P07": "it has a table of another program; name a separate schema with ?schema=NAME",
+    "42501": "this user lacks a privilege; grant it, or name a separate schema with ?schema=NAME",
     "53100": FULL,
-    "53300": "the server has no connection left; end others, or raise its max_connections",
+    "53300": "the server has no connection left; close others, or raise its max_connections",
     "55P03": f"another process has been writing the same rows for {BUSY_S} s; try again",
-    "25006": "the server takes no writes now; see whether another has become the primary",
+    "25006": "the server is read-only now; check whether another has become the primary",
 }
 
 
 class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection with the face that the store expects."""
+    """A connection with the store's interface."""
 
     def executemany(self, statement: str, rows: Iterable[Any], /) -> psycopg.Cursor[tuple[Any, ...]]:
         cursor = self.cursor()
@@ -89,7 +89,7 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
         return cursor
 
 
-# PostgreSQL has no text with a NUL: a noncharacter and a digit stand for it, and for that noncharacter itself.
+# PostgreSQL text cannot contain NUL: a noncharacter plus a digit encodes it and the noncharacter itself.
 _MARK = "\uffff"
 
 
@@ -109,9 +109,9 @@ class _TextLoader(Loader):
 
 
 class PostgresDriver:
-    """The store in one schema. An address may say which: `postgresql://user:password@host/db?schema=name`.
+    """A store in one schema, as in `postgresql://user:password@host/db?schema=name`.
 
-    By default it is the first of the user's search path that exists, as for any other program.
+    The default is the first existing schema of the user's search path, as usual.
     """
 
     error: type[Exception] = psycopg.Error
@@ -121,7 +121,7 @@ class PostgresDriver:
         self.url = self.name = _shown(self._dsn, self._schema)
         database = self._dsn.get("dbname") or self._dsn.get("user") or "postgres"
         folder = "-".join(quote(part, safe="") for part in ("artifacts", database, self._schema) if part)
-        # A notebook may change its working directory; the artifacts stay where they were.
+        # Absolute, since a notebook may change its working directory.
         self.root = Path(".sagaz_lab", folder).absolute()
         self.key: Path | None = None
         texts = statements("postgres", _NOW, _TEXTS)
@@ -130,7 +130,7 @@ class PostgresDriver:
         self.time = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
         self._streams = count(1)
         self._transaction = ""
-        # Connections for the next reads, while the store is open.
+        # Pooled read connections, while the store is open.
         self._idle: list[PostgresConnection] = []
         self._keeps = False
         self._lock = Lock()
@@ -156,7 +156,7 @@ class PostgresDriver:
     def at_once(self, ask: Callable[[], bool]) -> bool:
         if self._asked is None or self._asked.done():
             self._asked = Future[bool]()
-            # A thread that a dead network holds up must not hold up the end of the process.
+            # A daemon thread: a dead network must not delay the process's exit.
             Thread(target=_answer, args=(self._asked, ask), name="sagaz-store-glance", daemon=True).start()
         try:
             return self._asked.result(AT_ONCE_S)
@@ -181,9 +181,9 @@ class PostgresDriver:
                 self._give_back(connection)
 
     def _begin_to_read(self) -> PostgresConnection:
-        """All that is read is of one moment."""
+        """All reads see one snapshot."""
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        with suppress(IndexError, psycopg.OperationalError):  # it may have been lost meanwhile
+        with suppress(IndexError, psycopg.OperationalError):  # it may have been lost
             connection = self._idle.pop()
             try:
                 connection.execute(begin)
@@ -231,7 +231,7 @@ class PostgresDriver:
                 raise
 
     def _was_committed(self, lost: psycopg.Error) -> bool:
-        """What became of the transaction whose connection was lost while it was committed."""
+        """Whether a transaction was committed whose connection was lost during the commit."""
         until = time.monotonic() + IN_DOUBT_S
         while time.monotonic() < until:
             with suppress(psycopg.OperationalError, StoreUnavailable), closing(self._connect()) as connection:
@@ -239,7 +239,7 @@ class PostgresDriver:
                 if row != ("in progress",):
                     return row == ("committed",)
             time.sleep(0.2)
-        raise StoreUnavailable(f"the store {self.name}: its connection was lost, and it cannot be known whether the "
+        raise StoreUnavailable(f"the store {self.name}: its connection was lost, and it is unknown whether the "
                                f"last transaction was committed ({_text(lost)})") from lost  # fmt: skip
 
     def roll_back(self, connection: Any) -> None:
@@ -260,10 +260,10 @@ class PostgresDriver:
         while rows := connection.execute(f"FETCH {ROWS} FROM {cursor}").fetchall():
             yield from rows
 
-    def mend(self, connection: Any) -> None:
-        pass  # a column of PostgreSQL has no value of another type
+    def repair(self, connection: Any) -> None:
+        pass  # columns are strictly typed
 
-    def is_hopeless(self, error: BaseException) -> bool:
+    def is_fatal(self, error: BaseException) -> bool:
         return not isinstance(error, psycopg.Error) or self.refuses(error)
 
     def refuses(self, error: BaseException) -> bool:
@@ -285,7 +285,7 @@ class PostgresDriver:
         try:
             connection = PostgresConnection.connect(**self._dsn, autocommit=True, cursor_factory=psycopg.RawCursor)
         except psycopg.Error as error:
-            raise self.unavailable(error) from None  # its traceback has the password
+            raise self.unavailable(error) from None  # its traceback contains the password
         try:
             connection.adapters.register_dumper(str, _TextDumper)
             connection.adapters.register_dumper(int, Int8Dumper)
@@ -310,10 +310,10 @@ class PostgresDriver:
             raise StoreUnavailable(f"the store {self.name}: the server is older than PostgreSQL 13; upgrade it")
         encoding = connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
-            raise StoreUnavailable(f"the store {self.name}: its encoding is {encoding}; make one with UTF8")
+            raise StoreUnavailable(f"the store {self.name}: its encoding is {encoding}; create a database with UTF8")
 
     def _version(self, connection: PostgresConnection) -> int:
-        """Of the tables; 0: there are none. Raises `StoreTooNew`."""
+        """Version of the tables, 0 without tables. Raises `StoreTooNew`."""
         found = connection.execute("SELECT to_regclass('sagaz_store') IS NOT NULL").fetchone()
         if found != (True,):
             return 0
@@ -321,8 +321,8 @@ class PostgresDriver:
         ((version,),) = connection.execute("SELECT version FROM sagaz_store").fetchall()
         if version > VERSION:
             raise StoreTooNew(
-                f"the store {self.name} has version {version} and this sagaz_lab knows version {VERSION}: it was made "
-                f"by a newer one; upgrade with pip install -U sagaz-lab, or name another schema with ?schema=NAME"
+                f"the store {self.name} has version {version} and this sagaz_lab knows version {VERSION}: it was "
+                "created by a newer one; upgrade with pip install -U sagaz-lab, or name another with ?schema=NAME"
             )
         return version
 
@@ -330,7 +330,7 @@ class PostgresDriver:
         if self._version(connection):
             return
         with connection.transaction():
-            # Another process may be as quick: one makes the tables, the other finds them.
+            # Processes may race: one creates the tables, the others find them.
             name = f"sagaz_lab {self._schema}"
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", (name,))
             if self._schema:
@@ -341,7 +341,7 @@ class PostgresDriver:
 
 
 def numbered(statement: str) -> str:
-    """The statement with $1 for each ?1, or $1, $2 and so on for each ?."""
+    """Rewrite ?1 to $1, and each plain ? to $1, $2 and so on."""
     numbers = count(1)
     return re.sub(r"\?(\d*)", lambda mark: f"${mark[1] or next(numbers)}", statement)
 
@@ -352,7 +352,7 @@ def _with_rows(statement: str, marks: str, count: int) -> str:
 
 
 def _parts(address: str) -> tuple[dict[str, Any], str]:
-    """What libpq is given, and the schema. Raises `StoreError`."""
+    """The parameters for libpq, and the schema. Raises `StoreError`."""
     parts = urlsplit(address)
     options = parse_qsl(parts.query, keep_blank_values=True)
     name = next((value for option, value in options if option == "schema"), "")
@@ -361,14 +361,14 @@ def _parts(address: str) -> tuple[dict[str, Any], str]:
         dsn = conninfo_to_dict(urlunsplit(parts._replace(query=query)))
     except psycopg.Error:
         raise StoreError(
-            f"store {masked_address(address)!r} cannot be read: after postgresql:// come the user, :password, @host, "
-            "/database, and behind a '?' options of libpq or schema=NAME"
+            f"store {masked_address(address)!r} cannot be parsed: write postgresql://user:password@host/database, "
+            "then '?' and options of libpq or schema=NAME"
         ) from None
     return {**_DEFAULTS, **{key: value for key, value in dsn.items() if value is not None}}, name
 
 
 def _shown(dsn: Mapping[str, Any], name: str) -> str:
-    """The address without what is nobody's business."""
+    """The address without credentials."""
     user, host, port = (str(dsn.get(part) or "") for part in ("user", "host", "port"))
     place = f"{quote(user, safe='')}@" if user else ""
     place += quote(host, safe="") + (f":{port}" if port else "")

@@ -1,4 +1,4 @@
-"""Reads of a store that need neither an open store nor its loop: through a connection of their own."""
+"""Reads that need neither an open store nor its loop, through separate connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sagaz_lab.model.event import payload_as_sent
 from sagaz_lab.model.masked_code import masked_code
 from sagaz_lab.model.run import Record
 from sagaz_lab.stores.frames import Rows, columns, steps
-from sagaz_lab.stores.sql.damage import Parts, as_int, as_time, order, shown
+from sagaz_lab.stores.sql.damage import Parts, as_int, as_text, as_time, order
 from sagaz_lab.stores.sql.driver import ALL, Connection, Driver
 from sagaz_lab.stores.sql.leases import records_of
 from sagaz_lab.stores.sql.translation import known_kind, started_records, stored_run, text
@@ -26,9 +26,9 @@ _NUMBERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("revision", "attempt", "attempts", "trial", "redriven", "count"), as_int),
     **dict.fromkeys(("started_at", "ended_at", "at", "first_at", "last_at"), as_time),
 }
-"""The columns that have no texts, and how a value of theirs is read."""
+"""The columns without text, with their readers."""
 
-# Earlier versions stored the code as it was written.
+# Earlier versions stored the code unmasked.
 _masked = lru_cache(maxsize=256)(masked_code)
 
 
@@ -40,7 +40,7 @@ def read_frame(
     before: str | None = None,
     status: str | None = None,
 ) -> Rows:
-    """The rows of a frame, newest first; none if there is no store yet. `before` is for letters, `status` for runs."""
+    """The rows of a frame, newest first; none without a store. `before` filters dead letters, `status` runs."""
     names, most = columns(frame), ALL if limit is None else limit
     with driver.reading() as connection:
         if connection is None:
@@ -59,10 +59,10 @@ def read_frame(
 
 
 def _sound(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The rows; a damaged value is a text where its column has texts, else None."""
-    reads = [_NUMBERS.get(name, shown) for name in names]
+    """Clean the rows: a damaged value becomes text in a text column, else None."""
+    reads = [_NUMBERS.get(name, as_text) for name in names]
     times = [place for place, read in enumerate(reads) if read is as_time]
-    found, usual = [], set[tuple[type, ...]]()  # the types of rows without damage: there are but a few
+    found, usual = [], set[tuple[type, ...]]()  # the few type signatures of undamaged rows
     for row in rows:
         types = tuple(map(type, row))
         if types in usual and not any(row[at] is not None and as_time(row[at]) is None for at in times):
@@ -75,15 +75,15 @@ def _sound(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[tuple[
 
 
 def read_revisions(driver: Driver, saga: str, newest: int | None) -> Sequence[RevisionRow]:
-    """The revisions of a saga, oldest first, all or so many of the newest."""
+    """The revisions of a saga, oldest first; all, or the `newest` N."""
     with driver.reading() as connection:
         return [] if connection is None else revisions_of(driver, connection, saga, newest)
 
 
 def revisions_of(driver: Driver, connection: Connection, saga: str, newest: int | None) -> Sequence[RevisionRow]:
     rows = connection.execute(driver.sql["select_revisions"], (saga, ALL if newest is None else newest)).fetchall()
-    shown_rows = (map(shown, row) for row in reversed(rows))
-    return [row._replace(source_text=_masked(row.source_text)) for row in map(RevisionRow._make, shown_rows)]
+    text_rows = (map(as_text, row) for row in reversed(rows))
+    return [row._replace(source_text=_masked(row.source_text)) for row in map(RevisionRow._make, text_rows)]
 
 
 def read_run(driver: Driver, artifacts: Artifacts, run_id: str) -> StoredRun | None:
@@ -109,7 +109,7 @@ def _steps(driver: Driver, connection: Connection) -> Iterator[tuple[Any, ...]]:
         parts, nothing = Parts(), list[Record]()
         records = [*parts.read("first actions", partial(_first_records, run_id, first, started_at), nothing)]
         for _, _, _, *facts in of_run:
-            if facts[1] is not None:  # else the run has none but its first ones
+            if facts[1] is not None:  # otherwise it has only its first records
                 records.extend(parts.read("record", partial(_record, run_id, *facts), nothing))
         if parts.damage is not None:
             yield run_id, "", "record", "unreadable", None, None, started_at, None, parts.damage
@@ -127,7 +127,7 @@ def _record(
 ) -> list[Record]:
     if as_time(at) is None or as_int(attempt) is None or as_int(trial) is None:
         raise ValueError(f"it is attempt {attempt!r}, trial {trial!r}, at {at!r}")
-    record = Record(run_id, attempt, known_kind(kind), shown(action), trial, at, error=shown(error),
+    record = Record(run_id, attempt, known_kind(kind), as_text(action), trial, at, error=as_text(error),
                     then=decode_names(starts))  # fmt: skip
     return list(record.in_full())
 

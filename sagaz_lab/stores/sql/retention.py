@@ -1,4 +1,4 @@
-"""What has outlived its time is dropped, a bounded number of rows at a time."""
+"""Deletes rows past their retention, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from sagaz_lab.stores.sql.transactions import RECORDS_PER_RUN, Transactions
 from sagaz_lab.stores.values.artifacts import Artifacts
 
 AT_ONCE = 500
-"""Runs, events or letters that one heartbeat drops; a transaction of a few milliseconds."""
+"""Runs, events or dead letters deleted per heartbeat: a transaction of a few milliseconds."""
 
 _OWNERS_S = 86400.0
 
 
 _MEMBERS_AT_ONCE = 10_000
-"""Claims of members past which one heartbeat drops no more runs."""
+"""After this many claims of members, a heartbeat deletes no more runs."""
 
 
 def drop_expired(transactions: Transactions, artifacts: Artifacts, retention_s: float) -> bool:
-    """Drop ended runs with all that is theirs and settled letters older than this, and kept events past their time.
+    """Delete ended runs with their data and settled dead letters older than this, and kept events past their time.
 
-    Runs that wait for a person (held, partially committed, failed compensations) stay, as do waiting events. Returns
-    whether there may be more to drop.
+    Runs that need a person (held, partially committed, failed compensations) and waiting events stay. Returns whether
+    there may be more to delete.
 
-    Files go first: what a crash leaves is then found again by the rows that name it.
+    Files are deleted first: after a crash the remaining rows still name them.
     """
     connection, sql = transactions.connection, transactions.sql
     more = _drop_runs(transactions, artifacts, retention_s)
@@ -69,7 +69,7 @@ def _drop_runs(transactions: Transactions, artifacts: Artifacts, retention_s: fl
 def free_members(
     transactions: Transactions, number: int, trigger: str, run_id: str, *, ids_outlive: bool, keys_outlive: bool
 ) -> int:
-    """Free the claims of a run's members; those that outlive the run stay until their time. Returns how many."""
+    """Free the claims of a run's members, except those that outlive the run. Returns how many."""
     connection, sql = transactions.connection, transactions.sql
     count: int = connection.execute(sql["count_members"], (number,)).fetchone()[0]
     if count:

@@ -1,7 +1,7 @@
-"""Rows to insert, as it costs least to hand them to SQLite.
+"""Rows to insert, in the cheapest form for SQLite.
 
-`sqlite3` looks for an adapter for each None and each `bytes`, which costs more than the rest of the column: so a NULL
-is written in the statement, and a `bytearray` stands for `bytes`.
+`sqlite3` looks up an adapter for each None and each `bytes`, which costs more than the rest of the column. So NULLs are
+part of the statement, and `bytearray` replaces `bytes`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 from msgspec import Struct
 
 Row = tuple[str, Sequence[Any]]
-"""The marks of a row, as in VALUES (?, NULL), and the values for its question marks."""
+"""The marks of a row, as in VALUES (?, NULL), and their values."""
 
 Rows = dict[str, list[Any]]
-"""Of many rows, the values by marks, one row after the other."""
+"""The concatenated values of many rows, by marks."""
 
 
 ClaimRow = tuple[str, str, str, float | None, str]
-"""Trigger, claim, who has it, until when, and its kind."""
+"""Trigger, claim, holder, end and kind."""
 
 FreeClaim = tuple[str, tuple[Any, ...]]
-"""The statement that takes it, and its values."""
+"""The statement that takes a free claim, and its values."""
 
 
 class RunRow(Struct, frozen=True, eq=False):
-    """A run to insert: its row's marks, and its values but for the number.
+    """A run to insert: the marks of its row, and its values without the number.
 
-    `claims` are of ids, its own and its members', all to be taken until `until`; `declared` are those of declared keys,
-    of the `kind`, until `declared_until`. `members` are the claims that are not its own.
+    `claims` are those of ids, its own and its members', until `until`; `declared` those of declared keys, of `kind`,
+    until `declared_until`. `members` are the claims of its members only.
     """
 
     run_id: str
@@ -56,19 +56,19 @@ class RunRow(Struct, frozen=True, eq=False):
 
 @cache
 def marks(given: int, optional: int = 0, there: int = 0) -> str:
-    """Of a row with so many values, and so many columns after them: of these the bits of `there` say which have one."""
+    """Marks of a row with `given` values and `optional` more columns; the bits of `there` tell which have a value."""
     bits = f"{there:0{optional}b}" if optional else ""
     return f"({', '.join(['?'] * given + ['?' if bit == '1' else 'NULL' for bit in bits])})"
 
 
 @cache
 def width(marks: str) -> int:
-    """How many values a row with these marks has."""
+    """The number of values of these marks."""
     return marks.count("?")
 
 
 def row(given: Sequence[Any], *optional: Any) -> Row:
-    """The row but for its key, which comes first. `given` has no None."""
+    """The row without its key, which comes first. `given` contains no None."""
     values, there = [*given], 0
     for value in optional:
         there <<= 1

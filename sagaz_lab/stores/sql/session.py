@@ -1,4 +1,4 @@
-"""What an open store holds."""
+"""The resources of an open store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Session:
-    """An owner, a connection that writes with its thread, one that reads with its own."""
+    """An owner, a writing and a reading connection, each with its thread."""
 
     def __init__(self, driver: Driver, owner_name: str, loop: asyncio.AbstractEventLoop) -> None:
         self._driver, self._pid = driver, os.getpid()
@@ -39,7 +39,7 @@ class Session:
             try:
                 entered_at = driver.time()
                 self.owner = leases.enter(writing, driver.sql, owner_name)
-                driver.mend(writing)
+                driver.repair(writing)
             except driver.error as error:
                 raise driver.unavailable(error) from error
             opened.pop_all()
@@ -51,7 +51,7 @@ class Session:
         self._time = driver.time
 
     def look(self, look: Callable[[Connection], T]) -> T:
-        """What this reads. To be called in the thread of `reader`."""
+        """Call it with the reading connection. Use it in the thread of `reader`."""
         try:
             self._reading = connection = self._driver.ready_to_read(self._reading)
             return look(connection)
@@ -59,7 +59,7 @@ class Session:
             raise self._driver.unavailable(error) from error
 
     def revisions(self, saga: str, newest: int | None) -> Sequence[RevisionRow]:
-        """Each run of a cell asks for them, on whichever thread: opening a connection would be half of its cost."""
+        """Uses an open connection, since each run of a cell reads them and opening one would double the cost."""
         with self._lock:
             try:
                 self._glancing = self._driver.ready_to_read(self._glancing)
@@ -71,7 +71,7 @@ class Session:
         return self._time() - self._transactions.renewed_at < leases.LEASE_S * leases.TRUSTED
 
     def lease_lost(self) -> bool:
-        """By what the rows say; False if they say nothing."""
+        """Whether the rows show it; False if they are unreadable."""
         return self._driver.at_once(self._is_fenced)
 
     def _is_fenced(self) -> bool:
@@ -82,7 +82,7 @@ class Session:
         return False
 
     def close(self) -> None:
-        """Write what is queued, give the lease back. Blocks; raises nothing."""
+        """Write what is queued and release the lease. Blocks; raises nothing."""
         if os.getpid() != self._pid:
             return
         self.writer.stop()

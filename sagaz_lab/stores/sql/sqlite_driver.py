@@ -1,4 +1,4 @@
-"""The driver of SQLite: a store is one file, and whoever writes has it alone meanwhile."""
+"""The SQLite driver: a store is one file with one writer at a time."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from sagaz_lab.texts import logger_of
 logger = logger_of(__name__)
 
 VERSION = 5
-"""Of the tables; kept as `PRAGMA user_version`."""
+"""Version of the tables, stored as `PRAGMA user_version`."""
 
 APPLICATION = 0x5361676C
-"""Marks the file as ours, so that another program's database is not mistaken for a store."""
+"""Marks the file as a store, which tells it from other programs' databases."""
 
 BUSY_MS = 5000
-"""How long to wait for another process that writes."""
+"""How long to wait for another process's write."""
 
-# 3.42 has a clock of its own with fractions; Debian 12 has 3.40.
+# 3.42 has a clock with fractions; Debian 12 has 3.40.
 NOW = "unixepoch('subsec')" if sqlite3.sqlite_version_info >= (3, 42) else "((julianday('now') - 2440587.5) * 86400.0)"
 
 _TEXTS = "(SELECT value FROM json_each(?))"
@@ -45,51 +45,51 @@ _CURES = {
     "SQLITE_READONLY": READ_ONLY,
     "SQLITE_BUSY": f"another process has been writing for {BUSY_MS // 1000} s; try again",
     "SQLITE_LOCKED": "it is locked by another process; try again",
-    "SQLITE_NOTADB": "it is no SQLite database; move it away or name another file",
-    "SQLITE_CORRUPT": "the file is damaged; stop all that uses it, then move it away or recover what is left with: "
+    "SQLITE_NOTADB": "it is not a SQLite database; move it away or name another file",
+    "SQLITE_CORRUPT": "the file is damaged; stop all processes that use it, then move it away or recover it with: "
     "sqlite3 FILE .recover | sqlite3 NEW",
-    "SQLITE_CANTOPEN": "it cannot be opened or made; see that the folder exists and is writable",
-    "SQLITE_IOERR": "it cannot be read or written; see the disk, its quota and its limits",
+    "SQLITE_CANTOPEN": "it cannot be opened or created; check that the folder exists and is writable",
+    "SQLITE_IOERR": "it cannot be read or written; check the disk, its quota and its limits",
 }
 _WORTH_TRYING = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_TOOBIG")
 
 
-# What is no UTF-8 in a damaged row is shown as escapes: it must not keep all other rows from being read.
+# Invalid UTF-8 in a damaged row becomes escapes: it must not prevent reading the other rows.
 _TOLERANT = partial(str, encoding="utf-8", errors="backslashreplace")
 
 
 def file_of(address: str) -> Path:
-    """The file that the address of a SQLite store names; `~` is the user's home. Raises `StoreError`."""
+    """The file of a SQLite address; `~` is the user's home. Raises `StoreError`."""
     path = address.removeprefix("sqlite:///")
     if path == address or not path:
         raise StoreError(
             f"store {address!r}: write 'sqlite:///lab.db', or 'sqlite:////data/lab.db' for an absolute path"
         )
     if ":memory:" in path:
-        raise StoreError(f"store {address!r}: SQLite in memory keeps nothing; write 'memory', or name a file")
+        raise StoreError(f"store {address!r}: in-memory SQLite is not supported; write 'memory', or name a file")
     file, mark, _ = path.rpartition("?")
-    if mark and "/" not in path[len(file) :] and not Path(path).exists():  # its folders may have such names
-        raise StoreError(f"store 'sqlite:///{file}': it takes no options after a '?'; write the path alone")
+    if mark and "/" not in path[len(file) :] and not Path(path).exists():  # a folder's name may contain a '?'
+        raise StoreError(f"store 'sqlite:///{file}': no options are allowed after a '?'; write the path alone")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         home = path.partition("/")[0]
-        raise StoreError(f"store {address!r}: no home of {home!r} is known; write the path in full") from error
+        raise StoreError(f"store {address!r}: the home of {home!r} is unknown; write the full path") from error
 
 
 class SqliteConnection(sqlite3.Connection):
-    """A connection that writes, and the files that it has open."""
+    """A writing connection with its open files."""
 
     files: Files
 
 
 class SqliteDriver:
-    """The store in one file, readable by its user only, that many processes may open at once."""
+    """A store in one file, readable by its user only, which several processes can open."""
 
     error: type[Exception] = sqlite3.Error
 
     def __init__(self, path: str | Path) -> None:
-        # A notebook may change its working directory; the store stays where it was.
+        # Absolute, since a notebook may change its working directory.
         self.path = Path(path).absolute()
         self.name = os.fspath(self.path)
         self.url = f"sqlite:///{self.path}"
@@ -97,7 +97,7 @@ class SqliteDriver:
         self.key: Path | None = self.path.with_name(f"{self.path.name}.key")
         self.sql = statements("sqlite", NOW, _TEXTS)
         self.with_rows = with_rows
-        self.time = time.time  # that of all owners, since they share this host
+        self.time = time.time  # shared by all owners, which run on this host
 
     def connect(self) -> SqliteConnection:
         return connect(self.path)
@@ -109,7 +109,7 @@ class SqliteDriver:
         return ask()
 
     def close(self) -> None:
-        pass  # none are kept
+        pass  # there is no pool
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -144,33 +144,33 @@ class SqliteDriver:
             connection.execute("ROLLBACK")
 
     def in_order(self, rows: list[Any], width: int) -> list[Any]:
-        return rows  # nobody else writes
+        return rows  # there is only one writer
 
     def texts(self, values: Iterable[Any]) -> str:
-        """JSON has no bytes, and a damaged value names nothing."""
+        """As JSON, without bytes: a damaged value names nothing."""
         return json.dumps([value for value in values if isinstance(value, str)])
 
     def stream(self, connection: Any, name: str) -> Iterator[Any]:
         rows: Iterator[Any] = connection.execute(self.sql[name])
         return rows
 
-    def mend(self, connection: Any) -> None:
-        """Give dead letters whose own id is damaged one by which they can be redriven or discarded."""
+    def repair(self, connection: Any) -> None:
+        """Give dead letters with a damaged id a new one, by which they can be redriven or discarded."""
         for number, is_text, event_id, claimed in connection.execute(self.sql["misnamed_letters"]).fetchall():
             if claimed is not None or not is_text:
                 (letter,) = connection.execute(self.sql["name_letter"], (claimed, number)).fetchone()
-                logger.warning("the id of the dead letter of event %s was damaged; it is %s now", event_id, letter)
+                logger.warning("the id of the dead letter of event %s was damaged; it is now %s", event_id, letter)
 
     def refuses(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.OperationalError)
 
-    def is_hopeless(self, error: BaseException) -> bool:
+    def is_fatal(self, error: BaseException) -> bool:
         if not isinstance(error, sqlite3.Error):
             return True
         return not (getattr(error, "sqlite_errorname", "") or "").startswith(_WORTH_TRYING)
 
     def passes(self, error: BaseException) -> bool:
-        return False  # nobody else has written meanwhile
+        return False  # there is only one writer
 
     def unavailable(self, error: Exception) -> StoreUnavailable:
         return unavailable(self.path, error)
@@ -273,7 +273,7 @@ def _make_tables(connection: sqlite3.Connection) -> None:
     with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            # Read again: another process may have been quicker.
+            # Read again: another process may have upgraded it.
             for statement in _steps_from(_version(connection)):
                 cursor.execute(statement)
             cursor.execute("COMMIT")
@@ -283,7 +283,7 @@ def _make_tables(connection: sqlite3.Connection) -> None:
 
 
 def _steps_from(version: int) -> list[str]:
-    """What makes the tables, or upgrades them from this version."""
+    """The statements that create the tables or upgrade them from this version."""
     scripts = [f"upgrade_{old}_to_{old + 1}" for old in range(version, VERSION)] if version else ["sqlite"]
     marks = [f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {VERSION}"]
     return [*(statement for script in scripts for statement in _statements(schema(script))), *marks]

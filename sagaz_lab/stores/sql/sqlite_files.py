@@ -1,4 +1,4 @@
-"""The files of an open SQLite store: whether they are still those that were opened."""
+"""Detects that the files of an open SQLite store were removed or replaced."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 Files = Mapping[str, int]
-"""The inode by path: of the database first, then of its log and of the index of that."""
+"""Inodes by path: the database, its write-ahead log, the log's index."""
 
 
 def files_of(path: str) -> Files:
-    """Those that are there now; without the mode WAL there is only the database."""
+    """The current files; without WAL mode only the database."""
     return {file: inode for file in (path, f"{path}-wal", f"{path}-shm") if (inode := _inode(file)) is not None}
 
 
 def lost_file(files: Files) -> str | None:
-    """What has become of the first that is not there any more, with the cure; None if all are."""
+    """The first removed or replaced file, with the cure; None if all are unchanged."""
     for file, inode in files.items():
         if (found := _inode(file)) != inode:
             what = "is gone" if found is None else "was replaced"
-            return f"{file} {what} while it was open; put it back, or stop all that use the store and open it anew"
+            return f"{file} {what} while it was open; put it back, or stop all users of the store and reopen it"
     return None
 
 
 def save_log(connection: sqlite3.Connection, files: Files) -> str:
-    """If only the log is gone, the connection still has it: write what it holds into the database. Says so.
+    """If only the log was removed, write its content, which the connection still has, into the database; reports it.
 
-    One that was replaced belongs to another process, and so does the database by now.
+    A replaced log belongs to another process, and so does the database by then.
     """
     database, *others = files
     if not others or _inode(database) != files[database] or _inode(others[0]) is not None:
@@ -36,7 +36,7 @@ def save_log(connection: sqlite3.Connection, files: Files) -> str:
     with suppress(sqlite3.Error):
         row = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if row is not None and row[0] == 0 and row[1] == row[2]:
-            return "; what had been stored is safe"
+            return "; all stored data is safe"
     return ""
 
 

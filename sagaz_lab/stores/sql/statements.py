@@ -15,13 +15,13 @@ _ROW = re.compile(r"(?<=VALUES )\([?$\d, ]+\)")
 
 @cache
 def schema(name: str) -> str:
-    """The tables of a dialect, or their upgrade, as one script."""
+    """The script that creates or upgrades a dialect's tables."""
     return (_SCHEMA / f"{name}.sql").read_text(encoding="utf-8")
 
 
 @cache
 def statements(dialect: str, now: str, texts: str) -> Mapping[str, str]:
-    """The statements by name. `now` is the dialect's clock, in seconds since the epoch; `texts` unfolds one value."""
+    """Statements by name. `now` is the dialect's clock in seconds since the epoch; `texts` unfolds strings."""
     _, *parts = _NAME.split((_SCHEMA / "statements.sql").read_text(encoding="utf-8"))
     found = {name: "\n".join(_lines(text, dialect)) for name, text in zip(parts[::2], parts[1::2], strict=True)}
     return {name: text.replace("{now}", now).replace("{texts}", texts) for name, text in found.items() if text}
@@ -38,7 +38,7 @@ def _lines(text: str, dialect: str) -> Iterator[str]:
 
 @cache
 def with_rows(statement: str, marks: str, count: int) -> str:
-    """The same statement with the values of `count` rows, with these marks."""
+    """The statement with VALUES for `count` rows with these marks."""
     whole, found = _ROW.subn(", ".join([marks] * count), statement)
     if not found:
         raise ValueError(f"no VALUES (?, ...) in: {statement}")

@@ -37,7 +37,7 @@ from sagaz_lab.stores.sql.log_files import LogFiles
 from sagaz_lab.stores.sql.reading import read_frame, read_revisions, read_run, run_from
 from sagaz_lab.stores.sql.retention import drop_expired
 from sagaz_lab.stores.sql.session import Session
-from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooled
+from sagaz_lab.stores.sql.transactions import NOTHING, Transactions, Write, cooldown_refusal
 from sagaz_lab.stores.sql.translation import (
     letter_from,
     letter_row,
@@ -58,11 +58,11 @@ T = TypeVar("T")
 
 
 class SqlStore:
-    """Keeps all in one database that many processes may open at once.
+    """Keeps everything in one database, which several processes can open.
 
-    Writes of all runs share transactions. Values that go to files are written in a thread before the record that
-    refers to them; meanwhile other runs go on. `artifacts` is the folder of these files, else the driver's.
-    `retention_days` is how long ended runs, kept events and settled dead letters stay.
+    The writes of all runs share transactions. Values in files are written in a thread before the record that refers
+    to them, without blocking other runs. `artifacts` is the folder of these files (default: the driver's).
+    `retention_days` is how long ended runs, kept events and settled dead letters are kept.
     """
 
     traits: ClassVar[StoreTraits] = StoreTraits()
@@ -80,11 +80,11 @@ class SqlStore:
         self._abandon: Callable[[], Any] = lambda: None
 
     def probe(self) -> None:
-        """Make the store if it is missing, and see that it is one. Blocks. Raises as `Driver.connect` does."""
+        """Create the store if missing and check it. Blocks. Raises as `Driver.connect` does."""
         self.driver.connect().close()
 
     def missing(self) -> str | None:
-        """Where the store would be, if it has not been made yet. Blocks. Raises `StoreTooNew`, `StoreUnavailable`."""
+        """The store's place if it does not exist yet. Blocks. Raises `StoreTooNew`, `StoreUnavailable`."""
         with self.driver.reading() as connection:
             return self.driver.name if connection is None else None
 
@@ -94,7 +94,7 @@ class SqlStore:
         loop = asyncio.get_running_loop()
         session = await asyncio.to_thread(Session, self.driver, owner_name, loop)
         self._open = session
-        # A store that is left behind open, with its loop or at the end of the process, gives its lease back too.
+        # A store abandoned open, with its loop or at process exit, releases its lease too.
         self._abandon = weakref.finalize(self, session.close)
         return session.owner
 
@@ -110,7 +110,7 @@ class SqlStore:
 
     async def heartbeat(self) -> bool:
         await self._call(Transactions.beat)
-        # By itself: what cannot be dropped, since it is damaged, does not end the lease.
+        # A separate write: damaged rows that cannot be deleted must not end the lease.
         more: bool = await self._call(lambda it: drop_expired(it, self._artifacts, self.retention_days * 86400.0))
         return more
 
@@ -138,7 +138,7 @@ class SqlStore:
     async def cooling(self, trigger: str, *, at: float) -> Mapping[str, Refusal]:
         def look(connection: Connection) -> dict[str, Refusal]:
             rows = connection.execute(self._sql["all_cooling"], (trigger, at))
-            return {key: cooled(row) for key, *row in rows}
+            return {key: cooldown_refusal(row) for key, *row in rows}
 
         return await self._read(look)
 
@@ -199,7 +199,7 @@ class SqlStore:
 
     # --- the journal ---
 
-    # These give the future itself where they can: whoever waits for it waits for nothing else.
+    # These return the future itself if possible, which is the cheapest to await.
 
     def append(self, records: Sequence[Record]) -> Awaitable[None]:
         return self._journal(records[0].run_id if records else "", lambda files: with_records(Write(), records, files))
@@ -287,7 +287,7 @@ class SqlStore:
         settled: int = await self._call(lambda it: it.connection.executemany(it.sql["settle_letter"], values).rowcount)
         return settled
 
-    # --- what is to be published ---
+    # --- the outbox ---
 
     async def publications(self, limit: int) -> Sequence[tuple[int, Publication]]:
         epoch = self._session().owner.epoch

@@ -1,9 +1,8 @@
-"""Group commit: what many callers write, in one transaction.
+"""Group commit: the writes of many callers in one transaction.
 
-A group is first written on the assumption that nothing in it is amiss, with few and large statements. If anything
-is - a claim is taken, a value does not fit - it is rolled back and written again, write by write with a savepoint
-each, so that one caller's mistake is not the others'. If the database itself refuses (a full disk), each write gets
-a transaction of its own.
+A group is first written optimistically, with few large statements. If anything fails (a claim is taken, a value does
+not fit), it is rolled back and written again, one write per savepoint, so that one caller's error does not affect the
+others. If the database itself refuses (a full disk), each write gets its own transaction.
 """
 
 from __future__ import annotations
@@ -24,31 +23,30 @@ from sagaz_lab.stores.sql.driver import Connection, Driver, Raced
 from sagaz_lab.stores.sql.rows import ClaimRow, FreeClaim, Rows, RunRow, marks, width
 
 RECORDS_PER_RUN = 1 << 20
-"""A record's key is its run's number times this, plus its own number."""
+"""A record's key is its run's number times this, plus the record's number."""
 
 _CLAIM, _MEMBER, _PUBLICATION, _COMPLETED = marks(5), marks(2), marks(6), marks(3)
 
-# Rows of one statement: few sizes, so that the compiled statements are used again.
+# Rows per statement: few sizes, so that compiled statements are reused.
 _ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 TRIES = 5
-"""How often a transaction is written again because others came between."""
+"""How often a transaction is repeated after a conflict with another process."""
 
 RecordRows = list[Any] | tuple[()]
-"""Of each record to insert its run's id, and its row's marks and values but for the key, one after the other: few
-objects, since many wait at once."""
+"""A flat sequence of run id, marks and values without the key for each record: few objects, since many are queued."""
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Write(Struct, eq=False):
-    """What one call changes.
+    """The changes of one call.
 
-    It calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications` and calls
-    `call`. `begin` and `end` are the values of their statements but for the run's number. `future` is the caller's, on
-    `loop` (None: the store's own); `result` or `error` is set when it has been settled. The result is that of `call`,
-    or of a write with runs a mapping, which has the refused ones too.
+    In order: calls `first`, inserts `runs`, adds `records`, begins or ends the run `run_id`, adds `publications`, calls
+    `call`. `begin` and `end` are the values of their statements without the run's number. `future` is the caller's, on
+    `loop` (None: the store's). Settling sets `result` or `error`. The result is that of `call`; for a write with runs
+    a mapping that includes the refused ones.
     """
 
     run_id: str = ""
@@ -66,7 +64,7 @@ class Write(Struct, eq=False):
 
 
 class Transactions:
-    """Writes groups through one connection, fenced by one owner's lease. For one thread at a time."""
+    """Writes groups through one connection, fenced by one owner's lease. Not thread-safe."""
 
     def __init__(self, driver: Driver, connection: Connection, epoch: int) -> None:
         self.driver = driver
@@ -74,14 +72,14 @@ class Transactions:
         self.sql = driver.sql
         self.epoch = epoch
         self.renewed_at = 0.0
-        """When the lease was last renewed for certain, by the driver's clock; any thread may read it."""
+        """Time of the last certain renewal of the lease, by the driver's clock; readable from any thread."""
         self._renewing_at: float | None = None
         self._run_numbers: Iterator[int] = iter(())
-        # The key of the next record of each run under way.
+        # The next record's key of each live run.
         self._next_record: dict[str, int] = {}
 
     def commit(self, writes: Sequence[Write]) -> None:
-        """Settle them all. Raises nothing."""
+        """Settle all of them. Raises nothing."""
         try:
             try:
                 self._transaction(writes)
@@ -96,7 +94,7 @@ class Transactions:
             self._commit_alone(writes, error)
 
     def _insist(self, writes: Sequence[Write]) -> None:
-        """Write them one by one, again where another process came between."""
+        """Write them one by one, repeating after conflicts with other processes."""
         for _ in range(TRIES - 1):
             try:
                 self._transaction(writes, alone=True)
@@ -107,7 +105,7 @@ class Transactions:
         self._transaction(writes, alone=True)
 
     def renew_lease(self) -> None:
-        """If that can be done now, and nobody has taken over."""
+        """Renew the lease if possible now and not taken over."""
         at = self.driver.time()
         with suppress(self.driver.error, StoreUnavailable):
             self.connection = self.driver.ready_to_write(self.connection)
@@ -115,13 +113,13 @@ class Transactions:
                 self.renewed_at = at
 
     def beat(self) -> None:
-        """Renew the lease with this transaction."""
+        """Renew the lease in this transaction."""
         at = self.driver.time()
         self.connection.execute(self.sql["heartbeat"], (self.epoch,))
         self._renewing_at = at
 
     def _commit_alone(self, writes: Sequence[Write], error: Exception) -> None:
-        alone = len(writes) > 1 and not self.driver.is_hopeless(error)
+        alone = len(writes) > 1 and not self.driver.is_fatal(error)
         for write in writes:
             write.result, write.error = None, None if alone else self._described(error)
             if alone:
@@ -129,11 +127,11 @@ class Transactions:
                     self._transaction([write], alone=True)
                 except Exception as failure:
                     write.error = self._described(failure)
-                    alone = not self.driver.is_hopeless(failure)
+                    alone = not self.driver.is_fatal(failure)
 
     def _described(self, error: BaseException) -> BaseException:
         if isinstance(error, Raced):
-            return StoreUnavailable(f"the store {self.driver.name}: others have changed the same rows again and again")
+            return StoreUnavailable(f"the store {self.driver.name}: other processes keep changing the same rows")
         return self.driver.unavailable(error) if isinstance(error, self.driver.error) else error
 
     def _transaction(self, writes: Sequence[Write], *, alone: bool = False) -> None:
@@ -143,8 +141,8 @@ class Transactions:
         try:
             numbers = driver.begin(connection, self.epoch, writes, alone)
             if numbers is None:
-                raise LeaseLost(f"another process has taken over the triggers and runs of this one in {driver.name}, "
-                                "whose lease had ended; stop this Lab and start it anew")  # fmt: skip
+                raise LeaseLost(f"another process has taken over this process's triggers and runs in {driver.name}, "
+                                "because its lease had ended; stop this Lab and start it again")  # fmt: skip
             self._run_numbers = numbers
             if alone:
                 self._write_one_by_one(writes)
@@ -195,7 +193,7 @@ class Transactions:
             group.members[_MEMBER] += (number, claim)
         if run.cooldown is not None:
             group.cooldowns.append(run)
-        if not run.waits:  # else perhaps among a million others, and its number is found when it begins
+        if not run.waits:  # a waiting one may be one of a million; its number is looked up when it begins
             self._next_record[run.run_id] = number * RECORDS_PER_RUN
 
     def _add_changes(self, write: Write, group: _Group) -> None:
@@ -247,7 +245,7 @@ class Transactions:
             self._cool(run)
 
     def _cool(self, run: RunRow) -> None:
-        """Take the run's cooldown, if it starts at once. Raises `Raced` if another has it."""
+        """Take the run's cooldown if it starts at once. Raises `Raced` if it is taken."""
         if run.waits:
             if self._cooling(run) is not None:
                 raise Raced
@@ -259,7 +257,7 @@ class Transactions:
     def _write_rows(self, name: str, rows: Rows) -> None:
         sql, with_rows = self.sql[name], self.driver.with_rows
         for shape, values in rows.items():
-            # Many rows a statement, because between statements another thread may take the interpreter.
+            # Many rows per statement, because another thread may take the GIL between statements.
             done, each = 0, width(shape)
             for count in _ROWS:
                 while len(values) - done >= count * each:
@@ -272,7 +270,7 @@ class Transactions:
         return (self._next_record.get(run_id) or self._find_next_record(run_id)) // RECORDS_PER_RUN
 
     def forget_run(self, run_id: str) -> None:
-        """It has ended, or its row is deleted."""
+        """The run has ended or its row was deleted."""
         self._next_record.pop(run_id, None)
 
     def _find_next_record(self, run_id: str) -> int:
@@ -331,7 +329,7 @@ class Transactions:
     def look_at_claims(
         self, rows: Iterable[ClaimRow], at: float, letter: str | None = None
     ) -> tuple[Refusal | None, Sequence[FreeClaim]]:
-        """What another than this dead letter is told who wants one of these claims; or None, and how they are taken."""
+        """The refusal of anyone but this dead letter, or None with the statements that take the claims."""
         free = []
         for trigger, claim, run_id, until, kind in rows:
             holder = self.connection.execute(self.sql["lock_holder"], (trigger, claim)).fetchone()
@@ -343,7 +341,7 @@ class Transactions:
         return None, free
 
     def take_claims(self, free: Sequence[FreeClaim]) -> None:
-        """Take those that were looked at. Raises `Raced`."""
+        """Take claims returned by `look_at_claims`. Raises `Raced`."""
         for how, values in free:
             if not self.connection.execute(self.sql[how], values).rowcount:
                 raise Raced
@@ -352,17 +350,17 @@ class Transactions:
         if run.cooldown is None:
             return None
         row = self.connection.execute(self.sql["cooling"], (run.trigger, run.cooldown[0], run.at)).fetchone()
-        return None if row is None or row[0] == run.run_id else cooled(row)
+        return None if row is None or row[0] == run.run_id else cooldown_refusal(row)
 
 
-def cooled(row: Sequence[Any]) -> Refusal:
-    """What the row of a cooldown says to another run."""
+def cooldown_refusal(row: Sequence[Any]) -> Refusal:
+    """The refusal of a cooldown's row."""
     run_id, status, until = row
     return Refusal(run_id, None if status is None else as_status(status), cooling_until=until)
 
 
 class _Group:
-    """What is to be written together."""
+    """Writes that share statements."""
 
     __slots__ = (
         "begins", "changed", "claims", "completed", "cooldowns", "ends", "freed", "members", "publications",
@@ -370,7 +368,7 @@ class _Group:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        # Claims that are free if the run that has them has ended.
+        # Claims that are free if their run has ended.
         self.freed: list[tuple[str, str]] = []
         self.claims: Rows = defaultdict(list)
         self.runs: Rows = defaultdict(list)
@@ -381,5 +379,5 @@ class _Group:
         self.begins: list[tuple[Any, ...]] = []
         self.completed: Rows = defaultdict(list)
         self.ends: list[tuple[Any, ...]] = []
-        # Runs whose row this group changes: a second change of one needs a new group.
+        # Runs whose row this group changes: a second change needs a new group.
         self.changed: set[str] = set()

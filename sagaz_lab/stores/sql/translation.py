@@ -1,4 +1,4 @@
-"""Between the model's values and the rows of the SQL store."""
+"""Translates between the model's values and the rows of the SQL store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sagaz_lab.abc import DeadLetter, KeptEvent, NewRun, Publication, StoredRun, WaitingEvent
 from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.run import STEP_ENDS, STEP_STARTS, Record, RecordKind
-from sagaz_lab.stores.sql.damage import Parts, as_status, shown
+from sagaz_lab.stores.sql.damage import Parts, as_status, as_text
 from sagaz_lab.stores.sql.rows import RunRow, marks, row
 from sagaz_lab.stores.sql.transactions import RecordRows, Write
 from sagaz_lab.stores.sql.waiting import WaitingRow
@@ -29,27 +29,27 @@ from sagaz_lab.stores.values.encoding import (
 
 _KINDS = {kind: kind for kind in (*STEP_STARTS, *STEP_ENDS)}
 
-# The rows of most runs and records.
+# The marks of most runs and records.
 _RUN_ALONE = marks(10, 5)
 _BARE_RECORD = marks(7, 4)
 
 
 def text(value: str | None) -> str | None:
-    """The text as a database can hold it: a lone surrogate becomes its escape."""
+    """A text that databases accept, with lone surrogates escaped."""
     if value is None or value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode()
 
 
 def known_kind(kind: Any) -> str:
-    """What a record says, of those that there are. Raises `ValueError`."""
+    """A known kind of record. Raises `ValueError`."""
     if kind in _KINDS:
         return _KINDS[kind]
-    raise ValueError(f"there is no kind {kind!r} of records")
+    raise ValueError(f"unknown kind of record {kind!r}")
 
 
 def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> RecordRows:
-    """The records of actions that start."""
+    """Rows of actions that start."""
     rows: list[Any] = []
     for name in names:
         rows += (run_id, _BARE_RECORD, attempt, "action_started", name, 1, at, "")
@@ -57,7 +57,7 @@ def started_rows(run_id: str, names: Iterable[str], attempt: int, at: float) -> 
 
 
 def started_records(run_id: str, starts: str, at: float) -> list[Record]:
-    """The records of the actions that started with their run."""
+    """Records of the actions that started with their run."""
     return [Record(run_id, 1, RecordKind.ACTION_STARTED, name, 1, at) for name in decode_names(starts)]
 
 
@@ -89,7 +89,7 @@ def run_row(new: NewRun, epoch: int, artifacts: Artifacts | None) -> RunRow:
 
 
 def _members(new: NewRun, claim: str | None, declared: str | None) -> tuple[Sequence[str], Sequence[str]]:
-    """The claims of a run's members, of ids and of declared keys, each once and but for its own."""
+    """The members' claims, of ids and of declared keys, without duplicates and without the run's own."""
     ids = dict.fromkeys(text(member.claim) for member in new.members if member.claim is not None)
     keys = dict.fromkeys(text(member.declared) for member in new.members if member.declared is not None)
     return (
@@ -99,7 +99,7 @@ def _members(new: NewRun, claim: str | None, declared: str | None) -> tuple[Sequ
 
 
 def with_records(write: Write, records: Sequence[Record], artifacts: Artifacts | None) -> Write:
-    """The write, which now adds the records and what they publish. Raises `NeedsFiles`, `UnstorableValue`."""
+    """Add the records and their publications to the write. Raises `NeedsFiles`, `UnstorableValue`."""
     rows: list[Any] = []
     for record in records:
         if record.publications:
@@ -137,10 +137,10 @@ def letter_row(letter: DeadLetter, artifacts: Artifacts | None) -> tuple[Any, ..
 
 
 def letter_from(found: Sequence[Any], artifacts: Artifacts) -> tuple[int, DeadLetter]:
-    """The letter with its number."""
+    """The dead letter with its number."""
     number, id, event_id, encoded, *texts, attempts, revision, at, run_id, redriven = found
-    event = decode_event(encoded, artifacts, id=shown(event_id)) or Event(id=shown(event_id))
-    trigger, saga, cause, error, traceback = map(shown, texts)
+    event = decode_event(encoded, artifacts, id=as_text(event_id)) or Event(id=as_text(event_id))
+    trigger, saga, cause, error, traceback = map(as_text, texts)
     letter = DeadLetter(id=id, event=event, trigger=trigger, saga=saga, cause=cause, error=error, traceback=traceback,
                         attempts=attempts, revision=revision, at=at, run_id=run_id, redriven=redriven)  # fmt: skip
     return number, letter
@@ -165,19 +165,19 @@ def waiting_row(waiting: WaitingEvent, artifacts: Artifacts | None, folder: str)
 def waiting_from(found: Sequence[Any], artifacts: Artifacts) -> WaitingEvent:
     id, trigger, key, part, claim, encoded, at, declared = found
     event = decode_event(encoded, artifacts) or Event()
-    return WaitingEvent(id, trigger, shown(key), part, event, shown(claim), at, shown(declared))
+    return WaitingEvent(id, trigger, as_text(key), part, event, as_text(claim), at, as_text(declared))
 
 
 def publication_rows(publications: Iterable[Publication]) -> list[tuple[Any, ...]]:
-    """The rows of what is to be published, but for the owner."""
+    """Rows of publications, without the owner."""
     return [(id, text(topic), payload, trigger, run_id) for id, topic, payload, trigger, run_id in publications]
 
 
 def publication_from(found: Sequence[Any]) -> tuple[int, Publication]:
-    """The publication with its number; its payload is bytes, also where somebody has repaired it as a text."""
+    """The publication with its number; a payload repaired by hand as text becomes bytes."""
     number, id, topic, payload, trigger, run_id = found
     body = payload.encode() if isinstance(payload, str) else payload
-    return number, Publication(shown(id), shown(topic), body, shown(trigger), shown(run_id))
+    return number, Publication(as_text(id), as_text(topic), body, as_text(trigger), as_text(run_id))
 
 
 def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts: Artifacts) -> StoredRun:
@@ -194,12 +194,12 @@ def stored_run(found: Sequence[Any], records: Iterable[Sequence[Any]], artifacts
     found_event = decode_event(event, artifacts)
     if found_event is not None and isinstance(payload_as_sent(found_event), Damaged):
         parts.note("event", payload_as_sent(found_event).why)
-    stands = as_status(status)
-    if stands != status:
-        parts.note("status", f"it is {shown(status)!r}")
+    readable = as_status(status)
+    if readable != status:
+        parts.note("status", f"it is {as_text(status)!r}")
     return StoredRun(
-        run_id, shown(saga), revision, shown(trigger), found_event, values, stands, attempt, started_at, retry_at,
-        history, ended_at, shown(error), parts.damage,
+        run_id, as_text(saga), revision, as_text(trigger), found_event, values, readable, attempt, started_at, retry_at,
+        history, ended_at, as_text(error), parts.damage,
     )  # fmt: skip
 
 
@@ -212,6 +212,6 @@ def _mapping(value: Any) -> Any:
 def _record(run_id: str, found: Sequence[Any], artifacts: Artifacts) -> list[Record]:
     attempt, kind, action, trial, at, value, changes, error, traceback, starts = found
     changed = None if changes is None else _mapping(decode(changes, artifacts))
-    record = Record(run_id, attempt, known_kind(kind), shown(action), trial, at, decode_names(starts), (),
-                    decode(value, artifacts), changed, None, shown(error), shown(traceback))  # fmt: skip
+    record = Record(run_id, attempt, known_kind(kind), as_text(action), trial, at, decode_names(starts), (),
+                    decode(value, artifacts), changed, None, as_text(error), as_text(traceback))  # fmt: skip
     return list(record.in_full())

@@ -1,4 +1,4 @@
-"""Events that wait to be decided, as rows, and the claims that they hold meanwhile."""
+"""Rows of waiting events, and their claims."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sagaz_lab.stores.sql.transactions import Transactions
 
 
 class WaitingRow(NamedTuple):
-    """A waiting event to insert. `folder` is where its files are, if it has any."""
+    """A waiting event to insert. `folder` has its files, if any."""
 
     id: str
     trigger: str
@@ -29,7 +29,7 @@ class WaitingRow(NamedTuple):
 
 
 def wait(transactions: Transactions, rows: Iterable[WaitingRow]) -> Mapping[str, Refusal]:
-    """Insert them with their claims. Returns those that were refused, by id."""
+    """Insert them with their claims. Returns the refused ones by id."""
     connection, sql = transactions.connection, transactions.sql
     refused = {}
     for row in rows:
@@ -44,7 +44,7 @@ def wait(transactions: Transactions, rows: Iterable[WaitingRow]) -> Mapping[str,
 
 
 def release(transactions: Transactions, ids: Iterable[str]) -> None:
-    """Delete them and their claims. Their files go with the next heartbeat, when this is certain."""
+    """Delete them and their claims. The next heartbeat, after the commit, deletes their files."""
     connection, sql = transactions.connection, transactions.sql
     for id in ids:
         for trigger, claim, declared, folder in connection.execute(sql["release_event"], (id,)).fetchall():

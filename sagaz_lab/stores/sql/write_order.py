@@ -1,4 +1,4 @@
-"""The order of writes: those of one run never overtake one another, and a slow one holds up no other run."""
+"""Orders the writes of each run, so that none overtakes another and a slow one delays no other run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 
 class WriteOrder:
-    """A queue for each run that has something slow under way; none for the others."""
+    """A queue for each run with a slow write under way."""
 
     def __init__(self) -> None:
         self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
@@ -18,7 +18,7 @@ class WriteOrder:
 
     @asynccontextmanager
     async def of(self, run_id: str) -> AsyncIterator[None]:
-        """The run's turn, in the order of the calls."""
+        """Enter in the order of the calls for this run."""
         lock, waiting = self._locks.setdefault(run_id, (asyncio.Lock(), []))
         waiting.append(None)
         try:

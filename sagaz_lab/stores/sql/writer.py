@@ -1,4 +1,4 @@
-"""The thread that writes: whatever arrives while one transaction is being written goes into the next."""
+"""The writer thread: writes that arrive during a transaction share the next one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.stores.sql.transactions import Transactions, Write
 
 BEAT_S = 6.0
-"""With nothing to write for so long the lease is renewed here: two may fail before it ends. The loop's own heartbeat
-comes sooner, unless a cell holds the loop up."""
+"""After this idle time the writer renews the lease; two renewals may fail before it ends. The loop's heartbeat is more
+frequent unless a cell blocks the loop."""
 
 MOST_WRITES = 2000
-"""Writes of one transaction, so that the first of them need not wait for all of a long queue."""
+"""Maximum writes per transaction, so that the first does not wait for a long queue."""
 
 
 class Writer:
-    """Settles writes in the order in which they were put."""
+    """Settles writes in order of `put`."""
 
     def __init__(self, transactions: Transactions, loop: asyncio.AbstractEventLoop) -> None:
         self._transactions = transactions
@@ -35,7 +35,7 @@ class Writer:
         self._thread.start()
 
     def put(self, write: Write) -> asyncio.Future[Any]:
-        """Queue it; the future has its result. To be called on a loop."""
+        """Queue it; returns the future of its result. Call it on a loop."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
         loop = asyncio.get_running_loop()
@@ -51,7 +51,7 @@ class Writer:
         return future
 
     def finish(self) -> None:
-        """Take nothing more; hand over what was put. To be called on the loop, or when that is gone."""
+        """Accept no more and hand over the queue. Call it on the loop, or once that is gone."""
         self._closed = True
         self._end_round()
 
@@ -72,7 +72,7 @@ class Writer:
             try:
                 writes, stopping = self._next_group()
             except Empty:
-                if self._loop.is_running():  # held up or not; one that is gone does not keep its runs from others
+                if self._loop.is_running():  # even if blocked; a loop that is gone must not keep its runs from others
                     self._transactions.renew_lease()
                 continue
             if writes:
@@ -80,7 +80,7 @@ class Writer:
                 self._report(writes)
 
     def _next_group(self) -> tuple[list[Write], bool]:
-        """Raises `Empty` when nothing has come for so long that the lease is to be renewed."""
+        """Raises `Empty` when it is time to renew the lease."""
         group: list[Write] = []
         try:
             while len(group) < MOST_WRITES:
@@ -96,12 +96,12 @@ class Writer:
     def _report(self, writes: Sequence[Write]) -> None:
         elsewhere = [write for write in writes if write.loop is not None]
         for write in elsewhere:
-            _tell(write.loop, [write])
-        _tell(self._loop, [write for write in writes if write.loop is None] if elsewhere else writes)
+            _deliver(write.loop, [write])
+        _deliver(self._loop, [write for write in writes if write.loop is None] if elsewhere else writes)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, writes: Sequence[Write]) -> None:
-    with suppress(RuntimeError):  # the loop is closed, so nobody waits
+def _deliver(loop: asyncio.AbstractEventLoop, writes: Sequence[Write]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: no waiter is left
         loop.call_soon_threadsafe(_settle, writes)
 
 

@@ -1,1 +1,1 @@
-"""Values as a store keeps them: JSON, and files for the rest."""
+"""Stored values: JSON, with files for the rest."""

@@ -1,7 +1,7 @@
-"""Values that are too large, or of the wrong kind, for the journal: one file each, beside the store.
+"""Artifacts: values too large or unsuitable for the journal, one file each, beside the store.
 
-A file is written under a temporary name, synced and renamed before the record that refers to it is committed, so
-a record never names a file that is not there. What a crash leaves behind is in the run's folder and goes with it.
+A file is written under a temporary name, synced and renamed before the record that refers to it is committed, so a
+record never names a missing file. Leftovers of a crash are in the run's folder and removed with it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from uuid import uuid4
 
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError
 from sagaz_lab.model.awaiting import at_once
-from sagaz_lab.stores.sql.damage import shown
+from sagaz_lab.stores.sql.damage import as_text
 from sagaz_lab.stores.values.classes import address_of, find_class
 from sagaz_lab.stores.values.signing import Key, make_private
 
 LIBRARIES = {root: f"sagaz_lab.stores.values.codecs_{root}" for root in ("numpy", "pandas", "pyarrow")}
-"""Where values of a library's classes are handled; imported for the first such value."""
+"""The module for each library's values, imported for the first such value."""
 
 CODECS = {
     "npy": LIBRARIES["numpy"],
@@ -34,13 +34,13 @@ CODECS = {
     "joblib": "sagaz_lab.stores.values.codecs_joblib",
 }
 SAFE = frozenset({"raw", "npy", "parquet", "series", "arrow"})
-"""Codecs whose files hold data alone. To read any other may run what is in the file, so it must be our own."""
+"""Codecs whose files hold only data. Any other file may run code when read, so it must be signed by this store."""
 
 _CHUNK = 1 << 20
 
 
 class Library(Protocol):
-    """What a module of `LIBRARIES` has. `inline` gives a small value as JSON can carry it, or None."""
+    """The interface of a module in `LIBRARIES`. `inline` returns a small value as JSON data, or None."""
 
     codecs: tuple[Any, ...]
 
@@ -50,7 +50,7 @@ class Library(Protocol):
 
 
 def library_of(kind: type) -> str | None:
-    """The root of the library that defines the class or one of its bases, if we know it."""
+    """The known library that defines the class or one of its bases, if any."""
     for base in kind.__mro__:
         root = base.__module__.partition(".")[0]
         if root in LIBRARIES:
@@ -59,13 +59,13 @@ def library_of(kind: type) -> str | None:
 
 
 def library(root: str) -> Library:
-    """What handles the library's values. Raises `DefinitionError` if it is not installed."""
+    """Import the library's module. Raises `DefinitionError` if the library is not installed."""
     module: Any = _import(root, LIBRARIES[root])
     return module  # type: ignore[no-any-return]
 
 
 class Raw:
-    """Bytes as they are."""
+    """Raw bytes."""
 
     name = "raw"
     suffix = ".bin"
@@ -84,7 +84,7 @@ RAW = Raw()
 
 
 def codec_named(name: str) -> Any:
-    """A built-in codec, or one of the user's by its class's address. Raises `DefinitionError`."""
+    """A built-in codec, or the user's codec by the address of its class. Raises `DefinitionError`."""
     if name == RAW.name:
         return RAW
     if name not in CODECS:
@@ -100,19 +100,19 @@ def _import(name: str, module: str) -> Any:
 
 
 class Artifacts:
-    """The files of a store's values, in a folder for each run. `key` is the file with which they are signed."""
+    """The files of a store's values, in one folder per run. `key` is the file with the signing key."""
 
     def __init__(self, root: Path, key: Path) -> None:
         self.root = root
         self._key = Key(key)
 
     def folder(self, run_id: str) -> Path:
-        """Where the files of a run are; safe for any id."""
-        name = quote(shown(run_id), safe="", errors="backslashreplace").replace(".", "%2E")
+        """The folder of a run's files; safe for any id."""
+        name = quote(as_text(run_id), safe="", errors="backslashreplace").replace(".", "%2E")
         return self.root / (name if len(name) <= 150 else hashlib.sha256(name.encode()).hexdigest())
 
     def write(self, run_id: str, key: str, codec: Any, value: Any) -> dict[str, Any]:
-        """Write the value durably. Returns what `read` needs; raises `OSError` and what the codec raises."""
+        """Write the value durably. Returns the argument for `read`. Raises `OSError` and the codec's errors."""
         folder = self.folder(run_id)
         make_private(folder)
         label = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:60]
@@ -136,7 +136,7 @@ class Artifacts:
         return packed if packed["codec"] in SAFE else {**packed, "signature": self._key.sign(*_facts(packed))}
 
     def read(self, packed: dict[str, Any], codec: Any = None) -> Any:
-        """The value again, its file verified. Raises `ArtifactDamaged`, also for one that another store has written."""
+        """Verify and load the value. Raises `ArtifactDamaged`, also for another store's file."""
         path = self.root / packed["path"]
         try:
             size, digest = _measure(path)
@@ -144,21 +144,21 @@ class Artifacts:
             raise ArtifactDamaged(f"the artifact {path} cannot be read: {error.strerror}") from error
         if (size, digest) != (packed["size"], packed["sha256"]):
             raise ArtifactDamaged(
-                f"the artifact {path} is not what was written: {size} bytes, {packed['size']} expected"
+                f"the artifact {path} has changed since it was written: {size} bytes, {packed['size']} expected"
             )
         if packed["codec"] not in SAFE and not self._key.has_signed(packed.get("signature"), *_facts(packed)):
             raise ArtifactDamaged(
-                f"the artifact {path} was not written by this store, or the key {self._key.path} is another; reading "
-                "it could run what is in it: restore the key, or run the action again"
+                f"the artifact {path} was not written by this store, or the key {self._key.path} has changed; reading "
+                "it could run foreign code: restore the key, or run the action again"
             )
         known = packed["codec"] in (*CODECS, RAW.name)
         chosen = codec if codec is not None and not known else codec_named(packed["codec"])
         return at_once(chosen.load(path), f"load() of the codec {packed['codec']!r}")
 
     def remove(self, run_id: str) -> None:
-        """Delete what a run has written."""
+        """Delete the files of a run."""
         folder = self.folder(run_id)
-        if os.path.lexists(folder):  # most runs have written nothing, which is told faster so
+        if os.path.lexists(folder):  # most runs have no files, which this detects faster
             shutil.rmtree(folder, ignore_errors=True)
 
 

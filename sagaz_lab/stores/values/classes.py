@@ -1,7 +1,7 @@
-"""Objects of the user's classes: what is kept of them, and how they are made again.
+"""Stores and restores objects of user classes.
 
-Kept are the class's module and name and the object's state, never code. Making an object again neither runs its
-`__init__` nor validates: the values have been valid once.
+Stores the class's module and name and the object's state, never code. Restoring neither runs `__init__` nor validates:
+the values were valid before.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sagaz_lab.errors import DefinitionError
 
 
 def address_of(cls: type) -> str:
-    """Where the class can be found again, such as `__main__:Point`."""
+    """The class's address, such as `__main__:Point`."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def find_class(address: str) -> type:
-    """The class at this address. Raises `DefinitionError` with what to do."""
+    """The class at this address. Raises `DefinitionError` with the cure."""
     module_name, _, qualname = address.partition(":")
     try:
         found: Any = sys.modules.get(module_name) or import_module(module_name)
@@ -32,14 +32,14 @@ def find_class(address: str) -> type:
             found = getattr(found, name)
     except (ImportError, AttributeError):
         cure = "run the cell that defines it" if module_name == "__main__" else f"make {module_name} importable"
-        raise DefinitionError(f"a stored value is a {qualname} of {module_name}, which is not there; {cure}") from None
+        raise DefinitionError(f"a stored value is a {qualname} of {module_name}, which is missing; {cure}") from None
     if not isinstance(found, type):
-        raise DefinitionError(f"a stored value is a {qualname} of {module_name}, which is no class any more")
+        raise DefinitionError(f"a stored value is a {qualname} of {module_name}, which is no longer a class")
     return found
 
 
 def state_of(value: Any) -> tuple[str, Any] | None:
-    """The tag and the state of an object of a kind we know; None if it is of another."""
+    """The tag and state of an object of a supported kind; None for others."""
     cls = type(value)
     if isinstance(value, Enum):
         return "enum", value.value
@@ -54,8 +54,8 @@ def state_of(value: Any) -> tuple[str, Any] | None:
     return None
 
 
-def remade(tag: str, cls: type, state: Any) -> Any:
-    """The object that `state_of` told of. Raises `DefinitionError` if the class has become another."""
+def restored(tag: str, cls: type, state: Any) -> Any:
+    """Restore an object from its `state_of`. Raises `DefinitionError` if the class has changed."""
     return _REMADE[tag](cls, state)
 
 
@@ -63,7 +63,7 @@ def _fields(value: Any, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _remade_enum(cls: type, state: Any) -> Any:
+def _restored_enum(cls: type, state: Any) -> Any:
     if not issubclass(cls, Enum):
         raise _changed(cls, "an Enum")
     try:
@@ -72,7 +72,7 @@ def _remade_enum(cls: type, state: Any) -> Any:
         raise DefinitionError(f"a stored value: {error}") from None
 
 
-def _remade_dataclass(cls: type, state: Mapping[str, Any]) -> Any:
+def _restored_dataclass(cls: type, state: Mapping[str, Any]) -> Any:
     if not dataclasses.is_dataclass(cls):
         raise _changed(cls, "a dataclass")
     made = object.__new__(cls)
@@ -84,13 +84,13 @@ def _remade_dataclass(cls: type, state: Mapping[str, Any]) -> Any:
         elif field.default_factory is not dataclasses.MISSING:
             value = field.default_factory()
         else:
-            raise DefinitionError(f"{cls.__qualname__} has got a field {field.name!r} that a stored value lacks; "
+            raise DefinitionError(f"{cls.__qualname__} has a new field {field.name!r} that a stored value lacks; "
                                   "give it a default")  # fmt: skip
         object.__setattr__(made, field.name, value)
     return made
 
 
-def _remade_struct(cls: type, state: Mapping[str, Any]) -> Any:
+def _restored_struct(cls: type, state: Mapping[str, Any]) -> Any:
     if not issubclass(cls, msgspec.Struct):
         raise _changed(cls, "a Struct")
     try:
@@ -99,7 +99,7 @@ def _remade_struct(cls: type, state: Mapping[str, Any]) -> Any:
         raise DefinitionError(f"{cls.__qualname__} has changed since a value was stored: {error}") from None
 
 
-def _remade_namedtuple(cls: type, state: list[Any]) -> Any:
+def _restored_namedtuple(cls: type, state: list[Any]) -> Any:
     if not (issubclass(cls, tuple) and hasattr(cls, "_make")):
         raise _changed(cls, "a named tuple")
     try:
@@ -108,7 +108,7 @@ def _remade_namedtuple(cls: type, state: list[Any]) -> Any:
         raise DefinitionError(f"{cls.__qualname__} has changed since a value was stored: {error}") from None
 
 
-def _remade_pydantic(cls: type, state: Any) -> Any:
+def _restored_pydantic(cls: type, state: Any) -> Any:
     if not hasattr(cls, "__pydantic_validator__"):
         raise _changed(cls, "a pydantic model")
     made: Any = object.__new__(cls)
@@ -117,13 +117,13 @@ def _remade_pydantic(cls: type, state: Any) -> Any:
 
 
 def _changed(cls: type, kind: str) -> DefinitionError:
-    return DefinitionError(f"a stored value is a {address_of(cls)}, which is not {kind} any more")
+    return DefinitionError(f"a stored value is a {address_of(cls)}, which is no longer {kind}")
 
 
 _REMADE: dict[str, Callable[[type, Any], Any]] = {
-    "enum": _remade_enum,
-    "dataclass": _remade_dataclass,
-    "struct": _remade_struct,
-    "namedtuple": _remade_namedtuple,
-    "pydantic": _remade_pydantic,
+    "enum": _restored_enum,
+    "dataclass": _restored_dataclass,
+    "struct": _restored_struct,
+    "namedtuple": _restored_namedtuple,
+    "pydantic": _restored_pydantic,
 }

@@ -1,4 +1,4 @@
-"""What the user chose to pickle. `Artifacts` has a file read back only where this store has signed it."""
+"""The joblib codec, for values that the user chose to pickle. `Artifacts` loads only files this store signed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy's scalars and arrays. Nothing here pickles: an array of objects is refused."""
+"""NumPy scalars and arrays. Nothing is pickled: arrays of objects are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 INLINE_BYTES = 2048
-"""Arrays up to this size stay in the journal."""
+"""Arrays up to this size are stored in the journal."""
 
 
 class Npy:

@@ -1,4 +1,4 @@
-"""pandas: tables and series as Parquet, its scalars in the journal."""
+"""pandas: tables and series as Parquet, scalars in the journal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Parquet:
 
 
 class Series:
-    """One column, its name beside it, as a name need not be a text: that of a row is its label in the table."""
+    """A one-column table, with the name stored separately, since it need not be a string: a row's is its label."""
 
     name = "series"
     suffix = ".parquet"
@@ -48,7 +48,7 @@ _LABELLED = "labelled "
 
 
 def _label(name: Any) -> str | None:
-    """A text that stands for the name of a series; None if there is none."""
+    """A string form of a series' name; None without a name."""
     if name is None:
         return "unnamed"
     if isinstance(name, str):
@@ -58,7 +58,7 @@ def _label(name: Any) -> str | None:
 
 
 def _packed(name: Any) -> Any:
-    """JSON for a name: a list of what it is and what says it."""
+    """A name as JSON: a list of its kind and its value."""
     if isinstance(name, np.generic):
         name = name.item() if not isinstance(name, np.datetime64 | np.timedelta64) else pd.Series([name])[0]
     if isinstance(name, tuple):
@@ -110,7 +110,7 @@ def inline(value: Any) -> dict[str, Any] | None:
         packed: dict[str, Any] = {"kind": "Timestamp", "v": moment.isoformat(), "unit": value.unit, "zone": None}
         if value.tz is not None:
             offset = value.utcoffset() or timedelta(0)
-            # The offset too: a zone may have no name, or one that is not known where it is read.
+            # With the offset: a zone may have no name, or one unknown to the reader.
             packed |= {"zone": str(value.tz), "offset_s": offset.total_seconds()}
         return packed
     if type(value) is pd.Timedelta:
@@ -131,5 +131,5 @@ def restore(packed: dict[str, Any]) -> Any:
         return moment
     try:
         return moment.tz_localize("UTC").tz_convert(packed["zone"])
-    except Exception:  # noqa: BLE001  # three libraries of zones, each with errors of its own
+    except Exception:  # noqa: BLE001  # three zone libraries with different errors
         return moment.tz_localize("UTC").tz_convert(timezone(timedelta(seconds=packed.get("offset_s", 0.0))))

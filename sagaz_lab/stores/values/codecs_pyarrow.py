@@ -1,4 +1,4 @@
-"""Arrow tables as Parquet; the Arrow schema is kept inside, so that the types come back."""
+"""Arrow tables as Parquet, with the Arrow schema inside, which preserves types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ codecs = (ArrowTable(),)
 
 
 def inline(value: Any) -> dict[str, Any] | None:
-    """Nothing of Arrow's is small enough to have a word of its own."""
+    """Arrow values are never inlined."""
     return None
 
 

@@ -1,9 +1,9 @@
-"""Values as the journal keeps them: JSON, with a tagged object for what JSON has no word for.
+"""The journal's encoding: JSON, with tagged objects for other types.
 
-`{"$": "date", "v": "2026-01-31"}` is a date. A user's own mapping that has the key "$", or keys that are no
-strings, is kept as `{"$": "dict", "v": [[key, value], ...]}`. Plain values are written as they are, without a copy.
-Tables, arrays and long bytes go to files, for which the tagged object names the file, its size and its sha256.
-A subclass of `dict`, `list`, `str`, `int` or `float` that has no tag of its own comes back as the plain type.
+`{"$": "date", "v": "2026-01-31"}` is a date. A user's mapping with the key "$" or with keys that are not strings is
+stored as `{"$": "dict", "v": [[key, value], ...]}`. Plain values are written without a copy. Tables, arrays and long
+bytes go to files; the tagged object has the file's name, size and sha256. A subclass of `dict`, `list`, `str`, `int` or
+`float` without its own tag is restored as the plain type.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 DEEPEST = 100
-"""Levels of nesting that are stored; far below where the parsers give up."""
+"""Maximum nesting, far below the parsers' limits."""
 
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
@@ -49,10 +49,10 @@ _SAFE = frozenset({str, int, bool, type(None)})
 
 
 class ArtifactRef(Loadable):
-    """A stored value that is loaded when it is asked for: files are read, classes looked up.
+    """A stored value that needs files or user classes, loaded on demand.
 
-    `load` gives the value anew each time. It raises `ArtifactDamaged` when a file is missing or is not what was
-    written, and `DefinitionError` when a class of the notebook is not defined (yet).
+    `load` returns a new value each time. It raises `ArtifactDamaged` if a file is missing or changed, and
+    `DefinitionError` if a notebook's class is not defined (yet).
     """
 
     __slots__ = ("_artifacts", "_packed")
@@ -62,7 +62,7 @@ class ArtifactRef(Loadable):
         self._artifacts = artifacts
 
     def load(self, codec: Any = None) -> Any:
-        """The value. `codec` reads what a codec of the user's wrote, where its class cannot be found by name."""
+        """Load the value. `codec` is the user's codec, if its class cannot be found by name."""
         try:
             return unpack(self._packed, self._artifacts, codec)
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
@@ -70,12 +70,12 @@ class ArtifactRef(Loadable):
 
     @property
     def packed(self) -> Any:
-        """As it is stored, so that it can be stored again without being read."""
+        """The stored form, which can be stored again without loading."""
         return self._packed
 
     @property
     def size(self) -> int:
-        """Bytes in files."""
+        """Total bytes in files."""
         return sum(found["size"] for found in _tagged(self._packed) if found[TAG] == "artifact")
 
     def __repr__(self) -> str:
@@ -84,7 +84,7 @@ class ArtifactRef(Loadable):
 
 
 class Damaged(Loadable):
-    """In place of a payload that cannot be read: `text` is what is stored."""
+    """Replaces an unreadable payload; `text` is its stored form."""
 
     __slots__ = ("text", "why")
 
@@ -100,17 +100,17 @@ class Damaged(Loadable):
 
 
 def is_ref(value: object) -> bool:
-    """Whether it stands for a value that is still to be loaded."""
+    """Whether it is a value that is not loaded yet."""
     return type(value) is ArtifactRef
 
 
 def encode_plain(value: Any) -> bytes | None:
-    """The value as JSON if JSON has words for all of it."""
+    """The value as JSON if it needs no tags; else None."""
     if not _is_plain(value, DEEPEST):
         return None
     try:
         return _to_json(value)
-    except (ValueError, OverflowError):  # a lone surrogate, or an int that is too large
+    except (ValueError, OverflowError):  # a lone surrogate or too large an int
         return None
 
 
@@ -119,8 +119,8 @@ def encode(
 ) -> bytes:
     """The value as JSON. `owner` and `key` name it in errors.
 
-    Without `artifacts` it raises `NeedsFiles` for a value that must go to a file, or is long: call it again with
-    them, in a thread. Raises `UnstorableValue`.
+    Without `artifacts` it raises `NeedsFiles` for a value that is long or needs a file: then call it with them, in a
+    thread. Raises `UnstorableValue`.
     """
     if (plain := encode_plain(value)) is not None:
         return plain
@@ -133,12 +133,12 @@ def encode(
         raise UnstorableValue(owner, key, value, f"nested more than {DEEPEST} deep") from None
     except (NeedsFiles, SagazLabError, OSError, MemoryError):
         raise
-    except BaseException as error:  # of the user's class, as it is read
+    except BaseException as error:  # raised by a user class
         raise UnstorableValue(owner, key, value, describe(error)) from error
 
 
 def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
-    """The value; parts of a mapping, or the whole, are `ArtifactRef` where they need files or the user's classes."""
+    """The value; parts that need files or user classes are `ArtifactRef`."""
     if text is None:
         return None
     text = _as_bytes(text)
@@ -154,7 +154,7 @@ def decode(text: bytes | None, artifacts: Artifacts | None) -> Any:
 
 
 def encode_names(names: Sequence[str]) -> str:
-    """The names of actions as JSON, if there are any."""
+    """The names of actions as JSON; "" without names."""
     return _to_json(names).decode() if names else ""
 
 
@@ -168,14 +168,14 @@ def encode_event(event: Event, owner: str, artifacts: Artifacts | None = None, r
 
 
 def event_facts(event: Event) -> list[Any]:
-    """What is kept of an event, the payload last."""
+    """The stored fields of an event, the payload last."""
     headers = dict(event.headers) if event.headers else None
-    source = masked(event.source) if "://" in event.source else event.source  # of a source that names its address
+    source = masked(event.source) if "://" in event.source else event.source  # a source whose name contains an address
     return [event.id, source, event.key, headers, event.timestamp.isoformat(), event.attempt, payload_as_sent(event)]
 
 
 def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str) -> bytes:
-    """As `encode_event`, but a payload that cannot be stored becomes its `repr`: the fact that it came is kept."""
+    """`encode_event`, but an unstorable payload becomes its `repr`, so that the event is kept."""
     try:
         return encode_event(event, "event", artifacts, folder)
     except UnstorableValue:
@@ -185,22 +185,22 @@ def encode_event_or_text(event: Event, artifacts: Artifacts | None, folder: str)
 def _shown(payload: Any) -> str:
     try:
         return repr(payload)[:10_000]
-    except BaseException as error:  # noqa: BLE001  of the user's class
-        return f"<a {type(payload).__name__} that cannot be shown: {describe(error)}>"
+    except BaseException as error:  # noqa: BLE001  raised by a user class
+        return f"<unprintable {type(payload).__name__}: {describe(error)}>"
 
 
 def decode_event(
     text: bytes | None, artifacts: Artifacts | None, *, load: bool = True, id: str | None = None
 ) -> Event | None:
-    """The event. Its payload stays an `ArtifactRef` without `load`, or where its class or file is not there now.
+    """The event. Its payload stays an `ArtifactRef` without `load`, or if its class or file is missing.
 
-    One that cannot be read has a payload that cannot be loaded, and the id `id`.
+    An unreadable event has a `Damaged` payload and the id `id`.
     """
     if text is None:
         return None
     try:
         return _event_from(text, artifacts, load)
-    except Exception as error:  # noqa: BLE001  # damaged values fail in any way
+    except Exception as error:  # noqa: BLE001  # damaged values may raise anything
         shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else str(text)
         return Event(Damaged(shown, f"the stored event cannot be read: {describe(error)}"), id or _id_in(shown))
 
@@ -217,23 +217,23 @@ def _event_from(text: bytes, artifacts: Artifacts | None, load: bool) -> Event:
         facts = [*rest, headers and headers_of(payload, headers), at, attempt, payload]
     id, source, key, headers, timestamp, attempt, payload = facts
     if not (isinstance(id, str) and isinstance(source, str) and isinstance(attempt, int)):
-        raise TypeError("its id, its source or its attempt is none")
+        raise TypeError("its id, source or attempt is invalid")
     return Event(payload, id, source, key, headers or NO_HEADERS, datetime.fromisoformat(timestamp), attempt)
 
 
 def _as_bytes(text: bytes | str) -> bytes:
-    """A value that was repaired by hand is a text."""
+    """A value repaired by hand may be text."""
     return text.encode() if isinstance(text, str) else text
 
 
 def _id_in(text: str) -> str:
-    """The id with which a stored event begins, as far as that can be seen."""
+    """The id at the beginning of a stored event, as far as it is readable."""
     begun = text.removeprefix('["')
     return begun.partition('"')[0] if begun != text else ""
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether JSON has a word for all of it. Strings and ints are left to the encoder, which refuses what it must."""
+    """Whether it is plain JSON data. Strings and ints are checked by the encoder."""
     kind = type(value)
     if kind in _SAFE:
         return True
@@ -258,12 +258,11 @@ def _part(packed: Any, artifacts: Artifacts | None) -> Any:
         return ArtifactRef(packed, artifacts)
     try:
         return unpack(packed, artifacts)
-    except Exception:  # noqa: BLE001  # damaged, or its library is missing: who asks for the value hears of it
+    except Exception:  # noqa: BLE001  # damaged or without its library: raised on access
         return ArtifactRef(packed, artifacts)
 
 
 def _tagged(packed: Any) -> Iterator[dict[str, Any]]:
-    """All tagged objects in it."""
     waiting = [packed]
     while waiting:
         item = waiting.pop()

@@ -1,7 +1,7 @@
-"""What only this store can have written: a keyed digest, with a key in a file beside the store.
+"""Signs what this store has written: a keyed digest, with the key in a file beside the store.
 
-A checksum in a row says that a file is the one that the row means; whoever can edit the row can write another. The key
-is in neither the rows nor the files.
+A checksum in a row proves only that a file matches the row, which anyone who can edit the row can fake. The key is in
+neither the rows nor the artifacts.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _BYTES = 32
 
 
 class Key:
-    """The key in this file, which only its user can read. It is made when something is signed first."""
+    """The key in a file that only its user can read, created at the first signature."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._key: bytes | None = None
 
     def sign(self, *facts: object) -> str:
-        """Raises `OSError`, and `StoreError` if the file holds no key."""
+        """Raises `OSError`, and `StoreError` if the file contains no key."""
         if self._key is None:
             self._key = self._read() or self._make()
         return _digest(self._key, facts)
 
     def has_signed(self, signature: object, *facts: object) -> bool:
-        """Whether this key, and no other, has signed the facts. Raises as `sign` does."""
+        """Whether this key signed the facts. Raises as `sign` does."""
         if self._key is None:
             self._key = self._read()
         if self._key is None or not (isinstance(signature, str) and signature.isascii()):
@@ -47,10 +47,10 @@ class Key:
         with suppress(ValueError):
             if len(key := bytes.fromhex(text)) == _BYTES:
                 return key
-        raise StoreError(f"{self.path} holds no key of a store; restore it, or delete it and lose what it has signed")
+        raise StoreError(f"{self.path} contains no key of a store; restore it, or delete it and lose what it signed")
 
     def _make(self) -> bytes:
-        """Another process may be as quick: the one whose file is there first has made the key of both."""
+        """Create the key. If two processes race, both use the first one's file."""
         make_private(self.path.parent)
         key = secrets.token_bytes(_BYTES)
         draft = self.path.with_name(f".{self.path.name}-{secrets.token_hex(4)}")
@@ -74,7 +74,7 @@ def _digest(key: bytes, facts: Sequence[object]) -> str:
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder and those above it that are missing, each for its user only."""
+    """Create the folder and its missing parents, accessible to the user only."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)

@@ -1,4 +1,4 @@
-"""The tagged objects of the journal's JSON: how each kind of value is packed into one and unpacked again."""
+"""Packs values into the journal's tagged objects and unpacks them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from zoneinfo import ZoneInfo
 from sagaz_lab.errors import ArtifactDamaged, DefinitionError, UnstorableValue
 from sagaz_lab.model.run import Loadable
 from sagaz_lab.stores.values.artifacts import LIBRARIES, RAW, Artifacts, codec_named, library, library_of
-from sagaz_lab.stores.values.classes import address_of, find_class, remade, state_of
+from sagaz_lab.stores.values.classes import address_of, find_class, restored, state_of
 
 TAG = "$"
 CLASS_TAGS = frozenset({"enum", "dataclass", "struct", "namedtuple", "pydantic"})
 LATE = CLASS_TAGS | {"artifact"}
-"""Tags that need files or the user's classes, so that they are unpacked only when the value is asked for."""
+"""Tags that need files or user classes, unpacked on demand only."""
 
 INLINE_BYTES = 4096
 """Longer bytes go to a file."""
 
 
 MANY = 20_000
-"""Items of a container that is packed in a thread, not on the loop: about ten milliseconds."""
+"""Containers with more items are packed in a thread: more would block the loop for over about 10 ms."""
 
 
 class NeedsFiles(Exception):
-    """The value cannot be packed here: it goes to a file, or takes too long. Never leaves the stores."""
+    """The value needs a file or takes too long here. Never leaves the stores."""
 
 
 class Packing:
-    """Turns one value into what JSON can carry."""
+    """Packs one value into JSON data."""
 
     def __init__(
         self, owner: str, key: str, artifacts: Artifacts | None, run_id: str, codec: Any, deepest: int
@@ -48,7 +48,7 @@ class Packing:
         self._deepest = deepest
 
     def pack_all(self, value: Mapping[Any, Any]) -> Any:
-        """Pack a mapping by its keys, each to be named in its value's error."""
+        """Pack a mapping; errors name the key."""
         pairs = []
         for name, item in value.items():
             self._key = str(name)
@@ -94,7 +94,7 @@ class Packing:
         kind = type(value)
         if "<locals>" in kind.__qualname__:
             return self._by_codec(
-                value, f"its class {kind.__name__} is local to a function, where no resumed run finds it"
+                value, f"its class {kind.__name__} is local to a function, where a resumed run cannot find it"
             )
         return {TAG: tag, "class": address_of(kind), "v": self.pack(state, depth - 1)}
 
@@ -112,7 +112,7 @@ class Packing:
             family = PureWindowsPath if isinstance(value, PureWindowsPath) else PurePosixPath
             return {TAG: "path", "kind": type(value).__name__, "v": _pack_str(str(value)), "family": family.__name__}
         if isinstance(value, Loadable) and (packed := getattr(value, "packed", None)) is not None:
-            return packed  # it was stored before, and could not be read or need not be
+            return packed  # stored before; unreadable or not loaded
         for base in _BASES:
             if isinstance(value, base):
                 return self.pack(base(value), depth)
@@ -138,7 +138,7 @@ class Packing:
 
 
 def unpack(packed: Any, artifacts: Artifacts | None, codec: Any = None) -> Any:
-    """The value that `packed` stands for."""
+    """Unpack a value."""
     if type(packed) is list:
         return [unpack(item, artifacts, codec) for item in packed]
     if type(packed) is not dict:
@@ -148,7 +148,7 @@ def unpack(packed: Any, artifacts: Artifacts | None, codec: Any = None) -> Any:
         return {key: unpack(item, artifacts, codec) for key, item in packed.items()}
     if tag == "artifact":
         if artifacts is None:
-            raise ArtifactDamaged(f"the folder of {packed['path']} is not known")
+            raise ArtifactDamaged(f"the folder of {packed['path']} is unknown")
         return artifacts.read(packed, codec)
     if tag in LIBRARIES:
         return library(tag).restore(packed)
@@ -158,7 +158,7 @@ def unpack(packed: Any, artifacts: Artifacts | None, codec: Any = None) -> Any:
     if tag == "dict":
         return {unpack(key, artifacts): unpack(item, artifacts, codec) for key, item in body}
     if tag in CLASS_TAGS:
-        return remade(tag, find_class(packed["class"]), unpack(body, artifacts, codec))
+        return restored(tag, find_class(packed["class"]), unpack(body, artifacts, codec))
     if tag in _REBUILD:
         return _REBUILD[tag](unpack(body, artifacts, codec))
     raise DefinitionError(f"a stored value has the tag {tag!r}, which this version does not know")
@@ -181,7 +181,7 @@ def _unpack_str(packed: Any) -> str:
 
 
 def _pack_int(value: int) -> Any:
-    # In hexadecimal there is no limit to the digits that Python converts.
+    # Hexadecimal has no digit limit in Python.
     return value if -(2**63) <= value < 2**64 else {TAG: "int", "v": hex(value)}
 
 
@@ -190,7 +190,7 @@ def _pack_float(value: float) -> Any:
 
 
 def _pack_datetime(value: datetime) -> Any:
-    # The offset always: a zone may have no name, or one that is not known where it is read.
+    # Always with the offset: a zone may have no name, or one unknown to the reader.
     packed: dict[str, Any] = {TAG: "datetime", "v": value.isoformat()}
     zone = value.tzinfo
     if isinstance(zone, ZoneInfo) and zone.key:
@@ -207,11 +207,11 @@ def _unpack_datetime(packed: dict[str, Any]) -> datetime:
     try:
         zone = ZoneInfo(packed["zone"])
     except (LookupError, ValueError, OSError):
-        if value.tzinfo is None:  # an earlier version kept no offset
+        if value.tzinfo is None:  # an earlier version stored no offset
             raise
         return value
     local = value.replace(tzinfo=zone)
-    # Where the zone's rules were changed meanwhile, the moment is kept and not what a clock on the wall showed.
+    # If the zone's rules have changed, the instant is kept, not the wall clock time.
     return local if value.tzinfo is None or local.utcoffset() == value.utcoffset() else value.astimezone(zone)
 
 

@@ -1,4 +1,4 @@
-"""Values that reading uses up: whoever comes second finds nothing, so that no store keeps one."""
+"""Rejects exhaustible values, such as iterators: a second reader finds nothing, so no store keeps them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sagaz_lab.abc import Acceptance, NewRun, Record, Redriven
 from sagaz_lab.errors import UnstorableValue
 from sagaz_lab.model.event import payload_as_sent
 
-WHY = "it is used up by the first who reads it, and a retry reads it again"
+WHY = "the first read exhausts it, and a retry reads it again"
 CURE = "make it a list, or have an action yield its records"
 
 LOOKED_AT, DEPTH = 100, 8
-"""Items of a list or mapping that are looked at, and how deep."""
+"""Items of a list or mapping that are checked, and the depth."""
 
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _ONCE = (Iterator, AsyncIterator, Awaitable)
 
 
 def check_run(new: NewRun) -> UnstorableValue | None:
-    """What is wrong with the context or the payload of a run that a trigger has started, and that may be tried again.
+    """The problem with the context or payload of a triggered run, which may be retried.
 
-    Who starts one by hand and waits for it may give it what can be read once.
+    A run started by hand with a waiting caller may have exhaustible values.
     """
     if new.trigger is None:
         return None
@@ -43,14 +43,14 @@ def _are_plain(runs: Sequence[NewRun]) -> bool:
 
 
 def unstorable(runs: Sequence[NewRun]) -> Collection[str]:
-    """The ids of those with which something is wrong."""
-    if _are_plain(runs):  # most have plain values only, and one look at all costs least
+    """Ids of the runs with a problem."""
+    if _are_plain(runs):  # most have plain values only, and one check of all is cheapest
         return ()
     return {new.run_id for new in runs if check_run(new) is not None}
 
 
 def still_redriven(batch: Acceptance) -> Sequence[Redriven]:
-    """Without those whose run is refused: their letters stay open until there are others."""
+    """Without those whose run is refused: their dead letters stay open."""
     if not batch.redriven:
         return ()
     refused = {new.claim for new in batch.runs if check_run(new) is not None}
@@ -58,7 +58,7 @@ def still_redriven(batch: Acceptance) -> Sequence[Redriven]:
 
 
 def check_records(records: Sequence[Record]) -> None:
-    """Raises `UnstorableValue` for what an action has returned or set."""
+    """Raises `UnstorableValue` for a result or change of an action."""
     for record in records:
         if record.value is not None or record.changes is not None:
             owner = f"run {record.run_id}, action {record.action!r}"

@@ -1,6 +1,6 @@
 -- The tables of a store, version 5 (PRAGMA user_version). Times are seconds since the epoch.
 
--- A process that has opened the store. Its epoch is its number; `fenced` says that another has taken over its runs.
+-- A process that has opened the store, numbered by its epoch. `fenced`: another has taken over its runs.
 CREATE TABLE owners (
     epoch        INTEGER PRIMARY KEY,
     id           TEXT NOT NULL,
@@ -13,9 +13,9 @@ CREATE TABLE owners (
     fenced       INTEGER NOT NULL DEFAULT 0
 );
 
--- One execution of a saga; the row is the record "run started", and the start of the actions `starts` (as JSON) too. A
--- run that waits, runs or needs code has no `ended_at`, so that the index finds both what is to be resumed and what has
--- outlived its retention. `claim` is that of its event's id, `declared` that of its declared key.
+-- One execution of a saga. The row is also the record "run started" and the start of the actions `starts` (as JSON). A
+-- run that waits, runs or needs code has no `ended_at`, so that one index finds the runs to resume and those past their
+-- retention. `claim` is that of its event's id, `declared` that of its declared key.
 CREATE TABLE runs (
     seq        INTEGER PRIMARY KEY,
     run_id     TEXT NOT NULL UNIQUE,
@@ -39,7 +39,7 @@ CREATE TABLE runs (
 CREATE INDEX runs_ended ON runs (ended_at);
 
 -- The history of runs, append-only. `seq` is the run's seq * 2^20 plus the record's number, so that the records of a
--- run lie together, in order, without an index of their own. `starts` are the actions whose first trial starts with the
+-- run are adjacent, in order, without a separate index. `starts` are the actions whose first trial starts with the
 -- record, as JSON.
 CREATE TABLE records (
     seq       INTEGER PRIMARY KEY,
@@ -55,10 +55,10 @@ CREATE TABLE records (
     starts    TEXT NOT NULL DEFAULT ''
 );
 
--- What is claimed: ids of events as they are, and declared keys behind the mark char(31). An `orphan` has no run, or has
--- outlived it. `kind` says whose it is: 'id' the run's of an event with this id; 'key' the run's of this declared key, and
--- 'live' the same until it has ended; 'waiting' an event's that waits, whose id is in `run_id`; 'letter' a dead letter's,
--- whose id is in `run_id`; 'spent' nobody's: a later event took the place of this one.
+-- Claims: ids of events as they are, and declared keys after the prefix char(31). An `orphan` has no run or
+-- has outlived it. `kind` is the holder: 'id' the run of an event with this id; 'key' the run of this declared key, 'live'
+-- the same until it ends; 'waiting' a waiting event with its id in `run_id`; 'letter' a dead letter with its id in
+-- `run_id`; 'spent' none, since a later event replaced this one.
 CREATE TABLE claims (
     trigger TEXT NOT NULL,
     claim   TEXT NOT NULL,
@@ -70,14 +70,14 @@ CREATE TABLE claims (
 ) WITHOUT ROWID;
 CREATE INDEX claims_orphaned ON claims (until) WHERE orphan = 1;
 
--- The claims of a run's members, where several events started it. `run` is the run's seq.
+-- The claims of a run's members, if several events started it. `run` is the run's seq.
 CREATE TABLE members (
     run   INTEGER NOT NULL,
     claim TEXT NOT NULL,
     PRIMARY KEY (run, claim)
 ) WITHOUT ROWID;
 
--- The cooldown keys that are taken.
+-- Taken cooldown keys.
 CREATE TABLE cooldowns (
     trigger TEXT NOT NULL,
     key     TEXT NOT NULL,
@@ -87,7 +87,7 @@ CREATE TABLE cooldowns (
 ) WITHOUT ROWID;
 CREATE INDEX cooldowns_until ON cooldowns (until);
 
--- Events that wait to be decided. `folder` is where a payload too large for the row is.
+-- Waiting events. `folder` has a payload too large for the row.
 CREATE TABLE waiting_events (
     seq     INTEGER PRIMARY KEY,
     id      TEXT NOT NULL UNIQUE,
@@ -102,13 +102,13 @@ CREATE TABLE waiting_events (
 );
 CREATE INDEX waiting_events_trigger ON waiting_events (trigger);
 
--- Folders of artifacts that no row names any more; their files are still to be removed.
+-- Folders of artifacts that no row names any more, to be deleted.
 CREATE TABLE loose_folders (
     name TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
--- What is still to be published, and which owner is to do that. A number is never used again, so that who has published
--- one can say so twice.
+-- Pending publications with the owner that publishes them. Numbers are never reused, so that publishing one can be
+-- reported twice.
 CREATE TABLE publications (
     seq     INTEGER PRIMARY KEY AUTOINCREMENT,
     id      TEXT NOT NULL UNIQUE,
@@ -120,8 +120,8 @@ CREATE TABLE publications (
 );
 CREATE INDEX publications_owner ON publications (owner);
 
--- A number is never used again: whoever reads on after one misses none. `redriven` counts how often the event had been
--- redriven before.
+-- Numbers are never reused: a reader that continues after one misses none. `redriven` counts how often the event had
+-- been redriven before.
 CREATE TABLE dead_letters (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     id         TEXT NOT NULL UNIQUE,
@@ -145,8 +145,8 @@ CREATE INDEX dead_letters_settled ON dead_letters (settled_at) WHERE settled_at 
 CREATE INDEX dead_letters_open ON dead_letters (seq) WHERE state = 'open';
 CREATE INDEX dead_letters_causes ON dead_letters (cause, at) WHERE state = 'open';
 
--- Events that are kept with their outcome until their time. `folder` is where a payload too large for the row is. `told`
--- are the outcomes that neither a run nor a letter tells of; an event that joined others in a run is no run's own.
+-- Events kept with their outcome until their time. `folder` has a payload too large for the row. `told` are outcomes
+-- that neither a run nor a dead letter shows, as of an event that joined others in a run.
 CREATE TABLE kept_events (
     seq      INTEGER PRIMARY KEY,
     event_id TEXT NOT NULL,

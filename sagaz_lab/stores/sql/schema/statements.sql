@@ -1,10 +1,10 @@
--- What the SQL store says to its database. {now} is the database's own clock, {texts} the texts of one value.
--- A statement with VALUES (...) is also used with many rows, and with NULL for some of the last columns.
--- Lines below "-- sqlite:" or "-- postgres:" are for that database only, until the statement ends or "-- both:" comes.
+-- The statements of the SQL store. {now} is the database's clock, {texts} unfolds one value into strings.
+-- A statement with VALUES (...) is also used for many rows, and with NULL for some of the last columns.
+-- Lines after "-- sqlite:" or "-- postgres:" are for that database only, up to "-- both:" or the end of the statement.
 
 -- name: fence
--- Whether this owner may still write, which others cannot change until this transaction ends. SQLite adds the newest
--- run's number, as nobody else writes meanwhile; PostgreSQL so many numbers of runs, and that of the transaction.
+-- Whether this owner may still write, which cannot change until this transaction ends. SQLite adds the newest run's
+-- number, since it has one writer at a time; PostgreSQL new numbers for runs, and the transaction's id.
 -- sqlite:
 SELECT fenced, (SELECT max(seq) FROM runs) FROM owners WHERE epoch = ?
 -- postgres:
@@ -30,7 +30,7 @@ INSERT INTO claims (trigger, claim, run_id, until, kind) VALUES (?, ?, ?, ?, ?)
 INSERT INTO members (run, claim) VALUES (?, ?)
 
 -- name: insert_publications
--- One that is not published yet may come again.
+-- An unpublished one may be inserted again.
 INSERT INTO publications (id, topic, payload, trigger, run_id, owner) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 
 -- name: free_ended_claim
@@ -62,7 +62,7 @@ SELECT claims.run_id, runs.status, claims.until, claims.kind FROM claims LEFT JO
 WHERE claims.trigger = ? AND claims.claim = ?
 
 -- name: lock_holder
--- The same, before its claim is taken from it.
+-- The same, before it loses its claim.
 SELECT claims.run_id, runs.status, claims.until, claims.kind FROM claims LEFT JOIN runs ON runs.run_id = claims.run_id
 WHERE claims.trigger = ? AND claims.claim = ?
 -- postgres:
@@ -84,7 +84,7 @@ SELECT key, cooldowns.run_id, runs.status, until FROM cooldowns LEFT JOIN runs O
 WHERE cooldowns.trigger = ? AND until > ?
 
 -- name: take_cooldown
--- Unless another run's lasts beyond the time that comes last.
+-- Unless another run's lasts beyond the last parameter.
 INSERT INTO cooldowns (trigger, key, run_id, until) VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT (trigger, key) DO UPDATE SET run_id = excluded.run_id, until = excluded.until
 WHERE cooldowns.until <= ?5 OR cooldowns.run_id = excluded.run_id
@@ -104,7 +104,7 @@ ON CONFLICT (id) DO NOTHING
 DELETE FROM waiting_events WHERE id = ? RETURNING trigger, claim, declared, folder
 
 -- name: free_waiting_claim
--- Either mark will do: one of them may be damaged, and nobody else can have the claim.
+-- Either mark suffices: one may be damaged, and no other holder can have the claim.
 DELETE FROM claims WHERE trigger = ? AND claim = ? AND (run_id = ? OR kind = 'waiting')
 
 -- name: waiting_events
@@ -173,7 +173,7 @@ DELETE FROM publications WHERE id = ?
 SELECT count(*) FROM members WHERE run = ?
 
 -- name: orphan_members
--- The claims of ids outlive their run in any case, those of declared keys if the last value says so.
+-- The claims of ids always outlive their run, those of declared keys if the last parameter is set.
 UPDATE claims SET orphan = 1
 WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run_id = ? AND until > {now}
     AND (kind = 'id' OR kind = 'key' AND ?)
@@ -190,7 +190,7 @@ WHERE trigger = ? AND claim IN (SELECT claim FROM members WHERE run = ?) AND run
 DELETE FROM members WHERE run = ?
 
 -- name: forget_claim
--- The id or the declared key that a text names.
+-- The id or the declared key with this text.
 DELETE FROM claims WHERE trigger = ? AND claim IN (?, ?) AND kind <> 'waiting'
 
 -- name: forget_cooldown
@@ -211,13 +211,13 @@ SELECT attempt, kind, action, trial, at, value, changes, error, traceback, start
 WHERE seq >= ? AND seq < ? ORDER BY seq
 
 -- name: newest_runs
--- A damaged time is no number, or one of no date: nothing can be moved by it.
+-- A damaged time is not a number or out of the range of dates: it cannot be shifted.
 SELECT seq, trigger, claim, declared, run_id, started_at, ended_at FROM runs
 WHERE seq < ? AND started_at BETWEEN 0 AND 253402300800 AND (ended_at IS NULL OR ended_at BETWEEN 0 AND 253402300800)
 ORDER BY seq DESC LIMIT ?
 
 -- name: cut_claims
--- Those that this run has, its members' too.
+-- The claims of this run and its members.
 UPDATE claims SET until = ?1 + until - ?2
 WHERE trigger = ?3 AND run_id = ?7 AND until > ?1
     AND (claim IN (?4, ?5) OR claim IN (SELECT claim FROM members WHERE run = ?6))
@@ -231,7 +231,7 @@ AND runs.started_at > ?2 AND runs.started_at < 253402300800
 UPDATE waiting_events SET at = ?1 WHERE at > ?2
 
 -- name: shift_run
--- So that it has ended, or been started, now.
+-- Moves its end, or its start, to now.
 UPDATE runs SET started_at = started_at - ?, ended_at = ended_at - ? WHERE seq = ?
 
 -- name: shift_records
@@ -240,11 +240,11 @@ UPDATE records SET at = at - ? WHERE seq >= ? AND seq < ?
     AND typeof(at) = 'real'
 
 -- name: lapsed_owners
--- Those whose lease has ended or whose process may be dead; the store looks at the process.
+-- Owners whose lease has ended or whose process may be dead, which the store then checks.
 SELECT epoch, host, pid, pid_started, closed OR heartbeat_at + ? <= {now} FROM owners WHERE NOT fenced AND epoch <> ?
 
 -- name: fence_lapsed
--- Unless it has renewed its lease meanwhile.
+-- Unless it has renewed its lease.
 UPDATE owners SET fenced = TRUE WHERE epoch = ? AND (closed OR fenced OR heartbeat_at + ? <= {now})
 
 -- name: fence_owner
@@ -272,7 +272,7 @@ SELECT seq, id, topic, payload, trigger, run_id FROM publications WHERE owner = 
 DELETE FROM publications WHERE seq = ?
 
 -- name: park_publication
--- Owner 0 is nobody: what was refused, and what of its run stands behind it.
+-- Owner 0 means parked: a refused publication, or one of the same run behind it.
 UPDATE publications SET owner = 0 WHERE seq = ? AND owner = ?
 
 -- name: parked_runs
@@ -316,7 +316,7 @@ SELECT fenced FROM owners WHERE epoch = ?
 UPDATE owners SET closed = TRUE, heartbeat_at = {now} WHERE epoch = ?
 
 -- name: forget_owners
--- Owners that were fenced off long ago and have nothing left, and whose triggers others have run since.
+-- Owners fenced off long ago without runs left, whose triggers other owners have run since.
 DELETE FROM owners WHERE fenced AND heartbeat_at < {now} - ?
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.ended_at IS NULL AND runs.owner = owners.epoch)
     AND NOT EXISTS (SELECT 1 FROM publications WHERE publications.owner = owners.epoch)
@@ -337,7 +337,7 @@ SELECT name, owner FROM triggers WHERE owner <> ?
 DELETE FROM triggers WHERE owner = ?
 
 -- name: own_trigger
--- Unless it has been given to another than the owner that comes last.
+-- Unless it belongs to another owner than the last parameter.
 INSERT INTO triggers (name, owner) VALUES (?1, ?2)
 ON CONFLICT (name) DO UPDATE SET owner = excluded.owner WHERE triggers.owner = ?3
 
@@ -346,7 +346,7 @@ SELECT seq, id, event_id, event, trigger, saga, cause, error, traceback, attempt
 FROM dead_letters WHERE id = ? AND state = 'open'
 
 -- name: misnamed_letters
--- Those with an id that is none of ours; what is no text is sorted behind all texts. Each with the id that its claim names.
+-- Those with a foreign id; values other than text sort after all text. Each with the id in its claim.
 -- sqlite:
 SELECT seq, typeof(id) = 'text', event_id, (SELECT run_id FROM claims
     WHERE claims.trigger = dead_letters.trigger AND kind = 'letter' AND run_id >= 'd-' AND run_id < 'd.'
@@ -390,7 +390,7 @@ UPDATE claims SET orphan = 1 WHERE trigger = ? AND claim = ? AND run_id = ? AND 
 DELETE FROM claims WHERE (trigger, claim) IN (SELECT trigger, claim FROM claims WHERE orphan = 1 AND until <= {now} LIMIT ?)
 
 -- name: expired_cooldowns
--- By the time of the newest run, as a cooldown is by the clock that runs are started by.
+-- Relative to the newest run: cooldowns follow the clock that starts runs.
 DELETE FROM cooldowns WHERE (trigger, key) IN (
     SELECT trigger, key FROM cooldowns WHERE until <= (SELECT started_at FROM runs ORDER BY seq DESC LIMIT 1)
     ORDER BY until LIMIT ?)
@@ -416,7 +416,7 @@ SELECT event_id, trigger, CASE attempt WHEN 0 THEN 'waiting' ELSE 'started' END,
 WHERE event IS NOT NULL ORDER BY seq DESC LIMIT ?
 
 -- name: dead_outcomes
--- A letter of a run tells nothing that the run does not; a damaged one names no run.
+-- A run's dead letter adds nothing to the run; a damaged one names no run.
 SELECT event_id, trigger, 'dead', error, NULL, revision, at FROM dead_letters
 -- sqlite:
 WHERE typeof(run_id) <> 'text'
@@ -465,7 +465,7 @@ SELECT trigger, outcome, reason, count FROM counts ORDER BY count DESC LIMIT ?
 SELECT trigger, count(*) AS count FROM claims WHERE kind <> 'waiting' GROUP BY trigger ORDER BY count DESC LIMIT ?
 
 -- name: claim_triggers
--- Found by leaping over the claims of each.
+-- Skips from one trigger to the next in the index.
 WITH RECURSIVE found (name) AS (
     SELECT min(trigger) FROM claims
     UNION ALL SELECT (SELECT min(trigger) FROM claims WHERE trigger > name) FROM found WHERE name IS NOT NULL
@@ -480,7 +480,7 @@ SELECT trigger, CASE attempt WHEN 0 THEN 'waiting' ELSE 'started' END, '', run_i
 WHERE event IS NOT NULL AND run_id IN {texts}
 
 -- name: outcomes_of_newest
--- Among so many of the newest runs.
+-- Among this many of the newest runs.
 SELECT trigger, CASE attempt WHEN 0 THEN 'waiting' ELSE 'started' END, '', run_id, revision, started_at FROM runs
 WHERE seq > (SELECT max(seq) FROM runs) - ? AND event_id = ? AND event IS NOT NULL
 
@@ -500,7 +500,7 @@ ORDER BY seq DESC
 SELECT trigger, outcome, reason, run_id, NULL, at FROM kept_events WHERE told AND event_id = ?
 
 -- name: runs_by_id
--- The error of a run that has left a dead letter is the letter's, which says whether it was redriven before.
+-- A run that left a dead letter has the dead letter's error, which tells whether it was redriven before.
 SELECT run_id, saga, revision, trigger, status, event_id, attempt, started_at, ended_at,
     coalesce(CASE status WHEN 'compensated' THEN (
         SELECT letters.error FROM dead_letters AS letters

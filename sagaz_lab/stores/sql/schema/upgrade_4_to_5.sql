@@ -1,4 +1,4 @@
--- From version 4 of the tables to version 5: an event that waits is `waiting`, as its outcome is; `held` is a run's status.
+-- From version 4 of the tables to version 5: events that wait are `waiting`; `held` is only a run's status.
 
 ALTER TABLE held_events RENAME TO waiting_events;
 DROP INDEX held_events_trigger;
