@@ -92,6 +92,7 @@ class Service:
         self.relay = Relay(store, life, triggers, dispatcher.letters, dispatcher.take, connections.publisher)
         life.published = self.relay.wake
         life.lease.on_lost = self._lost
+        triggers.on_taken_over = self._taken_over
 
     async def open(self) -> None:
         owner = await self._store.open(owner_name())
@@ -153,6 +154,8 @@ class Service:
         """
         if (place := place_in(self._life.tasks)) is not None and place.about == CONNECTION:
             raise waits_for_itself("start()", place.name, "call it once the source is connected")
+        if how.fresh:
+            self.refuse_inside("start(fresh=True)")
         may_receive = asyncio.Event()
         async with self._starting:
             if self._stopping:
@@ -256,6 +259,10 @@ class Service:
         task = self._life.tasks.start(self._follow(new, future), "registry change")
         task.add_done_callback(lambda _: confirming.end(future))
         self.relay.wake()  # it may be known now where something goes
+
+    def _taken_over(self) -> None:
+        self.intake.hand_over(self._wanted())
+        self._life.tasks.start(self._reconcile(), "registry change")
 
     async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change limits, so that what waits for them may start; returns all."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 
-from sagaz_lab import Debounce, Lab, Saga, Throttle, action, trigger
+from sagaz_lab import Batch, Debounce, Event, Lab, Outcome, Saga, Throttle, TriggerConfig, action, trigger
 from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import RunError, StoreUnavailable
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import assert_adds_up, settle, until
+from tests.unit.tools import Taps, assert_adds_up, settle, until
 
 
 async def test_the_next_event_is_decided_when_the_one_before_is(lab: Lab) -> None:
@@ -71,6 +72,207 @@ async def test_what_a_method_fires_to_its_own_trigger_is_decided_at_once(lab: La
     await lab.drain()
     assert len(lab.runs()) == 4
     assert_adds_up(lab)
+
+
+@pytest.mark.parametrize("gates", [{}, {"batch": Batch(2, "1h")}], ids=["plain", "batch"])
+async def test_the_store_takes_it_with_the_event_that_fired_it_or_neither(gates: dict[str, Any]) -> None:
+    store = Away()
+    async with Lab(store) as lab:
+
+        class Chain(Saga):
+            @trigger(source="memory", topic="t", **gates)
+            async def on_event(self, event: Any) -> dict[str, Any]:
+                n = event["n"] if isinstance(event, Event) else event[0]["n"]
+                if n == 0:
+                    for m in (1, 2):
+                        kinds.extend(one.kind for one in await fire(m))
+                return {"n": n}
+
+            @action()
+            async def work(self, ctx: Any) -> None:
+                done.append(ctx["n"])
+
+        async def fire(n: int) -> list[Outcome]:
+            return await lab.fire("Chain.on_event", {"n": n}, id=f"e{n}", wait=False)
+
+        kinds, done = list[Any](), list[int]()
+        if gates:
+            await fire(0)
+            first = partial(fire, 3)  # closes the window
+        else:
+            first = partial(fire, 0)
+        store.away = True
+        with pytest.raises(StoreUnavailable):
+            await first()
+        assert_adds_up(lab)
+        counts = lab.counters()["Chain.on_event"]
+        assert (counts["received"], counts["waiting"], len(lab.runs())) == ((1, 1, 0) if gates else (0, 0, 0))
+        store.away = False
+        await first()
+        await lab.drain()
+        assert kinds == (["waiting", "started"] if gates else ["started", "started"]) * 2
+        assert sorted(done) == ([0, 1] if gates else [0, 1, 2])
+        assert_adds_up(lab)
+
+
+async def test_what_a_method_fires_to_another_trigger_waits_for_its_decision(lab: Lab) -> None:
+    gate, said = asyncio.Event(), list[str]()
+
+    class Two(Saga):
+        @trigger(source="memory", topic="other")
+        async def on_other(self, event: Any) -> None:
+            said.append(f"begins {event.id}")
+            if event.id == "first":
+                await gate.wait()
+            said.append(f"ends {event.id}")
+
+        @trigger(source="memory", topic="t")
+        async def on_event(self, event: Any) -> None:
+            await lab.fire("Two.on_other", {}, id="second")
+
+    first = asyncio.create_task(lab.fire("Two.on_other", {}, id="first"))
+    await until(lambda: said)
+    second = asyncio.create_task(lab.fire("Two.on_event", {}))
+    await settle()
+    assert said == ["begins first"]
+    gate.set()
+    await asyncio.gather(first, second)
+    assert said == ["begins first", "ends first", "begins second", "ends second"]
+
+
+async def test_two_that_would_wait_for_each_other_get_an_error_in_place_of_the_second_wait(lab: Lab) -> None:
+    both, begun = asyncio.Event(), set[str]()
+
+    class Two(Saga):
+        async def turn(self, name: str, other: str, event: Any) -> None:
+            if not event["nested"]:
+                begun.add(name)
+                if len(begun) == 2:
+                    both.set()
+                await both.wait()
+                await lab.fire(f"Two.{other}", {"nested": True})
+
+        @trigger(source="memory", topic="a")
+        async def on_a(self, event: Any) -> None:
+            await self.turn("on_a", "on_b", event)
+
+        @trigger(source="memory", topic="b")
+        async def on_b(self, event: Any) -> None:
+            await self.turn("on_b", "on_a", event)
+
+    async with asyncio.timeout(20):
+        fired = [lab.fire(f"Two.{name}", {"nested": False}) for name in ("on_a", "on_b")]
+        outcomes = [one for found in await asyncio.gather(*fired) for one in found]
+    assert sorted(one.kind for one in outcomes) == ["dead", "filtered"]
+    (reason,) = [one.reason for one in outcomes if one.kind == "dead"]
+    assert "would wait for itself" in reason
+    assert_adds_up(lab)
+
+
+def slow(gate: asyncio.Event, seen: list[Any], topic: str = "t", config: TriggerConfig | None = None) -> type[Saga]:
+    class Slow(Saga):
+        trigger_config = config or TriggerConfig()
+
+        @trigger(source="memory", topic=topic)
+        async def on_event(self, event: Any) -> dict[str, Any]:
+            seen.append(event["n"])
+            if event["n"] == 0:
+                await gate.wait()
+            return {"n": event["n"]}
+
+        @action()
+        async def work(self, ctx: Any) -> None: ...
+
+    return Slow
+
+
+@pytest.mark.parametrize("strategy", ["block", "drop_newest", "reject", "drop_oldest"])
+async def test_a_batch_is_decided_whole_by_the_revision_and_the_limits_of_its_beginning(strategy: str) -> None:
+    taps, gate, seen = Taps(), asyncio.Event(), list[Any]()
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        slow(gate, seen)
+        await lab.start()
+        for n in range(4):
+            await taps["t"].put({"n": n}, id=f"e{n}")
+        await until(lambda: seen)
+        after = slow(gate, seen, config=TriggerConfig(queue_size=1, backpressure_strategy=strategy))
+        await lab.set_limits("Slow.on_event", max_concurrent_sagas=1)
+        gate.set()
+        await lab.drain()
+        assert after.__definition__ is lab.sagas["Slow"]
+        assert [lab.why(f"e{n}").outcomes[0].kind for n in range(4)] == ["started"] * 4
+        assert list(lab.runs()["status"]) == ["completed"] * 4
+        assert_adds_up(lab)
+        await until(lambda: taps["t"].entered == 1)
+
+
+async def test_a_source_of_another_revision_is_read_once_the_batch_at_hand_is_decided() -> None:
+    taps, gate, seen = Taps(), asyncio.Event(), list[Any]()
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        slow(gate, seen)
+        await lab.start()
+        await taps["t"].put({"n": 0})
+        await until(lambda: seen)
+        slow(gate, seen, topic="other")
+        gate.set()
+        await until(lambda: "other" in taps.made)
+        await taps["other"].put({"n": 7})
+        await until(lambda: seen == [0, 7])
+        await until(lambda: taps["t"].left == 1)
+
+
+async def test_events_that_wait_for_their_turn_are_decided_anew_one_at_a_time(lab: Lab) -> None:
+    done, at_once, most = asyncio.Event(), 0, 0
+
+    def define(revision: int) -> None:
+        class Queued(Saga):
+            __doc__ = f"Revision {revision}."
+
+            @trigger(source="memory", topic="t", max_concurrent_sagas=3)
+            async def on_event(self, event: Any) -> dict[str, Any]:
+                nonlocal at_once, most
+                at_once += 1
+                most = max(most, at_once)
+                await asyncio.sleep(0)
+                at_once -= 1
+                return {"revision": revision}
+
+            @action()
+            async def work(self, ctx: Any) -> None:
+                await done.wait()
+
+    define(1)
+    for _ in range(9):
+        await lab.fire("Queued.on_event", {}, wait=False)
+    define(2)
+    done.set()
+    await lab.drain()
+    assert most == 1
+    assert list(lab.runs()["revision"])[::-1] == [1] * 3 + [2] * 6
+
+
+async def test_a_method_that_waits_holds_up_no_other_trigger_of_its_source() -> None:
+    taps, gate, said = Taps(), asyncio.Event(), list[Any]()
+    async with Lab("memory", sources={"memory": taps}) as lab:
+
+        class Slow(Saga):
+            @trigger(source="memory", topic="t")
+            async def on_event(self, event: Any) -> None:
+                await gate.wait()
+                said.append("slow")
+
+        class Windowed(Saga):
+            @trigger(source="memory", topic="t", batch=Batch(100, "50ms"))
+            def on_events(self, events: Any) -> None:
+                said.append(len(events))
+
+        await lab.start()
+        await lab.fire("Windowed.on_events", {}, wait=False)
+        await taps["t"].put({})
+        await until(lambda: said)
+        assert said == [1]
+        gate.set()
+        await until(lambda: said == [1, "slow", 1])
 
 
 async def test_a_method_that_waits_for_a_turn_of_its_own_trigger_gets_an_error(lab: Lab) -> None:

@@ -315,6 +315,13 @@ class Decided:
         for key, times in other.reasons.items():
             self.reasons[key] = self.reasons.get(key, 0) + times
 
+    def absorb(self, own: Decided) -> None:
+        """Add all that came of an event which was decided beside its batch."""
+        self.join(own)
+        self.released += own.released
+        self.with_run += own.with_run
+        self.withdrawn += own.withdrawn
+
     def spread(self, members: Sequence[Member], at: float) -> None:
         """What became of the event that stands for a window became of its other events too: each has its own outcome
         and letter, in the order in which they came."""

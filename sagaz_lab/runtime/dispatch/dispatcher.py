@@ -10,7 +10,7 @@ from functools import partial
 from sagaz_lab.abc import Delivery, Engine, Event, Redriven, Refusal
 from sagaz_lab.errors import LabClosed, StoreUnavailable
 from sagaz_lab.model.inside import inside
-from sagaz_lab.model.variables import Caller, origin_of
+from sagaz_lab.model.variables import Caller, origin, origin_of
 from sagaz_lab.runtime.decisions.acceptance import acceptance
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.decider import Decider
@@ -18,7 +18,7 @@ from sagaz_lab.runtime.decisions.hints import tell_ticks_again
 from sagaz_lab.runtime.decisions.preview import Preview, preview
 from sagaz_lab.runtime.dispatch.departures import Departures
 from sagaz_lab.runtime.dispatch.effects import Effects, Follow
-from sagaz_lab.runtime.dispatch.exclusive import Decision, Exclusive, within
+from sagaz_lab.runtime.dispatch.exclusive import Decision, Exclusive, open_decision_of, within
 from sagaz_lab.runtime.dispatch.run_queue import RunQueue
 from sagaz_lab.runtime.dispatch.window_timers import Decide, WindowTimers
 from sagaz_lab.runtime.gates.pending_run import NOTHING
@@ -72,12 +72,13 @@ class Dispatcher:
         """
 
         async def decide(decisions: Sequence[Decided], now: float) -> None:
-            for decided, (_, part) in zip(decisions, readers, strict=True):
+            for decided in decisions:
                 await self._decide_due(decided, now)
                 callers = [Caller(within(context), origin_of(context)) for context in contexts]
-                await self._decider.decide(decided, deliveries, now, part=part, callers=callers)
+                await self._decider.decide(decided, deliveries, now, part=parts[decided], callers=callers)
 
-        decisions = [Decided(state, redriven) for state, _ in readers]
+        parts = {Decided(state, redriven): part for state, part in readers}
+        decisions = [*parts]
         for decided in decisions:
             decided.answered = answered
         await self.decide(decisions, decide, len(deliveries))
@@ -87,6 +88,20 @@ class Dispatcher:
         for decided in decisions:  # those of windows that came before, nobody else hears of
             self.letters.report([letter for letter in decided.letters if letter.event.id not in told])
         return decisions
+
+    async def take_with(self, decision: Decision, reader: Reader, delivery: Delivery) -> Decided:
+        """Decide an event that the code which this decision waits for has fired to one of its triggers, with the batch
+        at hand: the store takes both or neither. The entries of what is returned are as things stand."""
+        state, part = reader
+        batch = decision.batches[state]
+        own = batch.beside()
+        own.redriven, own.origin, own.mixed, batch.mixed = NOTHING, origin(), True, True
+        self._count([state], 1)
+        batch.batch.undo_by(self._count, [state], -1)
+        await self._decider.decide(own, [delivery], decision.now, part=part)
+        batch.absorb(own)
+        decision.fired.append((reader, delivery))
+        return own
 
     async def take_whole(
         self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
@@ -114,6 +129,8 @@ class Dispatcher:
 
     async def preview(self, state: TriggerState, delivery: Delivery) -> Preview:
         """What would become of the event now."""
+        if open_decision_of(state) is not None:
+            return await preview(self._decider, state, delivery, self._life.clock.now())
         decision = await self._exclusive.begin([state])
         try:
             return await preview(self._decider, state, delivery, self._life.clock.now())
@@ -130,7 +147,10 @@ class Dispatcher:
             await self._decider.decide_due(decided, now)
 
     async def decide(self, decisions: list[Decided], decide: Decide, events: int = 0) -> None:
-        """One decision of these triggers, at one moment, and what the store makes of it."""
+        """One decision of these triggers, and what the store makes of it.
+
+        Triggers whose methods wait come first, so that they hold up none of the others.
+        """
         states = [decided.state for decided in decisions]
         if self._triggers.confirming.pending:
             await self._triggers.confirming.confirmed(state.compiled.definition.name for state in states)
@@ -141,10 +161,14 @@ class Dispatcher:
         decision: Decision | None = None
         try:
             try:
-                decision = await self._exclusive.begin(states)
-                self._life.refuse_closing()
-                now = self._life.clock.now()
-                await decide(decisions, now)
+                now = 0.0
+                for waits in (True, False):
+                    if batches := [it for it in decisions if it.state.compiled.is_async is waits]:
+                        decision = await self._begin(decision, batches)
+                        now = decision.now
+                        await decide(batches, now)
+                assert decision is not None
+                decision.open = False
                 self._life.refuse_closing()
             except BaseException as error:
                 self._take_back(decision, decisions, events)
@@ -156,6 +180,17 @@ class Dispatcher:
         finally:
             if decision is not None:
                 self._exclusive.leave(decision)
+
+    async def _begin(self, decision: Decision | None, batches: Sequence[Decided]) -> Decision:
+        states = [decided.state for decided in batches]
+        if decision is None:
+            decision = await self._exclusive.begin(states)
+        else:
+            await self._exclusive.extend(decision, states)
+        self._life.refuse_closing()
+        decision.now = self._life.clock.now()
+        decision.batches.update({decided.state: decided for decided in batches})
+        return decision
 
     async def _take_in(self, decision: Decision, decisions: list[Decided], events: int, now: float) -> None:
         try:
@@ -172,6 +207,8 @@ class Dispatcher:
                 decisions += await self._settle_again(before, refused, follows, now)
         finally:
             self._exclusive.end(decision)
+        for reader, delivery in decision.fired if self.observers.all else ():
+            self.observers.received([reader], [delivery])
         for follow in follows:
             await follow()
         for decided in decisions:

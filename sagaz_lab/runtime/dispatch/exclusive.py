@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextvars import Context, ContextVar
 
-from sagaz_lab.runtime.triggers.state import TriggerState
+from sagaz_lab.abc import Delivery
+from sagaz_lab.model.inside import waits_for_itself
+from sagaz_lab.runtime.decisions.decided import Decided
+from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 
 
 class Decision:
-    """One that is under way. What the user's code fires within it does not wait for it: `locked` is empty then."""
+    """One that is under way. The user's code that it waits for may begin another one, whose `outer` it is.
 
-    __slots__ = ("locked", "outer", "over", "states")
+    `locked` are its triggers, `wants` those that it or an inner one waits for. While it is `open` its batches may grow:
+    an event that its code fires to one of its own triggers is decided `with` the batch at hand. `fired` are those.
+    """
 
-    def __init__(
-        self, states: Collection[TriggerState], locked: Collection[TriggerState], outer: Decision | None
-    ) -> None:
-        self.states = states
-        self.locked = locked
+    __slots__ = ("batches", "fired", "locked", "now", "open", "outer", "over", "wants")
+
+    def __init__(self, outer: Decision | None) -> None:
         self.outer = outer
+        self.locked: list[TriggerState] = []
+        self.wants: list[TriggerState] = []
+        self.batches: dict[TriggerState, Decided] = {}
+        self.fired: list[tuple[Reader, Delivery]] = []
+        self.now = 0.0
+        self.open = True
         self.over = False
+
+    def with_outer(self) -> Iterator[Decision]:
+        decision: Decision | None = self
+        while decision is not None:
+            yield decision
+            decision = decision.outer
 
 
 _current: ContextVar[Decision | None] = ContextVar("decision", default=None)
 
 
-def within_a_decision_of(state: TriggerState) -> bool:
-    """Whether the caller is code that such a decision waits for."""
+def _innermost() -> Decision | None:
+    """The decision that waits for the code that calls this."""
     decision = _current.get()
-    while decision is not None:
-        if not decision.over and state in decision.states:
-            return True
+    while decision is not None and decision.over:
         decision = decision.outer
-    return False
+    return decision
+
+
+def open_decision_of(state: TriggerState) -> Decision | None:
+    """The decision of this trigger that waits for the code that calls this, while its batch may grow."""
+    decision = _innermost()
+    if decision is None:
+        return None
+    return next((it for it in decision.with_outer() if it.open and state in it.batches), None)
 
 
 def within_a_decision() -> bool:
-    """Whether the caller is code that any decision waits for."""
-    decision = _current.get()
-    return decision is not None and not decision.over
+    """Whether any decision waits for the code that calls this."""
+    return _innermost() is not None
 
 
 def within(context: Context) -> Context:
@@ -53,45 +73,88 @@ class Exclusive:
 
     def __init__(self) -> None:
         self.on_freed: list[Callable[[TriggerState], None]] = []
+        self._holders: dict[TriggerState, Decision] = {}
 
     async def begin(self, states: Collection[TriggerState]) -> Decision:
         """Returns when no other decision of these triggers is under way.
 
-        Called by the code that a decision waits for, it returns at once: the two would wait for each other.
+        Raises `RunError` where the other one waits for the code that calls this.
         """
-        outer = _current.get()
-        if outer is not None and not outer.over:
-            return Decision(states, (), outer)
-        mine: list[TriggerState] = []
+        decision = Decision(_innermost())
         try:
-            # Each once, and in one order, so that no two wait for each other.
-            for state in sorted(set(states), key=lambda it: it.name):
-                await state.exclusive.acquire()
-                mine.append(state)
-                state.deciding = True
+            while decision.outer is None and not await self._lock_all(decision, states):
+                self._give_back(decision)  # it holds nothing any more, so that the others go on first
+            if decision.outer is not None:
+                await self.extend(decision, states)
         except BaseException:
-            self._give_back(mine, mine)
+            self._give_back(decision)
             raise
-        decision = Decision(states, mine, outer)
         _current.set(decision)
         return decision
+
+    async def extend(self, decision: Decision, states: Collection[TriggerState]) -> None:
+        """The same for further triggers of a decision."""
+        if not await self._lock_all(decision, states):
+            names = ", ".join(sorted(state.name for state in states))
+            cure = "fire to it from an action, or publish to it"
+            raise waits_for_itself(f"a decision of {names}", "the decision of another event", cure)
+
+    async def _lock_all(self, decision: Decision, states: Collection[TriggerState]) -> bool:
+        """False where it would wait for a decision that waits for it."""
+        # Each once, and in one order, so that two decisions that begin at the same time do not wait for each other.
+        for state in sorted(set(states), key=lambda it: it.name):
+            if not await self._lock(decision, state):
+                return False
+        return True
+
+    async def _lock(self, decision: Decision, state: TriggerState) -> bool:
+        if state.exclusive.locked():
+            if self._closes_a_circle(decision, state):
+                return False
+            waiting = list(decision.with_outer())
+            for it in waiting:
+                it.wants.append(state)
+            try:
+                await state.exclusive.acquire()
+            finally:
+                for it in waiting:
+                    it.wants.remove(state)
+        else:
+            await state.exclusive.acquire()
+        self._holders[state] = decision
+        decision.locked.append(state)
+        state.deciding = True
+        return True
+
+    def _closes_a_circle(self, decision: Decision, state: TriggerState) -> bool:
+        mine, asked, wanted = set(decision.with_outer()), set[TriggerState](), [state]
+        while wanted:
+            holder = self._holders.get(one := wanted.pop())
+            if holder in mine:
+                return True
+            if holder is not None and one not in asked:
+                asked.add(one)
+                wanted += holder.wants
+        return False
 
     def end(self, decision: Decision) -> None:
         """It is made, or nothing came of it; idempotent."""
         if not decision.over:
-            decision.over = True
-            self._give_back(decision.locked, decision.states)
+            decision.over, decision.open = True, False
+            self._give_back(decision)
 
     @staticmethod
     def leave(decision: Decision) -> None:
         """In the caller's context: what it does next is no part of the decision, which may go on elsewhere."""
         _current.set(decision.outer)
 
-    def _give_back(self, locked: Collection[TriggerState], states: Collection[TriggerState]) -> None:
+    def _give_back(self, decision: Decision) -> None:
+        locked, decision.locked = decision.locked, []
         for state in locked:
             state.deciding = False
+            del self._holders[state]
             state.exclusive.release()
-        for state in states:
+        for state in locked:
             if not state.deciding:
                 self.freed(state)
 

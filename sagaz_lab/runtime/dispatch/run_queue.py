@@ -233,9 +233,11 @@ class RunQueue:
             return
         await self._departures.fetch(pending)
         changed = definition.revision != pending.revision and pending.attempt == 1
-        if changed and not await self._decide_again(state, pending, definition, now):
-            self._exclusive.when_free(state, partial(state.core.give_up, pending))
-            return
+        if changed and not state.removed:
+            if not await self._decide_again(state, pending):
+                self._exclusive.when_free(state, partial(state.core.give_up, pending))
+                return
+            definition = state.compiled.definition
         pending.revision = definition.revision
         await self._life.finishing.to_the_end(self._start(state, pending, definition, now))
 
@@ -267,16 +269,18 @@ class RunQueue:
         self._departures.put_off(state, pending, f"for the code of saga {pending.saga!r}")
         self.release(state)
 
-    async def _decide_again(
-        self, state: TriggerState, pending: PendingRun, definition: SagaDefinition, now: float
-    ) -> bool:
-        """True if the new revision still starts a run from the waiting event."""
-        if state.removed:
-            return True
-        with inside(self._life.tasks, f"the decision of an event of {state.name}"):
-            again = Decided(state)
-            run = await self._decider.decide_queued(again, pending, now)
-        pending.revision = definition.revision
+    async def _decide_again(self, state: TriggerState, pending: PendingRun) -> bool:
+        """True if the revision that is current now still starts a run from the waiting event. It is a decision of its
+        trigger like any other."""
+        decision = await self._exclusive.begin([state])
+        try:
+            now, again = self._clock.now(), Decided(state)
+            with inside(self._life.tasks, f"the decision of an event of {state.name}"):
+                run = await self._decider.decide_queued(again, pending, now)
+            pending.revision = state.compiled.definition.revision
+        finally:
+            self._exclusive.leave(decision)
+            self._exclusive.end(decision)
         if run is not None:
             pending.context, pending.flat = run.context, run.flat
             return True

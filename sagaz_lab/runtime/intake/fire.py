@@ -16,7 +16,7 @@ from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.trigger import SourceSpec, specs_of
 from sagaz_lab.runtime.decisions.preview import Preview
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.dispatch.exclusive import within_a_decision_of
+from sagaz_lab.runtime.dispatch.exclusive import open_decision_of
 from sagaz_lab.runtime.intake.fire_queue import Answer, FireQueue
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.outbox.publications import refuse_other_store
@@ -58,9 +58,11 @@ class Firing:
     async def _outcome(self, state: TriggerState, answer: Answer, wait: bool) -> Outcome:
         """The event's outcome, with `wait` its final one."""
         outcome, final = answer
-        if not wait or final is None or outcome.kind is not OutcomeKind.WAITING:
+        if not wait or outcome.kind is not OutcomeKind.WAITING:
             return outcome
         self._refuse_own(state)
+        if final is None:
+            return outcome
         with self._told_if_long(state, f"which waits ({outcome.reason})"):
             return await asyncio.shield(final)
 
@@ -71,7 +73,7 @@ class Firing:
 
     def _refuse_own(self, state: TriggerState) -> None:
         """What waits is decided when this decision is made."""
-        if within_a_decision_of(state):
+        if open_decision_of(state) is not None:
             place = place_in(self._life.tasks)
             caller = f"the decision of an event of {state.name}" if place is None else place.name
             raise waits_for_itself(f"fire() to {state.name}", caller, "fire it with wait=False")
@@ -118,7 +120,7 @@ class Firing:
         # Before the look at the room, so that nothing is awaited between that look and the decision.
         await self._triggers.confirming.confirmed([state.compiled.definition.name])
         # Within a decision of the trigger there would be no room before its end.
-        if state.room() > 0 or (within_a_decision_of(state) and not state.paused):
+        if state.room() > 0 or (open_decision_of(state) is not None and not state.paused):
             return
         with self._told_if_long(state, "which has no room for it"):
             while state.room() <= 0:

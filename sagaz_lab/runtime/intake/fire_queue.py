@@ -15,10 +15,12 @@ from msgspec import Struct
 from sagaz_lab.abc import Delivery
 from sagaz_lab.errors import LabClosed
 from sagaz_lab.model.inside import inside
-from sagaz_lab.model.run import Outcome
+from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
-from sagaz_lab.runtime.dispatch.exclusive import within_a_decision
+from sagaz_lab.runtime.dispatch.exclusive import open_decision_of, within_a_decision
+from sagaz_lab.runtime.dispatch.run_queue import WAITS
+from sagaz_lab.runtime.gates.window_policies import IN_WINDOW
 from sagaz_lab.runtime.intake.ports import Room
 from sagaz_lab.runtime.lifetime.finishing import NOT_TAKEN
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
@@ -58,14 +60,14 @@ class FireQueue:
         """What became of the event for each reader. Raises what `Dispatcher.take` and `room` raise."""
         key = tuple(readers)
         line = self._lines.get(key)
+        if within_a_decision():  # the line may wait for that
+            return [await self._decide_within(reader, delivery) for reader in readers]
         if line is None:
-            if within_a_decision() or not any(state.deciding for state, _ in readers):
+            if not any(state.deciding for state, _ in readers):
                 return (await self._decide(readers, [delivery]))[delivery.event.id]
             line = self._lines[key] = deque()
             name = f"events fired to {', '.join(state.name for state, _ in readers)}"
             self._life.tasks.start(self._work_off(key, line, name), name, self._life.tasks.home)
-        elif within_a_decision():  # the line may wait for it
-            return (await self._decide(readers, [delivery]))[delivery.event.id]
         fired = _Fired(delivery, copy_context(), asyncio.get_running_loop().create_future())
         line.append(fired)
         try:
@@ -100,6 +102,15 @@ class FireQueue:
             if not it.answers.done():
                 it.answers.set_result(found[it.delivery.event.id])
 
+    async def _decide_within(self, reader: Reader, delivery: Delivery) -> Answer:
+        """Of an event that the user's code fires while a decision waits for it."""
+        event_id, decision = delivery.event.id, open_decision_of(reader[0])
+        if decision is None:
+            return (await self._decide([reader], [delivery]))[event_id][0]
+        own = await self._dispatcher.take_with(decision, reader, delivery)
+        outcome = _answers([own]).get(event_id, Answer(_as_it_stands(own, event_id, decision.now), None)).outcome
+        return Answer(outcome, None)
+
     async def _decide(
         self, readers: Sequence[Reader], deliveries: Sequence[Delivery], contexts: Sequence[Context] = ()
     ) -> Mapping[str, Sequence[Answer]]:
@@ -120,6 +131,16 @@ def _answers(decisions: Sequence[Decided]) -> dict[str, Answer]:
         for entry in decided.entries
         for outcome in outcomes_of(entry)
     }
+
+
+def _as_it_stands(own: Decided, event_id: str, at: float) -> Outcome:
+    """Of an event whose batch the store does not have yet."""
+    pending = next((run for run in own.starts if any(it.id == event_id for it in run.events())), None)
+    runs, reason = pending is not None and pending.status is RunStatus.RUNNING, IN_WINDOW if pending is None else WAITS
+    return Outcome(
+        OutcomeKind.STARTED if runs else OutcomeKind.WAITING, "" if runs else reason, event_id, own.state.name,
+        None if pending is None else pending.run_id, own.state.compiled.definition.revision, at,
+    )  # fmt: skip
 
 
 def _next(line: deque[_Fired], most: int) -> Sequence[_Fired]:

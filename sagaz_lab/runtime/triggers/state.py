@@ -43,6 +43,8 @@ class TriggerState:
         self.exclusive = asyncio.Lock()
         self.deciding = False
         """Whether a batch is being decided, or the store is about to take it."""
+        self.coming: CompiledTrigger | None = None
+        """The revision that is taken over once the batch at hand is decided."""
         self.meanwhile: list[Callable[[], object]] = []
         """What has happened to runs meanwhile, to be taken into the gates."""
         self._waiters: list[asyncio.Future[None]] = []
@@ -50,6 +52,7 @@ class TriggerState:
 
     def use(self, compiled: CompiledTrigger) -> None:
         """Go on with another revision; what waits in a queue goes on waiting."""
+        self.coming = None
         self.params.use(compiled.trigger.params)
         self.limits.use(limits_of(compiled.trigger))
         self.compiled = compiled
@@ -75,7 +78,13 @@ class TriggerState:
                 checked_limits(compiled.trigger, {name: value})
             except DefinitionError:  # the cell has come with an option that contradicts it
                 self.limits.withdraw(name)
-        self.core.use(compiled.rules(with_limits(compiled.trigger.gates, self.limits.values)))
+        if self.deciding:  # a batch is decided by the same limits from its first event to its last
+            self.meanwhile.append(self._use_limits)
+        else:
+            self._use_limits()
+
+    def _use_limits(self) -> None:
+        self.core.use(self.compiled.rules(with_limits(self.compiled.trigger.gates, self.limits.values)))
 
     def checked_params(self, values: Mapping[str, Any]) -> dict[str, Scalar]:
         """Raises `UnknownParam` and `DefinitionError`."""

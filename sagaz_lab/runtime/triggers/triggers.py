@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from sagaz_lab.abc import Ending
 from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, UnknownName, describe
@@ -40,6 +41,8 @@ class Triggers:
         """Events that were fired, by the identity of the source in the process that they stand for."""
         self.on_changed: Callable[[TriggerState], None] = _nobody
         self.on_removed: Callable[[TriggerState], None] = _nobody
+        self.on_taken_over: Callable[[], None] = _nothing
+        """Called where a definition has been taken over later, as its trigger was deciding a batch."""
 
     def find(self, name: str) -> TriggerState:
         """The state of a trigger that is registered. Raises `UnknownName` with the nearest one."""
@@ -65,13 +68,24 @@ class Triggers:
             name = compiled.trigger.name
             if (state := self.states.get(name)) is None:
                 self.states[name] = TriggerState(compiled, self._tally.of(name), self.slots)
+            elif state.deciding:
+                state.removed = False
+                if state.coming is None:
+                    state.meanwhile.append(partial(self._take_over, state))
+                state.coming = compiled
             else:
                 state.use(compiled)
                 self.on_changed(state)
         for name, state in self.states.items():
             if name not in seen and not state.removed:
-                state.removed = True
+                state.removed, state.coming = True, None
                 self.on_removed(state)
+
+    def _take_over(self, state: TriggerState) -> None:
+        """The batch that was at hand has been decided by the revision before."""
+        if state.coming is not None:
+            state.use(state.coming)
+            self.on_taken_over()
 
     def _compile(
         self, sagas: Mapping[str, SagaDefinition], but: Collection[str]
@@ -86,7 +100,7 @@ class Triggers:
                     CompiledTrigger(definition, trigger, instance, self.default)
                     for trigger in definition.triggers.values()
                     if (state := self.states.get(trigger.name)) is None
-                    or state.compiled.definition is not definition
+                    or (state.coming or state.compiled).definition is not definition
                     or state.removed
                 ]
             except Exception as error:  # noqa: BLE001  of that saga's code alone
@@ -130,3 +144,7 @@ class Triggers:
 
 def _nobody(state: TriggerState) -> None:
     """Nothing is dispatched yet."""
+
+
+def _nothing() -> None:
+    """No source is read yet."""
