@@ -53,6 +53,7 @@ def test_an_interrupted_wait_leaves_the_sources_running(kernel):
     kernel.run(saga("interrupted"))
     kernel.run("await default_lab().start()")
     request = kernel.send("%triggers wait")
+    kernel.begins(request)
     time.sleep(1.0)
     kernel.interrupt()
     assert "interrupted; the triggers go on" in kernel.result(request).error
