@@ -27,6 +27,7 @@ class Result:
     shown: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
     paged: str = ""
+    begun: bool = False
     ok: bool = True
 
     @property
@@ -94,6 +95,12 @@ class Kernel:
                 result.paged = "".join(pages)
                 return result
 
+    def begins(self, request: str, timeout_s: float = 30.0) -> None:
+        """Returns once the kernel has begun the cell; its code runs a moment later."""
+        deadline = time.monotonic() + timeout_s
+        while not self._results.setdefault(request, Result()).begun:
+            self.receive(deadline, request)
+
     def receive(self, deadline: float, request: str) -> bool:
         """Takes one message; true if it says that the request is done."""
         message = self.client.get_iopub_msg(timeout=max(deadline - time.monotonic(), 0.01))
@@ -142,6 +149,8 @@ class Kernel:
 
 def _add(result: Result, kind: str, content: dict[str, Any]) -> None:
     match kind:
+        case "execute_input":
+            result.begun = True
         case "stream" if content["name"] == "stdout":
             result.stdout += content["text"]
         case "stream":

@@ -93,7 +93,10 @@ class Slow(Saga):
         ctx.progress(1, 3, "files")
         await go_on.wait()
 go_on = asyncio.Event()""")
-    kernel.run('slow = (await lab.fire("Slow.on_event", {}))[0]\nawait asyncio.sleep(0.2)')
+    kernel.run(
+        'slow = (await lab.fire("Slow.on_event", {}))[0]\n'
+        'while "1 of 3" not in str(lab.status().runs):\n    await asyncio.sleep(0.01)'
+    )
     text, html = shown(kernel, "lab.run(slow.run_id)")
     assert "running: 1 of 3 files" in text
     assert "running: 1 of 3 files" in html

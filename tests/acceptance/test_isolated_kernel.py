@@ -228,6 +228,8 @@ def test_the_magics_work(kernel):
     assert kernel.run("%triggers wait until idle --timeout 30").ok
     kernel.run("""
 async def later():
+    while "wait" not in In[-1]:  # the next cell
+        await asyncio.sleep(0.05)
     for n in range(3):
         await asyncio.sleep(0.2)
         await default_lab().fire("works.on_event", {"n": n})

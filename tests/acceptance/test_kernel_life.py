@@ -130,6 +130,7 @@ def test_interrupting_a_cell_leaves_the_sources_running(world: World) -> None:
         for cell in ("import time; time.sleep(600)", "await asyncio.sleep(600)", "%triggers wait", "while True: pass"):
             world.wait_for(20)
             request = kernel.send(cell)
+            kernel.begins(request)
             time.sleep(0.5)
             kernel.interrupt()
             assert not kernel.result(request).ok

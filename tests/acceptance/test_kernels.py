@@ -90,6 +90,7 @@ def test_an_interrupted_cell_leaves_the_sources_running(kernel):
     kernel.run("await default_lab().start()")
     for cell in ("import time\ntime.sleep(60)", "await asyncio.sleep(60)", "%triggers wait"):
         request = kernel.send(cell)
+        kernel.begins(request)
         time.sleep(1.0)
         kernel.interrupt()
         assert kernel.result(request).ok is False

@@ -53,6 +53,7 @@ def test_an_interrupted_wait_leaves_the_sources_running(kernel):
     kernel.run(saga("interrupted"))
     kernel.run("await default_lab().start()")
     request = kernel.send("%triggers wait")
+    kernel.begins(request)
     time.sleep(1.0)
     kernel.interrupt()
     assert "interrupted; the triggers keep running" in kernel.result(request).error
@@ -78,6 +79,8 @@ def test_a_notebook_run_without_a_front_end_shows_what_wait_saw(tmp_path, monkey
         "import asyncio\nhandle = %triggers start",
         """
 async def later():
+    while "wait" not in In[-1]:  # the next cell
+        await asyncio.sleep(0.05)
     await asyncio.sleep(0.3)
     await default_lab().fire("headless.on_event", {"n": 1}, id="of an earlier cell")
 task = asyncio.create_task(later())""",

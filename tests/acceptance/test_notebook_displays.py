@@ -39,7 +39,7 @@ class Draws(Saga):
 """
 TWO = """
 import time
-shown = [0]
+shown, left = [0], []
 class Two(Saga):
     saga_name = "two"
     @trigger(source="memory", topic="two")
@@ -48,6 +48,7 @@ class Two(Saga):
     def leaves(self, ctx):
         import matplotlib.pyplot as plt
         plt.figure(figsize=(1, 1)).suptitle("left open")
+        left.append(1)
         while not shown[0]:
             time.sleep(0.01)
     @action("shows")
@@ -144,7 +145,7 @@ def test_actions_that_run_at_the_same_time_and_cells_show_and_close_their_own_fi
     kernel.run("begun = False\nimport matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1))\nplt.close('all')")
     kernel.run(TWO)
     kernel.run("%triggers fire two.on_event {} --no-wait")
-    kernel.run("import time; time.sleep(0.5)")
+    kernel.run("import asyncio\nwhile not left: await asyncio.sleep(0.01)")
     own = kernel.run("plt.plot([3, 4])\nplt.show()\nplt.close('all')\nplt.get_fignums()")
     assert (str(own.shown).count("image/png"), own.text) == (1, "[]")
     kernel.run("begun = True")

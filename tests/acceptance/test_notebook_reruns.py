@@ -86,7 +86,7 @@ def test_a_deleted_class_is_told_of_once_and_the_button_removes_its_saga(kernel)
     assert kernel.run("1").stdout == ""
     kernel.run("import ipywidgets as w; b = [x for x in w.Widget.widgets.values() if isinstance(x, w.Button)][-1]")
     kernel.run("b.click()")
-    kernel.run("import asyncio; await asyncio.sleep(0.05)")
+    kernel.run("import asyncio\nwhile b.description != 'gone removed': await asyncio.sleep(0.01)")
     assert kernel.run("(b.description, list(default_lab().sagas))").text == "('gone removed', [])"
 
 

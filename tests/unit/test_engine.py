@@ -365,7 +365,7 @@ async def test_an_action_that_timed_out_is_tried_again(lab: Lab, kind: str) -> N
     class Slow(Saga):
         if kind == "thread":
 
-            @action("call", timeout_s=0.03, max_retries=1, retry_backoff_s=0)
+            @action("call", timeout_s=0.3, max_retries=1, retry_backoff_s=0)
             def call(self, ctx):
                 tried.append(ctx.cancelled)
                 while len(tried) == 1 and not ctx.cancelled:
@@ -374,7 +374,7 @@ async def test_an_action_that_timed_out_is_tried_again(lab: Lab, kind: str) -> N
 
         else:
 
-            @action("call", timeout_s=0.03, max_retries=1, retry_backoff_s=0)
+            @action("call", timeout_s=0.3, max_retries=1, retry_backoff_s=0)
             async def call(self, ctx):
                 tried.append(ctx.cancelled)
                 if len(tried) == 1:

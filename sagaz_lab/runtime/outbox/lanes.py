@@ -133,12 +133,11 @@ class ProcessLane(Lane):
     """The process itself: the triggers whose source is in the process and has the topic get it, through their gates.
 
     A trigger that has no room, or is paused, holds up what is for its topic, and what the same runs published after
-    that; nothing else. What nobody listens to is done, and counted in `unheard`.
+    that; nothing else. What nobody listens to is done.
     """
 
     def __init__(self, life: Lifetime, triggers: Triggers, take: Take, wake: Callable[[], None]) -> None:
         super().__init__("this process")
-        self.unheard = 0
         self._life = life
         self._triggers = triggers
         self._take = take
@@ -159,9 +158,7 @@ class ProcessLane(Lane):
                 late.update(it.order for number, it in known if number not in gone)
             if len(now) < len(free):
                 full[topic] = readers
-            if not readers:
-                self.unheard += len(now)
-            elif now:
+            if readers and now:
                 state, part = readers[0]
                 source = str(specs_of(state.compiled.trigger)[part])
                 await self._take(readers, [self._delivery(publication, source) for _, publication in now])

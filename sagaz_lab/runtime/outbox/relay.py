@@ -95,11 +95,6 @@ class Relay:
         """How many publications cannot go now: their broker is down, their trigger has no room or no definition."""
         return sum(lane.left for lane in self._all()) + self._undefined.total()
 
-    @property
-    def unheard(self) -> int:
-        """How many publications to the process itself had nobody who listens."""
-        return self._itself.unheard
-
     async def settled(self) -> None:
         """Returns when all has been published that can be now."""
         while self._under_way():
