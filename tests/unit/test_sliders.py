@@ -68,7 +68,7 @@ async def test_a_change_keeps_the_bounds_of_its_param(each_lab: Lab) -> None:
         await each_lab.set_params("Bounded.on_event", threshold=1.5)
     (outcome,) = await each_lab.fire("Bounded.on_event")
     assert each_lab.context(str(outcome.run_id))["threshold"] == 1.0
-    state = await Feed(each_lab).now(sample=False, look=False, anew=False)
+    state = await Feed(each_lab).now(sample=False, look=False, refresh=False)
     (param,) = state["triggers"][0]["params"]
     assert param == {"name": "threshold", "value": 1.0, "default": 0.5, "range": (0, 1, 0.01)}
 

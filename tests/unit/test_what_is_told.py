@@ -181,4 +181,4 @@ async def test_a_memory_source_counts_what_was_fired_once_for_all_its_readers(ea
     await each_lab.fire("Told.on_event", {"n": 1})
     (source,) = each_lab.status().sources
     assert source.received == 2
-    assert (await Feed(each_lab).now(sample=False, look=False, anew=False))["sources"][0]["received"] == 2
+    assert (await Feed(each_lab).now(sample=False, look=False, refresh=False))["sources"][0]["received"] == 2
