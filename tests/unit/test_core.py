@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from sagaz_lab import Batch, Debounce, Throttle, TriggerConfig
+from sagaz_lab import Batch, Debounce, Event, Throttle, TriggerConfig
+from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.gates.core import Reservation
-from sagaz_lab.runtime.gates.window_policies import Absent, All, AllOf, Batches, InTurn, Policy, Trailing
+from sagaz_lab.runtime.gates.window_policies import Absent, All, AllOf, Batches, InTurn, Leaving, Policy, Trailing
+from sagaz_lab.runtime.gates.windows import Windows
 from tests.unit.core_log import Arrives, Ends, Input, Player
 
 KEYS = ("a", "b", "d1", "d2")
@@ -158,3 +161,49 @@ def test_the_queue_of_a_batch_is_bounded_event_by_event(strategy: Any) -> None:
     assert [run.event_id for run in player.core.admission.queue()] == [
         it for it in ("e1", "e2", "e3", "e4") if it not in dropped
     ]
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions it calls: a measure of work that no machine's speed changes."""
+    steps, before = 0, sys.getprofile()
+
+    def count(frame: object, event: str, arg: object) -> None:
+        nonlocal steps
+        steps += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return steps
+
+
+def work_of_rollback(key: str, events: int) -> int:
+    """What it takes to roll back a batch in which the windows of so many events have been closed."""
+    player = Player(Gates(), Batches(events + 1, PERIOD), TriggerConfig(queue_size=events))
+    player.play(Arrives(1.0, f"e{n}", key.format(n)) for n in range(events))
+    player.commit()
+    windows = player.core.windows
+    assert windows is not None
+    windows.change(Leaving())  # closes a window of one key event by event
+    player.core.due(player.batch, 1.0)
+    assert windows.size == 0
+    work = calls(player.batch.rollback)
+    assert windows.size == events
+    return work
+
+
+@pytest.mark.parametrize("key", ["each its own: {}", "the same"])
+def test_rolling_back_ten_times_the_windows_is_ten_times_the_work(key: str) -> None:
+    small, large = work_of_rollback(key, 100), work_of_rollback(key, 1_000)
+    assert 0 < large < 15 * small
+
+
+def test_an_event_leaves_its_window_although_another_process_has_a_clock_that_is_ahead() -> None:
+    windows = Windows(Batches(10, PERIOD))
+    ahead, new = (WaitingEvent(f"h-{at}", "t", "a", 0, Event({}), None, at) for at in (5, 1))
+    windows.restore([ahead])
+    windows.add(new)
+    windows.remove(new)
+    assert windows.events() == [ahead]

@@ -7,6 +7,7 @@ it gives are closings: events of one key, to be decided now. Bounds: the waiting
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush, heapreplace
 from itertools import chain
@@ -14,6 +15,12 @@ from math import inf
 
 from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.runtime.gates.window_policies import Added, Closing, Policy
+
+_When = tuple[float, float, int]
+"""When a window is due, and the place of its first event: of those due at one moment the first that came goes first."""
+
+SPARE = 16
+"""Entries of the heap that may be out of date, besides one for each window, before it is built anew."""
 
 
 class Windows:
@@ -23,10 +30,10 @@ class Windows:
         self.policy = policy
         self.size = 0
         self._open: dict[str | None, list[WaitingEvent]] = {}
-        # At least one entry for each key, never later than its window's due time; of those that are due at one moment
-        # the window whose first event came first.
+        # Of each key the entry that `_timed` has as well, never later than its window's due time. Any other is out of
+        # date.
         self._due: list[tuple[float, float, int, str | None]] = []
-        self._timed: set[str | None] = set()
+        self._timed: dict[str | None, _When] = {}
         # Of what another process has left: in which order it came, and before all that came since.
         self._restored: dict[str, int] = {}
 
@@ -71,14 +78,19 @@ class Windows:
             self._open.setdefault(event.key, []).append(event)
         self._time_all()
 
-    def _settle(self, key: str | None, events: list[WaitingEvent]) -> None:
+    def _settle(self, key: str | None, events: list[WaitingEvent], *, sooner: bool = False) -> None:
+        """`sooner`: it may be due earlier than before."""
         if not events:
             del self._open[key]
-        elif key not in self._timed:
-            self._timed.add(key)
-            heappush(self._due, (*self._when(events), key))
+        elif (timed := self._timed.get(key)) is None or sooner:
+            when = self._when(events)
+            if timed is None or when < timed:
+                self._timed[key] = when
+                heappush(self._due, (*when, key))
+                if len(self._due) > 2 * len(self._open) + SPARE:
+                    self._time_all()
 
-    def _when(self, events: Sequence[WaitingEvent]) -> tuple[float, float, int]:
+    def _when(self, events: Sequence[WaitingEvent]) -> _When:
         return (self._due_at(events), *self._place(events[0]))
 
     def _due_at(self, events: Sequence[WaitingEvent]) -> float:
@@ -90,10 +102,13 @@ class Windows:
         while self._due:
             *when, key = self._due[0]
             events = self._open.get(key)
-            if events is None:
+            if self._timed.get(key) != tuple(when):
                 heappop(self._due)
-                self._timed.discard(key)
-            elif (now := self._when(events)) > tuple(when):
+            elif events is None:
+                heappop(self._due)
+                del self._timed[key]
+            elif (now := self._when(events)) > self._timed[key]:
+                self._timed[key] = now
                 heapreplace(self._due, (*now, key))
             else:
                 return now[0]
@@ -106,13 +121,19 @@ class Windows:
 
     def put_back(self, events: Sequence[WaitingEvent]) -> None:
         """These go on waiting, in their old place."""
+        back: dict[str | None, list[WaitingEvent]] = {}
         for event in events:
-            self._open.setdefault(event.key, []).append(event)
+            back.setdefault(event.key, []).append(event)
+        for key, mine in back.items():
+            window = self._open.setdefault(key, [])
+            if len(mine) < len(window):  # sorting would look at all that wait there, for each batch that is rolled back
+                for event in mine:
+                    insort(window, event, key=self._place)
+            else:
+                window += mine
+                window.sort(key=self._place)
+            self._settle(key, window, sooner=True)
         self.size += len(events)
-        for key in {event.key for event in events}:
-            self._open[key].sort(key=self._place)
-        if events:
-            self._time_all()
 
     def close(self, key: str | None) -> Closing:
         """Close this key's window."""
@@ -130,7 +151,7 @@ class Windows:
         """Close those whose time has come, the earliest first."""
         while (due_at := self.next_due()) is not None and due_at <= now:
             key = heappop(self._due)[3]
-            self._timed.discard(key)
+            del self._timed[key]
             yield self.close(key)
 
     def drop_oldest(self) -> WaitingEvent | None:
@@ -142,15 +163,20 @@ class Windows:
 
     def remove(self, event: WaitingEvent) -> None:
         """Take it out, if it is still there."""
-        for key in (event.key, *self._open):  # another revision may have given it another key
-            events = self._open.get(key, [])
-            if (at := next((i for i, one in enumerate(events) if one.id == event.id), None)) is not None:
-                del events[at]
-                self.size -= 1
-                if events:  # without its last event it may be due earlier
-                    heappush(self._due, (*self._when(events), key))
-                self._settle(key, events)
-                return
+        if not self._remove(event.key, event):
+            any(self._remove(key, event) for key in [*self._open])  # another revision may have given it another key
+
+    def _remove(self, key: str | None, event: WaitingEvent) -> bool:
+        events = self._open.get(key, [])
+        at = bisect_left(events, self._place(event), key=self._place)
+        if at == len(events) or events[at].id != event.id:  # another process's clock may have disturbed the order
+            at = next((i for i, one in enumerate(events) if one.id == event.id), len(events))
+        if at == len(events):
+            return False
+        del events[at]
+        self.size -= 1
+        self._settle(key, events, sooner=True)  # without its last event it may be due earlier
+        return True
 
     def empty(self) -> list[WaitingEvent]:
         """Take everything out, in its order."""
