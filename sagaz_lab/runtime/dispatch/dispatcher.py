@@ -47,6 +47,7 @@ class Dispatcher:
         self._exclusive.on_freed = [self.run_queue.freed, self.window_timers.time]
         self.runner.retry_later = self.run_queue.retry_later
         triggers.on_changed = self._exclusive.freed
+        triggers.barrier.on_lifted = self.run_queue.go_on
         triggers.on_removed = self.window_timers.removed
 
     async def take(
@@ -72,6 +73,7 @@ class Dispatcher:
                 await self._decide_due(decided, now)
                 await self._decider.decide(decided, deliveries, now, part=part)
 
+        await self._may_decide([state for state, _ in readers])
         decisions = [Decided(state, redriven) for state, _ in readers]
         for decided in decisions:
             decided.answered = answered
@@ -92,6 +94,7 @@ class Dispatcher:
             await self._decide_due(decisions[0], now)
             await self._decider.decide_whole(decisions[0], events, now)
 
+        await self._may_decide([state])
         decisions = [Decided(state, redriven)]
         await self.decide(decisions, decide, len(events))
         return decisions
@@ -103,6 +106,7 @@ class Dispatcher:
             with inside(self._life.tasks, f"the decision of a window of {state.name}", state.name):
                 await self._decide_due(decisions[0], now)
 
+        await self._may_decide([state])
         decisions = [Decided(state)]
         await self.decide(decisions, decide)
         self.letters.report([letter for decided in decisions for letter in decided.letters])
@@ -116,6 +120,11 @@ class Dispatcher:
             self._exclusive.leave(decision)
             self._exclusive.end(decision)
 
+    async def _may_decide(self, states: Sequence[TriggerState]) -> None:
+        """Returns when no saga of these triggers stands still."""
+        if self._triggers.barrier.raised:
+            await self._triggers.barrier.lifted([state.compiled.definition.name for state in states])
+
     async def _decide_due(self, decided: Decided, now: float) -> None:
         """What is due comes before what arrives."""
         if self._life.closing or decided.state.removed:
@@ -127,8 +136,6 @@ class Dispatcher:
     async def decide(self, decisions: list[Decided], decide: Decide, events: int = 0) -> None:
         """One decision of these triggers, at one moment, and what the store makes of it."""
         states = [decided.state for decided in decisions]
-        if self._triggers.confirming.pending:
-            await self._triggers.confirming.confirmed(state.compiled.definition.name for state in states)
         self._life.refuse_closing()
         if not self._life.lease.held():
             await self._life.lease.seen()  # what is only filtered would be decided without the store
