@@ -203,11 +203,15 @@ class Service:
             await self.intake.answered()
             if not how.skip_failed:
                 self.intake.refuse_failed(self.intake.pumps_of({state.name for state in wanted}))
-            waited = await self.dispatcher.window_timers.restore(wanted)
             if how.fresh:
                 await self._forget(wanted)
-                waited = 0  # what came into a window since the Lab was opened is forgotten too
-            found = await self.recovery.resume_interrupted(how.resume)
+            # Nothing is decided until the runs have their slots and keys again.
+            barrier = self._triggers.barrier.raise_for(self._registry.current)
+            try:
+                waited = await self.dispatcher.window_timers.restore(wanted)
+                found = await self.recovery.resume_interrupted(how.resume)
+            finally:
+                self._triggers.barrier.lift(barrier)
             found.events_need_code = self.dispatcher.window_timers.without_code.look(await self._store.left_waiting())
         found.waited += waited
         self.relay.look_again()
@@ -226,6 +230,7 @@ class Service:
     async def _forget(self, states: Collection[TriggerState]) -> None:
         """Free what earlier runs of these triggers have claimed."""
         freed = waited = 0
+        await self.dispatcher.window_timers.restore(states)
         for state in states:
             waited += await self.dispatcher.window_timers.forget(state)
             freed += await self._store.forget(state.name)
@@ -254,10 +259,11 @@ class Service:
         self.intake.hand_over(self._wanted())
         self._observers.changed([change.name for change in changes])
         new = [(change.name, change.revision) for change in changes if change.is_new]
-        confirming, shared = self._triggers.confirming, self._store.traits.survives  # else nobody else gives numbers
-        future = confirming.begin(name for name, _ in new if shared)
-        task = self._life.tasks.start(self._follow(new, future), "registry change")
-        task.add_done_callback(lambda _: confirming.end(future))
+        shared = self._store.traits.survives  # else nobody else gives numbers
+        back = self._triggers.without_code.keys() & {change.name for change in changes}
+        barrier = self._triggers.barrier.raise_for(back.union(name for name, _ in new if shared))
+        task = self._life.tasks.start(self._follow(new, barrier), "registry change")
+        task.add_done_callback(lambda _: self._triggers.barrier.lift(barrier))
         self.relay.wake()  # it may be known now where something goes
 
     def _taken_over(self) -> None:
@@ -333,15 +339,16 @@ class Service:
         except LeaseLost as error:
             self._report("lease", f"stopped; what was counted last is not kept: {describe(error)}")
 
-    async def _follow(self, new: Sequence[tuple[str, int]], future: asyncio.Future[None]) -> None:
+    async def _follow(self, new: Sequence[tuple[str, int]], barrier: asyncio.Future[None]) -> None:
         await self._life.insist(partial(self._revisions.save, new), "the number of a new revision")
-        self._triggers.confirming.end(future)
-        await self.params.follow()
         if self.started:
-            await self._reconcile()
             async with self._resuming:
                 await self.dispatcher.window_timers.restore_registered(list(self._wanted()))
                 await self.recovery.resume_interrupted(self._resume)
+        self._triggers.barrier.lift(barrier)
+        await self.params.follow()
+        if self.started:
+            await self._reconcile()
 
     def _renumbered(self) -> None:
         self._triggers.load(self._registry.current)

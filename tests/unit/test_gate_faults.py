@@ -15,7 +15,7 @@ from sagaz_lab.abc import Acceptance, Refusal, Store
 from sagaz_lab.errors import StoreUnavailable
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import Taps, assert_adds_up, counted, until
+from tests.unit.tools import Taps, assert_adds_up, counted, statuses, until
 
 
 class Blocked(Saga, abstract=True):
@@ -103,6 +103,97 @@ async def test_the_limit_of_runs_holds_over_a_restart(clock: VirtualClock) -> No
     async with started(store, clock, options) as (_, saga):
         await what_can_happen()
         assert saga.live == [3]
+
+
+@pytest.mark.parametrize("singleton", [None, "skip"])
+async def test_a_window_that_came_due_meanwhile_waits_for_the_runs_to_be_back(
+    clock: VirtualClock, singleton: Any
+) -> None:
+    store, options = MemoryStore(), {"batch": Batch(2, 10, key="k"), "concurrency_key": "k", "singleton": singleton}
+    async with started(store, clock, options) as (lab, saga):
+        for n in (1, 2, 3):
+            await fire(lab, n, k="a")
+        await until(lambda: saga.live == [1])
+    await clock.advance(20)
+    async with started(store, clock, options) as (lab, saga):
+        await what_can_happen()
+        assert saga.live == [1]
+        saga.let(1)
+        await what_can_happen()
+        assert saga.live == ([] if singleton else [3])
+        assert counted(lab, "One.on_event") == {"received": 1, "filtered" if singleton else "started": 1}
+
+
+@pytest.mark.parametrize("event_first", [False, True])
+async def test_runs_whose_code_has_come_back_go_before_a_later_window_and_a_later_event(
+    timed_lab: Lab, clock: VirtualClock, event_first: bool
+) -> None:
+    gate, began = asyncio.Event(), list[list[int]]()
+
+    def define() -> None:
+        class Two(Saga):
+            @trigger(source="memory", topic="t", batch=Batch(2, 10, key="k"), concurrency_key="k")
+            def on(self, events):
+                return {"n": [event["n"] for event in events]}
+
+            @action("work")
+            async def work(self, ctx):
+                began.append(ctx["n"])
+                await gate.wait()
+
+    define()
+    await timed_lab.start()
+    for n in range(1, 8):
+        await timed_lab.fire("Two.on", {"n": n, "k": 1}, wait=False)
+    timed_lab.unregister("Two")
+    gate.set()
+    await until(lambda: "needs_code" in statuses(timed_lab) and "waiting" not in statuses(timed_lab))
+    await clock.advance(20)
+    define()
+    if event_first:
+        await timed_lab.fire("Two.on", {"n": 8, "k": 1}, wait=False)
+    await what_can_happen()
+    await clock.advance(20)
+    await timed_lab.drain()
+    assert began == [[1, 2], [3, 4], [5, 6], [7], *[[8]] * event_first]
+
+
+async def test_a_run_whose_code_has_come_back_goes_before_those_that_still_waited(clock: VirtualClock) -> None:
+    async with Lab("memory", max_live_runs=1, clock=clock) as lab:
+
+        class Other(Blocked):
+            @trigger(source="memory", topic="other")
+            def on_event(self, event):
+                return {"n": event["n"]}
+
+        def define() -> type[Blocked]:
+            class Mine(Blocked):
+                @trigger(source="memory", topic="mine")
+                def on_event(self, event):
+                    return {"n": event["n"]}
+
+            return Mine
+
+        async def ends(saga: type[Blocked]) -> None:
+            saga.let(saga.live[0])
+            await what_can_happen()
+
+        first = define()
+        await lab.start()
+        for name in ("Mine", "Other", "Mine", "Other", "Mine"):
+            await lab.fire(f"{name}.on_event", {"n": len(lab.runs())}, wait=False)
+        await what_can_happen()
+        lab.unregister("Mine")
+        await ends(first)
+        while "needs_code" not in statuses(lab):
+            await ends(Other)
+        assert statuses(lab).count("waiting") == 1, "the other one has the slot now"
+        second = define()
+        await ends(Other)
+        assert second.live == [2]
+        await ends(second)
+        assert second.live == [4]
+        await ends(second)
 
 
 # --- a store that fails ---

@@ -248,9 +248,10 @@ class Queue(RuleBasedStateMachine):
         }
         self.admission = Admission(self.options["plain"], 1000, self.slots)
         self.waiting: list[PendingRun] = []
+        self.away: list[PendingRun] = []
+        self.order: list[PendingRun] = []
         self.live: list[PendingRun] = []
         self.retrying: list[PendingRun] = []
-        self.again: set[str] = set()
         self.number = 0
         self.now = 0.0
 
@@ -270,7 +271,12 @@ class Queue(RuleBasedStateMachine):
             self.live.append(one)
         else:
             self.admission.wait(one)
-            self.waiting.append(one)
+            self.waits(one, last=True)
+
+    def waits(self, one: PendingRun, *, last: bool) -> None:
+        self.order.insert(len(self.order) if last else 0, one)
+        self.waiting.append(one)
+        self.waiting.sort(key=self.order.index)
 
     @rule()
     def starts(self) -> None:
@@ -286,24 +292,28 @@ class Queue(RuleBasedStateMachine):
             return
         assert not self.busy(one.key)
         lane = [other for other in self.waiting if _lane(other) == _lane(one)]
-        assert one is lane[0] or one.run_id in self.again
+        assert one is lane[0]
         self.waiting.remove(one)
+        self.order.remove(one)
         self.live.append(one)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
-    def is_turned_away(self, data: st.DataObject) -> None:
+    def is_taken_out(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.waiting))
         self.admission.remove(one)
         self.waiting.remove(one)
+        self.away.append(one)
 
-    @precondition(lambda self: self.waiting)
+    @precondition(lambda self: self.away)
     @rule(data=st.data())
     def is_put_back(self, data: st.DataObject) -> None:
-        one = data.draw(st.sampled_from(self.waiting))
-        if one is next(it for it in self.waiting if _lane(it) == _lane(one)):
-            self.admission.remove(one)
-            self.admission.put_back(one)
+        """Whatever has come, gone or been taken out meanwhile."""
+        one = data.draw(st.sampled_from(self.away))
+        self.away.remove(one)
+        self.admission.put_back(one)
+        self.waiting.append(one)
+        self.waiting.sort(key=self.order.index)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), fails=st.booleans())
@@ -323,8 +333,7 @@ class Queue(RuleBasedStateMachine):
             self.admission.give_up_turn(one)
             return
         self.admission.reenter(one)
-        self.again.add(one.run_id)
-        self.waiting.insert(0, one)
+        self.waits(one, last=False)
 
     @rule(key=KEYS)
     def was_started_elsewhere(self, key: str | None) -> None:
@@ -350,7 +359,7 @@ class Queue(RuleBasedStateMachine):
             assert admission.find(one.run_id) is None
         for key in "abcxy":
             mine = [one.run_id for one in self.waiting if _lane(one) == key]
-            assert sorted(it.run_id for it in admission.queued(key)) == sorted(mine)
+            assert [it.run_id for it in admission.queued(key)] == mine
             assert (admission.running(key) is not None) == self.busy(key)
 
 

@@ -49,6 +49,7 @@ class Dispatcher:
         self._exclusive.on_freed = [self.run_queue.freed, self.window_timers.time]
         self.runner.retry_later = self.run_queue.retry_later
         triggers.on_changed = self._exclusive.freed
+        triggers.barrier.on_lifted = self.run_queue.go_on
         triggers.on_removed = self.window_timers.removed
 
     async def take(
@@ -77,6 +78,7 @@ class Dispatcher:
                 callers = [Caller(within(context), origin_of(context)) for context in contexts]
                 await self._decider.decide(decided, deliveries, now, part=parts[decided], callers=callers)
 
+        await self._may_decide([state for state, _ in readers])
         parts = {Decided(state, redriven): part for state, part in readers}
         decisions = [*parts]
         for decided in decisions:
@@ -112,6 +114,7 @@ class Dispatcher:
             await self._decide_due(decisions[0], now)
             await self._decider.decide_whole(decisions[0], events, now)
 
+        await self._may_decide([state])
         decisions = [Decided(state, redriven)]
         await self.decide(decisions, decide, len(events))
         return decisions
@@ -123,6 +126,7 @@ class Dispatcher:
             with inside(self._life.tasks, f"the decision of a window of {state.name}", state.name):
                 await self._decide_due(decisions[0], now)
 
+        await self._may_decide([state])
         decisions = [Decided(state)]
         await self.decide(decisions, decide)
         self.letters.report([letter for decided in decisions for letter in decided.letters])
@@ -138,6 +142,11 @@ class Dispatcher:
             self._exclusive.leave(decision)
             self._exclusive.end(decision)
 
+    async def _may_decide(self, states: Sequence[TriggerState]) -> None:
+        """Returns when no saga of these triggers stands still."""
+        if self._triggers.barrier.raised:
+            await self._triggers.barrier.lifted([state.compiled.definition.name for state in states])
+
     async def _decide_due(self, decided: Decided, now: float) -> None:
         """What is due comes before what arrives."""
         if self._life.closing or decided.state.removed:
@@ -152,8 +161,6 @@ class Dispatcher:
         Triggers whose methods wait come first, so that they hold up none of the others.
         """
         states = [decided.state for decided in decisions]
-        if self._triggers.confirming.pending:
-            await self._triggers.confirming.confirmed(state.compiled.definition.name for state in states)
         self._life.refuse_closing()
         if not self._life.lease.held():
             await self._life.lease.seen()  # what is only filtered would be decided without the store

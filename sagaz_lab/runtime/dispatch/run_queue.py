@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -133,7 +134,8 @@ class RunQueue:
 
     def put_again(self, state: TriggerState, pending: PendingRun) -> None:
         """An event that waited before, here or in another process, waits for its turn."""
-        state.core.admission.wait(pending)
+        admission = state.core.admission
+        (admission.put_back if pending.place else admission.wait)(pending)
         self._leave_to_store(state, pending)
         state.counters.received += pending.size
         state.counters.waiting += pending.size
@@ -148,7 +150,7 @@ class RunQueue:
 
     def release_now(self, state: TriggerState, now: float) -> None:
         """The same at the beginning of a decision."""
-        if self._life.closing:
+        if self._life.closing or state.compiled.definition.name in self._triggers.barrier.raised:
             return
         tasks = self._life.tasks
         for leaves in state.core.begins(now):
@@ -192,6 +194,12 @@ class RunQueue:
         else:
             state.wake()
 
+    def go_on(self, sagas: Collection[str]) -> None:
+        """These have stood still."""
+        for state in self._triggers.states.values():
+            if state.compiled.definition.name in sagas:
+                self.release(state)
+
     def _release_all(self) -> None:
         """The Lab's slots were scarce and one is free: the trigger with the highest priority is first."""
         waiting = [state for state in self._triggers.states.values() if state.core.admission.waiting]
@@ -223,7 +231,7 @@ class RunQueue:
 
     async def _begin(self, state: TriggerState, pending: PendingRun) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
-        await self._triggers.confirming.confirmed([pending.saga])
+        await self._triggers.barrier.lifted([pending.saga])
         now = self._clock.now()
         definition = self._triggers.code_of(pending.saga)
         if definition is None and pending.attempt > 1:  # it has begun, so it goes on to its end
@@ -264,7 +272,7 @@ class RunQueue:
 
     async def _wait_for_code(self, state: TriggerState, pending: PendingRun) -> None:
         """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""
-        await self._triggers.wait_for_code(pending.run_id, pending.saga, 0)
+        await self._triggers.wait_for_code(pending.run_id, pending.saga, 0, pending.place)
         self._exclusive.when_free(state, partial(state.core.give_up, pending))
         self._departures.put_off(state, pending, f"for the code of saga {pending.saga!r}")
         self.release(state)

@@ -51,8 +51,8 @@ class Admission:
     `_ready`, among the `_later` ones, which their pace lets go at a time, or nowhere while a run of its key goes.
     """
 
-    __slots__ = ("_busy", "_keyed", "_later", "_numbers", "_queue", "_ready", "batch_size", "in_flight", "lanes",
-                 "limit", "pace", "size", "slots", "windows")  # fmt: skip
+    __slots__ = ("_busy", "_firsts", "_keyed", "_later", "_numbers", "_queue", "_ready", "batch_size", "in_flight",
+                 "lanes", "limit", "pace", "size", "slots", "windows")  # fmt: skip
 
     def __init__(self, gates: Gates, queue_size: int, slots: Slots | None = None, *, in_turn: bool = False) -> None:
         self.slots = slots or Slots()
@@ -61,6 +61,7 @@ class Admission:
         self._ready: deque[str | None] = deque()
         self._later: list[tuple[float, int, str | None]] = []
         self._numbers = count(1)
+        self._firsts = count(-1, -1)
         self._busy: dict[str, str] = {}
         self.pace: Pace | None = None
         self.in_flight = 0
@@ -147,8 +148,10 @@ class Admission:
         self.in_flight += runs
         self.slots.used += runs
 
-    def wait(self, pending: PendingRun, *, first: bool = False) -> None:
-        """Queue it; `first` puts it before all others of its lane."""
+    def wait(self, pending: PendingRun) -> None:
+        """Queue it, behind all others of its lane unless it has an earlier place."""
+        if not pending.place:
+            pending.place = next(self._numbers)
         lane = _lane(pending)
         last = self.lanes.get(lane)
         if last is None:
@@ -157,18 +160,20 @@ class Admission:
             if lane not in self._busy:
                 self._ready.append(lane)
         else:
-            pending.behind, last.behind = last.behind, pending
-            if first:
-                self._ask_lane_again(lane)
-            else:
+            before = last
+            if last.place <= pending.place:
                 self.lanes[lane] = pending
-        if not pending.place:
-            pending.place = next(self._numbers)
+            else:
+                while (behind := before.behind) is not None and behind.place <= pending.place:
+                    before = behind
+                if before is last:
+                    self._ask_lane_again(lane)
+            pending.behind, before.behind = before.behind, pending
         self._queue[pending.run_id] = pending
 
     def put_back(self, pending: PendingRun) -> None:
-        """One that was taken out of the queue waits again, before all others of its lane and in its old place."""
-        self.wait(pending, first=True)
+        """One that was taken out of the queue waits again, in its old place."""
+        self.wait(pending)
         self._queue = dict(sorted(self._queue.items(), key=lambda it: it[1].place))
 
     # --- out ---
@@ -265,7 +270,8 @@ class Admission:
 
     def reenter(self, pending: PendingRun) -> None:
         """A retry is due: it goes before all others of its key, whose turn it has kept."""
-        self.wait(pending, first=True)
+        pending.place = next(self._firsts)
+        self.wait(pending)
         if pending.key is not None:
             self._free(pending)
 

@@ -277,6 +277,9 @@ class Core:
     def _supersede(self, batch: Reservation, run: PendingRun, key: str) -> None:
         admission = self.admission
         for queued in [*admission.queued(key)]:
+            if queued.attempt > 1:  # it has begun, and waits with its retry
+                batch.replaced.append((run.run_id, queued.run_id))
+                continue
             facts = {"key": key, "by": run.event_id}
             self._take_out(batch, queued, Verdict(OutcomeKind.FILTERED, SUPERSEDED, facts, run.run_id))
         if (live := admission.running(key)) is not None:

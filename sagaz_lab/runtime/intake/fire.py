@@ -118,7 +118,7 @@ class Firing:
         """Returns when an event may be taken. Raises `TriggerPaused`: nobody knows when that would be."""
         refuse_other_store(state.compiled.definition, self._store)
         # Before the look at the room, so that nothing is awaited between that look and the decision.
-        await self._triggers.confirming.confirmed([state.compiled.definition.name])
+        await self._triggers.barrier.lifted([state.compiled.definition.name])
         # Within a decision of the trigger there would be no room before its end.
         if state.room() > 0 or (open_decision_of(state) is not None and not state.paused):
             return

@@ -36,6 +36,8 @@ class Recovery:
         self._close = dispatcher.close
         # Between two awaits of taking a run, so that two who ask for the same do not both get it.
         self._taking: set[str] = set()
+        # Of runs whose code has come back, their places in the queue.
+        self._places: dict[str, int] = {}
         # Sagas whose newest run was taken up, so that another start does not take up the one before it.
         self._newest_taken: set[str] = set()
 
@@ -85,8 +87,9 @@ class Recovery:
         found: list[StoredRun] = []
         store, triggers = self._store, self._triggers
         for saga in (triggers.without_code.keys() & triggers.registry.current.keys()) - triggers.left_out.keys():
-            ids = triggers.without_code.pop(saga)
-            found += [run for id in ids if await store.adopt(id) and (run := await store.load(id))]
+            places = triggers.without_code.pop(saga)
+            self._places.update(places)
+            found += [run for id in places if await store.adopt(id) and (run := await store.load(id))]
         return found
 
     async def _go_on(
@@ -102,6 +105,7 @@ class Recovery:
             await self._wait_for_code(stored, found)
             return None
         pending = pending_of(stored)
+        pending.place = self._places.pop(stored.run_id, 0)
         self._read_keys(pending)
         begun = stored.attempt > 0 and pending.status is not RunStatus.WAITING
         if begun or stored.trigger is None:

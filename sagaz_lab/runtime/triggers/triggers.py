@@ -13,8 +13,8 @@ from sagaz_lab.model.run import RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.runtime.gates.admission import Slots
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
-from sagaz_lab.runtime.registry.confirming import Confirming
 from sagaz_lab.runtime.registry.registry import Registry
+from sagaz_lab.runtime.triggers.barrier import Barrier
 from sagaz_lab.runtime.triggers.compiled import CompiledTrigger
 from sagaz_lab.runtime.triggers.outcomes import Tally
 from sagaz_lab.runtime.triggers.state import TriggerState
@@ -34,9 +34,9 @@ class Triggers:
         self.slots = Slots(max_live_runs)
         self.states: dict[str, TriggerState] = {}
         self.left_out: dict[str, SagaDefinition] = {}
-        self.without_code: dict[str, list[str]] = {}
-        """By saga, the runs that wait for its code."""
-        self.confirming = Confirming()
+        self.without_code: dict[str, dict[str, int]] = {}
+        """By saga, the runs that wait for its code, each with the place that it had in the queue (else 0)."""
+        self.barrier = Barrier()
         self.fired: Counter[str] = Counter()
         """Events that were fired, by the identity of the source in the process that they stand for."""
         self.on_changed: Callable[[TriggerState], None] = _nobody
@@ -126,11 +126,11 @@ class Triggers:
         """Its current definition, if there is one of which runs can be made."""
         return None if saga in self.left_out else self.registry.current.get(saga)
 
-    async def wait_for_code(self, run_id: str, saga: str, attempt: int) -> None:
+    async def wait_for_code(self, run_id: str, saga: str, attempt: int, place: int = 0) -> None:
         """The run's saga is not registered: it goes on when it is. Raises `StoreError`."""
         life = self._life
         await life.store.end(run_id, Ending(RunStatus.NEEDS_CODE), attempt=attempt, at=life.clock.now())
-        self.without_code.setdefault(saga, []).append(run_id)
+        self.without_code.setdefault(saga, {})[run_id] = place
         life.report(f"needs_code:{saga}", f"run {run_id} waits for the code of saga {saga!r}: define it")
 
     def take_filtered(self) -> dict[tuple[str, str, str], int]:
