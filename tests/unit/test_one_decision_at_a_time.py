@@ -14,7 +14,7 @@ from sagaz_lab.abc import Acceptance, Refusal
 from sagaz_lab.errors import RunError, StoreUnavailable
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
-from tests.unit.tools import Taps, assert_adds_up, settle, until
+from tests.unit.tools import Taps, assert_adds_up, counted, settle, until
 
 
 async def test_the_next_event_is_decided_when_the_one_before_is(lab: Lab) -> None:
@@ -113,6 +113,62 @@ async def test_the_store_takes_it_with_the_event_that_fired_it_or_neither(gates:
         assert kinds == (["waiting", "started"] if gates else ["started", "started"]) * 2
         assert sorted(done) == ([0, 1] if gates else [0, 1, 2])
         assert_adds_up(lab)
+
+
+@pytest.mark.parametrize("gates", [{}, {"batch": Batch(2, "1h")}, {"singleton": "skip"}], ids=str)
+async def test_one_whose_own_decision_is_cancelled_leaves_nothing_in_the_batch(lab: Lab, gates: dict[str, Any]) -> None:
+    class Chain(Saga):
+        @trigger(source="memory", topic="t", **gates)
+        async def on_event(self, event: Any) -> dict[str, Any]:
+            n = event["n"] if isinstance(event, Event) else event[0]["n"]
+            if n == 0:
+                fired = [lab.fire("Chain.on_event", {"n": m}, wait=False) for m in (8, 9)]
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.gather(*fired), 0.05)
+            elif n > 7:
+                await asyncio.Event().wait()
+            return {"n": n}
+
+        @action()
+        async def work(self, ctx: Any) -> None:
+            done.append(ctx["n"])
+
+    done = list[int]()
+    for n in range(2 if gates.get("batch") else 1):
+        await lab.fire("Chain.on_event", {"n": n}, wait=False)
+    await lab.drain()
+    assert done == [0]
+    # Of a batch the first of the two was in the window already; the second would have closed it.
+    left = {"received": 3, "started": 2, "waiting": 1} if gates.get("batch") else {"received": 1, "started": 1}
+    assert counted(lab, "Chain.on_event") == left
+
+
+async def test_those_that_a_method_fires_at_the_same_time_join_its_batch_one_after_the_other(lab: Lab) -> None:
+    at_once, most, depth = 0, 0, {"a": ["b", "c"], "b": ["d"], "c": ["e", "f"]}
+
+    class Tree(Saga):
+        @trigger(source="memory", topic="t")
+        async def on_event(self, event: Any) -> dict[str, Any]:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0)
+            fired = [lab.fire("Tree.on_event", {"at": at}, wait=False) for at in depth.get(event["at"], [])]
+            await asyncio.gather(*fired)
+            at_once -= 1
+            return {"at": event["at"]}
+
+        @action()
+        async def work(self, ctx: Any) -> None:
+            done.append(ctx["at"])
+
+    done = list[str]()
+    async with asyncio.timeout(20):
+        await lab.fire("Tree.on_event", {"at": "a"})
+    await lab.drain()
+    assert sorted(done) == ["a", "b", "c", "d", "e", "f"]
+    assert most == 3  # one for each level, none beside another
+    assert_adds_up(lab)
 
 
 async def test_what_a_method_fires_to_another_trigger_waits_for_its_decision(lab: Lab) -> None:

@@ -18,7 +18,7 @@ from sagaz_lab.runtime.decisions.hints import tell_ticks_again
 from sagaz_lab.runtime.decisions.preview import Preview, preview
 from sagaz_lab.runtime.dispatch.departures import Departures
 from sagaz_lab.runtime.dispatch.effects import Effects, Follow
-from sagaz_lab.runtime.dispatch.exclusive import Decision, Exclusive, open_decision_of, within
+from sagaz_lab.runtime.dispatch.exclusive import Decision, Exclusive, one_at_a_time, open_decision_of, within
 from sagaz_lab.runtime.dispatch.run_queue import RunQueue
 from sagaz_lab.runtime.dispatch.window_timers import Decide, WindowTimers
 from sagaz_lab.runtime.gates.pending_run import NOTHING
@@ -96,11 +96,18 @@ class Dispatcher:
         at hand: the store takes both or neither. The entries of what is returned are as things stand."""
         state, part = reader
         batch = decision.batches[state]
-        own = batch.beside()
-        own.redriven, own.origin, own.mixed, batch.mixed = NOTHING, origin(), True, True
-        self._count([state], 1)
-        batch.batch.undo_by(self._count, [state], -1)
-        await self._decider.decide(own, [delivery], decision.now, part=part)
+        async with one_at_a_time():
+            own, before, seen = batch.beside(), batch.batch.savepoint(), dict(batch.seen)
+            own.redriven, own.origin, own.mixed, batch.mixed = NOTHING, origin(), True, True
+            self._count([state], 1)
+            batch.batch.undo_by(self._count, [state], -1)
+            try:
+                await self._decider.decide(own, [delivery], decision.now, part=part)
+            except BaseException:
+                batch.batch.rollback(before)
+                batch.seen.clear()
+                batch.seen.update(seen)
+                raise
         batch.absorb(own)
         decision.fired.append((reader, delivery))
         return own

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from asyncio import Lock
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
 
 from sagaz_lab.abc import Delivery
@@ -14,8 +16,9 @@ from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 class Decision:
     """One that is under way. The user's code that it waits for may begin another one, whose `outer` it is.
 
-    `locked` are its triggers, `wants` those that it or an inner one waits for. While it is `open` its batches may grow:
-    an event that its code fires to one of its own triggers is decided `with` the batch at hand. `fired` are those.
+    `locked` are its triggers, `wants` those that it or an inner one waits for. It is `open` while the user's code is
+    called, and its batches may grow: an event that this code fires to one of its triggers joins the batch. `fired` are
+    those.
     """
 
     __slots__ = ("batches", "fired", "locked", "now", "open", "outer", "over", "wants")
@@ -43,7 +46,7 @@ _current: ContextVar[Decision | None] = ContextVar("decision", default=None)
 def _innermost() -> Decision | None:
     """The decision that waits for the code that calls this."""
     decision = _current.get()
-    while decision is not None and decision.over:
+    while decision is not None and not decision.open:
         decision = decision.outer
     return decision
 
@@ -53,7 +56,23 @@ def open_decision_of(state: TriggerState) -> Decision | None:
     decision = _innermost()
     if decision is None:
         return None
-    return next((it for it in decision.with_outer() if it.open and state in it.batches), None)
+    return next((it for it in decision.with_outer() if state in it.batches), None)
+
+
+_turn: ContextVar[Lock | None] = ContextVar("turn", default=None)
+
+
+@asynccontextmanager
+async def one_at_a_time() -> AsyncIterator[None]:
+    """Of those that join a batch at the same time; what the code of one fires in turn is its own part."""
+    turn = _turn.get() or Lock()
+    _turn.set(turn)
+    async with turn:
+        _turn.set(Lock())
+        try:
+            yield
+        finally:
+            _turn.set(turn)
 
 
 def within_a_decision() -> bool:
@@ -65,6 +84,7 @@ def within(context: Context) -> Context:
     """A copy of this context, for code that the current decision waits for."""
     own = context.copy()
     own.run(_current.set, _current.get())
+    own.run(_turn.set, _turn.get())
     return own
 
 
@@ -90,6 +110,7 @@ class Exclusive:
             self._give_back(decision)
             raise
         _current.set(decision)
+        _turn.set(Lock())
         return decision
 
     async def extend(self, decision: Decision, states: Collection[TriggerState]) -> None:

@@ -82,6 +82,14 @@ class ClaimPort(Protocol):
         """What waited has them no more; if they are `spent`, nobody else has the claim of its id either."""
 
 
+class Savepoint(NamedTuple):
+    """A moment within a batch."""
+
+    undone: int
+    lists: Sequence[list[Any]]
+    dicts: Sequence[dict[str, Any]]
+
+
 class Reservation:
     """What a batch has taken of one trigger's gates: kept once the store has the batch, or rolled back.
 
@@ -105,11 +113,23 @@ class Reservation:
         """What is to be called if the batch is rolled back."""
         self._undo.append((undo, args))
 
-    def rollback(self) -> None:
-        """The store does not have the batch: the gates are as if it had never come."""
-        while self._undo:
+    def savepoint(self) -> Savepoint:
+        """What `rollback` needs to undo only what is taken from now on."""
+        lists, dicts = (self.left, self.closed, self.replaced), (self.starts, self.waiting)
+        return Savepoint(len(self._undo), [list(it) for it in lists], [dict(it) for it in dicts])
+
+    def rollback(self, to: Savepoint | None = None) -> None:
+        """The store does not have the batch: the gates are as if it had never come, or as at the savepoint."""
+        undone = 0 if to is None else to.undone
+        while len(self._undo) > undone:
             undo, args = self._undo.pop()
             undo(*args)
+        if to is not None:
+            self.left[:], self.closed[:], self.replaced[:] = to.lists
+            self.starts.clear()
+            self.starts.update(to.dicts[0])
+            self.waiting.clear()
+            self.waiting.update(to.dicts[1])
 
 
 class Core:

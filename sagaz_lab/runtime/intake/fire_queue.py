@@ -31,6 +31,9 @@ BATCH = 1000
 """Fired events that are decided together at the most, as many as of a source."""
 
 
+WITH_ITS_BATCH = "for the store to take its batch"
+
+
 class Answer(NamedTuple):
     """What became of an event for one reader: its outcome, and where that is `waiting`, the one to come."""
 
@@ -81,8 +84,9 @@ class FireQueue:
             while line:
                 for state, _ in readers:
                     await self._room(state, "fire")
-                batch = _next(line, min(BATCH, *(state.room() for state, _ in readers)))
-                await self._decide_batch(readers, batch, name)
+                # The room of one may be gone since, while there was none for another.
+                if batch := _next(line, min(BATCH, *(state.room() for state, _ in readers))):
+                    await self._decide_batch(readers, batch, name)
         except Exception as error:  # noqa: BLE001  it is each caller's
             _fail(line, error)
         finally:
@@ -135,12 +139,14 @@ def _answers(decisions: Sequence[Decided]) -> dict[str, Answer]:
 
 def _as_it_stands(own: Decided, event_id: str, at: float) -> Outcome:
     """Of an event whose batch the store does not have yet."""
-    pending = next((run for run in own.starts if any(it.id == event_id for it in run.events())), None)
-    runs, reason = pending is not None and pending.status is RunStatus.RUNNING, IN_WINDOW if pending is None else WAITS
-    return Outcome(
-        OutcomeKind.STARTED if runs else OutcomeKind.WAITING, "" if runs else reason, event_id, own.state.name,
-        None if pending is None else pending.run_id, own.state.compiled.definition.revision, at,
-    )  # fmt: skip
+    name, revision = own.state.name, own.state.compiled.definition.revision
+    for run in own.starts:
+        if any(it.id == event_id for it in run.events()):
+            runs = run.status is RunStatus.RUNNING
+            kind, reason = (OutcomeKind.STARTED, "") if runs else (OutcomeKind.WAITING, WAITS)
+            return Outcome(kind, reason, event_id, name, run.run_id, revision, at)
+    in_window = any(it.event.id == event_id for it in own.batch.waiting.values())
+    return Outcome(OutcomeKind.WAITING, IN_WINDOW if in_window else WITH_ITS_BATCH, event_id, name, None, revision, at)
 
 
 def _next(line: deque[_Fired], most: int) -> Sequence[_Fired]:
