@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """Real or virtual time. Durations are measured with `monotonic`, never with `now`."""
+    """Real or virtual time. `now` may be put forward or back at any time; `monotonic` may not."""
 
     def now(self) -> float:
         """Seconds since the epoch."""

@@ -1,12 +1,14 @@
 """Canonical key texts: equal values share one text in every process, unequal values never do.
 
 A string is its own key. Any other value is spelled between `⟦` and `⟧`; a string that begins with `⟦` is spelled too,
-quoted. So 5 and "5" differ. Python's equality decides, with these exceptions: a bool is not a number, a list equals a
-tuple, a naive time equals no aware time, and an Enum is its class and name.
+quoted. So 5 and "5" differ. A text that is too long for an index is spelled as its beginning and its hash. Python's
+equality decides, with these exceptions: a bool is not a number, a list equals a tuple, a naive time equals no aware
+time, and an Enum is its class and name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Set
@@ -17,13 +19,23 @@ from numbers import Rational, Real
 from typing import Any
 from uuid import UUID
 
-from sagaz_lab.errors import MissingKey, UnfitKey, describe
+from sagaz_lab.errors import DefinitionError, MissingKey, UnfitKey, describe
 
 OPEN, CLOSE = "⟦", "⟧"
 
 KEY_LENGTH = 1024
 """Maximum length of a key's text, in characters."""
 
+INDEXED_BYTES = 2048
+"""Maximum size of a text that a store indexes, in UTF-8."""
+
+UNCUT = INDEXED_BYTES // 4
+"""A text of so many characters is never larger than that."""
+
+NAME_BYTES = 500
+"""Maximum size of the name of a saga, a trigger or a run, in UTF-8: a store indexes a trigger's name with a key."""
+
+_SHOWN = 40
 _DEPTH = 50
 _PLAIN = 10**18
 """Integers below this are spelled in decimal; larger ones in hexadecimal, which takes linear time."""
@@ -48,7 +60,21 @@ def key_text(value: Any) -> str:
         text = _checked(value)
     if len(text) > KEY_LENGTH:
         raise MissingKey(f"is {len(text)} characters long; {KEY_LENGTH} are allowed")
-    return text
+    return text if len(text) <= UNCUT else indexable(text)
+
+
+def indexable(text: str) -> str:
+    """The text, or if it exceeds `INDEXED_BYTES` its beginning and its hash, which stand for it."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) <= INDEXED_BYTES:
+        return text
+    return f"{OPEN}cut {_quoted(text[:_SHOWN])} {hashlib.sha256(encoded).hexdigest()}{CLOSE}"
+
+
+def refuse_long_name(what: str, name: str) -> None:
+    """Raises `DefinitionError` for a name that exceeds `NAME_BYTES`."""
+    if (size := len(name.encode("utf-8", "surrogatepass"))) > NAME_BYTES:
+        raise DefinitionError(f"{what} is {size} bytes long; {NAME_BYTES} are allowed: {name[:_SHOWN]!r}...")
 
 
 def _checked(value: Any) -> str:

@@ -12,6 +12,7 @@ from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.decorated import put_mark, refuse_bare, refuse_lost_methods, refuse_other_than_function
 from sagaz_lab.model.host import host
+from sagaz_lab.model.keys import refuse_long_name
 from sagaz_lab.model.listener import HOOKS, Hooks, SagaListener, hooks_of
 from sagaz_lab.model.params import ParamsOfTriggers, has_params
 from sagaz_lab.model.policy import TriggerConfig, at_least, backoff, delay_after, positive
@@ -282,6 +283,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
     name = cls.__dict__.get("saga_name") or cls.__name__
     if not isinstance(name, str) or not name.strip() or "." in name:
         raise DefinitionError(f"{cls.__qualname__}: saga_name={name!r} must be a string without '.'")
+    refuse_long_name(f"{cls.__qualname__}: saga_name", name)
     if cls.__init__ is not object.__init__ and not accepts(cls.__init__, 1):  # the check is slow and most have none
         raise DefinitionError(f"{name}: the class must be made without arguments")
     if cls.on_failure not in ("compensate", "hold"):
@@ -296,8 +298,7 @@ def define(cls: type[Saga]) -> SagaDefinition:
         if role.action not in actions:
             raise UnknownName(f"{name}.{role.method_name}", "action", role.action, actions)
     triggers = {n: bind(name, n, m) for n, m in members.items() if hasattr(m, MARK) and _own_trigger(cls, n)}
-    listeners = _listeners(name, cls)
-    hooks = hooks_of(listeners)
+    hooks = hooks_of(listeners := _listeners(name, cls))
     definition = SagaDefinition(
         name=name,
         cls=cls,

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_lab.errors import DecisionError, MissingKey
-from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
+from sagaz_lab.model.keys import KEY_LENGTH, OPEN, indexable, key_text
 
 _MAKERS: Mapping[str, Callable[..., Any]] = {
     "Decimal": Decimal, "UUID": UUID, "frozenset": frozenset, "set": set, "datetime.date": date,
@@ -31,6 +31,8 @@ def possible_keys(value: Any) -> list[str]:
     if not isinstance(value, str) or isinstance(value, Enum):
         return [key_text(value)]
     names = [value]
+    if (indexed := indexable(value)) != value:  # a key of this text
+        names.append(indexed)
     if (spelled := spelled_key(value)) is not None:
         names.append(spelled)
     if value.startswith(OPEN):  # the canonical text of one key and, as a string, another key

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from sagaz_lab.errors import DefinitionError, UnknownName
 from sagaz_lab.model.decorated import put_mark, refuse_other_than_function
 from sagaz_lab.model.event import Event
+from sagaz_lab.model.keys import refuse_long_name
 from sagaz_lab.model.options import KINDS, check_settings, guarded, identity
 from sagaz_lab.model.params import Param, Scalar, checked_params, checked_ranges
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
@@ -338,8 +339,9 @@ def bind(saga_name: str, method_name: str, method: Callable[..., Any]) -> Trigge
     mark: Mark = getattr(method, MARK)
     together = takes_list(mark.fields["gates"], mark.fields["composite"])
     payload_type, wants_event = _payload_type(saga_name, method, together=together)
+    refuse_long_name("the name of a trigger", name := f"{saga_name}.{method_name}")
     return Trigger(
-        name=f"{saga_name}.{method_name}",
+        name=name,
         method_name=method_name,
         method=method,
         payload_type=payload_type,

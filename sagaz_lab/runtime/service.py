@@ -9,8 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from sagaz_lab.abc import Acceptance, Engine, Publisher, Source, Store, Surroundings
-from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, TriggersOwned, describe
+from sagaz_lab.abc import Engine, Publisher, Source, Store, Surroundings
+from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, StoreUnavailable, TriggersOwned, describe
 from sagaz_lab.model.inside import CONNECTION, caller_in, place_in, waits_for_itself
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
@@ -335,7 +335,7 @@ class Service:
         await asyncio.to_thread(self.runner.logs.flush, LOGS_S)
         try:
             await self.params.follow()  # what is changed and not kept yet
-            await self._store.accept(Acceptance(filtered=self._triggers.take_filtered()))
+            await self._triggers.keep_counts()
         except LeaseLost as error:
             self._report("lease", f"stopped; what was counted last is not kept: {describe(error)}")
 
@@ -384,17 +384,18 @@ class Service:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            try:
-                await self._store.accept(Acceptance(filtered=self._triggers.take_filtered()))
-                await self._drop_expired()
-                await self.params.follow()
-                self.runner.keep_logs()
-                self.relay.look_again()  # whatever has come into the store without its knowledge
-            except LeaseLost as error:
-                self._life.lease.lose(error)
-                return
-            except StoreError as error:
-                self._report("store", f"the store: {describe(error)}")
+            for part in (self._drop_expired, self._triggers.keep_counts, self.params.follow):
+                try:
+                    await part()
+                except LeaseLost as error:
+                    self._life.lease.lose(error)
+                    return
+                except StoreError as error:
+                    self._report("store", f"the store: {describe(error)}")
+                    if isinstance(error, StoreUnavailable):
+                        break  # for the other parts too
+            self.runner.keep_logs()
+            self.relay.look_again()  # whatever has come into the store without its knowledge
 
     async def _drop_expired(self) -> None:
         """With the heartbeat: as fast as new runs come, in short transactions with room for others between them."""

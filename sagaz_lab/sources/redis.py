@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 from sagaz_lab.abc import Delivery, Event, Outcomes, SourceTraits, Surroundings
 from sagaz_lab.errors import SourceError, StaleDelivery, StoreError
 from sagaz_lab.model.event import NO_HEADERS
+from sagaz_lab.model.keys import indexable
 from sagaz_lab.model.source_traits import TRAITS
 from sagaz_lab.sources.read_ahead import CLOSE_S, ReadAhead
 from sagaz_lab.sources.redis_group import BLOCK_S, START, ConsumerGroup, Entry, GroupLost
@@ -63,7 +64,7 @@ class RedisSource:
     async def __aenter__(self) -> Self:
         url = self._url or os.environ.get("REDIS_URL") or "redis://localhost:6379/0"
         self._group = ConsumerGroup(url, self._stream, self._group_name, self._consumer)
-        self._position_name = f"redis {self._group.server} {self._stream} {self._group_name}"
+        self._position_name = indexable(f"redis {self._group.server} {self._stream} {self._group_name}")
         try:
             await self._ensure_group()
             await self._succeed()

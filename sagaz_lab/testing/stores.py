@@ -11,11 +11,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from itertools import product
+from random import Random
 
 import pytest
 
 from sagaz_lab.abc import Acceptance, Ending, Event, Refusal, RevisionRow, Store
 from sagaz_lab.errors import StoreUnavailable, TriggersOwned, UnstorableValue
+from sagaz_lab.model.keys import INDEXED_BYTES, NAME_BYTES
 from sagaz_lab.model.run import RecordKind, RunStatus
 from sagaz_lab.testing.store_intake import IntakeSuite
 from sagaz_lab.testing.store_outbox import OutboxSuite
@@ -27,10 +29,13 @@ from sagaz_lab.testing.store_values import (
     finished,
     frame,
     kept_event,
+    key,
     loaded,
+    member,
     new_run,
     record,
     take,
+    waiting_event,
 )  # fmt: skip
 from sagaz_lab.testing.store_waiting import WaitingSuite
 
@@ -340,6 +345,27 @@ class StoreSuite(IntakeSuite, WaitingSuite, OutboxSuite):
             ("action", "completed", 2, 3.0, None),
             ("action", "failed", 1, 1.0, "OSError: down"),
         ]
+
+    async def test_names_keys_and_reasons_may_be_as_long_as_the_lab_lets_them(self, store: Store) -> None:
+        texts = Random(1)
+
+        def text(size: int, start: str = "") -> str:  # of letters that take four bytes each, so that nothing is saved
+            return start + "".join(chr(texts.randrange(0x20000, 0x2A000)) for _ in range((size - len(start)) // 4))
+
+        trigger, run_id, claim = text(NAME_BYTES), text(NAME_BYTES), text(INDEXED_BYTES)
+        declared, cooldown = key(f"0:{text(INDEXED_BYTES)}"), (text(INDEXED_BYTES), AT + 60)
+        run = new_run(run_id, trigger=trigger, saga=trigger, claim=claim, declared=declared, cooldown=cooldown,
+                      members=[member(text(INDEXED_BYTES))])  # fmt: skip
+        counts = {(trigger, "filtered", text(INDEXED_BYTES)): 2, ("orders.on_order", "filtered", "too low"): 1}
+        waiting = waiting_event("h-1", trigger=trigger, key=text(INDEXED_BYTES), claim=text(INDEXED_BYTES))
+        batch = Acceptance(runs=[run], filtered=counts, waiting=[waiting])
+        assert await store.accept(batch) == NOTHING
+        assert list(await store.seen(trigger, [claim, declared])) == [claim, declared]
+        assert list(await store.cooling(trigger, at=AT)) == [cooldown[0]]
+        assert {row["reason"] for row in frame(store, "counts")} == {reason for _, _, reason in counts}
+        assert await store.forget(trigger, cooldown[0]) == 1
+        await store.positions().put(text(INDEXED_BYTES), "1")
+        await store.own_triggers([trigger])
 
     async def test_the_outcomes_tell_what_became_of_each_event(self, store: Store) -> None:
         waiting = new_run("r2", status=RunStatus.WAITING, started=(), at=AT + 2)

@@ -8,19 +8,33 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from sagaz_lab import Lab, Saga, skip, trigger
 from sagaz_lab.abc import Acceptance, Ending, Refusal, Store
 from sagaz_lab.errors import LeaseLost, StoreError, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.run import RunStatus
+from sagaz_lab.runtime import service
 from sagaz_lab.stores import open_store
 from sagaz_lab.stores.sql import postgres_driver
 from sagaz_lab.stores.sql.postgres_driver import PostgresDriver
 from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
-from sagaz_lab.testing.store_values import AT, TRIGGER, dead_letter, finished, loaded, new_run, take, waiting_event
+from sagaz_lab.testing.store_values import (
+    AT,
+    TRIGGER,
+    dead_letter,
+    finished,
+    frame,
+    loaded,
+    new_run,
+    take,
+    waiting_event,
+)
 from tests.services.postgres import PostgresServer, running_postgres
 from tests.services.proxy import Proxy
+from tests.unit.tools import until
 
 OWNERS = 4
 
@@ -320,6 +334,36 @@ async def test_any_text_comes_back_as_it_was(stores: list[Store]) -> None:
     assert (await loaded(stores[1], "r1")).records[-1].error == odd
     assert list(await stores[1].seen(TRIGGER, [odd, "nul 0"])) == [odd]
     assert await stores[1].forget(TRIGGER, odd) == 2
+
+
+async def test_texts_of_the_user_that_are_longer_than_a_row_of_an_index_do_not_stop_it(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "HEARTBEAT_S", 0.05)
+    letters = Random(1)
+
+    def text(length: int) -> str:
+        return "".join(chr(letters.randrange(0x4E00, 0x9FA6)) for _ in range(length))
+
+    store = open_store(address, artifacts=tmp_path / "artifacts")
+    async with Lab(store) as lab:
+
+        class Long(Saga):
+            @trigger(source="memory", idempotency_key="order", cooldown="1h", concurrency_key="order")
+            def on_event(self, event):
+                return skip(event["why"]) if "why" in event.payload else {}
+
+        for n in range(2):
+            assert (await lab.fire("Long.on_event", {"order": text(1024)}, id=text(9000)))[0].kind == "started"
+            await lab.fire("Long.on_event", {"order": f"k-{n}", "why": text(30_000)})
+        await lab.fire("Long.on_event", {"order": "k-3", "why": "too low"})
+        await until(lambda: len(frame(store, "counts")) == 3)
+        assert sorted((row["count"], len(row["reason"])) for row in frame(store, "counts")) == [
+            (1, 7),
+            (1, 203),
+            (1, 203),
+        ]
+        assert not lab.status().warnings
 
 
 def test_without_psycopg_one_error_says_what_to_install() -> None:

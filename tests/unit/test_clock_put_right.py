@@ -1,4 +1,7 @@
-"""A clock that was ahead and is put right: nothing waits until the wrong time comes, and nothing happens twice."""
+"""A clock that was ahead and is put right: nothing waits until the wrong time comes, and nothing happens twice.
+
+A clock that is put forward counts as time that has passed.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from sagaz_lab import Batch, Debounce, Lab, Saga, SagaContext, TriggerConfig, action, trigger
+from sagaz_lab import Batch, Debounce, Lab, Saga, SagaContext, Throttle, TriggerConfig, action, trigger
 from sagaz_lab.abc import Store
 from sagaz_lab.runtime.gates.moments import Moments
+from sagaz_lab.runtime.lifetime.timers import NAP_S
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
 from sagaz_lab.stores.sql.store import SqlStore
@@ -171,7 +175,7 @@ async def test_a_running_process_goes_on_when_its_clock_is_put_right(place: Plac
     assert any("has been corrected" in text for text in place.told)
 
 
-async def test_a_cooldown_lasts_its_time_whatever_the_clock_does_meanwhile(place: Place) -> None:
+async def test_a_cooldown_lasts_its_time_when_the_clock_is_put_back(place: Place) -> None:
     async with place.lab(RIGHT, cooldown="1h") as (lab, clock):
         clock.jump(5 * 86400.0)
         assert [it.kind for it in await lab.fire("s.on_event", {"n": 1})] == ["started"]
@@ -180,6 +184,32 @@ async def test_a_cooldown_lasts_its_time_whatever_the_clock_does_meanwhile(place
         assert [it.kind for it in await lab.fire("s.on_event", {"n": 2})] == ["filtered"]
         await clock.advance(2)
         assert [it.kind for it in await lab.fire("s.on_event", {"n": 3})] == ["started"]
+
+
+@pytest.mark.parametrize("gate", [{"cooldown": "1h"}, {"idempotency_key": "k", "idempotency_ttl": "1h"}])
+async def test_what_is_taken_is_free_once_the_clock_is_put_forward(place: Place, gate: dict[str, Any]) -> None:
+    async with place.lab(RIGHT, **gate) as (lab, clock):
+        kinds = []
+        for forward_s in (0.0, HOUR_S - 60, 60.0):
+            clock.jump(forward_s)
+            kinds += [it.kind for it in await lab.fire("s.on_event", {"k": 1})]
+        assert kinds == ["started", "filtered" if "cooldown" in gate else "duplicate", "started"]
+
+
+@pytest.mark.parametrize("gate", [{"batch": Batch(9, "1h")}, {"debounce": Debounce("1h", max_wait="2h")},
+                                  {"throttle": Throttle(1, "1h", burst=0)}])  # fmt: skip
+async def test_what_waits_goes_on_once_the_clock_is_put_forward(place: Place, gate: dict[str, Any]) -> None:
+    async with place.lab(RIGHT, **gate) as (lab, clock):
+        for n in range(2):
+            await lab.fire("s.on_event", {"n": n}, wait=False)
+        begun = int("throttle" in gate)
+        await until(lambda: len(place.ran) == begun)
+        clock.jump(HOUR_S - 600)
+        await clock.advance(NAP_S)
+        assert len(place.ran) == begun
+        clock.jump(600.0)
+        await clock.advance(NAP_S)
+        await until(lambda: len(place.ran) == begun + 1)
 
 
 async def test_a_clock_that_was_right_cuts_nothing(place: Place) -> None:

@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagaz_lab import Batch, Debounce, Lab, Saga, Throttle, action, trigger
-from sagaz_lab.errors import MissingKey, UnfitKey
+from sagaz_lab import Batch, Debounce, Event, Lab, Saga, Throttle, action, trigger
+from sagaz_lab.errors import DefinitionError, MissingKey, UnfitKey
 from sagaz_lab.model.keys import key_text
 from sagaz_lab.model.spelled import possible_keys, spelled_key
 
@@ -295,3 +295,43 @@ async def test_keys_that_are_equal_are_one_and_others_are_not(each_lab: Lab) -> 
     assert kinds == ["started", *["duplicate"] * 2, "started", "started", "duplicate", "started", "duplicate",
                      *["started"] * 3]  # fmt: skip
     assert await each_lab.forget("Keyed.on_event", Size.SMALL) == 1
+
+
+async def test_a_key_that_is_too_long_for_an_index_goes_by_its_hash(each_lab: Lab) -> None:
+    begin = "\N{CJK UNIFIED IDEOGRAPH-9375}" * 1000
+    keys = [begin + "a", begin + "b", begin + "a"]
+
+    class Keyed(Saga):
+        @trigger(source="memory", idempotency_key=lambda event: keys[event["n"]])
+        def on_event(self, event):
+            return {}
+
+    outcomes = [(await each_lab.fire("Keyed.on_event", {"n": n}))[0] for n in range(len(keys))]
+    assert [outcome.kind for outcome in outcomes] == ["started", "started", "duplicate"]
+    assert len(outcomes[2].reason) < 500
+    assert await each_lab.forget("Keyed.on_event", keys[0]) == 1
+    assert (await each_lab.fire("Keyed.on_event", {"n": 2}))[0].kind == "started"
+
+
+def test_a_string_that_looks_like_a_hashed_key_is_another_key() -> None:
+    hashed = key_text("\N{CJK UNIFIED IDEOGRAPH-9375}" * 1000)
+    assert hashed.startswith("⟦cut ")
+    assert key_text(hashed) != hashed
+
+
+async def test_a_name_that_is_too_long_for_an_index_is_refused(lab: Lab) -> None:
+    long = "\N{CJK UNIFIED IDEOGRAPH-9375}" * 167
+    with pytest.raises(DefinitionError, match="saga_name is 501 bytes long; 500 are allowed"):
+        type("Long", (Saga,), {"saga_name": long})
+
+    def on_event(self: Saga, event: Event) -> None: ...
+
+    with pytest.raises(DefinitionError, match="the name of a trigger is 506 bytes long; 500 are allowed"):
+        type("Long", (Saga,), {long: trigger(source="memory")(on_event)})
+
+    class Plain(Saga):
+        @action("a")
+        async def a(self, ctx): ...
+
+    with pytest.raises(DefinitionError, match="run_id is 501 bytes long; 500 are allowed"):
+        await Plain().run({}, run_id=long)

@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sagaz_lab import Lab, Saga, SagaContext, action, trigger
+from sagaz_lab import Lab, Saga, SagaContext, action, skip, trigger
 from sagaz_lab.abc import Acceptance, Delivery, Refusal, SourceTraits, Surroundings
-from sagaz_lab.errors import StaleDelivery, StoreUnavailable
+from sagaz_lab.errors import StaleDelivery, StoreError, StoreUnavailable
+from sagaz_lab.runtime import service
+from sagaz_lab.runtime.triggers.stored_params import ParamsInStore
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
+from sagaz_lab.testing.store_values import frame
 from tests.unit.tools import Tap, assert_adds_up, counted, until
 
 
@@ -232,3 +235,43 @@ async def test_a_source_that_cannot_note_its_position_is_entered_again(clock: Vi
     assert lab.status().sources[0].state == "connected"
     assert len(set(ticks)) == 3
     await lab.stop()
+
+
+class Choosy(MemoryStore):
+    """A store that refuses one batch with counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        if batch.filtered and not self.calls:
+            self.calls.append("refused")
+            raise StoreError("this text cannot be stored")
+        return await super().accept(batch)
+
+
+async def test_counts_that_a_store_has_refused_come_with_the_next_and_the_rest_of_the_beat_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Choosy()
+
+    async def follow(params: ParamsInStore) -> None:
+        if store.calls:
+            store.calls.append("params")
+
+    monkeypatch.setattr(service, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(ParamsInStore, "follow", follow)
+    async with Lab(store) as lab:
+
+        class Counted(Saga):
+            @trigger(source="memory")
+            def on_event(self, event):
+                return skip(event["why"])
+
+        for why in ("low", "low", "high"):
+            await lab.fire("Counted.on_event", {"why": why})
+        await until(lambda: sum(row["count"] for row in frame(store, "counts")) == 3)
+        assert store.calls[:2] == ["refused", "params"]
+        await lab.fire("Counted.on_event", {"why": "low"})
+    assert {row["reason"]: row["count"] for row in frame(store, "counts")} == {"low": 3, "high": 1}

@@ -12,9 +12,10 @@ ROUNDING_S = 1e-6
 
 
 class Moments:
-    """A clock over another. `now` is the wall clock where that is ahead of all before, as after a laptop's sleep.
+    """A clock over another. `now` is the wall clock where that is ahead of all before, as after a laptop's sleep: a
+    wall clock that is put forward counts as time that has passed.
 
-    Else it is the last moment plus the time that has passed since: a wall clock that is put back stops nothing.
+    Else it is the last moment plus the time that has passed since: a wall clock that is put back changes no duration.
     """
 
     __slots__ = ("_ahead_s", "_monotonic", "_wall", "monotonic", "sleep", "wall")

@@ -15,6 +15,9 @@ from sagaz_lab.runtime.lifetime.tasks import Report, Tasks
 
 logger = logging.getLogger("sagaz_lab")
 
+NAP_S = 60.0
+"""A sleep of the machine, which no timer counts, and a clock that was put forward are noticed this soon."""
+
 
 class Timer:
     """One call to come."""
@@ -62,7 +65,7 @@ class Timers:
             at, _, timer = heap[0]
             if timer.callback is not None and (delay_s := at - self._clock.now()) > ROUNDING_S:
                 self._wakes_at = at
-                await self._clock.sleep(round(delay_s, 6))  # a difference of moments is exact to no more
+                await self._clock.sleep(min(round(delay_s, 6), NAP_S))  # a difference of moments is exact to no more
                 continue
             heappop(heap)
             if timer.callback is not None:

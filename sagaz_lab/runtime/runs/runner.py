@@ -17,6 +17,7 @@ from sagaz_lab.errors import LeaseLost, RunError, describe
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.inside import belongs
+from sagaz_lab.model.keys import refuse_long_name
 from sagaz_lab.model.run import Run, RunStatus
 from sagaz_lab.model.saga import Saga, SagaDefinition
 from sagaz_lab.model.step import current_step
@@ -191,6 +192,7 @@ class Runner:
     ) -> Run:
         life, now = self.life, self.life.clock.now()
         refuse_other_store(definition, life.store)
+        refuse_long_name("run_id", run_id or "")
         name, revision = definition.name, definition.revision
         own, event = apart(dict(context)), None if event is None else event.with_payload(apart(event.payload))
         pending = PendingRun(run_id or next(life.run_ids), name, None, revision, event, own, now)

@@ -11,7 +11,7 @@ from sagaz_lab.errors import DecodeError, MissingKey, UnfitKey, describe
 from sagaz_lab.model.apart import apart
 from sagaz_lab.model.awaiting import at_once, awaited, is_awaitable
 from sagaz_lab.model.event import Event, payload_as_sent
-from sagaz_lab.model.keys import KEY_LENGTH, OPEN, key_text
+from sagaz_lab.model.keys import OPEN, UNCUT, key_text
 from sagaz_lab.model.stopping import OwnTask
 from sagaz_lab.model.trigger import Trigger
 from sagaz_lab.runtime.registry.payload_types import Validate, validator_of
@@ -118,7 +118,7 @@ def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Call
         try:
             value = read(subject)
             # Most keys are short texts, which are their own keys.
-            if type(value) is str and 0 < len(value) <= KEY_LENGTH and value[0] != OPEN:
+            if type(value) is str and 0 < len(value) <= UNCUT and value[0] != OPEN:
                 return value
             return key_text(value)
         except (MissingKey, UnfitKey) as error:

@@ -20,6 +20,9 @@ REASONS = 50
 
 OTHER = "other"
 
+REASON_CHARACTERS = 200
+"""Of a reason that are counted: a store indexes them."""
+
 
 _NO_COUNTS = ("reasons", "stored", "ends", "resumed")
 
@@ -65,7 +68,7 @@ class Counters:
             self.resumed += 1
 
     def count_reason(self, kind: str, reason: str, times: int = 1) -> None:
-        key = (kind, reason)
+        key = (kind, reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}...")
         if key not in self.reasons and len(self.reasons) >= REASONS:
             key = (kind, OTHER)
         self.reasons[key] += times
@@ -75,6 +78,10 @@ class Counters:
         new = self.reasons - self.stored
         self.stored = self.reasons.copy()
         return new
+
+    def give_back_reasons(self, taken: Counter[tuple[str, str]]) -> None:
+        """These have not been stored."""
+        self.stored.subtract(taken)
 
     def as_dict(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in self.__slots__ if name not in _NO_COUNTS}

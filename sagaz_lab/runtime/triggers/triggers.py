@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
-from sagaz_lab.abc import Ending
+from sagaz_lab.abc import Acceptance, Ending
 from sagaz_lab.errors import NO_EXCEPTIONS, DefinitionError, UnknownName, describe
 from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import RunStatus
@@ -133,13 +133,16 @@ class Triggers:
         self.without_code.setdefault(saga, {})[run_id] = place
         life.report(f"needs_code:{saga}", f"run {run_id} waits for the code of saga {saga!r}: define it")
 
-    def take_filtered(self) -> dict[tuple[str, str, str], int]:
-        """Counts of refused events by (trigger, outcome, reason) since the last call."""
-        counts = {}
-        for state in self.states.values():
-            for (kind, reason), times in state.counters.take_reasons().items():
-                counts[state.name, kind, reason] = times
-        return counts
+    async def keep_counts(self) -> None:
+        """Store how many events were refused since the last call. Raises `StoreError`; the next call has them then."""
+        taken = [(state.name, state.counters, state.counters.take_reasons()) for state in self.states.values()]
+        counts = {(name, *reason): times for name, _, reasons in taken for reason, times in reasons.items()}
+        try:
+            await self._life.store.accept(Acceptance(filtered=counts))
+        except BaseException:
+            for _, counters, reasons in taken:
+                counters.give_back_reasons(reasons)
+            raise
 
 
 def _nobody(state: TriggerState) -> None:
