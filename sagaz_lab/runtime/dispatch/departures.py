@@ -52,6 +52,7 @@ class Departures:
     ) -> None:  # fmt: skip
         """A waiting event has its outcome."""
         entries = entries_of(kind.value, reason, pending, now, facts)
+        pending.has_outcome = True
         state.counters.waiting -= len(entries)
         setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
         self._observers.tally.keep(entries)
