@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 import pytest
 
-from sagaz_lab import Lab, OutcomeKind, Saga, TriggerConfig, action, trigger
+from sagaz_lab import Lab, OutcomeKind, Saga, TriggerConfig, action, skip, trigger
 from sagaz_lab.abc import Acceptance, Refusal, Store
 from sagaz_lab.errors import LeaseLost, StoreUnavailable
 from sagaz_lab.stores.memory.store import MemoryStore
@@ -196,3 +196,78 @@ async def test_who_waits_for_a_run_that_leaves_the_queue_is_answered_at_the_clos
             answers = [await one for one in waiting]
     assert [answer.kind for (answer,) in answers] == [OutcomeKind.WAITING] * 2
     assert counted(lab, "Turns.on") == {"received": 1, "started": 1}
+
+
+# --- turned away while the store is away ---
+
+
+def fails() -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("decide", "kind"), [(fails, "dead"), (lambda: skip("no"), "filtered")], ids=["fails", "skips"]
+)
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_run_has_no_outcome_before_the_store_knows_that_it_was_turned_away(
+    store: Faulty, clock: VirtualClock, decide: Any, kind: str, closes: bool
+) -> None:
+    gate = asyncio.Event()
+    lab = Lab(store, clock=clock)
+    await lab.open()
+    with lab.activate():
+        one_at_a_time(gate)
+        await lab.start()
+        await lab.fire("Turns.on", {"n": 1})
+        waiting = asyncio.create_task(lab.fire("Turns.on", {"n": 2}, id="two"))
+        await until(lambda: counted(lab, "Turns.on").get("waiting") == 1)
+        one_at_a_time(gate, 2, decide)
+        await clock.advance(1)
+        store.faults["accept"] = StoreUnavailable("away")
+        gate.set()
+        await clock.advance(3)
+        assert (waiting.done(), counted(lab, "Turns.on")) == (False, {"received": 2, "started": 1, "waiting": 1})
+        if not closes:
+            store.faults.clear()
+            await clock.advance(10)
+            assert (await waiting)[0].kind == kind
+            assert counted(lab, "Turns.on") == {"received": 2, "started": 1, kind: 1}
+        with suppress(StoreUnavailable):  # it cannot store what it has counted
+            await lab.stop(grace_s=0)
+        store.faults.clear()
+    assert (await waiting)[0].kind == (OutcomeKind.WAITING if closes else kind)
+    async with Lab(store, clock=clock) as lab:
+        began = one_at_a_time(gate, 2, decide)
+        await lab.start()
+        await clock.advance(10)
+        assert (began, len(lab.dead_letters())) == ([], kind == "dead")
+        assert "waiting" not in statuses(lab)
+
+
+async def test_a_run_that_cools_down_while_the_store_is_away_has_no_outcome_before_the_store_knows(
+    faulty_lab: Lab, store: Faulty
+) -> None:
+    gate, began = asyncio.Event(), list[int]()
+
+    class Cools(Saga):
+        @trigger(source="memory", topic="t", concurrency_key="k", max_concurrent_sagas=1, cooldown="1h")
+        def on(self, event):
+            return {"n": event["n"]}
+
+        @action("work")
+        async def work(self, ctx):
+            began.append(ctx["n"])
+            await gate.wait()
+
+    await faulty_lab.fire("Cools.on", {"n": 1, "k": "a"})
+    waiting = [asyncio.create_task(faulty_lab.fire("Cools.on", {"n": n, "k": "b"})) for n in (2, 3)]
+    await until(lambda: counted(faulty_lab, "Cools.on").get("waiting") == 2)
+    store.faults["accept"] = StoreUnavailable("away")
+    gate.set()
+    await until(lambda: began == [1, 2])
+    await asyncio.sleep(0.05)
+    assert counted(faulty_lab, "Cools.on") == {"received": 3, "started": 2, "waiting": 1}
+    store.faults.clear()
+    assert [(await one)[0].kind for one in waiting] == ["started", "filtered"]
+    await faulty_lab.drain()
+    assert statuses(faulty_lab) == ["completed", "completed"]
