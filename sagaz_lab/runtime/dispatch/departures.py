@@ -52,6 +52,7 @@ class Departures:
     ) -> None:  # fmt: skip
         """A waiting event has its outcome."""
         entries = entries_of(kind.value, reason, pending, now, facts)
+        pending.has_outcome = True
         state.counters.waiting -= len(entries)
         setattr(state.counters, kind, getattr(state.counters, kind) + len(entries))
         self._observers.tally.keep(entries)
@@ -89,25 +90,22 @@ class Departures:
         self, state: TriggerState, pending: PendingRun, verdict: Verdict, now: float,
         letters: Sequence[DeadLetter] = (),
     ) -> None:  # fmt: skip
-        """A waiting event starts nothing after all; `letters` are what it leaves."""
+        """A waiting event starts nothing after all; `letters` are what it leaves. It has its outcome as soon as the
+        store knows, however long that is away. Raises `StoreError`."""
         kind, reason, facts = verdict.kind, verdict.reason, verdict.facts
         hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
         if hooks or state.compiled.config.persist_events:
             await self._fetch_if_there(pending)
-        self.finally_(state, pending, kind, reason, now, facts)
-        state.counters.count_reason(kind.value, reason, pending.size)
         batch = letters_only(state, letters)
         batch.kept = _kept(state, pending, kind, reason, now)
-        try:
-            if letters and letters[-1].run_id is not None:
-                await self._end_with(letters[-1], batch, now)
-            else:
-                # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
-                batch.withdrawn = {pending.run_id: None}
-                await self._store.accept(batch)
-        except StoreError as error:
-            text = f"run {pending.run_id} was {kind.value}, but the store does not know it: {describe(error)}"
-            self._life.report("store", text)
+        if letters and letters[-1].run_id is not None:
+            await self._end_with(letters[-1], batch, now)
+        else:
+            # All in one transaction, so that a letter takes over the claim of the run, and none is lost between.
+            batch.withdrawn = {pending.run_id: None}
+            await self._accept(batch, pending.run_id)
+        self.finally_(state, pending, kind, reason, now, facts)
+        state.counters.count_reason(kind.value, reason, pending.size)
         if kind is not OutcomeKind.DEAD:
             for event in pending.events():
                 await tell(hooks, pending.saga, event, reason)
@@ -119,9 +117,14 @@ class Departures:
         error = RunError(f"it never began, and left dead letter {letter.id}: {letter.error}")
         ending = Ending(RunStatus.COMPENSATED, error, publications=batch.publications)
         letter.claim = None
-        await self._store.end(letter.run_id or "", ending, attempt=1, at=now, dead=letter)
+        run_id = letter.run_id or ""
+        write = partial(self._store.end, run_id, ending, attempt=1, at=now, dead=letter)
+        await self._life.insist(write, f"the outcome of run {run_id}")
         if batch.kept:
-            await self._store.accept(Acceptance(kept=batch.kept))
+            await self._accept(Acceptance(kept=batch.kept), run_id)
+
+    async def _accept(self, batch: Acceptance, run_id: str) -> None:
+        await self._life.insist(partial(self._store.accept, batch), f"the outcome of run {run_id}")
 
     def put_off(self, state: TriggerState, pending: PendingRun, reason: str) -> None:
         """A waiting event stays stored, and counts anew when it is taken up again; its caller gets `waiting`."""

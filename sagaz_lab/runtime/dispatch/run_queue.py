@@ -86,7 +86,7 @@ class RunQueue:
 
     async def cancel(self, run_id: str, now: float) -> bool:
         """End a run that waits here for its retry or its turn. False if there is none; it may have begun just now."""
-        while (leaving := self._leaving.get(run_id)) is not None:
+        while (leaving := self._leaving.get(run_id)) is not None and not leaving[1].done():
             await asyncio.wait([leaving[1]])
         if run_id in self._retries:
             state = self._triggers.states[self._retries[run_id][0].trigger or ""]
@@ -129,7 +129,7 @@ class RunQueue:
         leaving = [pending for pending, _ in self._leaving.values()]
         for state in self._triggers.states.values():
             for pending in (*state.core.admission.queue(), *(it for it in leaving if it.trigger == state.name)):
-                if pending.attempt == 1:
+                if pending.attempt == 1 and not pending.has_outcome:
                     self._departures.put_off(state, pending, WAITS)
 
     def put_again(self, state: TriggerState, pending: PendingRun) -> None:
@@ -150,7 +150,9 @@ class RunQueue:
 
     def release_now(self, state: TriggerState, now: float) -> None:
         """The same at the beginning of a decision."""
-        if self._life.closing or state.compiled.definition.name in self._triggers.barrier.raised:
+        if self._life.closing or self._life.lease.lost is not None:
+            return
+        if state.compiled.definition.name in self._triggers.barrier.raised:
             return
         tasks = self._life.tasks
         for leaves in state.core.begins(now):
@@ -158,9 +160,9 @@ class RunQueue:
             assert isinstance(pending, PendingRun)
             self._starts += 1
             self._served[state.name] = self._starts
-            work = self._cool(state, pending, leaves.verdict) if isinstance(leaves, Left) else None
+            work = self._leave_queue(state, pending, leaves.verdict if isinstance(leaves, Left) else None)
             name, origin = f"{pending.trigger} {pending.run_id}", pending.origin or tasks.home
-            task = tasks.start(work or self._leave_queue(state, pending), name, origin)
+            task = tasks.start(work, name, origin)
             self._leaving[pending.run_id] = (pending, task)
             anew = pending.revision != state.compiled.definition.revision and not isinstance(leaves, Left)
             if anew and state.compiled.cooldown_s is not None:
@@ -176,12 +178,6 @@ class RunQueue:
     def _release(self, state: TriggerState) -> None:
         self._timers.pop(state.name, None)
         self.release(state)
-
-    async def _cool(self, state: TriggerState, pending: PendingRun, verdict: Verdict) -> None:
-        try:
-            await self._departures.turn_away(state, pending, verdict, self._clock.now())
-        finally:
-            del self._leaving[pending.run_id]
 
     def freed(self, state: TriggerState) -> None:
         """No decision of the trigger is under way: what waits for a slot or its turn may start."""
@@ -211,23 +207,30 @@ class RunQueue:
         for state in self._triggers.states.values():
             state.wake()
 
-    async def _leave_queue(self, state: TriggerState, pending: PendingRun) -> None:
+    async def _leave_queue(self, state: TriggerState, pending: PendingRun, cools: Verdict | None) -> None:
+        """Begin it, or turn it away if it `cools`. If this is cut short, `close` finds it among those that leave."""
         try:
-            await self._begin(state, pending)
+            if cools is None:
+                await self._begin(state, pending)
+            else:
+                await self._departures.turn_away(state, pending, cools, self._clock.now())
         except StoreError as error:
-            state.core.ended(pending, keep_turn=True)
-            if isinstance(error, LeaseLost):
-                self._life.lease.lose(error)
-                return
-            text = f"run {pending.run_id} could not start: {describe(error)}; it stays stored"
-            self._life.report("store", text)
-            await self._clock.sleep(STORE_RETRY_S)
-            self._leaving.pop(pending.run_id, None)
+            if cools is None:
+                state.core.ended(pending, keep_turn=True)
+            await self._store_failed(pending, error)
+            del self._leaving[pending.run_id]
             self._exclusive.when_free(state, partial(state.core.admission.reenter, pending))
-        finally:
-            if (leaving := self._leaving.get(pending.run_id)) and leaving[1] is asyncio.current_task():
-                del self._leaving[pending.run_id]
+        else:
+            del self._leaving[pending.run_id]
             self._unwanted.discard(pending.run_id)
+
+    async def _store_failed(self, pending: PendingRun, error: StoreError) -> None:
+        """Returns when the run may be tried again."""
+        if isinstance(error, LeaseLost):
+            self._life.lease.lose(error)  # from now on nothing leaves the queue
+            return
+        self._life.report("store", f"run {pending.run_id} could not start: {describe(error)}; it stays stored")
+        await self._clock.sleep(STORE_RETRY_S)
 
     async def _begin(self, state: TriggerState, pending: PendingRun) -> None:
         """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
@@ -285,7 +288,7 @@ class RunQueue:
             now, again = self._clock.now(), Decided(state)
             with inside(self._life.tasks, f"the decision of an event of {state.name}"):
                 run = await self._decider.decide_queued(again, pending, now)
-            pending.revision = state.compiled.definition.revision
+            before, pending.revision = pending.revision, state.compiled.definition.revision
         finally:
             self._exclusive.leave(decision)
             self._exclusive.end(decision)
@@ -293,7 +296,12 @@ class RunQueue:
             pending.context, pending.flat = run.context, run.flat
             return True
         kind, reason, *_, facts = again.entries[0]
-        await self._departures.turn_away(state, pending, Verdict(OutcomeKind(kind), reason, facts), now, again.letters)
+        verdict = Verdict(OutcomeKind(kind), reason, facts)
+        try:
+            await self._departures.turn_away(state, pending, verdict, now, again.letters)
+        except StoreError:
+            pending.revision = before  # it is to be decided again
+            raise
         return False
 
     def retry_later(self, pending: PendingRun, delay_s: float) -> None:

@@ -19,11 +19,11 @@ class PendingRun(NewRun, eq=False):
     """A run that the store is to accept or has accepted, started when it is its turn.
 
     `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
-    in the same lane, `place` says which came first of all that wait. `final`, if somebody has asked for it, is resolved
-    when it has started or never will. One of attempt 1 that waits has not started yet. `hold` says that it is held
-    when it fails, whatever its saga says. Where `event` has the list of a window, `alone` is the last event by itself,
-    as its `members` are; None if only the store knew them. `origin` is the context in which a run that waits will
-    execute; None if it comes from the store.
+    in the same lane, `place` says which came first of all that wait. It `has_outcome` when it has started or never
+    will, and `final`, if somebody has asked for it, is resolved. One of attempt 1 that waits has not started yet.
+    `hold` says that it is held when it fails, whatever its saga says. Where `event` has the list of a window, `alone`
+    is the last event by itself, as its `members` are; None if only the store knew them. `origin` is the context in
+    which a run that waits will execute; None if it comes from the store.
     """
 
     status: RunStatus = RunStatus.WAITING
@@ -36,6 +36,7 @@ class PendingRun(NewRun, eq=False):
     place: int = 0
     history: History | None = None
     final: Future[Outcome] | None = None
+    has_outcome: bool = False
     left_id: str = ""
     alone: Event | None = None
     origin: Context | None = None

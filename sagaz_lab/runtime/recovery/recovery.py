@@ -107,6 +107,7 @@ class Recovery:
         pending = pending_of(stored)
         pending.place = self._places.pop(stored.run_id, 0)
         self._read_keys(pending)
+        state = self._triggers.states.get(pending.trigger or "")
         begun = stored.attempt > 0 and pending.status is not RunStatus.WAITING
         if begun or stored.trigger is None:
             pending.revision = definition.revision
@@ -115,13 +116,11 @@ class Recovery:
                 return None
             if from_action is not None:
                 rewind(pending.history, definition, from_action)
-            state = self._triggers.states.get(pending.trigger or "")
             self._count(stored)
             if state is not None:  # last, since nobody gives back the place of a run that is not launched
                 state.core.admission.occupy(pending)
             found.resumed[stored.run_id] = stored.saga
             return self._runner.launch(pending, definition, now, foreground=foreground)
-        state = self._triggers.states.get(pending.trigger or "")
         if state is None:
             await self._wait_for_code(stored, found)
             return None
