@@ -534,7 +534,7 @@ async def test_stop_publishes_what_it_can_and_disconnects(tmp_path: Path, broker
         again.on_report(lambda _, text: told.append(text))
         await again.start()
         await again.drain()
-        assert told[-1] == "what to-b.on_event published waits: define it, since it says where that goes"
+        assert told[-1] == "what to-b.on_event published waits: define the trigger, which names the destination"
         assert waiting(again) == [next(iter(waiting(again)))]
         publishing("to-b", "redis://b")
         await again.drain()
@@ -657,7 +657,7 @@ async def test_a_dead_letter_target_that_is_down_stops_intake(
     fourth = asyncio.create_task(timed_lab.fire("Strict.on_event", {"n": 4}))
     await clock.advance(60)
     assert not fourth.done()
-    assert any("takes in no more events" in text for text in timed_lab.status().warnings)
+    assert any("takes no more events" in text for text in timed_lab.status().warnings)
     brokers["redis://a"].down = False
     await clock.advance(60)
     assert (await fourth)[0].kind == "started"
