@@ -526,7 +526,7 @@ async def test_stop_publishes_what_it_can_and_disconnects(tmp_path: Path, broker
         await lab.fire("to-a.on_event", {"n": 1})
         await lab.fire("to-b.on_event", {"n": 2})
     assert (a, a.open) == (["1"], 0)
-    assert told[-1] == "1 publication(s) wait in the store; the next start goes on with them"
+    assert told[-1] == "1 publication(s) wait in the store; the next start publishes them"
     b.down = False
     async with Lab(f"sqlite:///{tmp_path}/lab.db", sources={"redis": _nothing}) as offline:
         await offline.stop()
@@ -783,7 +783,7 @@ async def test_a_listener_with_another_store_is_refused_where_the_saga_is_used()
             lab.start,
             lambda: lab.fire("other.on_event", None),
         ):
-            with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(storage=.*leave storage= out"):
+            with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(storage=.*remove storage="):
                 await use()
 
         class Own(Saga):
