@@ -75,7 +75,7 @@ async def test_bytes_that_are_fired(each_lab: Lab, name: str) -> None:
     (outcome,) = await each_lab.fire("Taking.on_event", raw)
     assert outcome.kind in allowed
     if outcome.kind is OutcomeKind.DEAD:
-        assert outcome.reason.startswith(("DecodeError: the payload is no JSON", "UnstorableValue", "PayloadMismatch"))
+        assert outcome.reason.startswith(("DecodeError: the payload is not JSON", "UnstorableValue", "PayloadMismatch"))
         assert len(outcome.reason) < 1000
         assert len(each_lab.dead_letters()) == 1
     else:

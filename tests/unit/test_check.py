@@ -83,7 +83,7 @@ def saga(options: str, body: str = "") -> str:
             saga('source="memory", topic="t"', "listeners = [OutboxSagaListener(storage='sqlite:///x')]"),
             "Lab's own store",
         ),
-        (saga('source="redis", stream="s", url="redis://u:C4n4@h"'), "a credential is written in its code"),
+        (saga('source="redis", stream="s", url="redis://u:C4n4@h"'), "its code contains a credential"),
         (saga('source="memory"', 'def __init__(self): raise OSError("no disk")'), "OSError: no disk"),
     ],
 )

@@ -88,7 +88,7 @@ async def test_a_run_whose_event_is_too_old_is_not_tried_again(timed_lab: Lab, c
     assert tried == [0, 10]  # the next would be at 70, when the event is older than a minute
     (letter,) = timed_lab.dead_letters().to_dict("records")
     assert letter["attempts"] == 2
-    assert letter["error"] == ("Broken: every time (not tried again: its event came 10 s ago; retry_max_age='1m')")
+    assert letter["error"] == ("Broken: every time (no retry: its event came 10 s ago; retry_max_age='1m')")
     assert statuses(timed_lab) == ["compensated"]
 
 

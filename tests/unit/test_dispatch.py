@@ -523,7 +523,7 @@ async def test_a_payload_that_hides_behind_the_events_own_field_is_told_once(lab
         await lab.fire("Hiding.on_event", {"id": 7, "source": "s", "other": 1}, id="e1")
     assert seen == [("e1", 7, 1)] * 3
     (text,) = told
-    assert "Hiding.on_event: the payload has fields that the event has too (id, source)" in text
+    assert "Hiding.on_event: the payload has fields that the event also has (id, source)" in text
     assert "event['id'] the payload's" in text
 
 

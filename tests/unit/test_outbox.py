@@ -526,7 +526,7 @@ async def test_stop_publishes_what_it_can_and_disconnects(tmp_path: Path, broker
         await lab.fire("to-a.on_event", {"n": 1})
         await lab.fire("to-b.on_event", {"n": 2})
     assert (a, a.open) == (["1"], 0)
-    assert told[-1] == "1 publication(s) wait in the store; the next start goes on with them"
+    assert told[-1] == "1 publication(s) wait in the store; the next start publishes them"
     b.down = False
     async with Lab(f"sqlite:///{tmp_path}/lab.db", sources={"redis": _nothing}) as offline:
         await offline.stop()
@@ -534,7 +534,7 @@ async def test_stop_publishes_what_it_can_and_disconnects(tmp_path: Path, broker
         again.on_report(lambda _, text: told.append(text))
         await again.start()
         await again.drain()
-        assert told[-1] == "what to-b.on_event published waits: define it, since it says where that goes"
+        assert told[-1] == "what to-b.on_event published waits: define the trigger, which names the destination"
         assert waiting(again) == [next(iter(waiting(again)))]
         publishing("to-b", "redis://b")
         await again.drain()
@@ -657,7 +657,7 @@ async def test_a_dead_letter_target_that_is_down_stops_intake(
     fourth = asyncio.create_task(timed_lab.fire("Strict.on_event", {"n": 4}))
     await clock.advance(60)
     assert not fourth.done()
-    assert any("takes in no more events" in text for text in timed_lab.status().warnings)
+    assert any("takes no more events" in text for text in timed_lab.status().warnings)
     brokers["redis://a"].down = False
     await clock.advance(60)
     assert (await fourth)[0].kind == "started"
@@ -783,7 +783,7 @@ async def test_a_listener_with_another_store_is_refused_where_the_saga_is_used()
             lab.start,
             lambda: lab.fire("other.on_event", None),
         ):
-            with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(storage=.*leave storage= out"):
+            with pytest.raises(DefinitionError, match=r"other: OutboxSagaListener\(storage=.*remove storage="):
                 await use()
 
         class Own(Saga):

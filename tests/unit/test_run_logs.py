@@ -195,7 +195,7 @@ def test_a_damaged_log_is_none_and_a_disk_that_is_full_is_reported() -> None:
     keeper.put("r", log)
     keeper.flush(10)
     assert keeper.read("r") is None
-    assert told == ["the log of run r is not kept: OSError: no space left"]
+    assert told == ["the log of run r could not be stored: OSError: no space left"]
 
 
 def test_displays_are_bounded_and_those_of_one_id_replace_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

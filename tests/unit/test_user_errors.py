@@ -321,7 +321,7 @@ async def test_a_source_whose_task_was_cancelled_from_outside_is_reported(lab: L
     task.cancel()
     await until(task.done)
     await asyncio.sleep(0)
-    assert reports == ["source custom moody has ended, because its task was cancelled from outside"]
+    assert reports == ["source custom moody ended because its task was cancelled from outside"]
     assert lab.status().sources[0].state == "failed"
 
 

@@ -56,7 +56,7 @@ async def test_a_retry_is_not_counted_as_a_dead_letter(lab: Lab) -> None:
     await until(lambda: any("dead letter" in text for text in lab.status().warnings))
     told = [text for text in lab.status().warnings if text.startswith("run ")]
     assert [text.partition("; ")[2] for text in told] == [
-        "tried again in 0.001 s (and 1 like it)",
+        "retry in 0.001 s (and 1 like it)",
         "it left a dead letter",
     ]
 

@@ -134,13 +134,13 @@ def test_an_option_of_the_lab_that_is_of_no_use_is_a_definition_error(option, va
 @pytest.mark.parametrize("method", ["register", "shadow"])
 async def test_what_is_no_saga_is_a_definition_error(method, value):
     async with Lab("memory") as lab:
-        with pytest.raises(DefinitionError, match=r"is no saga: give a class that|is abstract: it decides nothing"):
+        with pytest.raises(DefinitionError, match=r"is not a saga: pass a class that|is abstract: it decides nothing"):
             getattr(lab, method)(value)
         with lab.activate():
 
             class Right(Saga): ...
 
-        with pytest.raises(DefinitionError, match=r"given as its class, .*Right, not as an instance"):
+        with pytest.raises(DefinitionError, match=r"pass the saga's class, .*Right, not an instance"):
             getattr(lab, method)(Right())
 
 

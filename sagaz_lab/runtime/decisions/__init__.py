@@ -1,1 +1,1 @@
-"""What becomes of a batch: decode, validate, claims, the trigger method."""
+"""Decides batches: decode, validate, claims, the trigger method."""

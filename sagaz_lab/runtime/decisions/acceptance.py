@@ -1,4 +1,4 @@
-"""What one transaction takes in of what was decided."""
+"""The contents of one transaction of decisions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sagaz_lab.runtime.triggers.state import TriggerState
 
 
 def acceptance(decisions: Sequence[Decided], now: float) -> Acceptance:
-    """All that one transaction takes in."""
+    """All that one transaction stores."""
     of_all = [letters_only(decided.state, decided.letters) for decided in decisions if decided.letters]
     return Acceptance(
         runs=[run for decided in decisions for run in decided.starts],
@@ -28,7 +28,7 @@ def acceptance(decisions: Sequence[Decided], now: float) -> Acceptance:
 
 
 def letters_only(state: TriggerState, letters: Sequence[DeadLetter]) -> Acceptance:
-    """Dead letters, and what is published of them."""
+    """Dead letters, with their publications."""
     topic = state.compiled.config.dead_letter_topic
     publications = [] if topic is None else [publication_of(letter, topic) for letter in letters]
     return Acceptance(dead=letters, publications=publications)

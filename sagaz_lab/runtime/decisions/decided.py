@@ -1,4 +1,4 @@
-"""What the decision loop made of a batch; nothing of it holds until the store has taken it."""
+"""The decisions on a batch, which hold only once the store has accepted them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ RETURNED_NONE = "returned None"
 
 
 class Again(NamedTuple):
-    """What became of the event of this number hangs on the run or the waiting event `on` of its batch.
+    """The outcome of event `number` depends on the run or waiting event `on` of its batch.
 
-    It is that one's duplicate (`by_key`: by its declared key), or a gate gave the verdict because of it. If the store
-    refuses that one, the event is decided again.
+    It is that one's duplicate (`by_key`: by its declared key), or a gate's verdict depends on it. If the store refuses
+    that one, the event is decided again.
     """
 
     on: str
@@ -38,11 +38,11 @@ class Again(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many events."""
+        """Number of events."""
         return 1 + len(self.prepared.members)
 
     def claims(self) -> Sequence[str]:
-        """Those of its event, or of the events of its window."""
+        """The claims of its event, or of its window's events."""
         prepared, number = self.prepared, self.number
         declared = None if prepared.declared is None else prepared.declared[number]
         found = [prepared.claims[number], declared]
@@ -51,15 +51,15 @@ class Again(NamedTuple):
 
 
 class Decided:
-    """Of one trigger. `batch` has what it took of the gates; `entries` say what became of the events.
+    """The decisions of one trigger. `batch` has what it took from the gates; `entries` are the outcomes.
 
-    `released` wait in the store's windows no more, `with_run` of them because of the run that stands beside each;
-    `withdrawn` wait no more in the queue. Of `filtered` and `dropped` listeners are told. `spent` are claims of ids
-    that nobody is to have; `redriven` are dead letters by the id of their event, which is among those decided. Where
-    somebody is `answered`, `finals` has the outcomes to come of what waits, by event. Deciding `events` of them took
-    `took_s`. `of_runs` names, by id, the runs whose events have been through their window already. What is to be
-    settled `again` has no outcome yet, and the dead letters `left_open` that it comes from are not settled either.
-    `origin` is the context in which its runs execute; where they are `mixed`, that of the event being decided.
+    `released` no longer wait in the store's windows, `with_run` of them because of the run paired with each;
+    `withdrawn` no longer wait in the queue. `filtered` and `dropped` are for the listeners. `spent` are claims of ids
+    that nothing may take again; `redriven` are dead letters by the id of their event, which is among those decided. If
+    a caller is to be `answered`, `finals` has the pending outcomes of what waits, by event. Deciding `events` of them
+    took `took_s`. `of_runs` names, by id, the runs whose events have passed their window already. Events to be settled
+    `again` have no outcome yet, and the dead letters `left_open` that they come from stay open. `origin` is the context
+    in which its runs execute; if contexts are `mixed`, that of the event being decided.
     """
 
     __slots__ = ("_dead_entries", "again", "answered", "batch", "dropped", "entries", "events", "filtered", "finals",
@@ -70,7 +70,7 @@ class Decided:
         self, state: TriggerState, redriven: Mapping[str, Redriven] = NOTHING, batch: Reservation | None = None
     ) -> None:
         self.state = state
-        self.origin = origin()  # as it is before the user's code sets variables
+        self.origin = origin()  # before the user's code sets variables
         self.mixed = False
         self.redriven = redriven
         self.left_open: Mapping[str, Redriven] = NOTHING
@@ -96,7 +96,7 @@ class Decided:
 
     @property
     def starts(self) -> Collection[PendingRun]:
-        """Its runs, running or waiting for their turn."""
+        """Its runs, running or queued."""
         return self.batch.starts.values()
 
     def add(
@@ -117,7 +117,7 @@ class Decided:
         self.note(event, kind, reason, at, run_id)
 
     def add_nones(self, ids: list[str], at: float) -> None:
-        """The method returned None for the events of these ids: all share an entry."""
+        """The method returned None for the events of these ids: they share an entry."""
         if not ids:
             return
         filtered, of = OutcomeKind.FILTERED.value, ids[0] if len(ids) == 1 else tuple(ids)
@@ -127,13 +127,13 @@ class Decided:
         self.reasons[key] = self.reasons.get(key, 0) + len(ids)
 
     def measured(self, took_s: float, events: int, starts: int) -> None:
-        """The method has taken so long for so many events, of which so many start a run."""
+        """Add the time and the counts of one pass of the method."""
         self.took_s += took_s
         self.events += events
         self.state.core.admission.batch_size.learn(events, starts, took_s)
 
     def note(self, event: Event, kind: OutcomeKind, reason: str, at: float, run_id: str | None = None) -> None:
-        """Keep the event with its outcome, if the trigger is to; remember whom to tell of it."""
+        """Keep the event with its outcome, if the trigger does so; note the listeners to call."""
         compiled = self.state.compiled
         if compiled.config.persist_events:
             until = at + compiled.config.event_retention_days * 86400.0
@@ -142,13 +142,13 @@ class Decided:
             self.filtered.append((self._alone(event), reason))
 
     def _alone(self, event: Event) -> Event:
-        """The event by itself: of a run's list the last, whose id it has."""
+        """The event by itself: for a run's list the last one, whose id the run has."""
         if event.id in self.of_runs and self.state.compiled.together and isinstance(event.payload, list):
             return event.with_payload(event.payload[-1])
         return event
 
     def dead(self, event: Event, error: BaseException, at: float, claim: str | None) -> DeadLetter:
-        """`claim` is that of the event's id, which is the letter's from now on. A run's letter stays one."""
+        """`claim` is that of the event's id, which passes to the letter. A run's letter stays the run's."""
         letter = dead_letter(self.state, event, error, at)
         letter.run_id = self.of_runs.get(event.id)
         self._bury(letter, claim, at)
@@ -162,7 +162,7 @@ class Decided:
         self.letters.append(letter)
 
     def not_dead(self, refused: Mapping[str, Refusal], at: float) -> None:
-        """The store did not take these letters: their events had come before."""
+        """The store refused these letters: their events had come before."""
         for letter in [letter for letter in self.letters if letter.id in refused]:
             self.letters.remove(letter)
             if (entry := self._dead_entries.pop(letter.id, None)) is not None:
@@ -172,7 +172,7 @@ class Decided:
                 self.duplicate(refused[letter.id], letter.event, at, by_key=False)
 
     def duplicate(self, first: Refusal | str, event: Event, at: float, *, by_key: bool) -> None:
-        """`first` has its declared key (`by_key`) or its id: by what the store says, or a run or waiting event."""
+        """`first` has its declared key (`by_key`) or its id: the store's answer, or a run or waiting event."""
         if isinstance(first, str) and first.startswith(WAITING_ID):
             first = WAITS
         run_id = first.first_run if isinstance(first, Refusal) else first
@@ -180,7 +180,7 @@ class Decided:
         self.add(OutcomeKind.DUPLICATE, reason, event, at, count_as=count_as, run_id=run_id)
 
     def bury(self, event: Event, error: BaseException, claim: str | None, now: float) -> None:
-        """A dead letter, unless the event has come before."""
+        """Make a dead letter, unless the event has come before."""
         if claim is None:
             self.dead(event, error, now, None)
         elif claim in self.seen:
@@ -189,7 +189,7 @@ class Decided:
             self.seen[claim] = Refusal(letter=self.dead(event, error, now, claim).id)
 
     def taken(self, prepared: Prepared, number: int, claims: tuple[str | None, str | None], at: float) -> None:
-        """A duplicate of what the store has, or of what came with it in this batch."""
+        """A duplicate of a stored event, or of one in this batch."""
         found = [(self.seen[claim], claim is claims[1]) for claim in claims if claim is not None and claim in self.seen]
         first, by_key = next((it for it in found if isinstance(it[0], Refusal)), found[0])
         if isinstance(first, str):
@@ -198,7 +198,7 @@ class Decided:
             self.duplicate(first, prepared.kept(number), at, by_key=by_key)
 
     def say(self, verdict: Verdict, prepared: Prepared, number: int, at: float) -> None:
-        """What a gate said to the event."""
+        """Record a gate's verdict on the event."""
         if verdict.run_id in self.batch.starts:
             self.again.append(Again(verdict.run_id or "", prepared, number, verdict))
             return
@@ -212,7 +212,7 @@ class Decided:
         self.add(verdict.kind, verdict.reason, event, at, verdict.facts, run_id=run_id)
 
     def settle(self, it: Again, at: float) -> None:
-        """What it hung on has been taken: so it is."""
+        """What it depended on was accepted, so it stands."""
         if it.verdict is None:
             self.duplicate(it.on, it.prepared.kept(it.number), at, by_key=it.by_key)
             return
@@ -221,13 +221,13 @@ class Decided:
         self.close(own, it.prepared, at)
 
     def beside(self) -> Decided:
-        """For other events of the same batch: they take of the same gates."""
+        """For other events of the same batch, which take from the same gates."""
         own = Decided(self.state, self.redriven, self.batch)
         own.seen, own.of_runs, own.origin, own.mixed = self.seen, self.of_runs, self.origin, self.mixed
         return own
 
     def take_out(self, events: Sequence[WaitingEvent]) -> Sequence[WaitingEvent]:
-        """Events of a window that is decided: their claims are free for that. Returns those that the store has."""
+        """Events of a window that is being decided give up their claims. Returns those that are stored."""
         waiting, stored = self.batch.waiting, []
         for event in events:
             self.seen.leave(event, spent=False)
@@ -236,8 +236,9 @@ class Decided:
         return stored
 
     def close(self, own: Decided, prepared: Prepared, at: float) -> None:
-        """What became of the event that stands for a window became of all of them. What has started belongs to its run;
-        what is to be settled again stays stored until then."""
+        """The outcome of a window's event applies to all its events. Started ones belong to the run; those to be
+        settled again stay stored until then.
+        """
         if not own.again:
             self.released += prepared.window
             if own.entries:
@@ -251,7 +252,9 @@ class Decided:
         self.join(own)
 
     def settle_left(self, at: float) -> None:
-        """What became of what waits no more. It would come again as the newest, so that its id is spent."""
+        """Record the outcome of events and runs that no longer wait. A redelivery would count as the newest, so their
+        ids are spent.
+        """
         for left in self.batch.left:
             waited = left.waited
             if isinstance(waited, PendingRun):
@@ -276,23 +279,23 @@ class Decided:
             self.redriven = {id: letter for id, letter in self.redriven.items() if id not in mine}
 
     def unkeep(self, run: PendingRun) -> None:
-        """Its members are kept as having started it, which it does not."""
+        """Its members were kept as having started it, but it does not start."""
         if run.members:
             self.kept = [kept for kept in self.kept if kept.run_id != run.run_id]
 
     def spend_filtered(self, verdict: Verdict, claim: str | None, at: float) -> None:
-        """Its window did not take it: out of turn, or expected."""
+        """Spend the id of an event that its window refused as out of turn or expected."""
         if verdict.kind is OutcomeKind.FILTERED and claim is not None:
             self.spend(claim, at)
             self.seen[claim] = SPENT
 
     def spend(self, claim: str | None, at: float) -> None:
-        """A later event has taken the place of the one with this id, so that its redelivery is not wanted."""
+        """A later event superseded the one with this id: its redelivery is a duplicate."""
         if claim is not None:
             self.spent.append(Spent(self.state.name, claim, self.state.compiled.spent_until(at)))
 
     def refused(self, refusal: Refusal, event: Event, key: str | None, at: float, claim: str | None) -> None:
-        """The store did not take it: another process, or another batch, was first."""
+        """The store refused it: another process, or another batch, was first."""
         if refusal.cooling_until is not None:
             said = cooling_down(Cooldown(refusal.cooling_until, refusal.first_run or ""), key, at)
             self.add(said.kind, said.reason, event, at, said.facts)
@@ -303,7 +306,7 @@ class Decided:
             self.dead(event, refusal.error, at, claim)
 
     def join(self, other: Decided) -> None:
-        """Add what became of other events of the same trigger."""
+        """Add the decisions on other events of the same trigger."""
         self.entries += other.entries
         self.letters += other.letters
         self._dead_entries.update(other._dead_entries)
@@ -316,15 +319,16 @@ class Decided:
             self.reasons[key] = self.reasons.get(key, 0) + times
 
     def absorb(self, own: Decided) -> None:
-        """Add all that came of an event which was decided beside its batch."""
+        """Add the decisions on an event that was decided beside its batch."""
         self.join(own)
         self.released += own.released
         self.with_run += own.with_run
         self.withdrawn += own.withdrawn
 
     def spread(self, members: Sequence[Member], at: float) -> None:
-        """What became of the event that stands for a window became of its other events too: each has its own outcome
-        and letter, in the order in which they came."""
+        """The outcome of a window's event applies to its other events: each has its own entry and dead letter, in order
+        of arrival.
+        """
         for own in [outcome(entry) for entry in self.entries]:
             like = self.letters.pop() if self.letters else None
             for member in members:

@@ -1,4 +1,4 @@
-"""The decision loop: what one `receive` returned, for one trigger, in one pass."""
+"""The decision loop: the events of one `receive`, for one trigger, in one pass."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ from sagaz_lab.runtime.triggers.compiled import CompiledTrigger
 
 _are_unchanging = UNCHANGING.issuperset
 _AT_ONCE = frozenset({type(None), Skip, dict})
-"""What most methods return: nothing of it is to be awaited."""
+"""The usual results of a method, which need no await."""
 _FILTERED = OutcomeKind.FILTERED
 _RUNNING = RunStatus.RUNNING
 
 Ask = Callable[[Reservation, PendingRun, float, str | None], Verdict | None]
-"""What is asked before a run starts, and says what is against it; the last is the run of the dead letter that it comes
-from."""
+"""A check before a run starts, which returns the refusal; the last argument is the run of the dead letter that it
+comes from.
+"""
 
 
 class Decider:
-    """Decides batches of deliveries, and what has waited: into a `Decided`, whose batch takes of the gates."""
+    """Decides batches of deliveries and waiting events into a `Decided`, whose batch takes from the gates."""
 
     def __init__(self, store: IntakeStore, run_ids: Iterator[str], report: Report) -> None:
         self._store = store
@@ -52,9 +53,10 @@ class Decider:
         self, decided: Decided, deliveries: Sequence[Delivery], now: float, *, part: int = 0, quiet: bool = False,
         callers: Sequence[Caller] = (),
     ) -> None:  # fmt: skip
-        """Runs the trigger method on each event, or has it wait in its window.
+        """Runs the trigger method on each event, or puts it into its window.
 
-        `quiet`: nobody is told, and what would start gets neither slot nor place. `callers` have fired them, one each.
+        `quiet`: no listener is called, and starting runs take neither slot nor place. `callers` fired the events, one
+        each.
         """
         state, compiled = decided.state, decided.state.compiled
         hooks = {} if quiet else compiled.definition.hooks
@@ -79,7 +81,7 @@ class Decider:
 
     @in_own_context
     async def decide_due(self, decided: Decided, now: float) -> None:
-        """Decides the windows whose time has come."""
+        """Decides the windows that are due."""
         decided.state.core.due(decided.batch, now)
         if decided.batch.closed:
             await self._ask(decided, (), now)
@@ -88,10 +90,10 @@ class Decider:
 
     @in_own_context
     async def decide_whole(self, decided: Decided, events: Sequence[Event], now: float) -> None:
-        """Runs the method on dead letters' events that have been through their window: none waits there again.
+        """Runs the method on dead letters' events that have passed their window; none waits there again.
 
-        Of a window's list the run claims the id and the key of the last event. What still starts no run leaves a letter
-        that is the run's again.
+        For a window's list, the run claims the id and the key of the last event. If the list starts no run again, the
+        letter is the run's again.
         """
         compiled, redriven = decided.state.compiled, decided.redriven
         decided.of_runs = {id: letter.run_id for id, letter in redriven.items() if letter.run_id is not None}
@@ -114,13 +116,13 @@ class Decider:
 
     @in_own_context
     async def decide_queued(self, decided: Decided, pending: PendingRun, now: float) -> PendingRun | None:
-        """Runs the method of the revision that is current now on the event of a run that waits for its turn.
+        """Runs the current revision's method on the event of a queued run.
 
         Returns the run as it would start now; None if none would.
         """
         compiled, event = decided.state.compiled, pending.event
         assert event is not None
-        # What was taken up after a restart comes without its claims, and a window's list without the events of it.
+        # A run loaded after a restart comes without its claims, and a window's list without its events.
         claim = pending.claim or _id_claim(compiled, event)
         alone = pending.alone or event
         if alone is event and isinstance(event.payload, list):
@@ -137,7 +139,7 @@ class Decider:
 
     @in_own_context
     async def settle_again(self, decided: Decided, again: Sequence[Again], refused: Container[str], now: float) -> None:
-        """Settles what hung on others of a batch, now that it is known which of those the store has refused."""
+        """Settles what depended on others of a batch, given which of those the store refused."""
         await self._ask(decided, [claim for it in again for claim in it.claims()], now)
         for it in again:
             prepared, number = it.prepared, it.number
@@ -152,7 +154,7 @@ class Decider:
     # --- into the gates ---
 
     async def _ask(self, decided: Decided, claims: Sequence[str], now: float) -> None:
-        """Who has the claims, and which keys cool down. What a dead letter or its run has is free for its own event."""
+        """Who holds the claims, and which keys cool down. A dead letter's event may have its own claims."""
         state, seen = decided.state, decided.seen
         if claims:
             found = await self._store.seen(state.name, claims, at=now)
@@ -169,7 +171,7 @@ class Decider:
     async def _pass(
         self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, quiet: bool = False
     ) -> None:
-        """All gates, for the events from this number to before that."""
+        """Passes the events of this range, end excluded, through all gates."""
         if not prepared.callers:
             await self._pass_together(decided, prepared, first, end, now, quiet=quiet)
             return
@@ -192,7 +194,7 @@ class Decider:
     async def _hold(
         self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, quiet: bool
     ) -> None:
-        """Have them wait in their windows; what that closes is decided before the next one."""
+        """Puts events into their windows; a window that an event closes is decided before the next event."""
         state, seen, batch = decided.state, decided.seen, decided.batch
         read, arrive = state.compiled.window_key, state.core.arrive
         for i, event, given, claim, declared in prepared.each(first, end):
@@ -215,7 +217,7 @@ class Decider:
                 await self._decide_closed(decided, now)
 
     async def _decide_closed(self, decided: Decided, now: float) -> None:
-        """The windows that the batch, or the time, has closed. Those of a removed trigger wait for its code."""
+        """The windows closed by the batch or the time. Those of a removed trigger wait for its code."""
         closed = decided.batch.closed
         while closed:
             closing = closed.pop(0)
@@ -225,7 +227,7 @@ class Decider:
                 await self._decide_window(decided, closing, now)
 
     async def _decide_window(self, decided: Decided, closing: Closing, now: float) -> None:
-        """Runs the method on the events of a window: on all together, or on the last event. Its claims are its own."""
+        """Runs the method on a window's events, all together or the last. Its claims are its own."""
         compiled = decided.state.compiled
         fit: list[WaitingEvent] = []
         subjects: list[Any] = []
@@ -263,7 +265,7 @@ class Decider:
     async def _run_methods(
         self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, ask: Ask | None = None
     ) -> None:
-        """Runs it on each event and offers its runs to the gates, or only asks what else is to be asked."""
+        """Runs it on each event and offers its runs to the gates, or only applies the other checks."""
         compiled, core, seen, before = decided.state.compiled, decided.state.core, decided.seen, len(decided.starts)
         method, wants_event = compiled.method, compiled.wants_event
         noted = compiled.config.persist_events or "on_trigger_filtered" in compiled.definition.hooks
@@ -285,14 +287,14 @@ class Decider:
                     waiting = perf_counter()
                     result = await awaited(result)
                     method = compiled.method  # its params may have changed meanwhile
-                    begun += perf_counter() - waiting  # the loop did not stand still
+                    begun += perf_counter() - waiting  # the wait did not block the loop
             except BaseException as error:
                 if own_task.ends_by(error):
                     raise
                 decided.bury(prepared.kept(i), error, claim, now)
                 continue
             if result is None:
-                # The commonest case by far, so it is the shortest way.
+                # The most common case by far takes the shortest path.
                 nones.append(event.id)
                 if noted:
                     decided.note(prepared.kept(i), _FILTERED, RETURNED_NONE, now)
@@ -307,7 +309,7 @@ class Decider:
         decided.add_nones(nones, now)
 
     def _leads(self, decided: Decided, prepared: Prepared, i: int, subject: Any, now: float) -> bool:
-        """Whether the event opens a period; else it is filtered, or dead."""
+        """Whether the event opens a period; otherwise it is filtered, or dead."""
         state, read = decided.state, decided.state.compiled.leading_key
         event, claim = prepared.kept(i), prepared.claims[i]
         try:
@@ -325,8 +327,9 @@ class Decider:
         self, decided: Decided, prepared: Prepared, i: int, event: Event, returned: Any, now: float,
         runs: list[PendingRun] | None, ask: Ask | None,
     ) -> None:  # fmt: skip
-        """Offers the run that the event is to start, or puts it to the `runs` that are offered together; a dead letter
-        where its context or a key cannot be had."""
+        """Offers the event's run, or adds it to the `runs` that are offered together; makes a dead letter if its
+        context or a key cannot be read.
+        """
         seen, compiled = decided.seen, decided.state.compiled
         definition, claim, keyed = compiled.definition, prepared.claims[i], None
         if prepared.listed is not None:
@@ -375,7 +378,7 @@ class Decider:
 
 
 def _nothing(batch: Reservation, run: PendingRun, now: float, of_letter: str | None) -> None:
-    """The run has been through the gates."""
+    """The run has passed the gates."""
 
 
 def _id_claim(compiled: CompiledTrigger, event: Event) -> str | None:

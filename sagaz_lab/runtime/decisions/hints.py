@@ -1,4 +1,4 @@
-"""Hints about a trigger that works, and yet is not as its author may think."""
+"""Hints about triggers that work, but perhaps not as intended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sagaz_lab.runtime.lifetime.tasks import Report
 from sagaz_lab.runtime.triggers.state import TriggerState
 
 SLOW_S = 0.05
-"""Decisions that take longer are reported: the loop stands still meanwhile."""
+"""Slower decisions are reported, since they block the loop."""
 
 
 def tell_slow(report: Report, decided: Decided) -> None:
@@ -19,7 +19,7 @@ def tell_slow(report: Report, decided: Decided) -> None:
         what = "an event" if decided.events == 1 else f"{decided.events} events"
         report(
             f"slow:{name}",
-            f"trigger {name} took {took_ms:.0f} ms for {what}, and the loop stood still; let an action do the work",
+            f"trigger {name} took {took_ms:.0f} ms for {what}, and blocked the loop; let an action do the work",
         )
 
 
@@ -30,19 +30,19 @@ def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
         state.told_hidden_fields = True
         try:
             hidden = sorted(OWN_FIELDS.intersection(payload))
-        except BaseException:  # noqa: BLE001  the user's mapping cannot be read, and this is a mere hint
+        except BaseException:  # noqa: BLE001  the user's mapping cannot be read, and this is only a hint
             return
         if hidden:
             names = ", ".join(hidden)
             report(
                 "hidden",
-                f"{state.name}: the payload has fields that the event has too ({names}); "
+                f"{state.name}: the payload has fields that the event also has ({names}); "
                 f"event.{hidden[0]} is the event's own, event[{hidden[0]!r}] the payload's",
             )
 
 
 def tell_ticks_again(report: Report, decided: Decided) -> None:
-    """A tick has one start: that it comes again is a clock that was put back, or a process that died."""
+    """A tick has one start: a repetition means that the clock was set back or a process died."""
     if decided.state.compiled.overlap is None:
         return
     for kind, reason, event_id, trigger, *_ in decided.entries:
@@ -51,7 +51,7 @@ def tell_ticks_again(report: Report, decided: Decided) -> None:
 
 
 def tell_claimed(report: Report, decided: Decided, own_runs: str) -> None:
-    """The first duplicate of a trigger that has started nothing yet, if the first run is not of this process."""
+    """The first duplicate of a trigger that has started nothing yet, if the first run belongs to another process."""
     state = decided.state
     reason, event_id = next(it[1:3] for it in decided.entries if it[0] == "duplicate")
     earlier = " run " in reason and f" run {own_runs}" not in reason

@@ -1,4 +1,4 @@
-"""Events that are ready to be decided: decoded, validated, and with their claims."""
+"""Events ready to be decided: decoded, validated, and with their claims."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ITSELF = object()
 
 
 def same(payload: Any) -> Any:
-    """Instead of decoding."""
+    """Used when nothing is to be decoded."""
     return payload
 
 
 Row = tuple[Event, Any, str | None, Event, str | None]
-"""The event, what the method gets, the claim of its id, the event as it was sent, the claim of its declared key."""
+"""The event, the method's argument, the claim of its id, the event as sent, the claim of its declared key."""
 
 
 class UnfitEvent(NamedTuple):
@@ -36,17 +36,15 @@ class UnfitEvent(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """One item each for every event that can be decided: the event, what the method gets (None: the event, for all of
-    them), the claim of its id, the event as it was sent, the claim of its declared key (None: there is none, for all
-    of them).
+    """Decidable events in parallel lists: the event, the method's argument (None: the event, for all), the claim of its
+    id, the event as sent, the claim of its declared key (None: no keys at all).
 
-    The user's code gets the first two and may change them; what is kept is made from `sent`, where bytes are still to
-    be decoded by `decode`. The keys of a run are read from `keyed`, if that is given. `unfit` are events that cannot be
-    decided, each with how many others came before it, its error and the claim of its id. `shared`: `events` were sent
-    like this, so that those may be kept whose payload the method has not asked for. `part` is the composite's part that
-    gave them. `whole`: they have been through their window. Where one event stands for a window, `members` has those
-    before it, `listed` the event with all payloads, and `window` those that are stored as waiting. `callers` have fired
-    them, where they were fired by several.
+    The user's code gets the first two and may mutate them; what is kept comes from `sent`, whose bytes `decode` still
+    has to decode. The keys of a run are read from `keyed`, if set. `unfit` are undecidable events, each with the number
+    of events before it, its error and the claim of its id. `shared`: `events` are as sent, so those whose payload the
+    method has not read may be kept. `part` is the composite's part that delivered them. `whole`: they have passed their
+    window. If one event stands for a window, `members` has those before it, `listed` the event with all payloads, and
+    `window` those stored as waiting. `callers` fired the events, if several did.
     """
 
     events: Sequence[Event]
@@ -67,23 +65,23 @@ class Prepared(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Prepared:
-        """Of a row for each event."""
+        """From one row per event."""
         events, subjects, claims, sent, declared = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         return cls(events, subjects, claims, sent, declared)
 
     def each(self, first: int, end: int) -> Iterator[tuple[int, Event, Any, str | None, str | None]]:
-        """From this number to before that: the number, the event, what the method gets, and the claims."""
+        """For this range, end excluded: the number, the event, the method's argument, and the claims."""
         subjects = repeat(ITSELF) if self.subjects is None else self.subjects
         declared = repeat(None) if self.declared is None else self.declared
         rows = zip(count(), self.events, subjects, self.claims, declared, strict=False)
         return rows if first == 0 and end == len(self.events) else islice(rows, first, end)
 
     def kept(self, i: int) -> Event:
-        """What is kept of an event: as it was sent, whatever was made of the method's own."""
+        """The event to keep: as sent, whatever became of the method's copy."""
         return self.sent[i] if self.decode is same else as_sent(self.sent[i], self.decode)
 
     def fired_by(self, callers: Sequence[Caller]) -> Prepared:
-        """One for each delivery, of which the unfit ones are not among the events."""
+        """One caller per delivery; the unfit ones are not among the events."""
         unfit = {it.before + i for i, it in enumerate(self.unfit)}
         return self._replace(callers=[caller for i, caller in enumerate(callers) if i not in unfit])
 
@@ -134,7 +132,7 @@ async def prepare(
 
 
 def ready(deliveries: Sequence[Delivery]) -> Prepared | None:
-    """Events that need nothing done, whose ids are their claims: of all at once, as most batches are such."""
+    """Events that need no preparation and whose ids are their claims, as in most batches; checked for all at once."""
     sent: Sequence[Event]
     fresh: Sequence[bool]
     if type(deliveries) is Deliveries:
@@ -148,7 +146,7 @@ def ready(deliveries: Sequence[Delivery]) -> Prepared | None:
     if set(map(type, ids)) != {str} or bytes in set(map(type, payloads)):
         return None
     sizes = set(map(len, ids))
-    # An id may not begin as a declared key's claim does; a text below " " begins with a control character.
+    # An id may not start like the claim of a declared key; a string below " " starts with a control character.
     if 0 in sizes or max(sizes) > ID_LENGTH or min(ids) < " ":
         return None
     claims = [None if new else id for new, id in zip(fresh, ids, strict=True)] if True in fresh else ids

@@ -1,4 +1,4 @@
-"""Every gate's verdict: what the gates would say to an event now, and what they have said to one."""
+"""Every gate's verdict: on an event now, or on one already decided."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTAKE, KEY, METHOD = "decode and validate", "idempotency", "trigger method"
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """What one gate said. `verdict` is pass, wait, stop or not asked; `detail` has its numbers."""
+    """One gate's verdict: pass, wait, stop or not asked; `detail` has its numbers."""
 
     gate: str
     verdict: str
@@ -31,7 +31,7 @@ class GateVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would become of an event: every gate's verdict, nothing stored and nothing started."""
+    """An event's outcome and every gate's verdict, with nothing stored and nothing started."""
 
     trigger: str
     outcome: OutcomeKind
@@ -44,7 +44,7 @@ class Preview:
 
 
 def gates_of(compiled: CompiledTrigger) -> list[str]:
-    """The gates that an event of this trigger passes, in their order."""
+    """The gates of this trigger, in order."""
     gates = compiled.trigger.gates
     found = [INTAKE, KEY]
     if gates.debounce is not None:
@@ -76,7 +76,7 @@ _WINDOWS = ("debounce", "batch", "all_of", "sequence", "absent")
 
 
 def verdicts_on(outcome: Outcome, state: TriggerState | None, now: float) -> list[GateVerdict]:
-    """What each gate has said to an event with this outcome; of one that waits for its turn, what they say now."""
+    """Each gate's verdict on an event with this outcome; for a waiting event, the verdict now."""
     if state is None:
         return []
     gates = gates_of(state.compiled)
@@ -117,7 +117,7 @@ _KEY_OF = {"concurrency_key": "concurrency key", "throttle key": "throttle", "co
 
 
 def _failed_gate(reason: str, gates: Sequence[str]) -> str:
-    """By the error that made the event a dead letter, as its text names it; another is the method's own."""
+    """The gate named by the text of the dead letter's error; any other error is the method's."""
     error, _, text = reason.partition(": ")
     for kind, gate in _FAILED_AT.items():
         if error == kind.__name__:
@@ -136,14 +136,14 @@ def _now(state: TriggerState, outcome: Outcome, now: float) -> list[GateVerdict]
 
 
 def said_by(verdicts: Sequence[GateVerdict]) -> str:
-    """The verdicts in one line: those that let it pass by name, the others with their numbers."""
+    """The verdicts in one line: passed gates by name, the others with their numbers."""
     passed = [verdict.gate for verdict in verdicts if verdict.verdict == "pass" and not verdict.detail]
     told = [f"{v.gate}: {v.verdict} ({v.detail})" for v in verdicts if v.verdict != "not asked" and v.detail]
     return "; ".join([*([f"passed {', '.join(passed)}"] if passed else []), *told])
 
 
 async def preview(decider: Decider, state: TriggerState, delivery: Delivery, now: float) -> Preview:
-    """Runs the trigger method on the event, and asks the gates around it."""
+    """Runs the trigger method on the event, and the gates around it."""
     decided = Decided(state)
     try:
         await decider.decide(decided, [delivery], now, quiet=True)

@@ -1,4 +1,4 @@
-"""What a trigger method has returned."""
+"""The result of a trigger method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sagaz_lab.model.event import Event
 
 
 def as_context(returned: Any, trigger: str) -> dict[str, Any]:
-    """What a trigger method has returned, as the context of a run. Raises `TypeError`, and what a mapping raises."""
+    """A trigger method's result as the context of a run. Raises `TypeError`, and errors of a mapping's own code."""
     if isinstance(returned, Event):
         returned, what = returned.payload, f"the event, whose payload is a {type(returned.payload).__name__}"
     else:

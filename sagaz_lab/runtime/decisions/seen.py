@@ -1,4 +1,4 @@
-"""Who has the claims of a batch's events."""
+"""Who holds the claims of a batch's events."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from sagaz_lab.runtime.gates.pending_run import PendingRun
 TAKEN, CAME = "its key is taken", "it has come before"
 
 WAITING_ID = "h-"
-"""What the ids of events begin with that wait in windows."""
+"""The prefix of ids of events that wait in windows."""
 
 SPENT, WAITS = Refusal(spent=True), Refusal()
 
 
 class Seen(dict[str, Refusal | str]):
-    """Who has the claims of a batch: what the store said of them, or a run or waiting event of the batch, by id."""
+    """The holders of a batch's claims: the store's answers, or runs and waiting events of the batch, by id."""
 
     def take(self, run: PendingRun) -> None:
         for claim in _claims_of(run):
@@ -40,7 +40,7 @@ def _claims_of(one: WaitingEvent | PendingRun) -> list[str]:
 
 
 def taken_by(first: Refusal | str, *, by_key: bool) -> str:
-    """The reason of a duplicate, which names the first run and the cure."""
+    """A duplicate's reason, which names the first run and the remedy."""
     said, by, name = (TAKEN, "by", "key") if by_key else (CAME, "as", "id")
     if isinstance(first, Refusal) and first.first_run is None:
         if first.letter is not None:

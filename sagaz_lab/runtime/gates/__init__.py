@@ -1,1 +1,1 @@
-"""What an event or a run passes on its way: rates, keys, windows."""
+"""The gates that events and runs pass: rates, keys, windows."""

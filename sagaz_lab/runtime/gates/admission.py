@@ -1,4 +1,4 @@
-"""Whether a run may start now: slots, keys and pace. What may not waits in order, within a bound."""
+"""Whether a run may start now: slots, keys and pace. Runs that may not start wait in a bounded queue."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sagaz_lab.runtime.gates.rate_limit import Pace, pace_of
 from sagaz_lab.runtime.gates.windows import Windows
 
 CONCURRENCY = 100
-"""Runs of a trigger at one time unless `max_concurrent_sagas` says otherwise: a flood must not exhaust the process."""
+"""Default of `max_concurrent_sagas`, per trigger: a flood must not exhaust the process."""
 
 LIVE_RUNS = 1000
-"""Runs of all triggers of a Lab at one time, unless it is told otherwise."""
+"""Default limit on the live runs of all triggers of a Lab."""
 
 
 class Slots:
-    """The runs that all triggers may have live together. When they are scarce, priority decides who gets the next.
+    """The live runs that all triggers may have together. When slots are scarce, priority decides who gets the next.
 
-    Raises `DefinitionError` for a limit that would let none start.
+    Raises `DefinitionError` for a limit below 1.
     """
 
     __slots__ = ("limit", "scarce", "used")
@@ -44,11 +44,11 @@ class Slots:
 
 
 class Admission:
-    """One trigger's. Runs of one key start one at a time, first in first out; the keys take turns.
+    """Admission for one trigger. Runs of one key start one at a time, first in first out; the keys take turns.
 
-    Runs that wait stand in lanes: one for each concurrency key, else for each pace key. A lane is a ring of them,
-    known by its last one, so that a key costs no more than its entry. It stands in exactly one place: among the
-    `_ready`, among the `_later` ones, which their pace lets go at a time, or nowhere while a run of its key goes.
+    Waiting runs stand in lanes, one per concurrency key, else per pace key. A lane is a ring of runs, stored as its
+    last run, so a key costs no more than its entry. A lane is in exactly one place: in `_ready`, in `_later` (its pace
+    will open at a known time), or in neither while a run of its key is live.
     """
 
     __slots__ = ("_busy", "_firsts", "_keyed", "_later", "_numbers", "_queue", "_ready", "batch_size", "in_flight",
@@ -70,7 +70,7 @@ class Admission:
         self.configure(gates, queue_size, in_turn=in_turn)
 
     def configure(self, gates: Gates, queue_size: int, *, in_turn: bool = False) -> None:
-        """Take over changed options; what waits goes on waiting. `in_turn`: one run at a time."""
+        """Apply changed options; waiting runs stay. `in_turn`: one run at a time."""
         self.limit = 1 if in_turn else gates.max_concurrent_sagas or CONCURRENCY
         self.size = queue_size
         self._keyed = gates.concurrency_key is not None or gates.singleton is not None
@@ -78,13 +78,13 @@ class Admission:
         self._ask_again()
 
     def forget(self, key: str | None) -> None:
-        """Let the pace of this key, or of all, begin anew."""
+        """Reset the pace of this key, or of all."""
         if self.pace is not None:
             self.pace.forget(key)
         self._ask_again()
 
     def _ask_again(self) -> None:
-        """What waits for its pace may be free to go by now."""
+        """Recheck the lanes that wait for their pace."""
         self._ready.extend(lane for _, _, lane in self._later)
         self._later.clear()
 
@@ -92,21 +92,21 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Runs that wait for their turn."""
+        """Runs in the queue."""
         return len(self._queue)
 
     def all_waiting(self) -> int:
-        """What waits: in the queue, and in the windows before the trigger method."""
+        """Runs in the queue and events in the windows before the trigger method."""
         return self.waiting + (self.windows.size if self.windows is not None else 0)
 
     def free(self) -> int:
-        """How many events may be taken in now: as many as should find a slot, else as many as can wait."""
+        """How many events may be taken now: as many as should find a slot, else as many as can wait."""
         slots = self.limit - self.in_flight
         if slots > 0:
             slots = min(slots, self.slots.limit - self.slots.used) if self.slots.free() else 0
         if slots <= 0 or self.all_waiting():
             return self.size - self.all_waiting()
-        # What does not find a slot waits, be it all: runs of one key start one at a time, and a pace spaces them.
+        # Any event without a slot waits, possibly all: runs of one key start one at a time, and a pace spaces them.
         sure = slots if self.pace is None and not self._keyed else min(slots, self.size)
         return max(sure, min(self.batch_size.events_for(slots), self.size))
 
@@ -116,7 +116,7 @@ class Admission:
     # --- in ---
 
     def enter(self, pending: PendingRun, now: float) -> bool:
-        """True if this run may start now; it has its slot then. It overtakes none that is in its lane or ready."""
+        """True if this run may start now; it then has its slot. It overtakes no run of its lane and no ready one."""
         key = pending.key
         lane = _lane(pending)
         if self.in_flight >= self.limit or lane in self.lanes or not self.slots.free():
@@ -131,25 +131,25 @@ class Admission:
         return True
 
     def occupy(self, pending: PendingRun) -> None:
-        """Give the run its slot and its key's turn, whether there is room or not."""
+        """Give the run a slot and its key's turn, even over the limit."""
         self.in_flight += 1
         self.slots.used += 1
         if pending.key is not None:
             self._busy[pending.key] = pending.run_id
 
     def at_once(self) -> int:
-        """How many runs without a key may start now whatever they are: none if something waits, or there is a pace."""
+        """How many runs without a key may start now; 0 if any run waits or there is a pace."""
         if self.pace is not None or self.lanes or self._ready:
             return 0
         return max(0, min(self.limit - self.in_flight, self.slots.limit - self.slots.used))
 
     def occupy_some(self, runs: int) -> None:
-        """Give so many runs without a key their slots; a negative number takes them back."""
+        """Give this many runs without a key their slots; a negative number takes slots back."""
         self.in_flight += runs
         self.slots.used += runs
 
     def wait(self, pending: PendingRun) -> None:
-        """Queue it, behind all others of its lane unless it has an earlier place."""
+        """Queue the run last in its lane, unless it has an earlier place."""
         if not pending.place:
             pending.place = next(self._numbers)
         lane = _lane(pending)
@@ -172,14 +172,14 @@ class Admission:
         self._queue[pending.run_id] = pending
 
     def put_back(self, pending: PendingRun) -> None:
-        """One that was taken out of the queue waits again, in its old place."""
+        """Return a run to its old place in the queue."""
         self.wait(pending)
         self._queue = dict(sorted(self._queue.items(), key=lambda it: it[1].place))
 
     # --- out ---
 
     def next(self, now: float) -> PendingRun | None:
-        """The next one that may start, with its slot; None if none may."""
+        """The next run that may start, with its slot; None if none may."""
         while self._later and self._later[0][0] <= now:
             self._ready.append(heappop(self._later)[2])
         while self._ready and self.in_flight < self.limit and self.slots.free():
@@ -193,7 +193,7 @@ class Admission:
             if self.pace is not None:
                 opens_at = self.pace.opens_at(pending.pace_key)
                 if opens_at > now:
-                    if not self.pace.keyed:  # no lane may start before that
+                    if not self.pace.keyed:  # no lane may start earlier
                         return None
                     heappush(self._later, (opens_at, next(self._numbers), self._ready.popleft()))
                     continue
@@ -207,7 +207,7 @@ class Admission:
         return None
 
     def _unlink(self, lane: str | None, before: PendingRun, pending: PendingRun) -> None:
-        """Take the run that follows `before` out of its lane."""
+        """Unlink the run that follows `before` in its lane."""
         if before is pending:
             del self.lanes[lane]
         else:
@@ -218,7 +218,7 @@ class Admission:
         del self._queue[pending.run_id]
 
     def remove(self, pending: PendingRun) -> None:
-        """Take a waiting one out of the queue."""
+        """Remove a waiting run from the queue."""
         lane = _lane(pending)
         before = last = self.lanes[lane]
         while before.behind is not pending:
@@ -233,14 +233,14 @@ class Admission:
             self._later = sorted(entry for entry in self._later if entry[2] != lane)
 
     def _ask_lane_again(self, lane: str | None) -> None:
-        """Another run is the first of this lane now: its pace may let it go earlier than the one before it."""
+        """The lane has a new first run, whose pace may open earlier."""
         others = [entry for entry in self._later if entry[2] != lane]
         if len(others) < len(self._later):
             self._later = sorted(others)
             self._ready.append(lane)
 
     def leave(self, pending: PendingRun, keep_turn: bool = False) -> None:
-        """A run has ended and gives its slot back; with `keep_turn` its key stays taken (it waits for its retry)."""
+        """A run has ended and returns its slot; with `keep_turn` its key stays taken until its retry."""
         self.in_flight -= 1
         self.slots.used -= 1
         if pending.key is not None and not keep_turn:
@@ -254,29 +254,29 @@ class Admission:
                 self._ready.append(pending.key)
 
     def keep_turn(self, pending: PendingRun) -> None:
-        """It is to be tried again: nobody else of its key starts before."""
+        """The run waits for a retry: no other run of its key starts before."""
         if pending.key is not None:
             self._busy[pending.key] = pending.run_id
 
     def refund(self, pending: PendingRun) -> None:
-        """It was let through but starts nothing, so that it uses up nothing of the pace."""
+        """The run was admitted but starts nothing: return what it took from the pace."""
         if self.pace is not None:
             self.pace.refund(pending.pace_key)
 
     def give_up_turn(self, pending: PendingRun) -> None:
-        """It was to be tried again and will not be."""
+        """The run will not be retried after all."""
         if pending.key is not None:
             self._free(pending)
 
     def reenter(self, pending: PendingRun) -> None:
-        """A retry is due: it goes before all others of its key, whose turn it has kept."""
+        """A retry is due: it goes first in its lane, whose turn it has kept."""
         pending.place = next(self._firsts)
         self.wait(pending)
         if pending.key is not None:
             self._free(pending)
 
     def opens_at(self) -> float | None:
-        """When the pace lets the next waiting run start; None if something else must happen first."""
+        """When the pace admits the next waiting run; None if something else must happen first."""
         if self.pace is None or self.in_flight >= self.limit or self.slots.used >= self.slots.limit:
             return None
         opens = [self._later[0][0]] if self._later else []
@@ -294,7 +294,7 @@ class Admission:
         return None if last is None or last.behind is None else last.behind.run_id
 
     def turns(self) -> dict[str, str]:
-        """By run, the key whose turn it has."""
+        """The key of each run that has its turn, by run id."""
         return {run_id: key for key, run_id in self._busy.items()}
 
     def running(self, key: str) -> str | None:
@@ -302,7 +302,7 @@ class Admission:
         return self._busy.get(key)
 
     def queued(self, key: str) -> Iterator[PendingRun]:
-        """The runs that wait with this key, first to last."""
+        """The runs that wait for this key, in order."""
         last = self.lanes.get(key)
         pending = None if last is None else last.behind
         while pending is not None:
@@ -311,19 +311,19 @@ class Admission:
             pending = None if pending is last else after
 
     def queue(self) -> Sequence[PendingRun]:
-        """All that wait, in the order in which they came."""
+        """All waiting runs, in order of arrival."""
         return [*self._queue.values()]
 
     def find(self, run_id: str) -> PendingRun | None:
-        """This run, if it waits here."""
+        """The waiting run of this id, if any."""
         return self._queue.get(run_id)
 
     def oldest(self) -> PendingRun | None:
-        """The one that has waited longest for its first start."""
+        """The run that has waited longest for its first start."""
         return next((run for run in self._queue.values() if run.attempt == 1), None)
 
     def verdicts(self, pending: PendingRun, now: float) -> list[tuple[str, str, str]]:
-        """What each gate says to this run: (gate, verdict, numbers)."""
+        """Each gate's verdict on this run: (gate, verdict, numbers)."""
         full = self.in_flight >= self.limit
         found = [("concurrency", "wait" if full else "pass", f"{self.in_flight} of {self.limit} slots used")]
         if self.slots.used >= self.slots.limit:

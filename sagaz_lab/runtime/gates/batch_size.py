@@ -1,22 +1,22 @@
-"""How many events a trigger is given at one time."""
+"""How many events a trigger decides per batch."""
 
 from __future__ import annotations
 
 TURN_S = 0.005
-"""A batch should not hold up the loop for longer."""
+"""Target time per batch, so that the loop is not blocked for longer."""
 
 MARGIN = 1.5
-"""So many times what is expected must have room, since no batch is like the one before."""
+"""Safety factor on the expected number of starts, since batches vary."""
 
 FORGET = 0.8
-"""What is left of what was learnt, after each batch that had less to do."""
+"""Weight of the past after a batch with less work."""
 
 
 class BatchSize:
-    """Learns from each batch what share of the events starts a run, and how long it takes to decide one.
+    """Learns the share of events that start a run, and the time per decision.
 
-    Most triggers let few events through: given as many events as runs may start, they would leave most slots empty
-    and pay for a batch's fixed costs ten times over.
+    Most triggers let few events through: a batch no larger than the free slots would leave most slots empty and pay the
+    fixed cost of a batch ten times over.
     """
 
     __slots__ = ("_event_s", "_share")
@@ -26,11 +26,11 @@ class BatchSize:
         self._event_s = 0.0
 
     def learn(self, events: int, starts: int, took_s: float) -> None:
-        """More to do counts at once, less to do only by and by."""
+        """More work counts at once, less work only gradually."""
         self._share = max(starts / events, self._share * FORGET)
         self._event_s = max(took_s / events, self._event_s * FORGET)
 
     def events_for(self, slots: int) -> int:
-        """How many events are likely to find a slot for each run that they start, and at least as many as slots."""
+        """How many events are likely to fill the slots; at least as many as slots."""
         likely = slots / (MARGIN * self._share)
         return max(slots, int(min(likely, TURN_S / self._event_s if self._event_s else likely)))

@@ -1,4 +1,4 @@
-"""KeyCooldowns: after a run of a key has begun, no other of that key starts for a time."""
+"""Cooldowns: after a run of a key has begun, no other run of that key starts for a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 KEYS = 1_000_000
-"""KeyCooldowns that are kept; beyond it those that are over go."""
+"""Cooldowns kept; beyond this, expired ones are dropped."""
 
 
 class Cooldown(NamedTuple):
@@ -17,7 +17,7 @@ class Cooldown(NamedTuple):
 
 
 class KeyCooldowns:
-    """By key. `known` says that those of the store are here."""
+    """Cooldowns by key. `known`: those of the store are loaded."""
 
     __slots__ = ("_by_key", "_sweep_at", "known")
 
@@ -27,17 +27,17 @@ class KeyCooldowns:
         self.known = False
 
     def learn(self, found: Iterable[tuple[str, Cooldown]]) -> None:
-        """What the store has; what began here since is newer."""
+        """Add the stored cooldowns; newer ones of this process win."""
         self._by_key = {**dict(found), **self._by_key}
         self.known = True
 
     def of(self, key: str, now: float) -> Cooldown | None:
-        """The cooldown of this key, unless it is over."""
+        """The key's active cooldown, if any."""
         found = self._by_key.get(key)
         return found if found is not None and found.until > now else None
 
     def take(self, key: str, until: float, run_id: str, now: float) -> None:
-        """The run begins. Whatever this key had is over, or the run's own."""
+        """The run begins. Any earlier cooldown of the key has expired or is the run's own."""
         self._by_key[key] = Cooldown(until, run_id)
         if len(self._by_key) > self._sweep_at:
             self._by_key = {key: it for key, it in self._by_key.items() if it.until > now}
@@ -49,7 +49,7 @@ class KeyCooldowns:
             del self._by_key[key]
 
     def forget(self, key: str | None) -> None:
-        """Let this key, or all, begin anew."""
+        """Reset this key, or all."""
         if key is None:
             self._by_key.clear()
         else:

@@ -1,9 +1,9 @@
-"""The pure core: what one trigger decides, as a state machine over one ordered log of inputs.
+"""The pure core: the decisions of one trigger as a state machine over an ordered log of inputs.
 
-It does no I/O, awaits nothing and has no clock: each input has its moment, in seconds, and moments never go back. The
-inputs are events that arrive (before the trigger method) and are offered as runs (after it), runs that end, and moments
-that come due. Before an input, everything due at or before its moment is done; at one moment ends of runs come first,
-then what is due, then events. The same log gives the same outcomes, however it is cut into batches.
+It does no I/O, awaits nothing and has no clock: each input carries its moment, in seconds, and moments never go back.
+The inputs are events that arrive (before the trigger method) and are offered as runs (after it), runs that end, and
+moments that come due. Everything due at or before the moment of an input precedes it; at the same moment ends of runs
+come first, then what is due, then events. The same log gives the same outcomes, however it is cut into batches.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from sagaz_lab.runtime.gates.windows import Windows
 
 COOLING = "cooling down"
 LIVE_ALREADY = "a run is live already"
-OVERLAP = "the run of an earlier tick still goes"
+OVERLAP = "the run of an earlier tick is still live"
 QUEUE_FULL = "the queue is full"
 
 _RUNNING = RunStatus.RUNNING
 
 
 class Rules(Struct, frozen=True):
-    """What a revision of a trigger, its config and its limits ask of the gates. `overlap` is a cron trigger's."""
+    """The gate settings of a trigger's revision, config and limits. `overlap` is a cron trigger's."""
 
     trigger: str
     gates: Gates
@@ -45,8 +45,11 @@ class Rules(Struct, frozen=True):
 
 
 class Verdict(NamedTuple):
-    """What a gate said to an event. Where `run_id` is a run of the same batch that the store refuses, what the gate
-    said does not hold: the event is to be decided again. An `error` is the dead letter's."""
+    """A gate's verdict on an event.
+
+    If the store refuses the run `run_id` of the same batch, the verdict is void and the event is decided again. `error`
+    is the dead letter's.
+    """
 
     kind: OutcomeKind
     reason: str
@@ -59,8 +62,7 @@ WAITS_IN_WINDOW = Verdict(OutcomeKind.WAITING, IN_WINDOW)
 
 
 class Left(NamedTuple):
-    """An event that need not wait in its window any more, or a run in the queue, and that starts nothing. `stored`:
-    the store has it, since it came before this batch."""
+    """A waiting event or queued run that will start nothing. `stored`: the store has had it since before this batch."""
 
     waited: WaitingEvent | PendingRun
     verdict: Verdict
@@ -68,18 +70,18 @@ class Left(NamedTuple):
 
 
 class ClaimPort(Protocol):
-    """Who has which claim, answered at once: for a batch by what the store has said of it, else from memory."""
+    """Who holds which claim, answered at once: from the store's answer for the batch, else from memory."""
 
     def __contains__(self, claim: object, /) -> bool: ...
 
     def take(self, run: PendingRun) -> None:
-        """The run has the claims of its events."""
+        """The run holds the claims of its events."""
 
     def wait(self, event: WaitingEvent) -> None:
-        """So has an event that waits in its window."""
+        """An event that waits in its window holds its claims."""
 
     def leave(self, event: WaitingEvent | PendingRun, *, spent: bool) -> None:
-        """What waited has them no more; if they are `spent`, nobody else has the claim of its id either."""
+        """A waiting event or run gives up its claims; if `spent`, its id stays claimed."""
 
 
 class Savepoint(NamedTuple):
@@ -91,11 +93,11 @@ class Savepoint(NamedTuple):
 
 
 class Reservation:
-    """What a batch has taken of one trigger's gates: kept once the store has the batch, or rolled back.
+    """What a batch took from one trigger's gates: kept once the batch is stored, else rolled back.
 
-    `starts` are its runs by id, running or waiting for their turn; `waiting` are its events that stay in windows, and
-    `left` what waits no more. `closed` are windows to be decided before anything else. `replaced` pairs runs of
-    `starts` with the live ones that make room for them.
+    `starts` are its runs by id, running or queued; `waiting` are its events that stay in windows, and `left` those that
+    no longer wait. `closed` are windows to be decided before anything else. `replaced` pairs runs of `starts` with the
+    live ones that make room for them.
     """
 
     __slots__ = ("_undo", "claims", "closed", "left", "replaced", "starts", "waiting")
@@ -110,16 +112,16 @@ class Reservation:
         self._undo: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
     def undo_by(self, undo: Callable[..., object], *args: Any) -> None:
-        """What is to be called if the batch is rolled back."""
+        """Register a call for the rollback."""
         self._undo.append((undo, args))
 
     def savepoint(self) -> Savepoint:
-        """What `rollback` needs to undo only what is taken from now on."""
+        """The moment to which `rollback` can return."""
         lists, dicts = (self.left, self.closed, self.replaced), (self.starts, self.waiting)
         return Savepoint(len(self._undo), [list(it) for it in lists], [dict(it) for it in dicts])
 
     def rollback(self, to: Savepoint | None = None) -> None:
-        """The store does not have the batch: the gates are as if it had never come, or as at the savepoint."""
+        """The batch was not stored: restore the gates, or only what was taken after the savepoint."""
         undone = 0 if to is None else to.undone
         while len(self._undo) > undone:
             undo, args = self._undo.pop()
@@ -133,7 +135,7 @@ class Reservation:
 
 
 class Core:
-    """One trigger's gates, which carry on from one revision to the next."""
+    """One trigger's gates, which persist across revisions."""
 
     __slots__ = ("_cooldown_s", "_rules", "_singleton", "_skips_overlap", "admission", "cooldowns", "leading", "plain",
                  "windows")  # fmt: skip
@@ -147,7 +149,7 @@ class Core:
         self.use(rules)
 
     def use(self, rules: Rules) -> None:
-        """Go on by other rules; what waits goes on waiting."""
+        """Switch to other rules; waiting events and runs stay."""
         gates, before = rules.gates, self._rules
         self._rules = rules
         self._cooldown_s, self._singleton = rules.cooldown_s, gates.singleton
@@ -160,17 +162,17 @@ class Core:
         self.admission.configure(gates, rules.queue_size, in_turn=rules.overlap == "queue")
         keyed = gates.concurrency_key is not None or gates.singleton is not None or gates.throttle is not None
         self.plain = rules.cooldown_s is None and rules.overlap is None and not keyed and rules.strategy == "block"
-        """Whether no run is turned away by a gate, and none differs from another: a batch's may be offered together."""
+        """Whether no gate turns runs away and all runs are alike, so a batch of them may be offered together."""
 
     def open_windows(self, policy: Policy) -> Windows:
-        """Where there are none yet."""
+        """Open windows if there are none yet."""
         self.windows = self.admission.windows = Windows(policy)
         return self.windows
 
     # --- before the trigger method ---
 
     def arrive(self, batch: Reservation, event: WaitingEvent, now: float, *, exempt: bool = False) -> Verdict | None:
-        """What the gates before the method say; None where the method is to decide.
+        """The verdict of the gates before the method; None if the method is to decide.
 
         An `exempt` event may have opened its period itself, before it became a dead letter.
         """
@@ -217,7 +219,7 @@ class Core:
             batch.closed.append(closing)
 
     def reopen(self, closing: Closing) -> None:
-        """Its events wait again."""
+        """Return its events to their window."""
         if self.windows is not None:
             self.windows.put_back(closing.events)
 
@@ -229,9 +231,9 @@ class Core:
     # --- after the trigger method ---
 
     def offer(self, batch: Reservation, run: PendingRun, now: float, of_letter: str | None = None) -> Verdict | None:
-        """None: the run has its slot (it comes as `running`), or its place in the queue (`waiting`).
+        """None: the run has its slot (`running`) or its place in the queue (`waiting`).
 
-        `of_letter` is the run whose dead letter it comes from: it does not wait for that one's cooldown.
+        `of_letter` is the run whose dead letter it comes from: that run's cooldown does not apply.
         """
         if (verdict := self.refuses(batch, run, now, of_letter)) is not None:
             return verdict
@@ -252,7 +254,7 @@ class Core:
         return None
 
     def offer_all(self, batch: Reservation, runs: Sequence[PendingRun], now: float) -> None:
-        """The same for all runs of a batch of a `plain` trigger, which have their claims already."""
+        """`offer` for all runs of a batch of a `plain` trigger, which hold their claims already."""
         admission = self.admission
         if at_once := min(len(runs), admission.at_once()):
             admission.occupy_some(at_once)
@@ -262,7 +264,7 @@ class Core:
             self.offer(batch, run, now)
 
     def refuses(self, batch: Reservation, run: PendingRun, now: float, of_letter: str | None = None) -> Verdict | None:
-        """What the gates say for which no run waits: the overlap of ticks, and the cooldown."""
+        """The verdict of the gates at which no run waits: tick overlap and cooldown."""
         admission = self.admission
         if self._skips_overlap and (admission.in_flight or admission.waiting):
             return Verdict(OutcomeKind.FILTERED, OVERLAP, None, next(reversed(batch.starts), None))
@@ -278,7 +280,7 @@ class Core:
         return None
 
     def _alone(self, batch: Reservation, run: PendingRun) -> Verdict | None:
-        """Of one key only one run is live or waits: this one (`cancel`: the latest wins), or the one before."""
+        """Singleton: one run per key is live or waits, this one (`cancel`: the latest wins) or the earlier one."""
         key, mode = run.key, self._singleton
         assert key is not None
         holder = self.admission.holder(key)
@@ -297,7 +299,7 @@ class Core:
     def _supersede(self, batch: Reservation, run: PendingRun, key: str) -> None:
         admission = self.admission
         for queued in [*admission.queued(key)]:
-            if queued.attempt > 1:  # it has begun, and waits with its retry
+            if queued.attempt > 1:  # it has begun and waits for its retry
                 batch.replaced.append((run.run_id, queued.run_id))
                 continue
             facts = {"key": key, "by": run.event_id}
@@ -306,7 +308,7 @@ class Core:
             batch.replaced.append((run.run_id, live))
 
     def _take_out(self, batch: Reservation, run: PendingRun, verdict: Verdict) -> None:
-        """Of the queue."""
+        """Take the run out of the queue."""
         self.admission.remove(run)
         batch.undo_by(self.admission.put_back, run)
         stored = batch.starts.pop(run.run_id, None) is None
@@ -314,7 +316,7 @@ class Core:
         batch.left.append(Left(run, verdict, stored))
 
     def _overflow(self, batch: Reservation, *, in_window: bool) -> Verdict | None:
-        """What becomes of an event for which the queue has no place; None where it is taken all the same."""
+        """The verdict on an event for which the queue has no place; None if it is taken all the same."""
         rules = self._rules
         if rules.strategy == "drop_newest":
             return Verdict(OutcomeKind.DROPPED, QUEUE_FULL)
@@ -333,7 +335,7 @@ class Core:
     # --- what the store made of it ---
 
     def commit(self, batch: Reservation, refused: Collection[str]) -> None:
-        """The store has the batch, but for the runs and waiting events of these ids: those give back what they took."""
+        """The batch is stored, except the runs and waiting events of these ids, which return what they took."""
         for id in refused:
             if (run := batch.starts.get(id)) is not None:
                 self.withdraw(run)
@@ -341,14 +343,14 @@ class Core:
                 self.windows.remove(event)
 
     def withdraw(self, run: PendingRun) -> None:
-        """The run has been let through or queued, and starts nothing: it uses up nothing."""
+        """The run was admitted or queued and starts nothing: it uses up nothing."""
         if run.status is _RUNNING:
             self.give_up(run)
         else:
             self.admission.remove(run)
 
     def give_up(self, run: PendingRun) -> None:
-        """The run has its slot, and will not begin."""
+        """The run has its slot but will not begin."""
         self.admission.refund(run)
         self.admission.leave(run)
         if run.cooldown is not None:
@@ -357,11 +359,11 @@ class Core:
     # --- runs and moments ---
 
     def ended(self, run: PendingRun, *, keep_turn: bool = False) -> None:
-        """An attempt is over; with `keep_turn` the run waits for its retry, and no other of its key starts."""
+        """An attempt is over; with `keep_turn` the run waits for its retry and no other of its key starts."""
         self.admission.leave(run, keep_turn)
 
     def begins(self, now: float) -> Iterator[PendingRun | Left]:
-        """The runs of the queue that may begin, each with its slot, and those that never will since they cool down."""
+        """The queued runs that may begin, each with its slot, and those that a cooldown drops."""
         while (run := self.admission.next(now)) is not None:
             if run.attempt == 1 and self._cooldown_s is not None:
                 key = run.key or ""
@@ -376,24 +378,24 @@ class Core:
             yield run
 
     def due(self, batch: Reservation, now: float) -> None:
-        """Close the windows whose time has come."""
+        """Close the windows that are due."""
         if self.windows is not None:
             for closing in self.windows.close_due(now):
                 self._close(batch, closing)
 
     def next_due(self) -> float | None:
-        """When something is due although nothing happens; None if never."""
+        """When something is due without further input; None if never."""
         window_at = None if self.windows is None else self.windows.next_due()
         return min([at for at in (window_at, self.admission.opens_at()) if at is not None], default=None)
 
     def forget(self, key: str | None) -> None:
-        """Let the rate, the open periods and the cooldown of this key, or of all, begin anew."""
+        """Reset the rate, open periods and cooldown of this key, or of all."""
         self.admission.forget(key)
         self.leading.forget(key)
         self.cooldowns.forget(key)
 
 
 def cooling_down(cooldown: Cooldown, key: str | None, now: float) -> Verdict:
-    """A run of this key has started too short a time ago."""
+    """A run of this key started too recently."""
     facts: dict[str, Any] = {"run": cooldown.run_id, "opens_in_s": round(cooldown.until - now, 3)}
     return Verdict(OutcomeKind.FILTERED, COOLING, facts if key is None else {**facts, "key": key}, cooldown.run_id)

@@ -1,11 +1,11 @@
-"""Debounce that lets the first event through and no other until a period has passed without any."""
+"""Leading debounce: the first event passes, and no other until a period has passed without any."""
 
 from __future__ import annotations
 
 from sagaz_lab.model.policy import Debounce, seconds
 
 KEYS = 100_000
-"""Periods that are kept; beyond it those that are over go, and after them the oldest."""
+"""Periods kept; beyond this, expired ones are dropped, then the oldest."""
 
 
 Period = tuple[float, float]
@@ -13,7 +13,7 @@ Period = tuple[float, float]
 
 
 class Leading:
-    """Open periods by key: when each was opened, and when its last event came. They end with the process."""
+    """Open periods by key. They end with the process."""
 
     __slots__ = ("_max_wait_s", "_open", "_period_s", "active")
 
@@ -22,7 +22,7 @@ class Leading:
         self.configure(None)
 
     def configure(self, policy: Debounce | None) -> None:
-        """Take over other numbers; open periods stay open."""
+        """Apply other numbers; open periods stay open."""
         self.active = policy is not None and policy.mode == "leading"
         self._period_s = seconds(policy.period, "period") if policy else 0.0
         self._max_wait_s = seconds(policy.max_wait, "max_wait") if policy else 0.0
@@ -37,15 +37,14 @@ class Leading:
             self._open.pop(key, None)
 
     def closes_in(self, key: str | None, now: float) -> float:
-        """Seconds until the key's period is over; 0 or less if it is."""
+        """Seconds until the key's period ends; 0 or less if it has."""
         if key not in self._open:
             return 0.0
         opened, last = self._open[key]
         return min(opened + self._max_wait_s, last + self._period_s) - now
 
     def opens(self, key: str | None, now: float) -> Period | None:
-        """An event has come, which opens a period or prolongs the one that it falls into. Returns what was there
-        before, for `restore`."""
+        """An event opens a period or prolongs the current one. Returns the earlier state, for `restore`."""
         before = self._open.get(key)
         self._open[key] = (now, now) if before is None or self.closes_in(key, now) <= 0 else (before[0], now)
         if len(self._open) > KEYS:
@@ -55,7 +54,7 @@ class Leading:
         return before
 
     def restore(self, key: str | None, before: Period | None) -> None:
-        """The event that opened or prolonged this period never was."""
+        """Undo `opens`."""
         if before is None:
             self._open.pop(key, None)
         else:

@@ -1,4 +1,4 @@
-"""Moments: the time by which gates, retries and windows go. It never goes back."""
+"""Moments: the time for gates, retries and windows. It never goes back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from sagaz_lab.abc import Clock
 
 ROUNDING_S = 1e-6
-"""A moment that is no further away has come: seconds since the epoch are exact to a quarter of it."""
+"""Tolerance in seconds: a float of seconds since the epoch is exact to a quarter of it."""
 
 
 class Moments:
-    """A clock over another. `now` is the wall clock where that is ahead of all before, as after a laptop's sleep: a
-    wall clock that is put forward counts as time that has passed.
+    """A monotonic clock over another. `now` is the wall clock if that is ahead, as after a laptop's sleep: a wall clock
+    that is set forward counts as time that has passed.
 
-    Else it is the last moment plus the time that has passed since: a wall clock that is put back changes no duration.
+    Otherwise it is the last moment plus the time passed since: a wall clock that is set back changes no duration.
     """
 
     __slots__ = ("_ahead_s", "_monotonic", "_wall", "monotonic", "sleep", "wall")
@@ -40,10 +40,10 @@ class Moments:
         return passed + self._ahead_s
 
     def reach(self, at: float) -> None:
-        """This moment has come, but for a rounding: `now` is not before it any more."""
+        """This moment has come, up to rounding: `now` is never before it again."""
         while (left_s := at - self.now()) > 0:
             self._ahead_s += max(left_s, ROUNDING_S / 10)
 
     def shown(self) -> datetime:
-        """The time on the wall."""
+        """The wall-clock time."""
         return datetime.fromtimestamp(self._wall(), UTC)

@@ -1,4 +1,4 @@
-"""A run on its way in."""
+"""Pending runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class PendingRun(NewRun, eq=False):
-    """A run that the store is to accept or has accepted, started when it is its turn.
+    """A run that the store is to accept or has accepted, and that starts in its turn.
 
-    `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the one that waits after it
-    in the same lane, `place` says which came first of all that wait. It `has_outcome` when it has started or never
-    will, and `final`, if somebody has asked for it, is resolved. One of attempt 1 that waits has not started yet.
-    `hold` says that it is held when it fails, whatever its saga says. Where `event` has the list of a window, `alone`
-    is the last event by itself, as its `members` are; None if only the store knew them. `origin` is the context in
-    which a run that waits will execute; None if it comes from the store.
+    `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the next run in its lane, and
+    `place` its order of arrival among all that wait. It `has_outcome` when it has started or never will, and `final`, if
+    anything awaits it, is resolved. A waiting run of attempt 1 has not started yet. `hold`: it is held on failure,
+    whatever its saga says. If `event` is a window's list, `alone` is the last event by itself, like its `members`; None
+    if only the store has them. `origin` is the context in which a run that waits will execute; None if it comes from
+    the store.
     """
 
     status: RunStatus = RunStatus.WAITING
@@ -47,21 +47,21 @@ class PendingRun(NewRun, eq=False):
 
     @property
     def size(self) -> int:
-        """How many events it stands for."""
+        """Number of events that started it."""
         return 1 + len(self.members)
 
     def events(self) -> Sequence[Event]:
-        """All that started it, each by itself, as far as they are in memory."""
+        """The single events that started it, as far as they are in memory."""
         return [event for event, _ in self.claimed()]
 
     def claimed(self) -> Sequence[tuple[Event, str | None]]:
-        """The same, each with the claim of its id."""
+        """`events`, each with the claim of its id."""
         last = self.alone or self.event
         own = [] if last is None else [(last, self.claim)]
         return [*((member.event, member.claim) for member in self.members), *own]
 
     def leave_to_store(self) -> None:
-        """Keep no more than is needed to queue: the event and the context lie in the store."""
+        """Keep only what the queue needs; the store has the event and the context."""
         if self.event is not None and self.alone is None:
             self.left_id = self.event.id
             self.event = None

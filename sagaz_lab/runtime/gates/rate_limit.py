@@ -10,14 +10,14 @@ from sagaz_lab.model.policy import seconds
 from sagaz_lab.model.trigger import Gates
 
 KEYS = 1_000_000
-"""Due times that are kept, about 200 bytes each. Beyond it those already past go, and after them the oldest."""
+"""Due times kept, about 200 bytes each. Beyond this, past ones are dropped, then the oldest."""
 
 
 class Pace:
-    """At most one start per `interval_s` and key on the average, with `burst` starts ahead of their time.
+    """On average at most one start per `interval_s` and key, with `burst` starts ahead of time.
 
-    Without `keyed` there is one pace for all, whatever key a run may have from before. What came before the pace was
-    keyed has the key None.
+    Without `keyed` all runs share one pace, whatever key a run may still carry. State from before the pace was keyed
+    has the key None.
     """
 
     __slots__ = ("_due", "_slack_s", "gate", "interval_s", "keyed", "limit", "per_s")
@@ -28,7 +28,7 @@ class Pace:
         self.take_over(gate, limit, per_s, burst, keyed=keyed)
 
     def take_over(self, gate: str, limit: float, per_s: float, burst: int = 0, *, keyed: bool = False) -> None:
-        """Use other numbers from now on. At a faster pace what is due comes sooner; it never comes later."""
+        """Apply other numbers. With a faster pace, due times come sooner; they never move later."""
         self.gate = gate
         self.keyed = keyed
         self.limit = limit
@@ -52,13 +52,13 @@ class Pace:
             self._forget(now)
 
     def refund(self, key: str | None) -> None:
-        """The last start of this key was none."""
+        """Undo the last start of this key."""
         key = key if self.keyed else None
         if key in self._due:
             self._due[key] -= self.interval_s
 
     def forget(self, key: str | None) -> None:
-        """Let this key, or all, begin anew."""
+        """Reset this key, or all."""
         if key is None:
             self._due.clear()
         else:
@@ -71,7 +71,7 @@ class Pace:
 
 
 def pace_of(gates: Gates, before: Pace | None) -> Pace | None:
-    """Of a trigger's rate or throttle, None where it has none. The one that it had before is changed."""
+    """The pace of a trigger's rate or throttle; None without either. An earlier pace is changed in place."""
     if gates.rate_limit_per_second is not None:
         numbers, keyed = ("rate", gates.rate_limit_per_second, 1.0, 0), False
     elif (throttle := gates.throttle) is not None:

@@ -1,4 +1,4 @@
-"""How windows of each kind behave: what waits, what is superseded, when a window closes and what it then gives."""
+"""Window policies: which events wait or are superseded, when a window closes, and what it yields."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WINDOW_REASONS = (SUPERSEDED, EXPIRED, OUT_OF_TURN, CAME, EXPECTED, IN_WINDOW)
 
 
 class Released(NamedTuple):
-    """A waiting event that need not wait any more, and why it starts nothing."""
+    """An event that no longer waits, and why it starts nothing."""
 
     waiting: WaitingEvent
     reason: str
 
 
 class Closing(NamedTuple):
-    """Events that are to be decided now, in order; `together`: as one list, else the last one alone."""
+    """Events to be decided now, in order; `together`: as one list, else only the last one."""
 
     events: Sequence[WaitingEvent]
     released: Sequence[Released]
@@ -35,7 +35,7 @@ class Closing(NamedTuple):
 
 
 class Added(NamedTuple):
-    """What came of an event: whether it waits (else why not), and what is released by it."""
+    """Whether an event waits (else why not), and which events it releases."""
 
     waits: bool
     released: Sequence[Released] = ()
@@ -43,16 +43,16 @@ class Added(NamedTuple):
 
 
 class Policy(Protocol):
-    """How the windows of one kind behave. `events` are the key's, oldest first; a policy changes none of them."""
+    """The behaviour of one kind of window. `events` are the key's, oldest first; a policy mutates none of them."""
 
     gate: str
     together: bool
-    """As `takes_list` says of the trigger."""
+    """`takes_list` of the trigger."""
 
     def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added: ...
 
     def full(self, events: Sequence[WaitingEvent]) -> bool:
-        """Whether the window closes although its time has not come."""
+        """Whether the window closes before its time."""
 
     def due_at(self, events: Sequence[WaitingEvent]) -> float:
         """When the window closes by itself."""
@@ -61,7 +61,7 @@ class Policy(Protocol):
 
 
 class Trailing:
-    """Debounce: the last event wins, a period after it came, or `max_wait` after the first one."""
+    """Debounce: the last event wins, a period after it came or `max_wait` after the first."""
 
     gate = "debounce"
     together = False
@@ -71,7 +71,7 @@ class Trailing:
         self._max_wait_s = seconds(policy.max_wait, "max_wait")
 
     def add(self, events: list[WaitingEvent], new: WaitingEvent) -> Added:
-        # The first one stays, since the longest wait counts from it; of the others only the last is of use.
+        # The first event stays, as `max_wait` counts from it; of the others only the last matters.
         return Added(True, [Released(event, SUPERSEDED) for event in events[1:]])
 
     def full(self, events: Sequence[WaitingEvent]) -> bool:
@@ -85,7 +85,7 @@ class Trailing:
 
 
 class All(Trailing):
-    """Debounce that hands over all events of the window."""
+    """Debounce that yields all events of the window."""
 
     together = True
 
@@ -97,7 +97,7 @@ class All(Trailing):
 
 
 class Batches:
-    """So many events, or what came within the time-out after the first one."""
+    """A number of events, or those that came within the time-out after the first."""
 
     gate = "batch"
     together = True
@@ -120,7 +120,7 @@ class Batches:
 
 
 class AllOf:
-    """The latest event of each part, as soon as every part has had one within the time."""
+    """The latest event of each part, once every part has had one within the time."""
 
     gate = "all_of"
     together = True
@@ -141,13 +141,13 @@ class AllOf:
     def close(self, events: Sequence[WaitingEvent]) -> Closing:
         if len(events) == self._parts:
             return Closing(sorted(events, key=lambda event: event.part), (), True)
-        # Only the oldest is too old; the others may still be met by what comes.
+        # Only the oldest is too old; later events may complete the others.
         oldest = min(event.at for event in events)
         return Closing((), [Released(event, EXPIRED) for event in events if event.at <= oldest], True)
 
 
 class InTurn:
-    """The parts one after the other; of a part that comes again before the next one the latest event."""
+    """The parts in order; if a part repeats before the next one, its latest event counts."""
 
     gate = "sequence"
     together = True
@@ -176,7 +176,7 @@ class InTurn:
 
 
 class Absent:
-    """Part 1 opens the window and is decided at its end, unless part 0 comes before."""
+    """Part 1 opens the window and is decided at its end, unless part 0 comes first."""
 
     gate = "absent"
     together = False
@@ -200,7 +200,7 @@ class Absent:
 
 
 class Leaving:
-    """For what still waits when the trigger has no window any more: it leaves one by one, at once."""
+    """For events left after a trigger has lost its window: they leave one by one, at once."""
 
     gate = "window"
     together = False
@@ -223,7 +223,7 @@ NEVER_S = 365 * 86400.0
 
 
 def policy_of(trigger: Trigger) -> Policy | None:
-    """How the trigger's events wait to be decided; None where they do not."""
+    """The policy of the trigger's windows; None if its events do not wait."""
     gates, composite = trigger.gates, trigger.composite
     if gates.debounce is not None:
         if gates.debounce.mode == "leading":

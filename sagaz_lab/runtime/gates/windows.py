@@ -1,8 +1,8 @@
 """Windows: events that wait to be decided together, or to be superseded by a later one.
 
-What a window is told is only what came and what time it is, so that it is the same in real and in virtual time. What
-it gives are closings: events of one key, to be decided now. Bounds: the waiting events of a trigger are at most its
-`queue_size`; a window without events is not kept.
+A window's only inputs are events and the time, so it behaves the same in real and in virtual time. It yields closings:
+events of one key, to be decided now. Bounds: a trigger has at most `queue_size` waiting events, and empty windows are
+not kept.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.runtime.gates.window_policies import Added, Closing, Policy
 
 _When = tuple[float, float, int]
-"""When a window is due, and the place of its first event: of those due at one moment the first that came goes first."""
+"""When a window is due, and the place of its first event, which breaks ties."""
 
 SPARE = 16
-"""Entries of the heap that may be out of date, besides one for each window, before it is built anew."""
+"""Stale heap entries, besides one per window, before the heap is rebuilt."""
 
 
 class Windows:
-    """A trigger's open windows, by key; `size` events wait in them."""
+    """A trigger's open windows by key; `size` is the number of waiting events."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.size = 0
         self._open: dict[str | None, list[WaitingEvent]] = {}
-        # Of each key the entry that `_timed` has as well, never later than its window's due time. Any other is out of
-        # date.
+        # For each key the current entry in `_timed`, never later than its window's due time. All other entries are
+        # stale.
         self._due: list[tuple[float, float, int, str | None]] = []
         self._timed: dict[str | None, _When] = {}
-        # Of what another process has left: in which order it came, and before all that came since.
+        # The order of events left by another process, which precede all later ones.
         self._restored: dict[str, int] = {}
 
     def add(self, new: WaitingEvent) -> Added:
-        """Take it in, if it waits. What is released has left its window."""
+        """Add the event if it waits. Released events have left their window."""
         events = self._open.get(new.key)
         if events is None:
             events = self._open[new.key] = []
@@ -52,7 +52,7 @@ class Windows:
         return added
 
     def change(self, policy: Policy) -> None:
-        """Go on with another policy; what waits goes on waiting, and may be due at once."""
+        """Switch to another policy; waiting events stay and may be due at once."""
         self.policy = policy
         self._time_all()
 
@@ -63,7 +63,7 @@ class Windows:
             self._settle(key, events)
 
     def restore(self, events: Iterable[WaitingEvent]) -> int:
-        """Take in what waited before, in its old order, and is not here; nothing is released or closed by that."""
+        """Add earlier waiting events in their old order, unless present; this releases and closes nothing."""
         known = {event.id for window in self._open.values() for event in window}
         new = [event for event in events if event.id not in known]
         self._restored.update({event.id: number for number, event in enumerate(new, -len(new) - len(self._restored))})
@@ -71,7 +71,7 @@ class Windows:
         return len(new)
 
     def regroup(self, keyed: Callable[[WaitingEvent], WaitingEvent]) -> None:
-        """Each event goes to the window of the key that it has now."""
+        """Move each event to the window of its new key."""
         events = self.events()
         self._open.clear()
         for event in map(keyed, events):
@@ -94,7 +94,7 @@ class Windows:
         return (self._due_at(events), *self._place(events[0]))
 
     def _due_at(self, events: Sequence[WaitingEvent]) -> float:
-        """One that is full is due: another policy may have found it so, or what was put back has filled it."""
+        """A full window is due: a new policy or an event put back may have filled it."""
         return -inf if self.policy.full(events) else self.policy.due_at(events)
 
     def next_due(self) -> float | None:
@@ -120,13 +120,13 @@ class Windows:
         return events is not None and self.policy.full(events)
 
     def put_back(self, events: Sequence[WaitingEvent]) -> None:
-        """These go on waiting, in their old place."""
+        """Return these events to their old place."""
         back: dict[str | None, list[WaitingEvent]] = {}
         for event in events:
             back.setdefault(event.key, []).append(event)
         for key, mine in back.items():
             window = self._open.setdefault(key, [])
-            if len(mine) < len(window):  # sorting would look at all that wait there, for each batch that is rolled back
+            if len(mine) < len(window):  # sorting would visit all waiting events for each batch rolled back
                 for event in mine:
                     insort(window, event, key=self._place)
             else:
@@ -136,7 +136,6 @@ class Windows:
         self.size += len(events)
 
     def close(self, key: str | None) -> Closing:
-        """Close this key's window."""
         events = self._open.pop(key)
         closing = self.policy.close(events)
         gone = {id(released.waiting) for released in closing.released} | {id(event) for event in closing.events}
@@ -148,23 +147,23 @@ class Windows:
         return closing
 
     def close_due(self, now: float) -> Iterator[Closing]:
-        """Close those whose time has come, the earliest first."""
+        """Close the windows that are due, earliest first."""
         while (due_at := self.next_due()) is not None and due_at <= now:
             key = heappop(self._due)[3]
             del self._timed[key]
             yield self.close(key)
 
     def drop_oldest(self) -> WaitingEvent | None:
-        """Take out the event that has waited longest."""
+        """Remove the event that has waited longest."""
         oldest = min((events[0] for events in self._open.values()), key=self._place, default=None)
         if oldest is not None:
             self.remove(oldest)
         return oldest
 
     def remove(self, event: WaitingEvent) -> None:
-        """Take it out, if it is still there."""
+        """Remove the event if it is still there."""
         if not self._remove(event.key, event):
-            any(self._remove(key, event) for key in [*self._open])  # another revision may have given it another key
+            any(self._remove(key, event) for key in [*self._open])  # another revision may have changed its key
 
     def _remove(self, key: str | None, event: WaitingEvent) -> bool:
         events = self._open.get(key, [])
@@ -179,7 +178,7 @@ class Windows:
         return True
 
     def empty(self) -> list[WaitingEvent]:
-        """Take everything out, in its order."""
+        """Remove and return all events, in order."""
         events = self.events()
         self._open.clear()
         self._due.clear()
@@ -188,13 +187,13 @@ class Windows:
         return events
 
     def events(self) -> list[WaitingEvent]:
-        """All that wait, in the order in which they came."""
+        """All waiting events, in order of arrival."""
         return sorted(chain.from_iterable(self._open.values()), key=self._place)
 
     def of(self, key: str | None) -> Sequence[WaitingEvent]:
         return self._open.get(key, ())
 
     def _place(self, event: WaitingEvent) -> tuple[float, int]:
-        """In which order they came: the ids of one process count up."""
+        """The order of arrival: ids of one process count up."""
         number = self._restored.get(event.id)
         return event.at, int(event.id.rpartition("-")[2]) if number is None else number

@@ -1,1 +1,1 @@
-"""An opening of a Lab: its clock, tasks and timers, the lease, and the order in which it closes."""
+"""The lifetime of an open Lab: clock, tasks, timers, lease, and the order of closing."""

@@ -1,4 +1,4 @@
-"""Work that goes on when its caller is cancelled: what the store is about to take is also counted and started."""
+"""Work that survives the cancellation of its caller: an event that reaches the store is also counted and started."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from sagaz_lab.errors import LabClosed
 from sagaz_lab.runtime.lifetime.tasks import Report
 
 CLOSE_S = 3.0
-"""How long listeners that are told of a batch may take once the Lab closes."""
+"""How long listeners of a batch may take once the Lab closes."""
 
 NOT_TAKEN = "the Lab is closing; the event was not taken"
 
 
 class Finishing:
-    """Work that goes on when its caller is cancelled, and that a closing Lab waits for."""
+    """Runs work to its end although its caller is cancelled; a closing Lab waits for it."""
 
     def __init__(self, awaited: bool, report: Report) -> None:
         self._awaited = awaited
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
         self.asking = 0
-        """How many batches are at the store, whose answer comes within the store's own time-outs."""
+        """Batches at the store, whose answer is bounded by the store's own time-outs."""
 
     async def to_the_end(self, work: Coroutine[Any, Any, None], *, waits: bool = False) -> None:
-        """Returns when the work is done. It `waits` for the user's code, if for more than the store.
+        """Returns when the work is done. `waits`: it also waits for user code.
 
-        Raises `LabClosed` if the Lab has closed and given it up.
+        Raises `LabClosed` if the Lab closed and abandoned it.
         """
         if self._awaited or waits:
             await self._in_a_task(work)
@@ -44,11 +44,11 @@ class Finishing:
         except asyncio.CancelledError:
             own = asyncio.current_task()
             if task.cancelled() and own is not None and not own.cancelling():
-                raise LabClosed("the Lab was closed while a listener was told of the event, which is stored") from None
+                raise LabClosed("the Lab was closed while a listener was running; the event is stored") from None
             raise
 
     async def close(self) -> None:
-        """Returns when all is done. What waits for the user's code is given up after `CLOSE_S`, and reported."""
+        """Returns when all work is done. Work that waits for user code is abandoned after `CLOSE_S` and reported."""
         while self._tasks:
             done, left = await asyncio.wait(self._tasks, timeout=CLOSE_S)
             if not (done or self.asking):

@@ -1,4 +1,4 @@
-"""The lease as the runtime sees it: nothing new begins unless it is held, and what happens once it is lost."""
+"""The lease as the runtime sees it: nothing begins unless the lease is held, and losing it stops the Lab."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sagaz_lab.abc import LeasedStore
 from sagaz_lab.errors import LeaseLost, StoreUnavailable
 
 LOOK_S = 0.5
-"""How often the time since the last renewal is looked at. A process that was stopped looks before its tasks go on."""
+"""How often the age of the last renewal is checked. After a suspended process resumes, the check precedes its tasks."""
 
 AGAIN_S = 0.5
-"""How long to wait before a store that does not answer is asked again."""
+"""Pause before retrying a store that does not answer."""
 
 
 class Lease:
-    """Of one opening of a Lab. `lost` is the error once another process has taken over, for good."""
+    """The lease of an open Lab. `lost` is the error once another process has taken over, which is final."""
 
     def __init__(self, store: LeasedStore) -> None:
         self._store = store
@@ -25,17 +25,17 @@ class Lease:
         self.held = store.lease_held
         self.lost: LeaseLost | None = None
         self.on_lost: Callable[[LeaseLost], None] = _nobody
-        """Called once; the Service puts here what stops all."""
+        """Called once; the Service sets it to stop everything."""
 
     def lose(self, error: LeaseLost) -> None:
-        """Another process has taken over: who finds out first stops everything."""
+        """Another process has taken over. The first call stops everything."""
         if self.lost is None:
             self.lost = error
             self.close()
             self.on_lost(error)
 
     async def seen(self) -> None:
-        """Returns once the lease is seen to be held. Raises `LeaseLost`, `StoreUnavailable`."""
+        """Returns once the lease is known to be held. Raises `LeaseLost`, `StoreUnavailable`."""
         while not self.held():
             if self.lost is not None:
                 raise self.lost
@@ -45,7 +45,7 @@ class Lease:
             await asyncio.shield(self._renewing)
 
     async def insist(self) -> None:
-        """The same, but a store that does not answer is asked until it does. Raises `LeaseLost`."""
+        """`seen`, retried while the store does not answer. Raises `LeaseLost`."""
         while True:
             try:
                 return await self.seen()
@@ -59,14 +59,14 @@ class Lease:
             self.lose(error)
             raise
         except StoreUnavailable:
-            if not self.held():  # else it is renewed, and what has outlived its time cannot be dropped
+            if not self.held():  # if held: renewed meanwhile, as a heartbeat that timed out is not cancelled
                 raise
 
     def watch(self) -> None:
-        """Find out as soon as the process goes on after a stop, before its actions do."""
+        """Check the lease before the actions of a process that resumes after a stop."""
         if not self.held() and self._store.lease_lost():
             self.lose(LeaseLost("another process has taken over the triggers and runs of this one, which stood still; "
-                                "stop this Lab and start it anew"))  # fmt: skip
+                                "stop this Lab and start it again"))  # fmt: skip
             return
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self.watch)
 
@@ -77,4 +77,4 @@ class Lease:
 
 
 def _nobody(error: LeaseLost) -> None:
-    """There is no Service."""
+    """Without a Service."""

@@ -1,4 +1,4 @@
-"""What all parts of one opening of a Lab share, from its clock to its end."""
+"""The state that all parts of an open Lab share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sagaz_lab.runtime.lifetime.tasks import Report, Tasks
 from sagaz_lab.runtime.lifetime.timers import Timers
 
 STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before a store that does not answer is asked again; the last one repeats."""
+"""Pauses before retrying a store that does not answer; the last one repeats."""
 
 
 class Lifetime:
-    """One opening: its store, clock, tasks and timers, the lease, the ids of its runs, and whether it is closing."""
+    """An open Lab's store, clock, tasks, timers, lease and run ids, and whether it is closing."""
 
     def __init__(self, store: DecisionStore, clock: Clock, report: Report) -> None:
         self.store = store
@@ -34,15 +34,15 @@ class Lifetime:
         self.event_ids = _fresh_ids(_fresh_prefix("e"))
         self.closing = False
         self.published: Callable[[], None] = _nobody
-        """To be called when the store has something to publish; the relay's wake-up."""
+        """Wakes the relay; called when the store has something to publish."""
 
     def refuse_closing(self) -> None:
-        """Raises `LabClosed` once no event is taken any more."""
+        """Raises `LabClosed` once the Lab takes no more events."""
         if self.closing:
             raise LabClosed(NOT_TAKEN)
 
     async def insist(self, write: Callable[[], Awaitable[object]], what: str) -> None:
-        """Write until the store answers, since more follows from it; the report names `what` waits meanwhile.
+        """Retry a write until the store answers; `what` names the waiting work in the report.
 
         Raises `StoreUnavailable` once the Lab closes.
         """
@@ -57,12 +57,12 @@ class Lifetime:
                 return
 
     async def pause(self, error: StoreUnavailable, what: str, tries: int) -> None:
-        """Report that `what` waits for the store, and wait as long as so many tries before ask for."""
+        """Report that `what` waits for the store, and pause according to the number of tries so far."""
         self.report("store", f"{what} waits for the store: {describe(error)}")
         await self.clock.sleep(STORE_RETRY_S[min(tries, len(STORE_RETRY_S) - 1)])
 
     async def take_no_more(self) -> None:
-        """Returns when what is being accepted is in the store, counted and started."""
+        """Returns when the events being accepted are stored, counted and started."""
         self.closing = True
         await self.finishing.close()
 
@@ -72,9 +72,9 @@ def _fresh_prefix(kind: str) -> str:
 
 
 def _fresh_ids(prefix: str) -> Iterator[str]:
-    """Short, ordered within a process, unlike those of any other."""
+    """Short ids, ordered within a process and unique across processes."""
     return map(prefix.__add__, map(str, count(1)))
 
 
 def _nobody() -> None:
-    """There is no relay."""
+    """Without a relay."""

@@ -1,4 +1,4 @@
-"""Tasks with an owner: none dies silently."""
+"""Tasks with an owner, which reports their failures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sagaz_lab.model.variables import origin
 
 logger = logging.getLogger("sagaz_lab")
 Report = Callable[[str, str], None]
-"""Called with the kind of a problem and its text."""
+"""Called with the kind of problem and its text."""
 
 CLOSE_S = 3.0
-"""How long tasks that are cancelled may take to end."""
+"""How long cancelled tasks may take to end."""
 
 
 class Tasks:
-    """Starts tasks, keeps them alive, reports those that fail, and ends them all."""
+    """Starts tasks, keeps references to them, reports failures, and ends them all."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -30,10 +30,10 @@ class Tasks:
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.home = origin()
-        """For what goes on in nobody's context."""
+        """The context of work that belongs to no caller."""
 
     def start(self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None) -> asyncio.Task[Any]:
-        """In a copy of that context, or of the caller's."""
+        """The task runs in a copy of `context`, by default the caller's."""
         context = copy_context() if context is None else context.copy()
         belongs(context, self)
         task = asyncio.get_running_loop().create_task(work, name=name, context=context)
@@ -42,13 +42,13 @@ class Tasks:
         return task
 
     def cancel(self, task: asyncio.Task[Any]) -> None:
-        """End it; that it ends so needs no report."""
+        """End the task without a report."""
         if not task.done():
             self._cancelled.add(task)
             task.cancel()
 
     async def close(self) -> None:
-        """Cancel what is left and wait for it, but not for ever: user code may swallow its cancelling."""
+        """Cancel the remaining tasks and wait a limited time: user code may swallow the cancellation."""
         self._closing = True
         while tasks := [task for task in self._tasks if task is not asyncio.current_task()]:
             for task in tasks:
@@ -56,14 +56,14 @@ class Tasks:
             _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
             if left:
                 names = ", ".join(sorted(task.get_name() for task in left))
-                self._report("stop", f"did not let themselves be stopped: {names}")
+                self._report("stop", f"did not stop when cancelled: {names}")
                 self._tasks -= left
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             if not (self._closing or task in self._cancelled or loop_ends(task.get_loop())):
-                self._report("task", f"{task.get_name()} has ended, because its task was cancelled from outside")
+                self._report("task", f"{task.get_name()} ended because its task was cancelled from outside")
             self._cancelled.discard(task)
         elif (error := task.exception()) is not None:
             logger.error("%s failed", task.get_name(), exc_info=error)

@@ -1,4 +1,4 @@
-"""What is to be done at a moment: one heap for a whole Lab, and one task that sleeps."""
+"""Timers: one heap and one sleeping task for a whole Lab."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAP_S = 60.0
 
 
 class Timer:
-    """One call to come."""
+    """A scheduled call."""
 
     __slots__ = ("at", "callback")
 
@@ -33,7 +33,7 @@ class Timer:
 
 
 class Timers:
-    """Calls at moments, the earliest first; those of one moment in the order in which they were asked for."""
+    """Scheduled calls, earliest first; calls for the same moment keep the order of scheduling."""
 
     def __init__(self, clock: Moments, tasks: Tasks, report: Report) -> None:
         self._clock = clock
@@ -45,7 +45,7 @@ class Timers:
         self._wakes_at = 0.0
 
     def call_at(self, at: float, callback: Callable[[], object]) -> Timer:
-        """Call it once this moment has come; it returns at once."""
+        """Schedule a call."""
         timer = Timer(at, callback)
         heappush(self._heap, (at, next(self._numbers), timer))
         if self._task is None or self._task.done():
@@ -65,7 +65,8 @@ class Timers:
             at, _, timer = heap[0]
             if timer.callback is not None and (delay_s := at - self._clock.now()) > ROUNDING_S:
                 self._wakes_at = at
-                await self._clock.sleep(min(round(delay_s, 6), NAP_S))  # a difference of moments is exact to no more
+                # Differences of moments are exact to a microsecond only.
+                await self._clock.sleep(min(round(delay_s, 6), NAP_S))
                 continue
             heappop(heap)
             if timer.callback is not None:

@@ -1,1 +1,1 @@
-"""What is published, and on which way."""
+"""The outbox: what is published, and by which lane."""

@@ -1,4 +1,4 @@
-"""Where publications go: a lane for each broker, and one for the process itself."""
+"""The destinations of publications: one lane per broker, and one for the process itself."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from sagaz_lab.texts import masked
 logger = logging.getLogger("sagaz_lab")
 
 Take = Callable[[Sequence[Reader], Sequence[Delivery]], Awaitable[object]]
-"""Decides deliveries for the triggers of these readers; when it returns, the store has the outcomes."""
+"""Decides deliveries for the triggers of these readers; returns once the outcomes are stored."""
 
 BATCH = 500
-"""Publications that are read from the store, and sent, at one time."""
+"""Publications read from the store and sent at one time."""
 
 
 class Lane:
-    """What goes one way, in order, one batch at a time.
+    """One destination of publications, served in order, one batch at a time.
 
-    It is `busy` with a batch, or `waiting` to try again after `failures` (counted since the last success). `missed`:
-    more came while it was busy. `left` are those at the head of the outbox that cannot go now, and `stuck` those of
-    the last batch, for which no broker's outage is the reason. What was published is `unmarked` until the store knows
-    it; `marked` is what the store was told last.
+    It is `busy` with a batch, or `waiting` to retry after `failures` (counted since the last success). `missed`: more
+    came while it was busy. `left` counts those at the head of the outbox that cannot go now, and `stuck` those of the
+    last batch for reasons other than an outage. Published rows are `unmarked` until the store knows; `marked` are those
+    last reported to the store.
     """
 
     def __init__(self, name: str, secrets: Collection[str] = ()) -> None:
         self.name = name
-        self.secrets = secrets  # which no report of this lane is to tell
+        self.secrets = secrets  # masked in this lane's reports
         self.busy = False
         self.waiting = False
         self.missed = False
@@ -51,9 +51,9 @@ class Lane:
         self.marked: frozenset[int] = frozenset()
 
     async def publish(self, rows: Sequence[Row]) -> None:
-        """Publish the first of these and note their numbers in `unmarked`; perhaps not all at once.
+        """Publish the first of these, possibly not all, and add their numbers to `unmarked`.
 
-        Those which will not go before something changes are counted in `stuck`.
+        Those that cannot go until something changes are counted in `stuck`.
         """
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class Lane:
         self.leave(rows)
 
     def leave(self, rows: Sequence[Row]) -> None:
-        """These wait."""
+        """Let these wait."""
         self.left = len(rows)
         self.backlog = Counter(it.trigger for _, it in rows if it.trigger is not None)
 
@@ -76,7 +76,7 @@ class Lane:
 
 
 class BrokerLane(Lane):
-    """Connected from its first publication on. `open` makes a publisher; it may raise `SourceError`."""
+    """Connects for its first publication. `open` creates a publisher; it may raise `SourceError`."""
 
     def __init__(self, name: str, open: Callable[[], Publisher], clock: Clock, secrets: Collection[str] = ()) -> None:
         super().__init__(name, secrets)
@@ -102,16 +102,16 @@ class BrokerLane(Lane):
             refused: Mapping[str, BaseException] = await awaited(publisher.publish([it for _, it in batch]))
             return {id: without_credentials(error, self.secrets) for id, error in (refused or {}).items()}
         except SourceError:
-            raise  # the broker as a whole takes nothing
+            raise  # the broker is unavailable as a whole
         except BaseException as error:
             if own_task.ends_by(error) or len(batch) > 1:
-                raise  # which of them it is shows when they go one by one
+                raise  # sending them one by one shows which of them fails
             return {batch[0][1].id: without_credentials(error, self.secrets)}
 
     def fail(self, rows: Sequence[Row]) -> None:
         super().fail(rows)
-        # The broker may have taken some of the batch, and takes them again. One by one they come twice at the most,
-        # also where it will never take the first.
+        # The broker may have taken part of the batch, which is then sent again. One by one, each is sent at most twice,
+        # even if the broker never takes the first.
         self._size = 1
 
     def succeed(self, left: int) -> None:
@@ -130,10 +130,10 @@ class BrokerLane(Lane):
 
 
 class ProcessLane(Lane):
-    """The process itself: the triggers whose source is in the process and has the topic get it, through their gates.
+    """The process itself: triggers with an in-process source of the topic receive publications through their gates.
 
-    A trigger that has no room, or is paused, holds up what is for its topic, and what the same runs published after
-    that; nothing else. What nobody listens to is done.
+    A trigger that is paused or has no room holds up its topic, and what the same runs published afterwards; nothing
+    else. A publication without a reader is done.
     """
 
     def __init__(self, life: Lifetime, triggers: Triggers, take: Take, wake: Callable[[], None]) -> None:
@@ -169,7 +169,7 @@ class ProcessLane(Lane):
                 self._wake_when_free(state)
 
     def _delivery(self, publication: Publication, source: str) -> Delivery:
-        # Its id makes an event that is offered again, after a crash, a duplicate.
+        # The publication's id makes an event that is offered again after a crash a duplicate.
         return Delivery(
             Event(
                 publication.payload,
@@ -209,7 +209,7 @@ class ProcessLane(Lane):
 
 
 def _parts(trigger: Trigger, topic: str) -> list[int]:
-    """Which parts of the trigger's source (0 if it has only one) read this topic of the process."""
+    """The parts of the trigger's source (0 for a single source) that read this in-process topic."""
     return [
         part
         for part, spec in enumerate(specs_of(trigger))

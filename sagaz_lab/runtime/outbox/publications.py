@@ -1,4 +1,4 @@
-"""What is published besides what the actions publish themselves: the steps of a run, and dead letters."""
+"""Publications besides the actions' own: the steps of a run, and dead letters."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ _FAILURES = frozenset({RecordKind.ACTION_FAILED, RecordKind.ACTION_CUT_OFF, Reco
 
 
 def outbox_listener(definition: SagaDefinition) -> OutboxSagaListener | None:
-    """The one that asks for most, if the saga has several."""
+    """The saga's outbox listener; of several, the one that publishes the most."""
     found = [listener for listener in definition.listeners if isinstance(listener, OutboxSagaListener)]
     return max(found, key=lambda listener: listener.publish_step_events, default=None)
 
 
 def refuse_other_store(definition: SagaDefinition, store: DecisionStore) -> None:
-    """Raises `DefinitionError` for a listener that was given a store which is not the Lab's own."""
+    """Raises `DefinitionError` for a listener with a store other than the Lab's."""
     for listener in definition.listeners:
         if isinstance(listener, OutboxSagaListener) and listener.storage is not None:
             given = listener.storage
             if given is not store and given != store.url:
                 raise DefinitionError(
-                    f"{definition.name}: OutboxSagaListener(storage={given!r}) is not the Lab's own store, and only "
-                    "that one keeps a step and its event together; leave storage= out"
+                    f"{definition.name}: OutboxSagaListener(storage={given!r}) is not the Lab's store, and only that "
+                    "one stores a step and its event together; remove storage="
                 )
 
 
 class StepEvents:
-    """Adds to the records of one run's attempt what its saga's `OutboxSagaListener` promises.
+    """Adds the events of the saga's `OutboxSagaListener` to the records of an attempt.
 
-    An event is kept with its record, so that the record's time is enough to tell it from that of a later repetition.
+    An event is stored with its record, so the record's time suffices to distinguish it from a later repetition's.
     """
 
     __slots__ = ("_run", "_steps", "_topic")
@@ -53,8 +53,8 @@ class StepEvents:
     def of(self, records: Sequence[Record], *, ends: bool = False) -> Sequence[Record]:
         """The records with their events. `ends`: they come with the end of the attempt.
 
-        A failure that comes with neither the end nor the start of a compensation is that of a trial which will be
-        tried again; nobody is told of that.
+        A failure that comes with neither the end nor the start of a compensation belongs to a trial that will be
+        retried; it has no event.
         """
         if not self._steps:
             return records
@@ -96,7 +96,7 @@ class StepEvents:
 
 
 def publication_of(letter: DeadLetter, topic: str) -> Publication:
-    """The dead letter as it is published. A payload that is no JSON becomes its text."""
+    """The dead letter as a publication. A payload that is not JSON becomes its text."""
     event = letter.event
     facts = {
         "id": letter.id,
@@ -131,7 +131,7 @@ def _json_or_text(value: Any) -> Any:
 
 
 def _whole(text: str | None) -> str | None:
-    """The text of an error, or an id from outside, may have half a character, for which JSON has no word."""
+    """An error's text or an outside id may contain a lone surrogate, which JSON cannot represent."""
     return None if text is None else text.encode(errors="backslashreplace").decode()
 
 

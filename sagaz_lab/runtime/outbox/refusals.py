@@ -1,4 +1,4 @@
-"""Publications that a broker refuses: tried a few times, then each is a dead letter, and what is behind it waits."""
+"""Publications that a broker refuses: after some tries each becomes a dead letter, and those behind it wait."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sagaz_lab.errors import Unreadable, describe
 from sagaz_lab.runtime.triggers.dead_letters import letter_id, text_of
 
 TRIES = 5
-"""How often a refused publication is tried before it is a dead letter: over 7.5 seconds, with these pauses."""
+"""Tries of a refused publication before it becomes a dead letter: 7.5 seconds in all, with the pauses below."""
 
 FIRST_PAUSE_S = 0.5
 
 REFUSED = "sagaz-publication"
-"""The header that tells the letter of a publication from that of an event; it carries the topic."""
+"""The header, with the topic, that distinguishes a publication's dead letter from an event's."""
 
 Row = tuple[int, Publication]
 
 
 class Refused(NamedTuple):
-    """The first publication of a run, or of what else has an order, that is left in the outbox."""
+    """The first remaining publication of a run or of another order key."""
 
     number: int
     publication: Publication
@@ -33,14 +33,14 @@ class Refused(NamedTuple):
 
 
 class Refusals:
-    """What one broker refuses, by its order."""
+    """The publications that one broker refuses, by order key."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._refused: dict[str, Refused] = {}
 
     def ready(self, rows: Sequence[Row]) -> list[Row]:
-        """Those that may be sent now: nothing of their order is refused, or it is time to try that again."""
+        """Those that may be sent now: nothing of their order key is refused, or its next try is due."""
         if not self._refused:
             return list(rows)
         now = self._clock.monotonic()
@@ -48,7 +48,7 @@ class Refusals:
         return [row for row in rows if row[1].order not in waiting]
 
     def sent(self, rows: Sequence[Row], errors: Mapping[str, BaseException]) -> list[int]:
-        """The numbers of those that the broker has taken."""
+        """The numbers of those that the broker took."""
         if not errors and not self._refused:
             return [number for number, _ in rows]
         taken: list[int] = []
@@ -70,7 +70,7 @@ class Refusals:
         self._refused[publication.order] = Refused(number, publication, error, tries, due)
 
     def given_up(self) -> list[Refused]:
-        """Those that have been tried often enough."""
+        """Those out of tries."""
         return [it for it in self._refused.values() if it.tries >= TRIES]
 
     def buried(self, refused: Sequence[Refused]) -> None:
@@ -79,14 +79,14 @@ class Refusals:
             self._refused.pop(it.publication.order, None)
 
     def pause_s(self) -> float | None:
-        """How long until one of them is tried again; None if there is none."""
+        """Seconds until the next try; None if there is none."""
         if not self._refused:
             return None
         return max(0.0, min(it.due for it in self._refused.values()) - self._clock.monotonic())
 
 
 def sound_and_damaged(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Refused]]:
-    """Those that may be sent, and those that cannot be read any more: no other try helps, and what is behind waits."""
+    """Separate the rows to send from the unreadable ones, which no retry helps and which hold up those behind them."""
     sound, unfit, stopped = list[Row](), list[Refused](), set[str]()
     for row in rows:
         number, publication = row
@@ -104,7 +104,7 @@ def sound_and_damaged(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Refu
 
 
 def _payload_of(publication: Publication) -> Any:
-    """Where it cannot be read the text that is stored, which `fix` gets."""
+    """The payload, or the stored text if it cannot be read; `fix` gets that text."""
     try:
         return json.loads(publication.payload)
     except (ValueError, TypeError):
@@ -112,7 +112,7 @@ def _payload_of(publication: Publication) -> Any:
 
 
 def letter_of(refused: Refused, broker: str, saga: str, revision: int, at: float) -> DeadLetter:
-    """Its event is the publication: it has its id and its payload."""
+    """Its event is the publication, with its id and payload."""
     it, topic = refused.publication, refused.publication.topic
     headers = {REFUSED: topic, "sagaz-run": it.run_id}
     moment = datetime.fromtimestamp(at, UTC)
@@ -134,5 +134,5 @@ def letter_of(refused: Refused, broker: str, saga: str, revision: int, at: float
 
 
 def is_refused(letter: DeadLetter) -> bool:
-    """Whether it is of a publication, and not of an event."""
+    """Whether it is a publication's dead letter, not an event's."""
     return bool(letter.event.headers) and REFUSED in letter.event.headers

@@ -1,4 +1,4 @@
-"""The relay: publishes what runs and dead letters have left in the store, oldest first, at least once."""
+"""The relay: publishes what runs and dead letters left in the store, oldest first, at least once."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ CLOSE_S = 2.0
 """How long all publishers together may take to disconnect."""
 
 OpenPublisher = Callable[[SourceSpec], Publisher | None]
-"""None where the runs of such a trigger publish to the process itself."""
+"""None if the runs of such a trigger publish to the process itself."""
 
 
 class Relay:
-    """Owned by the Service while a Lab is open. It sleeps until it is woken.
+    """Owned by the Service while a Lab is open. It sleeps until woken.
 
-    What belongs to one broker goes in the order in which it was written; a broker that is down holds up no other.
-    What a broker refuses holds up its own run only: tried a few times it is a dead letter, and it is parked, with what
-    its run published after it, until somebody redrives or discards the letter.
-    What a trigger published that is not defined (any more) waits for its definition, since only that says where to.
-    A crash loses nothing: what the store was not told of as published is published again, with the same id.
+    Publications to one broker go in the order of writing; a broker that is down holds up no other. A publication that a
+    broker refuses holds up only its own run: after some tries it becomes a dead letter and is parked, with what its run
+    published after it, until the letter is redriven or discarded. Publications of an undefined trigger wait for its
+    definition, which names the destination. A crash loses nothing: what was not marked as published is published again,
+    with the same id.
     """
 
     def __init__(
@@ -67,36 +67,36 @@ class Relay:
         self._parked: set[str] = set()
         self._parked_known = False
         self._woken = asyncio.Event()
-        self._settled = asyncio.Event()  # it may have: look again
+        self._settled = asyncio.Event()  # may be settled: check again
         self._reading = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = self._life.tasks.start(self._run(), "relay")
         self._task.add_done_callback(lambda _: self._settled.set())
-        self.wake()  # an earlier opening may have left something
+        self.wake()  # an earlier process may have left publications
 
     def wake(self) -> None:
         """There may be something to publish."""
         self._woken.set()
 
     def look_again(self) -> None:
-        """Others may have changed what is in the store."""
+        """Others may have changed the store."""
         self._parked_known = False
         self.wake()
 
     @property
     def backlog(self) -> Mapping[str, int]:
-        """By trigger, how many publications wait for a broker that is down."""
+        """By trigger, the publications that wait for a broker that is down."""
         return sum((lane.backlog for lane in self._lanes.values() if lane.failures), Counter())
 
     @property
     def left(self) -> int:
-        """How many publications cannot go now: their broker is down, their trigger has no room or no definition."""
+        """Publications that cannot go now: the broker is down, or the trigger is undefined or has no room."""
         return sum(lane.left for lane in self._all()) + self._undefined.total()
 
     async def settled(self) -> None:
-        """Returns when all has been published that can be now."""
+        """Returns when everything that can be published now has been."""
         while self._under_way():
             self._settled.clear()
             await self._settled.wait()
@@ -122,7 +122,7 @@ class Relay:
     async def _run(self) -> None:
         while True:
             await self._woken.wait()
-            # In this order: who asks whether it is settled must not look between the two.
+            # In this order: a caller of `settled` must not check between the two.
             self._reading = True
             self._woken.clear()
             try:
@@ -134,7 +134,7 @@ class Relay:
                 free = await self._park_behind(rows)
                 self._hand_out(free)
                 if len(free) < len(rows) or len(rows) >= limit < BATCH + self.left:
-                    self.wake()  # all of these wait, but behind them may be others that do not
+                    self.wake()  # all of these wait, but rows behind them may not
             except StoreError as error:
                 self._life.report("store", f"publishing waits for the store: {describe(error)}")
             finally:
@@ -142,17 +142,17 @@ class Relay:
                 self._settled.set()
 
     async def _park_behind(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """What does not belong to a run of which something is parked; the rest is parked too."""
+        """Without the rows of runs that have something parked; those rows are parked too."""
         behind = [(number, it.run_id) for number, it in rows if it.run_id in self._parked] if self._parked else []
         if not behind:
             return rows
         asked = {run_id for _, run_id in behind}
         still = await self._store.park_behind(behind)
-        self._parked -= asked.difference(still)  # their letter was settled
+        self._parked -= asked.difference(still)  # their letters were settled
         return [row for row in rows if row[1].run_id not in asked]
 
     def _hand_out(self, rows: Sequence[Row]) -> None:
-        """Give each lane that is free what is for it. What a lane has published meanwhile may still be among them."""
+        """Give each free lane its rows, possibly including some that it has published meanwhile."""
         found: dict[Lane, list[Row]] = {lane: [] for lane in self._all()}
         undefined: Counter[str] = Counter()
         for number, publication in rows:
@@ -176,7 +176,7 @@ class Relay:
     def _report_undefined(self, undefined: Counter[str]) -> None:
         for trigger in undefined.keys() - self._undefined.keys():
             self._life.report(
-                f"publish:{trigger}", f"what {trigger} published waits: define it, since it says where that goes"
+                f"publish:{trigger}", f"what {trigger} published waits: define the trigger, which names the destination"
             )
         self._undefined = undefined
 
@@ -198,7 +198,7 @@ class Relay:
             if self._open_publisher(spec) is None:
                 return self._itself
         except BaseException:  # noqa: BLE001
-            pass  # its library is missing, say; whenever the lane tries to open it, that is told
+            pass  # such as a missing library; reported whenever the lane tries to open it
         at = getattr(key[1], "masked", key[1])
         name = f"{spec.kind} at {at}" if at else spec.kind
         lane = self._lanes[key] = BrokerLane(name, partial(self._opened, spec), self._clock, secrets_in(spec.settings))
@@ -207,7 +207,7 @@ class Relay:
     def _opened(self, spec: SourceSpec) -> Publisher:
         publisher = self._open_publisher(spec)
         if publisher is None:
-            raise SourceNotReady(f"{spec.kind} has no publisher any more")
+            raise SourceNotReady(f"{spec.kind} no longer has a publisher")
         return publisher
 
     # --- one lane ---
@@ -231,15 +231,15 @@ class Relay:
         else:
             self._went_well(lane)
             if not (published or lane.missed or lane.left > before):
-                return  # what is left waits for something that will wake this
+                return  # the rows left wait for an event that wakes the relay
         finally:
             lane.busy = lane.waiting = False
             self._settled.set()
         self.wake()
 
     async def _try(self, lane: Lane, rows: Sequence[Row]) -> int:
-        """How many were published or have become dead letters, and the store knows it."""
-        await self._mark(lane)  # what the store could not be told before
+        """How many were published or became dead letters, with the store's knowledge."""
+        await self._mark(lane)  # marks that failed before
         if not rows:
             return 0
         await self._life.lease.seen()
@@ -248,7 +248,7 @@ class Relay:
             await lane.publish(sound)
         sent = set(lane.unmarked)
         await self._mark(lane)
-        if unfit:  # once all is sent that its run has published before
+        if unfit:  # once everything that its run published before is sent
             waiting = {it.order for number, it in sound if number not in sent}
             unfit = [it for it in unfit if it.publication.order not in waiting]
             await self._bury(lane, unfit)
@@ -261,7 +261,7 @@ class Relay:
             lane.marked, lane.unmarked = frozenset(lane.unmarked), []
 
     async def _give_up(self, lane: BrokerLane) -> int:
-        """Make dead letters of what the broker has refused often enough; returns how many."""
+        """Make dead letters of what the broker has refused often enough; returns their number."""
         given_up = lane.refusals.given_up()
         if given_up:
             await self._bury(lane, given_up)
@@ -278,7 +278,7 @@ class Relay:
 
     def _letter(self, lane: Lane, refused: Refused, now: float) -> DeadLetter:
         state = self._triggers.states.get(refused.publication.trigger or "")
-        if state is None:  # of a run that no trigger has started
+        if state is None:  # of a run that no trigger started
             return letter_of(refused, lane.name, "", 0, now)
         definition = state.compiled.definition
         return letter_of(refused, lane.name, definition.name, definition.revision, now)
@@ -292,7 +292,7 @@ class Relay:
             self._life.report(f"dead:{letter.trigger}:{letter.cause}", text)
             state = self._triggers.states.get(letter.trigger)
             topic = None if state is None else state.compiled.config.dead_letter_topic
-            if topic is not None and not is_letter_id(letter.event.id):  # which would be told of itself for ever
+            if topic is not None and not is_letter_id(letter.event.id):  # else a refused notice has its own
                 told.append(publication_of(letter, topic)._replace(run_id=""))
         if told:
             await self._store.accept(Acceptance(publications=told))
@@ -313,7 +313,7 @@ class Relay:
     def _went_well(self, lane: Lane) -> None:
         held_up = list(lane.backlog) if lane.failures else []
         if lane.failures:
-            logger.info("%s: publishing goes on", lane.name)
+            logger.info("%s: publishing resumes", lane.name)
         lane.succeed(lane.stuck)
         for trigger in held_up:
             if state := self._triggers.states.get(trigger):
@@ -321,12 +321,12 @@ class Relay:
                 state.wake()
 
     def _stop_intake(self, lane: Lane) -> None:
-        """A trigger whose broker takes nothing, dead letters for one, takes in no more than its queue is long."""
+        """A trigger whose broker takes nothing, such as dead letters, takes no more events than its queue holds."""
         for trigger, waiting in lane.backlog.items():
             state = self._triggers.states.get(trigger)
             if state is not None and not state.blocked_by and waiting >= state.compiled.config.queue_size:
                 state.blocked_by = lane.name
-                text = f"{trigger} takes in no more events: {waiting} publication(s) wait for {lane.name}"
+                text = f"{trigger} takes no more events: {waiting} publication(s) wait for {lane.name}"
                 self._life.report(f"blocked:{trigger}", text)
 
     async def _back_off(self, lane: Lane, rows: Sequence[Row], error: BaseException) -> None:

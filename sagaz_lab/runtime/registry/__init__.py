@@ -1,1 +1,1 @@
-"""Which sagas there are, in which revision."""
+"""The sagas and their revisions."""

@@ -1,4 +1,4 @@
-"""What registering a class has changed: the next revision, its diff, and what a reader of the diff might miss."""
+"""What a registration changed: the next revision, its diff, and warnings about what the diff does not show."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.registry.fingerprint import Fingerprint
 
 SECRETS = (
-    "a credential is written in its code; it is kept and shown as ***: read it from the environment, "
+    "its code contains a credential, which is stored and shown as ***: read it from the environment, "
     "as url=os.environ['REDIS_URL'] does"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What registering a class did. `previous` is the revision before, if any; `is_new`: there is a new one."""
+    """The effect of a registration. `previous` is the earlier revision, if any; `is_new`: it created a new one."""
 
     name: str
     revision: int
@@ -30,7 +30,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What changed from one revision's code to another's: `lines` of a unified diff; its `str` has them all."""
+    """The change of code between two revisions: the `lines` of a unified diff, joined by `str`."""
 
     saga: str
     old: int
@@ -64,7 +64,7 @@ def text_diff(before: str, after: str, old: int, new: int) -> list[str]:
 
 
 def warnings_of(before: SagaDefinition, after: SagaDefinition) -> list[str]:
-    """What a reader of the diff might miss: what now flows elsewhere, or no longer."""
+    """Warnings about events that now flow elsewhere, or no longer."""
     found = []
     for method, old in before.triggers.items():
         name, new = old.name, after.triggers.get(method)
@@ -83,7 +83,7 @@ def warnings_of(before: SagaDefinition, after: SagaDefinition) -> list[str]:
 
 
 def unwritten(before: Fingerprint, now: Fingerprint) -> Iterator[str]:
-    """What has changed outside the text of the class."""
+    """Changes outside the text of the class."""
     if helpers := now.changed(before):
         yield f"helper changed: {', '.join(helpers)}"
     if before.source_text == now.source_text and (members := now.changed_members(before)):

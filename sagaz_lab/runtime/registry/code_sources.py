@@ -1,4 +1,4 @@
-"""Where code comes from: the statement of a class, the globals that a function names, and whose module it is."""
+"""The source of code: the statement of a class, the globals that a function uses, and the owner of a module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GLOBAL = frozenset((*_STORING, *_LOADING))
 
 
 class ClassSource(NamedTuple):
-    """The class statement, as it is written and as a tree without comments and layout; both empty if it is gone."""
+    """The class statement as text and as a tree without comments and layout; both empty if it is lost."""
 
     text: str = ""
     tree_text: str = ""
@@ -32,7 +32,7 @@ class ClassSource(NamedTuple):
 
 
 class Covered:
-    """The lines of cells whose class statements stand for the code within. Lines of a file may be out of date."""
+    """The lines of cells whose class statements cover the code within. Line numbers of a file may be stale."""
 
     def __init__(self) -> None:
         self._sources: set[ClassSource] = set()
@@ -46,7 +46,7 @@ class Covered:
 
 
 def class_source(cls: type) -> ClassSource:
-    """The class statement, from the file or cell that its methods were compiled from."""
+    """The class statement, from the file or cell of its methods."""
     for method in vars(cls).values():
         if not isinstance(method, FunctionType):
             continue
@@ -81,7 +81,7 @@ def _parse(text: str) -> ast.AST | None:
 
 
 class Globals(NamedTuple):
-    """Names of its module that code reads and assigns, in what it has inside too. Those of attributes are none."""
+    """Module-level names that code reads and assigns, including nested code, excluding attributes."""
 
     loaded: frozenset[str]
     stored: frozenset[str]
@@ -107,6 +107,6 @@ def names_of(code: CodeType) -> set[str]:
 
 @functools.cache
 def is_own(module: str | None) -> bool:
-    """Whether its file is the user's: not Python's, not an installed package's and not ours."""
+    """Whether its file is the user's: not Python's, an installed package's or ours."""
     file = getattr(sys.modules.get(module or ""), "__file__", None)
     return file is not None and not file.startswith(_NOT_THE_USERS) and "site-packages" not in file

@@ -1,4 +1,4 @@
-"""What makes two versions of a saga the same: its code, its evaluated options, and what it reaches of the user's."""
+"""The identity of a saga's version: its code, its evaluated options, and the user's code and values that it reaches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sagaz_lab.runtime.registry.reach import Known, Reach, digest
 
 
 class Fingerprint(NamedTuple):
-    """`digest` stands for all; `reached` has a digest for each function, class and value outside the class, by name.
+    """`digest` covers everything; `reached` has a digest per function, class and value outside the class, by name.
 
-    `members` has one for each member of the class. `unsure` are objects that cannot be compared, by their address the
-    name of their class; `classes` the user's classes that the saga holds; `known` the texts that the next fingerprint
-    begins with. `has_secrets`: credentials are written in the class; its `source_text` has them masked.
+    `members` has one per member of the class. `unsure` maps addresses of objects that cannot be compared to their class
+    names; `classes` are the user's classes that the saga holds; `known` are the texts that the next fingerprint starts
+    from. `has_secrets`: the class contains credentials, which `source_text` masks.
     """
 
     digest: str
@@ -32,19 +32,19 @@ class Fingerprint(NamedTuple):
     has_secrets: bool
 
     def changed(self, before: Fingerprint) -> list[str]:
-        """The names of what is reached, and differs from before."""
+        """The reached names that differ from before."""
         return _differing(before.reached, self.reached)
 
     def changed_members(self, before: Fingerprint) -> list[str]:
         return _differing(before.members, self.members)
 
     def outdated(self) -> dict[str, type]:
-        """The classes of the notebook that the saga holds while a cell has made others of their names, by name."""
+        """The notebook classes that the saga holds although a cell has since redefined them, by name."""
         found = {name: _class_now(cls) for name, cls in self.classes.items() if cls.__module__ == "__main__"}
         return {name: now for name, now in found.items() if now and _differ(now, self.classes[name])}
 
     def doubts(self, before: Fingerprint) -> list[str]:
-        """The classes of the objects that may differ from those before, although the digest does not."""
+        """The classes of objects that may differ from before although the digest does not."""
         return sorted({name for address, name in self.unsure.items() if address not in before.unsure})
 
 
@@ -60,7 +60,7 @@ def _differ(one: type, other: type) -> bool:
 
 
 def _alone(cls: type) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """What it is and what it reaches."""
+    """Its own texts, and the digests of what it reaches."""
     reach = Reach(cls.__module__, {})
     reach.cover(cls)
     return reach.parts_of_class(cls), reach.reached()
@@ -71,7 +71,7 @@ def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def fingerprint(cls: type[Saga], definition: SagaDefinition, before: Fingerprint | None = None) -> Fingerprint:
-    """What is known from `before` is not looked at again: what has changed in place since is state, not code."""
+    """Texts known from `before` are reused: what has been mutated since is state, not code."""
     reach = Reach(cls.__module__, before.known if before is not None else {})
     reach.cover(cls)
     own, options = reach.parts_of_class(cls), _options(definition, reach)
@@ -100,7 +100,7 @@ def secrets_of(definition: SagaDefinition) -> set[str]:
 
 
 def _options(definition: SagaDefinition, reach: Reach) -> list[str]:
-    """As they have been evaluated."""
+    """The options as evaluated."""
     found = [definition.name, definition.on_failure, reach.text(definition.config)]
     found += map(reach.text, definition.actions.values())
     found += map(reach.text, definition.compensations.values())
@@ -117,8 +117,9 @@ def _sources(trigger: Trigger, reach: Reach) -> str:
 
 
 def _as_written(spec: SourceSpec, reach: Reach) -> str:
-    """Without the folder that a path was written in, and without the address of data that is too large to compare:
-    the same code elsewhere is the same revision."""
+    """The spec without the folder of a path and without the address of data too large to compare: the same code
+    elsewhere is the same revision.
+    """
     if has_data_by_identity(spec.kind, spec.settings, spec.identity):
         told = reach.doubtful(spec.settings["data"])
         return f"{identity(spec.kind, {**spec.settings, 'data': None})} {told}"

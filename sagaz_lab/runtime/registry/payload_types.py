@@ -1,4 +1,4 @@
-"""What a payload can be validated into, looked at where the trigger is written."""
+"""The types that payloads can be validated into, checked where the trigger is defined."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from sagaz_lab.model.trigger import Trigger
 Validate = Callable[[Any], Any]
 
 IN_MEMORY = ("numpy", "pandas", "polars", "pyarrow")
-"""Of these libraries' classes events carry instances within a process."""
+"""Libraries whose instances events may carry within a process."""
 
 CURE = (
-    "annotate it with a dataclass, a TypedDict, a NamedTuple, a msgspec Struct or a pydantic model, or leave the "
-    "annotation out; a class of your own needs decode=, a function that makes it from the bytes"
+    "annotate it with a dataclass, a TypedDict, a NamedTuple, a msgspec Struct or a pydantic model, or remove the "
+    "annotation; your own class needs decode=, a function that builds it from the bytes"
 )
 
 
 class Unfit(Exception):
-    """Nothing of this type can be made of a payload."""
+    """No payload can be converted to this type."""
 
 
 def validator_of(trigger: Trigger) -> Validate:
-    """Turns a decoded payload into the annotated type, or raises `PayloadMismatch`.
+    """Converts a decoded payload to the annotated type, or raises `PayloadMismatch`.
 
-    Raises `DefinitionError` for a type of which nothing can be made.
+    Raises `DefinitionError` for a type that no payload can be converted to.
     """
     wanted = trigger.payload_type
     if _is_instance_only(wanted, made=callable(trigger.decode)):
@@ -52,7 +52,7 @@ def name_of(wanted: Any) -> str:
 
 
 def _validator(wanted: Any) -> Validate:
-    """By msgspec, which is quicker; by pydantic where its types are inside, and of two dataclasses."""
+    """By msgspec, which is faster; by pydantic if the type contains pydantic's types, and for two dataclasses."""
     first, second = (_pydantic, _msgspec) if holds_pydantic(wanted) else (_msgspec, _pydantic)
     try:
         return first(wanted)
@@ -66,7 +66,7 @@ def _validator(wanted: Any) -> Validate:
 
 
 def _pydantic(wanted: Any) -> Validate:
-    # A table of one: pydantic is imported only where a payload type needs it.
+    # A cache of one: pydantic is imported only if a payload type needs it.
     validate: Validate = import_module("sagaz_lab.runtime.registry.pydantic_payloads").validator(
         wanted, name_of(wanted)
     )
@@ -77,7 +77,7 @@ def _pydantic(wanted: Any) -> Validate:
 
 
 def holds_pydantic(wanted: Any) -> bool:
-    """Whether a model, or a type or a constraint that only pydantic knows, is anywhere inside."""
+    """Whether it contains a model, or a type or constraint that only pydantic knows."""
     return any(_is_pydantics(part) for part in _parts(wanted))
 
 
@@ -88,7 +88,7 @@ def _is_pydantics(part: Any) -> bool:
 
 
 def _parts(wanted: Any) -> Iterator[Any]:
-    """The type, and all that it is made of."""
+    """The type and all its parts."""
     seen: list[Any] = []
     waiting = [wanted]
     while waiting:
@@ -117,7 +117,7 @@ def _field_types(cls: Any) -> list[Any]:
         return []
     try:
         return list(typing.get_type_hints(cls, include_extras=True).values())
-    except Exception:  # noqa: BLE001  names that it cannot find: whoever validates says so
+    except Exception:  # noqa: BLE001  unresolved names: the validation reports them
         return []
 
 
@@ -125,7 +125,7 @@ def _field_types(cls: Any) -> list[Any]:
 
 
 def _is_instance_only(wanted: Any, *, made: bool) -> bool:
-    """Whether the payload is to be an instance already: of a library's class, or (`made`) of what `decode=` gives."""
+    """Whether payloads must be instances already: of a library's class, or (`made`) of the result of `decode=`."""
     if not isinstance(wanted, type) or is_typeddict(wanted) or _is_pydantics(wanted):
         return False
     if wanted.__module__.partition(".")[0] in IN_MEMORY:
@@ -163,7 +163,7 @@ def _msgspec(wanted: Any) -> Validate:
 
 def _by_pydantic(wanted: type, value: Any) -> Any:
     if not _is_pydantics(wanted):
-        raise NotImplementedError(f"it is no {name_of(wanted)}")
+        raise NotImplementedError(f"it is not a {name_of(wanted)}")
     try:
         return _model_validator(wanted)(value)
     except PayloadMismatch as error:
@@ -174,10 +174,10 @@ _model_validator = cache(_pydantic)
 
 
 def _refuse_unfit(wanted: Any) -> None:
-    """Raises `Unfit` where msgspec cannot make the type, or where a part that must be there has no schema."""
+    """Raises `Unfit` if msgspec cannot build the type, or if a required part has no schema."""
     try:
         info = inspect.type_info(wanted)
-    except Exception as error:  # noqa: BLE001  of the user's class, say
+    except Exception as error:  # noqa: BLE001  the user's class may raise anything
         raise Unfit(describe(error)) from None
     seen: list[int] = []
     waiting: list[Any] = [info]
@@ -202,7 +202,7 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 
 def is_json(value: Any, depth: int = 100) -> bool:
-    """Whether JSON has a word for all of it."""
+    """Whether JSON can represent all of it."""
     kind = type(value)
     if kind in _PLAIN:
         return True

@@ -18,8 +18,8 @@ _to_json = msgspec.json.encode
 def validator(wanted: Any, name: str) -> Callable[[Any], Any]:
     """Raises `Unfit`.
 
-    What is JSON is validated by pydantic's rules for JSON, where a strict model takes the text of a date; anything
-    else, such as an instance or a `datetime` in memory, by its rules for Python.
+    JSON is validated by pydantic's rules for JSON, under which a strict model accepts a date as text; other values,
+    such as an instance or a `datetime` in memory, by its rules for Python.
     """
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(wanted)
@@ -44,7 +44,7 @@ def validator(wanted: Any, name: str) -> Callable[[Any], Any]:
 
 
 def _as_json(payload: Any) -> bytes | None:
-    """None if JSON has no words for all of it."""
+    """None if JSON cannot represent all of it."""
     try:
         return _to_json(payload) if is_json(payload) else None
     except (ValueError, OverflowError):  # a lone surrogate, or an int that is too large

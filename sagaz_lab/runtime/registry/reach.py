@@ -1,4 +1,4 @@
-"""What code reaches of the user's, as texts: the same in every process for the same code, and for nothing else."""
+"""Canonical texts of the user's code that other code reaches: the same in every process for the same code only."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from sagaz_lab.model.trigger import MARK
 from sagaz_lab.runtime.registry.code_sources import Covered, class_source, globals_of, is_own, names_of
 
 LONG = 500
-"""Characters of a constant that stand in a text; of a longer one its digest does."""
+"""Characters of a constant shown in a text; a longer one is shown as its digest."""
 
 SIZE, PARTS = 16 * 2**20, 5000
-"""Bytes, and objects, that an object of somebody else's class may consist of; a larger one cannot be compared."""
+"""Limits in bytes and objects for an object of a library's class; a larger one cannot be compared."""
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), CodeType)
 _LISTS, _SETS, _MAPPINGS = (list, tuple, deque), (set, frozenset), (dict, MappingProxyType)
 _BUILT_IN: tuple[type[Any], ...] = (*_LISTS, *_SETS, dict, str, bytes, int, float)
-"""Classes whose content is no attribute of an object of a class that is made from them."""
+"""Base classes whose content is not in the attributes of an instance."""
 
 _CODE = (FunctionType, property, classmethod, staticmethod)
 _SLOTS = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType)
@@ -48,20 +48,20 @@ _TELLING = frozenset({
     "__orig_bases__", "__private_attributes__", "__pydantic_decorators__", "__pydantic_fields__", "__required_keys__",
     "__struct_config__", "__struct_defaults__", "__struct_encode_fields__", "__struct_fields__", "__total__",
 })  # fmt: skip
-"""Names between double underscores under which payload types keep what they check. The others are Python's own."""
+"""Dunder names under which payload types keep their constraints. All others are Python's own."""
 
 _CHANGING = frozenset({"cls_ref", "_abc_impl"})
-"""Attributes of other libraries' objects that hold addresses and caches."""
+"""Attributes of libraries' objects that hold addresses and caches."""
 
 _NOT_OF_THE_CODE = frozenset({ROLE, MARK})
 _ITS_GLOBALS = ""
-"""Refers to the globals of a function, which are looked up each time."""
+"""Refers to a function's globals, which are looked up each time."""
 
 
 class Kept(NamedTuple):
-    """The text of an object, or of what a place held when it was first seen, and what that text refers to.
+    """The text of an object, or of a place's first value, and what the text refers to.
 
-    `anchor` is the object or the place's owner: as long as it is kept, no other object has its address.
+    `anchor` is the object or the place's owner; it is kept so that its address is not reused.
     """
 
     anchor: object
@@ -78,10 +78,10 @@ class _Opaque(Exception):
 
 
 class Reach:
-    """Texts of values. What is changed in place while it runs - lists, counters - is described as it was first seen.
+    """Texts of values. State mutated at run time, such as lists and counters, keeps its first text.
 
-    `known` are the texts of an earlier reach. `unsure` are the addresses of objects that cannot be compared: two of
-    them may differ although their texts do not.
+    `known` are the texts of an earlier reach. `unsure` are addresses of objects that cannot be compared: two of them
+    may differ although their texts are equal.
     """
 
     def __init__(self, home: str, known: Known) -> None:
@@ -100,7 +100,7 @@ class Reach:
         self._covered = Covered()
 
     def reached(self) -> dict[str, str]:
-        """A digest for each function, class and value outside that the texts refer to, by name."""
+        """A digest for each outside function, class and value that the texts refer to, by name."""
         while self._refers:
             name, value = self._refers.pop()
             if (name, id(value)) in self._seen:
@@ -120,11 +120,11 @@ class Reach:
                 if name.removesuffix("()") not in self._stored}  # fmt: skip
 
     def cover(self, cls: type) -> None:
-        """This class is no part of what is reached."""
+        """Exclude this class from what is reached."""
         self._seen.add((self._name(cls), id(cls)))
 
     def doubtful(self, value: Any) -> str:
-        """The text of an object that is not looked into: another of its class may differ."""
+        """The text of an object that is not inspected: another of its class may differ."""
         self.unsure.add(id(value))
         self.known[id(value)] = Kept(value, f"some {self._class_name(type(value))}", (), frozenset({id(value)}))
         return self.known[id(value)].text
@@ -177,7 +177,7 @@ class Reach:
         return self._once(id(value), value, lambda: describe(value))
 
     def _once(self, key: Any, anchor: object, describe: Callable[[], str]) -> str:
-        """Described as it is when it is first seen; within itself it is only named."""
+        """Described once, at first sight; within itself it is only named."""
         if key in self._open:
             return "itself"
         kept = self.known.get(key) or self._before.get(key)
@@ -221,7 +221,7 @@ class Reach:
         return f"{self._class_name(type(value))}({self._mapping({**getattr(value, '__dict__', {}), **found})})"
 
     def _attributes(self, value: Any) -> str:
-        """Of an object of the user's class."""
+        """For an object of a user's class."""
         found = dict(getattr(value, "__dict__", {}))
         slots = [name for cls in type(value).__mro__ for name in _slots(cls)]
         found |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
@@ -230,7 +230,7 @@ class Reach:
         return f"{self._class_name(type(value))}({self.text(inside)}, {self.text(arguments)}, {self._mapping(found)})"
 
     def _reduced(self, value: Any) -> str:
-        """Of an object of somebody else's class, as it would be pickled. Raises `_Opaque`."""
+        """For an object of a library's class, as pickle would store it. Raises `_Opaque`."""
         self._strict += 1
         try:
             return self._parts_of(value)
@@ -248,7 +248,7 @@ class Reach:
             reduced = copyreg.dispatch_table.get(kind) or (lambda it: it.__reduce_ex__(4))
             found = reduced(value) if sys.getsizeof(value) <= SIZE else None
             parts = found if found is None or isinstance(found, str) else [*found[:3], *map(_listed, found[3:])]
-        except Exception:  # whatever the object's own code raises
+        except Exception:  # from the object's own code
             parts = None
         if parts is None:
             return _telling_repr(value)
@@ -262,7 +262,7 @@ class Reach:
     # --- functions ---
 
     def _function(self, function: FunctionType) -> str:
-        """Its code and what it holds; of an installed one that holds nothing the name is enough."""
+        """Its code and the values it holds; the name suffices for an installed function that holds none."""
         users = self._is_users(function.__module__)
         if id(function) in self._open or not (users or function.__closure__):
             return f"{function.__module__}.{function.__qualname__}"
@@ -289,17 +289,17 @@ class Reach:
         return self._place(cell, "", value)
 
     def _place(self, owner: object, name: str, value: Any) -> str:
-        """Code is looked at each time, as `%autoreload` changes it in place; another value is state from then on."""
+        """Code is read each time, as `%autoreload` changes it in place; other values are state once described."""
         if isinstance(value, (*_CODE, type, MethodType)):
             return self.text(value)
         return self._once((id(owner), name), owner, lambda: self.text(value))
 
     def _used(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
-        """The values of its globals, by name, with its module where that is not the saga's."""
+        """The values of its globals by name, prefixed with the module if that is not the saga's."""
         names, there = names_of(function.__code__), self._prefix(function)
         for name in sorted(globals_of(function.__code__).loaded & function.__globals__.keys()):
             value = function.__globals__[name]
-            if not (isinstance(value, type) and issubclass(value, Saga)):  # one that is run by name has its revisions
+            if not (isinstance(value, type) and issubclass(value, Saga)):  # a saga run by name has its own revisions
                 yield there + name, value
             if isinstance(value, ModuleType):
                 yield from self._used_of(value, names)
@@ -318,13 +318,13 @@ class Reach:
     # --- classes ---
 
     def parts_of_class(self, cls: type) -> dict[str, str]:
-        """Its statement where that can be found, and its members as they have come out, by name."""
+        """Its statement, if available, and its evaluated members by name."""
         source = class_source(cls)
         self._covered.add(source)
         parts = {"class": source.tree_text, "bases": self._sequence(cls.__bases__), "kind": self.text(type(cls))}
         parts["hints"] = self._hints(cls)
         told_by_kind = {name: getattr(cls, name) for name in sorted(_TELLING) if hasattr(type(cls), name)}
-        if (settings := told_by_kind.get("__struct_config__")) is not None:  # has no text and cannot be pickled
+        if (settings := told_by_kind.get("__struct_config__")) is not None:  # has no repr and cannot be pickled
             told_by_kind["__struct_config__"] = {n: getattr(settings, n) for n in dir(settings) if n[0] != "_"}
         for name, member in [*vars(cls).items(), *told_by_kind.items()]:
             is_pythons = name.startswith("__") and name.endswith("__")
@@ -333,14 +333,14 @@ class Reach:
         return parts
 
     def _hints(self, cls: type) -> str:
-        """What annotations that are texts mean."""
+        """The evaluated annotations."""
         annotations = vars(cls).get("__annotations__")
-        # Of `type` itself it is a descriptor.
+        # On `type` itself it is a descriptor.
         if not isinstance(annotations, dict) or not any(isinstance(one, str) for one in annotations.values()):
             return ""
         try:
             hints = get_type_hints(cls, include_extras=True)
-        except Exception:  # a name that is defined later, or nowhere
+        except Exception:  # a name defined later, or never
             return ""
         return self._mapping({name: hints[name] for name in annotations if name in hints})
 
@@ -368,7 +368,7 @@ def _constant(value: Any) -> str:
 
 
 def _telling_repr(value: Any) -> str:
-    """One that reads like the call that makes the object. Raises `_Opaque`."""
+    """A repr in the form of a constructor call. Raises `_Opaque`."""
     try:
         text = repr(value)
     except Exception:
@@ -379,7 +379,7 @@ def _telling_repr(value: Any) -> str:
 
 
 def _listed(part: Any) -> Any:
-    """The items that a reduced object gives one by one."""
+    """The items that a reduced object yields through iterators, as a list."""
     return None if part is None or callable(part) else list(part)
 
 

@@ -1,4 +1,4 @@
-"""Which sagas there are, in which revision: an immutable mapping that is swapped in one assignment."""
+"""The sagas and their revisions: an immutable mapping, replaced in one assignment."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class CallThere(Protocol):
 
 
 KEPT_REVISIONS = 50
-"""Revisions of a saga whose class stays in memory, so that it can be made current again."""
+"""Revisions of a saga whose classes stay in memory for a rollback."""
 
 
 @dataclass(slots=True)
 class Staged:
-    """Classes that were defined while staging, in order. `around` is the staging that this one is within."""
+    """Classes defined while staging, in order. `around` is the enclosing staging."""
 
     classes: list[type[Saga]] = field(default_factory=list)
     around: Staged | None = None
 
 
 def _there(method: Callable[P, T]) -> Callable[P, T]:
-    """Marks what swaps the mapping."""
+    """Runs the method on the thread that decides events; for methods that replace the mapping."""
 
     @wraps(method)
     def called_there(*args: P.args, **options: P.kwargs) -> T:
@@ -53,15 +53,15 @@ def call_here(function: Callable[[], T]) -> T:
 
 
 class ReadRevisions(Protocol):
-    """Reads the stored revisions of a saga, oldest first: all of them, or so many of the newest."""
+    """Reads a saga's stored revisions, oldest first: all, or the `newest` ones."""
 
     def __call__(self, saga: str, newest: int | None = None, /) -> Sequence[RevisionRow]: ...
 
 
 class Registry:
-    """`history` reads the stored revisions of a saga; `on_change` hears of every swap, after it; `now` is the time.
+    """`history` reads the stored revisions of a saga; `on_change` is called after every change; `now` is the time.
 
-    `call_there` calls a function on the thread where events are decided: every swap is made there.
+    `call_there` calls a function on the thread that decides events; every change happens there.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Registry:
 
     @contextmanager
     def staging(self) -> Iterator[Staged]:
-        """Within it, classes are collected and nothing becomes current; `commit` does that."""
+        """Collect classes without making them current; `commit` makes them current."""
         staged = self.begin_staging()
         try:
             yield staged
@@ -117,7 +117,7 @@ class Registry:
 
     @_there
     def commit(self, staged: Staged) -> list[Change]:
-        """Make the staged classes current, all at once. Raises `SagaConflict`, and then none is."""
+        """Make the staged classes current, all or none. Raises `SagaConflict`."""
         latest = {_definition(cls).name: cls for cls in staged.classes}
         for cls in latest.values():
             self._refuse_conflict(cls)
@@ -131,9 +131,9 @@ class Registry:
         return changes
 
     def draft(self, cls: type[Saga]) -> tuple[Change, SagaDefinition]:
-        """What registering the class would do and give. Nothing is done.
+        """What registering the class would give, without doing it.
 
-        Raises `SagaConflict`, and `DefinitionError` where no saga of its name is registered.
+        Raises `SagaConflict`, and `DefinitionError` if no saga of its name is registered.
         """
         definition = _definition(cls)
         before = self.current.get(definition.name)
@@ -151,8 +151,8 @@ class Registry:
         return Change(definition.name, number, before.revision, is_new, diff), after
 
     def refresh(self) -> list[Change]:
-        """Notice changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
-        return self._refresh() if any(self._changed_helpers()) else []  # most cells change none, and need not wait
+        """Detect changed helpers and constants of the notebook: each saga that reaches one gets its next revision."""
+        return self._refresh() if any(self._changed_helpers()) else []  # most cells change none and need not wait
 
     @_there
     def _refresh(self) -> list[Change]:
@@ -168,7 +168,7 @@ class Registry:
         return changes
 
     def changed_helpers(self) -> dict[str, list[str]]:
-        """By saga, what of the notebook it reaches that has changed and was not noticed yet."""
+        """By saga, the notebook code that it reaches and that has changed unnoticed."""
         return {name: helpers for name, helpers, _ in self._changed_helpers()}
 
     def _changed_helpers(self) -> Iterator[tuple[str, list[str], Fingerprint]]:
@@ -180,10 +180,10 @@ class Registry:
             if helpers and before.digest != now.digest:
                 yield name, helpers, now
             elif self._prints[name] is before:
-                self._prints[name] = before._replace(known=now.known)  # what is gone need not be kept
+                self._prints[name] = before._replace(known=now.known)  # drops the texts of objects that are gone
 
     def outdated(self) -> dict[str, dict[str, type]]:
-        """By saga, the notebook's classes that have been made anew, and differ, since the saga's cell ran."""
+        """By saga, the notebook classes that have been redefined differently since its cell ran."""
         found = {name: self._prints[name].outdated() for name, it in self.current.items() if _of_notebook(it)}
         return {name: classes for name, classes in found.items() if classes}
 
@@ -197,7 +197,7 @@ class Registry:
             raise UnknownName("rollback", "saga", name, self.current)
         past = self._past[name]
         if number not in past:
-            stored = "; it is stored: run the code that lab.revisions() shows" if number in self._numbers(name) else ""
+            stored = "; it is stored: run the code from lab.revisions() shows" if number in self._numbers(name) else ""
             raise UnknownName(f"rollback of {name}{stored}", "revision in this process", str(number), map(str, past))
         before, definition = self.current[name], past[number]
         self._prints[name] = self._print(definition.cls, definition)._replace(digest=definition.digest)
@@ -209,15 +209,17 @@ class Registry:
 
     @_there
     def renumber(self, name: str) -> Mapping[int, int]:
-        """The store has other code under a number of this process: its revisions get those that the store has them
-        under, or the next ones. Returns what each number has become."""
+        """The store has other code under a number of this process: renumber its revisions.
+
+        They get the numbers that the store has for them, or the next free ones. Returns the new number of each.
+        """
         stored = self._history(name)
         digests, numbers = {row.number: row.digest for row in stored}, {row.digest: row.number for row in stored}
         past, became = self._past[name], dict[int, int]()
         last, moved = max([*past, *digests]), False
         for number in sorted(past):
             digest = past[number].digest
-            moved = moved or digests.get(number, digest) != digest  # so do those that came after it, to stay in order
+            moved = moved or digests.get(number, digest) != digest  # later revisions move too, to stay in order
             keeps = digests.get(number) == digest or not moved
             became[number] = number if keeps else numbers.get(digest, last + 1)
             last = max(last, became[number])
@@ -230,15 +232,15 @@ class Registry:
         return became
 
     def past(self, name: str) -> Mapping[int, SagaDefinition]:
-        """The revisions of this process, by number: a copy, as other threads register."""
+        """The revisions of this process by number; a copy, since other threads register."""
         return dict(self._past.get(name, ()))
 
     def stored(self, name: str) -> Sequence[RevisionRow]:
-        """The revisions that the store has, oldest first, of earlier processes too."""
+        """The stored revisions, oldest first, including earlier processes'."""
         return self._history(name)
 
     def diff(self, name: str, old: int, new: int) -> Diff:
-        """What changed from one revision's code to another's. Raises `UnknownName`."""
+        """The change of code between two revisions. Raises `UnknownName`."""
         codes = {row.number: row.source_text for row in self._history(name)}
         codes |= {number: definition.source_text for number, definition in self.past(name).items()}
         if not codes:
@@ -296,7 +298,7 @@ class Registry:
         return Change(name, number, previous, is_new, diff, warnings), after
 
     def _same(self, again: SagaDefinition, now: Fingerprint) -> tuple[Change, SagaDefinition | None]:
-        """The revision goes on; with the new class if that holds something that may differ."""
+        """The revision stays, with the new class if that holds something that may differ."""
         name, number = again.name, again.revision
         doubts = now.doubts(self._prints[name])
         if not doubts:
@@ -310,7 +312,7 @@ class Registry:
         return max([self._last_here(name), *(row.number for row in self._history(name, 1))])
 
     def _last_here(self, name: str) -> int:
-        """The newest revision of this process; 0 if there is none."""
+        """The newest revision of this process; 0 without any."""
         return max(self._past.get(name, ()), default=0)
 
     def _numbers(self, name: str) -> set[int]:
@@ -319,7 +321,7 @@ class Registry:
     def _refuse_conflict(self, cls: type[Saga]) -> None:
         definition = _definition(cls)
         for trigger in definition.triggers.values():
-            validator_of(trigger)  # a type of which no payload can be made is refused here, where it is written
+            validator_of(trigger)  # an unusable payload type is refused where it is defined
         other = self.current.get(definition.name)
         if other is None:
             return
@@ -332,12 +334,12 @@ class Registry:
 
 
 def _definition(cls: type[Saga]) -> SagaDefinition:
-    """Raises `DefinitionError` for what is no class of a saga."""
+    """Raises `DefinitionError` for anything but a saga class."""
     if isinstance(cls, Saga):
-        raise DefinitionError(f"a saga is given as its class, {type(cls).__qualname__}, not as an instance of it")
+        raise DefinitionError(f"pass the saga's class, {type(cls).__qualname__}, not an instance")
     if not (isinstance(cls, type) and issubclass(cls, Saga)):
         what = f"class {cls.__qualname__}" if isinstance(cls, type) else f"value of type {type(cls).__qualname__}"
-        raise DefinitionError(f"the {what} is no saga: give a class that derives from Saga")
+        raise DefinitionError(f"the {what} is not a saga: pass a class that derives from Saga")
     if cls.__definition__ is None:
         raise DefinitionError(f"{cls.__qualname__} is abstract: it decides nothing")
     return cls.__definition__

@@ -1,4 +1,4 @@
-"""The revisions that the store has: each new one is kept there under its number, which is thereby its own."""
+"""The stored revisions: storing a new revision makes its number final."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sagaz_lab.runtime.registry.registry import Registry
 
 
 class StoredRevisions:
-    """`maker` names this process; `renumbered` is called when a revision has got another number."""
+    """`maker` names this process; `renumbered` is called when a revision has a new number."""
 
     def __init__(
         self, store: Store, registry: Registry, clock: Clock, report: Report, renumbered: Callable[[], None]
@@ -23,7 +23,7 @@ class StoredRevisions:
         self.maker = ""
 
     async def save(self, revisions: Iterable[tuple[str, int]]) -> None:
-        """Keep these, by saga and number. Raises `StoreError`."""
+        """Store these revisions, given as saga and number. Raises `StoreError`."""
         now = self._clock.now()
         for name, number in revisions:
             here: int | None = number
@@ -34,7 +34,7 @@ class StoredRevisions:
                 here = self._renumber(name, here)
 
     def _renumber(self, name: str, number: int) -> int | None:
-        """Another process has given the number to other code. Returns the one that this code has from now on."""
+        """Another process has used the number for other code. Returns this code's new number."""
         became = self._registry.renumber(name).get(number, number)
         if became == number:
             return None

@@ -1,1 +1,1 @@
-"""The runs that live in this process, and how they look."""
+"""The live runs of this process, and their views."""

@@ -1,4 +1,4 @@
-"""How an attempt of a run ends: it is retried, it leaves a dead letter, or that was it."""
+"""How an attempt ends: with a retry, a dead letter, or neither."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _COMPLETED = RunStatus.COMPLETED
 
 
 class StoredAttempt(Attempt, kw_only=True, eq=False):
-    """An attempt that lives here, whose journal is the store's; it also wakes the relay.
+    """An attempt in this process, whose journal is the store; it also wakes the relay.
 
-    `retry_in_s` is set when the run is to be tried again.
+    `retry_in_s` is set if the run is to be retried.
     """
 
     pending: PendingRun
@@ -49,7 +49,7 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
         runner: Runner,
         origin: Context,
     ) -> Self:
-        """The attempt that the pending run asks for."""
+        """The attempt for a pending run."""
         run = cls(
             pending.run_id, definition, instance, context_of(pending), pending.trigger, pending.attempt, started_at,
             pending.history, pending.compensate_only, pending.hold, origin=origin, pending=pending,
@@ -161,20 +161,20 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
             if not config.too_old(retry_at - self.pending.at):
                 return None, retry_at
             age_s = now - self.pending.at
-            note = f" (not tried again: its event came {age_s:.0f} s ago; retry_max_age={config.retry_max_age!r})"
+            note = f" (no retry: its event came {age_s:.0f} s ago; retry_max_age={config.retry_max_age!r})"
         failure = RuntimeError("the run failed") if error is None else error
         return letter_of_run(self, trigger, event, failure, now, note), None
 
     def _report(self, ending: Ending, letter: DeadLetter | None) -> None:
         error = "no error" if ending.error is None else describe(ending.error)
-        then = f"; tried again in {round(self.retry_in_s, 3):g} s" if self.retry_in_s is not None else ""
+        then = f"; retry in {round(self.retry_in_s, 3):g} s" if self.retry_in_s is not None else ""
         then = "; it left a dead letter" if letter is not None else then
         kind = f"{self.definition.name}:{ending.status}:{type(ending.error).__name__}"
         kind += ":retry" if self.retry_in_s is not None else ""
         self._life.report(kind, f"run {self.run_id} of {self.definition.name} {ending.status}: {error}{then}")
 
     async def _insist(self, error: StoreUnavailable, write: Callable[[], Awaitable[None]]) -> None:
-        """The store is away: what has happened must be written before anything follows from it."""
+        """The store is unavailable: what happened must be written before anything follows from it."""
         for tries in count():
             await self._life.pause(error, f"run {self.run_id}", tries)
             try:
@@ -185,7 +185,7 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
 
 
 class AttemptInMemory(StoredAttempt, eq=False):
-    """The same with a store in memory, which is never away: what it is told it has at once, without a wait."""
+    """The same with a store in memory, which is never unavailable and writes without a wait."""
 
     @property
     def shared(self) -> bool:

@@ -1,4 +1,4 @@
-"""The context of a run that was loaded from the store: artifacts are read when they are asked for."""
+"""The context of a run loaded from the store; artifacts are read on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sagaz_lab.runtime.gates.pending_run import PendingRun
 
 
 def context_of(pending: PendingRun) -> SagaContext:
-    """A fresh context, or the one its history describes."""
+    """A fresh context, or the one that its history describes."""
     history = pending.history
     if history is None:
         values = pending.context
@@ -25,13 +25,13 @@ def context_of(pending: PendingRun) -> SagaContext:
 
 
 def stored_context(run: StoredRun) -> SagaContext:
-    """What the run began with and what the finished actions of its present attempt have set."""
+    """The initial values and those set by the finished actions of the current attempt."""
     changes = History.of(run.records, run.attempt).changes
     return LoadingContext(apart({**run.context, **changes}), run.run_id, run.event)
 
 
 class LoadingContext(SagaContext):
-    """A context whose values may still lie in artifacts. They load on first use and are kept then."""
+    """A context whose values may still be artifacts. They load on first use and stay loaded."""
 
     __slots__ = ()
 

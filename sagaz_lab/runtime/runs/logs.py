@@ -1,4 +1,4 @@
-"""The logs of runs: in memory while they live and for a while after, and in the store for as long as the run is."""
+"""The logs of runs: in memory while the runs live and for a while after, and in the store as long as the run."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from sagaz_lab.model.run import Run
 from sagaz_lab.runtime.lifetime.tasks import Report
 
 KEPT = 100
-"""Ended runs whose logs are kept in memory, of those that wrote one; the oldest go first."""
+"""Ended runs with output whose logs stay in memory; the oldest are dropped first."""
 
 PENDING = 1000
-"""Logs that wait to be written. Where the disk is slower than the runs print, the oldest of them are given up."""
+"""Logs that wait to be written. If the disk is slower than the runs print, the oldest of them are dropped."""
 
 
 class LogStore(Protocol):
-    """Where a store keeps the logs, one text for each run, for as long as it keeps the run."""
+    """A store's logs, one text per run, kept as long as the run."""
 
     def write(self, run_id: str, text: bytes) -> None:
-        """In place of what there is. Raises `OSError`."""
+        """Replaces any earlier text. Raises `OSError`."""
 
     def read(self, run_id: str) -> bytes | None:
-        """None where there is none."""
+        """None if there is none."""
 
 
 class Logs:
-    """By run id, in the order in which the runs ended."""
+    """Logs by run id, in the order in which the runs ended."""
 
     def __init__(self) -> None:
         self.ended: dict[str, RunLog] = {}
         self._keeper: Keeper | None = None
 
     def keep_in(self, files: LogStore | None, report: Report) -> None:
-        """Where logs go from now on; without `files` to memory only."""
+        """Where logs are written from now on; without `files` they stay in memory."""
         self._keeper = None if files is None else Keeper(files, report)
 
     def keep(self, run_id: str, log: RunLog) -> None:
@@ -50,31 +50,31 @@ class Logs:
             self._keeper.put(run_id, log)
 
     def keep_live(self, live: Iterable[Run]) -> None:
-        """Have the store keep what has come since the last call: to live runs, and figures of ended ones."""
+        """Have the store write what is new since the last call: lines of live runs and figures of ended ones."""
         if self._keeper is not None:
             for run_id, log in {**self.ended, **{run.run_id: run.ctx.log_lines for run in live}}.items():
                 if log is not None and log.written:
                     self._keeper.put(run_id, log)
 
     def flush(self, within_s: float) -> None:
-        """Returns when all is written, or the time is over. Blocks."""
+        """Returns when all is written or the time is over. Blocks."""
         if self._keeper is not None:
             self._keeper.flush(within_s)
 
     def with_those_of(self, live: Iterable[Run]) -> dict[str, list[LogLine]]:
-        """A copy of the lines, by run id: first those of ended runs."""
+        """A copy of the lines by run id, ended runs first."""
         logs = {**self.ended, **{run.run_id: run.ctx.log_lines for run in live}}
         return {run_id: log.lines() for run_id, log in logs.items() if log is not None}
 
     def of(self, run_id: str, live: Run | None) -> RunLog | None:
-        """The log of any run: a live one's, one in memory, or one in the store."""
+        """The log of any run: live, in memory, or in the store."""
         if live is not None and live.ctx.log_lines is not None:
             return live.ctx.log_lines
         ended = self.ended.get(run_id)
         return self._stored(run_id) if ended is None else ended
 
     def take(self, run_id: str, *, stored: bool = False) -> RunLog | None:
-        """The log of a run that goes on: tried again, or resumed. `stored`: it may be in the store only."""
+        """The log of a run that is retried or resumed. `stored`: it may be in the store only."""
         log = self.ended.pop(run_id, None)
         return self._stored(run_id) if log is None and stored else log
 
@@ -83,7 +83,7 @@ class Logs:
 
 
 class Keeper:
-    """Writes logs in a thread of its own, which lives as long as there is something to write."""
+    """Writes logs in its own thread, which lives while there is something to write."""
 
     def __init__(self, files: LogStore, report: Report) -> None:
         self._files = files
@@ -106,7 +106,7 @@ class Keeper:
                 self._thread = Thread(target=self._write_all, name="sagaz-lab-logs", daemon=True)
                 self._thread.start()
         if given_up is not None:
-            self._report("logs", f"the disk is slower than the runs print: the log of run {given_up} is not kept")
+            self._report("logs", f"the disk is slower than the runs print: the log of run {given_up} is dropped")
 
     def read(self, run_id: str) -> RunLog | None:
         with self._changed:
@@ -126,8 +126,8 @@ class Keeper:
             written = log.written
             try:
                 self._files.write(run_id, _encoded(log))
-            except Exception as error:  # noqa: BLE001  a log that cannot be kept stops nothing
-                self._report("logs", f"the log of run {run_id} is not kept: {describe(error)}")
+            except Exception as error:  # noqa: BLE001  a failed log stops nothing else
+                self._report("logs", f"the log of run {run_id} could not be stored: {describe(error)}")
             self._written[run_id] = written
             if len(self._written) > PENDING:
                 del self._written[next(iter(self._written))]
@@ -153,7 +153,7 @@ class _Stored(msgspec.Struct):
 
 
 def _decoded(text: bytes) -> RunLog | None:
-    """None for what is no log."""
+    """None if it is not a log."""
     try:
         stored = msgspec.json.decode(text, type=_Stored)
     except msgspec.DecodeError:

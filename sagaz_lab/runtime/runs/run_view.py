@@ -1,4 +1,4 @@
-"""A run as it can be looked at: its facts and the trials of its actions, from the records of its history."""
+"""A view of a run: its facts and the trials of its actions, from its history."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sagaz_lab.model.log import Displayed, LogLine, RunLog, lines_of
 from sagaz_lab.model.run import LIVE, STEP_ENDS, STEP_STARTS, Record, RunStatus
 
 LOOKED_THROUGH = 1000
-"""Runs among which the nearest to an unknown id is looked for: the newest."""
+"""The number of newest runs searched for the id nearest to an unknown one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepView:
     """One trial of an action or a compensation.
 
-    `status` is running, completed, failed or cut_off; `attempt` is the run's, `trial` the step's own (1 at first).
-    Without an end its `duration_s` is None. `result` may be a reference to a file: `load()` reads it.
+    `status` is running, completed, failed or cut_off; `attempt` is the run's number, `trial` the step's own (from 1).
+    Without an end `duration_s` is None. `result` may be a reference to a file: `load()` reads it.
     """
 
     action: str
@@ -39,11 +39,11 @@ class StepView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """A run as it was at `seen_at`. Read-only; `steps` are oldest first, of all attempts.
+    """A run as of `seen_at`. Read-only; `steps` are oldest first, of all attempts.
 
-    `context` is what it began with. `log` has the last lines of its log, failures included, and `displays` what its
-    actions have displayed, as far as the store keeps that. `progress` has what the actions of a run that lives in this
-    process say of themselves.
+    `context` holds its initial values. `log` has the last lines of its log, failures included, and `displays` the
+    displays of its actions, as far as they are stored. `progress` has the progress reports of actions of a run in this
+    process.
     """
 
     run_id: str
@@ -70,13 +70,13 @@ class RunView:
 
     @property
     def duration_s(self) -> float:
-        """From its start to its end, or until it was looked at."""
+        """From its start to its end, or to `seen_at`."""
         until = self.ended_at if self.ended_at is not None and not self.is_live else self.seen_at
         return max(until - self.started_at, 0.0)
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """What the finished actions of the present attempt returned."""
+        """The results of the finished actions of the current attempt."""
         done = (s for s in self.steps if (s.kind, s.status, s.attempt) == ("action", "completed", self.attempt))
         return {step.action: step.result for step in done}
 
@@ -109,14 +109,14 @@ def run_view(run: StoredRun, now: float, progress: Mapping[str, str], log: RunLo
 
 
 def _failures(steps: Iterable[StepView]) -> Iterable[LogLine]:
-    """The log of a run that has written nothing else, or whose log is gone with its process."""
+    """The log of a run that wrote nothing itself, or whose log was lost with its process."""
     for step in steps:
         if step.traceback and step.status != "running":
             yield from lines_of(step.action, step.traceback, "ERROR", step.started_at + (step.duration_s or 0.0))
 
 
 def steps_of(records: Iterable[Record]) -> Iterable[StepView]:
-    """One for each trial, in the order of their starts."""
+    """One view per trial, in order of start."""
     steps: dict[tuple[int, str, str, int], StepView] = {}
     for record in records:
         if kind := STEP_STARTS.get(record.kind):
@@ -134,7 +134,7 @@ def steps_of(records: Iterable[Record]) -> Iterable[StepView]:
 
 
 def unknown_run(store: ViewStore, run_id: str) -> RunError:
-    """That no run of this id is kept, with the nearest of the newest that are."""
+    """The error for an unknown run id, with the nearest id among the newest runs."""
     columns, rows = store.rows("runs", LOOKED_THROUGH)
     id_at = columns.index("run_id")
     near = get_close_matches(str(run_id), [row[id_at] for row in rows], n=1)

@@ -1,4 +1,4 @@
-"""The runs that live in this process."""
+"""The live runs of this process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _RUNNING = RunStatus.RUNNING
 
 
 class _Launch(Struct, eq=False):
-    """Runs that the engine is to take; some of them may have been made already."""
+    """Runs for the engine to take; some may have been created already."""
 
     pending_runs: deque[PendingRun]
     definition: SagaDefinition
@@ -48,7 +48,7 @@ class _Launch(Struct, eq=False):
 
 
 class Runner:
-    """Launches attempts and gives their slots back; `freed` is called with a trigger for which runs may wait."""
+    """Launches attempts and returns their slots; `freed` is called with a trigger whose waiting runs may start."""
 
     def __init__(
         self, life: Lifetime, engine: Engine, triggers: Triggers, observers: Observers, letters: DeadLetterNotices,
@@ -63,24 +63,24 @@ class Runner:
         self._attempt = StoredAttempt if life.store.traits.awaited else AttemptInMemory
         self._live: dict[str, StoredAttempt] = {}
         self._unmade: deque[_Launch] = deque()
-        """What the engine has not taken yet, none of it empty."""
+        """What the engine has not taken yet; no launch is empty."""
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self.idle = asyncio.Event()
         self.logs = Logs()
-        """Of ended runs; the Lab puts its own here (`use`), which outlives a stop."""
+        """Logs of ended runs; the Lab sets its own (`use`), which outlives a stop."""
         self.hold = False
-        """Whether runs of triggers that begin now are held when they fail; the Service says so."""
+        """Whether failing runs of triggers are held; set by the Service."""
         self.retry_later: Callable[[PendingRun, float], None] = _never
-        """Called with a run that is to be tried again, and the seconds until then; the run queue's."""
+        """Called with a run to retry and the seconds until then; set by the run queue."""
 
     def use(self, logs: Logs) -> None:
-        """Keep logs there from now on, and in the store if it can."""
+        """Keep logs in `logs` from now on, and in the store if it can."""
         self.logs = logs
         logs.keep_in(getattr(self.life.store, "run_logs", None), self.life.report)
 
     @property
     def live(self) -> Mapping[str, Run]:
-        """The runs under way, by id."""
+        """The live runs by id."""
         for launch in self._unmade:
             for pending in launch.pending_runs:
                 if pending.run_id not in self._live:
@@ -88,7 +88,7 @@ class Runner:
         return self._live
 
     def begun(self, run_id: str) -> Run | None:
-        """The run, if it is under way and has begun; any thread may ask."""
+        """The run, if it is live and has begun. Thread-safe."""
         return self._live.get(run_id)
 
     def busy(self) -> bool:
@@ -115,9 +115,9 @@ class Runner:
         instance: Saga | None = None,
         foreground: bool = True,
     ) -> Run:
-        """Start an attempt that the store has as running, in a copy of the caller's context, or go on with it.
+        """Start or resume an attempt that the store has as running, in a copy of the caller's context.
 
-        It is in the foreground unless the caller says otherwise, or is itself an action of a run in the background.
+        It runs in the foreground unless the caller asks otherwise, or is itself an action of a background run.
         """
         context, outer = origin(), current_step.get(None)
         belongs(context, self.life.tasks)
@@ -131,15 +131,16 @@ class Runner:
     def launch_many(
         self, pending_runs: Sequence[PendingRun], definition: SagaDefinition, now: float, origin: Context
     ) -> None:
-        """The same for runs that a trigger has started, in copies of `origin`. Each is made when the engine takes it,
-        or somebody asks."""
+        """`launch` for runs that a trigger started, in copies of `origin`. Each run is created when the engine takes it
+        or a caller asks for it.
+        """
         belongs(origin, self.life.tasks)
         launch = _Launch(deque(pending_runs), definition, self.triggers.instance(definition), now, origin)
         self._unmade.append(launch)
         self.engine.launch(self._taken(launch))
 
     def _taken(self, launch: _Launch) -> Iterator[StoredAttempt]:
-        """Each run as the engine takes it; it has been made already if somebody has asked."""
+        """Each run as the engine takes it, unless a caller asked for it before."""
         while launch.pending_runs:
             pending = launch.pending_runs.popleft()
             if not launch.pending_runs:
@@ -155,7 +156,7 @@ class Runner:
                 yield run
 
     def cancel(self, run: Run) -> None:
-        """Ask for its end: what goes on of it is stopped, what was done is compensated."""
+        """Ask the run to end: its running actions are cancelled, its completed ones compensated."""
         if not run.cancelling:
             run.cancelling = True
             self.engine.cancel(run.run_id)
@@ -168,7 +169,10 @@ class Runner:
         run_id: str | None,
         event: Event | None,
     ) -> SagaContext:
-        """Run what no trigger asked for; cancelled and compensated if whoever waits is. Raises the action's error."""
+        """Run a saga without a trigger. If the caller is cancelled, so is the run, with compensation.
+
+        Raises the error of the action.
+        """
         run = await self._run_alone(saga, definition, context, run_id, event)
         try:
             await self.ended(run)
@@ -177,7 +181,7 @@ class Runner:
             await self.ended(run)
             raise
         if run.status is _RUNNING:
-            raise RunError(f"run {run.run_id} was abandoned; it goes on with the next start")
+            raise RunError(f"run {run.run_id} was abandoned; it resumes with the next start")
         if run.status is not RunStatus.COMPLETED:
             raise RunError(f"run {run.run_id} ended as {run.status}") if run.error is None else run.error
         return run.ctx
@@ -204,7 +208,7 @@ class Runner:
         return self.launch(pending, definition, now, saga)
 
     def settle(self, run: StoredAttempt, error: BaseException | None) -> None:
-        """The engine has done with the run. Whatever goes wrong here is not to stop any other."""
+        """The engine is done with the run. An error here must not stop other runs."""
         try:
             try:
                 if error is not None:
@@ -215,12 +219,12 @@ class Runner:
             logger.exception("after run %s", run.run_id)
 
     def _failed(self, run: StoredAttempt, error: BaseException) -> None:
-        """Whatever is not the saga's own is reported; the store says how to go on."""
+        """Report errors other than the saga's own; the store knows how to resume."""
         if isinstance(error, LeaseLost):
             self.life.lease.lose(error)
         elif isinstance(error, asyncio.CancelledError):
             if not self.life.closing and self.life.lease.lost is None:
-                text = f"run {run.run_id} was abandoned, since its task was cancelled; it goes on with the next start"
+                text = f"run {run.run_id} was abandoned, since its task was cancelled; it resumes with the next start"
                 self.life.report("engine", text)
         else:
             logger.error("run %s", run.run_id, exc_info=error)
@@ -233,7 +237,7 @@ class Runner:
             self.logs.keep(run.run_id, run.ctx.log_lines)
         state = self.triggers.states.get(pending.trigger or "")
         if state is not None:
-            if run.status is not _RUNNING:  # which it still is if it was abandoned
+            if run.status is not _RUNNING:  # an abandoned run still has this status
                 ends = state.counters.ends
                 ends[run.status] = ends.get(run.status, 0) + 1
             if state.deciding:
@@ -265,7 +269,7 @@ class Runner:
             await self.end_of(run)
 
     def end_of(self, run: Run) -> asyncio.Future[None]:
-        """Of a live run: done when its attempt has ended or was abandoned."""
+        """For a live run: done when its attempt has ended or was abandoned."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(run.run_id, []).append(waiter)
         return waiter
@@ -276,23 +280,23 @@ class Runner:
                 waiter.set_result(None)
 
     def abandon(self) -> int:
-        """Stop the runs that have begun: they go on elsewhere. Returns how many."""
+        """Stop the live runs, which resume elsewhere. Returns their number."""
         for run in self._live.values():
             run.abandoned = True
         self.engine.abandon()
         return len(self._live)
 
     async def close(self) -> None:
-        """Abandon what still runs: the store says how to go on."""
+        """Abandon the live runs: the store knows how to resume them."""
         for run in self.live.values():
             run.abandoned = True
         await self.engine.close()
         left = sum(run.begun for run in self._live.values())
         if left and not self.engine.traits.own_history:
-            self.life.report("stop", f"{left} run(s) did not let themselves be stopped")
-        for run_id in list(self._waiters):  # of those that were to be started meanwhile, too
+            self.life.report("stop", f"{left} run(s) did not stop when cancelled")
+        for run_id in list(self._waiters):  # including runs that were to start meanwhile
             self._wake(run_id)
 
 
 def _never(pending: PendingRun, delay_s: float) -> None:
-    """There is no queue."""
+    """Without a run queue."""

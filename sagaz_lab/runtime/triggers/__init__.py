@@ -1,1 +1,1 @@
-"""A trigger made ready for its decision loop, and what it carries."""
+"""Triggers prepared for the decision loop, and their state."""

@@ -1,4 +1,4 @@
-"""Sagas that stand still: their new revision has no number for good yet, or runs of theirs are not back yet."""
+"""Sagas that must not decide or start yet: their new revision has no final number, or their runs are not back."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable, Collection
 
 
 class Barrier:
-    """Nothing is decided or begun by the sagas for which it is raised; several may hold one saga."""
+    """Blocks the decisions and starts of sagas; a saga may be blocked several times at once."""
 
     def __init__(self) -> None:
         self.raised: dict[str, list[asyncio.Future[None]]] = {}
         self.on_lifted: Callable[[Collection[str]], None] = _nobody
-        """Called with sagas that were held up and may go on; the run queue's."""
+        """Called with the sagas that are no longer blocked; set by the run queue."""
 
     def raise_for(self, sagas: Collection[str]) -> asyncio.Future[None]:
-        """From now on `lifted` waits until the future is done. To be passed to `lift`, whatever happens."""
+        """Block the sagas until the future is done; the caller must pass it to `lift`, also after an error."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for saga in sagas:
             self.raised.setdefault(saga, []).append(future)
@@ -33,11 +33,11 @@ class Barrier:
             self.on_lifted([saga for saga in held_up if saga not in self.raised])
 
     async def lifted(self, sagas: Collection[str]) -> None:
-        """Returns when each of these may go on, or the Lab closes."""
+        """Returns when none of these is blocked, or the Lab closes."""
         for saga in sagas:
             while futures := self.raised.get(saga):
                 await asyncio.wait(futures[:1])
 
 
 def _nobody(sagas: Collection[str]) -> None:
-    """Nothing is dispatched yet."""
+    """Without a run queue."""

@@ -1,4 +1,4 @@
-"""A trigger made ready for its decision loop, and what it carries from one revision to the next."""
+"""A trigger of one revision, prepared for the decision loop."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sagaz_lab.runtime.gates.window_policies import policy_of
 from sagaz_lab.runtime.triggers.decode import decoder, key_reader, validator
 
 ID_LENGTH = 512
-"""An event's id longer than this is claimed by its hash."""
+"""Longer event ids are claimed by hash."""
 
 SPENT_S = 86400.0
-"""How long the id of an event stays claimed that a later one took the place of, unless its retention is shorter."""
+"""How long the id of a superseded event stays claimed, unless its retention is shorter."""
 
 RETRYING = 10_000
-"""Runs of a trigger that may wait for their retry; beyond it nothing is taken in, whatever the strategy."""
+"""Runs of a trigger that may wait for a retry; beyond this it takes no events, whatever the strategy."""
 
 ONLY_KEY = "*"
-"""The concurrency key of all runs of a trigger with `singleton` and without `concurrency_key`."""
+"""The concurrency key of all runs of a trigger with `singleton` and no `concurrency_key`."""
 
 Read = Callable[[Any], str]
 
 
 class CompiledTrigger:
-    """One trigger of one revision: everything that the loop would otherwise look up for each event.
+    """A trigger of one revision, with everything that the loop would otherwise look up per event.
 
-    With `together` the method gets a list of what it would otherwise get one by one.
+    With `together` the method gets a list instead of single payloads.
     """
 
     __slots__ = ("claim_ends", "claim_key", "claim_ttl_s", "concurrency_key", "config", "cooldown_s", "decode",
@@ -70,7 +70,7 @@ class CompiledTrigger:
         self._refuse_small_queue()
 
     def rules(self, gates: Gates) -> Rules:
-        """What it asks of its gates, where their limits are these."""
+        """The gates' rules under these limits."""
         config = self.config
         return Rules(self.trigger.name, gates, self.policy, self.cooldown_s, self.overlap, config.queue_size,
                      config.backpressure_strategy)  # fmt: skip
@@ -94,21 +94,21 @@ class CompiledTrigger:
         return None if key is None else key_reader(self.trigger.name, option, key)
 
     def _of_run(self, option: str, key: Key | None) -> Read | None:
-        """Reads the key of a run. Of a list, a field's name or the key that its parts share means the last one's."""
+        """The reader of a run's key. For a list, a field name or the parts' common key refers to the last item."""
         read = self._reader(option, key)
         if read is None or not self.together or (callable(key) and self.trigger.composite is None):
             return read
         return lambda subjects: read(subjects[-1])
 
     def keys_of_run(self, subject: Any) -> tuple[str | None, str | None]:
-        """Its concurrency key, and that of its rate. Raises what reading it raises."""
+        """The concurrency key and the rate key of a run. Raises what the user's code raises."""
         key = None if self.concurrency_key is None else self.concurrency_key(subject)
         return key, None if self.pace_key is None else self.pace_key(subject)
 
     def id_claim(self, event: Event, part: int) -> str | None:
-        """The claim of an event's id; each part of a composite has its own.
+        """The claim of an event's id, separate for each part of a composite.
 
-        Raises `MissingKey` where the source gave no id and nothing else tells a redelivery.
+        Raises `MissingKey` if the source gave no id and nothing else identifies a redelivery.
         """
         if self.claim_key is not None and not event.id:
             return None
@@ -116,32 +116,32 @@ class CompiledTrigger:
         return claim if self.trigger.composite is None else f"{part}:{claim}"
 
     def declared(self, subject: Any, part: int) -> str | None:
-        """The claim of the declared key, if there is one. Raises `MissingKey` and `UnfitKey`."""
+        """The claim of the declared key, if any. Raises `MissingKey` and `UnfitKey`."""
         if self.claim_key is None:
             return None
         key = self.claim_key(subject)
         return KEY_MARK + key if self.trigger.composite is None else f"{KEY_MARK}{part}:{key}"
 
     def spent_until(self, now: float) -> float:
-        """How long the id of an event stays claimed that a later one took the place of."""
+        """Until when the id of a superseded event stays claimed."""
         return now + min(SPENT_S, self.id_ttl_s)
 
     def part_of(self, event: Event) -> int:
-        """The part of a composite that gave the event, by its source's name."""
+        """The composite's part that delivered the event, by the name of its source."""
         names = self.part_names
         return names.index(event.source) if event.source in names else 0
 
     def of_part(self, event: Event, part: int) -> Event:
-        """The event, which says that this part of a composite gave it, whatever it said of its source."""
+        """The event with the source name of this part, whatever name it carried."""
         source = self.part_names[part]
         if event.source == source or self.part_of(event) == part:
             return event
         return Event(payload_as_sent(event), event.id, source, event.key, event.headers, event.timestamp, event.attempt)
 
     def subject_of(self, event: Event) -> Any:
-        """What the method gets for an event that has waited, of a window for its list: its own, which it may change.
+        """A private copy of the method's argument for an event that has waited, or for the list of a window.
 
-        One that has waited alone, by an earlier revision, is a list's only one. Raises `PayloadMismatch`.
+        A single event that waited under an earlier revision becomes a list of one. Raises `PayloadMismatch`.
         """
         if not self.together:
             return self.subject_of_one(event)
@@ -154,10 +154,10 @@ class CompiledTrigger:
         return event if self.validate is None else self.validate(event.payload)
 
     def in_window(self, waiting: WaitingEvent) -> WaitingEvent:
-        """With the key by which this revision groups it; where that cannot be read, with the one that it had."""
+        """The event with this revision's group key; it keeps its old key if the new one cannot be read."""
         try:
             key = None if self.window_key is None else self.window_key(self.subject_of_one(waiting.event))
-        except Exception:  # noqa: BLE001  whatever is wrong with the event is found when it is decided
+        except Exception:  # noqa: BLE001  the decision reports any fault of the event
             return waiting
         return waiting if key == waiting.key else waiting._replace(key=key)
 
@@ -165,12 +165,12 @@ class CompiledTrigger:
         batch, size = self.trigger.gates.batch, self.config.queue_size
         if batch is not None and batch.max_size > size:
             raise DefinitionError(
-                f"{self.trigger.name}: Batch(max_size={batch.max_size}) never fills, since queue_size={size} "
+                f"{self.trigger.name}: Batch(max_size={batch.max_size}) never fills, because queue_size={size} "
                 "events may wait; set TriggerConfig(queue_size=) to as many at least"
             )
 
     def show(self, params: Params) -> None:
-        """The method reads these from its next event on; where it is under way, it keeps those that it began with."""
+        """The method reads these from its next event on; a call under way keeps its own."""
         if has_params(self.definition):
             self.instance = reading(self.instance, params)
             self.method = getattr(self.instance, self.trigger.method_name)

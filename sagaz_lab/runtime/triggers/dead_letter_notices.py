@@ -1,4 +1,4 @@
-"""Notices of dead letters that the store has: to the saga's listeners, in reports, and of too many of them."""
+"""Notices of stored dead letters: calls of the saga's listeners, reports, and warnings about too many of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sagaz_lab.runtime.lifetime.tasks import Report
 from sagaz_lab.runtime.triggers.state import TriggerState
 
 SPIKE_LETTERS, SPIKE_S = 20, 60.0
-"""More letters of one trigger than this within so many seconds are a spike; it is over at half as many."""
+"""More dead letters of one trigger within `SPIKE_S` are a spike; it ends at half as many."""
 
 LOOP_DEATHS = 3
-"""An event that dies so often, redriven each time, will die again."""
+"""After this many deaths of one redriven event, redriving it again is unlikely to help."""
 
 LOOP_OVER_S = 600.0
-"""A trigger's loop is over when none of its events has died so often for this long."""
+"""A loop ends when no event of the trigger has died this often for this long."""
 
 WATCHED = 1000
-"""Triggers that are watched; those whose letters came longest ago are forgotten first."""
+"""Number of triggers watched; the ones with the oldest dead letters are dropped first."""
 
 
 class _Watched:
@@ -34,14 +34,14 @@ class _Watched:
 
 
 class DeadLetterWatch:
-    """Reports, once for each episode, that letters come in a flood or that one event dies again and again."""
+    """Reports, once per episode, a spike of dead letters or an event that dies again and again."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._watched: dict[str, _Watched] = {}
 
     def note(self, letter: DeadLetter, now: float) -> None:
-        """A letter was stored; `now` is the Lab's clock."""
+        """A dead letter was stored; `now` is the Lab's clock."""
         watched = self._watched.pop(letter.trigger, None) or _Watched()
         self._watched[letter.trigger] = watched
         if len(self._watched) > WATCHED:
@@ -75,18 +75,18 @@ class DeadLetterWatch:
 
 
 class DeadLetterNotices:
-    """Of the letters of all triggers."""
+    """The notices of all triggers."""
 
     def __init__(self, life: Lifetime) -> None:
         self._life = life
         self._watch = DeadLetterWatch(life.report)
 
     def note(self, letter: DeadLetter) -> None:
-        """The store has it."""
+        """The dead letter is stored."""
         self._watch.note(letter, letter.at)
 
     async def tell(self, state: TriggerState, letters: Sequence[DeadLetter]) -> None:
-        """The store has these: note them, wake the relay for their topic, call the listeners."""
+        """The dead letters are stored: note them, wake the relay for their topic, call the listeners."""
         if letters and state.compiled.config.dead_letter_topic is not None:
             self._life.published()
         for letter in letters:
@@ -95,7 +95,7 @@ class DeadLetterNotices:
             await tell(hooks, letter.saga, letter.event, letter.error)
 
     def report(self, letters: Sequence[DeadLetter]) -> None:
-        """Report those of events whose outcome no caller waits for."""
+        """Report dead letters of events whose outcome no caller awaits."""
         for letter in letters:
             self._life.report(
                 f"dead:{letter.trigger}:{letter.cause}",

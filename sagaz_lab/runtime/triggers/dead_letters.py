@@ -1,4 +1,4 @@
-"""Dead letters: their content, and the cause that those of one kind share."""
+"""Dead letters: their content, and the cause by which they are grouped."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from sagaz_lab.runtime.triggers.state import TriggerState
 from sagaz_lab.texts import encodable, masked, shortened
 
 REDRIVEN = "sagaz-redriven"
-"""The header in which a redriven event carries how many times it has been redriven."""
+"""The header of a redriven event that counts its redrives."""
 
 TRACEBACK_CHARACTERS = 20_000
-"""Of a traceback that are kept: the last ones, which say most."""
+"""Characters of a traceback that are kept: the last ones, which matter most."""
 
 CAUSE_CHARACTERS = 80
-"""Of the source line or the text in a cause."""
+"""Characters of the source line or text in a cause."""
 
 _LIBRARIES = (
     "<frozen",
@@ -46,12 +46,12 @@ def letter_id() -> str:
 
 
 def is_letter_id(id: str) -> bool:
-    """Whether it looks like one. What does not never was a letter; what does may have been settled and dropped."""
+    """Whether the text has the form of a dead letter's id. The letter itself may be settled and gone."""
     return isinstance(id, str) and _ID.fullmatch(id) is not None
 
 
 def unreadable(event: Event) -> Unreadable | None:
-    """Why the event's payload cannot be read, if that is so. A class that is not defined may be defined yet."""
+    """Why the event's payload cannot be read; None if it can be. A missing class may still be defined."""
     payload = payload_as_sent(event)
     if not isinstance(payload, Loadable):
         return None
@@ -65,9 +65,9 @@ def unreadable(event: Event) -> Unreadable | None:
 
 
 async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -> Event:
-    """The letter's event, redriven once more, with the payload that `fix` makes of it. Raises what `fix` raises.
+    """The letter's event for one more redrive, with the payload from `fix`. Raises what `fix` raises.
 
-    Of a payload that cannot be read `fix` gets the text that is stored.
+    If the payload cannot be read, `fix` gets the stored text.
     """
     event = letter.event
     payload = payload_as_sent(event)
@@ -75,10 +75,10 @@ async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -
         payload = repr(payload) if unreadable(event) else payload.load()
     if fix is not None:
         try:
-            # A fix that changes it in place and then fails changes nothing.
+            # A fix that fails midway must not change the stored payload.
             payload = await awaited(fix(deepcopy(payload)))
             if payload is None and payload_as_sent(event) is not None:
-                raise TypeError("fix returned None; it has to return the payload to use")
+                raise TypeError("fix returned None; it must return the payload to use")
         except Exception as error:
             error.add_note(f"redrive: fix failed for the dead letter {letter.id}, which is still open")
             raise
@@ -87,21 +87,21 @@ async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -
 
 
 def redriven(event: Event) -> int:
-    """How many times the event has been redriven. The header may have come from a broker: it may say anything."""
+    """How many times the event has been redriven. The header may come from a broker, so it may hold anything."""
     told = event.headers.get(REDRIVEN) if event.headers else None
     return int(told) if isinstance(told, str) and told.isascii() and told.isdigit() and len(told) < 10 else 0
 
 
 def dead_letter(state: TriggerState, event: Event, error: BaseException, at: float) -> DeadLetter:
-    """Of an event that could not be decided."""
+    """The dead letter of an event that could not be decided."""
     definition = state.compiled.definition
     cause = cause_of(error, {}) or f"{type(error).__name__} in {state.name}"
     return _letter(definition, state.name, event, error, cause, at)
 
 
 def letter_of_run(run: Run, trigger: str, event: Event, error: BaseException, at: float, note: str = "") -> DeadLetter:
-    """Of an event whose run has failed for good; `note` says why it is not tried again, if that is not plain."""
-    # Without a place in the user's code it is our own error, which names what it is about.
+    """The dead letter of an event whose run failed for good; `note` says why there is no retry, unless obvious."""
+    # Without a frame in the user's code the error is our own, and its text is the cause.
     cause = cause_of(error, _methods(run.definition)) or describe(error)[:CAUSE_CHARACTERS]
     letter = _letter(run.definition, trigger, event, error, cause, at)
     letter.error += note
@@ -142,19 +142,19 @@ class _Frame(NamedTuple):
 
 
 def cause_of(error: BaseException, methods: Mapping[CodeType, str]) -> str:
-    """The error's class, the action and the place in the user's code: like letters have one cause.
+    """The error's class, the action and the place in the user's code, shared by similar dead letters.
 
-    The place is the function's name and the text of its line, not a number or a file: these change whenever a cell of
-    a notebook is run again. "" if no code of the user's has taken part. `methods` says which action a code is of.
+    The place is the function's name and the text of its line: line numbers and files change whenever a notebook cell is
+    run again. "" if no user code was involved. `methods` maps code to action names.
     """
     frames = [frame for frame in _frames(error) if not frame.file.startswith(PACKAGE_FOLDER)]
     if not frames:
         return ""
     action = next((f" in action {methods[frame.code]!r}," for frame in frames if frame.code in methods), "")
     own = [frame for frame in frames if not frame.file.startswith(_LIBRARIES)]
-    # A saga that is installed as a package stands among the libraries: then its own file is where the error came in.
+    # An installed saga lies among the libraries; then the file in which the error surfaced counts.
     code, line = (own or [frame for frame in frames if frame.file == frames[0].file])[-1]
-    # What was executed from a text has no source lines.
+    # Code executed from a string has no source lines.
     text = masked(linecache.getline(code.co_filename, line).strip()) or f"its line {line - code.co_firstlineno}"
     return f"{type(error).__name__}{action} in {code.co_name}: {text[:CAUSE_CHARACTERS]}"
 
@@ -177,7 +177,7 @@ def _methods(definition: SagaDefinition) -> dict[CodeType, str]:
 
 
 def text_of(error: BaseException) -> str:
-    """The traceback's text, without our own frames before the user's."""
+    """The traceback without our own frames before the user's."""
     try:
         frames = traceback.TracebackException.from_exception(error)
         while len(frames.stack) > 1 and frames.stack[0].filename.startswith(PACKAGE_FOLDER):

@@ -1,4 +1,4 @@
-"""From the bytes of a delivery to what a trigger method asks for."""
+"""From the bytes of a delivery to the argument of a trigger method."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SHOWN = 80
 
 
 def decoder(decode: str | Decode) -> Decode:
-    """The function for a trigger's `decode=`; it raises `DecodeError`. What it returns may have to be awaited."""
+    """The function for a trigger's `decode=`. Raises `DecodeError`; its result may be awaitable."""
     if callable(decode):
         return _guarded(decode)
     return DECODERS[decode]
 
 
 def as_sent(event: Event, decode: Decode) -> Event:
-    """The event with its payload decoded, or as it is if that is impossible."""
+    """The event with its payload decoded, or unchanged if decoding fails."""
     payload = payload_as_sent(event)
     if type(payload) is not bytes:
         return event
@@ -40,10 +40,10 @@ def as_sent(event: Event, decode: Decode) -> Event:
 
 
 def id_text(id: Any) -> str:
-    """Of an id that is no text; "" makes a dead letter of its event."""
+    """The text of an id that is not a string; "" makes the event a dead letter."""
     try:
         return "" if id is None else str(id)
-    except BaseException:  # noqa: BLE001  its class is the user's
+    except BaseException:  # noqa: BLE001  the class is the user's
         return ""
 
 
@@ -51,9 +51,7 @@ def _json(raw: bytes) -> Any:
     try:
         return _decode_json(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise DecodeError(
-            f"the payload is no JSON: {str(error) or type(error).__name__}; it starts {_start(raw)}"
-        ) from None
+        raise DecodeError(f"the payload is not JSON: {str(error) or type(error).__name__}; it {_start(raw)}") from None
 
 
 _decode_json = msgspec.json.Decoder().decode
@@ -63,7 +61,7 @@ def _text(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise DecodeError(f"the payload is no UTF-8 text: {error}; it starts {_start(raw)}") from None
+        raise DecodeError(f"the payload is not UTF-8 text: {error}; it {_start(raw)}") from None
 
 
 def _guarded(decode: Decode) -> Decode:
@@ -87,29 +85,29 @@ def _guarded(decode: Decode) -> Decode:
 
 
 def _failed(error: BaseException, raw: bytes) -> DecodeError:
-    return DecodeError(f"decode= failed: {describe(error)}; the payload starts {_start(raw)}")
+    return DecodeError(f"decode= failed: {describe(error)}; the payload {_start(raw)}")
 
 
 def _start(raw: bytes) -> str:
-    return repr(raw[:_SHOWN]) if raw else "nowhere: it is empty"
+    return f"starts with {raw[:_SHOWN]!r}" if raw else "is empty"
 
 
 DECODERS: Mapping[str, Decode] = {"json": _json, "text": _text, "bytes": bytes}
 
 
 def validator(trigger: Trigger) -> Validate | None:
-    """Turns a decoded payload into the annotated type, or raises `PayloadMismatch`; None where any payload will do.
+    """Converts a decoded payload to the annotated type, or raises `PayloadMismatch`; None if any payload is accepted.
 
-    Raises `DefinitionError` for a type of which nothing can be made.
+    Raises `DefinitionError` for a type that payloads cannot be converted to.
     """
     wanted = trigger.payload_type
     return None if wanted is None else refitted(validator_of(trigger), wanted)
 
 
 def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Callable[[Any], str]:
-    """Reads a key from what the trigger method gets, as its canonical text.
+    """Reads a key, as canonical text, from the trigger method's argument.
 
-    Raises `MissingKey` and `UnfitKey`, which name the option, whatever the user's code raises; but for Ctrl-C.
+    Raises `MissingKey` and `UnfitKey`, which name the option, whatever the user's code raises except Ctrl-C.
     """
     read = _at_once(key, option) if callable(key) else _field_reader(key)
     missing = "" if callable(key) else f"={key!r}, but the event has no field {key!r}"
@@ -117,7 +115,7 @@ def key_reader(owner: str, option: str, key: str | Callable[[Any], Any]) -> Call
     def text(subject: Any) -> str:
         try:
             value = read(subject)
-            # Most keys are short texts, which are their own keys.
+            # Most keys are short strings, which are their own text.
             if type(value) is str and 0 < len(value) <= UNCUT and value[0] != OPEN:
                 return value
             return key_text(value)
@@ -139,14 +137,14 @@ class _NoField(Exception):
 
 
 def _at_once(function: Callable[[Any], Any], option: str) -> Callable[[Any], Any]:
-    """What the function changes of what it gets, the trigger method does not see."""
+    """The trigger method does not see changes that the function makes to its argument."""
     return lambda subject: at_once(function(apart(subject)), f"{option}=")
 
 
 def _field_reader(field: str) -> Callable[[Any], Any]:
     def read(subject: Any) -> Any:
         payload = payload_as_sent(subject) if isinstance(subject, Event) else subject
-        # Asking an abstract class costs more than all the rest, and most payloads are dicts.
+        # An isinstance check against an abstract class costs more than the rest, and most payloads are dicts.
         is_mapping = type(payload) is dict or isinstance(payload, Mapping)
         try:
             return payload[field] if is_mapping else getattr(payload, field)

@@ -1,4 +1,4 @@
-"""The params or the limits of one trigger as they are now: changed while events flow."""
+"""The current params or limits of a trigger, which may change while events flow."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class ParamChange:
 
 
 class LiveParams:
-    """What a trigger's params, or its limits, are, from one revision to the next. `values` is swapped, never changed.
+    """A trigger's params or limits across revisions. `values` is replaced, never mutated.
 
-    A changed value holds as long as the default, which the cell gives, is the one that it was changed from.
+    A changed value lasts as long as the cell's default is the one that it replaced.
     """
 
     def __init__(self, trigger: str, defaults: Mapping[str, Scalar]) -> None:
         self._trigger = trigger
         self.defaults = defaults
-        self._changed: dict[str, tuple[Scalar, Scalar]] = {}  # the default that it was changed from, the value
-        self._superseded: list[tuple[str, Scalar, Scalar]] = []  # what another default has ended, to be noted
+        self._changed: dict[str, tuple[Scalar, Scalar]] = {}  # the default that it replaced, the value
+        self._superseded: list[tuple[str, Scalar, Scalar]] = []  # changes ended by a new default, still to be recorded
         self.history: deque[ParamChange] = deque(maxlen=KEPT_CHANGES)
         self.loaded = False
         self.unsaved = False
@@ -41,17 +41,17 @@ class LiveParams:
 
     @property
     def loading(self) -> bool:
-        """Whether the store is still to be asked: until then nothing may be decided."""
+        """Whether the store must still be read; until then nothing may be decided."""
         return bool(self.defaults) and not self.loaded
 
     def use(self, defaults: Mapping[str, Scalar]) -> None:
-        """Go on with another revision's."""
+        """Take over another revision's defaults."""
         self.defaults = defaults
         self._give_way()
         self._renew()
 
     def change(self, values: Mapping[str, Scalar], at: float) -> None:
-        """The values have been checked."""
+        """Set values that have been checked."""
         for name, new in values.items():
             if not same(old := self.values[name], new):
                 self._changed[name] = (self.defaults[name], new)
@@ -59,7 +59,7 @@ class LiveParams:
         self._renew()
 
     def _give_way(self) -> None:
-        """Forget what was changed from a default that is no more."""
+        """Drop changes of a default that no longer exists."""
         defaults = self.defaults
         for name, (default, value) in list(self._changed.items()):
             if name not in defaults or not same(default, defaults[name]):
@@ -67,18 +67,18 @@ class LiveParams:
                 self._superseded.append((name, value, defaults.get(name)))
 
     def withdraw(self, name: str) -> None:
-        """What it was changed to gives way to what the cell says now."""
+        """Revert the param to the cell's default."""
         _, value = self._changed.pop(name)
         self._superseded.append((name, value, self.defaults[name]))
         self._renew()
 
     @property
     def changed(self) -> Mapping[str, Scalar]:
-        """The values that are not the cell's."""
+        """The values that differ from the cell's."""
         return {name: value for name, (_, value) in self._changed.items()}
 
     def note_superseded(self, at: float) -> None:
-        """A new default that has ended a change is a change as well; so is the end of the param, to `None`."""
+        """Record that a new default ended a change. The removal of a param is recorded as a change to `None`."""
         superseded, self._superseded = self._superseded, []
         for name, old, new in superseded:
             self._note(at, name, old, new)
@@ -93,7 +93,7 @@ class LiveParams:
         self.values = Params(self._trigger, values)
 
     def restore(self, text: str | None) -> None:
-        """Take up what `text` has kept."""
+        """Restore the state from `text`."""
         if text is not None:
             kept = json.loads(text)
             changed = {name: (default, value) for name, (default, value) in kept["changed"].items()}
@@ -105,6 +105,6 @@ class LiveParams:
         self._renew()
 
     def text(self) -> str:
-        """What `restore` takes."""
+        """The state, for `restore`."""
         history = [(change.at.isoformat(), change.name, change.old, change.new) for change in self.history]
         return json.dumps({"changed": self._changed, "history": history})

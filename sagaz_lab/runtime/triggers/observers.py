@@ -1,4 +1,4 @@
-"""The observers of a Lab: they see each event that is taken, and its outcome."""
+"""The observers of a Lab, which see each event taken and its outcome."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ logger = logging.getLogger("sagaz_lab")
 
 
 class Observers:
-    """Any number, beside the tally; an error of one is reported, and disturbs nothing else."""
+    """Calls the tally and any number of observers; an observer's error is reported and affects nothing else."""
 
     def __init__(self, tally: Tally, report: Report) -> None:
         self._report = report
         self.tally = tally
         self.all: Sequence[Observer] = ()
-        """Asked for at each call, so that where nobody observes nothing is made."""
+        """Looked up at each call, so that nothing is built when nothing observes."""
 
     def add(self, observer: Observer) -> None:
-        """From now on, once however often it is added."""
+        """Idempotent."""
         self.remove(observer)
         self.all = (*self.all, observer)
 
@@ -71,7 +71,7 @@ class Observers:
 
     @contextmanager
     def _reporting(self, observer: Observer) -> Iterator[None]:
-        """Whatever the observer raises."""
+        """Reports whatever the observer raises."""
         own_task = OwnTask()
         try:
             yield
@@ -80,4 +80,4 @@ class Observers:
                 raise
             name = type(observer).__qualname__
             logger.exception("observer %s", name)
-            self._report(f"observer:{name}", f"observer {name} failed: {describe(error)}; what it observes goes on")
+            self._report(f"observer:{name}", f"observer {name} failed: {describe(error)}; the Lab continues")

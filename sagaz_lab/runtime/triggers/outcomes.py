@@ -1,4 +1,4 @@
-"""What became of the events: counters that add up, and the last outcomes for `why`."""
+"""What became of events: counters that add up, and the latest outcomes for `why`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sagaz_lab.runtime.gates.pending_run import PendingRun
 _event_id_of, _run_id_of = attrgetter("event.id"), attrgetter("run_id")
 
 RING = 100_000
-"""Outcomes kept in memory, of all triggers together: about 30 MB at the most."""
+"""Outcomes kept in memory for all triggers together: at most about 30 MB."""
 
 REASONS = 50
-"""Distinct reasons counted for a trigger; further ones count as `other`."""
+"""Distinct reasons counted per trigger; further ones count as `other`."""
 
 OTHER = "other"
 
@@ -28,7 +28,7 @@ _NO_COUNTS = ("reasons", "stored", "ends", "resumed")
 
 
 class Counters:
-    """Of one trigger. At any moment received = started + filtered + duplicate + dropped + dead + waiting + deciding."""
+    """Of one trigger. Always: received = started + filtered + duplicate + dropped + dead + waiting + deciding."""
 
     __slots__ = (
         "dead",
@@ -50,16 +50,16 @@ class Counters:
         self.received = self.started = self.filtered = self.duplicate = 0
         self.dropped = self.dead = self.waiting = self.deciding = 0
         self.lost = 0
-        """Events that its source could not deliver, since the broker had them no more; none of them was received."""
+        """Events that the broker had already deleted; they do not count as received."""
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.stored: Counter[tuple[str, str]] = Counter()
         self.ends: dict[str, int] = {}
-        """How the runs have ended, each time they were tried: by status, `waiting` if they are tried again."""
+        """Ends of attempts by status; `waiting` if a retry follows."""
         self.resumed = 0
-        """Runs that go on here, and that an earlier process had started."""
+        """Runs resumed here that an earlier process had started."""
 
     def goes_on(self, status: str, *, started_here: bool) -> None:
-        """A run that stood so goes on: if it had ended here, that is no end any more."""
+        """A run of this status resumes: if it had ended here, that end no longer counts."""
         if status in self.ends and status not in LIVE:
             self.ends[status] -= 1
             if not self.ends[status]:
@@ -74,7 +74,7 @@ class Counters:
         self.reasons[key] += times
 
     def take_reasons(self) -> Counter[tuple[str, str]]:
-        """What has been counted since the last call."""
+        """The counts since the last call."""
         new = self.reasons - self.stored
         self.stored = self.reasons.copy()
         return new
@@ -87,15 +87,15 @@ class Counters:
         return {name: getattr(self, name) for name in self.__slots__ if name not in _NO_COUNTS}
 
 
-# In the ring an outcome is a plain tuple of Outcome's fields: making an Outcome of each would cost more than deciding.
-# Its kind is a plain text, since a tuple of nothing but plain values is no work for the garbage collector. The events
-# of a batch for which the method returned None share an entry, which has their ids in a tuple; so do those that have
-# started a run each, whose ids are in another.
+# In the ring an outcome is a plain tuple of Outcome's fields: creating an Outcome would cost more than the decision.
+# Its kind is a plain string, since the garbage collector ignores tuples of plain values. Events of a batch for which
+# the method returned None share an entry with their ids in a tuple; so do events that started one run each, with the
+# run ids in another tuple.
 Entry = tuple[str, str, str | tuple[str, ...], str, str | tuple[str, ...] | None, int, float, Mapping[str, Any] | None]
 
 
 class Tally:
-    """The counters of all triggers and the last outcomes, oldest first. It outlives an opening of the Lab."""
+    """The counters of all triggers and the latest outcomes, oldest first. It outlives a closed Lab."""
 
     def __init__(self) -> None:
         self.counters: dict[str, Counters] = {}
@@ -106,7 +106,7 @@ class Tally:
         return self.counters.setdefault(trigger, Counters())
 
     def keep(self, entries: Iterable[Entry]) -> None:
-        """Remember them; the oldest go first."""
+        """Keep these; the oldest are dropped first."""
         ring = self._ring
         for entry in entries:
             ring.append(entry)
@@ -116,7 +116,7 @@ class Tally:
             self._size -= len(oldest[2]) if type(oldest[2]) is tuple else 1
 
     def newest(self) -> Iterator[Outcome]:
-        for entry in reversed(list(self._ring)):  # it grows meanwhile, if another thread decides
+        for entry in reversed(list(self._ring)):  # another thread may append meanwhile
             yield from reversed(outcomes_of(entry))
 
     def about(self, event_id: str) -> list[Outcome]:
@@ -129,7 +129,7 @@ def ids_of(entry: Entry) -> tuple[str, ...]:
 
 
 def outcome(entry: Entry) -> Outcome:
-    """The outcome of an entry about one event."""
+    """The outcome of an entry with one event."""
     (found,) = outcomes_of(entry)
     return found
 
@@ -139,7 +139,7 @@ def outcome_about(entry: Entry, event_id: str) -> Outcome:
 
 
 def outcomes_of(entry: Entry) -> list[Outcome]:
-    """One for each event of the entry."""
+    """One outcome per event of the entry."""
     kind, reason, _, trigger, run, revision, at, facts = entry
     ids = ids_of(entry)
     runs = run if isinstance(run, tuple) else (run,) * len(ids)
@@ -152,7 +152,7 @@ def outcomes_of(entry: Entry) -> list[Outcome]:
 def entries_of(
     kind: str, reason: str, pending: PendingRun, now: float, facts: Mapping[str, Any] | None = None
 ) -> Sequence[Entry]:
-    """One for each event of the run; the last is that of its own event."""
+    """One entry per event of the run; the last is its own event's."""
     trigger, run_id, revision = pending.trigger or "", pending.run_id, pending.revision
     own = (kind, reason, pending.event_id, trigger, run_id, revision, now, facts)
     if not pending.members:
@@ -161,7 +161,7 @@ def entries_of(
 
 
 def started_entries(pending_runs: Sequence[PendingRun], now: float) -> list[Entry]:
-    """That these runs of a trigger have started. Those of one event each share an entry."""
+    """The entries of a trigger's started runs. Runs of one event each share an entry."""
     alone = [pending for pending in pending_runs if not pending.members]
     entries = [
         entry for pending in pending_runs if pending.members for entry in entries_of("started", "", pending, now)

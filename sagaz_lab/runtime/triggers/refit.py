@@ -1,4 +1,4 @@
-"""Payloads whose class was made anew: a cell that is run again leaves objects of the class that it made before."""
+"""Payloads of a redefined class: a cell that runs again leaves objects of its previous class behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sagaz_lab.errors import PayloadMismatch
 
 
 def refitted(validate: Callable[[Any], Any], wanted: Any) -> Callable[[Any], Any]:
-    """Like `validate`, but objects of another class of the same module and name count by the fields that they have."""
+    """Like `validate`, but accepts objects of another class with the same module and name by their fields."""
     names = {_name(cls) for cls in _classes(wanted)}
     if not names:
         return validate
@@ -39,7 +39,7 @@ def _name(cls: type) -> tuple[str, str]:
 
 
 def _by_fields(value: Any) -> Any:
-    """Objects as mappings, as they would have come from a broker."""
+    """Objects as mappings, as a broker would deliver them."""
     if isinstance(value, Mapping):
         return {key: _by_fields(item) for key, item in value.items()}
     if type(value) in (list, tuple):

@@ -1,4 +1,4 @@
-"""A trigger's state: what it carries from one revision to the next."""
+"""A trigger's state, which persists across revisions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sagaz_lab.runtime.triggers.live_params import LiveParams
 from sagaz_lab.runtime.triggers.outcomes import Counters
 
 RETRYING = 10_000
-"""Runs of a trigger that may wait for their retry; beyond it nothing is taken in, whatever the strategy."""
+"""Runs of a trigger that may wait for a retry; beyond this it takes no events, whatever the strategy."""
 
 _HEARD = frozenset({"on_trigger_filtered", "on_trigger_dropped", "on_trigger_dead"})
 
 
 class TriggerState:
-    """What a trigger carries from one revision to the next: counters, queue, windows, whether it is paused."""
+    """A trigger's state across revisions: counters, queue, windows, and whether it is paused."""
 
     def __init__(self, compiled: CompiledTrigger, counters: Counters, slots: Slots) -> None:
         self.name = compiled.trigger.name
@@ -42,16 +42,16 @@ class TriggerState:
         self.retrying = 0
         self.exclusive = asyncio.Lock()
         self.deciding = False
-        """Whether a batch is being decided, or the store is about to take it."""
+        """Whether a batch is being decided or stored."""
         self.coming: CompiledTrigger | None = None
-        """The revision that is taken over once the batch at hand is decided."""
+        """The revision to take over once the current batch is decided."""
         self.meanwhile: list[Callable[[], object]] = []
-        """What has happened to runs meanwhile, to be taken into the gates."""
+        """Changes of runs meanwhile, still to be applied to the gates."""
         self._waiters: list[asyncio.Future[None]] = []
         self.show_params()
 
     def use(self, compiled: CompiledTrigger) -> None:
-        """Go on with another revision; what waits in a queue goes on waiting."""
+        """Switch to another revision; waiting events and runs stay."""
         self.coming = None
         self.params.use(compiled.trigger.params)
         self.limits.use(limits_of(compiled.trigger))
@@ -60,25 +60,25 @@ class TriggerState:
         if self.core.windows is not None:
             self.core.windows.regroup(compiled.in_window)
         self.removed = False
-        self.blocked_by = ""  # if its broker is still down, that is found out again
+        self.blocked_by = ""  # if the broker is still down, the next attempt finds out
         self.wake()
 
     def show_params(self) -> None:
-        """The method is to read the params as they are now, and the limits are to hold."""
+        """Apply the current params to the method, and the limits to the gates."""
         compiled = self.compiled
         for name, value in self.params.changed.items():
             try:
                 self.checked_params({name: value})
-            except DefinitionError:  # the cell has come with bounds that it is beyond
+            except DefinitionError:  # the cell's new bounds exclude the value
                 self.params.withdraw(name)
         compiled.show(self.params.values)
         self.loading = self.params.loading
         for name, value in self.limits.changed.items():
             try:
                 checked_limits(compiled.trigger, {name: value})
-            except DefinitionError:  # the cell has come with an option that contradicts it
+            except DefinitionError:  # an option of the cell contradicts the limit
                 self.limits.withdraw(name)
-        if self.deciding:  # a batch is decided by the same limits from its first event to its last
+        if self.deciding:  # a batch keeps the same limits throughout
             self.meanwhile.append(self._use_limits)
         else:
             self._use_limits()
@@ -92,7 +92,7 @@ class TriggerState:
 
     @property
     def waits_after_accept(self) -> bool:
-        """Whether a batch is followed by more than the start of runs: listeners, windows, or a run to be replaced."""
+        """Whether accepting a batch needs more than starting runs: listeners, windows, or a run to be replaced."""
         hooks, singleton = self.compiled.definition.hooks, self.compiled.singleton
         return self.core.windows is not None or singleton == "cancel" or not _HEARD.isdisjoint(hooks)
 
@@ -102,7 +102,7 @@ class TriggerState:
         return 0 if self.core.windows is None else self.core.windows.size
 
     def room(self) -> int:
-        """Events that may be taken in now. Only `block` makes the source wait; the others decide event by event."""
+        """Events that may be taken now. Only `block` makes the source wait; other strategies decide per event."""
         if self.paused or self.loading or self.blocked_by or self.retrying >= RETRYING:
             return 0
         if self.compiled.config.backpressure_strategy == "block":
@@ -113,14 +113,14 @@ class TriggerState:
 
     def pause(self) -> None:
         self.paused = True
-        self.wake()  # who waits with an event by hand is told
+        self.wake()  # callers that wait with a fired event must notice
 
     def resume(self) -> None:
         self.paused = False
         self.wake()
 
     async def held_up(self, clock: Clock) -> None:
-        """Returns when `room` may have changed; the time that a source waits for it is added up, but for a pause."""
+        """Returns when `room` may have changed. Adds up how long a source waits for room, except during a pause."""
         if self.paused or self.blocked_since is not None:
             return await self.changed()
         self.blocked_since = clock.monotonic()
@@ -145,4 +145,4 @@ class TriggerState:
 
 
 Reader = tuple[TriggerState, int]
-"""A trigger that reads a source, and the number of the part that this is of its composite (else 0)."""
+"""A trigger that reads a source, and its part number in a composite (else 0)."""

@@ -1,4 +1,4 @@
-"""The params and limits of all triggers as the store keeps them."""
+"""The params and limits of all triggers, as stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sagaz_lab.runtime.triggers.triggers import Triggers
 
 
 class ParamsInStore:
-    """Reads and keeps the params and limits of all triggers."""
+    """Reads and stores the params and limits of all triggers."""
 
     def __init__(self, store: Store, triggers: Triggers, clock: Clock, report: Report) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class ParamsInStore:
         self._lock = asyncio.Lock()
 
     async def load(self, state: TriggerState) -> None:
-        """Ask the store, unless it has been asked; only then does the trigger take events."""
+        """Read the store once; until then the trigger takes no events."""
         async with self._lock:
             for place, live in _kept(state):
                 if live.loading:
@@ -35,14 +35,14 @@ class ParamsInStore:
                     try:
                         live.restore(text)
                     except (AttributeError, LookupError, TypeError, ValueError) as error:
-                        self._report(place, f"{place}: what is stored cannot be read, so that the cell's values hold; "
+                        self._report(place, f"{place}: the stored values cannot be read, so the cell's apply; "
                                      f"change one to replace it ({describe(error)}): {text}")  # fmt: skip
                         live.restore(None)
                     state.show_params()
                     state.wake()
 
     async def follow(self) -> None:
-        """Load what is new and keep what another default has changed. A store that fails is asked again later."""
+        """Load new params and store those that another default has ended. Retried later if the store fails."""
         try:
             for state in list(self._triggers.states.values()):
                 await self.load(state)
@@ -51,16 +51,16 @@ class ParamsInStore:
             self._report("store", f"params: {describe(error)}")
 
     async def of(self, state: TriggerState, history: bool) -> Params | list[ParamChange]:
-        """As they are now, or how they came to be so, newest first."""
+        """The current values, or their history, newest first."""
         await self.load(state)
         return list(reversed(state.params.history)) if history else state.params.values
 
     async def change(self, state: TriggerState, values: Mapping[str, Any]) -> None:
-        """At once in this process; returns when it is in the store too. Raises `UnknownParam`, `DefinitionError`."""
+        """Effective at once in this process; returns when stored. Raises `UnknownParam`, `DefinitionError`."""
         await self._change(state, state.params, state.checked_params(values))
 
     async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> None:
-        """The same for limits. Raises `UnknownName` and `DefinitionError`."""
+        """`change` for limits. Raises `UnknownName` and `DefinitionError`."""
         await self._change(state, state.limits, checked_limits(state.compiled.trigger, values))
 
     async def _change(self, state: TriggerState, live: LiveParams, values: Mapping[str, Scalar]) -> None:

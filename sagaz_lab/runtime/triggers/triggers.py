@@ -1,4 +1,4 @@
-"""The triggers of a Lab as they are now: the state of each, and the code that may run for it."""
+"""The current triggers of a Lab: the state of each, and the code that may run for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sagaz_lab.runtime.triggers.state import TriggerState
 
 
 class Triggers:
-    """Every trigger's state by its name, and the sagas that cannot be run: left out, or without their code."""
+    """Every trigger's state by name, and the sagas that cannot run: left out, or without code."""
 
     def __init__(
         self, life: Lifetime, registry: Registry, default: TriggerConfig, tally: Tally, max_live_runs: int
@@ -35,32 +35,32 @@ class Triggers:
         self.states: dict[str, TriggerState] = {}
         self.left_out: dict[str, SagaDefinition] = {}
         self.without_code: dict[str, dict[str, int]] = {}
-        """By saga, the runs that wait for its code, each with the place that it had in the queue (else 0)."""
+        """By saga, the runs that wait for its code, each with its place in the queue (else 0)."""
         self.barrier = Barrier()
         self.fired: Counter[str] = Counter()
-        """Events that were fired, by the identity of the source in the process that they stand for."""
+        """Fired events, by the identity that their source has in this process."""
         self.on_changed: Callable[[TriggerState], None] = _nobody
         self.on_removed: Callable[[TriggerState], None] = _nobody
         self.on_taken_over: Callable[[], None] = _nothing
-        """Called where a definition has been taken over later, as its trigger was deciding a batch."""
+        """Called after a postponed definition is taken over, because its trigger was deciding a batch."""
 
     def find(self, name: str) -> TriggerState:
-        """The state of a trigger that is registered. Raises `UnknownName` with the nearest one."""
+        """The state of a registered trigger. Raises `UnknownName` with the nearest name."""
         if name not in self.states or self.states[name].removed:
             raise UnknownName("lab", "trigger", name, [it.name for it in self.states.values() if not it.removed])
         return self.states[name]
 
     def load(self, sagas: Mapping[str, SagaDefinition], news: Collection[str] = ()) -> None:
-        """Take over the current definitions: between two batches, so that each event has one revision.
+        """Take over the current definitions between batches, so that each event sees one revision.
 
-        A saga that cannot be made is left out and reported, once; if it is one of the `news`, that is raised instead.
+        A saga that cannot be instantiated is left out and reported once; for one of the `news` the error is raised.
         """
         known = {name for name, it in self.left_out.items() if sagas.get(name) is it and name not in news}
         changed, failed = self._compile(sagas, known)
         for name, error in failed.items():
             if name in news:
                 raise error
-            text = f"saga {name!r} is left out: {describe(error)}; mend it, then start again"
+            text = f"saga {name!r} is left out: {describe(error)}; fix it, then start again"
             self._life.report(f"left out:{name}", text)
         self.left_out = {name: sagas[name] for name in known | failed.keys()}
         seen = {it.name for name in sagas.keys() - self.left_out.keys() for it in sagas[name].triggers.values()}
@@ -82,7 +82,7 @@ class Triggers:
                 self.on_removed(state)
 
     def _take_over(self, state: TriggerState) -> None:
-        """The batch that was at hand has been decided by the revision before."""
+        """The earlier revision has decided the current batch."""
         if state.coming is not None:
             state.use(state.coming)
             self.on_taken_over()
@@ -90,7 +90,7 @@ class Triggers:
     def _compile(
         self, sagas: Mapping[str, SagaDefinition], but: Collection[str]
     ) -> tuple[list[CompiledTrigger], dict[str, Exception]]:
-        """The triggers whose state has another revision or none, and the errors of sagas that cannot be made."""
+        """The triggers with another revision or no state, and the errors of sagas that cannot be instantiated."""
         changed: list[CompiledTrigger] = []
         failed: dict[str, Exception] = {}
         for definition in (sagas[name] for name in sagas if name not in but):
@@ -103,12 +103,12 @@ class Triggers:
                     or (state.coming or state.compiled).definition is not definition
                     or state.removed
                 ]
-            except Exception as error:  # noqa: BLE001  of that saga's code alone
+            except Exception as error:  # noqa: BLE001  errors of that saga's code only
                 failed[definition.name] = error
         return changed, failed
 
     def instance(self, definition: SagaDefinition) -> Saga:
-        """One object of each revision's class; runs keep no state in it. Raises `DefinitionError`."""
+        """One instance per revision; runs keep no state in it. Raises `DefinitionError`."""
         known = self._instances.get(definition.name)
         if known is None or known[0] is not definition:
             try:
@@ -117,17 +117,17 @@ class Triggers:
                 raise DefinitionError(
                     f"{definition.name}: the class must be made without arguments: {error}"
                 ) from error
-            except NO_EXCEPTIONS as error:  # would end the process, or whichever task has asked
+            except NO_EXCEPTIONS as error:  # would end the process or the calling task
                 raise DefinitionError(f"{definition.name}: its __init__ raises {describe(error)}") from error
             self._instances[definition.name] = known
         return known[1]
 
     def code_of(self, saga: str) -> SagaDefinition | None:
-        """Its current definition, if there is one of which runs can be made."""
+        """Its current definition, if it can run."""
         return None if saga in self.left_out else self.registry.current.get(saga)
 
     async def wait_for_code(self, run_id: str, saga: str, attempt: int, place: int = 0) -> None:
-        """The run's saga is not registered: it goes on when it is. Raises `StoreError`."""
+        """Park a run whose saga is not registered; it resumes when the saga is defined. Raises `StoreError`."""
         life = self._life
         await life.store.end(run_id, Ending(RunStatus.NEEDS_CODE), attempt=attempt, at=life.clock.now())
         self.without_code.setdefault(saga, {})[run_id] = place
@@ -146,8 +146,8 @@ class Triggers:
 
 
 def _nobody(state: TriggerState) -> None:
-    """Nothing is dispatched yet."""
+    """Without a dispatcher."""
 
 
 def _nothing() -> None:
-    """No source is read yet."""
+    """Without sources."""
