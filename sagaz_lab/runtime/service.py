@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from sagaz_lab.abc import Engine, Publisher, Source, Store, Surroundings
-from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, StoreUnavailable, TriggersOwned, describe
+from sagaz_lab.errors import LabClosed, LeaseLost, StoreError, TriggersOwned, describe
 from sagaz_lab.model.inside import CONNECTION, caller_in, place_in, waits_for_itself
 from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.model.trigger import SourceSpec, Trigger
 from sagaz_lab.runtime.dispatch.dispatcher import Dispatcher
+from sagaz_lab.runtime.heartbeat import Heartbeat
 from sagaz_lab.runtime.intake.intake import Intake
 from sagaz_lab.runtime.intake.ports import Hears
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
@@ -36,14 +37,8 @@ _Before = tuple[frozenset[str] | None, bool, bool, str]
 """The names that are started, whether anything is, whether failing runs are held, and how runs are resumed."""
 
 _GROUP = "consumer group"
-HEARTBEAT_S = 5.0
-"""A third of the lease: two may fail before another process takes over."""
-
 LOGS_S = 2.0
 """How long a stop waits for the logs of runs to be written."""
-
-BREATH_S = 0.02
-"""Between two transactions that drop what has outlived its retention."""
 
 
 class Connections(Protocol):
@@ -91,6 +86,7 @@ class Service:
         self.params = ParamsInStore(store, triggers, self._clock, life.report)
         self.relay = Relay(store, life, triggers, dispatcher.letters, dispatcher.take, connections.publisher)
         life.published = self.relay.wake
+        self._heartbeat = Heartbeat(store, life, triggers, self.params, self.runner, self.relay)
         life.lease.on_lost = self._lost
         triggers.on_taken_over = self._taken_over
 
@@ -102,7 +98,7 @@ class Service:
         except BaseException:  # nothing has begun yet: once the cause is cured, the Lab opens
             await self._store.close()
             raise
-        self._life.tasks.start(self._beat(), "heartbeat")
+        self._life.tasks.start(self._heartbeat.beat(), "heartbeat")
         self._life.lease.watch()
         self.relay.start()
 
@@ -380,27 +376,3 @@ class Service:
             saga = state.compiled.definition.name
             if not state.removed and (self._only is None or self._only & {state.name, saga}):
                 yield state
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            for part in (self._drop_expired, self._triggers.keep_counts, self.params.follow):
-                try:
-                    await part()
-                except LeaseLost as error:
-                    self._life.lease.lose(error)
-                    return
-                except StoreError as error:
-                    self._report("store", f"the store: {describe(error)}")
-                    if isinstance(error, StoreUnavailable):
-                        break  # for the other parts too
-            self.runner.keep_logs()
-            self.relay.look_again()  # whatever has come into the store without its knowledge
-
-    async def _drop_expired(self) -> None:
-        """With the heartbeat: as fast as new runs come, in short transactions with room for others between them."""
-        until = self._clock.monotonic() + HEARTBEAT_S
-        more = await self._store.heartbeat()
-        while more and self._clock.monotonic() < until:
-            await asyncio.sleep(BREATH_S)
-            more = await self._store.heartbeat()

@@ -13,12 +13,12 @@ from typing import Any
 
 from sagaz_lab import Lab, Saga, SagaContext, TriggerConfig, action, trigger
 from sagaz_lab.errors import StoreUnavailable, TriggersOwned
-from sagaz_lab.runtime import service
+from sagaz_lab.runtime import heartbeat
 from sagaz_lab.runtime.lifetime import lease as runtime_lease
 from sagaz_lab.stores.sql import leases, writer
 
 LOST = 7
-leases.LEASE_S, service.HEARTBEAT_S, writer.BEAT_S, runtime_lease.LOOK_S = 2.0, 0.6, 0.8, 0.1
+leases.LEASE_S, heartbeat.HEARTBEAT_S, writer.BEAT_S, runtime_lease.LOOK_S = 2.0, 0.6, 0.8, 0.1
 
 
 class Ledger:

@@ -14,7 +14,7 @@ import pytest
 
 from sagaz_lab import Lab, Saga, SagaContext, action, skip, trigger
 from sagaz_lab.errors import LeaseLost
-from sagaz_lab.runtime import service
+from sagaz_lab.runtime import heartbeat
 from sagaz_lab.runtime.lifetime import lease
 from sagaz_lab.stores.sql import writer
 from sagaz_lab.stores.sql.sqlite_driver import SqliteDriver
@@ -86,7 +86,7 @@ async def make(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leases: list[lease.Lease]
 ) -> AsyncIterator[Callable[[], Bench]]:
     # The test says when a stopped process goes on, and nothing else renews its lease meanwhile.
-    for module, name in ((lease, "LOOK_S"), (service, "HEARTBEAT_S"), (writer, "BEAT_S")):
+    for module, name in ((lease, "LOOK_S"), (heartbeat, "HEARTBEAT_S"), (writer, "BEAT_S")):
         monkeypatch.setattr(module, name, 3600.0)
     made: list[Bench] = []
 

@@ -13,8 +13,9 @@ from sagaz_lab.model.policy import seconds
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.gates.admission import Slots
-from sagaz_lab.runtime.gates.core import Core, Reservation, Rules
+from sagaz_lab.runtime.gates.core import Core, Rules
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.reservation import Reservation
 from tests.benchmarks.ours_gates import EVERY_GATE
 from tests.benchmarks.workload import events, keeps
 

@@ -16,7 +16,7 @@ from sagaz_lab import Lab, Saga, skip, trigger
 from sagaz_lab.abc import Acceptance, Ending, Refusal, Store
 from sagaz_lab.errors import LeaseLost, StoreError, StoreTooNew, StoreUnavailable
 from sagaz_lab.model.run import RunStatus
-from sagaz_lab.runtime import service
+from sagaz_lab.runtime import heartbeat
 from sagaz_lab.stores import open_store
 from sagaz_lab.stores.sql import postgres_driver
 from sagaz_lab.stores.sql.postgres_driver import PostgresDriver
@@ -339,7 +339,7 @@ async def test_any_text_comes_back_as_it_was(stores: list[Store]) -> None:
 async def test_texts_of_the_user_that_are_longer_than_a_row_of_an_index_do_not_stop_it(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.05)
     letters = Random(1)
 
     def text(length: int) -> str:

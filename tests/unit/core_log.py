@@ -13,8 +13,9 @@ from sagaz_lab.model.policy import TriggerConfig
 from sagaz_lab.model.run import RunStatus
 from sagaz_lab.model.trigger import Gates
 from sagaz_lab.runtime.gates.admission import Slots
-from sagaz_lab.runtime.gates.core import WAITS_IN_WINDOW, Core, Left, Reservation, Rules, Verdict
+from sagaz_lab.runtime.gates.core import Core, Rules
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.reservation import WAITS_IN_WINDOW, Left, Reservation, Verdict
 from sagaz_lab.runtime.gates.window_policies import Closing, Policy
 
 DAY_S = 86400.0

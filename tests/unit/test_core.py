@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sagaz_lab import Batch, Debounce, Event, Throttle, TriggerConfig
 from sagaz_lab.abc import WaitingEvent
 from sagaz_lab.model.trigger import Gates
-from sagaz_lab.runtime.gates.core import Reservation
+from sagaz_lab.runtime.gates.reservation import Reservation
 from sagaz_lab.runtime.gates.window_policies import Absent, All, AllOf, Batches, InTurn, Leaving, Policy, Trailing
 from sagaz_lab.runtime.gates.windows import Windows
 from tests.unit.core_log import Arrives, Ends, Input, Player

@@ -153,7 +153,7 @@ async def test_a_lab_drops_what_is_old_faster_than_a_batch_with_each_heartbeat(
 ) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE runs SET ended_at = ?", (time.time() - 40 * 86_400,))
-    monkeypatch.setattr("sagaz_lab.runtime.service.HEARTBEAT_S", 0.5)
+    monkeypatch.setattr("sagaz_lab.runtime.heartbeat.HEARTBEAT_S", 0.5)
     beats = []
 
     class Beating(SqlStore):

@@ -596,7 +596,7 @@ async def test_an_event_that_cannot_be_decided_goes_there_too(lab: Lab, brokers:
 @pytest.fixture
 def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """With it the relay looks by itself."""
-    monkeypatch.setattr("sagaz_lab.runtime.service.HEARTBEAT_S", 3600.0)
+    monkeypatch.setattr("sagaz_lab.runtime.heartbeat.HEARTBEAT_S", 3600.0)
 
 
 async def test_a_waiting_event_that_a_new_revision_cannot_decide_goes_there_at_once(

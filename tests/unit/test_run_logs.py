@@ -78,7 +78,7 @@ async def test_logs_outlive_the_process(tmp_path: Path) -> None:
 async def test_what_a_run_has_logged_before_its_process_dies_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sagaz_lab.runtime.service.HEARTBEAT_S", 0.05)  # the logs are kept with it
+    monkeypatch.setattr("sagaz_lab.runtime.heartbeat.HEARTBEAT_S", 0.05)  # the logs are kept with it
     address = f"sqlite:///{tmp_path}/lab.db"
     gate = asyncio.Event()
     async with Lab(address) as lab:

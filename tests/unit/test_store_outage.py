@@ -12,7 +12,7 @@ import pytest
 from sagaz_lab import Lab, Saga, SagaContext, action, skip, trigger
 from sagaz_lab.abc import Acceptance, Delivery, Refusal, SourceTraits, Surroundings
 from sagaz_lab.errors import StaleDelivery, StoreError, StoreUnavailable
-from sagaz_lab.runtime import service
+from sagaz_lab.runtime import heartbeat
 from sagaz_lab.runtime.triggers.stored_params import ParamsInStore
 from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
@@ -260,7 +260,7 @@ async def test_counts_that_a_store_has_refused_come_with_the_next_and_the_rest_o
         if store.calls:
             store.calls.append("params")
 
-    monkeypatch.setattr(service, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.01)
     monkeypatch.setattr(ParamsInStore, "follow", follow)
     async with Lab(store) as lab:
 

@@ -14,8 +14,9 @@ from sagaz_lab.model.variables import origin
 from sagaz_lab.runtime.decisions.prepared import Prepared
 from sagaz_lab.runtime.decisions.seen import CAME, SPENT, TAKEN, WAITING_ID, WAITS, Seen, taken_by
 from sagaz_lab.runtime.gates.cooldowns import Cooldown
-from sagaz_lab.runtime.gates.core import Reservation, Verdict, cooling_down
+from sagaz_lab.runtime.gates.core import cooling_down
 from sagaz_lab.runtime.gates.pending_run import NOTHING, PendingRun
+from sagaz_lab.runtime.gates.reservation import Reservation, Verdict
 from sagaz_lab.runtime.triggers.dead_letters import dead_letter, letter_id
 from sagaz_lab.runtime.triggers.outcomes import Entry, outcome
 from sagaz_lab.runtime.triggers.state import TriggerState

@@ -22,8 +22,8 @@ from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, prepare
 from sagaz_lab.runtime.decisions.returned import as_context
 from sagaz_lab.runtime.decisions.seen import WAITING_ID
 from sagaz_lab.runtime.gates.cooldowns import Cooldown
-from sagaz_lab.runtime.gates.core import WAITS_IN_WINDOW, Reservation, Verdict
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.reservation import WAITS_IN_WINDOW, Reservation, Verdict
 from sagaz_lab.runtime.gates.window_policies import Closing
 from sagaz_lab.runtime.lifetime.tasks import Report
 from sagaz_lab.runtime.triggers.compiled import CompiledTrigger

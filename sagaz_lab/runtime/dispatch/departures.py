@@ -13,8 +13,9 @@ from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import Outcome, OutcomeKind, RunStatus
 from sagaz_lab.runtime.decisions.acceptance import letters_only
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.gates.core import QUEUE_FULL, Verdict
+from sagaz_lab.runtime.gates.core import QUEUE_FULL
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.reservation import Verdict
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.triggers.dead_letter_notices import DeadLetterNotices
 from sagaz_lab.runtime.triggers.observers import Observers

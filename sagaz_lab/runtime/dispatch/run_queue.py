@@ -16,8 +16,8 @@ from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.decider import Decider
 from sagaz_lab.runtime.dispatch.departures import Departures, final_of
 from sagaz_lab.runtime.dispatch.exclusive import Exclusive
-from sagaz_lab.runtime.gates.core import Left, Verdict
 from sagaz_lab.runtime.gates.pending_run import PendingRun
+from sagaz_lab.runtime.gates.reservation import Left, Verdict
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.lifetime.timers import Timer
 from sagaz_lab.runtime.runs.runner import Runner

@@ -15,7 +15,7 @@ from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.dispatch.departures import final_of
 from sagaz_lab.runtime.dispatch.exclusive import Exclusive
 from sagaz_lab.runtime.dispatch.without_code import WithoutCode
-from sagaz_lab.runtime.gates.core import Left, Verdict
+from sagaz_lab.runtime.gates.reservation import Left, Verdict
 from sagaz_lab.runtime.gates.window_policies import IN_WINDOW, Leaving
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.lifetime.timers import Timer

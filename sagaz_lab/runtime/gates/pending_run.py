@@ -19,8 +19,8 @@ class PendingRun(NewRun, eq=False):
     """A run that the store is to accept or has accepted, and that starts in its turn.
 
     `key` is its concurrency key, `pace_key` the key of its rate or throttle; `behind` is the next run in its lane, and
-    `place` its order of arrival among all that wait. It `has_outcome` when it has started or never will, and `final`, if
-    anything awaits it, is resolved. A waiting run of attempt 1 has not started yet. `hold`: it is held on failure,
+    `place` its order of arrival among all that wait. It `has_outcome` when it has started or never will, and `final`,
+    if anything awaits it, is resolved. A waiting run of attempt 1 has not started yet. `hold`: it is held on failure,
     whatever its saga says. If `event` is a window's list, `alone` is the last event by itself, like its `members`; None
     if only the store has them. `origin` is the context in which a run that waits will execute; None if it comes from
     the store.
