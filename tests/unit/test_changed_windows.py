@@ -53,7 +53,8 @@ async def test_full_windows_that_are_not_being_decided_yet_follow_the_new_size(
 ) -> None:
     asked, gate = list[list[int]](), asyncio.Event()
     define(asked, gate, batch=Batch(4, "1m"))
-    given = [asyncio.create_task(give(timed_lab, n)) for n in range(8)]
+    await give(timed_lab, 0, 1, 2)
+    given = [asyncio.create_task(give(timed_lab, n)) for n in range(3, 8)]  # the last four come while it is decided
     await until(lambda: asked)
     define(asked, batch=Batch(3, "1m"))
     gate.set()
