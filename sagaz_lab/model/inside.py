@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from asyncio import Task
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
+from typing import Any, Protocol, runtime_checkable
 
 from sagaz_lab.errors import RunError
 from sagaz_lab.model.run import Run
@@ -11,6 +13,14 @@ from sagaz_lab.model.step import Step, current_step
 
 CONNECTION = "connection"
 """The `about` of a source that is being connected: the start waits for it."""
+
+
+@runtime_checkable
+class LabTasks(Protocol):
+    """The tasks of a Lab."""
+
+    def may_go_on(self, task: Task[Any]) -> bool:
+        """Whether it is one of these, and the Lab does not end it."""
 
 
 class Place:
@@ -67,6 +77,12 @@ def outside() -> Context:
     context.run(_place.set, None)
     context.run(current_step.set, None)
     return context
+
+
+def may_go_on(task: Task[Any]) -> bool:
+    """Whether the Lab of this context has the task, and does not end it."""
+    place = _place.get()
+    return place is not None and isinstance(place.owner, LabTasks) and place.owner.may_go_on(task)
 
 
 def place_in(owner: object) -> Place | None:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sagaz_lab.errors import UnknownName, describe
-from sagaz_lab.model.awaiting import awaited, is_awaitable, is_generator
+from sagaz_lab.model.awaiting import is_awaitable, is_generator
 from sagaz_lab.model.context import SagaContext
 from sagaz_lab.model.event import Event, reader_of
 from sagaz_lab.model.inside import inside_too
 from sagaz_lab.model.publishing import PUBLISHED as NOTHING
-from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.stopping import UserCode
 
 logger = logging.getLogger("sagaz_lab")
 failures: Counter[str] = Counter()
@@ -129,19 +129,21 @@ def hooks_of(listeners: Iterable[SagaListener]) -> Hooks:
 
 async def tell(hooks: Iterable[Callable[..., Any]], *facts: Any) -> None:
     """Call the hooks in turn. Their errors are logged and counted, never raised."""
-    own_task = OwnTask() if hooks else None
+    code = UserCode() if hooks else None
     run_id = next((fact.run_id for fact in facts if isinstance(fact, SagaContext)), "")
     for hook in hooks:
         name = getattr(hook, "__qualname__", type(hook).__qualname__)
         try:
             with inside_too(f"listener {name}", run_id):
                 answer = hook(*[reader_of(fact) if type(fact) is Event else fact for fact in facts])
-                if is_awaitable(answer):
-                    answer = await awaited(answer)
+                if code is not None and is_awaitable(answer):
+                    answer = await code.awaited(answer)
             if is_generator(answer):
                 raise TypeError("it returned a generator, so none of its code has run")
         except BaseException as error:
-            if own_task is not None and own_task.ends_by(error):
+            if code is not None and code.ends_by(error):
                 raise
             failures[getattr(hook, "__name__", type(hook).__name__)] += 1
             logger.error("listener %s failed: %s", name, describe(error), exc_info=error)
+    if code is not None:
+        await code.withdraw()

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from sagaz_lab.model.step import current_step
+from sagaz_lab.model.stopping import UserCode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,16 +51,21 @@ def in_own_context(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P,
 @types.coroutine
 def driven(work: Coroutine[Any, Any, T], context: Context) -> Generator[Any, Any, T]:
     """Await it in that context, without a task."""
-    run = context.run
+    run, code = context.run, UserCode()
     try:
         awaited = run(work.send, None)
         while True:
+            requests = code.requests
             try:
                 given = yield awaited
             except BaseException as error:  # noqa: BLE001  # passed to the function, cancellation too
+                code.waited(requests)
                 awaited = run(work.throw, error)
             else:
+                code.waited(requests)
                 awaited = run(work.send, given)
     except StopIteration as returned:
         value: T = returned.value
+        if code.pending:
+            yield from code.withdraw().__await__()
         return value

@@ -10,9 +10,9 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from sagaz_lab.model.awaiting import awaited, is_awaitable
+from sagaz_lab.model.awaiting import is_awaitable
 from sagaz_lab.model.inside import outside
-from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.stopping import UserCode
 from sagaz_lab.texts import masked, printable
 
 logger = logging.getLogger("sagaz_lab")
@@ -75,10 +75,10 @@ class Reports:
 
 
 async def _heard(answer: Any) -> None:
-    own_task = OwnTask()
+    code = UserCode()
     try:
-        await awaited(answer)
+        await code.awaited(answer)
     except BaseException as error:
-        if own_task.ends_by(error):
+        if code.ends_by(error):
             raise
         logger.exception("a listener to reports failed")

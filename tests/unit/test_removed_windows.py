@@ -173,3 +173,23 @@ def test_removed_code_decides_nothing_and_every_event_is_decided_once(steps: lis
         await lab.stop()
 
     asyncio.run(check())
+
+
+async def test_a_removal_inside_a_decision_counts_all_that_wait_after_it(lab: Lab) -> None:
+    told, asked = list[str](), list[list[int]]()
+    lab.on_report(lambda _, text: told.append(text))
+
+    class Haul(Saga):
+        @trigger(source="recording", data=[{"n": n, "k": n % 2} for n in range(6)], batch=Batch(2, "1h", key="k"))
+        def on_event(self, events):
+            asked.append([event["n"] for event in events])
+            lab.unregister("Haul")
+            return {}
+
+        @action()
+        async def lift(self, ctx): ...
+
+    await lab.start()
+    await until(lambda: counted(lab, NAME).get("waiting") == 4)
+    await until(lambda: told)
+    assert (asked, told) == ([[0, 2]], [NEEDS_CODE.replace("2", "4")])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sagaz_lab import Lab, Permanent, Saga, TriggerConfig, action, compensate, trigger
+from sagaz_lab import Batch, Lab, Permanent, Saga, SagaListener, TriggerConfig, action, compensate, trigger
 from sagaz_lab.errors import RunError
-from tests.unit.tools import statuses, until
+from tests.unit.tools import Taps, counted, statuses, until
 
 
 def cancel_this_task() -> None:
@@ -41,6 +42,14 @@ async def ends_first() -> None:
 async def raises_itself() -> None:
     cancel_this_task()
     raise asyncio.CancelledError
+
+
+async def after_a_time_out() -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(3)
+    await asyncio.sleep(0)
+    await escapes()
 
 
 WAYS = [escapes, later, raises_itself]
@@ -176,3 +185,117 @@ def test_the_end_of_the_loop_abandons_a_run(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "lab.db")) as connection, connection:
         assert connection.execute("SELECT status FROM runs").fetchall() == [("running",)]
     assert done == ["first", "odd"]
+
+
+# --- what else the Lab calls ---
+
+
+def define_decider(began: list[int], way: Any, gate: asyncio.Event | None = None, **options: Any) -> None:
+    """The method goes that way, for an odd event, unless there is a gate, which holds up the runs."""
+
+    class Decides(Saga):
+        first = gate is not None
+
+        @trigger(source="memory", topic="t", **options)
+        async def on(self, event):
+            event = event[-1] if isinstance(event, list) else event
+            if event["odd"] and not self.first:
+                await way()
+            return {"n": event["n"]}
+
+        @action("work")
+        async def work(self, ctx):
+            began.append(ctx["n"])
+            if gate is not None:
+                await gate.wait()
+
+
+@pytest.mark.parametrize("how", ["source", "window", "queue"])
+@pytest.mark.parametrize("way", [*WAYS, after_a_time_out])
+async def test_a_trigger_method_that_cancels_its_task_leaves_a_dead_letter(tmp_path: Path, way: Any, how: str) -> None:
+    began, taps, gate = list[int](), Taps(), asyncio.Event()
+    options: dict[str, Any] = {"max_concurrent_sagas": 1} if how == "queue" else {}
+    if how == "window":
+        options = {"batch": Batch(9, 0.05)}
+    async with Lab(f"sqlite:///{tmp_path}/lab.db", sources={"memory": taps}) as lab:
+        define_decider(began, way, gate if how == "queue" else None, **options)
+        await lab.start()
+        for n in (1, 2, 3):
+            await taps["t"].put({"n": n, "odd": n == 2}, id=f"e{n}")
+            await until(lambda n=n: sum(counted(lab, "Decides.on").get(it, 0) for it in DECIDED[how]) == n)
+        if how == "queue":  # those that wait are decided again
+            define_decider(began, way, **options)
+            gate.set()
+        await until(lambda: 3 in began)
+        assert began == [1, 3]
+        assert counted(lab, "Decides.on") == {"received": 3, "started": 2, "dead": 1}
+        assert list(lab.dead_letters()["error"]) == ["CancelledError"]
+        assert lab.status().sources[0].state == "connected"
+
+
+DECIDED = {"source": ["started", "dead"], "window": ["started", "dead"], "queue": ["started", "waiting"]}
+
+
+@pytest.mark.parametrize("where", ["method", "key", "decode", "listener"])
+async def test_a_cancelling_that_is_heard_of_later_ends_nothing(tmp_path: Path, where: str) -> None:
+    """The code returns at once, and a store that is awaited comes next."""
+
+    def cancels(name: str, value: Any) -> Any:
+        if name == where:
+            cancel_this_task()
+        return value
+
+    class Listens(SagaListener):
+        def on_trigger_received(self, source, event):
+            cancels("listener", None)
+
+    began, taps = list[int](), Taps()
+    async with Lab(f"sqlite:///{tmp_path}/lab.db", sources={"memory": taps}) as lab:
+
+        class Calls(Saga):
+            listeners = [Listens()]
+
+            @trigger(source="memory", topic="t", idempotency_key=lambda event: cancels("key", str(event["n"])),
+                     decode=lambda raw: cancels("decode", json.loads(raw)))  # fmt: skip
+            def on(self, event):
+                return cancels("method", {"n": event["n"]})
+
+            @action("work")
+            async def work(self, ctx):
+                began.append(ctx["n"])
+
+        await lab.start()
+        for n in range(3):
+            await taps["t"].put(json.dumps({"n": n}).encode(), id=f"e{n}")
+            await until(lambda n=n: began == list(range(n + 1)))
+        assert lab.status().sources[0].state == "connected"
+        (outcome,) = await lab.fire("Calls.on", json.dumps({"n": 3}).encode())
+        assert outcome.kind == "started"
+        await asyncio.sleep(0.01)  # in the caller's task, too, nothing is left of it
+
+
+@pytest.mark.parametrize("way", [escapes, raises_itself, after_a_time_out])
+async def test_the_caller_of_fire_is_not_cancelled_by_a_method_that_cancels_its_task(each_lab: Lab, way: Any) -> None:
+    define_decider([], way)
+    (outcome,) = await each_lab.fire("Decides.on", {"n": 1, "odd": True})
+    assert (outcome.kind, outcome.reason) == ("dead", "CancelledError")
+    await asyncio.sleep(0.01)
+
+
+async def test_who_fires_may_be_cancelled_while_the_method_waits(each_lab: Lab) -> None:
+    entered = asyncio.Event()
+
+    class Waits(Saga):
+        @trigger(source="memory")
+        async def on(self, event):
+            entered.set()
+            await asyncio.Event().wait()
+
+        @action("work")
+        async def work(self, ctx): ...
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await each_lab.fire("Waits.on", {})
+    assert entered.is_set()
+    assert counted(each_lab, "Waits.on") == {}

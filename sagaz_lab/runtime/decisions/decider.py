@@ -9,11 +9,11 @@ from typing import Any
 from sagaz_lab.abc import IntakeStore, Member, WaitingEvent
 from sagaz_lab.errors import MissingKey
 from sagaz_lab.model.apart import UNCHANGING
-from sagaz_lab.model.awaiting import awaited, is_awaitable
+from sagaz_lab.model.awaiting import is_awaitable
 from sagaz_lab.model.event import Delivery, Event, is_as_sent, payload_as_sent, reader_of
 from sagaz_lab.model.listener import tell
 from sagaz_lab.model.run import OutcomeKind, RunStatus
-from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.stopping import UserCode
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.model.variables import Caller, driven, in_own_context
 from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Again, Decided
@@ -272,7 +272,7 @@ class Decider:
         leads = core.leading.active and not prepared.whole
         runs: list[PendingRun] | None = [] if core.plain and ask is None else None
         nones: list[str] = []
-        own_task = OwnTask()
+        code = UserCode()
         begun = perf_counter()
         for i, event, given, claim, declared in prepared.each(first, end):
             if claim in seen or (declared is not None and declared in seen):
@@ -285,11 +285,11 @@ class Decider:
                 result = method(subject, event) if wants_event else method(subject)
                 if type(result) not in _AT_ONCE and is_awaitable(result):
                     waiting = perf_counter()
-                    result = await awaited(result)
+                    result = await code.awaited(result)
                     method = compiled.method  # its params may have changed meanwhile
                     begun += perf_counter() - waiting  # the wait did not block the loop
             except BaseException as error:
-                if own_task.ends_by(error):
+                if code.ends_by(error):
                     raise
                 decided.bury(prepared.kept(i), error, claim, now)
                 continue
@@ -302,11 +302,11 @@ class Decider:
                 decided.add(_FILTERED, result.reason, prepared.kept(i) if noted else event, now, result.facts)
             else:
                 self._start(decided, prepared, i, event, result, now, runs, ask)
-        starts = len(decided.starts) - before + len(runs or ())
-        decided.measured(perf_counter() - begun, end - first, starts)
+        decided.measured(perf_counter() - begun, end - first, len(decided.starts) - before + len(runs or ()))
         if runs:
             core.offer_all(decided.batch, runs, now)
         decided.add_nones(nones, now)
+        await code.withdraw()
 
     def _leads(self, decided: Decided, prepared: Prepared, i: int, subject: Any, now: float) -> bool:
         """Whether the event opens a period; otherwise it is filtered, or dead."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sagaz_lab.abc import Member, Redriven, WaitingEvent
 from sagaz_lab.model.awaiting import is_awaitable
 from sagaz_lab.model.event import Alike, Deliveries, Delivery, Event, payload_as_sent, reader_of
-from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.stopping import UserCode
 from sagaz_lab.model.variables import Caller
 from sagaz_lab.runtime.triggers.compiled import ID_LENGTH, CompiledTrigger
 from sagaz_lab.runtime.triggers.decode import Decode, as_sent, id_text
@@ -103,7 +103,7 @@ async def prepare(
         return prepared
     rows: list[Row] = []
     unfit: list[UnfitEvent] = []
-    own_task = OwnTask()
+    code = UserCode()
     for raw, fresh in events_of(deliveries):
         sent = raw if type(raw.id) is str else raw.with_id(id_text(raw.id))
         if compiled.trigger.composite is not None:
@@ -115,18 +115,19 @@ async def prepare(
             event = sent
             if type(data := payload_as_sent(raw)) is bytes:
                 payload = decode(data)
-                event = sent.with_payload(await payload if is_awaitable(payload) else payload)
+                event = sent.with_payload(await code.awaited(payload) if is_awaitable(payload) else payload)
                 sent = event if again is same else sent
             if event is sent:
                 event = reader_of(sent)
             subject = event if validate is None else validate(event.payload)
             declared = compiled.declared(subject, part)
         except BaseException as error:
-            if own_task.ends_by(error):
+            if code.ends_by(error):
                 raise
             unfit.append(UnfitEvent(len(rows), as_sent(sent, again), error, claim))
             continue
         rows.append((event, subject, claim, sent, declared))
+    await code.withdraw()
     prepared = Prepared.of(rows)._replace(decode=again, unfit=unfit, part=part)
     return prepared if compiled.claim_key is not None else prepared._replace(declared=None)
 

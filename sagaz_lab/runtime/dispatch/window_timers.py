@@ -131,8 +131,11 @@ class WindowTimers:
         self.time(state)
 
     def removed(self, state: TriggerState) -> None:
-        """Its events wait for its code; who waits for the outcome of one hears of that."""
-        if (windows := state.core.windows) is not None:
+        """Its events wait for its code; who waits for the outcome of one hears of that. While a decision of the trigger
+        is under way, it is not known which events those are."""
+        if state.deciding:
+            state.meanwhile.append(partial(self.removed, state))
+        elif state.removed and (windows := state.core.windows) is not None:
             for event in windows.events() if self._finals else ():
                 self._tell_waiting(state, event, f"for the code of trigger {state.name}")
             self.without_code.tell(state.name, windows.size)

@@ -47,6 +47,10 @@ class Tasks:
             self._cancelled.add(task)
             task.cancel()
 
+    def may_go_on(self, task: asyncio.Task[Any]) -> bool:
+        """Whether it is one of these, and was not cancelled here."""
+        return task in self._tasks and not (self._closing or task in self._cancelled)
+
     async def close(self) -> None:
         """Cancel the remaining tasks and wait a limited time: user code may swallow the cancellation."""
         self._closing = True

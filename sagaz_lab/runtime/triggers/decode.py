@@ -9,10 +9,10 @@ import msgspec
 
 from sagaz_lab.errors import DecodeError, MissingKey, UnfitKey, describe
 from sagaz_lab.model.apart import apart
-from sagaz_lab.model.awaiting import at_once, awaited, is_awaitable
+from sagaz_lab.model.awaiting import at_once, is_awaitable
 from sagaz_lab.model.event import Event, payload_as_sent
 from sagaz_lab.model.keys import OPEN, UNCUT, key_text
-from sagaz_lab.model.stopping import OwnTask
+from sagaz_lab.model.stopping import UserCode
 from sagaz_lab.model.trigger import Trigger
 from sagaz_lab.runtime.registry.payload_types import Validate, validator_of
 from sagaz_lab.runtime.triggers.refit import refitted
@@ -73,11 +73,11 @@ def _guarded(decode: Decode) -> Decode:
         return later(payload, raw) if is_awaitable(payload) else payload
 
     async def later(payload: Any, raw: bytes) -> Any:
-        own_task = OwnTask()
+        code = UserCode()
         try:
-            return await awaited(payload)
+            return await code.awaited(payload)
         except BaseException as error:
-            if own_task.ends_by(error):
+            if code.ends_by(error):
                 raise
             raise _failed(error, raw) from error
 
