@@ -40,6 +40,8 @@ class Package(Protocol):
 
     def check(self, spec: SourceSpec) -> None: ...
 
+    def checked(self, owner: str, returned: object) -> Source: ...
+
     def open_publisher(self, spec: SourceSpec, but_not: Container[str] | None = ()) -> Publisher | None: ...
 
 
@@ -115,7 +117,7 @@ class Opening:
             return source
         here = surroundings(trigger.name, number_of(trigger, spec))
         if maker := self.makers.get(spec.kind):
-            return maker(dict(spec.settings), here)
+            return self.package.checked(f"Lab: sources[{spec.kind!r}]", maker(dict(spec.settings), here))
         return self.package.open_source(spec, here)
 
     def publisher(self, spec: SourceSpec) -> Publisher | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+SOURCE_VERBS = ("receive", "settle", "nack", "keep_alive", "__aenter__", "__aexit__")
+
 
 class SourceTraits(NamedTuple):
     """A source's promises beyond the protocol. The runtime and the suite check these, never the kind.
@@ -45,3 +47,23 @@ def traits_of(source: Any) -> SourceTraits:
     """The traits declared by a source or its class; a factory function declares none."""
     traits = getattr(source, "traits", NO_TRAITS)
     return traits if isinstance(traits, SourceTraits) else NO_TRAITS
+
+
+def lacks(source: Any) -> str:
+    """What it lacks of a Source, as the end of a sentence; "" if nothing. Without traits it has the defaults."""
+    if isinstance(source, type):
+        return "it is a class, not an object of it"
+    missing = [verb for verb in SOURCE_VERBS if not callable(_member(source, verb))]
+    name = _member(source, "name")
+    if not (isinstance(name, str) and name):
+        missing.append("name (a text)")
+    if not isinstance(_member(source, "traits", NO_TRAITS), SourceTraits):
+        missing.append("traits (a SourceTraits)")
+    return f"it has no {', '.join(missing)}" if missing else ""
+
+
+def _member(source: Any, name: str, default: Any = None) -> Any:
+    try:
+        return getattr(source, name, default)
+    except Exception:  # noqa: BLE001  a property of the user's
+        return None

@@ -17,13 +17,12 @@ from sagaz_lab.model.options import KINDS, check_settings, guarded, identity
 from sagaz_lab.model.params import Param, Scalar, checked_params, checked_ranges
 from sagaz_lab.model.policy import Batch, Debounce, Duration, Key, Throttle, TriggerConfig, seconds
 from sagaz_lab.model.signatures import accepts, positional
-from sagaz_lab.model.source_traits import NO_TRAITS, TRAITS, SourceTraits, traits_of
+from sagaz_lab.model.source_traits import NO_TRAITS, TRAITS, SourceTraits, lacks, traits_of
 from sagaz_lab.texts import masked
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__sagaz_trigger__"
 
-SOURCE_VERBS = ("receive", "settle", "nack", "keep_alive", "__aenter__", "__aexit__")
 """The methods of a `Source`."""
 
 
@@ -309,10 +308,8 @@ def _source(
     if gates.within is not None:
         raise DefinitionError(f"{owner}: within= goes with all_of or sequence only")
     if not isinstance(source, str):
-        if missing := [verb for verb in SOURCE_VERBS if not callable(getattr(source, verb, None))]:
-            raise DefinitionError(
-                f"{owner}: source={source!r} is neither a kind of source nor a Source, which has {', '.join(missing)}"
-            )
+        if lacking := lacks(source):
+            raise DefinitionError(f"{owner}: source={source!r} is neither a kind of source nor a Source: {lacking}")
         if where:
             raise UnknownName(owner, "option", next(iter(where)), GATE_NAMES)
         where = {"source": guarded("source", source.name)}
@@ -330,6 +327,8 @@ def source_spec(owner: str, kind: str, where: Mapping[str, Any]) -> SourceSpec:
                     owner, f"{kind} option", name, (*KINDS[kind], *GATE_NAMES, "config", "decode", "params")
                 )
     settings = check_settings(owner, kind, where)
+    if kind == "custom" and not isinstance(getattr(settings["factory"], "traits", NO_TRAITS), SourceTraits):
+        raise DefinitionError(f"{owner}: the traits of factory={settings['factory']!r} are no SourceTraits")
     traits = traits_of(settings["factory"]) if kind == "custom" else TRAITS.get(kind, NO_TRAITS)
     return SourceSpec(kind, MappingProxyType(settings), identity(kind, settings, owner), traits)
 

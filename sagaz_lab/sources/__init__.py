@@ -15,9 +15,10 @@ from typing import Any
 from sagaz_lab.abc import Publisher, Source, Surroundings
 from sagaz_lab.errors import DefinitionError, SagazLabError, SourceNotReady, describe
 from sagaz_lab.model.options import KINDS, third_party_kinds
-from sagaz_lab.model.trigger import SOURCE_VERBS, SourceSpec
+from sagaz_lab.model.source_traits import lacks
+from sagaz_lab.model.trigger import SourceSpec
 
-__all__ = ["ADAPTERS", "EXTRAS", "PUBLISHERS", "check", "open_publisher", "open_source"]
+__all__ = ["ADAPTERS", "EXTRAS", "PUBLISHERS", "check", "checked", "open_publisher", "open_source"]
 
 ADAPTERS = {
     "memory": "sagaz_lab.sources.memory:MemorySource",
@@ -117,18 +118,18 @@ def _made(owner: str, maker: Callable[..., Any], given: dict[str, Any]) -> Sourc
         raise
     except Exception as error:
         raise SourceNotReady(f"{owner} failed: {describe(error)}") from error
-    if inspect.iscoroutine(source):
-        source.close()
+    return checked(owner, source)
+
+
+def checked(owner: str, returned: Any) -> Source:
+    """What code that is not ours has returned, if it is a source. Raises `DefinitionError`."""
+    if inspect.iscoroutine(returned):
+        returned.close()
         raise DefinitionError(f"{owner} is async; {_PLAIN}")
-    missing = [verb for verb in SOURCE_VERBS if not callable(getattr(source, verb, None))]
-    if not isinstance(getattr(source, "name", None), str):
-        missing.append("name (a string)")
-    if missing:
-        raise DefinitionError(
-            f"{owner} returned a {type(source).__qualname__}, which is not a Source: it has no {', '.join(missing)}"
-        )
-    made: Source = source
-    return made
+    if lacking := lacks(returned):
+        raise DefinitionError(f"{owner} returned a {type(returned).__qualname__}, which is not a Source: {lacking}")
+    source: Source = returned
+    return source
 
 
 def _name_of(maker: Any) -> str:

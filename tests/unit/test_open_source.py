@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sagaz_lab import sources
-from sagaz_lab.abc import Surroundings
+from sagaz_lab import Lab, Saga, sources, trigger
+from sagaz_lab.abc import SourceTraits, Surroundings
 from sagaz_lab.errors import DefinitionError, SourceNotReady, SourceUnavailable, UnknownName
 from sagaz_lab.model import options
 from sagaz_lab.model.options import KINDS
@@ -88,6 +89,58 @@ def test_a_factory_that_makes_no_source_is_one_clear_error(
 ) -> None:
     with pytest.raises(error, match=why):
         opened(here, "custom", factory=factory)
+
+
+def on_entry(self: Saga, event: Any) -> None: ...
+
+
+MEMBERS = ("name", "traits", "receive", "settle", "nack", "keep_alive", "__aenter__", "__aexit__")
+
+
+def lacking(member: str, value: Any = None) -> Any:
+    """An object that has all of a Source but this member, or another value in its place."""
+
+    async def verb(self: Any, *_: Any) -> None: ...
+
+    members: dict[str, Any] = dict.fromkeys(MEMBERS, verb)
+    members |= {"name": "lines", "traits": SourceTraits(), member: value}
+    return type("Lines", (), members)()
+
+
+LACKING: dict[str, Any] = {member: lacking(member) for member in MEMBERS if member != "traits"}
+LACKING |= {"name (a text)": lacking("name", 5), "traits (a SourceTraits)": lacking("traits", {"finite": True}),
+            "name": lacking("name", property(lambda self: 1 / 0))}  # fmt: skip
+
+
+@pytest.mark.parametrize("member", LACKING)
+def test_a_source_without_a_member_is_refused_when_the_trigger_is_defined(member: str) -> None:
+    with pytest.raises(DefinitionError, match=rf"Lines object .* nor a Source: it has no {re.escape(member)}"):
+        trigger(source=LACKING[member])(on_entry)
+
+
+@pytest.mark.parametrize("member", LACKING)
+async def test_a_maker_that_returns_an_object_without_a_member_is_named(member: str, here: Surroundings) -> None:
+    with pytest.raises(
+        DefinitionError, match=f"returned a Lines, which is not a Source: it has no {re.escape(member)}"
+    ):
+        opened(here, "custom", factory=lambda: LACKING[member])
+
+    async with Lab("memory", sources={"redis": lambda settings, surroundings: LACKING[member]}) as lab:
+
+        class Read(Saga):
+            @trigger(source="redis", stream="s")
+            def on_entry(self, event): ...
+
+        why = f"sources\\['redis'\\] returned a Lines, which is not a Source: it has no {re.escape(member)}"
+        with pytest.raises(DefinitionError, match=why):
+            await lab.start()
+
+
+def test_a_class_is_no_source_and_its_traits_are_checked() -> None:
+    with pytest.raises(DefinitionError, match="it is a class, not an object of it"):
+        trigger(source=MemorySource)(on_entry)
+    with pytest.raises(DefinitionError, match="Lines'> are no SourceTraits"):
+        trigger(source="custom", factory=type(LACKING["traits (a SourceTraits)"]))(on_entry)
 
 
 def test_a_factory_may_say_that_it_is_unavailable(here: Surroundings) -> None:
