@@ -32,7 +32,7 @@ from sagaz_lab.runtime.triggers.triggers import Triggers
 
 
 class Dispatcher:
-    """Makes decisions, has the store accept them, and starts what they start. It puts together the parts for that."""
+    """Makes decisions, has the store accept them, and starts their runs. Builds the parts for that."""
 
     def __init__(self, life: Lifetime, triggers: Triggers, observers: Observers, engine: Engine) -> None:
         self._life = life
@@ -61,15 +61,14 @@ class Dispatcher:
         redriven: Mapping[str, Redriven] = NOTHING,
         contexts: Sequence[Context] = (),
     ) -> list[Decided]:
-        """Decide the deliveries for each reader's trigger and accept the result.
+        """Decide the deliveries for each reader's trigger and store the result.
 
-        `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report. `redriven`
-        are the dead letters that the events come from, by their ids. With `contexts` each delivery is decided in a copy
-        of its own, and so executes its run.
+        `answered`: the caller reports the outcomes, so dead letters need no report. `redriven` are the dead letters
+        that the events come from, by event id. With `contexts` each delivery is decided, and its run executed, in a
+        copy of its own.
 
-        When it returns, all is in the store and the deliveries may be acked: first the decisions of each reader, and
-        then those of events that hung on others of the batch. Raises `StoreUnavailable`: then nothing
-        has been taken and nothing is counted.
+        On return everything is stored and the deliveries may be acked: first the decisions of each reader, then those
+        of events that depended on others of the batch. Raises `StoreUnavailable`; then nothing is stored or counted.
         """
 
         async def decide(decisions: Sequence[Decided], now: float) -> None:
@@ -87,13 +86,15 @@ class Dispatcher:
         if self.observers.all:
             self.observers.received(readers, deliveries)
         told = {delivery.event.id for delivery in deliveries} if answered else ()
-        for decided in decisions:  # those of windows that came before, nobody else hears of
+        for decided in decisions:  # no caller learns of those from earlier windows
             self.letters.report([letter for letter in decided.letters if letter.event.id not in told])
         return decisions
 
     async def take_with(self, decision: Decision, reader: Reader, delivery: Delivery) -> Decided:
-        """Decide an event that the code which this decision waits for has fired to one of its triggers, with the batch
-        at hand: the store takes both or neither. The entries of what is returned are as things stand."""
+        """Decide an event that user code fired to one of the triggers whose decision waits for that code.
+
+        It joins the current batch: the store accepts both or neither. The entries of the result are preliminary.
+        """
         state, part = reader
         batch = decision.batches[state]
         own = batch.beside()
@@ -108,7 +109,7 @@ class Dispatcher:
     async def take_whole(
         self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
     ) -> list[Decided]:
-        """The same for events that have been through their window before; the caller tells of the outcomes."""
+        """`take` for events that have passed their window before; the caller reports the outcomes."""
 
         async def decide(decisions: Sequence[Decided], now: float) -> None:
             await self._decide_due(decisions[0], now)
@@ -120,7 +121,7 @@ class Dispatcher:
         return decisions
 
     async def decide_windows(self, state: TriggerState) -> None:
-        """Decide the windows of the trigger whose time has come."""
+        """Decide the trigger's windows that are due."""
 
         async def decide(decisions: Sequence[Decided], now: float) -> None:
             with inside(self._life.tasks, f"the decision of a window of {state.name}", state.name):
@@ -132,7 +133,7 @@ class Dispatcher:
         self.letters.report([letter for decided in decisions for letter in decided.letters])
 
     async def preview(self, state: TriggerState, delivery: Delivery) -> Preview:
-        """What would become of the event now."""
+        """The outcome that the event would have now."""
         if open_decision_of(state) is not None:
             return await preview(self._decider, state, delivery, self._life.clock.now())
         decision = await self._exclusive.begin([state])
@@ -143,12 +144,12 @@ class Dispatcher:
             self._exclusive.end(decision)
 
     async def _may_decide(self, states: Sequence[TriggerState]) -> None:
-        """Returns when no saga of these triggers stands still."""
+        """Returns when no saga of these triggers is blocked."""
         if self._triggers.barrier.raised:
             await self._triggers.barrier.lifted([state.compiled.definition.name for state in states])
 
     async def _decide_due(self, decided: Decided, now: float) -> None:
-        """What is due comes before what arrives."""
+        """What is due precedes what arrives."""
         if self._life.closing or decided.state.removed:
             return
         self.run_queue.release_now(decided.state, now)
@@ -156,14 +157,14 @@ class Dispatcher:
             await self._decider.decide_due(decided, now)
 
     async def decide(self, decisions: list[Decided], decide: Decide, events: int = 0) -> None:
-        """One decision of these triggers, and what the store makes of it.
+        """One decision of these triggers, and its acceptance by the store.
 
-        Triggers whose methods wait come first, so that they hold up none of the others.
+        Triggers whose methods wait come first, so that they do not delay the others.
         """
         states = [decided.state for decided in decisions]
         self._life.refuse_closing()
         if not self._life.lease.held():
-            await self._life.lease.seen()  # what is only filtered would be decided without the store
+            await self._life.lease.seen()  # events that are only filtered would be decided without the store
         self._count(states, events)
         decision: Decision | None = None
         try:
@@ -224,8 +225,7 @@ class Dispatcher:
     async def _settle_again(
         self, before: Decided, refused: Mapping[str, Refusal], follows: list[Follow], now: float
     ) -> Sequence[Decided]:
-        """What hung on others of its batch. The batch has been taken, so that this is too, however long the store is
-        away."""
+        """Settle what depended on others of its batch. The batch is stored, so this is retried during outages."""
         found: list[Decided] = []
         while before.again:
             taken: list[tuple[Decided, Mapping[str, Refusal]]] = []
@@ -262,7 +262,7 @@ class Dispatcher:
             state.counters.deciding += events
 
     def _take_back(self, decision: Decision | None, decisions: Sequence[Decided], events: int) -> None:
-        """Nothing has been taken."""
+        """Nothing was stored: undo the counts."""
         for decided in reversed(decisions):
             decided.batch.rollback()
         self._count([decided.state for decided in decisions], -events)
@@ -270,19 +270,19 @@ class Dispatcher:
             self._exclusive.end(decision)
 
     async def _accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
-        """One transaction for all."""
+        """Store all decisions in one transaction."""
         batch = acceptance(decisions, now)
         if not batch:
             return {}
         self._life.finishing.asking += 1
         try:
-            self._life.refuse_closing()  # as where a trigger method has stopped the Lab
+            self._life.refuse_closing()  # a trigger method may have stopped the Lab
             return await self._life.store.accept(batch)
         finally:
             self._life.finishing.asking -= 1
 
     def busy(self) -> bool:
-        """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""
+        """Whether a run is live or queued, or an event is being decided. Pending retries do not count."""
         states = self._triggers.states.values()
         return self.runner.busy() or any(
             s.core.admission.waiting
@@ -293,7 +293,7 @@ class Dispatcher:
         )
 
     async def close(self) -> None:
-        """Abandon what still runs: the store says how to go on."""
+        """Abandon the live runs: the store knows how to resume them."""
         await self._life.take_no_more()
         await self.observers.close()
         await self.runner.close()
@@ -304,7 +304,7 @@ class Dispatcher:
             state.wake()
 
     async def drain(self) -> None:
-        """Returns when nothing is under way."""
+        """Returns when nothing is live or being decided."""
         while self.busy():
             self.runner.idle.clear()
             if self.runner.busy():

@@ -1,4 +1,4 @@
-"""What follows once the store has a batch: counters, the tally, starts, listeners."""
+"""The effects of a stored batch: counters, the tally, starts, listeners."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _RUNNING = RunStatus.RUNNING
 _TAKEN = frozenset((OutcomeKind.DUPLICATE.value, reason) for reason in (TAKEN, CAME))
 
 Follow = Callable[[], Awaitable[None]]
-"""What may take its time, when the next batch may be decided already."""
+"""Work that may continue while the next batch is decided."""
 
 
 class Effects:
-    """Of the decisions of all triggers."""
+    """For the decisions of all triggers."""
 
     def __init__(
         self, life: Lifetime, runner: Runner, queue: RunQueue, windows: WindowTimers, departures: Departures,
@@ -42,7 +42,7 @@ class Effects:
         self._observers = observers
 
     async def apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> Follow:
-        """The store has taken the batch: count, remember, start. Returns what follows, which may take its time."""
+        """The batch is stored: count, tally, start. Returns the work that may take longer."""
         state = decided.state
         if refused:
             state.core.commit(decided.batch, refused)
@@ -78,11 +78,11 @@ class Effects:
             tell_claimed(self._life.report, decided, self._life.run_prefix)
 
     async def _follow(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
-        """What is written and told after a batch."""
+        """Writes and calls of listeners after a batch."""
         if decided.letters or decided.dropped or decided.filtered:
             await self._departures.tell(decided)
         for by, run_id in decided.batch.replaced:
-            if by not in refused:  # who did not get in takes nobody's place
+            if by not in refused:  # a refused run replaces no other
                 replace = partial(self._queue.replace, decided.state, run_id, now)
                 await self._life.insist(replace, f"the cancelling of run {run_id}")
                 self._queue.release(decided.state)
@@ -100,8 +100,9 @@ class Effects:
         state.counters.started += events
 
     async def _settle_refused(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
-        """Another process took the claim meanwhile, or the store cannot keep its values: then it leaves a letter, which
-        is counted when it is stored, and what was to leave its window with it waits until then."""
+        """Another process took the claim meanwhile, or the store cannot hold the run's values. The latter leaves a dead
+        letter, counted once stored; events that would have left their window with the run wait until then.
+        """
         entries, letters = len(decided.entries), len(decided.letters)
         decided.reasons = {}
         for id, refusal in refused.items():
