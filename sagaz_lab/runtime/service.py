@@ -215,7 +215,7 @@ class Service:
         self.relay.look_again()
         may_receive.set()
         reads()
-        await self._tell(away_s, found)
+        await self._report_start(away_s, found)
 
     async def _undo_start(self, before: _Before) -> None:
         self._only, self.started, self.runner.hold, self._resume = before
@@ -233,10 +233,10 @@ class Service:
             state.core.forget(None)
             self.dispatcher.run_queue.release(state)
         names = ", ".join(state.name for state in states)
-        told = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
-        self._report("fresh", f"forgot {told} and {waited} waiting event{'s'[: waited != 1]} of {names}")
+        freed_text = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
+        self._report("fresh", f"forgot {freed_text} and {waited} waiting event{'s'[: waited != 1]} of {names}")
 
-    async def _tell(self, away_s: float, found: Found) -> None:
+    async def _report_start(self, away_s: float, found: Found) -> None:
         self.away = StartReport(
             away_s=away_s,
             missed=await self.intake.missed(),
@@ -246,7 +246,7 @@ class Service:
             events_waited=found.waited,
             events_need_code=found.events_need_code,
         )
-        if self.away.is_worth_telling:
+        if self.away.is_worth_reporting:
             self._report(AWAY, f"{self.away.headline()} (lab.status().away has the details)")
 
     def changed(self, changes: Sequence[Change]) -> None:

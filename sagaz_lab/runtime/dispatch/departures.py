@@ -76,10 +76,10 @@ class Departures:
                     if kind is OutcomeKind.DROPPED:
                         decided.dropped.append(event)
 
-    async def tell(self, decided: Decided) -> None:
+    async def call_listeners(self, decided: Decided) -> None:
         """Call the listeners for the events of a batch that started nothing."""
         definition = decided.state.compiled.definition
-        await self._letters.tell(decided.state, decided.letters)
+        await self._letters.announce(decided.state, decided.letters)
         for event in decided.dropped:
             await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
         for event, reason in decided.filtered:
@@ -111,7 +111,7 @@ class Departures:
         if kind is not OutcomeKind.DEAD:
             for event in pending.events():
                 await tell(hooks, pending.saga, event, reason)
-        await self._letters.tell(state, letters)
+        await self._letters.announce(state, letters)
         self._letters.report(letters)
 
     async def _end_with(self, letter: DeadLetter, batch: Acceptance, now: float) -> None:

@@ -14,7 +14,7 @@ from sagaz_lab.model.variables import Caller, origin, origin_of
 from sagaz_lab.runtime.decisions.acceptance import acceptance
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.decider import Decider
-from sagaz_lab.runtime.decisions.hints import tell_ticks_again
+from sagaz_lab.runtime.decisions.hints import report_repeated_ticks
 from sagaz_lab.runtime.decisions.preview import Preview, preview
 from sagaz_lab.runtime.dispatch.departures import Departures
 from sagaz_lab.runtime.dispatch.effects import Effects, Follow
@@ -49,7 +49,7 @@ class Dispatcher:
         self._exclusive.on_freed = [self.run_queue.freed, self.window_timers.time]
         self.runner.retry_later = self.run_queue.retry_later
         triggers.on_changed = self._exclusive.freed
-        triggers.barrier.on_lifted = self.run_queue.go_on
+        triggers.barrier.on_lifted = self.run_queue.resume
         triggers.on_removed = self.window_timers.removed
 
     async def take(
@@ -85,9 +85,9 @@ class Dispatcher:
         await self.decide(decisions, decide, len(deliveries))
         if self.observers.all:
             self.observers.received(readers, deliveries)
-        told = {delivery.event.id for delivery in deliveries} if answered else ()
+        answered_ids = {delivery.event.id for delivery in deliveries} if answered else ()
         for decided in decisions:  # no caller learns of those from earlier windows
-            self.letters.report([letter for letter in decided.letters if letter.event.id not in told])
+            self.letters.report([letter for letter in decided.letters if letter.event.id not in answered_ids])
         return decisions
 
     async def take_with(self, decision: Decision, reader: Reader, delivery: Delivery) -> Decided:
@@ -220,7 +220,7 @@ class Dispatcher:
         for follow in follows:
             await follow()
         for decided in decisions:
-            tell_ticks_again(self._life.report, decided)
+            report_repeated_ticks(self._life.report, decided)
 
     async def _settle_again(
         self, before: Decided, refused: Mapping[str, Refusal], follows: list[Follow], now: float

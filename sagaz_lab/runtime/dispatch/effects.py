@@ -9,7 +9,7 @@ from sagaz_lab.abc import Refusal
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.runtime.decisions.acceptance import letters_only
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.decisions.hints import tell_claimed
+from sagaz_lab.runtime.decisions.hints import report_claimed
 from sagaz_lab.runtime.decisions.seen import CAME, TAKEN
 from sagaz_lab.runtime.dispatch.departures import Departures
 from sagaz_lab.runtime.dispatch.run_queue import RunQueue
@@ -75,12 +75,12 @@ class Effects:
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
         if not (state.told_claimed or _TAKEN.isdisjoint(decided.reasons)):
-            tell_claimed(self._life.report, decided, self._life.run_prefix)
+            report_claimed(self._life.report, decided, self._life.run_prefix)
 
     async def _follow(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
         """Writes and calls of listeners after a batch."""
         if decided.letters or decided.dropped or decided.filtered:
-            await self._departures.tell(decided)
+            await self._departures.call_listeners(decided)
         for by, run_id in decided.batch.replaced:
             if by not in refused:  # a refused run replaces no other
                 replace = partial(self._queue.replace, decided.state, run_id, now)

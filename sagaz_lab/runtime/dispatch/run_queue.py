@@ -193,7 +193,7 @@ class RunQueue:
         else:
             state.wake()
 
-    def go_on(self, sagas: Collection[str]) -> None:
+    def resume(self, sagas: Collection[str]) -> None:
         """These sagas are no longer blocked."""
         for state in self._triggers.states.values():
             if state.compiled.definition.name in sagas:

@@ -134,10 +134,10 @@ class WindowTimers:
         """Its events wait for its code; callers that wait for an outcome get `waiting`."""
         if (windows := state.core.windows) is not None:
             for event in windows.events() if self._finals else ():
-                self._tell_waiting(state, event, f"for the code of trigger {state.name}")
-            self.without_code.tell(state.name, windows.size)
+                self._resolve_waiting(state, event, f"for the code of trigger {state.name}")
+            self.without_code.report(state.name, windows.size)
 
-    def _tell_waiting(self, state: TriggerState, event: WaitingEvent, reason: str = IN_WINDOW) -> None:
+    def _resolve_waiting(self, state: TriggerState, event: WaitingEvent, reason: str = IN_WINDOW) -> None:
         future = self._finals.pop(event.id, None)
         if future is not None and not future.done():
             future.set_result(outcome_about(_entry(state, event, reason), event.event.id))
@@ -196,7 +196,7 @@ class WindowTimers:
             left = [] if state.core.windows is None else state.core.windows.empty()
             _came(state, -len(left))
             for event in left:
-                self._tell_waiting(state, event)
+                self._resolve_waiting(state, event)
 
 
 def _take_up(decided: Decided, events: Sequence[WaitingEvent], now: float) -> int:

@@ -22,10 +22,10 @@ class WithoutCode:
         found = {name: n for name, n in waiting.items() if name not in states or states[name].removed}
         self._names = set(found)
         for name, n in found.items():
-            self.tell(name, n, ", or repair its name in the table waiting_events if that is damaged")
+            self.report(name, n, ", or repair its name in the table waiting_events if that is damaged")
         return found
 
-    def tell(self, name: str, events: int, more: str = "") -> None:
+    def report(self, name: str, events: int, more: str = "") -> None:
         """Report this many waiting events."""
         if events:
             text = f"{events} event{'s'[: events != 1]} in windows wait for the code of trigger {name}: define it{more}"

@@ -63,7 +63,7 @@ class Firing:
         self._refuse_own(state)
         if final is None:
             return outcome
-        with self._told_if_long(state, f"which waits ({outcome.reason})"):
+        with self._reporting_if_long(state, f"which waits ({outcome.reason})"):
             return await asyncio.shield(final)
 
     def _refuse_own_window(self, readers: Sequence[Reader]) -> None:
@@ -79,18 +79,18 @@ class Firing:
             raise waits_for_itself(f"fire() to {state.name}", caller, "fire it with wait=False")
 
     @contextmanager
-    def _told_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
+    def _reporting_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
         """Report a long wait of a caller that the Lab waits for, such as an action."""
         caller, watch = caller_in(self._life.tasks, self._dispatcher.runner.begun), None
         if caller is not None:
-            watch = self._life.tasks.start(self._tell_later(caller, state, why), f"wait of {caller}")
+            watch = self._life.tasks.start(self._report_later(caller, state, why), f"wait of {caller}")
         try:
             yield
         finally:
             if watch is not None:
                 self._life.tasks.cancel(watch)
 
-    async def _tell_later(self, caller: str, state: TriggerState, why: str) -> None:
+    async def _report_later(self, caller: str, state: TriggerState, why: str) -> None:
         await self._life.clock.sleep(WAITS_S)
         self._life.report(
             f"waits:{caller.partition(' of run ')[0]}",
@@ -122,7 +122,7 @@ class Firing:
         # Within a decision of the trigger there would be no room before its end.
         if state.room() > 0 or (open_decision_of(state) is not None and not state.paused):
             return
-        with self._told_if_long(state, "which has no room for it"):
+        with self._reporting_if_long(state, "which has no room for it"):
             while state.room() <= 0:
                 self._life.refuse_closing()
                 if state.paused:

@@ -59,7 +59,7 @@ class Redriving:
                     events.append((letter, await redriven_event(letter, fix)))  # noqa: PERF401  keeps what it has
             finally:  # those before one that cannot be fixed are redriven all the same
                 outcomes += await self._put_back(events)
-        self._tell_skipped("redrive", skipped)
+        self._report_skipped("redrive", skipped)
         return outcomes
 
     async def _publish_again(self, letters: Sequence[DeadLetter], fix: Callable[[Any], Any] | None) -> list[Outcome]:
@@ -114,7 +114,7 @@ class Redriving:
         refused = await self._store.settle_refused(ids, "discarded", reason)
         self._life.published()  # publications behind it may proceed
         count = len(refused) + await self._store.settle_letters(ids, "discarded", reason)
-        self._tell_skipped("discard", len(set(ids)) - count)
+        self._report_skipped("discard", len(set(ids)) - count)
         return count
 
     async def _refuse_unknown(self, verb: str, ids: Sequence[str]) -> None:
@@ -126,7 +126,7 @@ class Redriving:
                 newest = [row[0] for row in store.rows("dead_letters", 10)[1]]
                 raise UnknownName(verb, "open dead letter", ", ".join(never), newest)
 
-    def _tell_skipped(self, verb: str, count: int) -> None:
+    def _report_skipped(self, verb: str, count: int) -> None:
         if count:
             text = f"{verb} skipped {count} that are no longer open: they were redriven or discarded"
             self._life.report("letters:skipped", text)

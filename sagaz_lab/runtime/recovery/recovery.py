@@ -222,7 +222,7 @@ class Recovery:
         Also resumes a run that was interrupted and left. Returns when it has ended, or at once if it waits for its
         turn.
         """
-        await self._told("resume_run()", run_id)
+        await self._await_listeners("resume_run()", run_id)
         with self._alone(run_id):
             stored, definition = await self._known(run_id, from_action)
             if stored.status is RunStatus.HELD:
@@ -243,7 +243,7 @@ class Recovery:
 
         Cancels one that is live, queued or waiting for its retry.
         """
-        await self._told("compensate_run()", run_id)
+        await self._await_listeners("compensate_run()", run_id)
         if await self._queue.cancel(run_id, self._life.clock.now()):
             return RunStatus.CANCELLED
         if live := self._runner.live.get(run_id):
@@ -276,7 +276,7 @@ class Recovery:
             run = self._runner.launch(pending, definition, self._life.clock.now(), foreground=foreground)
         return await self._ended(run_id, run)
 
-    async def _told(self, what: str, run_id: str) -> None:
+    async def _await_listeners(self, what: str, run_id: str) -> None:
         """Returns once the listeners have processed the end of the attempt, if it is local and has ended.
 
         Raises `RunError` if a listener asks, while nothing of the run can be cancelled.
@@ -343,7 +343,7 @@ class Recovery:
     def _count(self, stored: StoredRun) -> None:
         if (state := self._triggers.states.get(stored.trigger or "")) is not None:
             here = stored.run_id.startswith(self._life.run_prefix)
-            state.counters.goes_on(stored.status, started_here=here)
+            state.counters.resume(stored.status, started_here=here)
 
     def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
         """Its pending run, with the slot and the turn of a run that has begun."""

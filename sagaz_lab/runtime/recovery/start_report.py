@@ -62,7 +62,7 @@ class StartReport:
         return self.away_s >= 1.0
 
     @property
-    def is_worth_telling(self) -> bool:
+    def is_worth_reporting(self) -> bool:
         runs = self.resumed or self.needs_code or self.left
         found = self.missed or runs or self.events_waited or self.events_need_code
         return bool(found) or self.away_s > TELL_S

@@ -69,9 +69,9 @@ class Shadow:
         registry.current = MappingProxyType({silent.name: silent})
         self._ledger = Ledger(store, life.store, next(life.run_ids))
         self._twins = Twins(runner)
-        tally, own = NoTally(), Lifetime(self._ledger, life.clock, self._hear)
+        tally, own = NoTally(), Lifetime(self._ledger, life.clock, self._report)
         self._triggers = Triggers(own, registry, _quiet(triggers.default), tally, triggers.slots.limit)
-        self._observers = Observers(tally, self._hear)
+        self._observers = Observers(tally, self._report)
         self._own = Dispatcher(own, self._triggers, self._observers, DryRun(self._twins))
         self._tasks = own.tasks
         try:
@@ -80,7 +80,7 @@ class Shadow:
             raise
         except Exception as error:
             raise DefinitionError(f"{definition.name}: the class cannot be instantiated: {describe(error)}") from error
-        self._observers.add(_Ear(self))
+        self._observers.add(_Observer(self))
         self._feeds = {
             name: _Feed(state, triggers.states.get(name), runner)
             for name, state in self._triggers.states.items()
@@ -188,7 +188,7 @@ class Shadow:
             async with asyncio.timeout(CLOSE_S):
                 await self._own.close()
 
-    def _hear(self, kind: str, text: str) -> None:
+    def _report(self, kind: str, text: str) -> None:
         if not self.ended and kind.partition(":")[0] in _TOLD:
             self._life.report(f"shadow:{kind}", f"shadow of {self.current.name}: {text}")
 
@@ -245,7 +245,7 @@ class _Feed:
         return room
 
 
-class _Ear(Observer):
+class _Observer(Observer):
     """Observes the shadow's own decisions."""
 
     def __init__(self, shadow: Shadow) -> None:
