@@ -241,7 +241,7 @@ def _first(runs: Sequence[RunProgress]) -> Iterable[RunProgress]:
 
 def _lab(lab: Lab, status: Status) -> State:
     warnings = [shortened(" ".join(warning.split()), TEXT) for warning in status.warnings[-WARNINGS:]]
-    away = status.away if status.away is not None and status.away.is_worth_telling else None
+    away = status.away if status.away is not None and status.away.is_worth_reporting else None
     told = None if away is None else [away.headline(), *away.lines()]
     here = masked_address(lab.store.url).replace(f"{os.getcwd()}{os.sep}", "")
     return {"store": here, "started": status.started, "isolated": status.isolated, "live": len(status.runs),

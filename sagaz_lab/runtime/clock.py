@@ -1,4 +1,4 @@
-"""The clock on the wall."""
+"""The wall clock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import time
 
 
 class SystemClock:
-    """Real time."""
-
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(asyncio.sleep)

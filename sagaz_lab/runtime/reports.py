@@ -1,4 +1,4 @@
-"""Problems that no caller hears of: logged, kept for the status, given to listeners."""
+"""Problems without a caller to raise to: logged, kept for the status, passed to listeners."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sagaz_lab.texts import masked, printable
 logger = logging.getLogger("sagaz_lab")
 
 KEPT = 100
-"""Kinds of problem that are kept, each with its last text; the oldest go first."""
+"""Kinds of problem kept, each with its last text; the oldest are dropped first."""
 
 Listener = Callable[[str, str], Any]
 """Called with the kind and the text of a problem; sync or async."""
 
 
 class Reports:
-    """What went wrong, by kind. Any thread may tell."""
+    """Problems by kind. Thread-safe."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -34,12 +34,12 @@ class Reports:
         self._waiting: set[asyncio.Task[None]] = set()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Returns what undoes this."""
+        """Returns a function that removes the listener."""
         self._listeners.append(listener)
         return partial(self._listeners.remove, listener)
 
     def tell(self, kind: str, text: str) -> None:
-        """Credentials in the text are masked, and what a terminal would obey is written as an escape."""
+        """Masks credentials in the text and escapes terminal control characters."""
         text = printable(masked(text), lines=True)
         with self._lock:
             count = self._kept.pop(kind, ("", 0))[1] + 1
@@ -53,11 +53,11 @@ class Reports:
                 answer = context.run(listener, kind, text)
                 if is_awaitable(answer):
                     self._wait_for(answer, context)
-            except BaseException:  # it is told of what goes wrong, and is not to make it worse
+            except BaseException:  # a listener must not make the problem worse
                 logger.exception("a listener to reports failed")
 
     def _wait_for(self, answer: Any, context: Context) -> None:
-        """On the loop of this thread, or on one for it alone."""
+        """On this thread's loop, or on one of its own."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -68,7 +68,7 @@ class Reports:
         task.add_done_callback(self._waiting.discard)
 
     def texts(self) -> list[str]:
-        """The last text of each kind, newest last, with the number of those like it."""
+        """The last text of each kind, newest last, with the number of repetitions."""
         with self._lock:
             kept = list(self._kept.values())
         return [text if count == 1 else f"{text} (and {count - 1} like it)" for text, count in kept]

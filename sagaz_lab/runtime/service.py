@@ -1,4 +1,4 @@
-"""What lives while a Lab is open: the dispatcher, the intake, the heartbeat and what a dead process left."""
+"""The parts that live while a Lab is open: dispatcher, intake, heartbeat and recovery."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from sagaz_lab.runtime.triggers.stored_params import ParamsInStore
 from sagaz_lab.runtime.triggers.triggers import Triggers
 
 _Before = tuple[frozenset[str] | None, bool, bool, str]
-"""The names that are started, whether anything is, whether failing runs are held, and how runs are resumed."""
+"""Started names, whether anything is started, whether failing runs are held, and how runs are resumed."""
 
 _GROUP = "consumer group"
 LOGS_S = 2.0
-"""How long a stop waits for the logs of runs to be written."""
+"""How long a stop waits for run logs to be written."""
 
 
 class Connections(Protocol):
-    """How sources and publishers are made; None where the Lab has none, as offline."""
+    """Creates sources and publishers; None if the Lab has none, as offline."""
 
     def source(
         self, trigger: Trigger, spec: SourceSpec, surroundings: Callable[[str, int], Surroundings]
@@ -52,7 +52,7 @@ class Connections(Protocol):
 
 
 class Service:
-    """One opening of a Lab, on one event loop."""
+    """An open Lab, on one event loop."""
 
     def __init__(
         self, store: Store, life: Lifetime, triggers: Triggers, observers: Observers, engine: Engine,
@@ -68,10 +68,8 @@ class Service:
         self._connections = connections
         self._only: frozenset[str] | None = None
         self._lock = asyncio.Lock()
-        # One at a time asks for what is to be resumed: whoever is second knows what the first has taken.
-        self._resuming = asyncio.Lock()
-        # One start at a time: one that fails puts back what it found, which no other may have changed meanwhile.
-        self._starting = asyncio.Lock()
+        self._resuming = asyncio.Lock()  # the second reconciliation must see what the first has taken
+        self._starting = asyncio.Lock()  # a failed start restores what it found, which no other may have changed
         self._latest: Start | None = None
         self._stopping = False
         self._resume = "all"
@@ -95,7 +93,7 @@ class Service:
         self._revisions.maker = f"{owner.name}, process {os.getpid()}"
         try:
             await self._prepare()
-        except BaseException:  # nothing has begun yet: once the cause is cured, the Lab opens
+        except BaseException:  # nothing has begun yet: once the cause is fixed, the Lab opens
             await self._store.close()
             raise
         self._life.tasks.start(self._heartbeat.beat(), "heartbeat")
@@ -107,14 +105,14 @@ class Service:
         self.group = await self._private_group()
         self._triggers.left_out.clear()
         sagas: Mapping[str, SagaDefinition] | None = None
-        while sagas is not self._registry.current:  # a cell may be run meanwhile
+        while sagas is not self._registry.current:  # a cell may run meanwhile
             sagas = self._registry.current
             self._triggers.load(sagas)
             await self._revisions.save([(name, number) for name in sagas for number in self._registry.past(name)])
             await self.params.follow()
 
     async def _put_clock_right(self) -> None:
-        """What an earlier process stored while its clock was ahead would last until that time comes."""
+        """Deadlines that an earlier process stored while its clock was ahead would last until then."""
         ahead_s, cut = await self._store.put_clock_right(self._life.clock.now())
         if cut:
             counts = ", ".join(f"{count} {what}" for what, count in cut.items())
@@ -122,7 +120,7 @@ class Service:
             self._report("clock:store", f"{text}; cut to their usual length from now: {counts}")
 
     async def _private_group(self) -> str:
-        """The name of this store's consumer groups: no other store reads by it."""
+        """The name of this store's consumer groups, which no other store uses."""
         positions = self._store.positions()
         group = await positions.get(_GROUP)
         if group is None:
@@ -134,7 +132,7 @@ class Service:
         return self._connections.source(trigger, spec, partial(self._surroundings, hears=hears))
 
     def _surroundings(self, reader: str, number: int, hears: Hears) -> Surroundings:
-        """What a source is built with that this trigger reads: no other owner of this store reads for it."""
+        """What a source that this trigger reads is built with; unique to this owner and store."""
         return Surroundings(
             clock=self._clock, positions=self._store.positions(), group=self.group, reader=reader, number=number,
             consumer=f"{self.group}/{reader}", lease=self._life.lease.insist, letters=self._store.letters_after,
@@ -142,11 +140,11 @@ class Service:
         )  # fmt: skip
 
     async def start(self, how: Start, reads: Callable[[], None]) -> None:
-        """Own the triggers, connect the sources, resume what was interrupted; then events are received.
+        """Own the triggers, connect the sources, resume interrupted runs; then events are received.
 
-        Raises `TriggersOwned`, and the error of a source that cannot be connected: then what ran before runs on, and
-        nothing else. With `skip_failed` the other sources are read. `reads` is called as soon as events are received.
-        A second start waits until the first has begun or failed, and does not get its error.
+        Raises `TriggersOwned`, and the error of a source that cannot be connected; then only what ran before runs on.
+        With `skip_failed` the other sources are read. `reads` is called as soon as events are received. A second start
+        waits until the first has begun or failed, and does not get its error.
         """
         if (place := place_in(self._life.tasks)) is not None and place.about == CONNECTION:
             raise waits_for_itself("start()", place.name, "call it once the source is connected")
@@ -169,7 +167,7 @@ class Service:
             await self._insist_on_connections(how, before)
 
     async def _insist_on_connections(self, how: Start, before: _Before) -> None:
-        """A source may take its time, and others may be started meanwhile: then their start decides what is read."""
+        """A source may connect slowly while another start begins; then that start decides what is read."""
         pumps = self.intake.pumps_of(self.started_names())
         try:
             await self.intake.connected(pumps)
@@ -184,7 +182,7 @@ class Service:
 
     async def _start(self, how: Start, may_receive: asyncio.Event, reads: Callable[[], None]) -> None:
         self._only = how.only or None
-        if self._triggers.left_out:  # the cause may have been cured
+        if self._triggers.left_out:  # the cause may be fixed
             self._triggers.left_out.clear()
             self._triggers.load(self._registry.current)
             await self.params.follow()
@@ -201,7 +199,7 @@ class Service:
                 self.intake.refuse_failed(self.intake.pumps_of({state.name for state in wanted}))
             if how.fresh:
                 await self._forget(wanted)
-            # Nothing is decided until the runs have their slots and keys again.
+            # nothing is decided until the runs have their slots and keys again
             barrier = self._triggers.barrier.raise_for(self._registry.current)
             try:
                 waited = await self.dispatcher.window_timers.restore(wanted)
@@ -213,10 +211,9 @@ class Service:
         self.relay.look_again()
         may_receive.set()
         reads()
-        await self._tell(away_s, found)
+        await self._report_start(away_s, found)
 
     async def _undo_start(self, before: _Before) -> None:
-        """Read what was read before the start, and nothing else."""
         self._only, self.started, self.runner.hold, self._resume = before
         async with self._lock:
             await self.intake.read(self._wanted if self.started else tuple)
@@ -224,7 +221,6 @@ class Service:
                 await self._store.own_triggers(list(self.started_names()))
 
     async def _forget(self, states: Collection[TriggerState]) -> None:
-        """Free what earlier runs of these triggers have claimed."""
         freed = waited = 0
         await self.dispatcher.window_timers.restore(states)
         for state in states:
@@ -233,10 +229,10 @@ class Service:
             state.core.forget(None)
             self.dispatcher.run_queue.release(state)
         names = ", ".join(state.name for state in states)
-        told = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
-        self._report("fresh", f"forgot {told} and {waited} waiting event{'s'[: waited != 1]} of {names}")
+        freed_text = f"{freed} claim{'s'[: freed != 1]} or cooldown{'s'[: freed != 1]}"
+        self._report("fresh", f"forgot {freed_text} and {waited} waiting event{'s'[: waited != 1]} of {names}")
 
-    async def _tell(self, away_s: float, found: Found) -> None:
+    async def _report_start(self, away_s: float, found: Found) -> None:
         self.away = StartReport(
             away_s=away_s,
             missed=await self.intake.missed(),
@@ -246,28 +242,28 @@ class Service:
             events_waited=found.waited,
             events_need_code=found.events_need_code,
         )
-        if self.away.is_worth_telling:
+        if self.away.is_worth_reporting:
             self._report(AWAY, f"{self.away.headline()} (lab.status().away has the details)")
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """The registry has other definitions: the next batch is decided by them."""
+        """The registry has new definitions, which decide from the next batch on."""
         self._triggers.load(self._registry.current, [change.name for change in changes])
         self.intake.hand_over(self._wanted())
         self._observers.changed([change.name for change in changes])
         new = [(change.name, change.revision) for change in changes if change.is_new]
-        shared = self._store.traits.survives  # else nobody else gives numbers
+        shared = self._store.traits.survives  # otherwise no other process assigns numbers
         back = self._triggers.without_code.keys() & {change.name for change in changes}
         barrier = self._triggers.barrier.raise_for(back.union(name for name, _ in new if shared))
         task = self._life.tasks.start(self._follow(new, barrier), "registry change")
         task.add_done_callback(lambda _: self._triggers.barrier.lift(barrier))
-        self.relay.wake()  # it may be known now where something goes
+        self.relay.wake()  # a destination may be known now
 
     def _taken_over(self) -> None:
         self.intake.hand_over(self._wanted())
         self._life.tasks.start(self._reconcile(), "registry change")
 
     async def limit(self, state: TriggerState, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Change limits, so that what waits for them may start; returns all."""
+        """Change limits and start the runs that they now admit; returns all limits."""
         await self.params.limit(state, values)
         self.dispatcher.run_queue.release(state)
         return state.limits.values
@@ -276,19 +272,18 @@ class Service:
         return {state.name for state in self._wanted()} if self.started else set()
 
     async def drain(self) -> None:
-        """Returns when the finite sources have ended, nothing is under way and what can be published has been."""
+        """Returns when finite sources are exhausted, nothing is live and everything that can be published has been."""
         await self.intake.ended()
         await self._quiet()
         await self._observers.caught_up()
 
     def refuse_inside(self, what: str) -> None:
-        """Raises `RunError` where the user's code calls this that the Lab waits for."""
+        """Raises `RunError` if called from user code that the Lab waits for."""
         caller = caller_in(self._life.tasks, self.runner.begun)
         if caller is not None:
             raise waits_for_itself(what, caller, "call it where no saga, listener or source waits for it, as in a cell")
 
     async def _quiet(self) -> None:
-        """What runs publish to the process itself may start other runs."""
         while True:
             await self.dispatcher.drain()
             await self.relay.settled()
@@ -296,9 +291,9 @@ class Service:
                 return
 
     async def stop(self, grace_s: float) -> None:
-        """In this order: no new events, let what runs finish and publish, abandon the rest, tell the store.
+        """Stop taking events, let runs finish and publish, abandon the rest, record it in the store.
 
-        Whatever fails of that, nothing lives on and the store is closed.
+        Whatever fails on the way, nothing stays live and the store is closed.
         """
         self.started, self._stopping = False, True
         self._life.lease.close()
@@ -316,7 +311,7 @@ class Service:
             async with asyncio.timeout(max(grace_s, CLOSE_S)):
                 await self.intake.close()
         except TimeoutError:
-            self._report("stop", "a source, or a trigger method that it waits for, did not let itself be stopped")
+            self._report("stop", "a source, or a trigger method that it waits for, did not stop when cancelled")
         try:
             async with asyncio.timeout(grace_s):
                 await self._quiet()
@@ -324,7 +319,7 @@ class Service:
             if live := len(self.runner.live):
                 self._report("stop", f"stopped with {live} run(s) under way; the next start resumes them")
         if left := self.relay.left:
-            self._report("stop:relay", f"{left} publication(s) wait in the store; the next start goes on with them")
+            self._report("stop:relay", f"{left} publication(s) wait in the store; the next start publishes them")
         await self.recovery.leave()
         await self.relay.close()
         self.runner.keep_logs()
@@ -333,7 +328,7 @@ class Service:
             await self.params.follow()  # what is changed and not kept yet
             await self._triggers.keep_counts()
         except LeaseLost as error:
-            self._report("lease", f"stopped; what was counted last is not kept: {describe(error)}")
+            self._report("lease", f"stopped; the last counts are not stored: {describe(error)}")
 
     async def _follow(self, new: Sequence[tuple[str, int]], barrier: asyncio.Future[None]) -> None:
         await self._life.insist(partial(self._revisions.save, new), "the number of a new revision")
@@ -364,11 +359,10 @@ class Service:
             await self.intake.read(self._wanted, may_receive)
 
     def _lost(self, error: LeaseLost) -> None:
-        """Another process decides the events and goes on with the runs: nothing of that is done here any more."""
         self.started = False
         left = self.runner.abandon()
         self._life.tasks.start(self.intake.abandon(describe(error)), "stop the sources")
-        runs = f"; {left} run(s) that were under way here go on there" if left else ""
+        runs = f"; {left} run(s) that were under way here resume there" if left else ""
         self._report("lease", f"the triggers are stopped: {error}{runs}")
 
     def _wanted(self) -> Iterator[TriggerState]:

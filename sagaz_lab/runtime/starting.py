@@ -1,4 +1,4 @@
-"""What a start of a Lab is asked to do."""
+"""The options of a Lab's start."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sagaz_lab.model.saga import SagaDefinition
 from sagaz_lab.runtime.recovery.start_report import RESUME
 
 Names = str | Collection[str] | None
-"""What is to be started: sagas and triggers by name; None is all."""
+"""Sagas and triggers to start, by name; None is all."""
 
 
 class Start(NamedTuple):
-    """`only` are names of sagas and triggers; none means all. The others are as `Lab.start` has them."""
+    """`only` are names of sagas and triggers; empty means all. The other options are those of `Lab.start`."""
 
     only: frozenset[str]
     hold: bool
@@ -26,7 +26,7 @@ class Start(NamedTuple):
 
 
 def checked_names(sagas: Mapping[str, SagaDefinition], only: Names, resume: str) -> frozenset[str]:
-    """The names that `only` has. Raises `UnknownName` for what is none, and for another way to resume."""
+    """The names in `only`. Raises `UnknownName` for an unknown one, or an unknown way to resume."""
     if resume not in RESUME:
         raise UnknownName("start", "resume", resume, RESUME)
     names = [only] if isinstance(only, str) else list(only or ())
@@ -38,7 +38,7 @@ def checked_names(sagas: Mapping[str, SagaDefinition], only: Names, resume: str)
 
 
 def checked_grace(grace_s: Any) -> float:
-    """How long a stop lets runs finish, before anything is stopped. Raises `DefinitionError`."""
+    """How long a stop lets runs finish before it stops anything. Raises `DefinitionError`."""
     seconds = float(grace_s) if isinstance(grace_s, Real) and not isinstance(grace_s, bool) else nan
     if not seconds >= 0:
         raise DefinitionError(f"stop: grace_s={grace_s!r} must be a number of seconds, 0 or more")

@@ -1,4 +1,4 @@
-"""What the Lab says about itself: its status, what would become of an event, what became of one."""
+"""The Lab's reports: its status, a preview of an event, the outcome of one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class SourceStatus:
     read_by: Sequence[str]
     lag_s: float | None
     lost: int = 0
-    """Events that it could not deliver, since the broker had them no more."""
+    """Events that the broker had already deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """What waits to start, and how it holds up its sources. `blocking`: they wait for room now."""
+    """What waits to start, and how it affects its sources. `blocking`: they wait for room now."""
 
     waiting: int
     size: int
@@ -42,12 +42,11 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True)
 class TriggerStatus:
-    """`ends` counts how its runs have ended, `reasons` (outcome, reason) why events started none.
+    """`ends` counts ends of runs by status, `reasons` (outcome, reason) events that started none.
 
-    `resumed` runs were started by an earlier process: started + resumed = running + ends, but for those tried again.
-    `params` and `limits` give each one's value and what its cell says,
-    `ranges` the bounds of params. `lag_s`: how old the newest event was when it
-    came.
+    `resumed` runs were started by an earlier process: started + resumed = running + ends, except those to be retried.
+    `params` and `limits` give each one's value and its cell's, `ranges` the bounds of params. `lag_s` is the age of the
+    newest event on receipt.
     """
 
     name: str
@@ -83,14 +82,14 @@ class RunProgress:
     attempt: int
     started_at: float
     parts: Mapping[str, float]
-    """How much of it is done, by action, where an action has said so."""
+    """Progress by action, as reported by the action."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How things stand. `warnings` are the problems reported last, newest last; `away` is what the last start found.
+    """The state of a Lab. `warnings` are the latest problems, newest last; `away` has the findings of the last start.
 
-    `isolated` says that the Lab lives on a loop of a thread of its own.
+    `isolated`: the Lab lives on the loop of its own thread.
     """
 
     started: bool
@@ -111,7 +110,7 @@ class Status:
 
 
 def source_status(pump: Pump, fired: int) -> SourceStatus:
-    """`fired` events were given to it by hand."""
+    """`fired` events were fired to it by hand."""
     state = pump.state
     blocking = [s.name for s in pump.states if s.room() == 0 and not s.paused]
     if state == "connected" and blocking:
@@ -197,9 +196,9 @@ class Why:
     outcomes: Sequence[Outcome]
     runs: Sequence[Mapping[str, Any]]
     verdicts: Sequence[Sequence[GateVerdict]] = ()
-    """For each outcome what every gate said; nothing for a trigger that is gone."""
+    """Every gate's verdict per outcome; empty for a removed trigger."""
     is_run: bool = False
-    """It is a run's id that was asked for; `runs` has that one."""
+    """A run's id was asked for; `runs` has that run."""
 
     def __repr__(self) -> str:
         if not self.outcomes and not self.is_run:

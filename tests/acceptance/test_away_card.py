@@ -72,7 +72,7 @@ def test_the_cell_that_starts_says_what_was_missed_and_what_goes_on(tmp_path: Pa
         assert head.startswith("kernel was away 14 h")
         assert head.endswith(" ticks missed, 3 runs resumed")
         assert "Nightly.on_hour: 1" in ticks
-        assert 'the last of which comes now; its trigger\'s missed="all", "last" or "none" decides that' in ticks
+        assert 'the last one delivered now; its trigger\'s missed="all", "last" or "none" sets this' in ticks
         assert all(run in resumed for run in runs)
         assert "lab.compensate_run(id) undoes one" in resumed
         assert f"<b>{head}</b>" in card["text/html"]

@@ -1,4 +1,4 @@
-"""What a start finds after nobody had run the triggers, and which interrupted runs it takes up."""
+"""What a start finds after nobody had run the triggers, and which interrupted runs it resumes."""
 
 from __future__ import annotations
 
@@ -316,8 +316,8 @@ async def test_missed_ticks_are_told_by_trigger_with_what_was_done_about_them() 
     assert away.ticks_missed == 28
     assert "28 ticks missed" in away.headline()
     told = list(away.lines())
-    assert told[0].startswith("Nightly.on_hour: 14 ticks missed, the last of which comes now; its trigger's missed=")
-    assert "all of which come now" in told[1]
+    assert told[0].startswith("Nightly.on_hour: 14 ticks missed, the last one delivered now; its trigger's missed=")
+    assert "all delivered now" in told[1]
     await lab.start()
     assert not lab.status().away.missed
     await lab.stop()

@@ -81,7 +81,7 @@ def saga(options: str, body: str = "") -> str:
         ),
         (
             saga('source="memory", topic="t"', "listeners = [OutboxSagaListener(storage='sqlite:///x')]"),
-            "Lab's own store",
+            "the Lab's store",
         ),
         (saga('source="redis", stream="s", url="redis://u:C4n4@h"'), "its code contains a credential"),
         (saga('source="memory"', 'def __init__(self): raise OSError("no disk")'), "OSError: no disk"),

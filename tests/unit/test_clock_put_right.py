@@ -139,7 +139,7 @@ async def test_a_retry_comes_at_its_length_from_now(place: Place, ahead: timedel
         assert len(place.ran) == 1
         await quiet(lab, clock, 120)
         await until(lambda: len(place.ran) == 2)
-    assert any("tried again in 1 h" in text for text in place.told)
+    assert any("retried in 1 h" in text for text in place.told)
 
 
 @pytest.mark.parametrize("ahead", AHEAD)

@@ -217,7 +217,7 @@ async def test_what_is_settled_already_is_skipped_and_told(each_lab: Lab) -> Non
     ids = await died(each_lab, -1, -2)
     assert await each_lab.discard(ids[:1], "known") == 1
     assert len(await each_lab.redrive(ids, fix=lambda _: {"score": 1})) == 1
-    assert told == ["redrive skipped 1 that are no open dead letters any more: they were redriven or discarded"]
+    assert told == ["redrive skipped 1 that are no longer open: they were redriven or discarded"]
     assert await each_lab.discard(ids, "again") == 0
     assert len(told) == 2
 

@@ -411,7 +411,7 @@ async def test_an_event_that_is_fired_as_such_keeps_its_id(lab: Lab) -> None:
     assert outcome.event_id
     assert outcome.kind is OutcomeKind.STARTED
     for id in ("", 5):
-        with pytest.raises(DefinitionError, match="must be a text that is not empty"):
+        with pytest.raises(DefinitionError, match="must be a non-empty string"):
             await lab.fire("Scores.on_score", {"score": 9}, id=id)
 
 

@@ -194,7 +194,9 @@ async def test_a_class_that_cannot_be_made_is_refused_and_an_earlier_shadow_stay
         raise OSError("no model on this disk")
 
     new.__init__ = init  # type: ignore[misc]
-    with pytest.raises(DefinitionError, match="retraining: the class cannot be made: OSError: no model on this disk"):
+    with pytest.raises(
+        DefinitionError, match="retraining: the class cannot be instantiated: OSError: no model on this disk"
+    ):
         lab.shadow(new)
     await fire(lab, 0.6)
     assert (await shown(lab)).seen == 1

@@ -19,7 +19,7 @@ from sagaz_lab.runtime.intake.intake import Intake
 from sagaz_lab.runtime.lifetime import tasks
 from sagaz_lab.runtime.outbox.relay import Relay
 from sagaz_lab.runtime.recovery.recovery import Recovery
-from sagaz_lab.runtime.triggers.live_params import ParamsInStore
+from sagaz_lab.runtime.triggers.stored_params import ParamsInStore
 from tests.unit.tools import assert_adds_up, settle, until
 
 PLACES = ["action", "thread", "compensation", "trigger", "listener", "on_saga_start", "source", "report", "decode"]

@@ -1,4 +1,4 @@
-"""A stop ends, whatever the user's code makes of its cancelling, and says what did not let itself be stopped."""
+"""A stop ends, whatever the user's code makes of its cancelling, and reports what did not stop."""
 
 import asyncio
 from contextlib import suppress

@@ -195,7 +195,7 @@ async def test_a_source_that_raises_it_is_opened_again(lab: Lab, place: str, err
     await lab.start()
     await until(lambda: lab.counters()["S.on"]["started"] == 4)
     assert source.entered == 2
-    assert any("source custom moody has failed" in text and "it is opened again" in text for text in reports)
+    assert any("source custom moody has failed" in text and "it is reopened" in text for text in reports)
     assert lab.status().sources[0].state == "connected"
 
 

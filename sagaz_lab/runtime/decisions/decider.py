@@ -17,7 +17,7 @@ from sagaz_lab.model.stopping import UserCode
 from sagaz_lab.model.trigger import Skip
 from sagaz_lab.model.variables import Caller, driven, in_own_context
 from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Again, Decided
-from sagaz_lab.runtime.decisions.hints import tell_hidden, tell_slow
+from sagaz_lab.runtime.decisions.hints import report_hidden_fields, report_slow
 from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, prepare
 from sagaz_lab.runtime.decisions.returned import as_context
 from sagaz_lab.runtime.decisions.seen import WAITING_ID
@@ -75,9 +75,9 @@ class Decider:
         await self._pass(decided, prepared, first, len(prepared.events), now, quiet=quiet)
         decided.settle_left(now)
         if not quiet:
-            tell_slow(self._report, decided)
-            if not state.told_hidden_fields and prepared.claims:
-                tell_hidden(self._report, state, prepared.events[0])
+            report_slow(self._report, decided)
+            if not state.reported_hidden_fields and prepared.claims:
+                report_hidden_fields(self._report, state, prepared.events[0])
 
     @in_own_context
     async def decide_due(self, decided: Decided, now: float) -> None:
@@ -258,7 +258,7 @@ class Decider:
         own = decided.beside()
         await self._run_methods(own, prepared, 0, 1, now)
         decided.close(own, prepared, now)
-        tell_slow(self._report, own)
+        report_slow(self._report, own)
 
     # --- the method ---
 

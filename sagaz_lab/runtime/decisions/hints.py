@@ -13,7 +13,7 @@ SLOW_S = 0.05
 """Slower decisions are reported, since they block the loop."""
 
 
-def tell_slow(report: Report, decided: Decided) -> None:
+def report_slow(report: Report, decided: Decided) -> None:
     if decided.took_s > SLOW_S and not decided.state.compiled.is_async:
         name, took_ms = decided.state.name, decided.took_s * 1000
         what = "an event" if decided.events == 1 else f"{decided.events} events"
@@ -23,11 +23,11 @@ def tell_slow(report: Report, decided: Decided) -> None:
         )
 
 
-def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
+def report_hidden_fields(report: Report, state: TriggerState, event: Event) -> None:
     ours = state.compiled.trigger.spec.traits.own_payload or "sagaz-id" in event.headers
     payload = payload_as_sent(event)
     if isinstance(payload, Mapping) and not ours:
-        state.told_hidden_fields = True
+        state.reported_hidden_fields = True
         try:
             hidden = sorted(OWN_FIELDS.intersection(payload))
         except BaseException:  # noqa: BLE001  the user's mapping cannot be read, and this is only a hint
@@ -41,7 +41,7 @@ def tell_hidden(report: Report, state: TriggerState, event: Event) -> None:
             )
 
 
-def tell_ticks_again(report: Report, decided: Decided) -> None:
+def report_repeated_ticks(report: Report, decided: Decided) -> None:
     """A tick has one start: a repetition means that the clock was set back or a process died."""
     if decided.state.compiled.overlap is None:
         return
@@ -50,7 +50,7 @@ def tell_ticks_again(report: Report, decided: Decided) -> None:
             report(f"tick:{trigger}", f"{trigger}: tick {event_id}: {reason}")
 
 
-def tell_claimed(report: Report, decided: Decided, own_runs: str) -> None:
+def report_claimed(report: Report, decided: Decided, own_runs: str) -> None:
     """The first duplicate of a trigger that has started nothing yet, if the first run belongs to another process."""
     state = decided.state
     reason, event_id = next(it[1:3] for it in decided.entries if it[0] == "duplicate")

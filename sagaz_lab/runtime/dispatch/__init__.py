@@ -1,1 +1,1 @@
-"""Accept in one transaction, start what may start, keep what waits."""
+"""Dispatch: accept decisions in one transaction, start the runs that may start, queue the others."""

@@ -1,4 +1,4 @@
-"""Outcomes of events that start no run, or leave the run queue: counted, stored, told to listeners."""
+"""Events that start no run and runs that leave the queue: counted, stored, reported to listeners."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sagaz_lab.runtime.triggers.state import TriggerState
 
 
 class Departures:
-    """Of all triggers."""
+    """For all triggers."""
 
     def __init__(self, life: Lifetime, observers: Observers, letters: DeadLetterNotices) -> None:
         self._life = life
@@ -33,15 +33,15 @@ class Departures:
         self._letters = letters
 
     async def fetch(self, pending: PendingRun) -> None:
-        """Have its event and context in memory again. Raises `StoreError`."""
+        """Load its event and context again. Raises `StoreError`."""
         if pending.left:
             stored = await self._store.load(pending.run_id)
             if stored is None or stored.event is None:
-                raise StoreError(f"run {pending.run_id} is not in the store any more")
+                raise StoreError(f"run {pending.run_id} is no longer in the store")
             pending.event, pending.context, pending.flat = stored.event, stored.context, False
 
     async def _fetch_if_there(self, pending: PendingRun) -> None:
-        """The same, however long the store is away; an event that it does not have is reported."""
+        """`fetch`, retried while the store is unavailable; a missing event is reported."""
         try:
             await self._life.insist(partial(self.fetch, pending), f"run {pending.run_id}")
         except StoreError as error:
@@ -51,7 +51,7 @@ class Departures:
         self, state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float,
         facts: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """A waiting event has its outcome."""
+        """A waiting event has its final outcome."""
         entries = entries_of(kind.value, reason, pending, now, facts)
         pending.has_outcome = True
         state.counters.waiting -= len(entries)
@@ -63,12 +63,12 @@ class Departures:
             pending.final.set_result(outcome(entries[-1]))
 
     def withdrawn(self, state: TriggerState, pending: PendingRun, verdict: Verdict, now: float) -> None:
-        """The store has it no more: a later one has its place."""
+        """The store has dropped the run, which a later one superseded."""
         self.finally_(state, pending, verdict.kind, verdict.reason, now, verdict.facts)
         state.counters.count_reason(verdict.kind.value, verdict.reason, pending.size)
 
     async def fetch_withdrawn(self, decided: Decided, now: float) -> None:
-        """Before the store has them no more: their events, for listeners and for `persist_events`."""
+        """Load events that listeners and `persist_events` need before the store drops them."""
         compiled = decided.state.compiled
         for pending, (kind, reason, *_) in decided.withdrawn:
             if compiled.config.persist_events or f"on_trigger_{kind.value}" in compiled.definition.hooks:
@@ -78,10 +78,10 @@ class Departures:
                     if kind is OutcomeKind.DROPPED:
                         decided.dropped.append(event)
 
-    async def tell(self, decided: Decided) -> None:
-        """Call the listeners for the events of a batch that have started nothing."""
+    async def call_listeners(self, decided: Decided) -> None:
+        """Call the listeners for the events of a batch that started nothing."""
         definition = decided.state.compiled.definition
-        await self._letters.tell(decided.state, decided.letters)
+        await self._letters.announce(decided.state, decided.letters)
         for event in decided.dropped:
             await tell(definition.hooks.get("on_trigger_dropped", ()), definition.name, event, QUEUE_FULL)
         for event, reason in decided.filtered:
@@ -91,8 +91,10 @@ class Departures:
         self, state: TriggerState, pending: PendingRun, verdict: Verdict, now: float,
         letters: Sequence[DeadLetter] = (),
     ) -> None:  # fmt: skip
-        """A waiting event starts nothing after all; `letters` are what it leaves. It has its outcome as soon as the
-        store knows, however long that is away. Raises `StoreError`."""
+        """A waiting event starts nothing after all; `letters` are its dead letters.
+
+        It has its outcome once the store knows, however long the store is away. Raises `StoreError`.
+        """
         kind, reason, facts = verdict.kind, verdict.reason, verdict.facts
         hooks = state.compiled.definition.hooks.get(f"on_trigger_{kind.value}", ())
         if hooks or state.compiled.config.persist_events:
@@ -110,11 +112,11 @@ class Departures:
         if kind is not OutcomeKind.DEAD:
             for event in pending.events():
                 await tell(hooks, pending.saga, event, reason)
-        await self._letters.tell(state, letters)
+        await self._letters.announce(state, letters)
         self._letters.report(letters)
 
     async def _end_with(self, letter: DeadLetter, batch: Acceptance, now: float) -> None:
-        """The run's own letter: it is not withdrawn, since only the store knows the claims of the other events."""
+        """End the run with its own dead letter. Not withdrawn: only the store knows the other events' claims."""
         error = RunError(f"it never began, and left dead letter {letter.id}: {letter.error}")
         ending = Ending(RunStatus.COMPENSATED, error, publications=batch.publications)
         letter.claim = None
@@ -128,7 +130,7 @@ class Departures:
         await self._life.insist(partial(self._store.accept, batch), f"the outcome of run {run_id}")
 
     def put_off(self, state: TriggerState, pending: PendingRun, reason: str) -> None:
-        """A waiting event stays stored, and counts anew when it is taken up again; its caller gets `waiting`."""
+        """A waiting event stays stored and counts as new when it is loaded again; its caller gets `waiting`."""
         entries = entries_of("waiting", reason, pending, self._life.clock.now())
         state.counters.received -= len(entries)
         state.counters.waiting -= len(entries)
@@ -137,7 +139,7 @@ class Departures:
 
 
 def _kept(state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: str, now: float) -> Sequence[KeptEvent]:
-    """The events with their outcome, if the trigger is to keep them."""
+    """The events with their outcome, if the trigger keeps them."""
     decided = Decided(state)
     for event in pending.events():
         decided.note(event, kind, reason, now)
@@ -145,7 +147,7 @@ def _kept(state: TriggerState, pending: PendingRun, kind: OutcomeKind, reason: s
 
 
 def final_of(pending: PendingRun) -> asyncio.Future[Outcome]:
-    """The outcome that a waiting event will have. To be asked for before it can have it."""
+    """The final outcome of a waiting event. Call it before the event can have its outcome."""
     if pending.final is None:
         pending.final = asyncio.get_running_loop().create_future()
     return pending.final

@@ -14,7 +14,7 @@ from sagaz_lab.model.variables import Caller, origin, origin_of
 from sagaz_lab.runtime.decisions.acceptance import acceptance
 from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.decisions.decider import Decider
-from sagaz_lab.runtime.decisions.hints import tell_ticks_again
+from sagaz_lab.runtime.decisions.hints import report_repeated_ticks
 from sagaz_lab.runtime.decisions.preview import Preview, preview
 from sagaz_lab.runtime.dispatch.departures import Departures
 from sagaz_lab.runtime.dispatch.effects import Effects, Follow
@@ -32,7 +32,7 @@ from sagaz_lab.runtime.triggers.triggers import Triggers
 
 
 class Dispatcher:
-    """Makes decisions, has the store accept them, and starts what they start. It puts together the parts for that."""
+    """Makes decisions, has the store accept them, and starts their runs. Builds the parts for that."""
 
     def __init__(self, life: Lifetime, triggers: Triggers, observers: Observers, engine: Engine) -> None:
         self._life = life
@@ -49,7 +49,7 @@ class Dispatcher:
         self._exclusive.on_freed = [self.run_queue.freed, self.window_timers.time]
         self.runner.retry_later = self.run_queue.retry_later
         triggers.on_changed = self._exclusive.freed
-        triggers.barrier.on_lifted = self.run_queue.go_on
+        triggers.barrier.on_lifted = self.run_queue.resume
         triggers.on_removed = self.window_timers.removed
 
     async def take(
@@ -61,15 +61,14 @@ class Dispatcher:
         redriven: Mapping[str, Redriven] = NOTHING,
         contexts: Sequence[Context] = (),
     ) -> list[Decided]:
-        """Decide the deliveries for each reader's trigger and accept the result.
+        """Decide the deliveries for each reader's trigger and store the result.
 
-        `answered` says that the caller tells somebody of the outcomes, so that a dead one needs no report. `redriven`
-        are the dead letters that the events come from, by their ids. With `contexts` each delivery is decided in a copy
-        of its own, and so executes its run.
+        `answered`: the caller reports the outcomes, so dead letters need no report. `redriven` are the dead letters
+        that the events come from, by event id. With `contexts` each delivery is decided, and its run executed, in a
+        copy of its own.
 
-        When it returns, all is in the store and the deliveries may be acked: first the decisions of each reader, and
-        then those of events that hung on others of the batch. Raises `StoreUnavailable`: then nothing
-        has been taken and nothing is counted.
+        On return everything is stored and the deliveries may be acked: first the decisions of each reader, then those
+        of events that depended on others of the batch. Raises `StoreUnavailable`; then nothing is stored or counted.
         """
 
         async def decide(decisions: Sequence[Decided], now: float) -> None:
@@ -86,14 +85,16 @@ class Dispatcher:
         await self.decide(decisions, decide, len(deliveries))
         if self.observers.all:
             self.observers.received(readers, deliveries)
-        told = {delivery.event.id for delivery in deliveries} if answered else ()
-        for decided in decisions:  # those of windows that came before, nobody else hears of
-            self.letters.report([letter for letter in decided.letters if letter.event.id not in told])
+        answered_ids = {delivery.event.id for delivery in deliveries} if answered else ()
+        for decided in decisions:  # no caller learns of those from earlier windows
+            self.letters.report([letter for letter in decided.letters if letter.event.id not in answered_ids])
         return decisions
 
     async def take_with(self, decision: Decision, reader: Reader, delivery: Delivery) -> Decided:
-        """Decide an event that the code which this decision waits for has fired to one of its triggers, with the batch
-        at hand: the store takes both or neither. The entries of what is returned are as things stand."""
+        """Decide an event that user code fired to one of the triggers whose decision waits for that code.
+
+        It joins the current batch: the store accepts both or neither. The entries of the result are preliminary.
+        """
         state, part = reader
         batch = decision.batches[state]
         async with one_at_a_time():
@@ -115,7 +116,7 @@ class Dispatcher:
     async def take_whole(
         self, state: TriggerState, events: Sequence[Event], redriven: Mapping[str, Redriven]
     ) -> list[Decided]:
-        """The same for events that have been through their window before; the caller tells of the outcomes."""
+        """`take` for events that have passed their window before; the caller reports the outcomes."""
 
         async def decide(decisions: Sequence[Decided], now: float) -> None:
             await self._decide_due(decisions[0], now)
@@ -127,7 +128,7 @@ class Dispatcher:
         return decisions
 
     async def decide_windows(self, state: TriggerState) -> None:
-        """Decide the windows of the trigger whose time has come."""
+        """Decide the trigger's windows that are due."""
 
         async def decide(decisions: Sequence[Decided], now: float) -> None:
             with inside(self._life.tasks, f"the decision of a window of {state.name}", state.name):
@@ -139,7 +140,7 @@ class Dispatcher:
         self.letters.report([letter for decided in decisions for letter in decided.letters])
 
     async def preview(self, state: TriggerState, delivery: Delivery) -> Preview:
-        """What would become of the event now."""
+        """The outcome that the event would have now."""
         if open_decision_of(state) is not None:
             return await preview(self._decider, state, delivery, self._life.clock.now())
         decision = await self._exclusive.begin([state])
@@ -150,12 +151,12 @@ class Dispatcher:
             self._exclusive.end(decision)
 
     async def _may_decide(self, states: Sequence[TriggerState]) -> None:
-        """Returns when no saga of these triggers stands still."""
+        """Returns when no saga of these triggers is blocked."""
         if self._triggers.barrier.raised:
             await self._triggers.barrier.lifted([state.compiled.definition.name for state in states])
 
     async def _decide_due(self, decided: Decided, now: float) -> None:
-        """What is due comes before what arrives."""
+        """What is due precedes what arrives."""
         if self._life.closing or decided.state.removed:
             return
         self.run_queue.release_now(decided.state, now)
@@ -163,14 +164,14 @@ class Dispatcher:
             await self._decider.decide_due(decided, now)
 
     async def decide(self, decisions: list[Decided], decide: Decide, events: int = 0) -> None:
-        """One decision of these triggers, and what the store makes of it.
+        """One decision of these triggers, and its acceptance by the store.
 
-        Triggers whose methods wait come first, so that they hold up none of the others.
+        Triggers whose methods wait come first, so that they do not delay the others.
         """
         states = [decided.state for decided in decisions]
         self._life.refuse_closing()
         if not self._life.lease.held():
-            await self._life.lease.seen()  # what is only filtered would be decided without the store
+            await self._life.lease.seen()  # events that are only filtered would be decided without the store
         self._count(states, events)
         decision: Decision | None = None
         try:
@@ -226,13 +227,12 @@ class Dispatcher:
         for follow in follows:
             await follow()
         for decided in decisions:
-            tell_ticks_again(self._life.report, decided)
+            report_repeated_ticks(self._life.report, decided)
 
     async def _settle_again(
         self, before: Decided, refused: Mapping[str, Refusal], follows: list[Follow], now: float
     ) -> Sequence[Decided]:
-        """What hung on others of its batch. The batch has been taken, so that this is too, however long the store is
-        away."""
+        """Settle what depended on others of its batch. The batch is stored, so this is retried during outages."""
         found: list[Decided] = []
         while before.again:
             taken: list[tuple[Decided, Mapping[str, Refusal]]] = []
@@ -269,7 +269,7 @@ class Dispatcher:
             state.counters.deciding += events
 
     def _take_back(self, decision: Decision | None, decisions: Sequence[Decided], events: int) -> None:
-        """Nothing has been taken."""
+        """Nothing was stored: undo the counts."""
         for decided in reversed(decisions):
             decided.batch.rollback()
         self._count([decided.state for decided in decisions], -events)
@@ -277,19 +277,19 @@ class Dispatcher:
             self._exclusive.end(decision)
 
     async def _accept(self, decisions: Sequence[Decided], now: float) -> Mapping[str, Refusal]:
-        """One transaction for all."""
+        """Store all decisions in one transaction."""
         batch = acceptance(decisions, now)
         if not batch:
             return {}
         self._life.finishing.asking += 1
         try:
-            self._life.refuse_closing()  # as where a trigger method has stopped the Lab
+            self._life.refuse_closing()  # a trigger method may have stopped the Lab
             return await self._life.store.accept(batch)
         finally:
             self._life.finishing.asking -= 1
 
     def busy(self) -> bool:
-        """Whether a run lives, waits for its turn, or an event is being decided. Retries to come do not count."""
+        """Whether a run is live or queued, or an event is being decided. Pending retries do not count."""
         states = self._triggers.states.values()
         return self.runner.busy() or any(
             s.core.admission.waiting
@@ -300,7 +300,7 @@ class Dispatcher:
         )
 
     async def close(self) -> None:
-        """Abandon what still runs: the store says how to go on."""
+        """Abandon the live runs: the store knows how to resume them."""
         await self._life.take_no_more()
         await self.observers.close()
         await self.runner.close()
@@ -311,7 +311,7 @@ class Dispatcher:
             state.wake()
 
     async def drain(self) -> None:
-        """Returns when nothing is under way."""
+        """Returns when nothing is live or being decided."""
         while self.busy():
             self.runner.idle.clear()
             if self.runner.busy():

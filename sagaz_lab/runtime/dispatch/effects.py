@@ -1,4 +1,4 @@
-"""What follows once the store has a batch: counters, the tally, starts, listeners."""
+"""The effects of a stored batch: counters, the tally, starts, listeners."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sagaz_lab.abc import Refusal
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.runtime.decisions.acceptance import letters_only
 from sagaz_lab.runtime.decisions.decided import Decided
-from sagaz_lab.runtime.decisions.hints import tell_claimed
+from sagaz_lab.runtime.decisions.hints import report_claimed
 from sagaz_lab.runtime.decisions.seen import CAME, TAKEN
 from sagaz_lab.runtime.dispatch.departures import Departures
 from sagaz_lab.runtime.dispatch.run_queue import RunQueue
@@ -24,11 +24,11 @@ _RUNNING = RunStatus.RUNNING
 _TAKEN = frozenset((OutcomeKind.DUPLICATE.value, reason) for reason in (TAKEN, CAME))
 
 Follow = Callable[[], Awaitable[None]]
-"""What may take its time, when the next batch may be decided already."""
+"""Work that may continue while the next batch is decided."""
 
 
 class Effects:
-    """Of the decisions of all triggers."""
+    """For the decisions of all triggers."""
 
     def __init__(
         self, life: Lifetime, runner: Runner, queue: RunQueue, windows: WindowTimers, departures: Departures,
@@ -42,7 +42,7 @@ class Effects:
         self._observers = observers
 
     async def apply(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> Follow:
-        """The store has taken the batch: count, remember, start. Returns what follows, which may take its time."""
+        """The batch is stored: count, tally, start. Returns the work that may take longer."""
         state = decided.state
         if refused:
             state.core.commit(decided.batch, refused)
@@ -75,14 +75,14 @@ class Effects:
             setattr(state.counters, kind, getattr(state.counters, kind) + times)
             state.counters.count_reason(kind, reason, times)
         if not (state.told_claimed or _TAKEN.isdisjoint(decided.reasons)):
-            tell_claimed(self._life.report, decided, self._life.run_prefix)
+            report_claimed(self._life.report, decided, self._life.run_prefix)
 
     async def _follow(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
-        """What is written and told after a batch."""
+        """Writes and calls of listeners after a batch."""
         if decided.letters or decided.dropped or decided.filtered:
-            await self._departures.tell(decided)
+            await self._departures.call_listeners(decided)
         for by, run_id in decided.batch.replaced:
-            if by not in refused:  # who did not get in takes nobody's place
+            if by not in refused:  # a refused run replaces no other
                 replace = partial(self._queue.replace, decided.state, run_id, now)
                 await self._life.insist(replace, f"the cancelling of run {run_id}")
                 self._queue.release(decided.state)
@@ -100,8 +100,9 @@ class Effects:
         state.counters.started += events
 
     async def _settle_refused(self, decided: Decided, refused: Mapping[str, Refusal], now: float) -> None:
-        """Another process took the claim meanwhile, or the store cannot keep its values: then it leaves a letter, which
-        is counted when it is stored, and what was to leave its window with it waits until then."""
+        """Another process took the claim meanwhile, or the store cannot hold the run's values. The latter leaves a dead
+        letter, counted once stored; events that would have left their window with the run wait until then.
+        """
         entries, letters = len(decided.entries), len(decided.letters)
         decided.reasons = {}
         for id, refusal in refused.items():

@@ -1,4 +1,4 @@
-"""A trigger makes one decision at a time: the next batch waits until the store has taken the one before."""
+"""One decision per trigger at a time: the next batch waits until the store has accepted the previous one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 
 
 class Decision:
-    """One that is under way. The user's code that it waits for may begin another one, whose `outer` it is.
+    """A decision in progress. User code that it waits for may begin an inner one, whose `outer` it is.
 
-    `locked` are its triggers, `wants` those that it or an inner one waits for. It is `open` while the user's code is
-    called, and its batches may grow: an event that this code fires to one of its triggers joins the batch. `fired` are
-    those.
+    `locked` are its triggers, `wants` those that it or an inner one waits for. It is `open` while it calls user code, and
+    its batches may grow: an event that this code fires to one of its triggers joins the batch; `fired` are these events.
     """
 
     __slots__ = ("batches", "fired", "locked", "now", "open", "outer", "over", "wants")
@@ -44,7 +43,7 @@ _current: ContextVar[Decision | None] = ContextVar("decision", default=None)
 
 
 def _innermost() -> Decision | None:
-    """The decision that waits for the code that calls this."""
+    """The decision that waits for the calling code."""
     decision = _current.get()
     while decision is not None and not decision.open:
         decision = decision.outer
@@ -52,7 +51,7 @@ def _innermost() -> Decision | None:
 
 
 def open_decision_of(state: TriggerState) -> Decision | None:
-    """The decision of this trigger that waits for the code that calls this, while its batch may grow."""
+    """The decision of this trigger that waits for the calling code, if its batch may still grow."""
     decision = _innermost()
     if decision is None:
         return None
@@ -76,12 +75,12 @@ async def one_at_a_time() -> AsyncIterator[None]:
 
 
 def within_a_decision() -> bool:
-    """Whether any decision waits for the code that calls this."""
+    """Whether any decision waits for the calling code."""
     return _innermost() is not None
 
 
 def within(context: Context) -> Context:
-    """A copy of this context, for code that the current decision waits for."""
+    """A copy of this context for code that the current decision waits for."""
     own = context.copy()
     own.run(_current.set, _current.get())
     own.run(_turn.set, _turn.get())
@@ -89,21 +88,21 @@ def within(context: Context) -> Context:
 
 
 class Exclusive:
-    """Begins decisions in the order in which they are asked for; `on_freed` are called with a trigger that has none."""
+    """Begins decisions in order of request; `on_freed` are called with each trigger without a current decision."""
 
     def __init__(self) -> None:
         self.on_freed: list[Callable[[TriggerState], None]] = []
         self._holders: dict[TriggerState, Decision] = {}
 
     async def begin(self, states: Collection[TriggerState]) -> Decision:
-        """Returns when no other decision of these triggers is under way.
+        """Returns when no other decision of these triggers is in progress.
 
-        Raises `RunError` where the other one waits for the code that calls this.
+        Raises `RunError` if the other one waits for the calling code.
         """
         decision = Decision(_innermost())
         try:
             while decision.outer is None and not await self._lock_all(decision, states):
-                self._give_back(decision)  # it holds nothing any more, so that the others go on first
+                self._give_back(decision)  # it holds nothing, so the others proceed
             if decision.outer is not None:
                 await self.extend(decision, states)
         except BaseException:
@@ -114,15 +113,15 @@ class Exclusive:
         return decision
 
     async def extend(self, decision: Decision, states: Collection[TriggerState]) -> None:
-        """The same for further triggers of a decision."""
+        """`begin` for further triggers of a decision."""
         if not await self._lock_all(decision, states):
             names = ", ".join(sorted(state.name for state in states))
             cure = "fire to it from an action, or publish to it"
             raise waits_for_itself(f"a decision of {names}", "the decision of another event", cure)
 
     async def _lock_all(self, decision: Decision, states: Collection[TriggerState]) -> bool:
-        """False where it would wait for a decision that waits for it."""
-        # Each once, and in one order, so that two decisions that begin at the same time do not wait for each other.
+        """False if it would wait for a decision that waits for it."""
+        # Each once and in one order, so that concurrent decisions do not deadlock.
         for state in sorted(set(states), key=lambda it: it.name):
             if not await self._lock(decision, state):
                 return False
@@ -159,14 +158,14 @@ class Exclusive:
         return False
 
     def end(self, decision: Decision) -> None:
-        """It is made, or nothing came of it; idempotent."""
+        """The decision is complete or was dropped; idempotent."""
         if not decision.over:
             decision.over, decision.open = True, False
             self._give_back(decision)
 
     @staticmethod
     def leave(decision: Decision) -> None:
-        """In the caller's context: what it does next is no part of the decision, which may go on elsewhere."""
+        """In the caller's context: later work is not part of the decision, which may continue elsewhere."""
         _current.set(decision.outer)
 
     def _give_back(self, decision: Decision) -> None:
@@ -180,7 +179,7 @@ class Exclusive:
                 self.freed(state)
 
     def freed(self, state: TriggerState) -> None:
-        """No decision of the trigger is under way: what came meanwhile is seen to, ends of runs first."""
+        """The trigger has no current decision: handle what arrived meanwhile, ends of runs first."""
         meanwhile, state.meanwhile = state.meanwhile, []
         for take in meanwhile:
             take()
@@ -188,8 +187,7 @@ class Exclusive:
             follow(state)
 
     def when_free(self, state: TriggerState, take: Callable[[], object]) -> None:
-        """Take what has happened to runs into the gates: now, or when the decision that is under way is made, as no run
-        ends inside one."""
+        """Apply changes of runs to the gates: now, or after the current decision, since no run ends during one."""
         state.meanwhile.append(take)
         if not state.deciding:
             self.freed(state)

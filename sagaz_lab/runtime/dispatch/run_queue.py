@@ -1,4 +1,4 @@
-"""The run queue: runs that wait, each started when it is its turn, and the retries to come."""
+"""The run queue: waiting runs, each started in its turn, and pending retries."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from sagaz_lab.runtime.triggers.triggers import Triggers
 WAITS = "for its turn"
 
 IN_MEMORY = 10_000
-"""Runs of a trigger that wait with their event and context; further ones leave those to a store that survives."""
+"""Queued runs of a trigger that keep event and context in memory; with a durable store, further ones do not."""
 
 STORE_RETRY_S = 1.0
-"""What the store has not taken is tried again after so long."""
+"""Pause before retrying what the store refused to write."""
 
 
 class RunQueue:
-    """Holds what may not start yet, and starts it when it may."""
+    """Holds runs that may not start yet, and starts them when they may."""
 
     def __init__(
         self, life: Lifetime, triggers: Triggers, exclusive: Exclusive, runner: Runner, decider: Decider,
@@ -53,12 +53,12 @@ class RunQueue:
         self._starts = 0
         self._served: dict[str, int] = {}
         self._retries: dict[str, tuple[PendingRun, Timer]] = {}
-        # Runs that leave the queue, and those of them whose place a later run has taken meanwhile.
+        # Runs that leave the queue, and those of them whose place a later run took meanwhile.
         self._leaving: dict[str, tuple[PendingRun, asyncio.Task[Any]]] = {}
         self._unwanted: set[str] = set()
 
     def put(self, decided: Decided, pending: PendingRun, now: float) -> None:
-        """The store has a run that waits for its turn."""
+        """The store has a run that is to wait for its turn."""
         state = decided.state
         pending.origin = pending.origin or decided.origin
         self._leave_to_store(state, pending)
@@ -74,7 +74,7 @@ class RunQueue:
             pending.leave_to_store()
 
     async def replace(self, state: TriggerState, run_id: str, now: float) -> None:
-        """A later run takes the place of this one: it is cancelled and undone, or never starts."""
+        """A later run supersedes this one: it is cancelled and compensated, or never starts."""
         if (live := self._runner.live.get(run_id)) is not None:
             self._runner.cancel(live)
         elif run_id in self._retries:
@@ -112,7 +112,7 @@ class RunQueue:
         state.core.admission.give_up_turn(pending)
 
     async def _cancel_queued(self, state: TriggerState, pending: PendingRun, now: float) -> None:
-        """Its event has its outcome: it started a run, which was cancelled before any action began."""
+        """Its event has its outcome: a run that was cancelled before any action began."""
         first = pending.attempt == 1
         state.core.admission.remove(pending)
         try:
@@ -125,7 +125,7 @@ class RunQueue:
             self._departures.finally_(state, pending, OutcomeKind.STARTED, "", now)
 
     def close(self) -> None:
-        """What waits goes on with the next opening."""
+        """Waiting runs resume when the Lab opens again."""
         leaving = [pending for pending, _ in self._leaving.values()]
         for state in self._triggers.states.values():
             for pending in (*state.core.admission.queue(), *(it for it in leaving if it.trigger == state.name)):
@@ -133,7 +133,7 @@ class RunQueue:
                     self._departures.put_off(state, pending, WAITS)
 
     def put_again(self, state: TriggerState, pending: PendingRun) -> None:
-        """An event that waited before, here or in another process, waits for its turn."""
+        """Queue a run that waited before, here or in another process."""
         admission = state.core.admission
         (admission.put_back if pending.place else admission.wait)(pending)
         self._leave_to_store(state, pending)
@@ -142,14 +142,13 @@ class RunQueue:
         self.release(state)
 
     def release(self, state: TriggerState) -> None:
-        """Start what may start now, unless the trigger's decision is under way, and come back when the pace lets the
-        next one through."""
+        """Start the runs that may start, unless the trigger is deciding, and set a timer for when the pace opens."""
         if not state.deciding:
             self.release_now(state, self._clock.now())
             state.wake()
 
     def release_now(self, state: TriggerState, now: float) -> None:
-        """The same at the beginning of a decision."""
+        """`release` at the beginning of a decision."""
         if self._life.closing or self._life.lease.lost is not None:
             return
         if state.compiled.definition.name in self._triggers.barrier.raised:
@@ -166,10 +165,10 @@ class RunQueue:
             self._leaving[pending.run_id] = (pending, task)
             anew = pending.revision != state.compiled.definition.revision and not isinstance(leaves, Left)
             if anew and state.compiled.cooldown_s is not None:
-                return  # it is decided again; only then is it known whether the next ones cool down
+                return  # it is decided again, which shows whether the next ones cool down
         opens_at = state.core.admission.opens_at()
         timer = self._timers.get(state.name)
-        # A timer that is set already may be later than what a new pace lets through.
+        # An earlier timer may be too late for a faster pace.
         if opens_at is not None and (timer is None or opens_at < timer.at):
             if timer is not None:
                 timer.cancel()
@@ -180,7 +179,7 @@ class RunQueue:
         self.release(state)
 
     def freed(self, state: TriggerState) -> None:
-        """No decision of the trigger is under way: what waits for a slot or its turn may start."""
+        """The trigger has no current decision: runs that wait for a slot or their turn may start."""
         slots = self._triggers.slots
         if slots.scarce and slots.used < slots.limit:
             slots.scarce = False
@@ -190,16 +189,16 @@ class RunQueue:
         else:
             state.wake()
 
-    def go_on(self, sagas: Collection[str]) -> None:
-        """These have stood still."""
+    def resume(self, sagas: Collection[str]) -> None:
+        """These sagas are no longer blocked."""
         for state in self._triggers.states.values():
             if state.compiled.definition.name in sagas:
                 self.release(state)
 
     def _release_all(self) -> None:
-        """The Lab's slots were scarce and one is free: the trigger with the highest priority is first."""
+        """A slot is free after the Lab's were exhausted: the trigger with the highest priority goes first."""
         waiting = [state for state in self._triggers.states.values() if state.core.admission.waiting]
-        # Of equal priority the one that has been served longest ago.
+        # Of equal priority, the one served longest ago.
         served = {state.name: self._served.pop(state.name, 0) for state in waiting}
         self._served = served
         for state in sorted(waiting, key=lambda it: (-it.compiled.trigger.gates.priority, served[it.name])):
@@ -233,11 +232,11 @@ class RunQueue:
         await self._clock.sleep(STORE_RETRY_S)
 
     async def _begin(self, state: TriggerState, pending: PendingRun) -> None:
-        """It is this run's turn. Its event is decided by the revision that is current now. Raises `StoreError`."""
+        """It is this run's turn: the current revision decides its event. Raises `StoreError`."""
         await self._triggers.barrier.lifted([pending.saga])
         now = self._clock.now()
         definition = self._triggers.code_of(pending.saga)
-        if definition is None and pending.attempt > 1:  # it has begun, so it goes on to its end
+        if definition is None and pending.attempt > 1:  # it has begun, so it resumes
             definition = state.compiled.definition
         if definition is None:
             await self._wait_for_code(state, pending)
@@ -274,15 +273,14 @@ class RunQueue:
             self._runner.cancel(self._runner.live[pending.run_id])
 
     async def _wait_for_code(self, state: TriggerState, pending: PendingRun) -> None:
-        """Of a first attempt: its event has been taken, and starts its run when the saga is defined again."""
+        """For a first attempt: its event is stored and starts its run when the saga is defined again."""
         await self._triggers.wait_for_code(pending.run_id, pending.saga, 0, pending.place)
         self._exclusive.when_free(state, partial(state.core.give_up, pending))
         self._departures.put_off(state, pending, f"for the code of saga {pending.saga!r}")
         self.release(state)
 
     async def _decide_again(self, state: TriggerState, pending: PendingRun) -> bool:
-        """True if the revision that is current now still starts a run from the waiting event. It is a decision of its
-        trigger like any other."""
+        """True if the current revision still starts a run for the waiting event. A decision like any other."""
         decision = await self._exclusive.begin([state])
         try:
             now, again = self._clock.now(), Decided(state)

@@ -1,4 +1,4 @@
-"""Events that wait in windows: counted, decided when their window closes, and taken up after a restart."""
+"""Events in windows: counted, decided when their window closes, and loaded after a restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sagaz_lab.runtime.triggers.triggers import Triggers
 FORGOTTEN = Verdict(OutcomeKind.FILTERED, "forgotten by a fresh start")
 
 AGAIN_S = 1.0
-"""How long a window whose decision the store could not take waits for the next try."""
+"""Pause before retrying a window's decision that the store did not accept."""
 
 
 Decide = Callable[[Sequence[Decided], float], Awaitable[None]]
@@ -35,7 +35,7 @@ Decide = Callable[[Sequence[Decided], float], Awaitable[None]]
 
 
 class Decisions(Protocol):
-    """Who makes a decision, and has the store accept it."""
+    """Makes decisions and has the store accept them."""
 
     async def decide(self, decisions: list[Decided], decide: Decide, events: int = 0) -> None: ...
 
@@ -43,7 +43,7 @@ class Decisions(Protocol):
 
 
 class WindowTimers:
-    """The windows of all triggers, and the one timer and the one task that each needs."""
+    """The windows of all triggers, with one timer and at most one task each."""
 
     def __init__(self, life: Lifetime, triggers: Triggers, exclusive: Exclusive, decisions: Decisions) -> None:
         self._life = life
@@ -62,7 +62,7 @@ class WindowTimers:
     # --- in and out ---
 
     def taken_in(self, decided: Decided, refused: Container[str]) -> None:
-        """The store has them: count and remember those that wait, and those that wait no more."""
+        """The batch is stored: count the events that wait and those that no longer do."""
         state, entries = decided.state, list[Entry]()
         for event in decided.batch.waiting.values():
             if event.id in refused:
@@ -77,7 +77,7 @@ class WindowTimers:
         state.counters.waiting += moved
 
     def settle(self, decided: Decided) -> None:
-        """These have left the store. Who waits for the outcome of one has it, or waits on for that of its run."""
+        """These left the store: their callers get the outcome, or wait for that of the run."""
         for event in decided.released if self._finals else ():
             if (future := self._finals.pop(event.id, None)) is None or future.done():
                 continue
@@ -91,9 +91,9 @@ class WindowTimers:
     # --- timers ---
 
     def time(self, state: TriggerState) -> None:
-        """Decide what is due, and see to it that this is called when the next window is.
+        """Decide what is due, and schedule the next window.
 
-        Of a trigger that was removed only what is being decided goes on.
+        For a removed trigger only the current decision completes.
         """
         windows = state.core.windows
         if windows is None or state.removed or self._life.closing:
@@ -131,16 +131,16 @@ class WindowTimers:
         self.time(state)
 
     def removed(self, state: TriggerState) -> None:
-        """Its events wait for its code; who waits for the outcome of one hears of that. While a decision of the trigger
-        is under way, it is not known which events those are."""
+        """Its events wait for its code; callers that wait for an outcome get `waiting`. During a decision of the trigger
+        it is unknown which events those are."""
         if state.deciding:
             state.meanwhile.append(partial(self.removed, state))
         elif state.removed and (windows := state.core.windows) is not None:
             for event in windows.events() if self._finals else ():
-                self._tell_waiting(state, event, f"for the code of trigger {state.name}")
-            self.without_code.tell(state.name, windows.size)
+                self._resolve_waiting(state, event, f"for the code of trigger {state.name}")
+            self.without_code.report(state.name, windows.size)
 
-    def _tell_waiting(self, state: TriggerState, event: WaitingEvent, reason: str = IN_WINDOW) -> None:
+    def _resolve_waiting(self, state: TriggerState, event: WaitingEvent, reason: str = IN_WINDOW) -> None:
         future = self._finals.pop(event.id, None)
         if future is not None and not future.done():
             future.set_result(outcome_about(_entry(state, event, reason), event.event.id))
@@ -148,15 +148,17 @@ class WindowTimers:
     # --- from one opening to the next ---
 
     async def restore(self, states: Collection[TriggerState]) -> int:
-        """Take up what waits in the store and is not here; returns how many events. Of triggers whose decision is under
-        way it is taken up afterwards. Raises `StoreError`."""
+        """Load waiting events that are only in the store; returns their number. Raises `StoreError`.
+
+        Triggers with a current decision follow after it.
+        """
         for state in states:
             if state.deciding:
                 self._exclusive.when_free(state, partial(self._restore_later, state))
         total = 0
 
         async def restore(decisions: Sequence[Decided], now: float) -> None:
-            nonlocal total  # once what is here is what the store has, and stays so
+            nonlocal total  # once memory matches the store, and stays so
             found: defaultdict[str, list[WaitingEvent]] = defaultdict(list)
             for event in await self._life.store.waiting([decided.state.name for decided in decisions]):
                 found[event.trigger].append(event)
@@ -167,7 +169,7 @@ class WindowTimers:
         return total
 
     async def restore_registered(self, states: Collection[TriggerState]) -> None:
-        """Take up what waits for those of the triggers that had no code before."""
+        """Load the waiting events of triggers that had no code before."""
         names = self.without_code.take([state.name for state in states])
         await self.restore([state for state in states if state.name in names])
 
@@ -175,7 +177,7 @@ class WindowTimers:
         self._life.tasks.start(self.restore([state]), f"waiting events of {state.name}")
 
     async def forget(self, state: TriggerState) -> int:
-        """Let no event of the trigger wait in a window any more; returns how many did."""
+        """Drop all events from the trigger's windows; returns their number."""
         windows, count = state.core.windows, 0
         if windows is None:
             return 0
@@ -192,16 +194,16 @@ class WindowTimers:
         return count
 
     def close(self) -> None:
-        """What waits goes on with the next opening; who waits for its outcome is told that it waits."""
+        """Waiting events resume when the Lab opens again; their callers get `waiting`."""
         for state in self._triggers.states.values():
             left = [] if state.core.windows is None else state.core.windows.empty()
             _came(state, -len(left))
             for event in left:
-                self._tell_waiting(state, event)
+                self._resolve_waiting(state, event)
 
 
 def _take_up(decided: Decided, events: Sequence[WaitingEvent], now: float) -> int:
-    """Have them wait in their windows; one that cannot be read leaves as a dead letter. Returns how many wait."""
+    """Put events into their windows; an unreadable one becomes a dead letter. Returns how many wait."""
     state = decided.state
     damaged = {event.id: error for event in events if (error := unreadable(event.event)) is not None}
     new = 0
@@ -218,7 +220,7 @@ def _take_up(decided: Decided, events: Sequence[WaitingEvent], now: float) -> in
 
 
 def _came(state: TriggerState, events: int) -> None:
-    """Waiting in the store before they were counted here; a negative number takes that back."""
+    """Count events that waited in the store before; a negative number undoes that."""
     state.counters.received += events
     state.counters.waiting += events
 

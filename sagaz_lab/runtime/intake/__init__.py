@@ -1,1 +1,1 @@
-"""From a source, or by hand, to the triggers."""
+"""Intake: from a source, or by hand, to the triggers."""

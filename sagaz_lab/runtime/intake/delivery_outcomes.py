@@ -1,4 +1,4 @@
-"""What became of the deliveries of a batch, for the source that settles them."""
+"""The outcomes of a batch's deliveries, for the source that settles them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sagaz_lab.runtime.triggers.outcomes import outcomes_of
 
 
 class DeliveryOutcomes(Sequence[Sequence[Outcome]]):
-    """Of each delivery, in their order, one outcome for each trigger that read it.
+    """For each delivery, in order, one outcome per trigger that read it.
 
-    Made from the decisions when it is first read: most sources never do.
+    Computed on first read: most sources never read it.
     """
 
     def __init__(self, deliveries: Sequence[Delivery], decisions: Sequence[Decided]) -> None:
@@ -41,9 +41,10 @@ class DeliveryOutcomes(Sequence[Sequence[Outcome]]):
 
 
 def _in_order(ids: Sequence[str], decisions: Iterable[Decided]) -> list[Outcome | None]:
-    """One trigger's outcomes of the events of these ids: of several with one id, the later ones came behind the first.
+    """One trigger's outcomes for these ids, in order: of several events with one id, the later ones came after the
+    first.
 
-    Of a composite that reads the source by several parts, the last part's.
+    For a composite that reads the source by several parts, the last part's.
     """
     found: dict[str, list[Outcome]] = defaultdict(list)
     for decided in decisions:

@@ -1,4 +1,4 @@
-"""Events given by hand: they go through the same gates as a broker's delivery."""
+"""Fired events: they pass the same gates as a broker's deliveries."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from sagaz_lab.runtime.triggers.triggers import Triggers
 from sagaz_lab.texts import masked
 
 WAITS_S = 1.0
-"""An action that has waited so long for an event of its own is reported: the two may wait for each other."""
+"""An action that waits this long for an event it fired is reported: the two may wait for each other."""
 
 
 class Firing:
-    """Finds the triggers an event is for, and hands it to them."""
+    """Finds the triggers for an event, and hands it to them."""
 
     def __init__(self, store: Store, life: Lifetime, triggers: Triggers, dispatcher: Dispatcher) -> None:
         self._store = store
@@ -56,14 +56,14 @@ class Firing:
         return [await self._outcome(state, answer, wait) for (state, _), answer in zip(readers, answers, strict=True)]
 
     async def _outcome(self, state: TriggerState, answer: Answer, wait: bool) -> Outcome:
-        """The event's outcome, with `wait` its final one."""
+        """The event's outcome; with `wait`, the final one."""
         outcome, final = answer
         if not wait or outcome.kind is not OutcomeKind.WAITING:
             return outcome
         self._refuse_own(state)
         if final is None:
             return outcome
-        with self._told_if_long(state, f"which waits ({outcome.reason})"):
+        with self._reporting_if_long(state, f"which waits ({outcome.reason})"):
             return await asyncio.shield(final)
 
     def _refuse_own_window(self, readers: Sequence[Reader]) -> None:
@@ -72,30 +72,30 @@ class Firing:
                 self._refuse_own(state)
 
     def _refuse_own(self, state: TriggerState) -> None:
-        """What waits is decided when this decision is made."""
+        """A waiting event is decided only after this decision."""
         if open_decision_of(state) is not None:
             place = place_in(self._life.tasks)
             caller = f"the decision of an event of {state.name}" if place is None else place.name
             raise waits_for_itself(f"fire() to {state.name}", caller, "fire it with wait=False")
 
     @contextmanager
-    def _told_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
-        """If the Lab waits for whoever waits, as for an action, and that takes long, it is reported."""
+    def _reporting_if_long(self, state: TriggerState, why: str) -> Iterator[None]:
+        """Report a long wait of a caller that the Lab waits for, such as an action."""
         caller, watch = caller_in(self._life.tasks, self._dispatcher.runner.begun), None
         if caller is not None:
-            watch = self._life.tasks.start(self._tell_later(caller, state, why), f"wait of {caller}")
+            watch = self._life.tasks.start(self._report_later(caller, state, why), f"wait of {caller}")
         try:
             yield
         finally:
             if watch is not None:
                 self._life.tasks.cancel(watch)
 
-    async def _tell_later(self, caller: str, state: TriggerState, why: str) -> None:
+    async def _report_later(self, caller: str, state: TriggerState, why: str) -> None:
         await self._life.clock.sleep(WAITS_S)
         self._life.report(
             f"waits:{caller.partition(' of run ')[0]}",
             f"{caller} has waited {WAITS_S:g} s for an event that it fired to {state.name}, {why}; if that waits for "
-            "this to end, both wait for ever: fire it with wait=False, and not more than there is room for",
+            "this to end, both wait for ever: fire it with wait=False, and no more than there is room for",
         )
 
     async def preview(self, trigger: str, payload: Any, id: str | None) -> Preview:
@@ -105,7 +105,7 @@ class Firing:
             return await self._dispatcher.preview(state, delivery)
 
     async def forget(self, trigger: str, keys: Sequence[str | None]) -> int:
-        """Free the claims and cooldowns of these keys, or (None) all, and let its pace and open periods begin anew."""
+        """Free the claims and cooldowns of these keys, or (None) all, and reset the trigger's pace and open periods."""
         state, freed = self._triggers.find(trigger), 0
         for key in keys:
             state.core.forget(key)
@@ -115,14 +115,14 @@ class Firing:
         return freed
 
     async def room(self, state: TriggerState, verb: str) -> None:
-        """Returns when an event may be taken. Raises `TriggerPaused`: nobody knows when that would be."""
+        """Returns when an event may be taken. Raises `TriggerPaused`, since a pause has no known end."""
         refuse_other_store(state.compiled.definition, self._store)
-        # Before the look at the room, so that nothing is awaited between that look and the decision.
+        # First, so that nothing is awaited between the check for room and the decision.
         await self._triggers.barrier.lifted([state.compiled.definition.name])
         # Within a decision of the trigger there would be no room before its end.
         if state.room() > 0 or (open_decision_of(state) is not None and not state.paused):
             return
-        with self._told_if_long(state, "which has no room for it"):
+        with self._reporting_if_long(state, "which has no room for it"):
             while state.room() <= 0:
                 self._life.refuse_closing()
                 if state.paused:
@@ -147,7 +147,7 @@ class Firing:
         raise _unknown(target, where, states)
 
     def _part(self, state: TriggerState, where: Mapping[str, Any]) -> int:
-        """Which part of a composite trigger is meant."""
+        """The part of a composite trigger that is meant."""
         part, parts = where.get("part", 0), len(specs_of(state.compiled.trigger))
         if unknown := [name for name in where if name != "part"]:
             raise UnknownName(f"fire {state.name}", "option", unknown[0], ["part"])
@@ -156,9 +156,9 @@ class Firing:
         return part
 
     def _delivery(self, spec: SourceSpec, payload: Any, id: str | None) -> Delivery:
-        """Of an event as it is, or of a new one; without an id it gets one that no other has."""
+        """The delivery of a given or a new event; without an id it gets a unique one."""
         if not (id is None or (isinstance(id, str) and id)):
-            raise DefinitionError(f"fire: id={id!r} must be a text that is not empty")
+            raise DefinitionError(f"fire: id={id!r} must be a non-empty string")
         if isinstance(payload, Event):
             given = id or payload.id
             event = payload.with_payload(apart(payload.payload)).with_id(given or next(self._life.event_ids))
@@ -171,7 +171,7 @@ class Firing:
 
 
 def _claims_named(state: TriggerState, key: str | None) -> list[str | None]:
-    """What a key or an id is claimed as: a long id as its hash, and in a composite behind the number of its part."""
+    """The claims of a key or an id: a long id is hashed, and in a composite each part has its prefix."""
     if not key:
         return [key]
     names = list(dict.fromkeys((key, claim_of(key))))

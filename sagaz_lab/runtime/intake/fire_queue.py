@@ -1,4 +1,4 @@
-"""Events that are fired while a decision of their trigger is under way: the next decision takes all of them."""
+"""Events fired while their trigger decides: the next decision takes all of them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from sagaz_lab.runtime.triggers.outcomes import outcomes_of
 from sagaz_lab.runtime.triggers.state import Reader
 
 BATCH = 1000
-"""Fired events that are decided together at the most, as many as of a source."""
+"""Fired events decided together, at most as many as from a source."""
 
 
 WITH_ITS_BATCH = "for the store to take its batch"
 
 
 class Answer(NamedTuple):
-    """What became of an event for one reader: its outcome, and where that is `waiting`, the one to come."""
+    """An event's outcome for one reader, and its future final outcome if it is `waiting`."""
 
     outcome: Outcome
     final: Future[Outcome] | None
@@ -48,9 +48,9 @@ class _Fired(Struct, eq=False):
 
 
 class FireQueue:
-    """Decides fired events: at once where nothing is before them, else many at a time, in the order in which they came.
+    """Decides fired events at once if the queue is empty, else many at a time, in order.
 
-    A thousand events fired at once would otherwise be a thousand transactions, one after the other.
+    Otherwise a thousand concurrent fires would be a thousand transactions in sequence.
     """
 
     def __init__(self, life: Lifetime, dispatcher: Dispatcher, room: Room) -> None:
@@ -60,10 +60,10 @@ class FireQueue:
         self._lines: dict[tuple[Reader, ...], deque[_Fired]] = {}
 
     async def take(self, readers: Sequence[Reader], delivery: Delivery) -> Sequence[Answer]:
-        """What became of the event for each reader. Raises what `Dispatcher.take` and `room` raise."""
+        """The event's outcome for each reader. Raises what `Dispatcher.take` and `room` raise."""
         key = tuple(readers)
         line = self._lines.get(key)
-        if within_a_decision():  # the line may wait for that
+        if within_a_decision():  # the queue may wait for that decision
             return [await self._decide_within(reader, delivery) for reader in readers]
         if line is None:
             if not any(state.deciding for state, _ in readers):
@@ -76,7 +76,7 @@ class FireQueue:
         try:
             return await fired.answers
         finally:
-            with suppress(ValueError):  # its caller is cancelled before its turn
+            with suppress(ValueError):  # its caller was cancelled before its turn
                 line.remove(fired)
 
     async def _work_off(self, readers: Sequence[Reader], line: deque[_Fired], name: str) -> None:
@@ -107,7 +107,7 @@ class FireQueue:
                 it.answers.set_result(found[it.delivery.event.id])
 
     async def _decide_within(self, reader: Reader, delivery: Delivery) -> Answer:
-        """Of an event that the user's code fires while a decision waits for it."""
+        """For an event that user code fires while a decision waits for it."""
         event_id, decision = delivery.event.id, open_decision_of(reader[0])
         if decision is None:
             return (await self._decide([reader], [delivery]))[event_id][0]
@@ -118,7 +118,7 @@ class FireQueue:
     async def _decide(
         self, readers: Sequence[Reader], deliveries: Sequence[Delivery], contexts: Sequence[Context] = ()
     ) -> Mapping[str, Sequence[Answer]]:
-        """By event id, what became of it for each reader."""
+        """By event id, its outcome for each reader."""
         decisions = await self._dispatcher.take(readers, deliveries, answered=True, contexts=contexts)
         first, later = decisions[: len(readers)], decisions[len(readers) :]
         of_readers = [
@@ -138,7 +138,7 @@ def _answers(decisions: Sequence[Decided]) -> dict[str, Answer]:
 
 
 def _as_it_stands(own: Decided, event_id: str, at: float) -> Outcome:
-    """Of an event whose batch the store does not have yet."""
+    """For an event whose batch is not stored yet."""
     name, revision = own.state.name, own.state.compiled.definition.revision
     for run in own.starts:
         if any(it.id == event_id for it in run.events()):
@@ -150,7 +150,7 @@ def _as_it_stands(own: Decided, event_id: str, at: float) -> Outcome:
 
 
 def _next(line: deque[_Fired], most: int) -> Sequence[_Fired]:
-    """The first of the line, no two of one id: what became of each is told apart by that."""
+    """The first of the queue, with distinct ids, since their outcomes are found by id."""
     batch: list[_Fired] = []
     ids: set[str] = set()
     while line and len(batch) < most and (id := line[0].delivery.event.id) not in ids:

@@ -1,4 +1,4 @@
-"""The intake: one pump for each distinct source settings, and for each trigger where triggers do not share a source."""
+"""The intake: one pump per distinct source settings, or per trigger if the source is not shared."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 
 OpenSource = Callable[[Trigger, SourceSpec, Hears], Source | None]
-"""None where the Lab is offline: then only `fire` brings events."""
+"""None if the Lab is offline: only `fire` brings events."""
 
 
 SOON_S = 1.0
 
 ANSWER_S = 10.0
-"""A source that takes longer to connect does not hold up the others."""
+"""A source that connects more slowly does not delay the others."""
 
 
 class Intake:
-    """Starts and stops pumps so that each started trigger's source is read, and no other."""
+    """Starts and stops pumps so that exactly the sources of started triggers are read."""
 
     def __init__(self, life: Lifetime, take: Take, open_source: OpenSource) -> None:
         self._life = life
@@ -36,7 +36,7 @@ class Intake:
         self.shared = SharedThings(life.tasks)
 
     def hand_over(self, states: Iterable[TriggerState]) -> None:
-        """What is received goes to these triggers from this moment on; connections are left to `read`."""
+        """Deliveries go to these triggers from now on; connections change with `read`."""
         wanted, _ = _readers(states)
         for identity, pump in self.pumps.items():
             pump.read_for(wanted.get(identity, ()))
@@ -44,19 +44,19 @@ class Intake:
     async def read(
         self, wanted_now: Callable[[], Iterable[TriggerState]], may_receive: asyncio.Event | None = None
     ) -> None:
-        """Read the sources of these triggers. A source whose settings are read already is not touched.
+        """Read the sources of these triggers. A source that is read with the same settings is left alone.
 
-        The others receive nothing before `may_receive` is set, if it is given.
+        The others receive nothing before `may_receive` is set, if given.
         """
         wanted, _ = _readers(wanted_now())
         await self._stop([identity for identity in self.pumps if identity not in wanted])
-        wanted, specs = _readers(wanted_now())  # closing takes its time: others may be wanted by now
+        wanted, specs = _readers(wanted_now())  # closing takes time, during which others may become wanted
         for identity, readers in wanted.items():
             pump = self.pumps.get(identity)
             if pump is not None and pump.state not in ("failed", "stopped"):
                 pump.read_for(readers)
                 continue
-            # The same one each time, whichever was defined first.
+            # deterministic, whichever was defined first
             spec, trigger = specs[identity], min(readers, key=_name)[0].compiled.trigger
             opened = partial(self._open_source, trigger, spec)
             if spec.divided and (rival := _rival(identity, specs)):
@@ -67,16 +67,16 @@ class Intake:
             pump.start()
 
     async def answered(self) -> None:
-        """Returns when of each source it is known whether it can be connected now, after `ANSWER_S` at the latest."""
+        """Returns when each source has connected or failed, after at most `ANSWER_S`."""
         if waiting := [pump.answered for pump in self.pumps.values() if not pump.answered.done()]:
             await asyncio.wait(waiting, timeout=ANSWER_S)
 
     def pumps_of(self, names: Collection[str]) -> list[Pump]:
-        """The pumps of the sources that these triggers read."""
+        """The pumps of these triggers' sources."""
         return [pump for pump in self.pumps.values() if any(state.name in names for state in pump.states)]
 
     async def connected(self, pumps: Iterable[Pump]) -> None:
-        """Returns when each of these is connected or not wanted any more; raises the error of the first that fails."""
+        """Returns when each is connected or no longer wanted; raises the error of the first that fails."""
         for pump in pumps:
             ends = [pump.connected] if pump.task is None else [pump.connected, pump.task]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -84,15 +84,15 @@ class Intake:
                 pump.connected.result()
 
     def refuse_failed(self, pumps: Iterable[Pump]) -> None:
-        """Raises the error of the first of these that cannot be connected."""
+        """Raises the error of the first that cannot be connected."""
         for pump in pumps:
             if pump.connected.done() and (error := pump.connected.exception()) is not None:
                 names = ", ".join(state.name for state in pump.states)
-                error.add_note(f"{names} cannot start, so nothing is started; with skip_failed=True the others are")
+                error.add_note(f"{names} cannot start, so nothing starts; with skip_failed=True the others do")
                 raise error
 
     async def missed(self) -> dict[str, Missed]:
-        """By trigger, what came due while nobody read its source, as far as that is known soon. Told once."""
+        """By trigger, what came due while its source was not read, as far as known soon. Returned once."""
         waiting = [pump.connected for pump in self.pumps.values() if not pump.connected.done()]
         if waiting:
             await asyncio.wait(waiting, timeout=SOON_S)
@@ -104,7 +104,7 @@ class Intake:
         return found
 
     async def ended(self) -> None:
-        """Returns when the finite sources have given all they had."""
+        """Returns when the finite sources are exhausted."""
         for pump in list(self.pumps.values()):
             await pump.opened.wait()
         tasks = [pump.task for pump in self.pumps.values() if pump.traits.finite and pump.task is not None]
@@ -116,7 +116,7 @@ class Intake:
         await _stopped(pumps, Pump.stop)
 
     async def abandon(self, why: str) -> None:
-        """Read no source any more; the status goes on to show each, with the reason."""
+        """Stop reading; the status still shows each source, with the reason."""
         pumps = list(self.pumps.values())
         await _stopped(pumps, Pump.stop_in_time)
         for pump in pumps:
@@ -141,7 +141,7 @@ def _rival(identity: str, specs: Mapping[str, SourceSpec]) -> str | None:
 def _refuse(
     spec: SourceSpec, opened: Callable[[Hears], Source | None], names: Collection[str], hears: Hears
 ) -> Source | None:
-    """Raises `SourceNotReady`, unless the Lab is offline: they would divide the events of the source."""
+    """Raises `SourceNotReady` unless the Lab is offline: the triggers would divide the events of the source."""
     if opened(hears) is None:
         return None
     raise SourceNotReady(
@@ -155,7 +155,7 @@ def _name(reader: Reader) -> str:
 
 
 def _readers(states: Iterable[TriggerState]) -> tuple[dict[str, list[Reader]], dict[str, SourceSpec]]:
-    """Who reads each source, and its settings, by their identity."""
+    """The readers of each source, and its settings, by identity."""
     readers: dict[str, list[Reader]] = {}
     specs: dict[str, SourceSpec] = {}
     for state in states:

@@ -1,4 +1,4 @@
-"""What a pump is given: who decides its deliveries, and who hears what its source knows."""
+"""The ports of a pump: what decides its deliveries, and what receives a source's notices."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sagaz_lab.runtime.decisions.decided import Decided
 from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 
 Take = Callable[[Sequence[Reader], Sequence[Delivery]], Awaitable[list[Decided]]]
-"""Decides deliveries for the triggers of these readers; when it returns, the store has the outcomes."""
+"""Decides deliveries for the triggers of these readers; returns once the outcomes are stored."""
 
 
 Room = Callable[[TriggerState, str], Awaitable[None]]
-"""Returns when an event may be taken; the text is the verb of the caller. Raises `TriggerPaused` and `LabClosed`."""
+"""Returns when an event may be taken; the text is the caller's verb. Raises `TriggerPaused` and `LabClosed`."""
 
 
 class Hears(Protocol):
-    """Who hears what a source knows besides its deliveries."""
+    """Receives a source's notices besides its deliveries."""
 
     def lose(self, count: int, why: str) -> None: ...
 

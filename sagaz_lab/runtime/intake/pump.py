@@ -37,17 +37,17 @@ from sagaz_lab.texts import masked
 logger = logging.getLogger("sagaz_lab")
 
 BATCH = 1000
-"""Deliveries taken at one time at the most: a few milliseconds of decisions, then the loop is free for others."""
+"""Deliveries taken at one time: a few milliseconds of decisions before the loop is free for others."""
 
 CLOSE_S = 3.0
-"""How long a source that is read no more may take to stop before others go on without it."""
+"""How long a source that is no longer read may take to stop before others proceed without it."""
 
 ASK_S = 1.0
-"""How often a store that is away is asked, and a source is asked to keep its deliveries alive."""
+"""How often an unavailable store is retried, and a source asked to keep its deliveries alive."""
 
 
 class Pump:
-    """One source, while it is started.
+    """One started source.
 
     `state` is connecting, connected, reconnecting, paused, ended, stopped, offline or failed.
     """
@@ -69,20 +69,20 @@ class Pump:
         self.since = clock.now()
         self.error = ""
         self.traits = NO_TRAITS
-        """As the source declares them once it is `opened`."""
+        """Declared by the source once it is `opened`."""
         self.opened = asyncio.Event()
         self.received = 0
         self.lost = 0
         self.missed: Missed | None = None
-        """What came due before it was connected first, until somebody has taken note of it."""
+        """What came due before it first connected, until it is read."""
         self.lag_s: float | None = None
-        """How old the newest event was when it was received; None for what is read long after it happened."""
+        """The age of the newest event on receipt; None if the source reads old events."""
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connected.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when it is known whether it can be connected now."""
+        """Done when the source has connected or failed."""
         self.may_receive = asyncio.Event()
-        """Until it is set the source is connected, and nothing is received."""
+        """Until it is set, the source is connected but receives nothing."""
         self.may_receive.set()
         self.task: asyncio.Task[Any] | None = None
         self._open = open_source
@@ -99,9 +99,9 @@ class Pump:
         return [state for state, _ in self.readers]
 
     def read_for(self, readers: Sequence[Reader]) -> None:
-        """What it receives goes to these from now on; without any it receives nothing more."""
+        """Deliveries go to these from now on; without any it receives nothing more."""
         before, self.readers = self.states, tuple(readers)
-        for state in before:  # it may wait for the room of one that does not read it any more
+        for state in before:  # it may wait for the room of one that no longer reads it
             state.wake()
         if readers:
             self._is_read.set()
@@ -113,7 +113,7 @@ class Pump:
         self.task.add_done_callback(lambda _: self.opened.set())
 
     async def stop(self) -> None:
-        """Returns when the source is closed; what has been received is settled before."""
+        """Returns when the source is closed; received deliveries are settled first."""
         self._stopping = True
         if self.task is not None:
             if self._interruptible:
@@ -122,7 +122,7 @@ class Pump:
         self._enter("stopped")
 
     async def stop_in_time(self) -> None:
-        """The same, but one that takes longer than `CLOSE_S` is reported and left: it ends on its own, if ever."""
+        """`stop` within `CLOSE_S`; a slower source is reported and left to end by itself."""
         stopping = self._life.tasks.start(self.stop(), f"stop source {self.spec}")
         await asyncio.wait([stopping], timeout=CLOSE_S)
         if not stopping.done():
@@ -131,7 +131,7 @@ class Pump:
             text = f"source {self.spec} did not stop within {CLOSE_S:g} s ({why}); it is left to end by itself"
             self._life.report(f"stop:{self.spec}", text)
             if self.task is not None and self._interruptible:
-                self._life.tasks.cancel(self.task)  # it may hear of it where it waits now
+                self._life.tasks.cancel(self.task)  # it may react where it waits now
             self._enter("stopped")
 
     def abandoned(self, why: str) -> None:
@@ -192,14 +192,15 @@ class Pump:
                 self.connected.set_exception(SourceError(f"source {self.spec}: its task was cancelled from outside"))
 
     async def _crashed(self, error: BaseException) -> None:
-        """The source has raised what no source is to raise. One that was connected before is opened again, after
-        growing delays; another cannot be started."""
+        """The source raised an unexpected error. If it was connected before, it is reopened after growing delays;
+        otherwise it cannot be started.
+        """
         told = self._log(error)
         if not self.connected.done():
             plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
             self._fail(error if plain else SourceError(f"source {self.spec}: {told}"))
             return
-        then = "" if self._stopping else "; it is opened again"
+        then = "" if self._stopping else "; it is reopened"
         self._life.report(f"source:{self.spec}", f"source {self.spec} has failed: {told}{then}")
         now = self._clock.monotonic()
         self._crashes = self._crashes + 1 if now - self._crashed_at < 2 * LAST_DELAY_S else 1
@@ -208,14 +209,14 @@ class Pump:
             await self._reconnect_later(told, self._crashes)
 
     def lose(self, count: int, why: str) -> None:
-        """So many events are gone, of which none was delivered."""
+        """This many events were lost before delivery."""
         self.lost += count
         for state in self.states:
             state.counters.lost += count
         self._life.report(f"lost:{self.spec}", f"source {self.spec} has lost {count} event(s): {why}")
 
     def note_missed(self, missed: Missed) -> None:
-        """What came due before this opening; only that before the first one is news."""
+        """What came due before this connection; only the first one's counts as news."""
         if missed.due and not self.connected.done():
             self.missed = missed
 
@@ -252,16 +253,16 @@ class Pump:
             await tightest.held_up(self._clock)
 
     async def _hand_over(self, source: Source, deliveries: Sequence[Delivery]) -> None:
-        """To the triggers, as far as there is room: it may have become less since they were asked for.
+        """Hand deliveries to the triggers as far as there is room, which may have shrunk since.
 
-        Where the store is away they are kept, and offered again until it answers. Raises `StoreUnavailable` once the
-        source can keep them no longer: then all are given back.
+        While the store is unavailable they are kept and retried. Raises `StoreUnavailable` once the source can no
+        longer keep them; then all are given back.
         """
         away_since: float | None = None
         while deliveries:
             unwanted = not self.readers or any(state.paused for state in self.states)
             if unwanted or (self._stopping and away_since is not None):
-                await _give_back(source, deliveries)  # asked for before the pause, or while somebody read it
+                await _give_back(source, deliveries)  # requested before the pause, or while a trigger read it
                 return
             tightest = min(self.states, key=TriggerState.room)
             room = tightest.room()
@@ -280,7 +281,7 @@ class Pump:
     async def _outlast(
         self, source: Source, deliveries: Sequence[Delivery], error: StoreUnavailable, away_since: float
     ) -> Sequence[Delivery]:
-        """Wait a moment for the store. Returns what the source has kept meanwhile."""
+        """Wait a moment for the store. Returns the deliveries that the source has kept."""
         keeps_s = self.traits.keeps_s
         wait_s = min(ASK_S, keeps_s / 3) if keeps_s else ASK_S
         if keeps_s is not None and self._clock.monotonic() + wait_s - away_since > keeps_s:
@@ -296,7 +297,7 @@ class Pump:
         return deliveries
 
     async def _wait(self, waiting: Awaitable[None], source: Source, deliveries: Sequence[Delivery]) -> None:
-        """Returns when that does; who stops the pump meanwhile has the deliveries given back."""
+        """Returns with `waiting`; if the pump is stopped meanwhile, the deliveries are given back."""
         self._interruptible = True
         try:
             await waiting
@@ -309,9 +310,9 @@ class Pump:
     async def _take(
         self, source: Source, deliveries: Sequence[Delivery], *, ask: bool = False
     ) -> StoreUnavailable | None:
-        """Returns the error of a store that is away: then nothing has been taken. `ask` it before the user's code runs.
+        """Returns the error of an unavailable store; then nothing was taken. `ask` the store before user code runs.
 
-        Raises `LeaseLost`: the source is left, so that what was received goes to whoever has taken over.
+        Raises `LeaseLost`: the source is left, so received events go to the process that took over.
         """
         try:
             if ask:
@@ -331,7 +332,7 @@ class Pump:
         return None
 
     async def _store_answers(self, error: StoreUnavailable) -> None:
-        """Returns once the store can be written again. Raises `LeaseLost`."""
+        """Returns once the store accepts writes. Raises `LeaseLost`."""
         self._report_away(error)
         self._enter("reconnecting", describe(error))
         self._interruptible = True
@@ -364,7 +365,7 @@ class Pump:
             self.connected.set_exception(without_credentials(error, self._secrets, SourceError))
 
     def _log(self, error: BaseException) -> str:
-        """With its traceback. Returns the error as it may be shown."""
+        """Log with traceback. Returns the error in displayable form."""
         told = masked(describe(error), self._secrets)
         logger.error("source %s", self.spec, exc_info=without_credentials(error, self._secrets, SourceError))
         return told
@@ -378,7 +379,7 @@ class Pump:
 
 
 def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
-    """So many of them, and the others."""
+    """Split after `room` deliveries."""
     if len(deliveries) <= room:
         return deliveries, ()
     every = deliveries if isinstance(deliveries, Deliveries) else list(deliveries)  # a deque cannot be sliced
@@ -386,5 +387,5 @@ def _parted(deliveries: Sequence[Delivery], room: int) -> tuple[Sequence[Deliver
 
 
 async def _give_back(source: Source, deliveries: Sequence[Delivery]) -> None:
-    with suppress(StaleDelivery):  # the broker has taken it back, which is what is asked for
+    with suppress(StaleDelivery):  # the broker has taken it back already
         await source.nack(deliveries)

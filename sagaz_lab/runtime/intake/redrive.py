@@ -1,4 +1,4 @@
-"""Dead letters put back, to be decided anew, or discarded."""
+"""Redriving dead letters, to be decided again, and discarding them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sagaz_lab.runtime.triggers.state import TriggerState
 from sagaz_lab.runtime.triggers.triggers import Triggers
 
 IN_OUTBOX = "in the outbox"
-"""The outcome's reason of a dead publication that is put back."""
+"""The outcome's reason of a redriven publication."""
 
 PAGE = 1000
-"""Dead letters that are redriven together, as many as a source gives at a time."""
+"""Dead letters redriven together, as many as a source delivers at a time."""
 
 
 class Redriving:
-    """Settles open dead letters at the user's word."""
+    """Settles open dead letters on request."""
 
     def __init__(self, store: Store, life: Lifetime, triggers: Triggers, dispatcher: Dispatcher, room: Room) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class Redriving:
         self._room = room
 
     async def redrive(self, ids: str | Sequence[str], fix: Callable[[Any], Any] | None) -> list[Outcome]:
-        """What became of those that are open. The trigger of each must be registered."""
+        """The outcomes of the open ones. The trigger of each must be registered."""
         ids = _listed(ids)
         await self._refuse_unknown("redrive", ids)
         outcomes: list[Outcome] = []
@@ -57,13 +57,13 @@ class Redriving:
             try:
                 for letter in letters:
                     events.append((letter, await redriven_event(letter, fix)))  # noqa: PERF401  keeps what it has
-            finally:  # those before one that cannot be fixed are put back all the same
+            finally:  # those before one that cannot be fixed are redriven all the same
                 outcomes += await self._put_back(events)
-        self._tell_skipped("redrive", skipped)
+        self._report_skipped("redrive", skipped)
         return outcomes
 
     async def _publish_again(self, letters: Sequence[DeadLetter], fix: Callable[[Any], Any] | None) -> list[Outcome]:
-        """Publications that a broker refused go back into the outbox."""
+        """Publications that a broker refused return to the outbox."""
         payloads: dict[str, bytes] = {}
         if fix is not None:
             for letter in letters:
@@ -93,10 +93,10 @@ class Redriving:
         return found
 
     async def discard(self, ids: str | Sequence[str], reason: str) -> int:
-        """Returns how many were open. A held run that cannot be read is given up: nothing of it is undone."""
+        """Returns how many were open. An unreadable held run is given up without compensation."""
         listed = _listed(ids)
         if not (isinstance(reason, str) and reason.strip()):
-            raise DefinitionError(f"discard: reason={reason!r} must be a text that says why")
+            raise DefinitionError(f"discard: reason={reason!r} must be a string that gives the reason")
         runs = [id for id in listed if not is_letter_id(id) and await self._give_up(id, reason)]
         return len(runs) + await self._discard_letters([id for id in listed if id not in runs], reason)
 
@@ -112,13 +112,13 @@ class Redriving:
     async def _discard_letters(self, ids: Sequence[str], reason: str) -> int:
         await self._refuse_unknown("discard", ids)
         refused = await self._store.settle_refused(ids, "discarded", reason)
-        self._life.published()  # perhaps what waited behind it
+        self._life.published()  # publications behind it may proceed
         count = len(refused) + await self._store.settle_letters(ids, "discarded", reason)
-        self._tell_skipped("discard", len(set(ids)) - count)
+        self._report_skipped("discard", len(set(ids)) - count)
         return count
 
     async def _refuse_unknown(self, verb: str, ids: Sequence[str]) -> None:
-        """Raises `UnknownName` for what is no letter and never was one."""
+        """Raises `UnknownName` for anything that was never a dead letter."""
         store = self._store
         if odd := [id for id in ids if not is_letter_id(id)]:
             known = {letter.id for letter in await store.letters(odd)}
@@ -126,9 +126,9 @@ class Redriving:
                 newest = [row[0] for row in store.rows("dead_letters", 10)[1]]
                 raise UnknownName(verb, "open dead letter", ", ".join(never), newest)
 
-    def _tell_skipped(self, verb: str, count: int) -> None:
+    def _report_skipped(self, verb: str, count: int) -> None:
         if count:
-            text = f"{verb} skipped {count} that are no open dead letters any more: they were redriven or discarded"
+            text = f"{verb} skipped {count} that are no longer open: they were redriven or discarded"
             self._life.report("letters:skipped", text)
 
     async def _put_back(self, events: Sequence[tuple[DeadLetter, Event]]) -> list[Outcome]:
@@ -150,10 +150,10 @@ class Redriving:
         return [found[letter.id] for letter, _ in events if letter.id in found]
 
     async def _decide_again(self, state: TriggerState, letters: Sequence[tuple[DeadLetter, Event]]) -> list[Decided]:
-        """Each letter is settled in the transaction that takes in what comes of its event.
+        """Each letter is settled in the transaction that stores its event's decision.
 
-        A run that failed has its event, or those of its window, decided as they are: they have waited before. An event
-        that could not be decided comes as if it were new. Either takes over the claim of its id.
+        The events of a failed run are decided as they are: they have passed their window. An event that could not be
+        decided counts as new. Either takes over the claim of its id.
         """
         now = self._life.clock.now()
         redriven = {event.id: _redriven(state, letter, event, now) for letter, event in letters}
@@ -183,7 +183,7 @@ def _listed(ids: str | Sequence[str]) -> list[str]:
 
 
 def _groups(events: Sequence[tuple[DeadLetter, Event]]) -> list[list[tuple[DeadLetter, Event]]]:
-    """Those of one trigger together, in their order; an event that died twice begins another group."""
+    """Group by trigger, in order; an event that died twice begins another group."""
     groups: list[list[tuple[DeadLetter, Event]]] = []
     last: dict[str, tuple[list[tuple[DeadLetter, Event]], set[str]]] = {}
     for letter, event in events:

@@ -1,4 +1,4 @@
-"""Things that several sources use, such as one HTTP server."""
+"""Resources that several sources share, such as one HTTP server."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _Thing:
 
 
 class SharedThings:
-    """By key. Each is entered for its first user and left after the last, in one task of its own.
+    """Resources by key. Each is entered for its first user and exited after the last, in a task of its own.
 
-    Who comes while one is being closed waits for that: a port, say, is free again only then.
+    A user that arrives during the exit waits for it: a port, for example, is free only then.
     """
 
     def __init__(self, tasks: Tasks) -> None:

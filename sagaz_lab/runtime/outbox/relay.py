@@ -274,7 +274,7 @@ class Relay:
         letters = [self._letter(lane, it, now) for it in refused]
         await self._store.park_refused([(it.number, letter) for it, letter in zip(refused, letters, strict=True)])
         self._parked.update(it.publication.run_id for it in refused if it.publication.run_id)
-        await self._tell_refused(letters)
+        await self._report_refused(letters)
 
     def _letter(self, lane: Lane, refused: Refused, now: float) -> DeadLetter:
         state = self._triggers.states.get(refused.publication.trigger or "")
@@ -283,7 +283,7 @@ class Relay:
         definition = state.compiled.definition
         return letter_of(refused, lane.name, definition.name, definition.revision, now)
 
-    async def _tell_refused(self, letters: Sequence[DeadLetter]) -> None:
+    async def _report_refused(self, letters: Sequence[DeadLetter]) -> None:
         told = []
         for letter in letters:
             self._letters.note(letter)

@@ -1,1 +1,1 @@
-"""Going on after a crash or a stop."""
+"""Resuming after a crash or a stop."""

@@ -1,7 +1,7 @@
-"""What was under way when a process crashed or was stopped, and how often that has happened.
+"""What was running when a process crashed or stopped, and how often.
 
-A crash is journaled by whoever resumes the run: the action under way is cut off, so that its trials are counted. What
-kills its process each time would otherwise be resumed for ever.
+The process that resumes a run journals the crash: it cuts off the running action, so that its trials count. Otherwise
+an action that kills its process would be resumed for ever.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COMPENSATION_ENDS = (RecordKind.COMPENSATION_FINISHED, RecordKind.COMPENSATION_
 
 
 def cut_off(stored: StoredRun, at: float, error: str) -> list[Record]:
-    """The records that say that what was under way ended so."""
+    """The records that cut off what was running."""
     history = History.of(stored.records, stored.attempt)
     if history.compensating:
         last = _last_compensation(stored)
@@ -40,7 +40,7 @@ def cut_off(stored: StoredRun, at: float, error: str) -> list[Record]:
 
 
 def crashes(stored: StoredRun, record: Record) -> int:
-    """How many crashes have cut this action or compensation off already, since it was given up last."""
+    """How many crashes have cut off this action or compensation since it was last given up."""
     count = 0
     for earlier in _of_attempt(stored):
         if earlier.action == record.action and earlier.kind == record.kind:
@@ -49,14 +49,14 @@ def crashes(stored: StoredRun, record: Record) -> int:
 
 
 def given_up(record: Record, count: int) -> Record:
-    """The same record, saying that so many crashes are enough; the `value` of a failure is True if it is permanent."""
+    """The same record, given up after this many crashes; the `value` of a failure is True if it is permanent."""
     what = "action" if record.kind == RecordKind.ACTION_CUT_OFF else "compensation of"
     text = f"{what} {record.action!r} was under way each of the {count} times that its process died"
     return replace(record, value=True, error=text)
 
 
 def is_given_up(stored: StoredRun, name: str) -> bool:
-    """Whether the last that is known of the action is that it was given up."""
+    """Whether the action's last record says that it was given up."""
     last = None
     for record in _of_attempt(stored):
         if record.action == name and record.kind in _ACTION_KINDS:
@@ -69,7 +69,7 @@ def _of_attempt(stored: StoredRun) -> Iterable[Record]:
 
 
 def _last_compensation(stored: StoredRun) -> Record | None:
-    """The start of the compensation that has not ended; they go one at a time."""
+    """The start of the unfinished compensation; compensations run one at a time."""
     under_way = None
     for record in _of_attempt(stored):
         if record.kind == RecordKind.COMPENSATION_STARTED:

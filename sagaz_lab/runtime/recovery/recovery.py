@@ -1,4 +1,4 @@
-"""Going on with runs that a process left behind."""
+"""Recovery of runs left by a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("sagaz_lab")
 
 
 class Recovery:
-    """Resumes runs from their history: finished actions are not run again."""
+    """Resumes runs from their history: finished actions do not run again."""
 
     def __init__(self, store: Store, life: Lifetime, triggers: Triggers, dispatcher: Dispatcher) -> None:
         self._store = store
@@ -34,17 +34,17 @@ class Recovery:
         self._runner = dispatcher.runner
         self._queue = dispatcher.run_queue
         self._close = dispatcher.close
-        # Between two awaits of taking a run, so that two who ask for the same do not both get it.
+        # Runs being adopted, so that concurrent callers do not both get one.
         self._taking: set[str] = set()
-        # Of runs whose code has come back, their places in the queue.
+        # Queue places of runs whose code has come back.
         self._places: dict[str, int] = {}
-        # Sagas whose newest run was taken up, so that another start does not take up the one before it.
+        # Sagas whose newest run was resumed, so that another start does not resume an older one.
         self._newest_taken: set[str] = set()
 
     async def resume_interrupted(self, which: str = "all") -> Found:
-        """Take over the runs of processes that are gone, and those whose code has come back.
+        """Take over runs of dead processes, and those whose code has come back.
 
-        Of the former all, the newest ("last") of each saga or none; the others are left as they are.
+        Of the former: all, the newest ("last") of each saga, or none; the others stay as they are.
         """
         found, left = Found(), dict[str, str]()
 
@@ -59,20 +59,20 @@ class Recovery:
         found.left = left
         if which == "last":
             self._newest_taken.update(stored.saga for stored in taken)
-        # Those that have a slot or a turn take it up before any that waits for one is let through.
+        # runs that have a slot or a turn take it before waiting ones proceed
         for stored in sorted([*taken, *await self._with_code_again()], key=_begun_first):
             try:
                 await self._go_on(stored, found)
             except StoreError:
                 raise
-            except Exception as error:  # one run must not keep the others from going on
+            except Exception as error:  # one run must not block the others
                 logger.exception("run %s cannot be resumed", stored.run_id)
                 await self._leave_unread(stored, f"it cannot be resumed ({describe(error)})")
         return found
 
     async def _leave_unread(self, stored: StoredRun, why: str) -> None:
-        """Hold the run for a person, who may repair its rows and resume it."""
-        # As if the attempt that was to come had been held: a resumed one goes on from there.
+        """Hold the run, so that a person can repair its rows and resume it."""
+        # As if the next attempt had been held, since resuming continues from there.
         attempt = max(1, stored.attempt if stored.retry_at is None else stored.attempt + 1)
         ending = Ending(RunStatus.HELD, Unreadable(why))
         await self._store.end(stored.run_id, ending, attempt=attempt, at=self._life.clock.now())
@@ -83,7 +83,7 @@ class Recovery:
         )
 
     async def _with_code_again(self) -> list[StoredRun]:
-        """The runs that this process could not go on with, and now can."""
+        """Runs that this process could not resume and now can."""
         found: list[StoredRun] = []
         store, triggers = self._store, self._triggers
         for saga in (triggers.without_code.keys() & triggers.registry.current.keys()) - triggers.left_out.keys():
@@ -95,7 +95,7 @@ class Recovery:
     async def _go_on(
         self, stored: StoredRun, found: Found, from_action: str | None = None, *, foreground: bool = False
     ) -> Run | None:
-        """With a run that is this owner's now. None if it waits, or has ended."""
+        """Resume a run that this owner has. None if it waits or has ended."""
         now = self._life.clock.now()
         if stored.damage is not None:
             await self._leave_unread(stored, stored.damage)
@@ -117,7 +117,7 @@ class Recovery:
             if from_action is not None:
                 rewind(pending.history, definition, from_action)
             self._count(stored)
-            if state is not None:  # last, since nobody gives back the place of a run that is not launched
+            if state is not None:  # last, since a run that is never launched does not return its slot
                 state.core.admission.occupy(pending)
             found.resumed[stored.run_id] = stored.saga
             return self._runner.launch(pending, definition, now, foreground=foreground)
@@ -136,11 +136,11 @@ class Recovery:
         return None
 
     def _retry_in_s(self, stored: StoredRun, config: TriggerConfig, now: float) -> float:
-        """How long until the run's retry; no longer than the config says, whatever the clock said when it failed."""
+        """Time until the run's retry, bounded by the config whatever the clock showed when the run failed."""
         left_s = max(0.0, (stored.retry_at or now) - now)
         longest_s = config.longest_retry_delay_s(stored.attempt)
         if left_s > longest_s + 1.0:
-            was, text = spoken(left_s), f"tried again in {spoken(longest_s)}, as retry_backoff_seconds says"
+            was, text = spoken(left_s), f"retried in {spoken(longest_s)}, as retry_backoff_seconds allows"
             report = self._life.report
             report("clock:retry", f"run {stored.run_id} is {text}, not in {was}: the clock was ahead when it failed")
         return min(left_s, longest_s)
@@ -150,7 +150,7 @@ class Recovery:
         found.needs_code[stored.run_id] = stored.saga
 
     async def _history(self, stored: StoredRun, definition: SagaDefinition) -> History | None:
-        """The state to resume the run from, which says that its process died. None: it is given up, and has ended."""
+        """The state to resume the run from, with the crash recorded. None: the run is given up and has ended."""
         store, now = self._store, self._life.clock.now()
         history = History.of(stored.records, stored.attempt)
         if not store.traits.survives or self._runner.engine.traits.own_retries:
@@ -175,20 +175,20 @@ class Recovery:
         return history
 
     async def _leave_to_a_person(self, stored: StoredRun, ends: list[Record]) -> None:
-        """A compensation kills its process each time: what its action did still stands."""
+        """A compensation kills its process each time: the effect of its action remains."""
         error = CompensationFailed(f"{stored.run_id}: not undone: {ends[0].error}")
         ending = Ending(RunStatus.COMPENSATION_FAILED, error, ends)
         await self._store.end(stored.run_id, ending, attempt=stored.attempt, at=self._life.clock.now())
         self._life.report(f"{stored.saga}:{ending.status}:died", f"run of {stored.saga}: {describe(error)}")
 
     async def leave(self) -> None:
-        """Close the dispatcher, and note that what it abandons was cut off by a stop: that is no death."""
+        """Close the dispatcher, and record that abandoned runs were cut off by a stop, not by a crash."""
         await self._life.take_no_more()
         store, now = self._store, self._life.clock.now()
         left = list(self._runner.live)
         await self._close()
         if not store.traits.survives or self._runner.engine.traits.own_history:
-            return  # nothing was cut off that anybody could resume
+            return  # nothing resumable was cut off
         ends: list[Record] = []
         try:
             for run_id in left:
@@ -211,16 +211,17 @@ class Recovery:
                 pending.key = compiled.concurrency_key(subject) if compiled.concurrency_key else None
                 pending.pace_key = compiled.pace_key(subject) if compiled.pace_key else None
         except Exception as error:
-            self._life.report("key", f"run {pending.run_id} goes without its key: {describe(error)}")
+            self._life.report("key", f"run {pending.run_id} runs without its key: {describe(error)}")
 
     # --- asked for by name ---
 
     async def resume(self, run_id: str, from_action: str | None = None, *, foreground: bool = True) -> RunStatus:
-        """Go on with a run that was held, from the failed action, with the current revision; held again if it fails.
+        """Resume a held run from the failed action, with the current revision; it is held again if it fails.
 
-        Or with one that was interrupted and left. Returns when it has ended; at once if it waits for its turn.
+        Also resumes a run that was interrupted and left. Returns when it has ended, or at once if it waits for its
+        turn.
         """
-        await self._told("resume_run()", run_id)
+        await self._await_listeners("resume_run()", run_id)
         with self._alone(run_id):
             stored, definition = await self._known(run_id, from_action)
             if stored.status is RunStatus.HELD:
@@ -237,18 +238,18 @@ class Recovery:
         return await self._ended(run_id, run)
 
     async def compensate(self, run_id: str, *, foreground: bool = True) -> RunStatus:
-        """Undo a run that was held or is partially committed, or was interrupted and left.
+        """Compensate a run that was held, is partially committed, or was interrupted and left.
 
-        Cancel one that is live, or that waits for its turn or its retry.
+        Cancels one that is live, queued or waiting for its retry.
         """
-        await self._told("compensate_run()", run_id)
+        await self._await_listeners("compensate_run()", run_id)
         if await self._queue.cancel(run_id, self._life.clock.now()):
             return RunStatus.CANCELLED
         if live := self._runner.live.get(run_id):
             self._refuse_own_step(live)
             self._runner.cancel(live)
             status = await self._ended(run_id, live)
-            # Its attempt may have failed just before: then it waits for its retry now.
+            # its attempt may have failed just before and now wait for its retry
             waits = status is RunStatus.WAITING and await self._queue.cancel(run_id, self._life.clock.now())
             return RunStatus.CANCELLED if waits else status
         allowed = (RunStatus.HELD, RunStatus.PARTIALLY_COMMITTED, RunStatus.COMPENSATION_FAILED)
@@ -258,7 +259,7 @@ class Recovery:
                 pending = await self._adopt(stored, definition)
                 pending.history = History.of(stored.records, stored.attempt)
             elif taken := await self._left(run_id):
-                if taken.attempt == 0 or taken.retry_at is not None:  # nothing is done, or all is undone
+                if taken.attempt == 0 or taken.retry_at is not None:  # nothing was done, or all is undone
                     now = self._life.clock.now()
                     attempt = max(1, taken.attempt)  # its event has its outcome with it
                     await self._store.end(run_id, Ending(RunStatus.CANCELLED), attempt=attempt, at=now)
@@ -274,10 +275,10 @@ class Recovery:
             run = self._runner.launch(pending, definition, self._life.clock.now(), foreground=foreground)
         return await self._ended(run_id, run)
 
-    async def _told(self, what: str, run_id: str) -> None:
-        """Returns when the listeners have heard of the end of the attempt, if it lives here and has ended.
+    async def _await_listeners(self, what: str, run_id: str) -> None:
+        """Returns once the listeners have processed the end of the attempt, if it is local and has ended.
 
-        Raises `RunError` if it is a listener that asks, while nothing of the run can be cancelled.
+        Raises `RunError` if a listener asks, while nothing of the run can be cancelled.
         """
         run = self._runner.begun(run_id)
         if run is not None and (run.status is not RunStatus.RUNNING or run.stopping or not run.begun):
@@ -291,7 +292,7 @@ class Recovery:
                 await self._runner.ended(run)
 
     def _refuse_own_step(self, run: Run) -> None:
-        """An action that is a coroutine is cancelled; a thread or a compensation would wait for its own end."""
+        """A coroutine action is cancelled; a thread or a compensation would wait for its own end."""
         step = current_step.get(None)
         if step is None or step.run is not run:
             return
@@ -303,7 +304,7 @@ class Recovery:
 
     @contextmanager
     def _alone(self, run_id: str) -> Iterator[None]:
-        """Of two who ask for the same run at the same time, the second is refused."""
+        """Refuses a second concurrent request for the same run."""
         if run_id in self._taking:
             raise RunError(f"run {run_id} is being resumed or compensated already")
         self._taking.add(run_id)
@@ -326,24 +327,22 @@ class Recovery:
         return stored, definition
 
     async def _left(self, run_id: str) -> StoredRun | None:
-        """The run, this owner's now, if a process left it that is gone and nobody has taken it up."""
+        """The run, now this owner's, if its process is gone and no other has taken it."""
         taken = await self._store.interrupted(lambda runs: [id for id, _ in runs if id == run_id])
         return taken[0] if taken else None
 
     async def _adopt(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
-        """Make a run that has ended live again."""
         if not await self._store.adopt(stored.run_id):
-            raise RunError(f"run {stored.run_id} is in the hands of another live process")
+            raise RunError(f"run {stored.run_id} belongs to another live process")
         await self._store.begin(
             stored.run_id, revision=definition.revision, attempt=stored.attempt, started=(), at=self._life.clock.now()
         )
         return self._in_its_place(stored, definition)
 
     def _count(self, stored: StoredRun) -> None:
-        """Among the runs of its trigger."""
         if (state := self._triggers.states.get(stored.trigger or "")) is not None:
             here = stored.run_id.startswith(self._life.run_prefix)
-            state.counters.goes_on(stored.status, started_here=here)
+            state.counters.resume(stored.status, started_here=here)
 
     def _in_its_place(self, stored: StoredRun, definition: SagaDefinition) -> PendingRun:
         """Its pending run, with the slot and the turn of a run that has begun."""
@@ -357,7 +356,7 @@ class Recovery:
         return pending
 
     async def _ended(self, run_id: str, run: Run | None) -> RunStatus:
-        """How the run's attempt ends, or how the run stands."""
+        """The final status of the run's attempt, or the run's current status."""
         if run is not None:
             await self._runner.ended(run)
             return run.status
@@ -370,7 +369,7 @@ def _refusal(stored: StoredRun, known: str, verb: str) -> RunError:
 
 
 def _begun_first(stored: StoredRun) -> int:
-    """0: it has begun; 1: it waits for its retry; 2: it waits for its turn."""
+    """0: begun; 1: waits for its retry; 2: waits for its turn."""
     if stored.status is not RunStatus.WAITING:
         return 0
     return 2 if stored.retry_at is None else 1
@@ -386,7 +385,7 @@ def pending_of(stored: StoredRun) -> PendingRun:
 
 
 def rewind(history: History, definition: SagaDefinition, action: str) -> None:
-    """Forget that this action and all that depends on it were done."""
+    """Forget the results of this action and all that depend on it."""
     again = [action]
     for name in again:
         again += [d for d in definition.plan.dependents[name] if d not in again]

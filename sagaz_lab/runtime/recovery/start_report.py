@@ -1,4 +1,4 @@
-"""What a start found: how long nobody had run the triggers, what was missed meanwhile and what goes on."""
+"""The findings of a start: how long the triggers were down, what was missed and what resumes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import dataclass, field
 from sagaz_lab.abc import Missed
 
 RESUME = ("all", "last", "none")
-"""Which interrupted runs a start takes up: all, the newest of each saga, or none."""
+"""Which interrupted runs a start resumes: all, the newest of each saga, or none."""
 
 AWAY = "away"
-"""The kind of the report that tells of it."""
+"""The kind of its report."""
 
 TELL_S = 60.0
-"""A longer absence is reported although nothing was missed."""
+"""A longer absence is reported even if nothing was missed."""
 
 NAMED = 5
-"""Runs that are named, of each kind."""
+"""Runs listed by name, per kind."""
 
 
 @dataclass(slots=True)
 class Found:
-    """The runs that had been interrupted: the saga by the run's id. `waited` counts events that had not begun a run;
-    `events_need_code` those of triggers that are not registered."""
+    """The interrupted runs: the saga by run id. `waited` counts events without a run yet; `events_need_code` those of
+    unregistered triggers.
+    """
 
     resumed: dict[str, str] = field(default_factory=dict)
     needs_code: dict[str, str] = field(default_factory=dict)
@@ -34,12 +35,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartReport:
-    """What a start found. Each mapping of runs has the saga by the run's id.
+    """The findings of a start. Each mapping of runs has the saga by run id.
 
-    `away_s` is how long nobody had run these triggers, to a few seconds; 0 where nobody ever had. `missed` has the
-    ticks by trigger. `resumed` goes on, `needs_code` once its saga is defined, `left` only when it is asked for.
-    `events_waited` counts the events that waited, in a window or for their turn, and go on waiting.
-    `events_need_code` counts, by trigger, those in windows of triggers that are not registered.
+    `away_s` is how long these triggers were down, to a few seconds; 0 if they never ran. `missed` has the ticks by
+    trigger. `resumed` runs continue, `needs_code` once their saga is defined, `left` only on request. `events_waited`
+    counts events that still wait, in a window or for their turn; `events_need_code`, by trigger, those in windows of
+    unregistered triggers.
     """
 
     away_s: float
@@ -52,16 +53,16 @@ class StartReport:
 
     @property
     def ticks_missed(self) -> int:
-        """Of all triggers together."""
+        """Over all triggers."""
         return sum(missed.due for missed in self.missed.values())
 
     @property
     def lasted(self) -> bool:
-        """Whether there was an absence to speak of."""
+        """Whether the absence is worth a report."""
         return self.away_s >= 1.0
 
     @property
-    def is_worth_telling(self) -> bool:
+    def is_worth_reporting(self) -> bool:
         runs = self.resumed or self.needs_code or self.left
         found = self.missed or runs or self.events_waited or self.events_need_code
         return bool(found) or self.away_s > TELL_S
@@ -82,23 +83,23 @@ class StartReport:
         return f"away {spoken(self.away_s)}: {found or 'nothing missed, nothing to resume'}"
 
     def lines(self) -> Iterator[str]:
-        """What was done about each, and how to have it otherwise."""
+        """What was done about each, and how to change that."""
         for name, missed in self.missed.items():
             yield (
                 f"{name}: {_counted(missed.due, 'tick', 'missed')}, {_come(missed)}; "
-                'its trigger\'s missed="all", "last" or "none" decides that'
+                'its trigger\'s missed="all", "last" or "none" sets this'
             )
         if self.resumed:
             yield (
                 f"resumed: {_named(self.resumed)}; lab.compensate_run(id) undoes one, "
-                'lab.start(resume="last") or "none" takes up fewer'
+                'lab.start(resume="last") or "none" resumes fewer'
             )
         if self.needs_code:
-            yield f"waiting for code: {_named(self.needs_code)}; each goes on when its saga is defined"
+            yield f"waiting for code: {_named(self.needs_code)}; each resumes when its saga is defined"
         if self.left:
             yield (
-                f"left: {_named(self.left)}; lab.resume_run(id) goes on with one, lab.compensate_run(id) undoes one, "
-                'lab.start(resume="all") takes up all'
+                f"left: {_named(self.left)}; lab.resume_run(id) resumes one, lab.compensate_run(id) undoes one, "
+                'lab.start(resume="all") resumes all'
             )
         if self.events_waited:
             yield f"{_counted(self.events_waited, 'event', 'waited')} in windows or for their turn, and will be decided"
@@ -125,10 +126,10 @@ def _counted(n: int, what: str, how: str) -> str:
 
 def _come(missed: Missed) -> str:
     if missed.come == 0:
-        return "none of them comes"
+        return "none is delivered"
     if missed.come >= missed.due:
-        return "which comes now" if missed.due == 1 else "all of which come now"
-    return "the last of which comes now" if missed.come == 1 else f"the last {missed.come} of which come now"
+        return "delivered now" if missed.due == 1 else "all delivered now"
+    return "the last one delivered now" if missed.come == 1 else f"the last {missed.come} delivered now"
 
 
 def _named(runs: Mapping[str, str]) -> str:

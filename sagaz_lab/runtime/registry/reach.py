@@ -43,7 +43,7 @@ _BUILT_IN: tuple[type[Any], ...] = (*_LISTS, *_SETS, dict, str, bytes, int, floa
 
 _CODE = (FunctionType, property, classmethod, staticmethod)
 _SLOTS = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType)
-_TELLING = frozenset({
+_CONSTRAINTS = frozenset({
     "__annotations__", "__attrs_attrs__", "__dataclass_fields__", "__dataclass_params__", "__optional_keys__",
     "__orig_bases__", "__private_attributes__", "__pydantic_decorators__", "__pydantic_fields__", "__required_keys__",
     "__struct_config__", "__struct_defaults__", "__struct_encode_fields__", "__struct_fields__", "__total__",
@@ -251,7 +251,7 @@ class Reach:
         except Exception:  # from the object's own code
             parts = None
         if parts is None:
-            return _telling_repr(value)
+            return _constructor_repr(value)
         if isinstance(parts, str):
             return f"{kind.__module__}.{kind.__qualname__} {parts} {self.text(getattr(value, '__wrapped__', None))}"
         state = parts[2] if len(parts) > 2 else None
@@ -323,12 +323,12 @@ class Reach:
         self._covered.add(source)
         parts = {"class": source.tree_text, "bases": self._sequence(cls.__bases__), "kind": self.text(type(cls))}
         parts["hints"] = self._hints(cls)
-        told_by_kind = {name: getattr(cls, name) for name in sorted(_TELLING) if hasattr(type(cls), name)}
-        if (settings := told_by_kind.get("__struct_config__")) is not None:  # has no repr and cannot be pickled
-            told_by_kind["__struct_config__"] = {n: getattr(settings, n) for n in dir(settings) if n[0] != "_"}
-        for name, member in [*vars(cls).items(), *told_by_kind.items()]:
+        kept_by_kind = {name: getattr(cls, name) for name in sorted(_CONSTRAINTS) if hasattr(type(cls), name)}
+        if (settings := kept_by_kind.get("__struct_config__")) is not None:  # has no repr and cannot be pickled
+            kept_by_kind["__struct_config__"] = {n: getattr(settings, n) for n in dir(settings) if n[0] != "_"}
+        for name, member in [*vars(cls).items(), *kept_by_kind.items()]:
             is_pythons = name.startswith("__") and name.endswith("__")
-            if not (name in _CHANGING or (is_pythons and name not in _TELLING and not isinstance(member, _CODE))):
+            if not (name in _CHANGING or (is_pythons and name not in _CONSTRAINTS and not isinstance(member, _CODE))):
                 parts[f".{name}"] = self._place(cls, name, member)
         return parts
 
@@ -367,7 +367,7 @@ def _constant(value: Any) -> str:
     return text if len(text) <= LONG else f"{type(value).__name__} {digest(text)}"
 
 
-def _telling_repr(value: Any) -> str:
+def _constructor_repr(value: Any) -> str:
     """A repr in the form of a constructor call. Raises `_Opaque`."""
     try:
         text = repr(value)

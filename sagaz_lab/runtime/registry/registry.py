@@ -305,8 +305,8 @@ class Registry:
             return Change(name, number, number, False), None
         self._prints[name] = now
         self._past[name][number] = again
-        told = f"the new class is used from now on: its {', '.join(doubts)} cannot be compared with the one before"
-        return Change(name, number, number, False, warnings=[told]), again
+        warning = f"the new class is used from now on: its {', '.join(doubts)} cannot be compared with the one before"
+        return Change(name, number, number, False, warnings=[warning]), again
 
     def _last(self, name: str) -> int:
         return max([self._last_here(name), *(row.number for row in self._history(name, 1))])

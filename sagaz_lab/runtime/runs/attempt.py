@@ -102,8 +102,8 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
             await self._insist(error, partial(life.store.end, self.run_id, ending, attempt=self.attempt, at=now))
         self.status = _COMPLETED
         self._wake_relay_at_end(ending)
-        if told := self.definition.hooks.get("on_saga_complete"):
-            await tell(told, self.definition.name, self.run_id, self.ctx)
+        if hooks := self.definition.hooks.get("on_saga_complete"):
+            await tell(hooks, self.definition.name, self.run_id, self.ctx)
 
     async def _end_badly(self, ending: Ending) -> None:
         now = self._life.clock.now()
@@ -122,8 +122,8 @@ class StoredAttempt(Attempt, kw_only=True, eq=False):
             self.pending.attempt = self.attempt + 1
             self.pending.history = None
         self._report(ending, letter)
-        if told := self.definition.hooks.get("on_saga_failed"):
-            await tell(told, self.definition.name, self.run_id, self.ctx, ending.error)
+        if hooks := self.definition.hooks.get("on_saga_failed"):
+            await tell(hooks, self.definition.name, self.run_id, self.ctx, ending.error)
 
     def _with_publications(
         self, ending: Ending, at: float, retry_at: float | None, letter: DeadLetter | None

@@ -123,8 +123,8 @@ class Runner:
         belongs(context, self.life.tasks)
         run = self._made(pending, definition, instance or self.triggers.instance(definition), now, context)
         run.foreground = foreground and (outer is None or outer.run.foreground)
-        goes_on = run.history is not None and self.engine.traits.own_history and self.engine.attach(run)
-        if not goes_on:
+        attached = run.history is not None and self.engine.traits.own_history and self.engine.attach(run)
+        if not attached:
             self.engine.launch((run,))
         return run
 

@@ -1,1 +1,1 @@
-"""An edited revision beside the current one."""
+"""Shadows: an edited revision beside the current one."""

@@ -1,4 +1,4 @@
-"""Two revisions beside each other: what each made of the same events, and where that differs."""
+"""Comparison of two revisions on the same events."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sagaz_lab.runtime.gates.core import COOLING, LIVE_ALREADY
 from sagaz_lab.runtime.gates.window_policies import IN_PERIOD
 
 DIFFERENCES = 1000
-"""Differences that are kept: the newest."""
+"""Differences kept: the newest."""
 
 EARLY, EARLY_S = 10_000, 10.0
-"""Final decisions of the current revision that are kept, and for how long, until their events are expected."""
+"""Final decisions of the current revision kept until their events are expected: how many, and for how long."""
 
 Side = Literal["current", "shadow"]
 Facts = Mapping[str, Any] | None
 
 _OURS = {COOLING, IN_PERIOD, LIVE_ALREADY}
 _PASSING = {"run", "opens_in_s", "closes_in_s"}
-"""Facts of our own reasons that are never the same: which run, and how long from now."""
+"""Facts of our own reasons that always differ: the run, and times relative to now."""
 
 _RUN_ID = re.compile(r"\b[rhe]-[0-9a-f]{8}-\d+\b")
 _PLACE = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -36,7 +36,7 @@ _short.maxstring = _short.maxother = 60
 
 
 class Final(NamedTuple):
-    """What a revision made of an event in the end; `context` is that of the run that it starts."""
+    """A revision's final decision on an event; `context` is that of its run."""
 
     kind: str
     reason: str = ""
@@ -46,10 +46,9 @@ class Final(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An event that the current revision and the shadow have decided differently.
+    """An event that the current revision and the shadow decided differently.
 
-    `what` says in what: outcome, reason, facts or context; `details` names the facts or the values of the context
-    that differ, each as text.
+    `what` is outcome, reason, facts or context; `details` has the differing facts or context values, as text.
     """
 
     at: float
@@ -66,7 +65,7 @@ class Difference:
 
 
 def finals_of(outcomes: DecidedOutcomes) -> Iterator[tuple[str, str, Final]]:
-    """The final decisions, each with its trigger and the event's id. What waits has none yet."""
+    """The final decisions, each with its trigger and the event's id. Waiting events have none yet."""
     for found in outcomes:
         if found.kind is not OutcomeKind.WAITING:
             context = outcomes.contexts.get(found.run_id or "") if found.kind is OutcomeKind.STARTED else None
@@ -74,7 +73,7 @@ def finals_of(outcomes: DecidedOutcomes) -> Iterator[tuple[str, str, Final]]:
 
 
 class _Open:
-    """An event, or several of one id, that both sides have not decided yet; their decisions pair in their order."""
+    """One or more events of one id that both sides have not decided yet; decisions pair in order."""
 
     __slots__ = ("current", "left", "shadow")
 
@@ -85,7 +84,7 @@ class _Open:
 
 
 class Comparison:
-    """Counts and keeps where the two differ. `different` counts by (current kind, shadow kind)."""
+    """Counts and keeps differences. `different` counts by (current kind, shadow kind)."""
 
     def __init__(self) -> None:
         self.seen = self.same = self.waiting = 0
@@ -110,7 +109,7 @@ class Comparison:
             self._early[key] = early
 
     def decided(self, side: Side, trigger: str, event_id: str, final: Final, at: float) -> None:
-        """One side has decided an event. What nobody expects is from before, unless it is just about to be."""
+        """One side has decided an event. Unexpected ones are from before, unless they are about to be expected."""
         key = (trigger, event_id)
         entry = self._open.get(key)
         if entry is None:
@@ -148,7 +147,7 @@ class Comparison:
 
 
 def differs(current: Final, shadow: Final) -> tuple[str, str] | None:
-    """In what the two differ, and the values that do; None where they are the same."""
+    """The kind of difference and the differing values; None if equal."""
     if current.kind != shadow.kind:
         return "outcome", ""
     if current.kind == OutcomeKind.DUPLICATE:
@@ -178,7 +177,7 @@ def _differing(current: Mapping[str, Any], shadow: Mapping[str, Any], but_not: S
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Equal as values: tables and arrays by what they hold, objects of a class that a cell has made anew as well."""
+    """Equal as values: tables and arrays by content, objects of a redefined class by attributes."""
     try:
         return _alike(one, other)
     except BaseException:  # noqa: BLE001  the user's `__eq__` may raise anything
@@ -205,7 +204,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _same_object(one: Any, other: Any) -> bool:
-    """Two objects without `==`, or of two versions of one class, that hold the same."""
+    """Objects without `==`, or of two versions of a class, with equal attributes."""
     if type(one).__qualname__ != type(other).__qualname__ or not hasattr(one, "__dict__"):
         return False
     return _PLACE.sub("", repr(one)) == _PLACE.sub("", repr(other)) and _alike(vars(one), vars(other))

@@ -1,4 +1,4 @@
-"""What a shadow has in place of an engine and a store: nothing is executed, and little is kept."""
+"""A shadow's engine and store: nothing executes, and little is kept."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from sagaz_lab.runtime.runs.runner import Runner
 from sagaz_lab.runtime.triggers.outcomes import Tally
 
 WATCHED = 10_000
-"""Live runs whose end is kept for a shadow; the oldest go first."""
+"""Ended live runs kept for a shadow; the oldest are dropped first."""
 
 
 class Twins:
-    """How the live runs end whose events a shadow decides too."""
+    """The ends of live runs whose events a shadow decides too."""
 
     def __init__(self, live: Runner) -> None:
         self._live = live
@@ -42,7 +42,7 @@ class Twins:
         self._running: dict[str, asyncio.Future[RunStatus]] = {}
 
     def watch(self, run_id: str) -> None:
-        """A live run begins, now or as soon as it is launched."""
+        """A live run begins, now or once launched."""
         if not self._watch(run_id):
             asyncio.get_running_loop().call_soon(self._watch, run_id)
 
@@ -57,19 +57,20 @@ class Twins:
         return True
 
     def ended(self, run: Run) -> None:
-        """A live run has."""
+        """A live run has ended."""
         end = self._running.pop(run.run_id, None)
         if end is not None and not end.done():
             end.set_result(run.status)
 
     def take(self, trigger: str, event_id: str) -> asyncio.Future[RunStatus] | None:
-        """The end of the live run that this event has started, if any; it is forgotten."""
+        """The end of the live run that this event started, if any; returned once."""
         return self._ends.pop((trigger, event_id), None)
 
 
 class DryRun:
-    """An engine that calls nothing. A run lasts as long as the live run of the same event, and ends as well or badly;
-    without such a run it is completed at once."""
+    """An engine without calls. A run lasts as long as the live run of the same event, with the same success or failure;
+    without such a run it completes at once.
+    """
 
     traits: ClassVar[EngineTraits] = EngineTraits()
 
@@ -118,10 +119,10 @@ class DryRun:
 
 
 class Ledger:
-    """A store for the claims and cooldowns of a shadow; those of runs that began before it hold for it as well.
+    """A store for a shadow's claims and cooldowns, which also honours those of earlier live runs.
 
-    `own` is a store in memory, to which all else goes; it gets no events and no contexts. `live` is only read. `began`
-    is an id as the live runs have them, drawn when the shadow began.
+    `own` is a store in memory for everything else; it gets no events or contexts. `live` is only read. `began` is a run
+    id of the live sequence, drawn when the shadow began.
     """
 
     traits: ClassVar[StoreTraits] = StoreTraits(survives=False, awaited=False, any_thread=False)
@@ -147,7 +148,7 @@ class Ledger:
         return {name: refusal for name, refusal in found.items() if self._is_earlier(refusal.first_run)}
 
     def _is_earlier(self, run_id: str | None) -> bool:
-        """Another process's run counts as well: the current revision is refused because of it too."""
+        """Another process's run counts too: it also refuses the current revision."""
         if run_id is None:
             return False
         process, _, number = run_id.rpartition("-")
@@ -155,7 +156,7 @@ class Ledger:
 
     async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
         runs = [_bare(run) for run in batch.runs]
-        # Of a letter no more is kept than that its event has come.
+        # Of a dead letter, only the arrival of its event is kept.
         dead = [Spent(it.trigger, it.claim, it.claim_until or 0.0) for it in batch.dead if it.claim is not None]
         return await self._own.accept(replace(batch, runs=runs, dead=[], spent=[*batch.spent, *dead], redriven=[]))
 
@@ -173,7 +174,7 @@ def _bare(run: NewRun) -> NewRun:
 
 
 class NoTally(Tally):
-    """Counts, and remembers no outcomes: they are compared as they come."""
+    """Counts without keeping outcomes, which are compared as they come."""
 
     def keep(self, entries: object) -> None:
         pass

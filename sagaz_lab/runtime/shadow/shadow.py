@@ -1,4 +1,6 @@
-"""An edited revision that decides the live events beside the current one, on gates of its own, and starts nothing."""
+"""A shadow: an edited revision that decides the live events beside the current one, with its own gates, and starts
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +35,19 @@ from sagaz_lab.runtime.triggers.state import TriggerState
 from sagaz_lab.runtime.triggers.triggers import Triggers
 
 QUEUE = 10_000
-"""Events of a trigger that may wait for the shadow. Further ones it misses, and they are not compared."""
+"""Events of a trigger that may wait for the shadow. It misses further ones, which are not compared."""
 
 PATIENCE_S, PATIENCE_OF_ONE_S = 10.0, 0.1
-"""How long the shadow may take for a batch, and for each event of it; then these are dead for it."""
+"""Time limits for the shadow per batch and per event; beyond them the events are dead for it."""
 
 CLOSE_S = 3.0
 
 _TOLD = ("task", "engine", "store", "slow", "observer")
-"""Kinds of problem of a shadow that are told; the others are differences, or those of the current revision too."""
+"""Kinds of a shadow's problems that are reported; others are differences, or the current revision's too."""
 
 
 class Shadow:
-    """One saga's. `current` is the revision that it stands beside."""
+    """The shadow of one saga. `current` is the revision beside it."""
 
     def __init__(
         self, life: Lifetime, triggers: Triggers, runner: Runner, change: Change, definition: SagaDefinition,
@@ -67,9 +69,9 @@ class Shadow:
         registry.current = MappingProxyType({silent.name: silent})
         self._ledger = Ledger(store, life.store, next(life.run_ids))
         self._twins = Twins(runner)
-        tally, own = NoTally(), Lifetime(self._ledger, life.clock, self._hear)
+        tally, own = NoTally(), Lifetime(self._ledger, life.clock, self._report)
         self._triggers = Triggers(own, registry, _quiet(triggers.default), tally, triggers.slots.limit)
-        self._observers = Observers(tally, self._hear)
+        self._observers = Observers(tally, self._report)
         self._own = Dispatcher(own, self._triggers, self._observers, DryRun(self._twins))
         self._tasks = own.tasks
         try:
@@ -77,8 +79,8 @@ class Shadow:
         except DefinitionError:
             raise
         except Exception as error:
-            raise DefinitionError(f"{definition.name}: the class cannot be made: {describe(error)}") from error
-        self._observers.add(_Ear(self))
+            raise DefinitionError(f"{definition.name}: the class cannot be instantiated: {describe(error)}") from error
+        self._observers.add(_Observer(self))
         self._feeds = {
             name: _Feed(state, triggers.states.get(name), runner)
             for name, state in self._triggers.states.items()
@@ -120,7 +122,7 @@ class Shadow:
         self._twins.ended(run)
 
     def decided(self, trigger: str, event_id: str, final: Final) -> None:
-        """So has the shadow."""
+        """The shadow has decided an event."""
         if final.kind != OutcomeKind.STARTED:
             self._twins.take(trigger, event_id)
         if not self.ended:
@@ -143,8 +145,7 @@ class Shadow:
             feed.task = None
 
     async def _seed(self, feed: _Feed) -> None:
-        """What waited in windows when the shadow began waits in its windows too, and what ran runs there as well: as
-        it would be if the revision had been made current."""
+        """Copy the windows and live runs of the start, as if the revision had been made current."""
         waiting, feed.waiting = feed.waiting, ()
         if waiting:
             await self._ledger.accept(Acceptance(waiting=list(waiting)))
@@ -166,16 +167,16 @@ class Shadow:
         try:
             async with asyncio.timeout(PATIENCE_S + PATIENCE_OF_ONE_S * len(deliveries)):
                 await self._own.take([(feed.state, part)], deliveries)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is not the current revision's
+        except Exception as error:  # noqa: BLE001  never the current revision's fault
             for delivery in deliveries:
                 self.decided(feed.state.name, _id(delivery), Final(OutcomeKind.DEAD.value, describe(error)))
 
     def caught_up(self) -> bool:
-        """Whether nothing waits for it but what it has no room for."""
+        """Whether nothing waits for it except what it has no room for."""
         return all(feed.task is None or feed.stuck for feed in self._feeds.values())
 
     def end(self) -> None:
-        """It sees no more events; what it has under way is given up soon."""
+        """It sees no more events; current work is abandoned soon."""
         self.ended = True
         if self._loop is not None and not self._loop.is_closed() and not self._life.closing:
             name = f"end of the shadow of {self.current.name}"
@@ -187,13 +188,13 @@ class Shadow:
             async with asyncio.timeout(CLOSE_S):
                 await self._own.close()
 
-    def _hear(self, kind: str, text: str) -> None:
+    def _report(self, kind: str, text: str) -> None:
         if not self.ended and kind.partition(":")[0] in _TOLD:
             self._life.report(f"shadow:{kind}", f"shadow of {self.current.name}: {text}")
 
 
 class _Feed:
-    """What the current revision's trigger has taken, on its way to the shadow's."""
+    """Events that the current trigger has taken, on their way to the shadow's."""
 
     def __init__(self, state: TriggerState, current: TriggerState | None, runner: Runner) -> None:
         self.state = state
@@ -210,7 +211,7 @@ class _Feed:
         self.follow(None, None)
 
     def _take_over(self, live: TriggerState, runs: Iterable[Run]) -> None:
-        """How things stand when the shadow begins: open periods, the pace, what waits in windows, what runs."""
+        """Copy the state at the start: open periods, the pace, windows, live runs."""
         state = self.state
         state.core.leading = deepcopy(live.core.leading)
         state.core.leading.configure(state.compiled.trigger.gates.debounce)
@@ -227,7 +228,7 @@ class _Feed:
         self.size += len(deliveries)
 
     def follow(self, params: str | None, limits: str | None) -> None:
-        """Go on with the params and limits that are live, as far as the edited revision has not changed them."""
+        """Follow the live params and limits, except those that the edited revision changed."""
         state = self.state
         state.params, before = LiveParams(state.name, state.params.defaults), state.limits
         state.limits = LiveParams(state.name, before.defaults)
@@ -236,7 +237,7 @@ class _Feed:
         state.show_params()
 
     async def room(self) -> int:
-        """How many events the shadow takes next, once it takes any."""
+        """How many events the shadow takes next, once it has room."""
         while (room := self.state.room()) <= 0:
             self.stuck = True
             await self.state.changed()
@@ -244,8 +245,8 @@ class _Feed:
         return room
 
 
-class _Ear(Observer):
-    """Hears what the shadow itself decides."""
+class _Observer(Observer):
+    """Observes the shadow's own decisions."""
 
     def __init__(self, shadow: Shadow) -> None:
         self._shadow = shadow
@@ -256,7 +257,7 @@ class _Ear(Observer):
 
 
 def _silent(definition: SagaDefinition) -> SagaDefinition:
-    """Without listeners, and nothing of it published."""
+    """Without listeners and publications."""
     triggers = {
         method: replace(trigger, config=trigger.config and _quiet(trigger.config))
         for method, trigger in definition.triggers.items()
@@ -274,13 +275,13 @@ def _method(trigger: str) -> str:
 
 
 def _id(delivery: Delivery) -> str:
-    """As the decision loop names the event."""
+    """The event's id in the decision loop."""
     given: Any = delivery.event.id
     return given if type(given) is str else "" if given is None else str(given)
 
 
 def _apart(delivery: Delivery) -> Delivery:
-    """The same with a payload of its own: the method may change it. What cannot be copied is shared."""
+    """The delivery with its own copy of the payload, which the method may change; uncopyable values are shared."""
     payload = payload_as_sent(delivery.event)
     if isinstance(payload, bytes | str | int | float | None):
         return delivery

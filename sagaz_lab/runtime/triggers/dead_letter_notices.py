@@ -85,7 +85,7 @@ class DeadLetterNotices:
         """The dead letter is stored."""
         self._watch.note(letter, letter.at)
 
-    async def tell(self, state: TriggerState, letters: Sequence[DeadLetter]) -> None:
+    async def announce(self, state: TriggerState, letters: Sequence[DeadLetter]) -> None:
         """The dead letters are stored: note them, wake the relay for their topic, call the listeners."""
         if letters and state.compiled.config.dead_letter_topic is not None:
             self._life.published()

@@ -88,8 +88,8 @@ async def redriven_event(letter: DeadLetter, fix: Callable[[Any], Any] | None) -
 
 def redriven(event: Event) -> int:
     """How many times the event has been redriven. The header may come from a broker, so it may hold anything."""
-    told = event.headers.get(REDRIVEN) if event.headers else None
-    return int(told) if isinstance(told, str) and told.isascii() and told.isdigit() and len(told) < 10 else 0
+    count = event.headers.get(REDRIVEN) if event.headers else None
+    return int(count) if isinstance(count, str) and count.isascii() and count.isdigit() and len(count) < 10 else 0
 
 
 def dead_letter(state: TriggerState, event: Event, error: BaseException, at: float) -> DeadLetter:

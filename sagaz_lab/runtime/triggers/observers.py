@@ -38,7 +38,7 @@ class Observers:
 
     def received(self, readers: Sequence[Reader], deliveries: Sequence[Delivery]) -> None:
         triggers = [(state.name, part) for state, part in readers]
-        self._tell(lambda it: it.received(deliveries, triggers))
+        self._each(lambda it: it.received(deliveries, triggers))
 
     def decided(self, entries: Sequence[Entry], starts: Iterable[PendingRun]) -> None:
         def contexts() -> Mapping[str, Mapping[str, Any]]:
@@ -46,13 +46,13 @@ class Observers:
             return {pending.run_id: pending.context for pending in starts if pending.run_id in started}
 
         outcomes = DecidedOutcomes(lambda: [outcome for entry in entries for outcome in outcomes_of(entry)], contexts)
-        self._tell(lambda it: it.decided(outcomes))
+        self._each(lambda it: it.decided(outcomes))
 
     def ended(self, run: Run) -> None:
-        self._tell(lambda it: it.ended(run))
+        self._each(lambda it: it.ended(run))
 
     def changed(self, sagas: Collection[str]) -> None:
-        self._tell(lambda it: it.changed(sagas))
+        self._each(lambda it: it.changed(sagas))
 
     async def caught_up(self) -> None:
         for observer in self.all:
@@ -64,7 +64,7 @@ class Observers:
             with self._reporting(observer):
                 await observer.close()
 
-    def _tell(self, what: Callable[[Observer], None]) -> None:
+    def _each(self, what: Callable[[Observer], None]) -> None:
         for observer in self.all:
             with self._reporting(observer):
                 what(observer)

@@ -58,7 +58,7 @@ class Counters:
         self.resumed = 0
         """Runs resumed here that an earlier process had started."""
 
-    def goes_on(self, status: str, *, started_here: bool) -> None:
+    def resume(self, status: str, *, started_here: bool) -> None:
         """A run of this status resumes: if it had ended here, that end no longer counts."""
         if status in self.ends and status not in LIVE:
             self.ends[status] -= 1

@@ -34,7 +34,7 @@ class TriggerState:
         self.core = Core(compiled.rules(compiled.trigger.gates), slots)
         self.paused = False
         self.removed = False
-        self.told_hidden_fields = False
+        self.reported_hidden_fields = False
         self.told_claimed = False
         self.blocked_by = ""
         self.blocked_s = 0.0
