@@ -16,8 +16,8 @@ from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 class Decision:
     """A decision in progress. User code that it waits for may begin an inner one, whose `outer` it is.
 
-    `locked` are its triggers, `wants` those that it or an inner one waits for. It is `open` while it calls user code, and
-    its batches may grow: an event that this code fires to one of its triggers joins the batch; `fired` are these events.
+    `locked` are its triggers, `wants` those that it or an inner one waits for. It is `open` while it calls user code,
+    and its batches may grow: an event that this code fires to one of its triggers joins the batch; `fired` are these.
     """
 
     __slots__ = ("batches", "fired", "locked", "now", "open", "outer", "over", "wants")

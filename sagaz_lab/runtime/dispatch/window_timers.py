@@ -131,8 +131,10 @@ class WindowTimers:
         self.time(state)
 
     def removed(self, state: TriggerState) -> None:
-        """Its events wait for its code; callers that wait for an outcome get `waiting`. During a decision of the trigger
-        it is unknown which events those are."""
+        """Its events wait for its code; callers that wait for an outcome get `waiting`.
+
+        During a decision of the trigger it is unknown which events those are.
+        """
         if state.deciding:
             state.meanwhile.append(partial(self.removed, state))
         elif state.removed and (windows := state.core.windows) is not None:
