@@ -227,7 +227,7 @@ async def test_to_drain_is_refused_wherever_the_lab_waits(lab: Lab, place: str) 
     await reach(lab, probe, isolated=place == "thread")
     assert isinstance(probe.error, RunError)
     assert "drain() in " in str(probe.error)
-    assert "would wait for itself, and so for ever; call it where no saga" in str(probe.error)
+    assert "would wait for itself forever; call it where no saga" in str(probe.error)
 
 
 async def test_a_listener_to_reports_may_drain(lab: Lab) -> None:
