@@ -171,7 +171,7 @@ class Monitor:
 
     The monitor waits until an event is decided and the run that it started has ended, so that the numbers do not
     depend on the machine's speed. For the same reason it holds the stream at the day that a cell waits for, until a
-    cell waits for a later one; with `hold=False` it goes on.
+    cell waits for a later one; with `hold=False` it continues.
     """
 
     def __init__(self, lab: Any, registry: Registry, first_day: str, *, hold: bool = True) -> None:

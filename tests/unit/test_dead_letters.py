@@ -313,7 +313,7 @@ async def test_to_discard_needs_a_reason(lab: Lab, reason: Any) -> None:
     class Scores(Scored): ...
 
     ids = await died(lab, -1)
-    with pytest.raises(DefinitionError, match="says why"):
+    with pytest.raises(DefinitionError, match="gives the reason"):
         await lab.discard(ids, reason)
     assert len(lab.dead_letters()) == 1
 

@@ -83,7 +83,7 @@ async def test_if_one_source_cannot_start_none_does(source: Any, error: type[Exc
         await lab.drain()
         status = lab.status()
         assert (status.started, list(status.sources), len(lab.runs())) == (False, [], 0)
-        assert "bad.on cannot start, so nothing is started" in raised.value.__notes__[0]
+        assert "bad.on cannot start, so nothing starts" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize(("source", "error"), BAD)

@@ -68,7 +68,7 @@ async def test_a_source_that_swallows_its_cancelling_does_not_keep_the_lab_open(
     await source.reached.wait()
     await lab.stop(grace_s=0)
     assert not lab.is_open
-    assert "did not let" in str(lab.status().warnings)
+    assert "did not stop when cancelled" in str(lab.status().warnings)
     source.enough.set()
 
 
