@@ -208,8 +208,8 @@ class Store(DecisionStore, DeadLetterStore, OutboxStore, ViewStore, Protocol):
     Every method raises `StoreUnavailable` if the store cannot answer and `LeaseLost` once another owner has taken
     over. What a method changes, it changes in one transaction. Times are seconds since the epoch.
 
-    No claim, key, counted reason or name of a position that it is given exceeds 2,048 bytes of UTF-8 and a few
-    characters of a mark before it; no name of a saga or trigger and no id of a run exceeds 500.
+    No claim, key, counted reason or name of a position that it is given exceeds 1,600 bytes of UTF-8 and a few
+    characters of a mark before it; no name of a saga or trigger and no id of a run exceeds 1,000.
 
     A store may have `run_logs`, with `write(run_id, text)` and `read(run_id)` from any thread, to keep the logs of runs
     for as long as the runs; without it a log is gone with its process.

@@ -26,13 +26,13 @@ OPEN, CLOSE = "⟦", "⟧"
 KEY_LENGTH = 1024
 """Maximum length of a key's text, in characters."""
 
-INDEXED_BYTES = 2048
+INDEXED_BYTES = 1600
 """Maximum size of a text that a store indexes, in UTF-8."""
 
 UNCUT = INDEXED_BYTES // 4
 """A text of so many characters is never larger than that."""
 
-NAME_BYTES = 500
+NAME_BYTES = 1000
 """Maximum size of the name of a saga, a trigger or a run, in UTF-8: a store indexes a trigger's name with a key."""
 
 _SHOWN = 40

@@ -320,18 +320,18 @@ def test_a_string_that_looks_like_a_hashed_key_is_another_key() -> None:
 
 
 async def test_a_name_that_is_too_long_for_an_index_is_refused(lab: Lab) -> None:
-    long = "\N{CJK UNIFIED IDEOGRAPH-9375}" * 167
-    with pytest.raises(DefinitionError, match="saga_name is 501 bytes long; 500 are allowed"):
+    long = "\N{CJK UNIFIED IDEOGRAPH-9375}" * 334
+    with pytest.raises(DefinitionError, match="saga_name is 1002 bytes long; 1000 are allowed"):
         type("Long", (Saga,), {"saga_name": long})
 
     def on_event(self: Saga, event: Event) -> None: ...
 
-    with pytest.raises(DefinitionError, match="the name of a trigger is 506 bytes long; 500 are allowed"):
+    with pytest.raises(DefinitionError, match="the name of a trigger is 1007 bytes long; 1000 are allowed"):
         type("Long", (Saga,), {long: trigger(source="memory")(on_event)})
 
     class Plain(Saga):
         @action("a")
         async def a(self, ctx): ...
 
-    with pytest.raises(DefinitionError, match="run_id is 501 bytes long; 500 are allowed"):
+    with pytest.raises(DefinitionError, match="run_id is 1002 bytes long; 1000 are allowed"):
         await Plain().run({}, run_id=long)
