@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -465,3 +467,37 @@ async def test_why_says_what_a_waiting_event_waits_for(timed_lab: Lab, clock: Vi
     rate = next(verdict for verdict in verdicts if verdict.gate == "rate")
     assert (rate.verdict, rate.detail) == ("wait", "0.1 per 1 s, opens in 6 s")
     assert {verdict.verdict for verdict in timed_lab.why("e1").verdicts[0]} == {"pass"}
+
+
+async def test_after_a_restart_a_run_that_waits_still_cools_down(tmp_path: Path, clock: VirtualClock) -> None:
+    gates: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def define() -> None:
+        class Cool(Saga):
+            @trigger(source="memory", topic="t", max_concurrent_sagas=1, cooldown="1h")
+            def on_event(self, event):
+                return {"n": event["n"]}
+
+            @action()
+            async def work(self, ctx):
+                await gates[ctx["n"]].wait()
+
+    async def fire(n: str) -> str:
+        [outcome] = await lab.fire("Cool.on_event", {"n": n}, id=n, wait=False)
+        await lab.forget("Cool.on_event")
+        return outcome.kind
+
+    address = f"sqlite:///{tmp_path}/lab.db"
+    async with Lab(address, clock=clock) as lab:
+        define()
+        assert [await fire(n) for n in "abc"] == ["started", "waiting", "waiting"]
+        gates["a"].set()
+        await until(lambda: [run.run_id for run in lab.status().runs] == [lab.why("b").outcomes[-1].run_id])
+        await lab.stop(grace_s=0)
+    async with Lab(address, clock=clock) as lab:
+        define()
+        await lab.start()
+        gates["b"].set()
+        await until(lambda: lab.counters()["Cool.on_event"]["filtered"])
+        assert (lab.why("c").outcomes[-1].reason, gates["c"].is_set()) == ("cooling down", False)
+        assert list(lab.runs()["status"]) == ["completed", "completed"]

@@ -27,6 +27,7 @@ from sagaz_lab.runtime.gates.reservation import WAITS_IN_WINDOW, Reservation, Ve
 from sagaz_lab.runtime.gates.window_policies import Closing
 from sagaz_lab.runtime.lifetime.tasks import Report
 from sagaz_lab.runtime.triggers.compiled import CompiledTrigger
+from sagaz_lab.runtime.triggers.state import TriggerState
 
 _are_unchanging = UNCHANGING.issuperset
 _AT_ONCE = frozenset({type(None), Skip, dict})
@@ -163,10 +164,14 @@ class Decider:
                 refusal = found.get(claim)
                 if refusal is not None and (refusal.letter == letter or refusal.first_run == run_id is not None):
                     del seen[claim]
-        cooldowns = state.core.cooldowns
-        if state.compiled.cooldown_s is not None and not cooldowns.known:
+        await self.learn_cooldowns(state, now)
+
+    async def learn_cooldowns(self, state: TriggerState, now: float) -> None:
+        """Have those in memory that the store has. Raises `StoreError`."""
+        if state.has_unknown_cooldowns:
             cooling = await self._store.cooling(state.name, at=now)
-            cooldowns.learn((key, Cooldown(it.cooling_until or now, it.first_run or "")) for key, it in cooling.items())
+            found = ((key, Cooldown(it.cooling_until or now, it.first_run or "")) for key, it in cooling.items())
+            state.core.cooldowns.learn(found)
 
     async def _pass(
         self, decided: Decided, prepared: Prepared, first: int, end: int, now: float, *, quiet: bool = False

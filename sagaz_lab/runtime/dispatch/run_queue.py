@@ -56,6 +56,7 @@ class RunQueue:
         # Runs that leave the queue, and those of them whose place a later run took meanwhile.
         self._leaving: dict[str, tuple[PendingRun, asyncio.Task[Any]]] = {}
         self._unwanted: set[str] = set()
+        self._learning: set[str] = set()
 
     def put(self, decided: Decided, pending: PendingRun, now: float) -> None:
         """The store has a run that is to wait for its turn."""
@@ -153,6 +154,9 @@ class RunQueue:
             return
         if state.compiled.definition.name in self._triggers.barrier.raised:
             return
+        if state.has_unknown_cooldowns and state.core.admission.waiting:
+            self._learn_cooldowns(state)
+            return
         tasks = self._life.tasks
         for leaves in state.core.begins(now):
             pending = leaves.waited if isinstance(leaves, Left) else leaves
@@ -173,6 +177,21 @@ class RunQueue:
             if timer is not None:
                 timer.cancel()
             self._timers[state.name] = self._life.timers.call_at(opens_at, partial(self._release, state))
+
+    def _learn_cooldowns(self, state: TriggerState) -> None:
+        """Release what waits once they are known."""
+
+        async def learn() -> None:
+            try:
+                load = partial(self._decider.learn_cooldowns, state, self._clock.now())
+                await self._life.insist(load, f"the cooldowns of {state.name}")
+            finally:
+                self._learning.discard(state.name)
+            self.release(state)
+
+        if state.name not in self._learning:
+            self._learning.add(state.name)
+            self._life.tasks.start(learn(), f"cooldowns of {state.name}", self._life.tasks.home)
 
     def _release(self, state: TriggerState) -> None:
         self._timers.pop(state.name, None)

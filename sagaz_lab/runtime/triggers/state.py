@@ -97,6 +97,11 @@ class TriggerState:
         return self.core.windows is not None or singleton == "cancel" or not _HEARD.isdisjoint(hooks)
 
     @property
+    def has_unknown_cooldowns(self) -> bool:
+        """Whether the store is to be asked for its cooldowns before a run may begin."""
+        return self.compiled.cooldown_s is not None and not self.core.cooldowns.known
+
+    @property
     def waits_in_windows(self) -> int:
         """How many events wait in its windows."""
         return 0 if self.core.windows is None else self.core.windows.size
