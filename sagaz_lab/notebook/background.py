@@ -51,8 +51,8 @@ def _refusing(ask: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 _CALLING = ("sagaz_lab.runtime", "sagaz_lab.model.listener")
-_BETWEEN = "sagaz_lab.model.awaiting"
-"""Awaits the results of user code."""
+_BETWEEN = frozenset({"sagaz_lab.model.awaiting", "sagaz_lab.model.stopping"})
+"""Await the results of user code."""
 _FOR_A_CELL = "sagaz_lab.runtime.triggers.dead_letters"
 """Calls the `fix` of `lab.redrive`, which runs in the foreground."""
 
@@ -62,7 +62,7 @@ def _called_by_us(frame: FrameType | None) -> str | None:
     who = ""
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
-        if module == _BETWEEN:
+        if module in _BETWEEN:
             frame = frame.f_back
             continue
         if module.startswith("sagaz_lab."):

@@ -155,3 +155,14 @@ async def test_a_batch_cut_anyhow_leaves_no_duplicate_of_what_never_was(
     cut = await made_of(case, Refusing(), events, cuts, fresh)
     if case in ORDERED:
         assert cut == await made_of(case, Refusing(), events, range(1, len(events)), fresh)
+
+
+async def test_an_event_that_shares_a_claim_with_one_that_is_not_decided_yet_is_decided_after_it() -> None:
+    events = [
+        Arrives("d", "C", "k", "unstorable"),
+        Arrives("e", "C", "k", "start"),  # has its key once the store has refused the run before
+        Arrives("e", "B", "k", "start"),
+    ]
+    counters, runs, letters = await made_of("plain", Refusing(), events, (), fresh=False)
+    assert (counters, runs, letters) == await made_of("plain", Refusing(), events, (1, 2), fresh=False)
+    assert counters == {"received": 5, "started": 3, "dead": 1, "duplicate": 1}

@@ -12,7 +12,7 @@ from sagaz_lab.model.event import Event
 from sagaz_lab.model.run import Outcome, OutcomeKind
 from sagaz_lab.model.variables import origin
 from sagaz_lab.runtime.decisions.prepared import Prepared
-from sagaz_lab.runtime.decisions.seen import CAME, SPENT, TAKEN, WAITING_ID, WAITS, Seen, taken_by
+from sagaz_lab.runtime.decisions.seen import CAME, HANGS, SPENT, TAKEN, WAITING_ID, WAITS, Seen, taken_by
 from sagaz_lab.runtime.gates.cooldowns import Cooldown
 from sagaz_lab.runtime.gates.core import cooling_down
 from sagaz_lab.runtime.gates.pending_run import NOTHING, PendingRun
@@ -28,7 +28,7 @@ class Again(NamedTuple):
     """The outcome of event `number` depends on the run or waiting event `on` of its batch.
 
     It is that one's duplicate (`by_key`: by its declared key), or a gate's verdict depends on it. If the store refuses
-    that one, the event is decided again.
+    that one, the event is decided again; so is one that depends on another such event (`on` is `HANGS`).
     """
 
     on: str
@@ -49,6 +49,11 @@ class Again(NamedTuple):
         found = [prepared.claims[number], declared]
         found += [claim for member in prepared.members for claim in (member.claim, member.declared)]
         return [claim for claim in found if claim is not None]
+
+
+def _certainty(found: tuple[Refusal | str, bool]) -> int:
+    """Of several that have the claims of an event: first what the store has, then a run or event of the batch."""
+    return 0 if isinstance(found[0], Refusal) else 1 + (found[0] is HANGS)
 
 
 class Decided:
@@ -184,24 +189,29 @@ class Decided:
         """Make a dead letter, unless the event has come before."""
         if claim is None:
             self.dead(event, error, now, None)
-        elif claim in self.seen:
-            self.duplicate(self.seen[claim], event, now, by_key=False)
+        elif (first := self.seen.get(claim, HANGS)) is not HANGS:
+            self.duplicate(first, event, now, by_key=False)
         else:
             self.seen[claim] = Refusal(letter=self.dead(event, error, now, claim).id)
 
     def taken(self, prepared: Prepared, number: int, claims: tuple[str | None, str | None], at: float) -> None:
         """A duplicate of a stored event, or of one in this batch."""
         found = [(self.seen[claim], claim is claims[1]) for claim in claims if claim is not None and claim in self.seen]
-        first, by_key = next((it for it in found if isinstance(it[0], Refusal)), found[0])
+        first, by_key = min(found, key=_certainty)
         if isinstance(first, str):
-            self.again.append(Again(first, prepared, number, by_key=by_key))
+            self._hang(Again(first, prepared, number, by_key=by_key))
         else:
             self.duplicate(first, prepared.kept(number), at, by_key=by_key)
+
+    def _hang(self, again: Again) -> None:
+        self.again.append(again)
+        for claim in again.claims():
+            self.seen.setdefault(claim, HANGS)
 
     def say(self, verdict: Verdict, prepared: Prepared, number: int, at: float) -> None:
         """Record a gate's verdict on the event."""
         if verdict.run_id in self.batch.starts:
-            self.again.append(Again(verdict.run_id or "", prepared, number, verdict))
+            self._hang(Again(verdict.run_id or "", prepared, number, verdict))
             return
         event = prepared.kept(number)
         if verdict.error is not None:

@@ -20,7 +20,7 @@ from sagaz_lab.runtime.decisions.decided import RETURNED_NONE, Again, Decided
 from sagaz_lab.runtime.decisions.hints import report_hidden_fields, report_slow
 from sagaz_lab.runtime.decisions.prepared import ITSELF, Prepared, prepare
 from sagaz_lab.runtime.decisions.returned import as_context
-from sagaz_lab.runtime.decisions.seen import WAITING_ID
+from sagaz_lab.runtime.decisions.seen import HANGS, WAITING_ID
 from sagaz_lab.runtime.gates.cooldowns import Cooldown
 from sagaz_lab.runtime.gates.pending_run import PendingRun
 from sagaz_lab.runtime.gates.reservation import WAITS_IN_WINDOW, Reservation, Verdict
@@ -144,7 +144,7 @@ class Decider:
         await self._ask(decided, [claim for it in again for claim in it.claims()], now)
         for it in again:
             prepared, number = it.prepared, it.number
-            if it.on not in refused:
+            if it.on is not HANGS and it.on not in refused:
                 decided.settle(it, now)
             elif prepared.window:
                 await self._decide_together(decided, prepared, now)

@@ -10,6 +10,9 @@ TAKEN, CAME = "its key is taken", "it has come before"
 WAITING_ID = "h-"
 """The prefix of ids of events that wait in windows."""
 
+HANGS = "?"
+"""Has the claims of an event that hangs on a run of the batch: another event with one of them is decided after it."""
+
 SPENT, WAITS = Refusal(spent=True), Refusal()
 
 
