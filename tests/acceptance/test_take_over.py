@@ -43,6 +43,7 @@ class Flow:
         ]  # fmt: skip
         (folder / "ledger").touch()
         self._ledger = (folder / "ledger").open()
+        self._unread = ""
         self._lines: list[Line] = []
         self._done: set[int] = set()
         self._log = (folder / "log").open("ab")
@@ -63,7 +64,9 @@ class Flow:
         self._added += count
 
     def lines(self) -> list[Line]:
-        for pid, what, step, run, key, n in map(str.split, self._ledger):
+        self._unread += self._ledger.read()
+        *whole, self._unread = self._unread.split("\n")  # the last one may still be being written
+        for pid, what, step, run, key, n in map(str.split, whole):
             line = Line(int(pid), what, step, run, key, int(n))
             self._lines.append(line)
             if (what, step) == ("end", "b"):
