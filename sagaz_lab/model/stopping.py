@@ -61,7 +61,7 @@ class UserCode:
                 given, error, requests = None, None, self.requests
                 try:
                     given = yield step
-                except BaseException as raised:  # noqa: BLE001  # the code is to hear of it
+                except BaseException as raised:  # noqa: BLE001  # passed to the code
                     error = raised
                 self.waited(requests)
         except StopIteration as returned:

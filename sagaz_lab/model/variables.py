@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Caller(NamedTuple):
-    """Contexts of whoever fired an event: the event is decided in one, its run executes in the other."""
+    """Contexts of the caller that fired an event: the event is decided in one, its run executes in the other."""
 
     decides: Context
     origin: Context

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 from sagaz_lab import Debounce, Lab, Saga, Throttle, TriggerConfig, action, trigger
+from sagaz_lab.abc import Acceptance, Refusal
+from sagaz_lab.errors import StoreError
+from sagaz_lab.stores.memory.store import MemoryStore
 from sagaz_lab.testing.clock import VirtualClock
 from tests.unit.tools import Taps, until
 
@@ -122,3 +126,38 @@ async def test_an_asynchronous_trigger_method_leaves_no_variables(each_lab: Lab)
         await each_lab.fire("S.on", {})
     assert found == [None, "of a trigger method"] * 2
     assert TENANT.get() is None
+
+
+class Picky(MemoryStore):
+    """Refuses a context that has `unstorable`, and waits a moment, so that other events come meanwhile."""
+
+    async def accept(self, batch: Acceptance) -> Mapping[str, Refusal]:
+        await asyncio.sleep(0)
+        unfit = [run for run in batch.runs if "unstorable" in run.context]
+        batch.runs = [run for run in batch.runs if run not in unfit]
+        refused = {run.run_id: Refusal(error=StoreError("it cannot be stored")) for run in unfit}
+        return {**await super().accept(batch), **refused}
+
+
+async def test_runs_decided_after_one_that_the_store_refuses_execute_in_their_own_contexts() -> None:
+    seen: Seen = []
+    async with Lab(Picky()) as lab:
+
+        class S(Saga):
+            @trigger(source="memory", topic="t", idempotency_key="k")
+            def on(self, event):
+                return {"n": event["n"], **({"unstorable": True} if event["n"] in (1, 2) else {})}
+
+            @action()
+            async def note(self, ctx):
+                seen.append((ctx["n"], TENANT.get()))
+
+        async def request(n: int, key: str) -> str:
+            TENANT.set(f"tenant {n}")
+            [outcome] = await lab.fire("S.on", {"n": n, "k": key})
+            return outcome.kind
+
+        found = await asyncio.gather(*(request(n, key) for n, key in enumerate(["first", "a", "b", "a", "b"])))
+        assert found == ["started", "dead", "dead", "started", "started"]
+        await lab.drain()
+    assert sorted(seen) == [(n, f"tenant {n}") for n in (0, 3, 4)]

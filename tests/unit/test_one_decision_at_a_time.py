@@ -447,3 +447,38 @@ async def test_a_batch_that_the_store_does_not_take_uses_up_nothing(gate: dict[s
         assert outcome.kind != "started"
         assert_adds_up(lab)
         done.set()
+
+
+async def test_a_trigger_whose_method_becomes_async_amid_a_batch_still_decides_it() -> None:
+    taps, gate, seen = Taps(), asyncio.Event(), list[str]()
+
+    def define(waits: bool) -> None:
+        class Other(Saga):
+            if waits:
+
+                @trigger(source="memory", topic="t")
+                async def on_event(self, event: Any) -> None:
+                    seen.append("other")
+            else:
+
+                @trigger(source="memory", topic="t")
+                def on_event(self, event: Any) -> None:
+                    seen.append("other")
+
+    async with Lab("memory", sources={"memory": taps}) as lab:
+        define(waits=False)
+
+        class Slow(Saga):
+            @trigger(source="memory", topic="t")
+            async def on_event(self, event: Any) -> None:
+                seen.append("slow")
+                await gate.wait()
+
+        await lab.start()
+        await taps["t"].put({})
+        await until(lambda: seen)
+        define(waits=True)
+        gate.set()
+        await until(lambda: seen == ["slow", "other"])
+        await until(lambda: not lab.counters()["Other.on_event"]["deciding"])
+        assert counted(lab, "Other.on_event") == {"received": 1, "filtered": 1}

@@ -176,14 +176,11 @@ class Dispatcher:
         decision: Decision | None = None
         try:
             try:
-                now = 0.0
-                for waits in (True, False):
-                    if batches := [it for it in decisions if it.state.compiled.is_async is waits]:
-                        decision = await self._begin(decision, batches)
-                        now = decision.now
-                        await decide(batches, now)
+                for batches in _patient_first(decisions):
+                    decision = await self._begin(decision, batches)
+                    await decide(batches, decision.now)
                 assert decision is not None
-                decision.open = False
+                decision.open, now = False, decision.now
                 self._life.refuse_closing()
             except BaseException as error:
                 self._take_back(decision, decisions, events)
@@ -255,7 +252,8 @@ class Dispatcher:
         now: float,
     ) -> None:
         decided = Decided(before.state, before.left_open)
-        decided.of_runs, decided.answered, decided.origin = before.of_runs, before.answered, before.origin
+        decided.of_runs, decided.answered = before.of_runs, before.answered
+        decided.origin, decided.mixed = before.origin, before.mixed
         try:
             await self._decider.settle_again(decided, before.again, refused, now)
             taken.append((decided, await self._accept([decided], now)))
@@ -318,3 +316,11 @@ class Dispatcher:
                 await self.runner.idle.wait()
             else:
                 await asyncio.sleep(0.005)
+
+
+def _patient_first(decisions: Sequence[Decided]) -> list[list[Decided]]:
+    """The triggers whose methods may wait, then the others. Divided once, as a cell may change a method meanwhile."""
+    groups: tuple[list[Decided], list[Decided]] = ([], [])
+    for decided in decisions:
+        groups[not decided.state.compiled.is_async].append(decided)
+    return [group for group in groups if group]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from sagaz_lab.abc import Ending
-from sagaz_lab.errors import LeaseLost, StoreError, describe
+from sagaz_lab.errors import LeaseLost, StoreError, StoreUnavailable, describe
 from sagaz_lab.model.inside import inside
 from sagaz_lab.model.run import OutcomeKind, RunStatus
 from sagaz_lab.model.saga import SagaDefinition
@@ -185,6 +185,10 @@ class RunQueue:
             try:
                 load = partial(self._decider.learn_cooldowns, state, self._clock.now())
                 await self._life.insist(load, f"the cooldowns of {state.name}")
+            except LeaseLost as error:
+                self._life.lease.lose(error)
+            except StoreUnavailable:
+                return  # the Lab closes
             finally:
                 self._learning.discard(state.name)
             self.release(state)

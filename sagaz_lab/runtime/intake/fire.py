@@ -37,7 +37,7 @@ class Firing:
         self._life = life
         self._triggers = triggers
         self._dispatcher = dispatcher
-        self._queue = FireQueue(life, dispatcher, self.room)
+        self._queue = FireQueue(life, dispatcher, self.room, self._reporting_if_long)
 
     async def fire(
         self, target: str, payload: Any, id: str | None, wait: bool, where: Mapping[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from contextvars import Context, copy_context
 from typing import NamedTuple
 
@@ -25,13 +25,17 @@ from sagaz_lab.runtime.intake.ports import Room
 from sagaz_lab.runtime.lifetime.finishing import NOT_TAKEN
 from sagaz_lab.runtime.lifetime.lifetime import Lifetime
 from sagaz_lab.runtime.triggers.outcomes import outcomes_of
-from sagaz_lab.runtime.triggers.state import Reader
+from sagaz_lab.runtime.triggers.state import Reader, TriggerState
 
 BATCH = 1000
 """Fired events decided together, at most as many as from a source."""
 
 
 WITH_ITS_BATCH = "for the store to take its batch"
+
+
+Reporting = Callable[[TriggerState, str], AbstractContextManager[None]]
+"""Reports a wait within it that takes long, for the reason in the text, if the Lab waits for the caller."""
 
 
 class Answer(NamedTuple):
@@ -53,10 +57,11 @@ class FireQueue:
     Otherwise a thousand concurrent fires would be a thousand transactions in sequence.
     """
 
-    def __init__(self, life: Lifetime, dispatcher: Dispatcher, room: Room) -> None:
+    def __init__(self, life: Lifetime, dispatcher: Dispatcher, room: Room, reporting: Reporting) -> None:
         self._life = life
         self._dispatcher = dispatcher
         self._room = room
+        self._reporting = reporting
         self._lines: dict[tuple[Reader, ...], deque[_Fired]] = {}
 
     async def take(self, readers: Sequence[Reader], delivery: Delivery) -> Sequence[Answer]:
@@ -74,7 +79,8 @@ class FireQueue:
         fired = _Fired(delivery, copy_context(), asyncio.get_running_loop().create_future())
         line.append(fired)
         try:
-            return await fired.answers
+            with self._reporting(readers[0][0], "which decides others first"):
+                return await fired.answers
         finally:
             with suppress(ValueError):  # its caller was cancelled before its turn
                 line.remove(fired)
@@ -102,9 +108,10 @@ class FireQueue:
         except BaseException:
             _fail(batch, LabClosed(NOT_TAKEN))
             raise
-        for it in batch:
-            if not it.answers.done():
-                it.answers.set_result(found[it.delivery.event.id])
+        else:
+            for it in batch:
+                if not it.answers.done():  # else its caller was cancelled
+                    it.answers.set_result(found[it.delivery.event.id])
 
     async def _decide_within(self, reader: Reader, delivery: Delivery) -> Answer:
         """For an event that user code fires while a decision waits for it."""
